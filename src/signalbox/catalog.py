@@ -1,0 +1,365 @@
+"""Every signal that Django sends by itself: what it carries, who sends it, where Django documents it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias, cast
+
+import django
+from django.dispatch import Signal
+from django.utils.module_loading import import_string
+
+Group: TypeAlias = Literal["auth", "model", "request", "management", "test", "database", "task", "bulk", "custom"]
+SenderKind: TypeAlias = Literal["model", "through", "class", "module", "app_config", "handler", "none", "any"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One signal, or one bulk operation for which Django sends no signal."""
+
+    name: str
+    """Short name as in the event's row: ``post_save``."""
+
+    group: Group
+    """Which part of Django it belongs to; ``bulk`` for bulk operations, ``custom`` for a project's own signals."""
+
+    path: str
+    """Dotted path of the ``Signal`` object; empty where there is none."""
+
+    args: Mapping[str, str]
+    """Argument to its meaning, without ``sender`` and ``signal``, which every receiver is given."""
+
+    optional: frozenset[str] = frozenset()
+    """Arguments that not every send carries: a receiver must have a default for them, or take ``**kwargs``."""
+
+    sender: str
+    """What the sender is, in words."""
+
+    sender_kind: SenderKind
+    """What the sender is, for programs: ``model`` (a model class), ``through`` (the model class of a many-to-many
+    table), ``class`` (another class), ``module`` (a module's dotted name), ``app_config`` (an ``AppConfig``),
+    ``handler`` (the class that handles requests), ``none`` (always ``None``) or ``any`` (any object)."""
+
+    partner: str | None = None
+    """Name of the signal at the other end of the same work, as ``pre_save`` to ``post_save``."""
+
+    doc: str
+    """Where Django documents it, below ``https://docs.djangoproject.com/en/<version>/``."""
+
+
+_INSTANCE = "The object in question."
+_RAW = "True while a fixture is loaded: don't query or change other rows, they may not be there yet."
+_USING = "Alias of the database that is used."
+_UPDATE_FIELDS = "Names of the fields that save() was told to write, as a frozenset; None if it writes all."
+_ORIGIN = "The object or queryset whose delete() started this; for a cascaded object that is not the object itself."
+_REQUEST = "The HttpRequest."
+_TASK_RESULT = "The TaskResult: the task, its arguments, its state and, at the end, its return value or errors."
+_MIGRATE = {
+    "app_config": "The same as the sender.",
+    "verbosity": "How much the command prints, from 0 to 3; a receiver's own output should follow it.",
+    "interactive": "True if the command may ask questions on the terminal.",
+    "using": "Alias of the database that is migrated.",
+    "stdout": "Where the command writes its output. Django doesn't document this argument.",
+}
+_PLAN = "List of (migration, backwards) pairs that migrate {tense}; backwards is True where one is unapplied."
+_APPS = "Registry of the models as they are {time} the migration; use it in place of the global one."
+_MODEL_SENDER = "The model class."
+_HANDLER_SENDER = "The class that handles the request, as django.core.handlers.wsgi.WSGIHandler."
+_TASK_SENDER = "The class of the task backend."
+_BULK_SENDER = "The model class of the rows."
+_AUTH_DOC = "ref/contrib/auth/#django.contrib.auth.signals."
+
+_ENTRIES = [
+    Entry(
+        name="user_logged_in",
+        group="auth",
+        path="django.contrib.auth.signals.user_logged_in",
+        args={"request": _REQUEST, "user": "The user who logged in."},
+        sender="The model class of the user.",
+        sender_kind="model",
+        partner="user_logged_out",
+        doc=f"{_AUTH_DOC}user_logged_in",
+    ),
+    Entry(
+        name="user_logged_out",
+        group="auth",
+        path="django.contrib.auth.signals.user_logged_out",
+        args={"request": _REQUEST, "user": "The user who logged out; None if nobody was logged in."},
+        sender="The model class of the user; NoneType (the class, not None) if nobody was logged in.",
+        sender_kind="model",
+        partner="user_logged_in",
+        doc=f"{_AUTH_DOC}user_logged_out",
+    ),
+    Entry(
+        name="user_login_failed",
+        group="auth",
+        path="django.contrib.auth.signals.user_login_failed",
+        args={
+            "credentials": "What authenticate() was given, as a dict; Django masks values whose key looks secret.",
+            "request": "The HttpRequest given to authenticate(); None if it was given none.",
+        },
+        sender="The dotted name of the module that authenticates: 'django.contrib.auth'.",
+        sender_kind="module",
+        doc=f"{_AUTH_DOC}user_login_failed",
+    ),
+    Entry(
+        name="pre_init",
+        group="model",
+        path="django.db.models.signals.pre_init",
+        args={
+            "args": "Positional arguments given to the model's __init__(), as a tuple.",
+            "kwargs": "Keyword arguments given to the model's __init__(), as a dict.",
+        },
+        sender=_MODEL_SENDER,
+        sender_kind="model",
+        partner="post_init",
+        doc="ref/signals/#pre-init",
+    ),
+    Entry(
+        name="post_init",
+        group="model",
+        path="django.db.models.signals.post_init",
+        args={"instance": "The object just made; it may not be in the database."},
+        sender=_MODEL_SENDER,
+        sender_kind="model",
+        partner="pre_init",
+        doc="ref/signals/#post-init",
+    ),
+    Entry(
+        name="pre_save",
+        group="model",
+        path="django.db.models.signals.pre_save",
+        args={"instance": _INSTANCE, "raw": _RAW, "using": _USING, "update_fields": _UPDATE_FIELDS},
+        sender=_MODEL_SENDER,
+        sender_kind="model",
+        partner="post_save",
+        doc="ref/signals/#pre-save",
+    ),
+    Entry(
+        name="post_save",
+        group="model",
+        path="django.db.models.signals.post_save",
+        args={
+            "instance": _INSTANCE,
+            "created": "True if a row was inserted, False if one was updated.",
+            "raw": _RAW,
+            "using": _USING,
+            "update_fields": _UPDATE_FIELDS,
+        },
+        sender=_MODEL_SENDER,
+        sender_kind="model",
+        partner="pre_save",
+        doc="ref/signals/#post-save",
+    ),
+    Entry(
+        name="pre_delete",
+        group="model",
+        path="django.db.models.signals.pre_delete",
+        args={"instance": _INSTANCE, "using": _USING, "origin": _ORIGIN},
+        sender=_MODEL_SENDER,
+        sender_kind="model",
+        partner="post_delete",
+        doc="ref/signals/#pre-delete",
+    ),
+    Entry(
+        name="post_delete",
+        group="model",
+        path="django.db.models.signals.post_delete",
+        args={
+            "instance": "The object; its row is gone, its attributes and its key are still there.",
+            "using": _USING,
+            "origin": _ORIGIN,
+        },
+        sender=_MODEL_SENDER,
+        sender_kind="model",
+        partner="pre_delete",
+        doc="ref/signals/#post-delete",
+    ),
+    Entry(
+        name="m2m_changed",
+        group="model",
+        path="django.db.models.signals.m2m_changed",
+        args={
+            "instance": "The object whose relation changes; of the other model if reverse is True.",
+            "action": "'pre_add', 'post_add', 'pre_remove', 'post_remove', 'pre_clear' or 'post_clear'.",
+            "reverse": "True if the change was made from the far side of the field.",
+            "model": "Class of the objects that are added, removed or cleared.",
+            "pk_set": "Primary keys of the objects added or removed, as a set; None when the relation is cleared.",
+            "using": _USING,
+            **({"raw": _RAW} if django.VERSION >= (6, 1) else {}),
+        },
+        sender="The model class of the many-to-many table, as Post.tags.through.",
+        sender_kind="through",
+        doc="ref/signals/#m2m-changed",
+    ),
+    Entry(
+        name="class_prepared",
+        group="model",
+        path="django.db.models.signals.class_prepared",
+        args={},
+        sender="The model class that was just prepared. Most are sent before any AppConfig.ready() runs.",
+        sender_kind="model",
+        doc="ref/signals/#class-prepared",
+    ),
+    Entry(
+        name="request_started",
+        group="request",
+        path="django.core.signals.request_started",
+        args={
+            "environ": "The WSGI environ, a dict: headers, cookies and the server's environment. Sent under WSGI.",
+            "scope": "The ASGI scope, a dict: headers, cookies and addresses. Sent under ASGI.",
+        },
+        optional=frozenset({"environ", "scope"}),
+        sender=_HANDLER_SENDER,
+        sender_kind="handler",
+        partner="request_finished",
+        doc="ref/signals/#request-started",
+    ),
+    Entry(
+        name="request_finished",
+        group="request",
+        path="django.core.signals.request_finished",
+        args={},
+        sender=_HANDLER_SENDER,
+        sender_kind="handler",
+        partner="request_started",
+        doc="ref/signals/#request-finished",
+    ),
+    Entry(
+        name="got_request_exception",
+        group="request",
+        path="django.core.signals.got_request_exception",
+        args={"request": "The HttpRequest; the exception itself is in sys.exc_info()."},
+        sender="Always None.",
+        sender_kind="none",
+        doc="ref/signals/#got-request-exception",
+    ),
+    Entry(
+        name="pre_migrate",
+        group="management",
+        path="django.db.models.signals.pre_migrate",
+        args={
+            **_MIGRATE,
+            "plan": _PLAN.format(tense="is going to run"),
+            "apps": _APPS.format(time="before"),
+        },
+        sender="The AppConfig of an app that has models; sent once for each such app.",
+        sender_kind="app_config",
+        partner="post_migrate",
+        doc="ref/signals/#pre-migrate",
+    ),
+    Entry(
+        name="post_migrate",
+        group="management",
+        path="django.db.models.signals.post_migrate",
+        args={
+            **_MIGRATE,
+            "plan": _PLAN.format(tense="ran") + " Not sent by flush.",
+            "apps": _APPS.format(time="after") + " Not sent by flush.",
+        },
+        optional=frozenset({"stdout", "plan", "apps"}),
+        sender="The AppConfig of an app that has models; sent once for each such app.",
+        sender_kind="app_config",
+        partner="pre_migrate",
+        doc="ref/signals/#post-migrate",
+    ),
+    Entry(
+        name="setting_changed",
+        group="test",
+        path="django.core.signals.setting_changed",
+        args={
+            "setting": "Name of the setting.",
+            "value": "Its value after the change; None if it is taken away again.",
+            "enter": "True when the override begins, False when it ends.",
+        },
+        sender="The class of the settings object in force after the change.",
+        sender_kind="class",
+        doc="ref/signals/#setting-changed",
+    ),
+    Entry(
+        name="template_rendered",
+        group="test",
+        path="django.test.signals.template_rendered",
+        args={"template": "The same as the sender.", "context": "The Context that it is rendered with."},
+        sender="The Template that is rendered: the object, not its class.",
+        sender_kind="any",
+        doc="ref/signals/#template-rendered",
+    ),
+    Entry(
+        name="connection_created",
+        group="database",
+        path="django.db.backends.signals.connection_created",
+        args={"connection": "The DatabaseWrapper that has just connected; its alias says to which database."},
+        sender="The DatabaseWrapper class of the backend.",
+        sender_kind="class",
+        doc="ref/signals/#connection-created",
+    ),
+]
+
+if django.VERSION >= (6, 0):
+    _ENTRIES += [
+        Entry(
+            name="task_enqueued",
+            group="task",
+            path="django.tasks.signals.task_enqueued",
+            args={"task_result": _TASK_RESULT},
+            sender=_TASK_SENDER,
+            sender_kind="class",
+            doc="ref/signals/#task-enqueued",
+        ),
+        Entry(
+            name="task_started",
+            group="task",
+            path="django.tasks.signals.task_started",
+            args={"task_result": _TASK_RESULT},
+            sender=_TASK_SENDER,
+            sender_kind="class",
+            partner="task_finished",
+            doc="ref/signals/#task-started",
+        ),
+        Entry(
+            name="task_finished",
+            group="task",
+            path="django.tasks.signals.task_finished",
+            args={"task_result": _TASK_RESULT},
+            sender=_TASK_SENDER,
+            sender_kind="class",
+            partner="task_started",
+            doc="ref/signals/#task-finished",
+        ),
+    ]
+
+_ENTRIES += [
+    Entry(
+        name=name,
+        group="bulk",
+        path="",
+        args={},
+        sender=_BULK_SENDER,
+        sender_kind="model",
+        doc=f"ref/models/querysets/#{anchor}",
+    )
+    for name, anchor in [
+        ("bulk_create", "bulk-create"),
+        ("bulk_update", "bulk-update"),
+        ("update", "update"),
+        ("bulk_delete", "delete"),
+    ]
+]
+
+BUILTIN: Final[Mapping[str, Entry]] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""Every signal of the Django at hand by name, in the order of Django's groups; the bulk operations come last."""
+
+
+def signal(entry: Entry) -> Signal:
+    """Import the ``Signal`` object of ``entry``.
+
+    Raises:
+        ValueError: the entry has no ``Signal`` object, as a bulk operation.
+        ImportError: the path leads nowhere.
+    """
+    if not entry.path:
+        raise ValueError(f"{entry.name!r} has no Signal object: Django sends none. Look at entry.path first.")
+    return cast(Signal, import_string(entry.path))
