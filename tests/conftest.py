@@ -1,0 +1,73 @@
+"""What every test can rely on: the database under test, the servers it asks for, the number of crashes."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests import services, settings
+
+EXACTNESS = Path(__file__).parent / "exactness"
+
+# No deadline: a busy machine is no bug. The blob reproduces a failure of another machine.
+hypothesis.settings.register_profile("signalbox", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("signalbox")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crashes", type=int, default=10, help="how often a crash test kills its process (default 10)")
+
+
+def pytest_configure() -> None:
+    server = services.DATABASES[settings.DATABASE]
+    if server and (reason := services.missing(server)):
+        raise pytest.UsageError(f"SIGNALBOX_TEST_DB is {settings.DATABASE!r}, but there is {reason}")
+
+
+def pytest_report_header() -> str:
+    return f"database: {settings.DATABASE}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    server = services.DATABASES[settings.DATABASE]
+    for item in items:
+        if item.path.is_relative_to(EXACTNESS):
+            item.add_marker("every_database")
+        for name in ("postgres", "mariadb"):
+            if item.get_closest_marker(name) and name != server:
+                reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+missing = cache(services.missing)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for service in ("redis", "rabbitmq"):
+        if item.get_closest_marker(service) and (reason := missing(service)):
+            if services.required():
+                pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture
+def crashes(request: pytest.FixtureRequest) -> int:
+    """How often a crash test kills its process."""
+    number = request.config.getoption("crashes")
+    assert isinstance(number, int)
+    return number
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """The Redis that tests may use; for tests with the marker `redis`."""
+    return services.ADDRESSES["redis"]
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """The RabbitMQ that tests may use; for tests with the marker `rabbitmq`."""
+    return services.ADDRESSES["rabbitmq"]

@@ -1,0 +1,64 @@
+"""Run the suite: in full on SQLite, then what concerns every database on each of the others.
+
+`python -m tests.run [-m EXPRESSION] [pytest's arguments]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from time import monotonic
+
+import django
+
+from tests import services
+
+
+def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, str]:
+    """Run pytest on `database`, showing its output as it comes; return its exit status and its last line."""
+    command = [sys.executable, "-m", "pytest", *arguments, *(["-m", marker] if marker else [])]
+    if sys.stdout.isatty():
+        command.append("--color=yes")
+    environment = {**os.environ, "SIGNALBOX_TEST_DB": database}
+    environment.pop("SIGNALBOX_TEST_RUN", None)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        output = b""
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            output = (output + chunk)[-4096:]
+    lines = output.decode(errors="replace").splitlines()
+    return process.returncode, lines[-1] if lines else "pytest said nothing"
+
+
+def main() -> int:
+    """Return 0 if every run passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.run", allow_abbrev=False)
+    parser.add_argument("-m", dest="marker", default="", metavar="EXPRESSION", help="as pytest's, for every database")
+    options, arguments = parser.parse_known_args()
+    title = f"Python {platform.python_version()}, Django {django.get_version()}"
+    summary, failed = [], False
+    for database, server in services.DATABASES.items():
+        print(f"\n{title}: {database}", flush=True)
+        started = monotonic()
+        if server and (reason := services.missing(server)):
+            status, line = int(services.required()), f"{'FAILED' if services.required() else 'skipped'}: {reason}"
+            print(line, flush=True)
+        else:
+            marker = options.marker
+            if database != "sqlite":
+                concerned = f"every_database or {server}" if server else "every_database"
+                marker = f"({marker}) and ({concerned})" if marker else concerned
+            status, line = pytest_run(database, marker, arguments)
+        failed |= status != 0
+        summary.append(f"{database:<13} {monotonic() - started:6.1f} s  {line}")
+    print(f"\n{title}: {'FAILED' if failed else 'passed'}", *summary, sep="\n", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

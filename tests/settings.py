@@ -1,0 +1,100 @@
+"""A Django site for tests, on the database that SIGNALBOX_TEST_DB names (SQLite if it names none)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tests import services
+
+DATABASE = os.environ.get("SIGNALBOX_TEST_DB", "sqlite")
+if DATABASE not in services.DATABASES:
+    raise ValueError(f"SIGNALBOX_TEST_DB is {DATABASE!r}, expected one of {', '.join(services.DATABASES)}")
+
+# Two runs on one machine must not meet, while the processes that a test starts must find its databases:
+# the first process names the run, its children inherit the name.
+RUN = os.environ.setdefault("SIGNALBOX_TEST_RUN", str(os.getpid()))
+
+
+def database(alias: str) -> dict[str, Any]:
+    """Return Django's settings of one database; its name and the name under test are the same, for child processes."""
+    name = f"signalbox_{RUN}_{DATABASE}_{alias}"
+    server = services.DATABASES[DATABASE]
+    if server is None:
+        # A file: threads and processes can't share a database in memory.
+        name = str(Path(tempfile.gettempdir(), f"{name}.sqlite3"))
+        options: dict[str, Any] = {"timeout": 20}
+        if DATABASE == "sqlitewal":
+            options["init_command"] = "PRAGMA journal_mode = WAL"
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "TEST": {"NAME": name}, "OPTIONS": options}
+    if server == "postgres":
+        engine, options = "django.db.backends.postgresql", {"pool": True} if DATABASE == "postgrespool" else {}
+    else:
+        engine, options = "django.db.backends.mysql", {"charset": "utf8mb4"}
+    address = urlsplit(services.ADDRESSES[server])
+    return {
+        "ENGINE": engine,
+        "HOST": address.hostname or "",
+        "PORT": address.port or "",
+        "USER": unquote(address.username or ""),
+        "PASSWORD": unquote(address.password or ""),
+        "NAME": name,
+        "TEST": {"NAME": name},
+        "OPTIONS": options,
+    }
+
+
+DATABASES = {"default": database("default"), "other": database("other")}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+SECRET_KEY = "not-a-secret"
+ALLOWED_HOSTS = ["*"]
+DEBUG = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+STATIC_URL = "static/"
+MEDIA_ROOT = str(Path(tempfile.gettempdir(), f"signalbox_{RUN}_media"))
+ROOT_URLCONF = "tests.urls"
+LOGIN_URL = "admin:login"
+# Hashing slowly on purpose is for real passwords.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+INSTALLED_APPS = [
+    "signalbox",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "tests.shop",
+]
+
+MIDDLEWARE = [
+    "signalbox.middleware.TraceMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]

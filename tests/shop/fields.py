@@ -1,0 +1,45 @@
+"""A field of the shop's own: its values are of no type that JSON knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+@dataclass(frozen=True)
+class Money:
+    amount: Decimal
+    currency: str
+
+    def __str__(self) -> str:
+        return f"{self.amount} {self.currency}"
+
+    @classmethod
+    def parse(cls, text: str) -> Money:
+        """Read what `str()` wrote, as `12.50 EUR`."""
+        amount, currency = text.split(" ")
+        return cls(Decimal(amount), currency)
+
+
+class MoneyField(models.Field[Money, Money]):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"max_length": 40, **kwargs})
+
+    def get_internal_type(self) -> str:
+        return "CharField"
+
+    def from_db_value(self, value: str | None, expression: object, connection: BaseDatabaseWrapper) -> Money | None:
+        return None if value is None else Money.parse(value)
+
+    def to_python(self, value: Money | str | None) -> Money | None:
+        return Money.parse(value) if isinstance(value, str) else value
+
+    def get_prep_value(self, value: Money | None) -> str | None:
+        return None if value is None else str(value)
+
+    def value_to_string(self, obj: models.Model) -> str:
+        return str(self.value_from_object(obj))
