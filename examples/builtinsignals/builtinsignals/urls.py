@@ -1,0 +1,12 @@
+"""Addresses of the example site."""
+
+from __future__ import annotations
+
+from blog import views
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("home/", views.home),
+]
