@@ -32,7 +32,7 @@ def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, s
             sys.stdout.buffer.flush()
             output = (output + chunk)[-4096:]
     lines = output.decode(errors="replace").splitlines()
-    return process.returncode, lines[-1] if lines else "pytest said nothing"
+    return process.returncode, lines[-1].strip("= ") if lines else "pytest said nothing"
 
 
 def main() -> int:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+if TYPE_CHECKING:
+    Field = models.Field["Money", "Money"]
+else:
+    Field = models.Field  # generic for type checkers only
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Money:
         return cls(Decimal(amount), currency)
 
 
-class MoneyField(models.Field[Money, Money]):
+class MoneyField(Field):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"max_length": 40, **kwargs})
 

@@ -1,0 +1,122 @@
+# Everything a contributor runs. Each environment is made when it is first needed, and again when its pins change.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+MATRIX ?= 3.11/5.2 3.12/6.0 3.13/6.1
+
+BIN := $(VENV)/bin
+RUNNING := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# The Django of the matrix for this Python; on any other Python, the newest.
+DJANGO ?= $(patsubst $(RUNNING)/%,%,$(filter $(RUNNING)/%,3.11/5.2 3.12/6.0 3.13/6.1))
+DJANGO_PIN := $(if $(DJANGO),Django~=$(DJANGO).0,Django)
+# mysqlclient is compiled: it is left out where the client library is missing, unless every service is required.
+MYSQL := $(shell { pkg-config --exists libmariadb || pkg-config --exists mysqlclient || \
+  test -n "$$SIGNALBOX_REQUIRE_SERVICES"; } 2>/dev/null && echo mysql)
+# Django 6.0 and later bring their own tasks.
+comma := ,
+EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+# Empty files in the environment say what is installed there. MADE's name holds the versions: others start it afresh.
+MADE := $(VENV)/.python-$(RUNNING)-django-$(or $(DJANGO),newest)
+DEMO := $(VENV)/.demo
+TEST := $(VENV)/.test$(MYSQL)
+LINT := $(VENV)/.lint$(MYSQL)
+DOCS := $(VENV)/.docs
+BENCH := $(VENV)/.bench$(MYSQL)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "PYTHON=$(PYTHON) ($(RUNNING)), VENV=$(VENV), Django $(or $(DJANGO),newest)"
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is Python $(RUNNING), 3.11 or later is needed: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@echo "making $(VENV): Python $(RUNNING), $(DJANGO_PIN)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) pip
+	@touch $@
+
+$(DEMO): $(MADE) $(INPUTS)
+	@echo "installing the demo into $(VENV)"
+	@$(PIP) -e '.[fast,cli]' '$(DJANGO_PIN)'
+	@touch $@
+
+$(TEST): $(MADE) $(INPUTS)
+	@echo "installing the tests' tools into $(VENV)$(if $(MYSQL),, (without mysqlclient: no client library))"
+	@$(PIP) -e '.[$(EXTRAS)]' '$(DJANGO_PIN)' --group test $(if $(MYSQL),--group mysql)
+	@touch $@
+
+$(LINT): $(TEST)
+	@echo "installing the linters into $(VENV)"
+	@$(PIP) '$(DJANGO_PIN)' --group lint
+	@touch $@
+
+$(DOCS): $(MADE) $(INPUTS)
+	@echo "installing the documentation's tools into $(VENV)"
+	@$(PIP) -e . '$(DJANGO_PIN)' --group docs
+	@touch $@
+
+$(BENCH): $(MADE) $(INPUTS)
+	@echo "installing the benchmarks' tools into $(VENV)"
+	@$(PIP) -e '.[fast]' '$(DJANGO_PIN)' --group bench $(if $(MYSQL),--group mysql)
+	@touch $@
+
+.PHONY: test
+test: $(TEST) ## Run the suite, then what concerns every database on each of them; ARGS="-k word" for pytest
+	@$(BIN)/python -m tests.run $(ARGS)
+
+.PHONY: matrix
+matrix: ## Run the suite on each Python and Django of MATRIX
+	@failed=; for pair in $(MATRIX); do \
+	  version=$${pair%/*}; python=; \
+	  for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
+	    if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; \
+	  done; \
+	  if test -z "$$python"; then echo "python$$version is missing: install it, or set MATRIX" >&2; failed=1; continue; fi; \
+	  echo; echo "=== Python $$version, Django $${pair#*/}"; \
+	  $(MAKE) --no-print-directory test PYTHON="$$python" DJANGO=$${pair#*/} VENV=.venv-$$version || failed=1; \
+	done; test -z "$$failed"
+
+.PHONY: crash
+crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
+	@$(BIN)/python -m tests.run -m crash --crashes 200 $(ARGS)
+
+.PHONY: coverage
+coverage: $(TEST) ## Run the suite on SQLite and show which branches it missed
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+.PHONY: lint
+lint: $(LINT) ## Check style, types and the import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(LINT) ## Let ruff repair what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: docs
+docs: $(DOCS) ## Build the documentation; a warning is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -b html docs docs/_build/html
+	@echo "built docs/_build/html/index.html"
+
+.PHONY: bench
+bench: $(BENCH) ## Measure what recording costs; ARGS are the benchmark's
+	@$(BIN)/python bench/run.py $(ARGS)
+
+.PHONY: demo
+demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops
+	@$(BIN)/python examples/builtinsignals/demo.py $(if $(ONCE),--once) --port $(PORT)
+
+.PHONY: clean
+clean: ## Remove environments and everything that was built
+	rm -rf .venv .venv-3.* .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build
