@@ -16,7 +16,7 @@ MYSQL := $(shell { pkg-config --exists libmariadb || pkg-config --exists mysqlcl
 # Django 6.0 and later bring their own tasks.
 comma := ,
 EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
 # Empty files in the environment say what is installed there. MADE's name holds the versions: others start it afresh.

@@ -54,7 +54,9 @@ def test_django_is_the_only_required_dependency() -> None:
 
 
 def test_the_extras_are_those_that_the_project_promises() -> None:
-    assert {"fast", "celery", "tasks", "cli"} == set(metadata.metadata("django-signalbox").get_all("Provides-Extra"))
+    assert {"fast", "celery", "tasks", "cli"} == set(
+        metadata.metadata("django-signalbox").get_all("Provides-Extra", [])
+    )
 
 
 def test_the_version_is_the_newest_of_the_changelog_or_still_to_be_released() -> None:
