@@ -136,7 +136,7 @@ def visit(alias: str) -> None:
         assert 500 == (await application.receive_output())["status"]
         await application.wait()
 
-    with override_settings(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["127.0.0.1"]):
+    with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=[], ALLOWED_HOSTS=["127.0.0.1"]):
         WSGIHandler()(environ, lambda *status_and_headers: bytes).close()
         asyncio.run(visit_by_asgi())
 

@@ -16,12 +16,12 @@ class CommentInline(admin.TabularInline):
 
 @admin.register(Post)
 class PostAdmin(admin.ModelAdmin):
-    list_display = ["title", "author", "published"]
+    list_display = ("title", "author", "published")
     # A field of the form and no inline: rows of the through model saved by an inline send no m2m_changed.
-    filter_horizontal = ["tags"]
-    readonly_fields = ["published"]
-    inlines = [CommentInline]
-    actions = ["publish"]
+    filter_horizontal = ("tags",)
+    readonly_fields = ("published",)
+    inlines = (CommentInline,)
+    actions = ("publish",)
 
     @admin.action(description="Publish selected posts")
     def publish(self, request: HttpRequest, queryset: QuerySet[Post]) -> None:
@@ -31,4 +31,4 @@ class PostAdmin(admin.ModelAdmin):
 
 @admin.register(Tag)
 class TagAdmin(admin.ModelAdmin):
-    list_display = ["name"]
+    list_display = ("name",)
