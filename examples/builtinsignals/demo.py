@@ -337,9 +337,8 @@ def summary(screen: Screen) -> list[str]:
             senders[name] = list(counts)[-1]
 
     # Tasks came after the document that this site is made from.
-    groups: dict[str, str] = {name: entry.group for name, entry in BUILTIN.items() if entry.group != "task"} | {
-        OWN: "custom"
-    }
+    groups: dict[str, str] = {name: entry.group for name, entry in BUILTIN.items() if entry.group != "task"}
+    groups[OWN] = "custom"
     rows = [("signal", "group", "events", "receivers run", "last sender")]
     for name, group in groups.items():
         counted = name in ("pre_init", "post_init")

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from signalbox import catalog
+from signalbox.catalog import BUILTIN
+
+SITE = Path(__file__).parent.parent / "examples" / "builtinsignals"
+SOURCE = Path(catalog.__file__).parent.parent
+
+# The demo as its user runs it, and beside it what no one may find in its output or tables.
+WATCHED_DEMO = """
+import json, sys
+sys.path.insert(0, ".")
+import demo
+
+secrets = {demo.PASSWORD, demo.WRONG_PASSWORD, demo.NEW_PASSWORD}
+
+class Watched(demo.Visitor):
+    def fetch(self, *arguments):
+        try:
+            return super().fetch(*arguments)
+        finally:
+            secrets.update(cookie.value for cookie in self.cookies)
+
+demo.Visitor = Watched
+code = demo.main()
+with open(sys.argv[-1] + "/secrets.json", "w") as file:
+    json.dump(sorted(secrets), file)
+sys.exit(code)
+"""
+
+# Everything that the site has a receiver for, in one process.
+EVERYTHING = """
+import asyncio, gc, django
+django.setup()
+gc.collect()
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.test import AsyncClient, Client, override_settings
+
+call_command("migrate", verbosity=0)
+call_command("flush", interactive=False, verbosity=0)
+from blog.models import Post, Tag
+
+ann = User.objects.create_user("ann", password="steam-and-coal")
+client = Client(SERVER_NAME="localhost", raise_request_exception=False)
+client.login(username="ann", password="no-steam")
+client.login(username="ann", password="steam-and-coal")
+client.get("/home/")
+client.logout()
+asyncio.run(AsyncClient(headers={"host": "localhost"}).get("/admin/login/"))
+post = Post.objects.create(title="Late", author=ann)
+post.tags.add(Tag.objects.create(name="trains"))
+post.publish()
+ann.delete()
+with override_settings(LANGUAGE_CODE="cy"):
+    pass
+"""
+
+# Which of the site's receivers are connected, as [signal, receiver] pairs.
+CONNECTED = """
+import gc, json, django
+django.setup()
+gc.collect()
+from blog.own_signals import post_published
+from signalbox.catalog import BUILTIN, signal
+from signalbox.receivers import connected, name
+
+signals = {entry.name: signal(entry) for entry in BUILTIN.values() if entry.path} | {"post_published": post_published}
+pairs = [(key, name(one.receiver)) for key, value in signals.items() for one in connected(value)]
+print(json.dumps([(key, receiver) for key, receiver in pairs if receiver.startswith("blog.")]))
+"""
+
+
+def environment(place: Path, **more: str) -> dict[str, str]:
+    """What a process of the site finds in its environment; nothing of this test run's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "SIGNALBOX_"))}
+    return {
+        **kept,
+        "PYTHONPATH": str(SOURCE),
+        "DJANGO_SETTINGS_MODULE": "builtinsignals.settings",
+        "BUILTINSIGNALS_DB": str(place / "site.sqlite3"),
+        **more,
+    }
+
+
+def site_runs(*words: str, place: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the site's folder to its end."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *words],
+        cwd=SITE,
+        env=environment(place, **more),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def demo() -> Any:
+    """The demo's module; it is a program of the example and in no package."""
+    spec = spec_from_file_location("demo", SITE / "demo.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Visit(NamedTuple):
+    """A run of ``demo.py --once``."""
+
+    code: int
+    output: str
+    site_output: str
+    tables: str
+    secrets: list[str]
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
+    place = tmp_path_factory.mktemp("demo")
+    run = site_runs("-c", WATCHED_DEMO, "--once", "--port", "0", "--keep", str(place), place=place)
+    rows = []
+    with closing(sqlite3.connect(place / "site.sqlite3")) as connection:
+        for table in ("signalbox_event", "signalbox_trace"):
+            rows += connection.execute(f"SELECT * FROM {table}").fetchall()
+    return Visit(
+        code=run.returncode,
+        output=run.stdout + run.stderr,
+        site_output=(place / "site.log").read_text(),
+        tables="\n".join(map(str, rows)),
+        secrets=json.loads((place / "secrets.json").read_text()),
+    )
+
+
+@pytest.mark.slow
+def test_the_demo_records_every_signal_of_the_document(visit: Visit) -> None:
+    assert (0, "Every signal was recorded.") == (visit.code, visit.output.strip().splitlines()[-1]), visit.output
+
+
+@pytest.mark.slow
+def test_the_demo_prints_a_table_of_the_signals_in_the_order_of_the_document(visit: Visit) -> None:
+    _, _, table = visit.output.partition("\nsignal ")
+    rows = [line.split() for line in table.splitlines()[1:] if line][:-1]
+    expected = [name for name, entry in BUILTIN.items() if entry.group != "task"]
+    assert [*expected, "post_published"] == [row[0] for row in rows]
+    assert [] == [row for row in rows if int(row[2]) < 1]
+
+
+@pytest.mark.slow
+def test_the_demo_prints_each_event_on_a_line_with_what_became_of_it(visit: Visit) -> None:
+    def line(*words: str) -> str | None:
+        return next((line for line in visit.output.splitlines() if all(word in line for word in words)), None)
+
+    assert line("user_login_failed", "django.contrib.auth", "sent", "login_failed")
+    assert line("post_save", "auth.User", "porter", "signalman", "committed", "at_ending_save")
+    assert line("post_delete", "auth.User", "porter", "signalman", "committed", "at_ending_delete")
+    assert line("pre_save", "blog.Post", "rolled_back")
+    assert line("update", "blog.Post", "committed")
+
+
+@pytest.mark.slow
+def test_no_secret_of_the_demo_is_printed_or_recorded(visit: Visit) -> None:
+    assert len(visit.secrets) >= 5  # three passwords, a session's key, a CSRF token
+    for secret in [*visit.secrets, "pbkdf2_sha256$"]:
+        assert secret not in visit.output
+        assert secret not in visit.site_output
+        assert secret not in visit.tables
+
+
+@pytest.mark.slow
+def test_the_demo_serves_until_it_is_interrupted_and_takes_its_server_with_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-u", "demo.py", "--port", str(port), "--keep", str(tmp_path)],
+        cwd=SITE,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert (0, "") == (process.returncode, rest if "Traceback" in rest else "")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def test_the_demo_says_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        started = time.monotonic()
+        run = site_runs("demo.py", "--once", "--port", str(port), place=tmp_path)
+    assert 2 == run.returncode
+    assert f"Port {port} of 127.0.0.1 can't be used" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert time.monotonic() - started < 30
+
+
+def test_the_table_names_the_signals_of_which_nothing_was_recorded(
+    db: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = demo()
+    missing = module.summary(module.Screen(colour=False))
+    assert [name for name, entry in BUILTIN.items() if entry.group != "task"] == missing[:-1]
+    assert "blog.own_signals.post_published" == missing[-1]
+    assert "receivers run" in capsys.readouterr().out
+
+
+def functions(module: str) -> list[str]:
+    """The names of all functions at the top of one of the blog's modules, a name as often as it is defined."""
+    tree = ast.parse((SITE / "blog" / f"{module}.py").read_text())
+    return [f"blog.{module}.{node.name}" for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_each_receiver_of_the_site_is_connected_once_and_none_is_shadowed(debug: str, tmp_path: Path) -> None:
+    run = site_runs("-c", CONNECTED, place=tmp_path, BUILTINSIGNALS_DEBUG=debug)
+    assert 0 == run.returncode, run.stderr
+
+    pairs = json.loads(run.stdout)
+    assert sorted(functions("signals") + functions("early")) == sorted(receiver for _, receiver in pairs)
+    every = {name for name, entry in BUILTIN.items() if entry.path and entry.group != "task"}
+    assert every - {"template_rendered"} | {"post_published"} == {name for name, _ in pairs}
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_every_receiver_of_the_site_runs(debug: str, tmp_path: Path) -> None:
+    run = site_runs("-c", EVERYTHING, place=tmp_path, BUILTINSIGNALS_DEBUG=debug)
+    assert 0 == run.returncode, run.stderr
+
+    banners = Counter(re.findall(r"^-- (\w+)", run.stderr, re.MULTILINE))
+    every = {name for name, entry in BUILTIN.items() if entry.path and entry.group != "task"}
+    assert every - {"template_rendered"} | {"post_published"} == set(banners)
+    # With one sender they run once per command, and flush sends post_migrate without a plan.
+    assert (1, 2) == (banners["pre_migrate"], banners["post_migrate"])
+    assert (1, 1, 1) == (banners["user_logged_in"], banners["user_login_failed"], banners["user_logged_out"])
+    assert (2, 1) == (banners["setting_changed"], banners["post_published"])
+    assert re.search("request_started +django.test.client.AsyncClientHandler +GET /admin/login/", run.stderr)
+    for secret in ("steam-and-coal", "no-steam", "pbkdf2_sha256", "sessionid", "csrftoken"):
+        assert secret not in run.stderr
+
+
+def test_the_migrations_of_the_site_fit_its_models(tmp_path: Path) -> None:
+    run = site_runs("manage.py", "makemigrations", "--check", place=tmp_path)
+    assert (0, "No changes detected") == (run.returncode, run.stdout.strip())
