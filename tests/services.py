@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 ADDRESSES = {
@@ -31,6 +32,8 @@ def required() -> bool:
 
 def missing(service: str) -> str | None:
     """Say why `service` can't be used, with the remedy; None if it answers."""
+    if service == "mariadb" and find_spec("MySQLdb") is None:
+        return "no mysqlclient to reach mariadb with: install libmariadb-dev and pkg-config, and run make again"
     address = urlsplit(ADDRESSES[service])
     host, port = address.hostname or "127.0.0.1", address.port or PORTS[service]
     try:
