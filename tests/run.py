@@ -24,7 +24,7 @@ def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, s
         command.append("--color=yes")
     environment = {**os.environ, "SIGNALBOX_TEST_DB": database}
     environment.pop("SIGNALBOX_TEST_RUN", None)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         output = b""
         while chunk := os.read(process.stdout.fileno(), 65536):
