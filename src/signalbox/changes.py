@@ -1,0 +1,101 @@
+"""Old and new row to changes: pure functions over the values of a model's concrete fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from signalbox.event import UNKNOWN
+from signalbox.redaction import REDACTED, Redactor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fields:
+    """What a model's row is made of; built once per model."""
+
+    names: tuple[str, ...]
+    """Names of the concrete fields, in the model's order."""
+    attnames: tuple[str, ...]
+    """Their attributes on an instance: a foreign key's holds the key."""
+    secret: frozenset[str]
+    """Names of fields whose values are never stored."""
+    to_python: tuple[Callable[[Any], Any], ...]
+    """Each field's own reading of a raw value, so that ``"72"`` is no change of ``72``."""
+    redactor: Redactor
+    """Hides what is secret within the values."""
+    primary: frozenset[str]
+    """Names of the fields of the primary key; an update does not change them."""
+
+
+class RowChange(NamedTuple):
+    """A row before and after one write. Values stand in the order of ``fields``; ``UNKNOWN`` was never read."""
+
+    fields: Fields
+    old: Any
+    """Values before: a sequence, ``None`` if there was no row, ``UNKNOWN`` if nothing was read."""
+    new: Any
+    """Values after: a sequence, or ``None`` if the row was deleted. ``UNKNOWN`` marks what was not written."""
+
+
+def row(values: Any, fields: Fields) -> dict[str, Any]:
+    """Return the known values of a whole row by field name."""
+    if fields.secret:
+        return {
+            name: REDACTED if name in fields.secret and value is not None else value
+            for name, value in zip(fields.names, values, strict=True)
+            if value is not UNKNOWN
+        }
+    return {name: value for name, value in zip(fields.names, values, strict=True) if value is not UNKNOWN}
+
+
+def diff(change: RowChange) -> dict[str, list[Any]]:
+    """Return ``{field: [old, new]}`` for the fields that an update changed; ``[new]`` alone where the old value is unknown."""
+    fields, old, new = change
+    if old is UNKNOWN:
+        old = (UNKNOWN,) * len(fields.names)
+    found = {}
+    if old is not new:
+        for position, (before, after) in enumerate(zip(old, new, strict=True)):
+            if before is after or after is UNKNOWN:
+                continue
+            entry = _entry(before, after, fields.to_python[position])
+            if entry is not None and (name := fields.names[position]) not in fields.primary:
+                found[name] = entry
+    for name in fields.secret & found.keys():
+        found[name] = [None if value is None else REDACTED for value in found[name]]
+    return found
+
+
+def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any] | None:
+    """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they are the same."""
+    if hasattr(after, "resolve_expression"):  # the database computed it and did not say what it made
+        after = {"expression": str(after)}
+    if before is UNKNOWN or hasattr(before, "resolve_expression"):
+        return [after]
+    if same(before, after):
+        return None
+    if type(before) is not type(after):
+        try:
+            if same(to_python(before), to_python(after)):
+                return None
+        except Exception:  # a field's own code on a value that it may not know; the raw values then speak
+            return [before, after]
+    return [before, after]
+
+
+def same(before: Any, after: Any) -> bool:
+    """Tell whether two values are equal; values that can't be compared are not."""
+    try:
+        return bool(before == after)
+    except Exception:  # a value's own __eq__ may raise anything
+        return False
+
+
+def describe(change: RowChange) -> Mapping[str, Any]:
+    """Return what an event stores of ``change``: the whole ``row`` on create and delete, else the ``changes``."""
+    if change.old is None:
+        return {"row": row(change.new, change.fields)}
+    if change.new is None:
+        return {"row": {} if change.old is UNKNOWN else row(change.old, change.fields)}
+    return {"changes": diff(change)}

@@ -1,0 +1,124 @@
+"""The one setting, ``SIGNALBOX``: typed, read on use, never written to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, cast
+
+from django.conf import settings
+
+PRESETS: Final = ("all", "audit")
+"""``"all"``: every signal. ``"audit"``: what changed data, who came in, what failed."""
+
+IGNORED: Final = (
+    "sessions",
+    "admin.LogEntry",
+    "contenttypes",
+    "migrations",
+    "signalbox",
+)
+"""Senders that are bookkeeping rather than news: app labels, or models as ``app.Model``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The keys of ``SIGNALBOX``, each with its default."""
+
+    RECORD: str | tuple[str, ...] = "all"
+    """A preset, or the names of signals and groups to record (``"post_save"``, ``"auth"``, ``"shop.signals.paid"``)."""
+    IGNORE: tuple[str, ...] = IGNORED
+    """Senders that are not recorded: app labels, or models as ``app.Model``."""
+    ON_ERROR: Literal["log", "raise"] = "log"
+    """What a failing write of events does: ``"log"`` keeps the application's rows, ``"raise"`` rolls them back."""
+    TRUSTED_PROXIES: int = 0
+    """How many proxies in front of the site append to ``X-Forwarded-For``; 0 leaves the header unread."""
+    REDACT: tuple[str, ...] = ()
+    """More names of fields, arguments and keys whose values are never stored."""
+
+    def __post_init__(self) -> None:
+        for key in ("RECORD", "IGNORE", "REDACT"):
+            value = getattr(self, key)
+            if isinstance(value, list | set | frozenset):
+                object.__setattr__(self, key, tuple(value))
+
+
+KEYS: Final = tuple(f.name for f in fields(Config))
+
+
+@dataclass(slots=True)
+class _Cache:
+    """The last setting seen, by identity, with its reading: ``override_settings`` puts another dict in its place."""
+
+    raw: object = field(default_factory=object)
+    config: Config = field(default_factory=Config)
+
+
+_cache = _Cache()
+
+
+def get() -> Config:
+    """Return the configuration in force; keys that are unknown or of the wrong kind fall back to their defaults.
+
+    What is wrong is said by the system checks; recording goes on with what is right.
+    """
+    raw = getattr(settings, "SIGNALBOX", None)
+    if raw is not _cache.raw:
+        _cache.config = read(raw)
+        _cache.raw = raw
+    return _cache.config
+
+
+def read(raw: object) -> Config:
+    """Return the configuration that ``raw`` says, leaving out what ``problems`` complains about."""
+    if not isinstance(raw, Mapping):
+        return Config()
+    wrong = {key for key, _, _ in problems(raw)}
+    return Config(**cast("dict[str, Any]", {key: raw[key] for key in KEYS if key in raw and key not in wrong}))
+
+
+def problems(raw: object) -> list[tuple[str, str, str]]:
+    """Return what is wrong with ``raw`` as ``(key, what is wrong, remedy)``."""
+    if raw is None:
+        return []
+    if not isinstance(raw, Mapping):
+        return [("", f"SIGNALBOX is {_shown(raw)}; a dict was expected.", 'Write SIGNALBOX = {"RECORD": "all"}.')]
+    found = []
+    for key, value in raw.items():
+        if key not in KEYS:
+            found.append((str(key), f"SIGNALBOX has no key {key!r}.", _suggestion(str(key))))
+        elif (expected := _expected(key, value)) is not None:
+            found.append((key, f"SIGNALBOX[{key!r}] is {_shown(value)}; {expected} was expected.", f"See the setting {key}."))
+    return found
+
+
+def _expected(key: str, value: object) -> str | None:
+    """Return what should stand at ``key``, or ``None`` where ``value`` is right."""
+    match key:
+        case "RECORD":
+            right = value in PRESETS if isinstance(value, str) else _texts(value)
+            return None if right else '"all", "audit" or a list of signal names'
+        case "IGNORE" | "REDACT":
+            return None if _texts(value) else "a list of texts"
+        case "ON_ERROR":
+            return None if value in ("log", "raise") else '"log" or "raise"'
+        case "TRUSTED_PROXIES":
+            right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            return None if right else "a number of proxies, 0 or more,"
+    raise AssertionError(key)  # pragma: no cover - a key of Config without a rule
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list | tuple | set | frozenset) and all(isinstance(item, str) for item in value)
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` for a message: texts and numbers as they are, others by type, as a setting may hold a secret."""
+    return repr(value)[:80] if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
+
+
+def _suggestion(key: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(key.upper(), KEYS, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(KEYS)}."

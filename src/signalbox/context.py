@@ -1,0 +1,233 @@
+"""The work that events belong to: the current trace, its actor, and the event whose receiver is running."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import secrets
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from django.utils.functional import empty
+
+from signalbox.event import Actor, Draft
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.http import HttpRequest
+
+TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+"""W3C Trace Context, section 3.2: version, trace id, parent id, flags; later versions may append fields."""
+
+SPAN_BITS: Final = 22
+"""Events a trace can number without meeting another's numbers: 4 million, of 63 bits; the rest is random."""
+
+now: Callable[[], int] = time.time_ns
+"""Nanoseconds since the epoch, UTC."""
+
+
+class Trace:
+    """A unit of work: a request, a command, a task, a test, a shell, a process.
+
+    Events that belong to no transaction wait in ``pending`` until the trace ends, and leave together.
+    """
+
+    __slots__ = (
+        "_actor",
+        "_seen_actor",
+        "_seen_user",
+        "_start",
+        "counts",
+        "data",
+        "duration",
+        "errors",
+        "events",
+        "id",
+        "kind",
+        "late",
+        "name",
+        "next_span",
+        "pending",
+        "pid",
+        "previous",
+        "request",
+        "rolled_back",
+        "started",
+        "status",
+        "view_done",
+    )
+
+    def __init__(self, kind: str, name: str, *, trace_id: str | None = None, previous: Trace | None = None) -> None:
+        self.id = trace_id or new_trace_id()
+        self.kind = kind
+        self.name = name
+        self.started = now()
+        self.duration: int | None = None
+        """Nanoseconds; ``None`` while it runs."""
+        self.status = ""
+        self.previous = previous
+        """The trace that was current before, and is again when this one ends."""
+        self.request: HttpRequest | None = None
+        self.view_done = False
+        """Whether the request's view has answered; what follows is the response being sent."""
+        self.data: dict[str, Any] = {}
+        self.counts: dict[str, dict[type, int]] = {"pre_init": defaultdict(int), "post_init": defaultdict(int)}
+        self.pending: list[Draft] = []
+        self.late: list[Draft] = []
+        """Drafts already written whose receivers finished afterwards."""
+        self.events = self.errors = self.rolled_back = 0
+        self._actor: Actor | None = None
+        self._seen_user: object = None
+        self._seen_actor: Actor | None = None
+        self.renumber()
+
+    def renumber(self) -> None:
+        """Number events from a new random start: on creation, and in a forked child which shares the trace's id."""
+        self._start = random.getrandbits(62 - SPAN_BITS) << SPAN_BITS
+        self.next_span: Callable[[], int] = count(self._start).__next__
+        self.pid = os.getpid()
+
+    def numbered(self) -> int:
+        """Return how many events have been numbered; asking takes a number, so ask once, at the end."""
+        return self.next_span() - self._start
+
+    def actor(self) -> Actor | None:
+        """Return who acts: what was set, else the request's user if something has already loaded it.
+
+        A lazy user that nobody asked for stays unasked: finding the actor costs no query.
+        """
+        if self._actor is not None:
+            return self._actor
+        if self.request is None:
+            return None
+        state = self.request.__dict__
+        user: Any = state.get("user")
+        if user is None:
+            return None
+        if user is self._seen_user:
+            return self._seen_actor
+        loaded = getattr(user, "_wrapped", user)
+        if loaded is empty:  # request.auser() loads the user without telling request.user
+            loaded = state.get("_cached_user") or state.get("_acached_user")
+            return None if loaded is None else actor_of(loaded)
+        self._seen_actor = actor_of(loaded)
+        self._seen_user = user
+        return self._seen_actor
+
+    def set_actor(self, actor: Actor | None) -> Actor | None:
+        """Name the actor and return the one that was named before; ``None`` gives the word back to the request."""
+        before, self._actor = self._actor, actor
+        return before
+
+    @property
+    def duration_so_far(self) -> int:
+        """Nanoseconds since it started."""
+        return now() - self.started
+
+
+def actor_of(user: Any) -> Actor | None:
+    """Return ``user`` as an actor, ``None`` for an anonymous one. It reads what is loaded and runs no query."""
+    if isinstance(user, str):
+        return Actor(key="", label=user[:150])
+    if not getattr(user, "is_authenticated", False):
+        return None
+    state = getattr(user, "__dict__", {})
+    name = state.get(getattr(type(user), "USERNAME_FIELD", "username"), "")
+    return Actor(key=str(user.pk)[:64], label=str(name)[:150])
+
+
+def new_trace_id() -> str:
+    """Return a W3C trace id: 32 hexadecimal digits, not all zero."""
+    return secrets.token_hex(16)
+
+
+def parse_traceparent(header: str) -> tuple[str, str] | None:
+    """Return ``(trace id, parent id)`` of a valid ``traceparent`` header, else ``None``."""
+    match = TRACEPARENT.fullmatch(header.strip())
+    if match is None:
+        return None
+    version, trace_id, parent_id, _, rest = match.groups()
+    if version == "ff" or (version == "00" and rest) or not int(trace_id, 16) or not int(parent_id, 16):
+        return None
+    return trace_id, parent_id
+
+
+_current: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
+running: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
+"""The span of the event whose receiver is running here."""
+
+_process: Trace | None = None
+
+
+def process() -> Trace:
+    """Return the trace of what happens outside of every other: imports, start-up, plain scripts."""
+    global _process
+    if _process is None or _process.pid != os.getpid():
+        _process = Trace("process", " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])[:200])
+    return _process
+
+
+def current() -> Trace:
+    """Return the trace of the current work; the process's own where there is no other."""
+    return _current.get() or process()
+
+
+def is_ambient(trace: Trace) -> bool:
+    """Tell whether ``trace`` is the process's own, which never ends: its events do not wait for an end."""
+    return trace is _process
+
+
+def enter(trace: Trace) -> None:
+    """Make ``trace`` the current one."""
+    trace.previous = _current.get()
+    _current.set(trace)
+
+
+def leave(trace: Trace) -> bool:
+    """Make the trace before ``trace`` current again, and say whether ``trace`` was among the current ones.
+
+    Work may end in another context than it began in (a response closed by the server's thread): a token of
+    ``ContextVar.set`` could not be reset there.
+    """
+    found = _current.get()
+    while found is not None and found is not trace:
+        found = found.previous
+    if found is None:
+        return False
+    _current.set(trace.previous)
+    return True
+
+
+@contextmanager
+def acting(actor: Actor | None) -> Iterator[None]:
+    """Let ``actor`` be the current trace's actor within the block."""
+    trace = current()
+    before = trace.set_actor(actor)
+    try:
+        yield
+    finally:
+        trace.set_actor(before)
+
+
+def _after_fork() -> None:
+    """A child numbers its own events and leaves the parent's to the parent."""
+    global _process
+    _process = None
+    trace = _current.get()
+    while trace is not None:
+        trace.renumber()
+        trace.pending = []
+        trace.late = []
+        for counts in trace.counts.values():
+            counts.clear()
+        trace = trace.previous
+
+
+os.register_at_fork(after_in_child=_after_fork)

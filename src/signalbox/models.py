@@ -1,0 +1,114 @@
+"""The tables: events, and the traces they belong to. No foreign key leads out: an event outlives what it describes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from signalbox.event import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+before_reading: list[Callable[[], None]] = []
+"""Called before events are read, so that a transaction sees its own; recording puts its buffers' flush here."""
+
+
+def moment(microseconds: int) -> dt.datetime:
+    """Return ``microseconds`` since the epoch as an aware UTC datetime, exactly."""
+    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=microseconds)
+
+
+def microseconds(moment: dt.datetime) -> int:
+    """Return an aware datetime as microseconds since the epoch, exactly."""
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
+class Register(models.Manager["Any"]):
+    """Manager whose readers see what the open transaction has recorded so far."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        for call in before_reading:
+            call()
+        return super().get_queryset()
+
+
+class Event(models.Model):
+    """One send of one signal, or one bulk operation."""
+
+    id = models.BigAutoField(primary_key=True)
+    time = models.BigIntegerField(_("time"), help_text=_("Microseconds since 1970, UTC."))
+    trace_id = models.CharField(_("trace"), max_length=32)
+    span = models.BigIntegerField(help_text=_("Key of the event within its trace."))
+    parent = models.BigIntegerField(null=True, help_text=_("Span of the event in whose receiver this one happened."))
+    signal = models.CharField(_("signal"), max_length=200)
+    sender = models.CharField(_("sender"), max_length=200)
+    object_key = models.CharField(_("object key"), max_length=200)
+    object_label = models.CharField(_("object"), max_length=200)
+    actor_key = models.CharField(max_length=64)
+    actor_label = models.CharField(_("actor"), max_length=150)
+    database = models.CharField(_("database"), max_length=64)
+    outcome = models.CharField(_("outcome"), max_length=11, choices=[(o.value, o.value.replace("_", " ")) for o in Outcome])
+    duration = models.BigIntegerField(_("duration"), null=True, help_text=_("Microseconds that the send took."))
+    errors = models.PositiveSmallIntegerField(_("errors"), help_text=_("Receivers that raised."))
+    data = models.JSONField()
+
+    objects: ClassVar[Register] = Register()
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        ordering = ("-id",)
+        default_permissions = ("view", "delete")
+        indexes: ClassVar = [
+            models.Index(fields=["trace_id"], name="signalbox_event_trace"),
+            models.Index(fields=["sender", "object_key", "id"], name="signalbox_event_object"),
+            models.Index(fields=["signal", "id"], name="signalbox_event_signal"),
+            models.Index(fields=["actor_key", "id"], name="signalbox_event_actor"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.signal} {self.sender} {self.object_label or self.object_key}".rstrip()
+
+    @property
+    def at(self) -> dt.datetime:
+        """When it was sent: aware, UTC."""
+        return moment(self.time)
+
+
+class Trace(models.Model):
+    """A unit of work; its row is written when it ends."""
+
+    id = models.BigAutoField(primary_key=True)
+    trace_id = models.CharField(_("trace"), max_length=32)
+    kind = models.CharField(_("kind"), max_length=16)
+    name = models.CharField(_("name"), max_length=200)
+    actor_key = models.CharField(max_length=64)
+    actor_label = models.CharField(_("actor"), max_length=150)
+    time = models.BigIntegerField(_("start"), help_text=_("Microseconds since 1970, UTC."))
+    duration = models.BigIntegerField(_("duration"), null=True, help_text=_("Microseconds; none while it runs."))
+    status = models.CharField(_("status"), max_length=16)
+    events = models.PositiveIntegerField(_("events"))
+    errors = models.PositiveIntegerField(_("errors"))
+    rolled_back = models.PositiveIntegerField(_("rolled back"))
+    data = models.JSONField()
+
+    objects: ClassVar[Register] = Register()
+
+    class Meta:
+        verbose_name = _("trace")
+        verbose_name_plural = _("traces")
+        ordering = ("-id",)
+        default_permissions = ("view", "delete")
+        indexes: ClassVar = [models.Index(fields=["trace_id"], name="signalbox_trace_trace")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    @property
+    def at(self) -> dt.datetime:
+        """When it began: aware, UTC."""
+        return moment(self.time)

@@ -1,0 +1,180 @@
+"""The only reader of ``Signal.receivers``: what is connected to a signal, and what a receiver is called.
+
+Django keeps a receiver as a tuple of three fields on 5.2 and of four on 6.x; every other module asks here instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.dispatch.dispatcher import NONE_ID
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connected:
+    """One entry in a signal's list of receivers."""
+
+    receiver: Any
+    """The callable itself; ``None`` when it was connected weakly and has been collected."""
+    sender: Any
+    """The sender it listens to, where it can still be told; ``None`` for any sender, or where Django keeps its id alone."""
+    sender_key: object
+    """The id by which Django compares senders; equal to ``any_sender`` for receivers of every sender."""
+    weak: bool
+    """Whether the signal holds the receiver by a weak reference alone."""
+    dispatch_uid: object | None
+    """The ``dispatch_uid`` it was connected with, if any."""
+    is_async: bool
+    """Whether it is a coroutine function."""
+
+    @property
+    def any_sender(self) -> bool:
+        """Whether it hears every sender."""
+        return self.sender_key == NONE_ID
+
+
+class Site(NamedTuple):
+    """What a receiver is called and where it stands."""
+
+    name: str
+    """Dotted name, as ``shop.signals.send_invoice``."""
+    place: str
+    """``file:line`` of the function's definition; empty where there is none."""
+
+
+def connected(signal: Signal) -> list[Connected]:
+    """Return what is connected to ``signal``, in the order of connection, dead references included."""
+    return [_connected(entry) for entry in list(signal.receivers)]
+
+
+def _connected(entry: Any) -> Connected:
+    (receiver_key, sender_key), receiver, *rest = entry
+    is_async = rest[-1]
+    sender_ref = rest[0] if len(rest) > 1 else None
+    weak = isinstance(receiver, weakref.ReferenceType)
+    target = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
+    return Connected(
+        receiver=target,
+        sender=_sender(sender_key, sender_ref),
+        sender_key=sender_key,
+        weak=weak,
+        dispatch_uid=None if target is None or receiver_key == _make_id(target) else _uid(receiver_key, target),
+        is_async=bool(is_async),
+    )
+
+
+def _make_id(target: Any) -> object:
+    """Return the key Django gives a receiver that was connected without a ``dispatch_uid``."""
+    if hasattr(target, "__func__"):
+        return (id(target.__self__), id(target.__func__))
+    return id(target)
+
+
+def _uid(receiver_key: object, target: Any) -> object | None:
+    """Return the ``dispatch_uid`` within ``receiver_key``; a bare int that is not the receiver's id is one as well."""
+    return None if receiver_key == _make_id(target) else receiver_key
+
+
+def _sender(sender_key: object, sender_ref: Any) -> Any:
+    if sender_key == NONE_ID:
+        return None
+    if sender_ref is not None:
+        return sender_ref()
+    return _classes_by_id().get(sender_key)
+
+
+def _classes_by_id() -> dict[object, type]:
+    """Return the models by id: before Django 6.0 a signal keeps no reference to its senders, only their ids."""
+    from django.apps import apps
+
+    return {id(model): model for model in apps.get_models(include_auto_created=True, include_swapped=True)}
+
+
+_sites: dict[int, tuple[weakref.ref[Any], Site]] = {}
+
+
+def site(receiver: Any) -> Site:
+    """Return name and place of ``receiver``: found once, then looked up by identity, never by ``==`` or ``hash()``."""
+    target = receiver.__func__ if type(receiver) is MethodType else receiver
+    known = _sites.get(id(target))
+    if known is not None and known[0]() is target:
+        return known[1]
+    found = _find_site(target)
+    key = id(target)
+    try:
+        _sites[key] = (weakref.ref(target, lambda _: _sites.pop(key, None)), found)
+    except TypeError:  # not weakly referenceable: found anew each time
+        return found
+    return found
+
+
+def name(receiver: Any) -> str:
+    """Return the dotted name of ``receiver``; it never raises and never calls ``str()`` or ``repr()`` on it."""
+    return site(receiver).name
+
+
+def place(receiver: Any) -> str:
+    """Return ``file:line`` of ``receiver``, or an empty text."""
+    return site(receiver).place
+
+
+def _find_site(receiver: Any) -> Site:
+    try:
+        return Site(_name(receiver), _place(receiver))
+    except Exception:  # a receiver's own __getattr__ may raise anything; its type cannot
+        kind = type(receiver)
+        return Site(f"{kind.__module__}.{kind.__qualname__}", "")
+
+
+def _name(receiver: Any) -> str:
+    if isinstance(receiver, partial):
+        return f"functools.partial({_name(receiver.func)})"
+    if isinstance(receiver, MethodType):
+        return _name(receiver.__func__)
+    qualname = getattr(receiver, "__qualname__", None)
+    if isinstance(qualname, str):
+        return f"{getattr(receiver, '__module__', None) or '?'}.{qualname}"
+    kind = type(receiver)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _place(receiver: Any) -> str:
+    code = code_of(receiver)
+    return "" if code is None else f"{short_path(code.co_filename)}:{code.co_firstlineno}"
+
+
+def code_of(receiver: Any) -> CodeType | None:
+    """Return the code object that runs when ``receiver`` is called, through partials, methods and wrappers."""
+    for _ in range(20):  # a chain of wrappers may be a circle
+        if isinstance(receiver, partial):
+            receiver = receiver.func
+        elif isinstance(receiver, MethodType):
+            receiver = receiver.__func__
+        elif isinstance(receiver, FunctionType):
+            inner = receiver.__dict__.get("__wrapped__")
+            if inner is None:
+                return receiver.__code__
+            receiver = inner
+        else:
+            call = getattr(type(receiver), "__call__", None)
+            if not isinstance(call, FunctionType):
+                return None
+            receiver = call
+    return None
+
+
+def short_path(path: str) -> str:
+    """Return ``path`` as a person would say it: from the working directory or from ``site-packages`` on, where it lies there."""
+    for root in (os.getcwd(), *sys.path):
+        if root and path.startswith(root + os.sep):
+            return path[len(root) + 1 :]
+    return path

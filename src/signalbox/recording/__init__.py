@@ -1,0 +1,213 @@
+"""Recording: see every send and every row that is written, and disturb none."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from django.core.signals import request_finished, request_started, setting_changed
+from django.db import connections
+from django.db.backends.signals import connection_created
+from django.db.models.signals import post_migrate
+from django.dispatch import Signal
+
+from signalbox import buffer, catalog, conf, store
+from signalbox.recording import captures, counting, custom, plans, rows, sends, snapshots, traces
+from signalbox.recording.scope import Scope
+
+if TYPE_CHECKING:
+    from signalbox.event import Draft
+    from signalbox.recording.sends import Capture
+
+
+class _State:
+    """What is installed."""
+
+    def __init__(self) -> None:
+        self.scope: Scope | None = None
+        self.watched: dict[Signal, str] = {}
+
+
+_state = _State()
+
+
+def installed() -> bool:
+    """Tell whether recording is on."""
+    return _state.scope is not None
+
+
+def watched() -> dict[Signal, str]:
+    """Return the signals whose sends are recorded, by name."""
+    return dict(_state.watched)
+
+
+def install() -> None:
+    """Record what the setting asks for, from now on. Calling it again takes up a changed setting."""
+    uninstall()
+    scope = _state.scope = Scope(conf.get())
+    for name, entry in catalog.BUILTIN.items():
+        if entry.path and name in scope and name not in counting.SIGNALS and (signal := _loaded(entry)) is not None:
+            _watch(signal, name)
+    for signal, hook in _BOUNDARIES.items():
+        _bound(signal, hook)
+    counting.install(set(scope.names))
+    rows.install(saves="post_save" in scope, deletes="post_delete" in scope)
+    snapshots.install()
+    traces.install()
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None:
+            buffer.attach(connection)
+    store.keep_unchanged = not scope.audit
+
+
+def uninstall() -> None:
+    """Record nothing any more: every class, signal and connection is as Django made it."""
+    if _state.scope is None:
+        return
+    buffer.flush_all()
+    for signal in (*_state.watched, *_BOUNDARIES):
+        sends.unwatch(signal)
+    _state.watched.clear()
+    counting.uninstall()
+    rows.uninstall()
+    snapshots.uninstall()
+    traces.uninstall()
+    for connection in connections.all(initialized_only=True):
+        buffer.detach(connection)
+    custom.forget()
+    plans.forget()
+    _state.scope = None
+
+
+def find_custom() -> None:
+    """Record the custom signals of modules that were imported since the last call."""
+    scope = _state.scope
+    if scope is None or not scope.everything and not scope.names - catalog.BUILTIN.keys():
+        return
+    for signal, name in (*custom.new_signals(), *custom.named().items()):
+        if signal not in _state.watched and scope.custom(name):
+            _watch(signal, name)
+    for name, entry in catalog.BUILTIN.items():  # those whose modules are imported late, as django.test's
+        if entry.path and name in scope and name not in counting.SIGNALS:
+            late = _loaded(entry)
+            if late is not None and late not in _state.watched:
+                _watch(late, name)
+
+
+def track(signal: Signal, name: str) -> None:
+    """Record ``signal`` under ``name``: for signals that no installed app's module holds.
+
+    Raises ``TypeError`` if it is no signal.
+    """
+    if not isinstance(signal, Signal):
+        raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
+    custom.track(signal, name)
+    if _state.scope is not None and _state.scope.custom(name):
+        _watch(signal, name)
+
+
+def _loaded(entry: catalog.Entry) -> Signal | None:
+    """Return the entry's signal if its module has been imported; nothing is imported for it."""
+    return catalog.signal(entry) if entry.path.rpartition(".")[0] in sys.modules else None
+
+
+def _watch(signal: Signal, name: str) -> None:
+    _state.watched[signal] = name
+    sends.watch(signal, _capture(name))
+
+
+def _capture(name: str) -> Capture:
+    match name:
+        case "pre_save":
+            return captures.PreSave()
+        case "post_save":
+            return captures.PostSave(name)
+        case "pre_delete" | "post_delete":
+            return captures.Delete(name)
+        case "m2m_changed":
+            return captures.ManyToMany()
+        case "got_request_exception":
+            return captures.RequestException(name)
+        case "setting_changed":
+            return captures.SettingChanged(name)
+        case "template_rendered":
+            return captures.TemplateRendered(name)
+    return captures.Sent(name)
+
+
+# ------------------------------------------------------------------ boundaries
+
+
+def _request_started(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        find_custom_if_new()
+        traces.begin_request(named.get("environ"), named.get("scope"))
+        return inner(sender, **named)
+
+    return send
+
+
+def _request_finished(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        with traces.closing_postponed():
+            try:
+                return inner(sender, **named)
+            finally:
+                traces.end_request()
+
+    return send
+
+
+def _connection_created(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        buffer.attach(named["connection"])
+        return inner(sender, **named)
+
+    return send
+
+
+def _post_migrate(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        store.forget()
+        return inner(sender, **named)
+
+    return send
+
+
+def _setting_changed(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        try:
+            return inner(sender, **named)
+        finally:
+            if named.get("setting") == "SIGNALBOX":
+                install()
+            elif named.get("setting") == "DATABASES":
+                store.forget()
+
+    return send
+
+
+_BOUNDARIES: dict[Signal, Any] = {
+    request_started: _request_started,
+    request_finished: _request_finished,
+    connection_created: _connection_created,
+    post_migrate: _post_migrate,
+    setting_changed: _setting_changed,
+}
+
+
+def _bound(signal: Signal, hook: Any) -> None:
+    """Let ``hook`` stand around every way of sending ``signal``, recorded or not."""
+    for method in sends.METHODS:
+        signal.__dict__[method] = hook(getattr(signal, method))
+
+
+_modules = 0
+
+
+def find_custom_if_new() -> None:
+    """Look for custom signals if something was imported since the last time."""
+    global _modules
+    if len(sys.modules) != _modules:
+        find_custom()
+        _modules = len(sys.modules)

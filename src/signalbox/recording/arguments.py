@@ -1,0 +1,135 @@
+"""What is kept of a send: the label of its sender, the object it is about, its arguments in a form that is safe."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from django.apps import AppConfig
+from django.db.models import Model
+
+from signalbox import encoding
+from signalbox.recording import plans
+from signalbox.redaction import redact_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from signalbox.event import Draft
+
+MOST_KEYS = 1000
+"""Keys of a many-to-many change that one event tells; a larger change is told by their number."""
+
+
+def sender_label(sender: Any) -> str:
+    """Return what a sender is called: a model's label, a class's dotted name, an app's name, a module's own name."""
+    if sender is None:
+        return ""
+    if isinstance(sender, type):
+        meta = getattr(sender, "_meta", None)
+        label = getattr(meta, "label", None)
+        return label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}"[:200]
+    if isinstance(sender, AppConfig):
+        return sender.name
+    if isinstance(sender, str):
+        return encoding.clean(sender)[:200]
+    return f"{type(sender).__module__}.{type(sender).__qualname__}"[:200]
+
+
+def model_of(sender: Any) -> type[Model] | None:
+    """Return the sender as a model, where it is one."""
+    return sender if isinstance(sender, type) and issubclass(sender, Model) else None
+
+
+def about(draft: Draft, instance: Any) -> None:
+    """Let ``draft`` be about ``instance``, if that is a model's."""
+    if isinstance(instance, Model):
+        plan = plans.of(instance.__class__)
+        draft.key = plan.key(instance)
+        draft.label = plan.label_of(instance, None) if plan.has_str else ""
+
+
+def render(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a send's arguments, bounded and without secrets."""
+    redactor = plans.redactor()
+    return {
+        name: encoding.safe(value, redactor=redactor)
+        if (special := SPECIAL.get(name)) is None
+        else special(value)
+        for name, value in named.items()
+    }
+
+
+def _environ(environ: Any) -> dict[str, Any]:
+    """Return what a WSGI environ says of the request: never the whole of it, which holds cookies and the server's own variables."""
+    get = environ.get
+    facts = {
+        "method": get("REQUEST_METHOD", ""),
+        "path": redact_path(_target(get("PATH_INFO", ""), get("QUERY_STRING", ""))),
+        "host": get("HTTP_HOST", ""),
+        "user_agent": get("HTTP_USER_AGENT", ""),
+    }
+    return _texts(facts)
+
+
+def _scope(scope: Any) -> dict[str, Any]:
+    """Return the same of an ASGI scope."""
+    headers = dict(scope.get("headers", ()))
+    query = scope.get("query_string", b"").decode("latin-1")
+    return _texts(
+        {
+            "method": scope.get("method", ""),
+            "path": redact_path(_target(scope.get("path", ""), query)),
+            "host": headers.get(b"host", b"").decode("latin-1"),
+            "user_agent": headers.get(b"user-agent", b"").decode("latin-1"),
+        }
+    )
+
+
+def _target(path: str, query: str) -> str:
+    return f"{path}?{query}" if query else path
+
+
+def _texts(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: encoding.safe(value, redactor=plans.redactor()) for name, value in facts.items()}
+
+
+def _request(request: Any) -> Any:
+    if request is None:
+        return None
+    return _texts({"method": request.method, "path": redact_path(request.get_full_path())})
+
+
+def _plan(migrations: Any) -> list[Any]:
+    """Return a migration plan as ``[["shop.0001_initial", rolled back], …]``."""
+    return [[f"{migration.app_label}.{migration.name}", backwards] for migration, backwards in migrations or ()][:200]
+
+
+def _connection(connection: Any) -> dict[str, str]:
+    return {"alias": connection.alias, "vendor": connection.vendor}
+
+
+def _pk_set(keys: Any) -> Any:
+    if keys is None:
+        return None
+    redactor = plans.redactor()
+    if len(keys) > MOST_KEYS:
+        return {"count": len(keys)}
+    return [encoding.safe(key, redactor=redactor) for key in sorted(keys, key=lambda key: (str(type(key)), key))]
+
+
+SPECIAL: Mapping[str, Callable[[Any], Any]] = {
+    "environ": lambda value: _environ(value) if hasattr(value, "get") else None,
+    "scope": lambda value: _scope(value) if hasattr(value, "get") else None,
+    "request": lambda value: _request(value) if hasattr(value, "get_full_path") else None,
+    "plan": lambda value: _plan(value) if isinstance(value, list) else encoding.safe(value, redactor=plans.redactor()),
+    "connection": lambda value: _connection(value) if hasattr(value, "vendor") else None,
+    "pk_set": _pk_set,
+}
+"""Arguments that need more than the general rendering, by name."""
+
+
+def current_error() -> dict[str, str] | None:
+    """Return the exception that is being handled, for a signal that tells of one without carrying it."""
+    error = sys.exc_info()[1]
+    return None if error is None else {"exception": encoding.exception_text(error, redactor=plans.redactor())}

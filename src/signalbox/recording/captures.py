@@ -1,0 +1,217 @@
+"""How each kind of signal's sends become events: one capture a kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.apps import AppConfig
+from django.db import connections
+
+from signalbox import buffer, conf, context, departures, store
+from signalbox.event import Draft, Outcome
+from signalbox.recording import arguments, plans, rows
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+
+class Sent:
+    """A signal without a change of its own: its events leave with their trace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event, unless its sender is ignored."""
+        if _ignored(sender):
+            return None
+        draft = _draft(self.name, arguments.sender_label(sender), str(named.get("using") or ""))
+        draft.args = arguments.render(named)
+        instance = named.get("instance", named.get("user"))
+        if instance is not None:
+            arguments.about(draft, instance)
+        return draft
+
+    def finish(self, draft: Draft, error: BaseException | None) -> None:
+        """Let it leave."""
+        draft.outcome = Outcome.SENT if error is None else Outcome.FAILED
+        departures.depart(draft)
+
+
+class RequestException(Sent):
+    """``got_request_exception`` tells of an exception without carrying it."""
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event, with the exception that is being handled."""
+        draft = super().start(sender, named)
+        if draft is not None:
+            draft.args = {**arguments.render(named), **(arguments.current_error() or {})}
+        return draft
+
+
+class TemplateRendered(Sent):
+    """``template_rendered`` carries a whole context: the names in it are told, not the values."""
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event."""
+        found = named.get("context")
+        flat = found.flatten() if hasattr(found, "flatten") else {}
+        shown = {"template": getattr(named.get("template"), "name", None), "context": sorted(map(str, flat))[:50]}
+        return super().start(sender, shown)
+
+
+class SettingChanged(Sent):
+    """A setting's value is hidden by the setting's name."""
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event."""
+        setting = str(named.get("setting"))
+        draft = super().start(sender, {**named, "value": None})
+        if draft is not None:
+            draft.key = setting[:200]
+            shown = arguments.render({setting: named.get("value")})
+            draft.args = {**arguments.render({**named, "value": None}), "value": shown[setting]}
+        return draft
+
+
+class PreSave:
+    """``pre_save``: waits on the instance for the write that it announces."""
+
+    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+        """Return the event, unless its model is ignored."""
+        plan = plans.of(sender)
+        if not plan.recorded:
+            return None
+        instance = named["instance"]
+        draft = _draft("pre_save", plan.label, named["using"])
+        draft.key = plan.key(instance)
+        fields = named["update_fields"]
+        if fields is None:
+            draft.args = RAW if named["raw"] else PLAIN
+        else:
+            draft.args = {"raw": named["raw"], "update_fields": sorted(fields)}
+        notes = instance._state.__dict__
+        announced = notes.get(rows.BEFORE)
+        if announced is not None and announced.outcome is None:  # a save within this save, or one that was not written
+            announced.outcome = Outcome.FAILED
+            departures.depart(announced)
+        notes[rows.BEFORE] = draft
+        return draft
+
+    def finish(self, draft: Draft, error: BaseException | None) -> None:
+        """A receiver that raised ends the save before its write."""
+        if error is not None:
+            draft.outcome = Outcome.FAILED
+            departures.depart(draft)
+
+
+PLAIN = '{"raw":false,"update_fields":null}'
+RAW = '{"raw":true,"update_fields":null}'
+
+
+class PostSave(Sent):
+    """``post_save``: completes the event that was made where the row was written."""
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event of the row; a send without a write, as some packages do, makes one of its own."""
+        instance = named.get("instance")
+        state = getattr(instance, "_state", None)
+        draft: Draft | None = None if state is None else state.__dict__.pop(rows.SAVED, None)
+        return super().start(sender, named) if draft is None else draft
+
+    def finish(self, draft: Draft, error: BaseException | None) -> None:
+        """Let what the receivers did follow the row's event, where that has been written already."""
+        if draft.change is None:
+            super().finish(draft, error)
+        elif draft.written and draft.runs:
+            departures.complete_late(draft)
+
+
+class Delete:
+    """``pre_delete`` and ``post_delete``: within the collector's transaction."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+        """Return the event, unless its model is ignored."""
+        plan = plans.of(sender)
+        if not plan.recorded:
+            return None
+        connection = connections[named["using"]]
+        instance = named["instance"]
+        if self.name == "post_delete":
+            draft = rows.deleted(instance, plan, connection)
+        else:
+            draft = _draft(self.name, plan.label, connection.alias)
+            draft.key = plan.key(instance)
+            draft.label = plan.label_of(instance, connection) if plan.has_str else ""
+        origin = named.get("origin")
+        if origin is not None and origin is not instance:
+            draft.args = arguments.render({"origin": origin})
+        _into(draft)
+        return draft
+
+    def finish(self, draft: Draft, error: BaseException | None) -> None:
+        """Note a receiver that raised; the collector's transaction decides on the rest."""
+        _completed(draft, error)
+
+
+class ManyToMany:
+    """``m2m_changed``: within the manager's transaction."""
+
+    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+        """Return the event, unless the model of the instance or of the table is ignored."""
+        instance = named["instance"]
+        config = conf.get()
+        if plans.ignored(sender, config):
+            return None
+        plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
+        if not plan.recorded:
+            return None
+        draft = _draft("m2m_changed", sender._meta.label, named["using"])
+        if not isinstance(instance, type):
+            draft.key = plan.key(instance)
+            draft.label = plan.label_of(instance, connections[named["using"]]) if plan.has_str else ""
+        draft.args = arguments.render(
+            {name: value for name, value in named.items() if name not in ("instance", "using", "model")}
+        ) | {"object": plan.label, "model": arguments.sender_label(named["model"])}
+        _into(draft)
+        return draft
+
+    def finish(self, draft: Draft, error: BaseException | None) -> None:
+        """Note a receiver that raised."""
+        _completed(draft, error)
+
+
+def _draft(name: str, sender: str, using: str) -> Draft:
+    return Draft(context.now(), context.current(), context.running.get(), name, sender, using)
+
+
+def _into(draft: Draft) -> None:
+    """Put ``draft`` into the open transaction; one of no transaction leaves when it is complete."""
+    connection = connections[draft.using]
+    open_buffer = buffer.of(connection)
+    if open_buffer is not None and store.in_transaction(connection):
+        open_buffer.add(draft)
+    else:
+        draft.outcome = Outcome.COMMITTED
+
+
+def _completed(draft: Draft, error: BaseException | None) -> None:
+    alone = draft.outcome is Outcome.COMMITTED
+    if error is not None:
+        draft.outcome = Outcome.FAILED
+    if alone:
+        departures.depart(draft)
+    elif draft.written and draft.runs:
+        departures.complete_late(draft)
+
+
+def _ignored(sender: Any) -> bool:
+    model = arguments.model_of(sender)
+    if model is not None:
+        config = conf.get()
+        of_migration = model.__module__ == "__fake__" and "migrations" in config.IGNORE
+        return of_migration or plans.ignored(model, config)
+    return isinstance(sender, AppConfig) and (sender.label == "signalbox" or sender.label in conf.get().IGNORE)

@@ -1,0 +1,168 @@
+"""What recording needs to know of a model, worked out once: its label, its fields, how to name its objects."""
+
+from __future__ import annotations
+
+import json
+import logging
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.db.models import Model
+
+from signalbox import conf, encoding
+from signalbox.changes import Fields
+from signalbox.event import UNKNOWN
+from signalbox.redaction import REDACTED, Redactor, redact_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("signalbox")
+
+MUTABLE = frozenset({"JSONField", "ArrayField", "HStoreField"})
+"""Internal types of fields whose values are changed in place, so that a reference to the old value is not enough."""
+
+
+class Plan:
+    """One model's plan."""
+
+    __slots__ = ("concrete", "fields", "get", "has_str", "label", "mutable", "pk", "recorded", "secret_pk", "state_pk")
+
+    def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
+        meta = model._meta
+        self.label = meta.label
+        self.concrete = meta.concrete_model or model
+        self.recorded = not ignored(model, config)
+        concrete = [field for field in meta.concrete_fields]
+        attnames = tuple(field.attname for field in concrete)
+        self.fields = Fields(
+            names=tuple(field.name for field in concrete),
+            attnames=attnames,
+            secret=frozenset(field.name for field in concrete if is_secret(field, redactor)),
+            to_python=tuple(field.to_python for field in concrete),
+            redactor=redactor,
+            primary=frozenset(field.name for field in meta.pk_fields),
+        )
+        self.get: Callable[[dict[str, Any]], tuple[Any, ...]] = (
+            itemgetter(*attnames) if len(attnames) > 1 else lambda state: (state[attnames[0]],)
+        )
+        self.mutable = tuple(i for i, field in enumerate(concrete) if field.get_internal_type() in MUTABLE)
+        self.has_str = model.__str__ is not Model.__str__
+        self.pk = attrgetter("pk")
+        self.state_pk = meta.pk.attname if len(meta.pk_fields) == 1 else None
+        """The attribute that holds the primary key; none where it is composite."""
+        self.secret_pk = encoding.has_secret_key(model, redactor)
+
+    def key(self, instance: Model) -> str:
+        """Return the primary key of ``instance`` as text; empty where it has none."""
+        return self.key_of(instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk))
+
+    def key_of(self, value: Any) -> str:
+        """Return a primary key's value as text: composite keys as a JSON array, secret ones by a digest."""
+        if type(value) is int:
+            return str(value)
+        if value is None:
+            return ""
+        if isinstance(value, tuple):
+            if all(part is None for part in value):
+                return ""
+            text = json.dumps([part if isinstance(part, int) else str(part) for part in value], separators=(",", ":"))
+        else:
+            text = str(value)
+        if self.secret_pk:
+            return encoding.digest(text, settings.SECRET_KEY.encode())
+        text = encoding.clean(text)
+        return text if len(text) <= 200 else text[:180] + encoding.digest(text, b"")
+
+    def label_of(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
+        """Return what ``instance`` calls itself, without a query and without its secrets; empty if it says nothing of its own."""
+        if not self.has_str:
+            return ""
+        if connection is not None:
+            connection.execute_wrappers.append(_refuse)
+        try:
+            text = str(instance)
+        except Exception:  # the model's own __str__, which may raise anything, or ask the database
+            return ""
+        finally:
+            if connection is not None:
+                connection.execute_wrappers.remove(_refuse)
+        if self.fields.secret:
+            text = self._without_secrets(text, instance)
+        return encoding.clean(redact_text(text[:1000]))[:200]
+
+    def _without_secrets(self, text: str, instance: Model) -> str:
+        state = instance.__dict__
+        for name, attname in zip(self.fields.names, self.fields.attnames, strict=True):
+            value = state.get(attname) if name in self.fields.secret else None
+            if value and (secret := str(value)) in text:
+                text = text.replace(secret, REDACTED)
+        return text
+
+    def values(self, instance: Model) -> Sequence[Any]:
+        """Return the values of the concrete fields that ``instance`` holds; ``UNKNOWN`` for deferred ones."""
+        state = instance.__dict__
+        try:
+            return self.get(state)
+        except KeyError:
+            return [state.get(attname, UNKNOWN) for attname in self.fields.attnames]
+
+
+class _Asked(Exception):
+    """A model's ``__str__`` asked the database; its label is left out instead."""
+
+
+def _refuse(*_: object) -> None:
+    raise _Asked
+
+
+def is_secret(field: Any, redactor: Redactor) -> bool:
+    """Tell whether a field's values are never stored: by its own name, or as the key of an object whose key is secret."""
+    if redactor.is_secret(field.name) or redactor.is_secret(field.attname):
+        return True
+    if field.primary_key:
+        return encoding.has_secret_key(field.model, redactor)
+    target = field.related_model if field.is_relation else None
+    return isinstance(target, type) and encoding.has_secret_key(target, redactor)
+
+
+def ignored(model: type[Model], config: conf.Config) -> bool:
+    """Tell whether the setting leaves ``model`` out; Signalbox's own tables always are."""
+    meta = model._meta
+    if meta.app_label == "signalbox":
+        return True
+    return any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE)
+
+
+_plans: dict[type[Model], Plan] = {}
+_redactor: Redactor | None = None
+
+
+def redactor() -> Redactor:
+    """Return the redactor that the setting asks for."""
+    global _redactor
+    if _redactor is None:
+        _redactor = Redactor(conf.get().REDACT)
+    return _redactor
+
+
+def of(model: type[Model]) -> Plan:
+    """Return the plan of ``model``."""
+    plan = _plans.get(model)
+    if plan is None:
+        plan = Plan(model, conf.get(), redactor())
+        if model.__module__ != "__fake__":  # a migration's models live as long as the migration
+            _plans[model] = plan
+    return plan
+
+
+def forget() -> None:
+    """Work plans out anew: the setting has changed."""
+    global _redactor
+    _plans.clear()
+    _redactor = None
+
+

@@ -1,0 +1,214 @@
+"""Rows recorded where they are written, so that row and event commit together.
+
+``post_save`` is sent after an autocommit save has been committed: an event made there could be lost, or stand for a
+row that never was. So the event is made in ``Model._save_table``, inside the transaction, and completed by the send.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import connections, transaction
+from django.db.models import Model
+from django.db.models.deletion import Collector
+
+from signalbox import buffer, context, departures
+from signalbox.changes import RowChange
+from signalbox.event import UNKNOWN, Draft, Outcome
+from signalbox.recording import plans, snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from signalbox.recording.plans import Plan
+
+logger = logging.getLogger("signalbox")
+
+BEFORE: Final = "_signalbox_before"
+"""On ``instance._state``: the ``pre_save`` event that waits for the write it announced."""
+SAVED: Final = "_signalbox_saved"
+"""On ``instance._state``: the ``post_save`` event that waits for its send."""
+
+ARGS: Final = {
+    (created, raw): f'{{"created":{created},"raw":{raw},"update_fields":null}}'
+    for created in ("true", "false")
+    for raw in ("true", "false")
+}
+
+UNSENT: Final = '{"unsent":true}'
+"""Arguments of a delete for which Django sent nothing."""
+
+_original_save_table: Any = Model._save_table  # type: ignore[attr-defined]
+_original_delete: Any = Collector.delete
+
+
+def install(*, saves: bool, deletes: bool) -> None:
+    """Record rows that are saved and deleted."""
+    if saves:
+        Model._save_table = _save_table  # type: ignore[attr-defined]
+    if deletes:
+        Collector.delete = _delete  # type: ignore[method-assign]
+
+
+def uninstall() -> None:
+    """Leave the classes as Django made them."""
+    Model._save_table = _original_save_table  # type: ignore[attr-defined]
+    Collector.delete = _original_delete  # type: ignore[method-assign]
+
+
+def _save_table(
+    self: Model,
+    raw: bool = False,
+    cls: Any = None,
+    force_insert: Any = False,
+    force_update: bool = False,
+    using: Any = None,
+    update_fields: Any = None,
+) -> Any:
+    plan = plans.of(self.__class__)
+    if cls is not plan.concrete or not plan.recorded:
+        return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
+    connection = connections[using]
+    open_buffer = buffer.of(connection)
+    if open_buffer is not None and (connection.in_atomic_block or not connection.autocommit):
+        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, using, update_fields)
+    with transaction.atomic(using=using, savepoint=False):
+        open_buffer = buffer.of(connection)
+        if open_buffer is None:  # a connection that recording was never told of
+            return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
+        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, using, update_fields)
+
+
+def _save_row(
+    self: Model,
+    plan: Plan,
+    open_buffer: buffer.Buffer,
+    raw: bool,
+    cls: Any,
+    force_insert: Any,
+    force_update: bool,
+    using: str,
+    update_fields: Any,
+) -> Any:
+    state = self._state
+    before = plan.values(self)  # expressions are replaced by what the database returns
+    try:
+        updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
+    except BaseException:
+        announced = state.__dict__.pop(BEFORE, None)
+        if announced is not None:
+            announced.outcome = Outcome.FAILED
+            departures.depart(announced)
+        raise
+    try:
+        _capture(self, plan, open_buffer, before, bool(updated), raw, using, update_fields)
+    except Exception:  # Signalbox's own failure; the row is written and stays
+        logger.exception("A save of %s could not be recorded.", plan.label)
+    return updated
+
+
+def _capture(
+    instance: Model,
+    plan: Plan,
+    open_buffer: buffer.Buffer,
+    before: Sequence[Any],
+    updated: bool,
+    raw: bool,
+    using: str,
+    update_fields: Any,
+) -> None:
+    state = instance._state
+    notes = state.__dict__
+    announced = notes.pop(BEFORE, None)
+    if announced is not None:
+        if not announced.key:
+            announced.key = plan.key(instance)
+        open_buffer.add(announced)
+    known = snapshots.old(plan, state)
+    written = _written(plan, instance, before, updated, update_fields)
+    row = RowChange(plan.fields, known if updated else None, written)
+    draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, using)
+    draft.key = plan.key(instance)
+    if plan.has_str:
+        draft.label = plan.label_of(instance, connections[using])
+    draft.change = row
+    if update_fields is None:
+        draft.args = ARGS["false" if updated else "true", "true" if raw else "false"]
+    else:
+        draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
+    draft.note = snapshots.Memory(state, known)
+    notes[snapshots.ATTRIBUTE] = snapshots.after_write(known if updated else UNKNOWN, written)
+    notes[SAVED] = draft
+    open_buffer.add(draft)
+
+
+def _written(plan: Plan, instance: Model, before: Sequence[Any], updated: bool, update_fields: Any) -> Sequence[Any]:
+    """Return the values that were written; ``UNKNOWN`` where a field was not."""
+    values = plan.values(instance)
+    if type(values) is tuple and (update_fields is None or not updated):
+        return snapshots.keep(plan, values)
+    names = None if update_fields is None or not updated else update_fields
+    written = []
+    for name, attname, was, value in zip(plan.fields.names, plan.fields.attnames, before, values, strict=True):
+        if names is not None and name not in names and attname not in names:
+            value = UNKNOWN
+        elif value is UNKNOWN and hasattr(was, "resolve_expression"):
+            value = was  # Django 6 defers what the database computed and could not return
+        written.append(value)
+    return snapshots.keep(plan, written)
+
+
+def _delete(self: Collector) -> Any:
+    """Record the delete for which Django sends nothing: one object that nobody listens to and nothing points at."""
+    alone = _alone(self)
+    if alone is None:
+        return _original_delete(self)
+    plan, instance = alone
+    connection = connections[self.using]
+    if connection.in_atomic_block or not connection.get_autocommit():
+        return _delete_row(self, plan, instance, connection)
+    with transaction.atomic(using=self.using, savepoint=False):
+        return _delete_row(self, plan, instance, connection)
+
+
+def _alone(collector: Collector) -> tuple[Plan, Model] | None:
+    if len(collector.data) != 1:
+        return None
+    model, instances = next(iter(collector.data.items()))
+    if len(instances) != 1:
+        return None
+    plan = plans.of(model)
+    instance = next(iter(instances))
+    if not plan.recorded or not collector.can_fast_delete(instance):
+        return None
+    return plan, instance
+
+
+def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: BaseDatabaseWrapper) -> Any:
+    draft = None
+    try:
+        draft = deleted(instance, plan, connection)
+        draft.args = UNSENT
+    except Exception:  # Signalbox's own failure; the delete goes on
+        logger.exception("A delete of %s could not be recorded.", plan.label)
+    result = _original_delete(collector)
+    open_buffer = buffer.of(connection)
+    if draft is not None and open_buffer is not None and result[0]:
+        open_buffer.add(draft)
+    return result
+
+
+def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> Draft:
+    """Return the event of a row that is about to be deleted, or just was."""
+    draft = Draft(
+        context.now(), context.current(), context.running.get(), "post_delete", plan.label, connection.alias
+    )
+    draft.key = plan.key(instance)
+    draft.label = plan.label_of(instance, connection) if plan.has_str else ""
+    known = snapshots.old(plan, instance._state)
+    if known is UNKNOWN or UNKNOWN in known:
+        known = snapshots.keep(plan, plan.values(instance))
+    draft.change = RowChange(plan.fields, known, None)
+    return draft

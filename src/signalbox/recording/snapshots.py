@@ -1,0 +1,192 @@
+"""The values a row had when it was last read or written, kept on the instance at next to no cost.
+
+``Model.from_db`` is given the row's values as a list of its own: keeping a reference to it is all that loading pays.
+The snapshot lives in ``instance._state``, which copies and pickles leave behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db.models import Model
+from django.db.models.base import ModelState
+from django.db.models.query_utils import DeferredAttribute
+
+from signalbox.event import UNKNOWN
+from signalbox.recording import plans
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from signalbox.recording.plans import Plan
+
+ATTRIBUTE: Final = "_signalbox_row"
+"""On ``instance._state``: the values of the concrete fields, in their order, ``UNKNOWN`` where they
+were not read. A sequence that is shorter than the fields belongs to ``from_db`` and names its fields beside it."""
+
+PRIVATE: Final = (ATTRIBUTE, "_signalbox_before", "_signalbox_saved")
+"""What recording keeps in ``instance._state``; none of it is pickled or copied."""
+
+
+def old(plan: Plan, state: ModelState) -> Any:
+    """Return the row's known values in the order of the plan's fields; ``UNKNOWN`` if nothing was read."""
+    row = state.__dict__.get(ATTRIBUTE, UNKNOWN)
+    if type(row) is Partial:
+        row = row.values(plan)
+        state.__dict__[ATTRIBUTE] = row
+    return row
+
+
+def keep(plan: Plan, values: Sequence[Any]) -> Sequence[Any]:
+    """Return ``values`` as they can be kept: what is changed in place is copied."""
+    if not plan.mutable:
+        return values
+    kept = list(values)
+    for position in plan.mutable:
+        kept[position] = _frozen(kept[position])
+    return kept
+
+
+def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
+    """Return the row as it is known after ``written`` was written over ``known``."""
+    if type(written) is tuple or UNKNOWN not in written:
+        return written
+    if known is UNKNOWN:
+        return written
+    return [was if value is UNKNOWN else value for was, value in zip(known, written, strict=True)]
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict | list | set):
+        try:
+            return copy.deepcopy(value)
+        except Exception:  # a value's own __deepcopy__; what can't be copied is not known later on
+            return UNKNOWN
+    return value
+
+
+class Partial:
+    """The values of a row that was read in part."""
+
+    __slots__ = ("names", "read")
+
+    def __init__(self, names: Sequence[str], read: Sequence[Any]) -> None:
+        self.names = frozenset(names)
+        self.read = read
+
+    def values(self, plan: Plan) -> list[Any]:
+        """Return them in the order of the plan's fields."""
+        read = iter(self.read)
+        return [next(read) if attname in self.names else UNKNOWN for attname in plan.fields.attnames]
+
+
+class Memory:
+    """Takes a snapshot back to what it was before a write that was then rolled back."""
+
+    __slots__ = ("row", "state")
+
+    def __init__(self, state: ModelState, row: Any) -> None:
+        self.state = weakref.ref(state)
+        self.row = row
+
+    def take_back(self) -> None:
+        """Let the instance know the old row again."""
+        state = self.state()
+        if state is not None:
+            state.__dict__[ATTRIBUTE] = self.row
+
+    def alive(self) -> bool:
+        """Tell whether the instance still exists."""
+        return self.state() is not None
+
+
+# ------------------------------------------------------------------ where Django reads rows
+
+_originals: dict[tuple[type, str], Any] = {}
+
+
+def install() -> None:
+    """Note the values of every row that is read."""
+    _replace(Model, "from_db", classmethod(_from_db(Model.__dict__["from_db"].__func__)))
+    _replace(Model, "refresh_from_db", _refresh_from_db(Model.__dict__["refresh_from_db"]))
+    if "fetch_many" in DeferredAttribute.__dict__:  # Django 6.1
+        _replace(DeferredAttribute, "fetch_many", _fetch_many(DeferredAttribute.__dict__["fetch_many"]))
+    _replace(ModelState, "__getstate__", _getstate(ModelState.__dict__.get("__getstate__")))
+
+
+def uninstall() -> None:
+    """Leave the classes as Django made them."""
+    for (owner, name), original in _originals.items():
+        if original is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)
+    _originals.clear()
+
+
+def _replace(owner: type, name: str, replacement: Any) -> None:
+    _originals[owner, name] = owner.__dict__.get(name)
+    setattr(owner, name, replacement)
+
+
+def _from_db(original: Any) -> Any:
+    plan_of = plans.of
+
+    def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any, **modes: Any) -> Model:
+        new: Model = original(cls, db, field_names, values, **modes)
+        if len(values) != len(cls._meta.concrete_fields):
+            values = Partial(field_names, values)
+        elif (plan := plan_of(cls)).mutable:
+            values = keep(plan, values)
+        new._state.__dict__[ATTRIBUTE] = values
+        return new
+
+    return from_db
+
+
+def _refresh_from_db(original: Any) -> Any:
+    def refresh_from_db(self: Model, using: Any = None, fields: Any = None, *args: Any, **kwargs: Any) -> None:
+        original(self, using, fields, *args, **kwargs)
+        plan = plans.of(self.__class__)
+        names = None if fields is None else set(fields)
+        before = old(plan, self._state)
+        values = plan.values(self)
+        if names is not None:
+            known = [UNKNOWN] * len(values) if before is UNKNOWN else before
+            values = [
+                new if name in names or attname in names else was
+                for name, attname, was, new in zip(plan.fields.names, plan.fields.attnames, known, values, strict=True)
+            ]
+        self._state.__dict__[ATTRIBUTE] = keep(plan, values)
+
+    refresh_from_db.alters_data = True  # type: ignore[attr-defined]
+    return refresh_from_db
+
+
+def _fetch_many(original: Any) -> Any:
+    def fetch_many(self: Any, instances: Any) -> None:
+        original(self, instances)
+        attname = self.field.attname
+        for instance in instances:
+            plan = plans.of(instance.__class__)
+            row = old(plan, instance._state)
+            if row is not UNKNOWN and attname in instance.__dict__ and attname in plan.fields.attnames:
+                row = list(row)
+                row[plan.fields.attnames.index(attname)] = _frozen(instance.__dict__[attname])
+                instance._state.__dict__[ATTRIBUTE] = row
+
+    return fetch_many
+
+
+def _getstate(original: Any) -> Any:
+    def __getstate__(self: ModelState) -> dict[str, Any]:
+        state: dict[str, Any] = self.__dict__.copy() if original is None else original(self)
+        for name in PRIVATE:
+            state.pop(name, None)
+        return state
+
+    return __getstate__
+
+

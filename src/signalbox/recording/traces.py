@@ -1,0 +1,150 @@
+"""Where work begins and ends: requests and commands. Boundaries are watched whatever is recorded."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from django.core.management.base import BaseCommand
+from django.db import connections
+
+from signalbox import buffer, conf, context, departures
+from signalbox.context import Trace
+from signalbox.redaction import redact_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STAYING: Final = frozenset({"runserver", "testserver", "dbshell", "runserver_plus", "signalbox"})
+"""Commands whose work is that of others: requests have traces of their own."""
+
+SHELLS: Final = frozenset({"shell", "shell_plus"})
+
+
+# ------------------------------------------------------------------ requests
+
+
+def begin_request(environ: Any, scope: Any) -> Trace:
+    """Begin the trace of a request, told by its WSGI environ or its ASGI scope."""
+    left = context._current.get()
+    if left is not None and left.kind == "request" and left.view_done:
+        end_request(left)  # its response was never closed
+    facts = _facts_of_environ(environ) if environ is not None else _facts_of_scope(scope or {})
+    header = facts.pop("traceparent", "")
+    given = context.parse_traceparent(header)
+    trace = Trace("request", f"{facts['method']} {facts['path']}"[:200], trace_id=given[0] if given else None)
+    if given:
+        facts["parent"] = given[1]
+    trace.data = facts
+    context.enter(trace)
+    return trace
+
+
+def _facts_of_environ(environ: Any) -> dict[str, Any]:
+    return {
+        "method": str(environ.get("REQUEST_METHOD", "")),
+        "path": redact_path(_target(environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")))[:2000],
+        "remote": remote_address(str(environ.get("REMOTE_ADDR", "")), str(environ.get("HTTP_X_FORWARDED_FOR", ""))),
+        "traceparent": str(environ.get("HTTP_TRACEPARENT", "")),
+    }
+
+
+def _facts_of_scope(scope: Any) -> dict[str, Any]:
+    headers = {name.lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+    client = scope.get("client") or ("",)
+    query = scope.get("query_string", b"")
+    return {
+        "method": str(scope.get("method", "")),
+        "path": redact_path(_target(scope.get("path", ""), query.decode("latin-1")))[:2000],
+        "remote": remote_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
+        "traceparent": headers.get(b"traceparent", ""),
+    }
+
+
+def _target(path: str, query: str) -> str:
+    return f"{path}?{query}" if query else path
+
+
+def remote_address(peer: str, forwarded: str) -> str:
+    """Return the visitor's address: the peer's, or with trusted proxies the one that the outermost of them has seen.
+
+    Each proxy appends the address that it was called from, so what ``TRUSTED_PROXIES`` of them say is read from the
+    right; what stands further left anybody could have sent.
+    """
+    trusted = conf.get().TRUSTED_PROXIES
+    if not trusted:
+        return peer[:64]
+    hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
+    return (hops[-trusted] if len(hops) >= trusted else hops[0] if hops else peer)[:64]
+
+
+def end_request(trace: Trace | None = None) -> None:
+    """End the trace of the current request."""
+    trace = trace or context._current.get()
+    while trace is not None and trace.kind != "request":
+        trace = trace.previous
+    if trace is None:
+        return
+    context.leave(trace)
+    departures.end(trace)
+    trace.request = None
+
+
+@contextmanager
+def closing_postponed() -> Iterator[None]:
+    """Let connections be closed after the block, not within it.
+
+    ``request_finished`` closes those that may not be kept. The trace ends with that signal, and writing its end to a
+    connection that has just been closed would open another, once a request.
+    """
+    asked: list[Any] = []
+    held = [c for c in connections.all(initialized_only=True) if buffer.of(c) is not None and c.connection is not None]
+    for connection in held:
+        connection.__dict__["close_if_unusable_or_obsolete"] = lambda connection=connection: asked.append(connection)
+    try:
+        yield
+    finally:
+        for connection in held:
+            connection.__dict__.pop("close_if_unusable_or_obsolete", None)
+        for connection in asked:
+            connection.close_if_unusable_or_obsolete()
+
+
+# ------------------------------------------------------------------ commands
+
+_original_execute: Any = BaseCommand.execute
+
+
+def install() -> None:
+    """Give every management command a trace."""
+    BaseCommand.execute = _execute  # type: ignore[method-assign]
+
+
+def uninstall() -> None:
+    """Leave the class as Django made it."""
+    BaseCommand.execute = _original_execute  # type: ignore[method-assign]
+
+
+def _execute(self: BaseCommand, *args: Any, **options: Any) -> Any:
+    name = type(self).__module__.rpartition(".")[2]
+    if name in STAYING:
+        return _original_execute(self, *args, **options)
+    with tracing("shell" if name in SHELLS else "command", name):
+        return _original_execute(self, *args, **options)
+
+
+@contextmanager
+def tracing(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None) -> Iterator[Trace]:
+    """Make what happens in the block one trace."""
+    trace = Trace(kind, name, trace_id=trace_id)
+    trace.data = data or {}
+    context.enter(trace)
+    try:
+        yield trace
+    except BaseException as error:
+        failed = not (isinstance(error, SystemExit) and not error.code)
+        trace.status = "failed" if failed else "ok"
+        raise
+    finally:
+        context.leave(trace)
+        departures.end(trace, "ok")

@@ -1,0 +1,393 @@
+"""The only writer of events and traces: drafts to rows, rows to the database, in as few statements as it has.
+
+Statements go to the driver's own cursor: the application's query log, its ``assertNumQueries`` and its execute
+wrappers see the application's statements alone, and building 15 parameters per event through Django's cursor would
+cost more than the insert.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+from signalbox import encoding
+from signalbox.changes import RowChange, describe, diff
+from signalbox.event import Draft, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from signalbox.context import Trace
+
+logger = logging.getLogger("signalbox")
+
+Row = tuple[Any, ...]
+
+EVENT: Final = "signalbox_event"
+EVENT_COLUMNS: Final = (
+    ("time", "bigint"),
+    ("trace_id", "text"),
+    ("span", "bigint"),
+    ("parent", "bigint"),
+    ("signal", "text"),
+    ("sender", "text"),
+    ("object_key", "text"),
+    ("object_label", "text"),
+    ("actor_key", "text"),
+    ("actor_label", "text"),
+    ("database", "text"),
+    ("outcome", "text"),
+    ("duration", "bigint"),
+    ("errors", "int"),
+    ("data", "jsonb"),
+)
+TRACE: Final = "signalbox_trace"
+TRACE_COLUMNS: Final = (
+    ("trace_id", "text"),
+    ("kind", "text"),
+    ("name", "text"),
+    ("actor_key", "text"),
+    ("actor_label", "text"),
+    ("time", "bigint"),
+    ("duration", "bigint"),
+    ("status", "text"),
+    ("events", "int"),
+    ("errors", "int"),
+    ("rolled_back", "int"),
+    ("data", "jsonb"),
+)
+LATE_COLUMNS: Final = (("duration", "bigint"), ("errors", "int"), ("data", "jsonb"), ("trace_id", "text"), ("span", "bigint"))
+
+LOOK_AGAIN: Final = 5.0
+"""Seconds until a database without the tables is asked again: another process may have migrated it."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this process has written and lost."""
+
+    written: int = 0
+    dropped: int = 0
+    failures: int = 0
+
+
+tally = Tally()
+
+keep_unchanged = True
+"""Whether a save that changed nothing makes an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to be written together."""
+
+    events: Sequence[Row] = ()
+    traces: Sequence[Row] = ()
+    late: Sequence[Row] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.traces or self.late)
+
+
+# ------------------------------------------------------------------ drafts to rows
+
+
+def event_rows(drafts: Iterable[Draft], outcome: Outcome) -> list[Row]:
+    """Return the rows of ``drafts``; ``outcome`` is that of their transaction. A draft that can't be encoded is
+    dropped, counted and logged: it must not take the others with it."""
+    rows = []
+    for draft in drafts:
+        try:
+            if keep_unchanged or not _unchanged(draft):
+                rows.append(event_row(draft, outcome))
+        except Exception:  # values come from the application; whatever they do stays here
+            tally.dropped += 1
+            logger.exception("An event of %s could not be encoded and is dropped.", draft.signal)
+    return rows
+
+
+def _unchanged(draft: Draft) -> bool:
+    """Tell whether ``draft`` is of an update that changed nothing and whose receivers did not fail."""
+    change = draft.change
+    if change is None or change.old is None or change.new is None or draft.errors:
+        return False
+    return not diff(change)
+
+
+def event_row(draft: Draft, outcome: Outcome) -> Row:
+    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``."""
+    actor = draft.actor
+    duration = draft.duration
+    return (
+        draft.time // 1000,
+        draft.trace.id,
+        draft.span,
+        draft.parent,
+        draft.signal,
+        draft.sender,
+        draft.key,
+        draft.label,
+        "" if actor is None else actor.key,
+        "" if actor is None else actor.label,
+        draft.using,
+        settled(draft, outcome),
+        None if duration is None else duration // 1000,
+        draft.errors,
+        data_text(draft),
+    )
+
+
+def settled(draft: Draft, outcome: Outcome) -> str:
+    """Return the outcome that is stored: a change is committed or rolled back whatever its receivers did."""
+    if draft.outcome is None or outcome is Outcome.ROLLED_BACK or draft.change is not None:
+        return outcome.value
+    return draft.outcome.value
+
+
+def data_text(draft: Draft) -> str:
+    """Return the JSON text of what has no column of its own."""
+    args = draft.args
+    if draft.runs is None and type(args) is str:  # the common save: its arguments' text is ready-made
+        if draft.change is None:
+            return '{"args":' + args + "}"
+        return '{"args":' + args + "," + encoding.dumps(_fields(draft.change))[1:]
+    data: dict[str, Any] = {}
+    if draft.change is not None:
+        data.update(_fields(draft.change))
+    if draft.runs is not None:
+        data["receivers"] = [
+            {"name": site.name, "place": site.place, "us": None if spent is None else spent // 1000, "error": error}
+            for site, spent, error in draft.runs
+        ]
+    if args is None:
+        return encoding.dumps(data)
+    text = args if type(args) is str else encoding.dumps(args)
+    rest = encoding.dumps(data)
+    return '{"args":' + text + ("}" if rest == "{}" else "," + rest[1:])
+
+
+def _fields(change: RowChange) -> dict[str, Any]:
+    """Return what a row's change stores, each value bounded and without secrets."""
+    redactor = change.fields.redactor
+    return {
+        part: encoding.encode_fields(values, redactor=redactor) for part, values in describe(change).items()
+    }
+
+
+def trace_row(trace: Trace) -> Row:
+    """Return the row of ``trace``, in the order of ``TRACE_COLUMNS``."""
+    actor = trace.actor()
+    counts = {
+        signal: {model._meta.label: number for model, number in models.items()}
+        for signal, models in trace.counts.items()
+        if models
+    }
+    return (
+        trace.id,
+        trace.kind,
+        trace.name[:200],
+        "" if actor is None else actor.key,
+        "" if actor is None else actor.label,
+        trace.started // 1000,
+        None if trace.duration is None else trace.duration // 1000,
+        trace.status[:16],
+        trace.events,
+        trace.errors,
+        trace.rolled_back,
+        encoding.dumps({**trace.data, "counts": counts} if counts else trace.data),
+    )
+
+
+def late_row(draft: Draft) -> Row:
+    """Return what is known of ``draft`` only after it was written, in the order of ``LATE_COLUMNS``."""
+    duration = draft.duration
+    return (None if duration is None else duration // 1000, draft.errors, data_text(draft), draft.trace.id, draft.span)
+
+
+# ------------------------------------------------------------------ rows to the database
+
+
+def write(connection: BaseDatabaseWrapper, batch: Batch, *, guarded: bool = False) -> None:
+    """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
+
+    ``guarded`` puts a savepoint around it where a failed statement would spoil the open transaction (PostgreSQL).
+    Raises ``django.db.DatabaseError`` if the database refuses.
+    """
+    connection.ensure_connection()
+    writer = {"sqlite": _write_sqlite, "postgresql": _write_postgresql}.get(connection.vendor, _write_values)
+    with connection.wrap_database_errors:
+        writer(connection, batch, in_transaction(connection), guarded)
+    tally.written += len(batch.events)
+
+
+def in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether what is written now waits for somebody's commit."""
+    return connection.in_atomic_block or not connection.get_autocommit()
+
+
+def _parts(batch: Batch) -> Iterable[tuple[str, Sequence[tuple[str, str]], Sequence[Row]]]:
+    if batch.events:
+        yield EVENT, EVENT_COLUMNS, batch.events
+    if batch.traces:
+        yield TRACE, TRACE_COLUMNS, batch.traces
+
+
+def _names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
+    return ", ".join(f"{quote}{name}{quote}" for name, _ in columns)
+
+
+_LATE_SQL: Final = "UPDATE {table} SET duration = {p}, errors = {p}, data = {p} WHERE trace_id = {p} AND span = {p}"
+_SQLITE: Final = {
+    table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS))
+}
+_SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
+
+
+def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
+    database: Any = connection.connection
+    own = not inside and not database.in_transaction
+    if own:
+        # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
+        database.execute("BEGIN IMMEDIATE")
+    try:
+        for table, _, rows in _parts(batch):
+            database.executemany(_SQLITE[table], rows)
+        if batch.late:
+            database.executemany(_SQLITE_LATE, batch.late)
+    except BaseException:
+        if own:
+            database.execute("ROLLBACK")
+        raise
+    if own:
+        database.execute("COMMIT")
+
+
+def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
+    # One parameter, whatever the number of rows: binding 15 for each row cost more than the server's parsing of JSON.
+    picked = ", ".join(
+        f"x->{i}" if kind == "jsonb" else f"x->>{i}" if kind == "text" else f"(x->>{i})::{kind}"
+        for i, (_, kind) in enumerate(columns)
+    )
+    return f"INSERT INTO {table} ({_names(columns)}) SELECT {picked} FROM jsonb_array_elements(%s::jsonb) x"
+
+
+_POSTGRESQL: Final = {
+    table: _postgresql_sql(table, columns) for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS))
+}
+_POSTGRESQL_LATE: Final = (
+    f"UPDATE {EVENT} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, data = x->2 "
+    "FROM jsonb_array_elements(%s::jsonb) x WHERE e.trace_id = x->>3 AND e.span = (x->>4)::bigint"
+)
+
+
+def _document(rows: Iterable[Row], data_at: int) -> str:
+    """Return rows as one JSON text; the column at ``data_at`` is JSON text already and goes in as it is."""
+    texts = []
+    for row in rows:
+        before = encoding.dumps(row[:data_at])[:-1]
+        after = encoding.dumps(row[data_at + 1 :])
+        texts.append(f"{before},{row[data_at]}" + ("]" if after == "[]" else "," + after[1:]))
+    return "[" + ",".join(texts) + "]"
+
+
+def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
+    statements = []
+    documents = []
+    for table, columns, rows in _parts(batch):
+        statements.append(_POSTGRESQL[table])
+        documents.append(_document(rows, len(columns) - 1))
+    if batch.late:
+        statements.append(_POSTGRESQL_LATE)
+        documents.append(_document(batch.late, 2))
+    if guarded and inside:
+        statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
+    # Several statements in one message are one round trip, and one transaction where none is open.
+    with _postgresql_cursor(connection) as cursor:
+        try:
+            cursor.execute("; ".join(statements), documents)
+        except connection.Database.Error:
+            if guarded and inside:
+                cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
+            raise
+
+
+def _postgresql_cursor(connection: BaseDatabaseWrapper) -> Any:
+    """Return a cursor that puts parameters in on the client's side, which several statements in one message need."""
+    raw: Any = connection.connection
+    driver: Any = connection.Database
+    return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
+
+
+def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
+    raw: Any = connection.connection
+    with raw.cursor() as cursor:
+        own = not inside
+        if own:
+            cursor.execute("START TRANSACTION")
+        try:
+            for table, columns, rows in _parts(batch):
+                one = "(" + ", ".join(["%s"] * len(columns)) + ")"
+                for start in range(0, len(rows), 500):  # 500 rows of 15 parameters stay far below the packet's limit
+                    part = rows[start : start + 500]
+                    head = f"INSERT INTO {table} ({_names(columns, '`')}) VALUES "
+                    cursor.execute(head + ", ".join([one] * len(part)), list(chain.from_iterable(part)))
+            for row in batch.late:
+                cursor.execute(_LATE_SQL.format(table=EVENT, p="%s"), row)
+        except BaseException:
+            if own:
+                cursor.execute("ROLLBACK")
+            raise
+        if own:
+            cursor.execute("COMMIT")
+
+
+# ------------------------------------------------------------------ are the tables there?
+
+_ready: dict[tuple[str, str], float] = {}
+"""By alias and database: infinity where the tables were found, else when to look again."""
+
+
+def ready(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether the tables stand in the database of ``connection``."""
+    key = (connection.alias, str(connection.settings_dict["NAME"]))
+    known = _ready.get(key)
+    if known is not None and (known == _FOUND or time.monotonic() < known):
+        return known == _FOUND
+    found = _has_tables(connection)
+    _ready[key] = _FOUND if found else time.monotonic() + LOOK_AGAIN
+    return found
+
+
+_FOUND: Final = float("inf")
+
+
+def forget() -> None:
+    """Look for the tables anew: a migration or a flush has run."""
+    _ready.clear()
+
+
+def _has_tables(connection: BaseDatabaseWrapper) -> bool:
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    match connection.vendor:
+        case "sqlite":
+            sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
+            return bool(raw.execute(sql, (EVENT, TRACE)).fetchone()[0] == 2)
+        case "postgresql":
+            with _postgresql_cursor(connection) as cursor:
+                cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", (EVENT, TRACE))
+                return bool(cursor.fetchone()[0])
+        case _:
+            with raw.cursor() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM information_schema.tables "
+                    "WHERE table_schema = database() AND table_name IN (%s, %s)",
+                    (EVENT, TRACE),
+                )
+                return bool(cursor.fetchone()[0] == 2)
