@@ -70,7 +70,7 @@ class Screen:
                 [
                     self.paint(f"{event.at.astimezone():%H:%M:%S.%f}"[:-3], DIM),
                     self.paint(f"{event.signal.rpartition('.')[2]:<21}", CYAN),
-                    f"{shorten(event.sender, 30):<30}",
+                    f"{end_of(event.sender, 24):<24}",
                     f"{shorten(subject, 24):<24}",
                     f"{shorten(event.actor_label, 10):<10}",
                     self.paint(f"{event.outcome:<11}", COLOURS[event.outcome]),
@@ -81,10 +81,15 @@ class Screen:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return the text in at most ``width`` characters; of a dotted path the end says more."""
-    if len(text) <= width:
-        return text
-    return f"…{text[1 - width :]}" if "." in text and " " not in text else f"{text[: width - 1]}…"
+    """Return the text in at most ``width`` characters."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def end_of(path: str, width: int) -> str:
+    """Return as many names from the end of a dotted path as fit into ``width`` characters, at least one."""
+    while len(path) > width and "." in path:
+        path = path.partition(".")[2]
+    return path
 
 
 class Site:
