@@ -1,0 +1,354 @@
+"""What is secret by its name, what is secret within a text, and what is left alone."""
+
+from __future__ import annotations
+
+from time import process_time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signalbox.redaction import (
+    REDACTED,
+    Redactor,
+    redact,
+    redact_credentials,
+    redact_path,
+    redact_query,
+    redact_text,
+)
+
+REDACTOR = Redactor()
+SECRETS = """
+password new_password1 PASSWORD userpassword password_hash passwd pwd pw db_pwd pass pass_phrase passphrase passWord
+db_pass secret client_secret clientSecret secret_key SECRET_KEY api_key apikey apiKey APIKey x-api-key HTTP_X_API_KEY
+access_key accesskey AWS_ACCESS_KEY_ID private_key privateKey encryption_key recovery_codes security_code token tokens
+access_token accessToken OAuthToken authtoken id_token token_id csrf csrftoken csrfmiddlewaretoken HTTP_X_CSRFTOKEN xsrf
+cookie cookies HTTP_COOKIE set-cookie Set-Cookie session sessionid session_id session_key session_data PHPSESSID
+authorization HTTP_AUTHORIZATION proxy-authorization bearer jwt signature sig credential otp totp pin user_pin pin_number
+cvv cvv2 cvc card_number cardnumber credit_card ssn social_security_number salt db.password user.api_key
+password_reset_url code_verifier
+""".split()
+PLAIN = """
+key keyboard monkey primary_key foreign_key sort_key cache_key public_key key_id author author_id authority tokenize
+tokenizer pinned pin_color map_pin shipping spinning compass compassion passenger passed passport boarding_pass secretary
+secretariat cookie_consent cookie_name has_password is_secret max_tokens num_tokens password_changed_at token_type
+token_expires sessions training_session session_count session_title assault salty design assign credentials iban code
+country_code number order_number id email username hash content_hash card card_holder data basic digest
+""".split()
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_name_is_secret(name: str) -> None:
+    assert REDACTOR.is_secret(name)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_name_that_only_looks_like_a_secret_is_not_hit(name: str) -> None:
+    assert not REDACTOR.is_secret(name)
+
+
+@pytest.mark.parametrize("name", ["", "1", "___", "é", "\ud800"])
+def test_a_name_without_words_is_not_secret(name: str) -> None:
+    assert not REDACTOR.is_secret(name)
+
+
+def test_a_name_is_judged_the_same_when_it_is_remembered() -> None:
+    redactor = Redactor()
+    assert [True, True, False, False] == [redactor.is_secret(name) for name in ("token", "token", "name", "name")]
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    redactor = Redactor()
+    for number in range(10_000):
+        redactor.is_secret(f"name{number}")
+        assert len(redactor._verdicts) <= 4_096
+    assert redactor.is_secret("password")
+
+
+def test_a_name_of_foreign_length_is_not_remembered() -> None:
+    redactor = Redactor()
+    assert redactor.is_secret("x" * 1_000_000 + "_password")
+    assert {} == redactor._verdicts
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        ("iban", "iban"),
+        ("iban", "customerIban"),
+        ("national_id", "NATIONAL-ID"),
+        ("national_id", "person.national_id.text"),
+        ("internal_*", "internal_notes"),
+        ("internal_*", "INTERNAL_notes"),
+    ],
+)
+def test_extra_names_are_secret_too(extra: str, name: str) -> None:
+    assert not REDACTOR.is_secret(name)
+    assert Redactor([extra]).is_secret(name)
+    assert Redactor([extra]).is_secret("password")
+
+
+@pytest.mark.parametrize(("extra", "name"), [("iban", "caliban"), ("national_id", "national_birth_id"), ("a_*", "x_a_b")])
+def test_extra_names_match_by_words_too(extra: str, name: str) -> None:
+    assert not Redactor([extra]).is_secret(name)
+
+
+def test_one_text_instead_of_several_extra_names_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"'iban'.*write \['iban'\]"):
+        Redactor("iban")
+
+
+@pytest.mark.parametrize("name", ["", "*", "12"])
+def test_an_extra_name_without_a_word_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no word"):
+        Redactor([name])
+
+
+def test_a_redactor_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        REDACTOR._extra = ("x",)
+    assert "Redactor(['iban'])" == repr(Redactor(["iban"]))
+
+
+def test_credentials_are_entered_but_not_shown_as_text() -> None:
+    assert not REDACTOR.hides("credentials", {"username": "ada"})
+    assert REDACTOR.hides("credentials", "ada:lovelace")
+    assert REDACTOR.hides("aws_credentials", b"abc")
+
+
+CARD = "4111 1111 1111 1111"
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"
+HASHES = [
+    "pbkdf2_sha256$870000$abcDEF$aGFzaA/+==",
+    "argon2$argon2id$v=19$m=102400,t=2,p=8$c2FsdA$aGFzaA",
+    "bcrypt_sha256$$2b$12$abcdefghijklmnopqrstuv",
+    "scrypt$salt$14$8$1$aGFzaGhhc2g=",
+    "md5$salt$0123456789abcdef",
+    "$2b$12$abcdefghijklmnopqrstuv",
+    "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA",
+]
+
+
+@pytest.mark.parametrize("credential", [JWT, PEM, JWT[:60], PEM[:40], *HASHES])
+def test_a_credential_shows_by_its_shape(credential: str) -> None:
+    assert f"a {REDACTED}" == redact_credentials(f"a {credential}")
+    assert f"a {REDACTED}" == redact_text(f"a {credential}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "costs 5$ or 6$",
+        "token: blue",
+        "monkeyJoin.a.b",
+        "eyJ.a.b",
+        "-----BEGIN CERTIFICATE-----\nabc",
+        f"card {CARD}",
+        "sha256$",
+        "US$100000000",
+    ],
+)
+def test_data_that_is_no_credential_by_its_shape_stays(text: str) -> None:
+    assert text == redact_credentials(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("?token=abc&x=1", "?token=[redacted]&x=1"),
+        ("GET /a?x=1&api_key=s3cr3t HTTP/1.1", "GET /a?x=1&api_key=[redacted] HTTP/1.1"),
+        ("Authorization: Bearer xyz", "Authorization: [redacted]"),
+        ("authorization=Bearer xyz now", "authorization=[redacted] now"),
+        ("Authorization: Digest username=\"a\", response=\"b\"\nHost: c", "Authorization: [redacted]\nHost: c"),
+        ("{'Authorization': 'Bearer xyz', 'a': 1}", "{'Authorization': '[redacted]', 'a': 1}"),
+        ("Cookie: a=1; b=2\r\nHost: c", "Cookie: [redacted]\r\nHost: c"),
+        ("sent Bearer abc123.", "sent Bearer [redacted]"),
+        ("sent bearer xyz", "sent bearer [redacted]"),
+        ("sent Basic dXNlcjpwYXNz now", "sent Basic [redacted] now"),
+        ("postgres://ada:pw@host:5432/db", "postgres://ada:[redacted]@host:5432/db"),
+        ("postgres://ada:p/w#x@host/db", "postgres://ada:[redacted]@host/db"),
+        ("redis://:pw@host", "redis://:[redacted]@host"),
+        ("password=hunter2, user=ada", "password=[redacted], user=ada"),
+        ("password: hunter2", "password: [redacted]"),
+        ("password=a,b)c next", "password=[redacted] next"),
+        ("url: password=abc", "url: password=[redacted]"),
+        ("password => 'a b'", "password => '[redacted]'"),
+        ('{"password": "a \\"b", "n": 1}', '{"password": "[redacted]", "n": 1}'),
+        ('{"pin": 1234, "n": 1}', '{"pin": "[redacted]", "n": 1}'),
+        ('{"token": ["a", "b"], "n": 1}', '{"token": "[redacted]", "n": 1}'),
+        (r'"{\"password\": \"abc\", \"n\": 1}"', r'"{\"password\": \"[redacted]\", \"n\": 1}"'),
+        ("User(password=b'a b', n=1)", "User(password='[redacted]', n=1)"),
+        ("environ['SECRET_KEY'] = 'x y'", "environ['SECRET_KEY'] = '[redacted]'"),
+        ("API key: abc", "API key: [redacted]"),
+        ("createuser --password hunter2 --name ada", "createuser --password [redacted] --name ada"),
+        ("createuser --password=hunter2", "createuser --password=[redacted]"),
+        ('DETAIL:  Key (token)=(abc) already exists.', "DETAIL:  Key (token)=([redacted]) already exists."),
+        ("Key (email, token)=(a@b.c, x) is not present", "Key (email, token)=([redacted]) is not present"),
+        ("Failing row contains (1, ada, hunter2).", "Failing row contains ([redacted])"),
+        ("Duplicate entry 'abc' for key 'authtoken_token.PRIMARY'",
+         "Duplicate entry '[redacted]' for key 'authtoken_token.PRIMARY'"),
+        (f"card {CARD} 12/26", "card [redacted] 12/26"),
+        ("3782-822463-10005", "[redacted]"),
+        ("n=2223003122003222", "n=[redacted]"),
+        ("12 4222222222222, 1", "12 [redacted], 1"),
+        ("see /reset/MQ/c8m2xp-0123456789abcdef0123456789abcdef/", "see /reset/MQ/[redacted]/"),
+    ],
+)  # fmt: skip
+def test_secrets_are_taken_out_of_text(text: str, expected: str) -> None:
+    assert expected == redact_text(text)
+    assert expected == redact_text(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello world",
+        "ordinary text, nothing: here",
+        "Basic authentication is required",
+        "Bearer authentication or token missing, bearer of news",
+        "http://host:8000/x?mail=a@b.c",
+        "ssh://git@host/repository",
+        "Key (email)=(a@b.c) already exists.",
+        "Duplicate entry 'a@b.c' for key 'auth_user.email'",
+        "primary key: 7, sort_key=name, author: ada",
+        "4111 1111 1111 1112",
+        "1234567890123456",
+        "12345678-1234-1234-1234-123456789012",
+        "2026-11-22 09:16:12.123456",
+        "0.4111111111111111",
+        "token",
+        "token=",
+        "a == b",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    assert text == redact_text(text)
+
+
+def test_text_is_searched_for_the_extra_names_too() -> None:
+    assert "iban=DE02 x" == redact_text("iban=DE02 x")
+    assert "iban=[redacted] x" == Redactor(["iban"]).text("iban=DE02 x")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "=", "a:", "token=", "token='", 'token="\\', "token=,", "token=[", "cookie:", "x-", " key: ", "--a ", "1 ",
+     "1-4111", "4111", "eyJ", "eyJaaaaaaaaaaaaaa.", "$2b$", "md5$a", "://:a", "-----BEGIN ", "Key (a)=(",
+     "-----BEGIN PRIVATE KEY-----", "Duplicate entry '", " row Failing row contains (", "Bearer ", "/aaaaaa-0", "\\\""],
+)  # fmt: skip
+def test_a_hostile_text_costs_linear_time(piece: str) -> None:
+    def cost(length: int) -> float:
+        text = (piece * length)[:length]
+        costs = []
+        for _ in range(3):
+            start = process_time()
+            redact_text(text)
+            costs.append(process_time() - start)
+        return min(costs)
+
+    # Eight times the text: a quadratic search takes 64 times as long.
+    assert cost(32_000) < 24 * cost(4_000) + 0.005
+
+
+@given(st.text(alphabet="ab:=-$'\"[({})]&;, \\/@?#\n1459token", max_size=80))
+def test_a_secret_is_gone_whatever_stands_around_it(around: str) -> None:
+    assert JWT not in redact_text(f"{around} {JWT} {around}")
+    assert "hunter2" not in redact_text(f"{around} password=hunter2")
+    assert CARD not in redact_text(f"{around}; {CARD};")
+
+
+@given(st.text())
+def test_any_text_can_be_searched(text: str) -> None:
+    assert isinstance(redact_text(text), str)
+    assert isinstance(redact_path(text), str)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ""),
+        ("a=1&b=2", "a=1&b=2"),
+        ("token=abc&x=1", "token=[redacted]&x=1"),
+        ("x=1;token=abc", "x=1;token=[redacted]"),
+        ("pass%77ord=abc", "pass%77ord=[redacted]"),
+        ("next=%2Fa%3Ftoken%3Dabc&x=1", "next=[redacted]&x=1"),
+        ("a&b=%20", "a&b=%20"),
+        ("token=a=b", "token=[redacted]"),
+        (JWT, "[redacted]"),
+    ],
+)
+def test_a_query_string_loses_its_secret_values(query: str, expected: str) -> None:
+    assert expected == redact_query(query)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/orders/12/", "/orders/12/"),
+        ("/orders/?page=2", "/orders/?page=2"),
+        ("/orders/?token=a&page=2", "/orders/?token=[redacted]&page=2"),
+        ("/in/#access_token=abc&x=1", "/in/#access_token=[redacted]&x=1"),
+        ("/reset/MQ/c8m2xp-0123456789abcdef0123456789abcdef/", "/reset/MQ/[redacted]/"),
+        ("/reset/MQ/set-password/", "/reset/MQ/set-password/"),
+        (f"/in/{JWT}/", "/in/[redacted]/"),
+    ],
+)
+def test_a_path_loses_its_secrets(path: str, expected: str) -> None:
+    assert expected == redact_path(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (7, 7),
+        ("password=x", "password=[redacted]"),
+        (b"password=x", b"password=[redacted]"),
+        (b"\xff\x00", b"\xff\x00"),
+        ({"password": "x", "name": "ada"}, {"password": REDACTED, "name": "ada"}),
+        ({"a": [{"token": 1}]}, {"a": [{"token": REDACTED}]}),
+        ({"credentials": {"username": "ada", "password": "x"}},
+         {"credentials": {"username": "ada", "password": REDACTED}}),
+        ({"credentials": "ada:x"}, {"credentials": REDACTED}),
+        ({"setting": "SECRET_KEY", "value": "x"}, {"setting": "SECRET_KEY", "value": REDACTED}),
+        ({"setting": "DEBUG", "value": True}, {"setting": "DEBUG", "value": True}),
+        ([(b"cookie", b"a=1"), (b"host", b"b")], [(b"cookie", REDACTED), (b"host", b"b")]),
+        (("a", "b"), ("a", "b")),
+        ({"a", "pin=1"}, {"a", "pin=[redacted]"}),
+        (range(3), range(3)),
+        ({1: "token=x"}, {1: "token=[redacted]"}),
+    ],
+)  # fmt: skip
+def test_containers_lose_their_secrets(value: Any, expected: Any) -> None:
+    assert expected == redact(value, REDACTOR)
+
+
+def test_redacting_changes_nothing_it_was_given() -> None:
+    value = {"password": "x", "list": ["token=x"]}
+    redact(value, REDACTOR)
+    assert {"password": "x", "list": ["token=x"]} == value
+
+
+def test_a_container_within_itself_ends() -> None:
+    value: list[Any] = [1]
+    value.append(value)
+    assert [1, REDACTED] == redact(value, REDACTOR)
+
+
+def test_depth_is_bounded() -> None:
+    value: Any = "token=x"
+    for _ in range(5_000):
+        value = [value]
+    result = redact(value, REDACTOR)
+    for _ in range(20):
+        (result,) = result
+    assert REDACTED == result
+
+
+def test_an_unknown_object_is_handed_back() -> None:
+    value = object()
+    assert value is redact(value, REDACTOR)
