@@ -67,6 +67,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # The class's own attributes, past any metaclass.
 _mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _qualname: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+_module: Callable[[type], object] = type.__dict__["__module__"].__get__
 _class_vars: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
 
 
@@ -275,8 +276,11 @@ def _plain_text(text: str) -> str:
 
 def _dotted(kind: type) -> str:
     """`module.Class`; the module's name can be any object that the class put there."""
-    module = _class_vars(kind).get("__module__", "builtins")
     name = _qualname(kind)[:_MAX_KEY]
+    try:
+        module = _module(kind)
+    except AttributeError:  # it was made outside of any module
+        module = None
     return clean(f"{module[:_MAX_KEY]}.{name}" if type(module) is str else name)
 
 
