@@ -111,7 +111,7 @@ docs: $(DOCS) ## Build the documentation; a warning is an error
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what recording costs; ARGS are the benchmark's
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python benchmarks/recording.py $(ARGS)
 
 .PHONY: demo
 demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops
