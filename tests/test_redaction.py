@@ -26,15 +26,16 @@ db_pass secret client_secret clientSecret secret_key SECRET_KEY api_key apikey a
 access_key accesskey AWS_ACCESS_KEY_ID private_key privateKey encryption_key recovery_codes security_code token tokens
 access_token accessToken OAuthToken authtoken id_token token_id csrf csrftoken csrfmiddlewaretoken HTTP_X_CSRFTOKEN xsrf
 cookie cookies HTTP_COOKIE set-cookie Set-Cookie session sessionid session_id session_key session_data PHPSESSID
-authorization HTTP_AUTHORIZATION proxy-authorization bearer jwt signature sig credential otp totp pin user_pin pin_number
-cvv cvv2 cvc card_number cardnumber credit_card ssn social_security_number salt db.password user.api_key
+authorization HTTP_AUTHORIZATION proxy-authorization bearer jwt signature sig credential otp totp pin user_pin
+pin_number cvv cvv2 cvc card_number cardnumber credit_card ssn social_security_number salt db.password user.api_key
 password_reset_url code_verifier
 """.split()
 PLAIN = """
 key keyboard monkey primary_key foreign_key sort_key cache_key public_key key_id author author_id authority tokenize
-tokenizer pinned pin_color map_pin shipping spinning compass compassion passenger passed passport boarding_pass secretary
-secretariat cookie_consent cookie_name has_password is_secret max_tokens num_tokens password_changed_at token_type
-token_expires sessions training_session session_count session_title assault salty design assign credentials iban code
+tokenizer pinned pin_color map_pin shipping spinning compass compassion passenger passed passport boarding_pass
+secretary secretariat cookie_consent cookie_name has_password is_secret max_tokens num_tokens password_changed_at
+token_type token_expires sessions training_session session_count session_title
+assault salty design assign credentials iban code
 country_code number order_number id email username hash content_hash card card_holder data basic digest
 """.split()
 
@@ -90,7 +91,9 @@ def test_extra_names_are_secret_too(extra: str, name: str) -> None:
     assert Redactor([extra]).is_secret("password")
 
 
-@pytest.mark.parametrize(("extra", "name"), [("iban", "caliban"), ("national_id", "national_birth_id"), ("a_*", "x_a_b")])
+@pytest.mark.parametrize(
+    ("extra", "name"), [("iban", "caliban"), ("national_id", "national_birth_id"), ("a_*", "x_a_b")]
+)
 def test_extra_names_match_by_words_too(extra: str, name: str) -> None:
     assert not Redactor([extra]).is_secret(name)
 

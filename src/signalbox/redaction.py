@@ -6,9 +6,11 @@ Everything here is pure: text or plain containers in, new text or new containers
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from fnmatch import translate
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote_plus
 
@@ -74,31 +76,33 @@ def _names_secret(words: list[str]) -> bool:
             return True
         if any(compound in word for compound in _COMPOUNDS):
             return True
-    return any(f"{first} {second}" in _PHRASES for first, second in zip(words, words[1:], strict=False))
+    return any(f"{first} {second}" in _PHRASES for first, second in pairwise(words))
 
 
 class Redactor:
     """Decides by name whether a value is secret. Immutable; make one and keep it, it remembers the names it has seen.
 
-    A name is split into words (`new_password1`, `clientSecret`, `x-api-key`, `HTTP_COOKIE` and `db.password` alike), and
+    A name is split into words (`new_password1`, `clientSecret`, `x-api-key`, `HTTP_COOKIE`, `db.password` alike), and
     words are compared, so that `monkey` has no key in it and `author` no auth:
 
-    | rule | what it hits | reason | what it leaves alone |
+    | secret if | why | as in | but not |
     | --- | --- | --- | --- |
-    | a word anywhere | authorization, bearer, credential, cvc, cvv, otp, totp, hotp, jwt, passcode, passphrase, pw, pwd, salt, signature, sig, ssn | they mean nothing else in a name | author, pinned, compass, design |
-    | part of a word | password, passwd, csrf, xsrf, sessid | are glued to others: `userpassword`, `csrfmiddlewaretoken`, `PHPSESSID` | passenger, passed |
-    | end of a word | token(s), secret(s), cookie(s), pwd | `authtoken`, `clientsecret` | tokenize, secretary |
-    | the whole name | pass, pin, session | too common within other names | boarding_pass, map_pin, training_session |
-    | two words in a row, or glued | api key, access key, private key, session id, session data, card number, security code, pass phrase, … | `key`, `id`, `number` and `code` alone say nothing | key, primary_key, sort_key, cache_key, public_key, order_number |
-    | not: ends in a fact about the secret | … at, name, type, expires, count, consent, … | `password_changed_at`, `token_type`, `cookie_consent` are what an audit wants to see | password_reset_url, session_id stay secret |
-    | not: begins with a flag or a measure | is, has, needs, num, max, min, total | `has_password`, `max_tokens` | |
-    | `credentials` | text and bytes, see `hides` | Django's `user_login_failed` sends a dict of that name, whose other entries tell who failed | the entries of a container |
+    | it has the word otp, pwd, cvv, salt, jwt, signature, … | means nothing else | `cvv2`, `X-Sig` | design, assault |
+    | it has a word with password, passwd, csrf, sessid | they are glued to others | `PHPSESSID` | passenger |
+    | it has a word that ends in token, secret, cookie | `authtoken` is one, `tokenize` none | `idToken` | secretary |
+    | it is pass, pin or session | too common within other names | `pin` | boarding_pass, map_pin |
+    | it has two words in a row, or glued: api key, … | key, id, code, number alone say nothing | `apikey` | sort_key |
+    | but not if it ends in a fact: at, type, name, count, … | tells about the secret, not it | | password_changed_at |
+    | but not if it begins with has, is, max, min, num, total | is a flag or a measure | | has_password, max_tokens |
 
-    Names such as `iban`, `email` or `date_of_birth` are personal, but open no door: add them with `extra` where they are
-    not wanted.
+    `credentials` is secret as a text only (see `hides`): Django's `user_login_failed` sends a dict of that name, whose
+    other entries tell who failed.
 
-    `extra`: further secret names. Words (`"iban"`, `"national_id"`) match wherever these words stand in a row in a name;
-    with `*`, `?` or `[` the text is a shell pattern for the whole name in lower case (`"internal_*"`). TypeError for a
+    Names such as `iban`, `email` or `date_of_birth` are personal, but open no door: add them with `extra` where they
+    aren't wanted.
+
+    `extra`: further secret names. Words (`"iban"`, `"national_id"`) match wherever they stand in a row in a name; with
+    `*`, `?` or `[` the text is a shell pattern for the whole name in lower case (`"internal_*"`). TypeError for a
     single text instead of several, ValueError for a text without a word in it.
     """
 
@@ -214,7 +218,9 @@ _RESET_LINK = re.compile(r"/[0-9a-z]{6,7}-[0-9a-f]{32,64}(?![\w-])")
 
 # What databases say: PostgreSQL `Key (token)=(abc) already exists.`, MySQL `Duplicate entry 'abc' for key 't.token'`.
 _FAILING_ROW = re.compile(r"(Failing row contains \().*", re.IGNORECASE)
-_DETAIL_KEY = re.compile(r"(Key \(([^()\n]{1,200})\)=\()([^\n]{0,1000}?)(?=\)(?: (?:already|is|conflicts)\b|\.?$))", re.M)
+_DETAIL_KEY = re.compile(
+    r"(Key \(([^()\n]{1,200})\)=\()([^\n]{0,1000}?)(?=\)(?: (?:already|is|conflicts)\b|\.?$))", re.MULTILINE
+)
 _DUPLICATE = re.compile(r"(Duplicate entry ')([^\n]{0,1000}?)(?=' for key '([^'\n]{1,200})')")
 
 _HEADER = re.compile(
@@ -257,8 +263,8 @@ def redact_credentials(text: str) -> str:
 def redact_text(text: str, redactor: Redactor = _DEFAULT) -> str:
     """Take secrets out of free text, such as an exception's.
 
-    Beyond `redact_credentials`: passwords in addresses (`postgres://user:[redacted]@host`), links that reset a password,
-    values after a secret name (`?token=…`, `password: …`, `"password": "…"`, `--password …`), `Cookie` and
+    Beyond `redact_credentials`: passwords in addresses (`postgres://user:[redacted]@host`), links that reset a
+    password, values after a secret name (`?token=…`, `password: …`, `"password": "…"`, `--password …`), `Cookie` and
     `Authorization` headers, `Bearer …` and `Basic …`, the values in a database's complaint about a secret column or a
     whole row, and card numbers (13 to 19 digits that satisfy Luhn's check and begin as payment cards do).
     An unquoted value ends at a blank: of `password: two words` the first is taken out.
@@ -311,7 +317,7 @@ def _redact(value: Any, redactor: Redactor, above: tuple[int, ...]) -> Any:
         text = value.decode("latin-1")
         clean = redact_text(text, redactor)
         return value if clean == text else clean.encode("latin-1")
-    if not isinstance(value, Mapping | Sequence | Set) or isinstance(value, range | bytearray | memoryview):
+    if not isinstance(value, Mapping | Sequence | AbstractSet) or isinstance(value, range | bytearray | memoryview):
         return value
     if id(value) in above or len(above) >= _DEPTH:
         return REDACTED
@@ -324,7 +330,7 @@ def _redact(value: Any, redactor: Redactor, above: tuple[int, ...]) -> Any:
             else _redact(item, redactor, above)
             for key, item in value.items()
         }
-    if isinstance(value, Set):
+    if isinstance(value, AbstractSet):
         return {_redact(item, redactor, above) for item in value}
     if isinstance(value, tuple) and redactor.hides_second(value):
         return (value[0], REDACTED)
@@ -410,7 +416,7 @@ def _cards(match: re.Match[str]) -> str:
 
 
 def _card_end(parts: Sequence[str], start: int) -> int:
-    """Index after the card number that begins at this group, 0 if none does. All groups but the last have 4 digits or more."""
+    """Index after the card number that begins at this group, 0 if none does; only its last group may be short."""
     digits = ""
     for index in range(start, len(parts), 2):
         digits += parts[index]
