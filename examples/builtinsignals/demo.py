@@ -38,9 +38,11 @@ PASSWORD = "lever-frame-1889"
 WRONG_PASSWORD = "lever-frame-1898"
 NEW_PASSWORD = "tail-lamp-2706"
 HOST = "127.0.0.1"
-OWN = "blog.own_signals.post_published"
+OWN = "post_published"
 
-RED, GREEN, YELLOW, CYAN, DIM = "31", "32", "33", "36", "2"
+PACE = 0.3  # seconds between two looks at the table
+
+RED, GREEN, YELLOW, CYAN, DIM, BOLD = "31", "32", "33", "36", "2", "1"
 COLOURS = {"committed": GREEN, "rolled_back": YELLOW, "failed": RED, "sent": DIM}
 
 
@@ -60,18 +62,24 @@ class Screen:
     def say(self, text: str = "") -> None:
         print(text, flush=True)
 
+    def heading(self, text: str) -> None:
+        """Print what comes next, after the events of what came before."""
+        time.sleep(2 * PACE)
+        self.say(self.paint(f"\n# {text}", BOLD))
+
     def event(self, event: Event) -> None:
         """Print one event on one line."""
         runs = event.data.get("receivers", [])
         receivers = [run["name"].rpartition(".")[2] + (" FAILED" if run["error"] else "") for run in runs]
-        subject = event.object_label or (f"#{event.object_key}" if event.object_key else "")
+        if len(receivers) > 3:
+            receivers[2:] = [f"{len(receivers) - 2} more"]
         self.say(
             " ".join(
                 [
                     self.paint(f"{event.at.astimezone():%H:%M:%S.%f}"[:-3], DIM),
                     self.paint(f"{event.signal.rpartition('.')[2]:<21}", CYAN),
                     f"{end_of(event.sender, 24):<24}",
-                    f"{shorten(subject, 24):<24}",
+                    f"{shorten(event.object_label or event.object_key, 24):<24}",
                     f"{shorten(event.actor_label, 10):<10}",
                     self.paint(f"{event.outcome:<11}", COLOURS[event.outcome]),
                     ", ".join(receivers),
@@ -307,7 +315,7 @@ def following(screen: Screen) -> Iterator[None]:
         last, ending = 0, False
         try:
             while not ending:
-                ending = ended.wait(0.3)
+                ending = ended.wait(PACE)
                 # One writer at a time, that is SQLite: keys appear in their order, and none is left behind.
                 for event in Event.objects.filter(id__gt=last).order_by("id"):
                     screen.event(event)
@@ -333,9 +341,10 @@ def summary(screen: Screen) -> list[str]:
     receivers: Counter[str] = Counter()
     senders: dict[str, str] = {}
     for event in Event.objects.order_by("id"):
-        events[event.signal] += 1
-        receivers[event.signal] += len(event.data.get("receivers", []))
-        senders[event.signal] = event.sender
+        name = event.signal.rpartition(".")[2]
+        events[name] += 1
+        receivers[name] += len(event.data.get("receivers", []))
+        senders[name] = event.sender
     for trace in Trace.objects.order_by("id"):
         for name, counts in trace.data.get("counts", {}).items():
             events[name] += sum(counts.values())
@@ -348,14 +357,14 @@ def summary(screen: Screen) -> list[str]:
     for name, group in groups.items():
         counted = name in ("pre_init", "post_init")
         runs = "counted only" if counted else str(receivers[name])
-        rows.append((name.rpartition(".")[2], group, str(events[name]), runs, senders.get(name, "")))
+        rows.append((name, group, str(events[name]), runs, senders.get(name, "")))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     screen.say()
     for number, (name, group, count, runs, sender) in enumerate(rows):
         line = (
             f"{name:<{widths[0]}}  {group:<{widths[1]}}  {count:>{widths[2]}}  {runs:>{widths[3]}}  {sender}".rstrip()
         )
-        screen.say(screen.paint(line, DIM if number == 0 else RED if count == "0" else "0"))
+        screen.say(screen.paint(line, BOLD) if number == 0 else screen.paint(line, RED) if count == "0" else line)
     return [name for name in groups if not events[name]]
 
 
@@ -401,7 +410,7 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
                 *("createsuperuser", "--no-input", "--username", USER, "--email", f"{USER}@example.org"),
                 DJANGO_SUPERUSER_PASSWORD=PASSWORD,
             )
-            visit(site, lambda text: screen.say(screen.paint(f"\n# {text}", "1")))
+            visit(site, screen.heading)
             if not once:
                 screen.say(
                     f"\nThe site is at {site.address}/admin/ and shows what it recorded there. Log in as {USER}; the"
