@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ class Fields:
     """Names of fields whose values are never stored."""
     to_python: tuple[Callable[[Any], Any], ...]
     """Each field's own reading of a raw value, so that ``"72"`` is no change of ``72``."""
+    special: frozenset[str]
+    """Names of fields whose values may be containers, floats or a project's own objects."""
     redactor: Redactor
     """Hides what is secret within the values."""
     primary: frozenset[str]
@@ -40,13 +42,13 @@ class RowChange(NamedTuple):
 
 def row(values: Any, fields: Fields) -> dict[str, Any]:
     """Return the known values of a whole row by field name."""
-    if fields.secret:
-        return {
-            name: REDACTED if name in fields.secret and value is not None else value
-            for name, value in zip(fields.names, values, strict=True)
-            if value is not UNKNOWN
-        }
-    return {name: value for name, value in zip(fields.names, values, strict=True) if value is not UNKNOWN}
+    found = dict(zip(fields.names, values, strict=True))
+    if type(values) is not tuple:  # a tuple holds every value
+        found = {name: value for name, value in found.items() if value is not UNKNOWN}
+    for name in fields.secret:
+        if found.get(name) is not None:
+            found[name] = REDACTED
+    return found
 
 
 def diff(change: RowChange) -> dict[str, list[Any]]:
@@ -92,10 +94,10 @@ def same(before: Any, after: Any) -> bool:
         return False
 
 
-def describe(change: RowChange) -> Mapping[str, Any]:
-    """Return what an event stores of ``change``: the whole ``row`` on create and delete, else the ``changes``."""
+def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
+    """Return what an event stores of ``change``, with its name: the whole ``row`` on create and delete, else ``changes``."""
     if change.old is None:
-        return {"row": row(change.new, change.fields)}
+        return "row", row(change.new, change.fields)
     if change.new is None:
-        return {"row": {} if change.old is UNKNOWN else row(change.old, change.fields)}
-    return {"changes": diff(change)}
+        return "row", {} if change.old is UNKNOWN else row(change.old, change.fields)
+    return "changes", diff(change)

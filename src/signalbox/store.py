@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from signalbox import encoding
 from signalbox.changes import RowChange, describe, diff
-from signalbox.event import Draft, Outcome
+from signalbox.event import Draft, Outcome, ReceiverRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -143,40 +143,37 @@ def event_row(draft: Draft, outcome: Outcome) -> Row:
 
 
 def settled(draft: Draft, outcome: Outcome) -> str:
-    """Return the outcome that is stored: a change is committed or rolled back whatever its receivers did."""
-    if draft.outcome is None or outcome is Outcome.ROLLED_BACK or draft.change is not None:
+    """Return the outcome that is stored: a change is committed or rolled back, whatever its receivers did."""
+    if draft.outcome is Outcome.ROLLED_BACK or outcome is Outcome.ROLLED_BACK:
+        return Outcome.ROLLED_BACK.value
+    if draft.outcome is None or draft.change is not None:
         return outcome.value
     return draft.outcome.value
 
 
 def data_text(draft: Draft) -> str:
     """Return the JSON text of what has no column of its own."""
+    parts = []
     args = draft.args
-    if draft.runs is None and type(args) is str:  # the common save: its arguments' text is ready-made
-        if draft.change is None:
-            return '{"args":' + args + "}"
-        return '{"args":' + args + "," + encoding.dumps(_fields(draft.change))[1:]
-    data: dict[str, Any] = {}
+    if args is not None:  # the common save's arguments come as ready-made text
+        parts.append('"args":' + (args if type(args) is str else encoding.dumps(args)))
     if draft.change is not None:
-        data.update(_fields(draft.change))
+        parts.append(_fields_text(draft.change))
     if draft.runs is not None:
-        data["receivers"] = [
-            {"name": site.name, "place": site.place, "us": None if spent is None else spent // 1000, "error": error}
-            for site, spent, error in draft.runs
-        ]
-    if args is None:
-        return encoding.dumps(data)
-    text = args if type(args) is str else encoding.dumps(args)
-    rest = encoding.dumps(data)
-    return '{"args":' + text + ("}" if rest == "{}" else "," + rest[1:])
+        parts.append('"receivers":' + encoding.dumps([_run(run) for run in draft.runs]))
+    return "{" + ",".join(parts) + "}"
 
 
-def _fields(change: RowChange) -> dict[str, Any]:
-    """Return what a row's change stores, each value bounded and without secrets."""
-    redactor = change.fields.redactor
-    return {
-        part: encoding.encode_fields(values, redactor=redactor) for part, values in describe(change).items()
-    }
+def _run(run: ReceiverRun) -> dict[str, Any]:
+    site, spent, error = run
+    return {"name": site.name, "place": site.place, "us": None if spent is None else spent // 1000, "error": error}
+
+
+def _fields_text(change: RowChange) -> str:
+    """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
+    part, values = describe(change)
+    fields = change.fields
+    return f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
 
 
 def trace_row(trace: Trace) -> Row:

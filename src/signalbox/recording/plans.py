@@ -22,6 +22,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
+SCALAR = frozenset(
+    {
+        "AutoField",
+        "BigAutoField",
+        "BigIntegerField",
+        "BooleanField",
+        "CharField",
+        "DateField",
+        "DateTimeField",
+        "DecimalField",
+        "EmailField",
+        "GenericIPAddressField",
+        "IntegerField",
+        "PositiveBigIntegerField",
+        "PositiveIntegerField",
+        "PositiveSmallIntegerField",
+        "SlugField",
+        "SmallAutoField",
+        "SmallIntegerField",
+        "TextField",
+        "TimeField",
+        "URLField",
+        "UUIDField",
+    }
+)
+"""Django's own field classes whose values JSON renders as they are."""
+
 MUTABLE = frozenset({"JSONField", "ArrayField", "HStoreField"})
 """Internal types of fields whose values are changed in place, so that a reference to the old value is not enough."""
 
@@ -43,6 +70,7 @@ class Plan:
             attnames=attnames,
             secret=frozenset(field.name for field in concrete if is_secret(field, redactor)),
             to_python=tuple(field.to_python for field in concrete),
+            special=frozenset(field.name for field in concrete if _scalar_type(field) not in SCALAR),
             redactor=redactor,
             primary=frozenset(field.name for field in meta.pk_fields),
         )
@@ -111,6 +139,14 @@ class Plan:
             return [state.get(attname, UNKNOWN) for attname in self.fields.attnames]
 
 
+def _scalar_type(field: Any) -> str:
+    """Return the name of the field's class if it is Django's own; a foreign key is what it points at."""
+    if field.is_relation and field.many_to_one and isinstance(field.related_model, type):
+        field = field.target_field
+    kind = type(field)
+    return kind.__name__ if kind.__module__.startswith("django.db.models.fields") else ""
+
+
 class _Asked(Exception):
     """A model's ``__str__`` asked the database; its label is left out instead."""
 
@@ -153,7 +189,12 @@ def of(model: type[Model]) -> Plan:
     """Return the plan of ``model``."""
     plan = _plans.get(model)
     if plan is None:
-        plan = Plan(model, conf.get(), redactor())
+        try:
+            plan = Plan(model, conf.get(), redactor())
+        except Exception:  # a field's own code; a model that can't be understood is not recorded
+            logger.exception("%s can't be recorded.", model)
+            plan = Plan.__new__(Plan)
+            plan.concrete, plan.recorded, plan.mutable = model, False, ()
         if model.__module__ != "__fake__":  # a migration's models live as long as the migration
             _plans[model] = plan
     return plan

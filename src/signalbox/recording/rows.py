@@ -73,12 +73,12 @@ def _save_table(
     connection = connections[using]
     open_buffer = buffer.of(connection)
     if open_buffer is not None and (connection.in_atomic_block or not connection.autocommit):
-        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, using, update_fields)
+        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
     with transaction.atomic(using=using, savepoint=False):
         open_buffer = buffer.of(connection)
         if open_buffer is None:  # a connection that recording was never told of
             return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
-        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, using, update_fields)
+        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
 
 
 def _save_row(
@@ -89,9 +89,10 @@ def _save_row(
     cls: Any,
     force_insert: Any,
     force_update: bool,
-    using: str,
+    connection: BaseDatabaseWrapper,
     update_fields: Any,
 ) -> Any:
+    using = connection.alias
     state = self._state
     before = plan.values(self)  # expressions are replaced by what the database returns
     try:
@@ -103,7 +104,7 @@ def _save_row(
             departures.depart(announced)
         raise
     try:
-        _capture(self, plan, open_buffer, before, bool(updated), raw, using, update_fields)
+        _capture(self, plan, open_buffer, before, bool(updated), raw, connection, update_fields)
     except Exception:  # Signalbox's own failure; the row is written and stays
         logger.exception("A save of %s could not be recorded.", plan.label)
     return updated
@@ -116,7 +117,7 @@ def _capture(
     before: Sequence[Any],
     updated: bool,
     raw: bool,
-    using: str,
+    connection: BaseDatabaseWrapper,
     update_fields: Any,
 ) -> None:
     state = instance._state
@@ -129,11 +130,12 @@ def _capture(
     known = snapshots.old(plan, state)
     written = _written(plan, instance, before, updated, update_fields)
     row = RowChange(plan.fields, known if updated else None, written)
-    draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, using)
+    draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, connection.alias)
     draft.key = plan.key(instance)
     if plan.has_str:
-        draft.label = plan.label_of(instance, connections[using])
+        draft.label = plan.label_of(instance, connection)
     draft.change = row
+    draft.duration = 0  # unless receivers run
     if update_fields is None:
         draft.args = ARGS["false" if updated else "true", "true" if raw else "false"]
     else:

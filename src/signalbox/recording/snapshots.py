@@ -6,7 +6,6 @@ The snapshot lives in ``instance._state``, which copies and pickles leave behind
 
 from __future__ import annotations
 
-import copy
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,11 +58,11 @@ def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
 
 
 def _frozen(value: Any) -> Any:
-    if isinstance(value, dict | list | set):
-        try:
-            return copy.deepcopy(value)
-        except Exception:  # a value's own __deepcopy__; what can't be copied is not known later on
-            return UNKNOWN
+    """Return ``value`` as it is now: containers are copied, whatever is in them is taken to stay as it is."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()} if value else {}
+    if isinstance(value, list):
+        return [_frozen(item) for item in value] if value else []
     return value
 
 
