@@ -439,7 +439,7 @@ class NoTextError(Exception):
         (lambda: HostileBytes(b"a"), {"bytes": 1, "text": "a"}),
         (lambda: HostileDate(2026, 1, 2), "2026-01-02"),
         (lambda: Hostile, f"{HERE}.Hostile"),
-        (WithMeta, f"<{HERE}.WithMeta>"),
+        (functools.partial(WithMeta), f"<{HERE}.WithMeta>"),
         (lambda: WithMeta, f"{HERE}.WithMeta"),
         (LyingClass, f"<{HERE}.LyingClass>"),
         (OddModule, "<OddModule>"),
