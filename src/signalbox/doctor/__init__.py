@@ -1,0 +1,8 @@
+"""The doctor: finds the receivers that are broken before they hurt. It only looks."""
+
+from __future__ import annotations
+
+from signalbox.doctor.examination import examine
+from signalbox.doctor.findings import Finding, Line, Severity
+
+__all__ = ["Finding", "Line", "Severity", "examine"]

@@ -1,0 +1,140 @@
+"""What runs and what is written, put side by side for the rules."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from signalbox.doctor.recorded import Record
+from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
+from signalbox.doctor.source import Connect, Function, Module, Source
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heard:
+    """One function that hears one signal, by the process or by the source."""
+
+    signal: str
+    """The signal by name."""
+    function: Function
+    """The function."""
+    connect: Connect | None
+    """Where the source connects it."""
+    connection: Connection | None
+    """How the process has it connected."""
+
+    @property
+    def receiver(self) -> str:
+        """Its dotted name."""
+        return self.function.dotted
+
+    @property
+    def later(self) -> bool:
+        """Whether signalbox runs it after commit."""
+        return self.connect is not None and self.connect.later
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Project:
+    """All that a rule may ask."""
+
+    runtime: Runtime
+    """The process."""
+    source: Source
+    """The source."""
+    records: tuple[Record, ...] = ()
+    """How receivers did in the recorded events."""
+
+    @cached_property
+    def live(self) -> Mapping[tuple[str, str, int], tuple[Connection, ...]]:
+        """Connections whose receiver lives, by signal, file and first line."""
+        found: defaultdict[tuple[str, str, int], list[Connection]] = defaultdict(list)
+        for connection in self.runtime.connections:
+            if connection.alive and connection.path:
+                found[connection.signal, connection.path, connection.line].append(connection)
+        return {key: tuple(connections) for key, connections in found.items()}
+
+    @cached_property
+    def sites(self) -> Mapping[tuple[str, str, int], tuple[Connect, ...]]:
+        """Where the source connects a function, by signal and the function's file and first line."""
+        found: defaultdict[tuple[str, str, int], list[Connect]] = defaultdict(list)
+        for connect in self.source.connects:
+            if connect.function:
+                for signal in connect.signals:
+                    found[signal, connect.function.path, connect.function.line].append(connect)
+        return {key: tuple(connects) for key, connects in found.items()}
+
+    @cached_property
+    def heard(self) -> tuple[Heard, ...]:
+        """Every function that hears a signal, once for each signal."""
+        found: dict[tuple[str, str, int], Heard] = {}
+        for key, connects in self.sites.items():
+            function = connects[0].function
+            assert function is not None
+            connection = next(iter(self.live.get(key, ())), None)
+            found[key] = Heard(signal=key[0], function=function, connect=connects[0], connection=connection)
+        for key, connections in self.live.items():
+            function = self.source.functions.get(key[1:])
+            if key not in found and function:
+                found[key] = Heard(signal=key[0], function=function, connect=None, connection=connections[0])
+        return tuple(found.values())
+
+    def loaded(self, module: str) -> bool:
+        """Whether the module is imported."""
+        return module in self.runtime.modules
+
+    def connections(self, connect: Connect, signal: str) -> tuple[Connection, ...]:
+        """Return what lives in the process of what the source connects there."""
+        if connect.function is None:
+            return ()
+        return self.live.get((signal, connect.function.path, connect.function.line), ())
+
+    def site(self, connection: Connection) -> Connect | None:
+        """Return where the source makes this connection; the only such place, or the one whose sender agrees."""
+        sites = self.sites.get((connection.signal, connection.path, connection.line), ())
+        agreeing = [site for site in sites if self.agrees(site, connection.sender)]
+        return next(iter(agreeing or sites), None)
+
+    @staticmethod
+    def agrees(connect: Connect, sender: Sender) -> bool:
+        """Whether the sender as written may be that of a connection, by its last name."""
+        if connect.sender is None or sender.kind == "any":
+            return (connect.sender is None) == (sender.kind == "any")
+        return bool(sender.name) and ast.unparse(connect.sender).strip("'\"").rpartition(".")[2] == sender.name.rpartition(".")[2]
+
+    def held(self, connect: Connect, signal: str) -> bool:
+        """Whether something keeps the receiver: it lives, and not by the accident of DEBUG."""
+        return any(not connection.accidental for connection in self.connections(connect, signal))
+
+    def module(self, name: str) -> Module | None:
+        """Return a parsed module."""
+        return self.source.modules.get(name)
+
+    def model(self, path: str) -> Model | None:
+        """Return the model at a dotted path; an import may lead to it by way of another module of its app."""
+        return self._models_by_path.get(path) or self._models_by_name.get((path.partition(".")[0], path.rpartition(".")[2]))
+
+    @cached_property
+    def _models_by_path(self) -> Mapping[str, Model]:
+        return {model.path: model for model in self.runtime.models.values()}
+
+    @cached_property
+    def _models_by_name(self) -> Mapping[tuple[str, str], Model]:
+        return {(m.path.partition(".")[0], m.path.rpartition(".")[2]): m for m in self.runtime.models.values()}
+
+    def sender_models(self, heard: Heard) -> tuple[Model, ...]:
+        """Return the models that the function listens to; none if it hears all, or if they can't be told."""
+        key = (heard.signal, heard.function.path, heard.function.line)
+        models = [connection.sender.model for connection in self.live.get(key, ())]
+        models += [self.model(connect.sender_path) for connect in self.sites.get(key, ()) if connect.sender_path]
+        return tuple({model.label: model for model in models if model}.values())
+
+    def senderless(self, heard: Heard) -> bool:
+        """Whether the function hears every sender: by the process where it lives there, else by the source."""
+        key = (heard.signal, heard.function.path, heard.function.line)
+        if connections := self.live.get(key):
+            return any(connection.sender.kind == "any" for connection in connections)
+        return any(connect.sender is None for connect in self.sites.get(key, ()))

@@ -1,0 +1,47 @@
+"""Findings as text for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from signalbox.doctor.findings import Finding, Severity
+
+WIDTH = 100
+"""Columns that the text keeps to."""
+
+
+def text(findings: Iterable[Finding]) -> str:
+    """Return the findings as text: place, source, what happens, why, remedy; a summary in the last line."""
+    findings = list(findings)
+    return "\n".join([*(line for finding in findings for line in _finding(finding)), summary(findings)]) + "\n"
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"{finding.place or '(place unknown)'}  {finding.severity.label}  {finding.rule}  {finding.id}"
+    about = " of ".join(filter(None, (finding.receiver, finding.signal)))
+    if about:
+        yield f"  {about}"
+    for line in finding.excerpt:
+        yield f"  {'>' if line.marked else ' '} {line.number:>4} | {line.text}".rstrip()
+    for label, words in (("happens", finding.happens), ("why", finding.why), ("remedy", finding.remedy)):
+        yield from textwrap.wrap(words, WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
+    yield ""
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """Return one sentence: how many findings of which severity."""
+    counts = Counter(finding.severity for finding in findings)
+    if not counts:
+        return "The doctor found nothing."
+    named = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
+    parts = [f"{counts[s]} {word}{'' if counts[s] == 1 else 's'}" for s, word in named.items() if counts[s]]
+    return f"The doctor found {', '.join(parts)}."
+
+
+def json_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield each finding as one JSON object on one line."""
+    for finding in findings:
+        yield json.dumps(finding.as_json(), ensure_ascii=False) + "\n"

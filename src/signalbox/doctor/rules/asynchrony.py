@@ -1,0 +1,76 @@
+"""Receivers and sends that don't agree on being async."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from signalbox import catalog
+from signalbox.doctor.findings import Severity
+from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.rules import Fault, rule
+
+_HOT: Final = frozenset({"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"})
+
+
+@rule(
+    19,
+    "async-mismatch",
+    Severity.WARNING,
+    "an async receiver on a signal that is sent synchronously in hot code, and the other way round",
+)
+def async_mismatch(project: Project) -> Iterator[Fault]:
+    """Find sends that must build a bridge between sync and async code each time."""
+    for heard in project.heard:
+        if heard.later:
+            continue
+        coroutine = heard.connection.is_async if heard.connection else heard.function.coroutine
+        finding = _async_receiver(project, heard) if coroutine else _sync_receiver(project, heard)
+        if finding:
+            happens, why, remedy, severity = finding
+            yield Fault(
+                path=heard.function.path,
+                line=heard.function.line,
+                signal=heard.signal,
+                receiver=heard.receiver,
+                happens=happens,
+                why=why,
+                remedy=remedy,
+                severity=severity,
+            )
+
+
+def _async_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Severity] | None:
+    hot = heard.signal in _HOT or (heard.signal in {"request_started", "request_finished"} and not project.runtime.asgi)
+    if hot:
+        return (
+            "Each send starts an event loop for it and throws it away, which takes far longer than the call itself.",
+            f"{heard.signal} is sent by send(), also under asave(): Django runs async receivers by async_to_sync() then.",
+            "Write it as a plain function; put what waits into a task.",
+            Severity.WARNING,
+        )
+    if heard.signal in catalog.BUILTIN:
+        return None
+    for send in project.source.sends:
+        if send.signal == heard.signal and send.method in {"send", "send_robust"} and send.scope and send.scope.coroutine:
+            return (
+                "The send raises RuntimeError: \"You cannot use AsyncToSync in the same thread as an async event loop\".",
+                f"{send.scope.node_name}() of {send.module} is async and sends by {send.method}() (line {send.line}).",
+                f"Write `await signal.a{send.method}(...)` there.",
+                Severity.ERROR,
+            )
+    return None
+
+
+def _sync_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Severity] | None:
+    if heard.signal in catalog.BUILTIN or heard.signal in project.source.mentioned:
+        return None
+    sends = [send for send in project.source.sends if send.signal == heard.signal]
+    if not sends or any(send.method in {"send", "send_robust"} for send in sends):
+        return None
+    return (
+        "Each send hands it to a thread and waits for it.",
+        f"{heard.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() then.",
+        "Write it with `async def`, if what it calls can be awaited; all its plain receivers share one turn in the thread.",
+        Severity.INFO,
+    )

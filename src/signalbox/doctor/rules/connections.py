@@ -1,0 +1,296 @@
+"""Connections made twice, never, or too late."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+
+from signalbox.doctor.findings import Severity
+from signalbox.doctor.project import Project
+from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.runtime import Connection
+from signalbox.doctor.source import Connect
+
+
+@rule(
+    4,
+    "connected-twice",
+    Severity.WARNING,
+    "the same function, or the same file under two module names, connected more than once to one signal",
+    packages=True,
+)
+def connected_twice(project: Project) -> Iterator[Fault]:
+    """Find receivers that run twice for one send, and connections that change nothing."""
+    told: set[tuple[str, str, int]] = set()
+    for key, connections in project.live.items():
+        kept = [connection for connection in connections if not connection.accidental]
+        if len(kept) > 1:
+            fault = _two_files(project, kept) or _two_keys(project, kept)
+            if fault:
+                told.add(key)
+                yield fault
+    for key, sites in project.sites.items():
+        if key not in told:
+            yield from _redundant(project, key[0], list(sites))
+
+
+def _two_files(project: Project, connections: list[Connection]) -> Fault | None:
+    first = connections[0]
+    other = next((c for c in connections if c.module != first.module and c.identity != first.identity), None)
+    # Methods of one class in one file, called by way of subclasses elsewhere, name one module; so do wrapped ones.
+    if other is None or not {first.module, other.module} <= project.runtime.modules:
+        return None
+    if first.receiver.removeprefix(first.module) != other.receiver.removeprefix(other.module):
+        return None
+    return Fault(
+        path=first.path,
+        line=first.line,
+        signal=first.signal,
+        receiver=first.receiver,
+        happens="The receiver runs twice for each send.",
+        why=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for each, and "
+        "Django can't see that both functions are the same.",
+        remedy="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
+    )
+
+
+def _two_keys(project: Project, connections: list[Connection]) -> Fault | None:
+    by_object: defaultdict[tuple[int, ...], list[Connection]] = defaultdict(list)
+    for connection in connections:
+        by_object[connection.identity].append(connection)
+    for same in by_object.values():
+        for second in same[1:]:
+            first = next((c for c in same if c is not second and _overlap(c, second)), None)
+            if first is None:
+                continue
+            sites = project.sites.get((second.signal, second.path, second.line), ())
+            at = max((site for site in sites), key=lambda site: (site.path, site.line), default=None)
+            other = first if first.sender_key else second
+            which = "for each send" if first.sender_key == second.sender_key else f"for each send of {other.sender.name}"
+            return Fault(
+                path=at.path if at else second.path,
+                line=at.line if at else second.line,
+                signal=second.signal,
+                receiver=second.receiver,
+                happens=f"The receiver runs twice {which}.",
+                why="It is connected twice, with "
+                + ("different dispatch_uids" if first.sender_key == second.sender_key else "a sender and without one")
+                + ", and Django takes these for two receivers.",
+                remedy="Connect it once.",
+            )
+    return None
+
+
+def _overlap(one: Connection, other: Connection) -> bool:
+    """Whether one send reaches both."""
+    return one.sender_key == other.sender_key or 0 in {one.sender_key, other.sender_key}
+
+
+def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[Fault]:
+    seen: dict[tuple[str, str], Connect] = {}
+    for site in sorted(sites, key=lambda site: (site.path, site.line)):
+        function = site.function
+        if site.conditional or site.loop or function is None or (signal, function.node_name) in project.source.disconnects:
+            continue
+        if not (site.scope is None or site.scope.ready):
+            continue
+        key = (
+            "" if site.sender is None else site.sender_path or ast.unparse(site.sender),
+            "" if site.uid is None else ast.unparse(site.uid),
+        )
+        first = seen.setdefault(key, site)
+        if first is not site and _together(project, first, site):
+            yield Fault(
+                path=site.path,
+                line=site.line,
+                signal=signal,
+                receiver=site.target,
+                happens="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
+                why=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection of one "
+                "receiver and one sender. With a dispatch_uid or another sender in one of them it would run twice.",
+                remedy="Remove one of the two.",
+                severity=Severity.INFO,
+            )
+
+
+def _together(project: Project, first: Connect, second: Connect) -> bool:
+    """Whether both connect one object: a decorated function that another replaced is another."""
+    return first.function is second.function and first is not second
+
+
+# Never imported
+
+
+@rule(
+    5,
+    "never-imported",
+    Severity.ERROR,
+    "an app's module with receivers that nothing imports by the time setup() is done",
+)
+def never_imported(project: Project) -> Iterator[Fault]:
+    """Find modules whose receivers don't exist, since nobody runs them."""
+    missing: dict[str, list[Connect]] = defaultdict(list)
+    for connect in project.source.connects:
+        if connect.scope is None and not project.loaded(connect.module) and _importable(project, connect.module):
+            if not _migrate_only(connect):
+                missing[connect.module].append(connect)
+    later = _reached(project) if missing else set()
+    for name, connects in missing.items():
+        first = connects[0]
+        app = project.runtime.app_of(first.path)
+        others = f" Nor do {len(connects) - 1} more in this module." if len(connects) > 1 else ""
+        config = f"{app.module}.apps" if app else "the app"
+        if name in later:
+            yield Fault(
+                path=first.path,
+                line=first.line,
+                signal=", ".join(first.signals),
+                receiver=first.target,
+                happens="Management commands, workers and the shell run without this receiver; a web process has it once "
+                f"its first request has come.{others}",
+                why=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a function.",
+                remedy=f"Import {name} in ready() of {config}.",
+                severity=Severity.WARNING,
+            )
+        else:
+            yield Fault(
+                path=first.path,
+                line=first.line,
+                signal=", ".join(first.signals),
+                receiver=first.target,
+                happens=f"The receiver never runs: it doesn't exist.{others}",
+                why=f"Nothing imports {name}, so that its decorators and connect() calls are never reached.",
+                remedy=f"Import {name} in ready() of {config}.",
+            )
+
+
+def _importable(project: Project, name: str) -> bool:
+    module = project.module(name)
+    return module is not None and not module.script and ".management.commands." not in f"{name}."
+
+
+def _reached(project: Project) -> set[str]:
+    """Return the modules that imported code, the URLconf and what else the settings name may import in time."""
+    imports = project.source.imports
+    start = [name for name in imports if project.loaded(name) or ".management.commands." in f"{name}."]
+    named = [name for entry in project.runtime.entries for name in (entry, entry.rpartition(".")[0]) if name in imports]
+    seen: set[str] = set()
+    queue = [*start, *named]
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for target in imports.get(name, ()):
+            # `from shop import signals` imports shop, and shop.signals if that is a module.
+            queue.extend(part for part in (target, target.rpartition(".")[0]) if part in imports and part not in seen)
+    return seen
+
+
+# Too late
+
+
+@rule(
+    6,
+    "too-late",
+    Severity.ERROR,
+    "class_prepared connected in ready(); pre_migrate outside one; a receiver connected after the signal's only send",
+    packages=True,
+)
+def too_late(project: Project) -> Iterator[Fault]:
+    """Find connections that are made when the signal has been sent already."""
+    for connect in project.source.connects:
+        for signal in connect.signals:
+            if signal == "class_prepared":
+                fault = _class_prepared(project, connect)
+            elif signal in {"pre_migrate", "post_migrate"}:
+                fault = _migrate(project, connect, signal)
+            else:
+                fault = _after_send(project, connect, signal)
+            if fault:
+                yield fault
+
+
+def _class_prepared(project: Project, connect: Connect) -> Fault | None:
+    if connect.scope:
+        late = connect.scope.ready and connect.scope.node_name == "ready"
+    else:
+        late = _imported_by_ready(project, connect.module) is not None
+    if not late:
+        return None
+    return Fault(
+        path=connect.path,
+        line=connect.line,
+        signal="class_prepared",
+        receiver=connect.target,
+        happens="The receiver sees none of the project's models; only such as are made later, if any.",
+        why="class_prepared is sent while the models' modules are imported. All of them are when ready() runs.",
+        remedy="Connect it in __init__() of the app config, which runs before; or go through apps.get_models() in ready().",
+    )
+
+
+def _imported_by_ready(project: Project, name: str) -> tuple[int, int] | None:
+    """Return app position and line of the ready() that imports the module; ``None`` unless that alone imports it."""
+    importers = [
+        importer
+        for importer, targets in project.source.imports.items()
+        if importer != name and any(target == name or target.startswith(f"{name}.") for target in targets)
+    ]
+    if len(importers) != 1:
+        return None
+    for function in project.source.functions.values():
+        if function.module == importers[0] and function.ready and function.node_name == "ready":
+            for node in ast.walk(function.node):
+                if isinstance(node, ast.Import | ast.ImportFrom) and (app := project.runtime.app_of(function.path)):
+                    if any(name.endswith(alias.name) for alias in node.names) or (
+                        isinstance(node, ast.ImportFrom) and name.endswith(node.module or "?")
+                    ):
+                        return (app.position, node.lineno)
+    return None
+
+
+def _migrate_only(connect: Connect) -> bool:
+    return all(signal in {"pre_migrate", "post_migrate"} for signal in connect.signals)
+
+
+def _migrate(project: Project, connect: Connect, signal: str) -> Fault | None:
+    if connect.scope is not None or project.loaded(connect.module) or not _importable(project, connect.module):
+        return None
+    return Fault(
+        path=connect.path,
+        line=connect.line,
+        signal=signal,
+        receiver=connect.target,
+        happens="manage.py migrate runs without this receiver.",
+        why=f"After setup() nothing has imported {connect.module}, and migrate imports no URLconf and no views.",
+        remedy="Connect it in ready() of the app config, with sender=self.",
+    )
+
+
+def _after_send(project: Project, connect: Connect, signal: str) -> Fault | None:
+    sends = [send for send in project.source.sends if send.signal == signal]
+    if len(sends) != 1 or signal in project.source.mentioned or "." not in signal:
+        return None
+    send = sends[0]
+    sender_app = project.runtime.app_of(send.path)
+    if sender_app is None or not (send.scope and send.scope.ready and send.scope.node_name == "ready"):
+        return None
+    app = project.runtime.app_of(connect.path)
+    if app is None:
+        return None
+    if connect.scope is None:
+        at = _imported_by_ready(project, connect.module)
+    else:
+        at = (app.position, connect.line) if connect.scope.ready and connect.scope.node_name == "ready" else None
+    if at is None or at < (sender_app.position, send.line):
+        return None
+    return Fault(
+        path=connect.path,
+        line=connect.line,
+        signal=signal,
+        receiver=connect.target,
+        happens="The receiver never runs.",
+        why=f"The signal is sent once, in ready() of {sender_app.label} (line {send.line}), before this connection is made.",
+        remedy=f"Connect it in __init__() of the app config, or put the app before {sender_app.label} in INSTALLED_APPS.",
+    )

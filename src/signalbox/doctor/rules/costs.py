@@ -1,0 +1,91 @@
+"""Receivers that cost where nobody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from signalbox.doctor import syntax
+from signalbox.doctor.findings import Severity
+from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.rules import Fault, rule
+
+_COSTLY: Final = frozenset({"pre_delete", "post_delete", "pre_init", "post_init", "m2m_changed"})
+
+
+@rule(
+    13,
+    "costs-everybody",
+    Severity.WARNING,
+    "a senderless pre_delete or post_delete receiver (disables fast deletes on every model, and names them), a "
+    "senderless pre_init, post_init or m2m_changed receiver",
+    packages=True,
+)
+def costs_everybody(project: Project) -> Iterator[Fault]:
+    """Find receivers that slow every model down."""
+    for connection in project.runtime.connections:
+        if connection.signal not in _COSTLY or connection.sender.kind != "any" or not connection.alive:
+            continue
+        site = project.site(connection)
+        at = site or connection
+        app = project.runtime.app_of(at.path)
+        happens, why, remedy = _costs(project, connection.signal)
+        yield Fault(
+            path=at.path,
+            line=at.line,
+            signal=connection.signal,
+            receiver=connection.receiver,
+            happens=happens,
+            why=why,
+            remedy=remedy,
+            severity=None if app is None or app.own else Severity.INFO,
+        )
+
+
+def _costs(project: Project, signal: str) -> tuple[str, str, str]:
+    one_each = "Connect it once for each model that it is about, with sender=."
+    if signal in {"pre_delete", "post_delete"}:
+        fast = project.runtime.fast
+        named = ", ".join(fast[:5]) + (f" and {len(fast) - 5} more" if len(fast) > 5 else "")
+        return (
+            "Deleting many rows loads each of them first and then deletes them by key, in place of one statement"
+            + (f": {named}." if fast else "."),
+            f"Django deletes in one statement where nobody listens to {signal}; without a sender this receiver listens to "
+            "every model's.",
+            one_each,
+        )
+    if signal in {"pre_init", "post_init"}:
+        return (
+            "Each object that is made or loaded, of every model, calls the receiver: once for each row of every query.",
+            f"{signal} is sent in Model.__init__(), and without a sender the receiver hears every model.",
+            f"{one_each} For old values override from_db().",
+        )
+    return (
+        "Each add() to any many-to-many field asks the database first which rows are there already.",
+        "Django leaves that query out where nobody listens to m2m_changed; without a sender this receiver listens to every "
+        "such field's.",
+        "Connect it once for each field that it is about, with sender=Model.field.through.",
+    )
+
+
+@rule(14, "runs-once-per-app", Severity.WARNING, "a pre_migrate or post_migrate receiver without sender that never asks which app it is")
+def once_per_app(project: Project) -> Iterator[Fault]:
+    """Find receivers of migrate that do their work again for each app."""
+    for heard in project.heard:
+        if heard.signal in {"pre_migrate", "post_migrate"} and project.senderless(heard) and not _asks(heard):
+            at = heard.connect or heard.function
+            count = len({model.label.partition(".")[0] for model in project.runtime.models.values()})
+            yield Fault(
+                path=at.path,
+                line=at.line,
+                signal=heard.signal,
+                receiver=heard.receiver,
+                happens=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
+                why=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor asks for "
+                "app_config.",
+                remedy="Connect it in ready() of the app config, with sender=self.",
+            )
+
+
+def _asks(heard: Heard) -> bool:
+    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(heard.function.decorators)

@@ -1,0 +1,106 @@
+"""Receivers that swallow errors, raise them, or take their time."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Final
+
+from signalbox.doctor import syntax
+from signalbox.doctor.findings import Severity
+from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.recorded import Record
+from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.runtime import Connection
+
+SLOW: Final = 100_000
+"""Microseconds of the 95th percentile from which on a receiver is called slow."""
+RUNS: Final = 20
+"""How many runs it takes to speak of a percentile."""
+
+
+@rule(15, "swallows", Severity.WARNING, "a receiver with a bare `except:`, or one that drops every exception without a word")
+def swallows(project: Project) -> Iterator[Fault]:
+    """Find receivers whose errors nobody will hear of."""
+    told: set[tuple[str, int]] = set()
+    for heard in project.heard:
+        for step in syntax.steps(heard.function):
+            for handler in step.node.handlers if isinstance(step.node, ast.Try) else ():
+                key = (heard.function.path, handler.lineno)
+                if _drops(heard, handler) and key not in told:
+                    told.add(key)
+                    yield Fault(
+                        path=key[0],
+                        line=key[1],
+                        signal=heard.signal,
+                        receiver=heard.receiver,
+                        happens="Whatever goes wrong in the receiver goes unseen"
+                        + (", Ctrl-C and a worker's shutdown too." if handler.type is None else "."),
+                        why="A database error that is caught within a transaction leaves the transaction broken: the next query "
+                        "fails, at another place. And a mistake in the receiver's own code looks like work done.",
+                        remedy="Catch the exceptions that you expect, and log the rest with logger.exception().",
+                    )
+
+
+def _drops(heard: Heard, handler: ast.ExceptHandler) -> bool:
+    if any(isinstance(node, ast.Raise) for node in ast.walk(handler)):
+        return False
+    if handler.type is None:
+        return True
+    broad = syntax.dotted(handler.type).rpartition(".")[2] in {"Exception", "BaseException"}
+    return broad and all(
+        isinstance(node, ast.Pass | ast.Continue | ast.Break)
+        or (isinstance(node, ast.Return) and (node.value is None or isinstance(node.value, ast.Constant)))
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in handler.body
+    )
+
+
+@rule(16, "breaking", Severity.ERROR, "a receiver that raised in the recorded events", records=True, packages=True)
+def breaking(project: Project) -> Iterator[Fault]:
+    """Find receivers that fail in practice."""
+    for record in project.records:
+        if record.failures:
+            share = f"{record.failures} of {record.runs} recorded runs"
+            yield _fault(
+                project,
+                record,
+                happens=f"It raised in {share}, last: {record.error}.",
+                why="send() stops at the first receiver that raises: those after it don't run, and the save, the login or the "
+                "request that sent the signal fails.",
+                remedy="Mend the cause. What the sender can do without belongs after commit: @receiver(..., durable=True) "
+                "tries it again.",
+            )
+
+
+@rule(17, "slow", Severity.WARNING, "a receiver whose p95 is over 100 ms in the recorded events", records=True, packages=True)
+def slow(project: Project) -> Iterator[Fault]:
+    """Find receivers that make their senders wait."""
+    for record in project.records:
+        if record.runs >= RUNS and record.p95 > SLOW:
+            yield _fault(
+                project,
+                record,
+                happens=f"Of {record.runs} recorded runs, one in twenty took more than {record.p95 / 1000:.0f} ms.",
+                why="A receiver runs inside save(), the login or the request that sends its signal, and inside the open "
+                "transaction with its locks.",
+                remedy="Do the slow part after commit in a worker: @receiver(..., durable=True).",
+            )
+
+
+def _fault(project: Project, record: Record, *, happens: str, why: str, remedy: str) -> Fault:
+    at = _connection(project, record)
+    return Fault(
+        path=at.path if at else "",
+        line=at.line if at else 0,
+        signal=record.signal,
+        receiver=record.receiver,
+        happens=happens,
+        why=why,
+        remedy=remedy,
+    )
+
+
+def _connection(project: Project, record: Record) -> Connection | None:
+    matching = [c for c in project.runtime.connections if c.receiver == record.receiver]
+    return next((c for c in matching if c.signal == record.signal), next(iter(matching), None))

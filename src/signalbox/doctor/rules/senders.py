@@ -1,0 +1,226 @@
+"""Senders that the signal never sends with."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from signalbox import catalog
+from signalbox.doctor.findings import Severity
+from signalbox.doctor.project import Project
+from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.runtime import Connection, Model, Sender
+from signalbox.doctor.source import Connect
+
+_MODEL_SIGNALS = frozenset(
+    {"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "class_prepared", "m2m_changed"}
+)
+
+
+@rule(
+    7,
+    "wrong-sender",
+    Severity.ERROR,
+    "a sender that this signal never sends with: a swapped or abstract model, a model in place of its `through`, "
+    "an instance, a string",
+    packages=True,
+)
+def wrong_sender(project: Project) -> Iterator[Fault]:
+    """Find connections that no send ever reaches."""
+    told: set[tuple[str, str, int]] = set()
+    for connection in project.runtime.connections:
+        if connection.signal not in catalog.BUILTIN or connection.sender.kind in {"any", "unknown"}:
+            continue
+        wrong = _judge(project, connection.signal, connection.sender)
+        if wrong:
+            site = project.site(connection)
+            fault = _fault(project, connection.signal, connection.receiver, site, connection, wrong)
+            told.add((fault.path, fault.line, fault.signal))
+            yield fault
+    for connect in project.source.connects:
+        for signal in connect.signals:
+            if signal in catalog.BUILTIN and (connect.path, connect.line, signal) not in told:
+                sender = _written(project, connect, signal)
+                wrong = _judge(project, signal, sender) if sender else None
+                if wrong:
+                    yield _fault(project, signal, connect.target, connect, None, wrong)
+
+
+def _fault(
+    project: Project,
+    signal: str,
+    receiver: str,
+    site: Connect | None,
+    connection: Connection | None,
+    wrong: tuple[str, str, Severity],
+) -> Fault:
+    why, remedy, severity = wrong
+    at = site or connection
+    assert at is not None
+    return Fault(
+        path=at.path,
+        line=at.line,
+        signal=signal,
+        receiver=receiver,
+        happens="The receiver never runs."
+        if severity is Severity.ERROR
+        else "The receiver runs for some of the objects only.",
+        why=why,
+        remedy=remedy,
+        severity=severity,
+    )
+
+
+def _written(project: Project, connect: Connect, signal: str) -> Sender | None:
+    """Return the sender as far as the source tells it surely, where the process doesn't know the connection's."""
+    known = [c for c in project.connections(connect, signal) if c.sender.kind != "unknown"]
+    if connect.sender is None or known:
+        return None
+    if isinstance(connect.sender, ast.Constant) and isinstance(connect.sender.value, str):
+        return Sender(kind="string", name=connect.sender.value)
+    if isinstance(connect.sender, ast.Call):
+        model = project.model(connect.sender_path)
+        return Sender(kind="instance", name=model.path) if model else None
+    if connect.sender_path.endswith("conf.settings.AUTH_USER_MODEL"):
+        return Sender(kind="string", name=project.runtime.user_model)
+    if connect.sender_path in {"self", "cls"} or not connect.sender_path:
+        return None
+    model = project.model(connect.sender_path)
+    if model and model.path == connect.sender_path:
+        return Sender(kind="model", name=model.label, model=model)
+    owner, _, name = connect.sender_path.rpartition(".")
+    field = project.model(owner)
+    if field and name in field.relations:
+        return Sender(kind="instance", name=f"{field.label}.{name}")
+    return None
+
+
+def _judge(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+    """Return why the signal never sends with the sender, and what to write; ``None`` if it may."""
+    if signal in _MODEL_SIGNALS:
+        return _model_signal(project, signal, sender)
+    if signal in {"user_logged_in", "user_logged_out"}:
+        return _login(project, signal, sender)
+    if signal == "got_request_exception":
+        return (
+            "got_request_exception is always sent with sender=None, which no other sender equals.",
+            "Leave the sender out.",
+            Severity.ERROR,
+        )
+    if signal in {"request_started", "request_finished"}:
+        if sender.kind == "handler" or sender.name.endswith("ClientHandler"):
+            return None
+        return (
+            f"{signal} is sent with the class of the handler, as WSGIHandler or ASGIHandler; {_said(sender)} is none.",
+            "Leave the sender out; look at the request in a middleware if it is about one view.",
+            Severity.ERROR,
+        )
+    if signal in {"pre_migrate", "post_migrate"}:
+        return _migrate(signal, sender)
+    if signal == "connection_created" and sender.kind in {"string", "instance", "module", "model"}:
+        return (
+            f"connection_created is sent with the DatabaseWrapper class of the backend; {_said(sender)} is none.",
+            "Leave the sender out and compare connection.alias or connection.vendor.",
+            Severity.ERROR,
+        )
+    if signal == "user_login_failed" and sender.kind != "string":
+        return (
+            f"user_login_failed is sent with the text 'django.contrib.auth'; {_said(sender)} is none.",
+            "Leave the sender out.",
+            Severity.ERROR,
+        )
+    return None
+
+
+def _said(sender: Sender) -> str:
+    return {
+        "string": f"the text {sender.name!r}",
+        "instance": f"an object ({sender.name})",
+        "model": f"the model {sender.name}",
+        "app_config": f"the app config of {sender.name}",
+    }.get(sender.kind, sender.name)
+
+
+def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+    if sender.kind == "string":
+        if sender.name.lower() in project.runtime.models and signal != "class_prepared":
+            return None
+        if signal == "class_prepared":
+            return ("class_prepared compares senders as they are: a text is no class.", "Give it no sender.", Severity.ERROR)
+        return (
+            f"There is no model {sender.name!r}: Django waits for it for ever, and connects nothing.",
+            "Write the sender as 'app_label.ModelName' of an installed app.",
+            Severity.ERROR,
+        )
+    wants = "the table's model, as Model.field.through" if signal == "m2m_changed" else "a model class"
+    if sender.kind != "model" or sender.model is None:
+        remedy = "Give it the table's model: sender=Model.field.through." if signal == "m2m_changed" else (
+            "Give it the class, not an object." if sender.kind == "instance" else "Give it the model class."
+        )
+        if sender.kind == "class":
+            remedy = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
+        return (f"{signal} is sent with {wants}; {_said(sender)} is none.", remedy, Severity.ERROR)
+    model = sender.model
+    if model.swapped:
+        return (
+            f"{model.label} is not in use: the settings put {model.swapped} in its place.",
+            "Give it settings.AUTH_USER_MODEL, or get_user_model().",
+            Severity.ERROR,
+        )
+    if model.abstract and signal != "class_prepared":
+        return (
+            f"{model.label} is abstract: it has no objects, and a signal's sender is the class of the object itself, never "
+            "a class that it inherits from.",
+            "Connect once for each model below it, or leave the sender out and ask issubclass(sender, ...).",
+            Severity.ERROR,
+        )
+    if signal == "m2m_changed":
+        return None if model.through else _through(model)
+    if model.proxy and signal not in {"class_prepared", "pre_init", "post_init"}:
+        return (
+            f"{model.label} is a proxy of {model.concrete}: an object is sent with the class that it was loaded as, and most "
+            f"are loaded as {model.concrete}, or deleted with what they belong to.",
+            f"Connect {model.concrete} as well.",
+            Severity.INFO,
+        )
+    return None
+
+
+def _through(model: Model) -> tuple[str, str, Severity]:
+    name = model.path.rpartition(".")[2]
+    fields = ", ".join(f"sender={name}.{relation}.through" for relation in model.relations)
+    return (
+        f"m2m_changed is sent with the model of the many-to-many table, not with {model.label}.",
+        f"Write {fields}." if fields else "Give it the table's model: sender=Model.field.through.",
+        Severity.ERROR,
+    )
+
+
+def _login(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+    if sender.name == "builtins.NoneType" and signal == "user_logged_out":
+        return None
+    if sender.kind == "model" and sender.model and (sender.model.user or not project.runtime.user_model):
+        return None
+    hint = " Unlike the models' signals it takes no text for a model." if sender.kind == "string" else ""
+    return (
+        f"{signal} is sent with the class of the user, {project.runtime.user_model or 'the user model'} here; "
+        f"{_said(sender)} is another.{hint}",
+        "Leave the sender out, or give it get_user_model() in ready().",
+        Severity.ERROR,
+    )
+
+
+def _migrate(signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+    if sender.kind == "app_config":
+        if sender.emits:
+            return None
+        return (
+            f"{signal} is sent for apps with models only, and {sender.name} has no models module.",
+            "Listen to an app that has models, or give the app a models.py.",
+            Severity.ERROR,
+        )
+    return (
+        f"{signal} is sent with an app config, the object; {_said(sender)} is none.",
+        "Connect it in ready() of the app config, with sender=self.",
+        Severity.ERROR,
+    )

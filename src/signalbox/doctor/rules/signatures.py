@@ -1,0 +1,159 @@
+"""Signatures that don't fit what the signal sends."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+
+from signalbox import catalog
+from signalbox.doctor.findings import Severity
+from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.runtime import Parameter
+
+
+@rule(
+    8,
+    "wrong-signature",
+    Severity.ERROR,
+    "no `**kwargs`, a required argument that the signal doesn't send, a misspelt one",
+    packages=True,
+)
+def wrong_signature(project: Project) -> Iterator[Fault]:
+    """Find receivers that a send can't call, and arguments that are never filled."""
+    told: set[tuple[str, str, int]] = set()
+    for connection in project.runtime.connections:
+        key = (connection.signal, connection.path, connection.line)
+        sent = _sent(project, connection.signal)
+        if sent and connection.parameters is not None and key not in told:
+            told.add(key)
+            yield from _judge(project, connection.parameters, sent, *key, connection.receiver)
+    for heard in project.heard:
+        key = (heard.signal, heard.function.path, heard.function.line)
+        sent = _sent(project, heard.signal)
+        if sent and key not in told and not heard.function.decorators and not heard.later:
+            yield from _judge(project, tuple(_parameters(heard)), sent, *key, heard.receiver)
+
+
+def _sent(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Return the arguments that each send carries, and those that some carry; ``None`` if they can't be told."""
+    entry = catalog.BUILTIN.get(signal)
+    if entry:
+        optional = set(entry.optional)
+        if signal == "request_started" and not project.runtime.asgi:
+            optional.discard("environ")  # WSGI alone
+        always = {"sender", "signal", *entry.args} - optional
+        return frozenset(always), frozenset({"sender", "signal", *entry.args})
+    sends = [send for send in project.source.sends if send.signal == signal]
+    if not sends or signal in project.source.mentioned or any(send.args is None for send in sends):
+        return None
+    named = [send.args for send in sends if send.args is not None]
+    base = {"sender", "signal"}
+    return frozenset(base | frozenset.intersection(*named)), frozenset(base.union(*named))
+
+
+def _parameters(heard: Heard) -> Iterator[Parameter]:
+    arguments = heard.function.parameters
+    listed = [*arguments.posonlyargs, *arguments.args]
+    if heard.function.method and heard.connect and not heard.connect.decorator:
+        listed = listed[1:]  # bound when it is connected
+    first_default = len(listed) - len(arguments.defaults)
+    for index, argument in enumerate(listed):
+        yield Parameter(
+            name=argument.arg,
+            kind="positional" if argument in arguments.posonlyargs else "keyword",
+            required=index < first_default,
+        )
+    if arguments.vararg:
+        yield Parameter(name=arguments.vararg.arg, kind="args", required=False)
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        yield Parameter(name=argument.arg, kind="keyword", required=default is None)
+    if arguments.kwarg:
+        yield Parameter(name=arguments.kwarg.arg, kind="kwargs", required=False)
+
+
+def _judge(
+    project: Project,
+    parameters: Iterable[Parameter],
+    sent: tuple[frozenset[str], frozenset[str]],
+    signal: str,
+    path: str,
+    line: int,
+    receiver: str,
+) -> Iterator[Fault]:
+    always, ever = sent
+    parameters = list(parameters)
+    named = {parameter.name for parameter in parameters if parameter.kind == "keyword"}
+    open_ended = any(parameter.kind == "kwargs" for parameter in parameters)
+
+    def fault(happens: str, why: str, remedy: str, severity: Severity = Severity.ERROR) -> Fault:
+        return Fault(
+            path=path, line=line, signal=signal, receiver=receiver, happens=happens, why=why, remedy=remedy, severity=severity
+        )
+
+    for parameter in parameters:
+        if parameter.kind == "positional" and parameter.required:
+            yield fault(
+                "Each send raises TypeError.",
+                f"The parameter {parameter.name} takes no keyword, and Django gives every argument by keyword.",
+                "Take the slash out of the signature.",
+            )
+        elif parameter.kind == "keyword" and parameter.name not in ever:
+            meant = next(iter(difflib.get_close_matches(parameter.name, ever - named, 1, 0.75)), "")
+            if parameter.required and parameter.name == "self":
+                yield fault(
+                    "Each send raises TypeError.",
+                    "The function is connected while its class is made: it is no method of an object yet, and nobody gives "
+                    "it self.",
+                    "Make it a function of the module, or connect the bound method.",
+                )
+            elif parameter.required:
+                yield fault(
+                    "Each send raises TypeError.",
+                    f"{signal} sends no {parameter.name}" + (f"; it sends {meant}." if meant else "."),
+                    f"Call it {meant}." if meant else f"Take {parameter.name} out, or give it a default.",
+                )
+            elif meant:
+                yield fault(
+                    f"{parameter.name} always has its default.",
+                    f"{signal} sends no {parameter.name}; it sends {meant}, which goes into **kwargs.",
+                    f"Call it {meant}.",
+                    Severity.WARNING,
+                )
+    rare = [p.name for p in parameters if p.kind == "keyword" and p.required and p.name in ever - always]
+    if rare:
+        yield _sometimes(project, rare, signal, fault)
+    if not open_ended:
+        missing = sorted(always - named)
+        yield fault(
+            "Each send raises TypeError; with DEBUG on, connect() refuses it."
+            if missing
+            else "It runs; with DEBUG on, connect() refuses it, and an argument that a later Django adds breaks it.",
+            "It has no **kwargs" + (f" and takes no {', '.join(missing)}." if missing else "."),
+            "Add **kwargs to the signature.",
+            Severity.ERROR if missing else Severity.WARNING,
+        )
+
+
+def _sometimes(project: Project, names: list[str], signal: str, fault: Callable[..., Fault]) -> Fault:
+    listed = " and ".join(names)
+    defaults = ", ".join(f"{name}=None" for name in names)
+    if signal == "request_started":
+        other = "ASGI" if "environ" in names else "WSGI"
+        return fault(
+            f"Under {other} each request raises TypeError." if project.runtime.asgi else "Each request raises TypeError.",
+            f"Under WSGI request_started sends environ, under ASGI scope; {listed} is required here.",
+            f"Write {defaults}.",
+        )
+    if signal == "post_migrate":
+        return fault(
+            "manage.py flush raises TypeError, and so does the end of each TransactionTestCase.",
+            f"migrate sends {listed}, flush doesn't.",
+            f"Write {defaults}.",
+            Severity.WARNING,
+        )
+    return fault(
+        "Some sends raise TypeError.",
+        f"Not every send of {signal} carries {listed}.",
+        f"Write {defaults}, or send it everywhere.",
+    )

@@ -1,0 +1,6 @@
+# mypy: ignore-errors
+from django.contrib.auth.models import AbstractUser
+
+
+class Member(AbstractUser):
+    pass

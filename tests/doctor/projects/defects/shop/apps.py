@@ -1,0 +1,40 @@
+# mypy: ignore-errors
+from django.apps import AppConfig
+from django.db.models.signals import class_prepared, post_migrate, pre_migrate
+from quiet.signals import opened
+
+
+def on_prepared(sender, **kwargs):
+    pass
+
+
+def on_opened(sender, **kwargs):
+    pass
+
+
+def on_migrate(sender, **kwargs):
+    pass
+
+
+class ShopConfig(AppConfig):
+    name = "shop"
+
+    def ready(self):
+        from . import (
+            asynchrony,
+            costs,
+            deaf,
+            effects,
+            failures,
+            leaks,
+            lifetime,
+            secrets,
+            senders,
+            signatures,
+            twice,
+        )
+
+        class_prepared.connect(on_prepared)  # D006
+        opened.connect(on_opened)  # D006
+        post_migrate.connect(on_migrate, sender="shop")  # D007
+        pre_migrate.connect(on_migrate, sender=type(self))  # D007

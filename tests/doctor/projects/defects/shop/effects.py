@@ -1,0 +1,66 @@
+# mypy: ignore-errors
+import subprocess
+import urllib.request
+
+from django.core.mail import EmailMessage, send_mail
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
+from django.dispatch import receiver
+
+from .models import Note, Order, Tag
+
+
+@receiver(post_save, sender=Order)
+def saves_again(sender, instance, **kwargs):
+    instance.total += 1
+    instance.save()  # D010
+
+
+@receiver(pre_save, sender=Order)
+def by_kwargs(sender, **kwargs):
+    order = kwargs["instance"]
+    order.save(update_fields=["total"])  # D010
+
+
+@receiver(post_save, sender=Tag)
+def makes_another(sender, instance, raw, **kwargs):
+    Tag.objects.create(name="another")  # D010
+
+
+@receiver(post_save, sender=Order)
+def mails(sender, instance, **kwargs):
+    send_mail("Order", "Saved.", None, [instance.owner.email])  # D011
+    instance.owner.email_user("Order", "Saved.")  # D011
+
+
+@receiver(post_delete, sender=Order)
+def effects(sender, instance, **kwargs):
+    message = EmailMessage("Order")
+    message.send()  # D011
+    urllib.request.urlopen("https://example.org")  # D011
+    subprocess.run(["true"])  # D011
+
+
+@receiver(m2m_changed, sender=Order.tags.through)
+def queues(sender, instance, **kwargs):
+    work.delay(instance.pk)  # D011
+    work.enqueue(instance.pk)  # D011
+
+
+class work:
+    pass
+
+
+@receiver(post_save, sender=Order)
+def writes(sender, instance, created, **kwargs):
+    if created:
+        Note.objects.create(order=instance, text="New")  # D012
+
+
+@receiver(post_save, sender=Note)
+def writes_related(sender, instance, **kwargs):
+    instance.order.save()  # D012
+
+
+@receiver(pre_save, sender=Note)
+def reads(sender, instance, **kwargs):
+    instance.text = str(Order.objects.filter(total=0).count())  # D012

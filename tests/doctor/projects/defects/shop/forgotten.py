@@ -1,0 +1,10 @@
+# mypy: ignore-errors
+from django.db.models.signals import post_save
+from django.dispatch import receiver
+
+from .models import Order
+
+
+@receiver(post_save, sender=Order)  # D005
+def never(sender, **kwargs):
+    pass

@@ -1,0 +1,80 @@
+# mypy: ignore-errors
+from functools import partial
+
+from django.db.models.signals import post_save, pre_save
+from django.dispatch import receiver
+
+from .models import Note, Order, Tag
+
+
+def deleted(sender, **kwargs):
+    pass
+
+
+post_save.connect(deleted, sender=Order)  # D001
+del deleted
+
+
+@receiver(post_save, sender=Order)  # D002
+def twin(sender, **kwargs):
+    pass
+
+
+@receiver(pre_save, sender=Order)
+def twin(sender, **kwargs):
+    pass
+
+
+def rebound(sender, **kwargs):
+    pass
+
+
+post_save.connect(rebound, sender=Note)  # D002
+rebound = None
+
+for model in (Order, Note):
+
+    @receiver(post_save, sender=model)  # D002
+    def each(sender, **kwargs):
+        pass
+
+
+if Order:
+
+    @receiver(post_save, sender=Tag)  # D002
+    def chosen(sender, **kwargs):
+        pass
+
+
+def chosen(sender, **kwargs):
+    pass
+
+
+class Handler:
+    def __call__(self, sender, **kwargs):
+        pass
+
+    def on_save(self, sender, **kwargs):
+        pass
+
+
+post_save.connect(lambda sender, **kwargs: None, sender=Tag)  # D003
+post_save.connect(partial(twin, extra=1), sender=Tag)  # D003
+post_save.connect(Handler().on_save, sender=Tag)  # D003
+post_save.connect(Handler(), sender=Tag)  # D003
+
+
+def connect():
+    @receiver(post_save, sender=Tag)  # D003
+    def inner(sender, **kwargs):
+        pass
+
+    def other(sender, **kwargs):
+        pass
+
+    handler = Handler()
+    pre_save.connect(other, sender=Tag)  # D003
+    pre_save.connect(handler.on_save, sender=Tag)  # D003
+
+
+connect()

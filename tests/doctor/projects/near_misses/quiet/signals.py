@@ -1,0 +1,4 @@
+# mypy: ignore-errors
+from django.dispatch import Signal
+
+opened = Signal()

@@ -1,0 +1,48 @@
+# mypy: ignore-errors
+from django.apps import AppConfig
+from django.db.models.signals import class_prepared, post_migrate, pre_migrate
+from quiet.signals import opened
+
+
+def on_prepared(sender, **kwargs):
+    pass
+
+
+def on_opened(sender, **kwargs):
+    pass
+
+
+def on_migrate(sender, **kwargs):
+    pass
+
+
+def on_any_migrate(sender, app_config, **kwargs):
+    if app_config.label == "shop":
+        on_migrate(sender)
+
+
+class ShopConfig(AppConfig):
+    name = "shop"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        class_prepared.connect(on_prepared)
+        opened.connect(on_opened)
+
+    def ready(self):
+        from . import (
+            asynchrony,
+            costs,
+            deaf,
+            effects,
+            failures,
+            leaks,
+            lifetime,
+            secrets,
+            senders,
+            signatures,
+            twice,
+        )
+
+        pre_migrate.connect(on_migrate, sender=self)
+        post_migrate.connect(on_any_migrate)

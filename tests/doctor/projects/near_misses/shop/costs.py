@@ -1,0 +1,17 @@
+# mypy: ignore-errors
+from django.db.models.signals import m2m_changed, post_delete, post_init, post_save
+from django.dispatch import receiver
+
+from .models import Note, Order
+
+
+@receiver(post_save)
+def cheap(sender, **kwargs):
+    pass
+
+
+@receiver(post_delete, sender=Note)
+@receiver(post_init, sender=Note)
+@receiver(m2m_changed, sender=Order.tags.through)
+def some(sender, **kwargs):
+    pass

@@ -1,0 +1,71 @@
+# mypy: ignore-errors
+from functools import partial
+
+from django.core.mail import send_mail
+from django.db import transaction
+from django.db.models.signals import post_save, pre_save
+from django.dispatch import receiver
+
+from .models import Note, Order, Tag
+
+
+@receiver(post_save, sender=Order)
+def once(sender, instance, created, **kwargs):
+    if created:
+        instance.save()
+
+
+@receiver(post_save, sender=Order)
+def leaves(sender, instance, created, **kwargs):
+    if not created:
+        return
+    instance.total = 1
+    instance.save()
+
+
+@receiver(post_save, sender=Order)
+def updates(sender, instance, **kwargs):
+    sender.objects.filter(pk=instance.pk).update(total=1)
+
+
+@receiver(pre_save, sender=Order)
+def compares(sender, instance, **kwargs):
+    old = Order.objects.filter(pk=instance.pk).first()
+    instance.total = old.total if old else 0
+
+
+@receiver(post_save, sender=Order)
+def after_commit(sender, instance, **kwargs):
+    transaction.on_commit(lambda: send_mail("Order", "Saved.", None, [instance.owner.email]))
+    transaction.on_commit(partial(work.delay, instance.pk))
+
+
+@receiver(pre_save, sender=Tag)
+def cleans(sender, instance, **kwargs):
+    instance.name = instance.name.strip()
+    cache.delete(instance.name)
+
+
+class work:
+    @staticmethod
+    def delay(key):
+        pass
+
+
+class cache:
+    @staticmethod
+    def delete(key):
+        pass
+
+
+@receiver(post_save, sender=Order)
+def guarded(sender, instance, created, raw, **kwargs):
+    if created and not raw:
+        Note.objects.create(order=instance, text="New")
+
+
+@receiver(post_save, sender=Note)
+def guarded_by_kwargs(sender, instance, **kwargs):
+    if kwargs.get("raw"):
+        return
+    instance.order.save()

@@ -1,0 +1,34 @@
+# mypy: ignore-errors
+import logging
+
+from django.db.models.signals import post_save
+from django.dispatch import receiver
+
+from .models import Order
+
+logger = logging.getLogger(__name__)
+
+
+@receiver(post_save, sender=Order)
+def told(sender, instance, **kwargs):
+    try:
+        instance.total += 1
+    except Exception:
+        logger.exception("No total")
+
+
+@receiver(post_save, sender=Order)
+def narrow(sender, instance, **kwargs):
+    try:
+        instance.total += 1
+    except TypeError:
+        pass
+
+
+@receiver(post_save, sender=Order)
+def raises(sender, instance, **kwargs):
+    try:
+        instance.total += 1
+    except:
+        instance.total = 0
+        raise

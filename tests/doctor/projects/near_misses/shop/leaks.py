@@ -1,0 +1,14 @@
+# mypy: ignore-errors
+from django.apps import apps
+from django.db.models.signals import post_save
+
+from .models import Order
+
+
+class Watcher:
+    def on_save(self, sender, **kwargs):
+        pass
+
+
+for model in apps.get_models():
+    post_save.connect(Watcher().on_save, sender=model, weak=False)

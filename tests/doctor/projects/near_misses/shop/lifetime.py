@@ -1,0 +1,107 @@
+# mypy: ignore-errors
+from functools import partial
+
+from django.db.models.signals import post_save, pre_save
+from django.dispatch import receiver
+
+from .models import Note, Order, Tag
+
+kept = []
+
+
+def deleted(sender, **kwargs):
+    pass
+
+
+post_save.connect(deleted, sender=Order, weak=False)
+del deleted
+
+
+def gone(sender, **kwargs):
+    pass
+
+
+post_save.connect(gone, sender=Order)
+post_save.disconnect(gone, sender=Order)
+
+
+@receiver(post_save, sender=Order, weak=False)
+def twin(sender, **kwargs):
+    pass
+
+
+@receiver(pre_save, sender=Order)
+def twin(sender, **kwargs):
+    pass
+
+
+@receiver(post_save, sender=Note)
+def listed(sender, **kwargs):
+    pass
+
+
+kept.append(listed)
+
+
+@receiver(pre_save, sender=Note)
+def listed(sender, **kwargs):
+    pass
+
+
+if Order:
+
+    @receiver(post_save, sender=Tag)
+    def either(sender, **kwargs):
+        pass
+
+else:
+
+    @receiver(pre_save, sender=Tag)
+    def either(sender, **kwargs):
+        pass
+
+
+@receiver(post_save, sender=Tag)
+def alone(sender, **kwargs):
+    def alone():  # another scope
+        pass
+
+
+class Handler:
+    def __call__(self, sender, **kwargs):
+        pass
+
+    def on_save(self, sender, **kwargs):
+        pass
+
+
+handler = Handler()
+given = partial(handler.on_save, extra=1)
+post_save.connect(lambda sender, **kwargs: None, sender=Tag, weak=False)
+post_save.connect(given, sender=Tag)
+post_save.connect(handler.on_save, sender=Tag)
+post_save.connect(handler, sender=Tag)
+
+
+def make(model):
+    def inner(sender, **kwargs):
+        pass
+
+    post_save.connect(inner, sender=model)
+    return inner
+
+
+made = make(Note)
+
+
+def watch(call):
+    """For the time of a call."""
+
+    def on_save(sender, **kwargs):
+        pass
+
+    post_save.connect(on_save, sender=Note)
+    call()
+
+
+watch(int)

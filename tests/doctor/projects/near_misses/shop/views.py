@@ -1,0 +1,18 @@
+# mypy: ignore-errors
+from django.core.signals import request_finished
+from django.http import HttpResponse
+
+
+def done(sender, **kwargs):
+    pass
+
+
+def buy(request):
+    def finished(sender, **kwargs):
+        pass
+
+    request_finished.connect(finished, weak=False)
+    try:
+        return HttpResponse("Bought")
+    finally:
+        request_finished.disconnect(finished)

@@ -1,0 +1,9 @@
+# mypy: ignore-errors
+from django.apps import AppConfig
+
+
+class BlogConfig(AppConfig):
+    name = "blog"
+
+    def ready(self):
+        import blog.signals

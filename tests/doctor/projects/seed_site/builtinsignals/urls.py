@@ -1,0 +1,5 @@
+# mypy: ignore-errors
+from blog import views
+from django.urls import path
+
+urlpatterns = [path("home/", views.home)]

@@ -1,0 +1,64 @@
+"""Examines the fixture projects, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROJECTS = Path(__file__).parent / "projects"
+SOURCE = Path(__file__).parents[2] / "src"
+
+_EXAMINE = """
+import json, sys
+import django
+django.setup()
+from signalbox.doctor import examine
+for finding in examine(**json.loads(sys.argv[1])):
+    print(json.dumps(finding.as_json()), file=sys.stderr)
+"""
+
+
+def examine(project: Path, *, debug: bool, settings: str = "settings", **options: Any) -> list[dict[str, Any]]:
+    """Return the findings on a project, as its own process finds them."""
+    done = run(project, ["-c", _EXAMINE, json.dumps({"records": False, **options})], debug=debug, settings=settings)
+    assert 0 == done.returncode, done.stderr
+    return [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+
+
+def run(project: Path, arguments: Sequence[str], *, debug: bool, settings: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a project's directory."""
+    environment = {
+        **os.environ,
+        "DEBUG": str(int(debug)),
+        "DJANGO_SETTINGS_MODULE": settings,
+        "PYTHONPATH": os.pathsep.join([str(project), str(SOURCE)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.run(  # our own interpreter and fixtures
+        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def expected(project: Path) -> list[tuple[str, int, str]]:
+    """Return what the comments of a project say: file, line and id of each finding, as in ``# D002 D014``."""
+    found = []
+    for path in project.rglob("*.py"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            comment = re.search(r"# ((?:D\d{3} ?)+)$", line)
+            found += [(str(path.relative_to(project)), number, id) for id in (comment[1].split() if comment else ())]
+    return sorted(found)
+
+
+def actual(findings: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    """Return file, line and id of each finding."""
+    places = (finding["place"].rpartition(":") for finding in findings)
+    return sorted(
+        (path, int(line or 0), finding["id"].removeprefix("signalbox."))
+        for (path, _, line), finding in zip(places, findings, strict=True)
+    )
