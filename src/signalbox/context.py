@@ -121,6 +121,10 @@ class Trace:
         self._seen_user = user
         return self._seen_actor
 
+    def bind(self, request: HttpRequest) -> None:
+        """Take the actor from ``request`` from now on, unless one was set."""
+        self.request = request
+
     def set_actor(self, actor: Actor | None) -> Actor | None:
         """Name the actor and return the one that was named before; ``None`` gives the word back to the request."""
         before, self._actor = self._actor, actor
