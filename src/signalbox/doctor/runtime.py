@@ -373,9 +373,10 @@ def _accidental(entries: list[Connected]) -> frozenset[int]:
     }
     if not suspects:
         return frozenset()
+    objects = tuple(suspects.values())
     held: set[int] = set()
-    for holder in gc.get_referrers(*suspects.values()):
-        if holder is suspects or isinstance(holder, FrameType | Connected) or _is_cache_key(holder):
+    for holder in gc.get_referrers(*objects):
+        if holder is suspects or holder is objects or isinstance(holder, FrameType | Connected) or _is_cache_key(holder):
             continue
         held.update(id(value) for value in gc.get_referents(holder) if id(value) in suspects)
     return frozenset(suspects.keys() - held)

@@ -10,6 +10,7 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.source import Connect, Function, Module
+from signalbox.doctor.syntax import dotted
 
 _DEBUG_TELL = (
     "It works as long as DEBUG is on, by accident: Django's check of the signature keeps it in a cache. "
@@ -112,7 +113,8 @@ def shadowed(project: Project) -> Iterator[Fault]:
             if again is None:
                 continue
             for signal in connect.signals:
-                if not project.held(connect, signal):
+                # In a loop the last one lives, and shares its line with those that don't.
+                if connect.loop or not project.held(connect, signal):
                     yield _shadowed(project, connect, signal, again)
 
 
@@ -297,8 +299,8 @@ def _works_on(scope: Function, connect: Connect) -> bool:
             statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
         ):
             for node in ast.walk(statement):
-                if isinstance(node, ast.Call) and not (
-                    isinstance(node.func, ast.Attribute) and node.func.attr in {"connect", "debug", "info"}
-                ):
-                    return True
+                if isinstance(node, ast.Call):
+                    last = dotted(node.func).rpartition(".")[2]
+                    if last not in {"connect", "debug", "info"} and not last[:1].isupper():
+                        return True
     return False

@@ -32,7 +32,7 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
         if connection.signal not in catalog.BUILTIN or connection.sender.kind in {"any", "unknown"}:
             continue
         wrong = _judge(project, connection.signal, connection.sender)
-        if wrong:
+        if wrong and not (wrong[2] is Severity.INFO and _hears_the_concrete(project, connection)):
             site = project.site(connection)
             fault = _fault(project, connection.signal, connection.receiver, site, connection, wrong)
             told.add((fault.path, fault.line, fault.signal))
@@ -44,6 +44,13 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
                 wrong = _judge(project, signal, sender) if sender else None
                 if wrong:
                     yield _fault(project, signal, connect.target, connect, None, wrong)
+
+
+def _hears_the_concrete(project: Project, connection: Connection) -> bool:
+    """Whether the same code hears the model that a proxy stands for, too."""
+    model = connection.sender.model
+    same = project.live.get((connection.signal, connection.path, connection.line), ())
+    return model is not None and any(other.sender.kind == "any" or other.sender.name == model.concrete for other in same)
 
 
 def _fault(

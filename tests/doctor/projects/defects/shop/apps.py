@@ -24,6 +24,7 @@ class ShopConfig(AppConfig):
             asynchrony,
             costs,
             deaf,
+            doubled,
             effects,
             failures,
             leaks,

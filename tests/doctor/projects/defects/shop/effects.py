@@ -22,8 +22,8 @@ def by_kwargs(sender, **kwargs):
 
 
 @receiver(post_save, sender=Tag)
-def makes_another(sender, instance, raw, **kwargs):
-    Tag.objects.create(name="another")  # D010
+def makes_another(sender, instance, **kwargs):
+    Tag.objects.create(name="another")  # D010 D012
 
 
 @receiver(post_save, sender=Order)

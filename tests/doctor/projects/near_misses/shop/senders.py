@@ -5,10 +5,10 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception, request_started
 from django.db.backends.signals import connection_created
 from django.db.backends.sqlite3.base import DatabaseWrapper
-from django.db.models.signals import class_prepared, m2m_changed, post_save, pre_save
+from django.db.models.signals import m2m_changed, post_save, pre_save
 from django.dispatch import receiver
 
-from .models import Dated, Express, Order
+from .models import Express, Order
 
 
 @receiver(post_save, sender=get_user_model())
@@ -21,8 +21,9 @@ def lazy(sender, **kwargs):
     pass
 
 
-@receiver(class_prepared, sender=Dated)
-def abstract(sender, **kwargs):
+@receiver(post_save, sender=Order)
+@receiver(post_save, sender=Express)
+def both(sender, **kwargs):
     pass
 
 
