@@ -6,6 +6,8 @@ import functools
 import io
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
@@ -601,6 +603,18 @@ def test_the_key_of_a_token_is_a_secret_by_the_name_of_its_model() -> None:
     assert {"model": "encoding_tests.Door", "pk": "abc"} == render(Door("abc"))
 
 
+def test_a_composite_key_is_rendered_as_a_list() -> None:
+    class Line(models.Model):
+        pk = models.CompositePrimaryKey("order", "number")
+        order = models.IntegerField()
+        number = models.IntegerField()
+
+        class Meta:
+            app_label = "encoding_tests"
+
+    assert {"model": "encoding_tests.Line", "pk": [1, 2]} == render(Line(order=1, number=2))
+
+
 # --- JSON text
 
 
@@ -640,8 +654,30 @@ def test_both_encoders_write_the_same(encode: Callable[[object], str], value: ob
     assert_accepted(encode(value))
 
 
+@pytest.mark.parametrize("encode", ENCODERS)
+def test_a_raw_value_that_cannot_be_read_is_told(encode: Callable[[object], str]) -> None:
+    assert '["<datetime.datetime: cannot be read>"]' == encode([datetime(2026, 1, 2, tzinfo=HostileZone())])
+
+
+@pytest.mark.parametrize("encode", ENCODERS)
+def test_the_depth_of_a_raw_value_is_bounded(encode: Callable[[object], str]) -> None:
+    value: list[Any] = []
+    value.append(value)
+    assert "[" * 200 + f'"{TOO_DEEP}"' + "]" * 200 == encode(value)
+
+
 def test_the_faster_encoder_is_taken_where_it_is_installed() -> None:
     assert dumps is encoding._dumps_orjson
+
+
+def test_without_the_faster_encoder_the_standard_one_is_taken() -> None:
+    program = (
+        "import sys; sys.modules['orjson'] = None\n"
+        "from signalbox import encoding\n"
+        "assert encoding.dumps is encoding._dumps_standard\n"
+        "sys.stdout.write(encoding.dumps({'a': [1, None]}))"
+    )
+    assert b'{"a":[1,null]}' == subprocess.check_output([sys.executable, "-c", program])
 
 
 def test_clean_text_is_what_postgresql_takes() -> None:

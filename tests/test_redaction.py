@@ -212,6 +212,7 @@ def test_secrets_are_taken_out_of_text(text: str, expected: str) -> None:
         "hello world",
         "ordinary text, nothing: here",
         "Basic authentication is required",
+        "Basic information",
         "Bearer authentication or token missing, bearer of news",
         "http://host:8000/x?mail=a@b.c",
         "ssh://git@host/repository",
