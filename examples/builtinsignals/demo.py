@@ -332,6 +332,15 @@ def following(screen: Screen) -> Iterator[None]:
         thread.join()
 
 
+def await_the_last_event() -> None:
+    """Give the visit's last request, the logout, the time to write its events: they leave after its answer."""
+    from signalbox.models import Event
+
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not Event.objects.filter(signal="user_logged_out").exists():
+        time.sleep(PACE)
+
+
 def summary(screen: Screen) -> list[str]:
     """Print what was recorded of each signal; return the names of those of which nothing was."""
     from signalbox.catalog import BUILTIN
@@ -411,6 +420,7 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
                 DJANGO_SUPERUSER_PASSWORD=PASSWORD,
             )
             visit(site, screen.heading)
+            await_the_last_event()
             if not once:
                 screen.say(
                     f"\nThe site is at {site.address}/admin/ and shows what it recorded there. Log in as {USER}; the"
