@@ -91,7 +91,7 @@ def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Colle
 
 
 def _excerpt(project: Project, fault: Fault) -> tuple[Line, ...]:
-    lines = project.source.texts.get(fault.path, ())
+    lines = project.source.texts.get(fault.path, "").splitlines()
     return tuple(
         Line(number=number, text=lines[number - 1], marked=number == fault.line)
         for number in range(max(1, fault.line - AROUND), min(len(lines), fault.line + AROUND) + 1)

@@ -9,9 +9,9 @@ import ast
 import os
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 from signalbox.doctor.runtime import App, real
@@ -28,7 +28,7 @@ SIGNAL_CLASSES: Final = frozenset(
 SENDS: Final = frozenset({"send", "send_robust", "asend", "asend_robust"})
 
 _LEFT_OUT: Final = frozenset({"__pycache__", "locale", "migrations", "node_modules", "static", "templates", "test", "tests"})
-_TELLING: Final = re.compile(r"receiver|[sS]ignal|\.connect\(|\.a?send(?:_robust)?\(")
+_TELLING: Final = ("receiver", "ignal", ".connect(", ".send(", ".send_robust(", ".asend(", ".asend_robust(")
 _IMPORTS: Final = re.compile(
     r"^([ \t]*)(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n]+))", re.MULTILINE
 )
@@ -108,8 +108,6 @@ class Connect:
     """Absolute path of the file."""
     line: int
     """First line of the call."""
-    chain: tuple[tuple[int, int], ...]
-    """Where its statement stands: block and index, from the outermost block of its scope to its own."""
     signals: tuple[str, ...]
     """The signals by name."""
     decorator: bool
@@ -202,14 +200,31 @@ class Source:
     """Every send written."""
     definitions: tuple[Definition, ...]
     """Every signal made."""
-    mentioned: frozenset[str]
-    """Signals that are handed on as values, so that somebody else may send or hear them."""
+    mentions: frozenset[str]
+    """Signals that parsed files hand on as values."""
     functions: Mapping[tuple[str, int], Function]
     """Functions by file and first line."""
-    imports: Mapping[str, frozenset[str]]
-    """Module to the dotted names that it imports, anywhere in it."""
-    texts: Mapping[str, tuple[str, ...]]
-    """Lines of each parsed file, by absolute path."""
+    files: Mapping[str, str]
+    """Absolute path of each file, parsed or not, by dotted name."""
+    texts: Mapping[str, str]
+    """Text of each file, by absolute path."""
+    _told: dict[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def imports(self) -> Mapping[str, frozenset[str]]:
+        """Module to the dotted names that it imports, anywhere in it."""
+        return {
+            name: _imports(self.texts[path], name, package=path.endswith("__init__.py")) for name, path in self.files.items()
+        }
+
+    def hands_on(self, signal: str) -> bool:
+        """Whether the signal is handed on as a value, or a file that isn't parsed speaks of it: others may send or hear it."""
+        if signal not in self._told:
+            word = signal.rpartition(".")[2]
+            self._told[signal] = signal in self.mentions or any(
+                word in self.texts[path] for name, path in self.files.items() if name not in self.modules
+            )
+        return self._told[signal]
 
 
 def read(apps: Iterable[App], aliases: Mapping[str, str], also: Iterable[str] = ()) -> Source:
@@ -221,21 +236,19 @@ def read(apps: Iterable[App], aliases: Mapping[str, str], also: Iterable[str] = 
         also: Absolute paths of files whose functions are wanted even if nothing in them tells of signals.
     """
     files = dict(_files(apps))
+    texts = {path: _text(path) for path in files.values()}
     wanted = set(also)
     readers: dict[str, _Reader] = {}
-    plain: dict[str, str] = {}
     for name, path in files.items():
-        text = _text(path)
-        if path in wanted or _TELLING.search(text):
-            readers[name] = _Reader(name, path, text, package=path.endswith("__init__.py"))
-        else:
-            plain[name] = text
+        text = texts[path]
+        if path in wanted or any(word in text for word in _TELLING):
+            readers[name] = _Reader(name, path, text)
     # A receiver connected by name may stand in a file that doesn't speak of signals.
     for target in {connect.target for reader in readers.values() for connect in reader.connects}:
         name = target.rpartition(".")[0]
-        if name in plain:
-            readers[name] = _Reader(name, files[name], plain.pop(name), package=files[name].endswith("__init__.py"))
-    return _join(readers, plain, files, aliases)
+        if name in files and name not in readers:
+            readers[name] = _Reader(name, files[name], texts[files[name]])
+    return _join(readers, files, texts, aliases)
 
 
 def resolve(node: ast.expr | None, names: Mapping[str, str], module: str) -> str:
@@ -325,7 +338,6 @@ class _Scope:
     prefix: str = ""
     bases: tuple[str, ...] = ()
     in_class: bool = False
-    chain: tuple[tuple[int, int], ...] = ()
     conditional: bool = False
     loop: bool = False
 
@@ -333,10 +345,8 @@ class _Scope:
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, name: str, path: str, text: str, *, package: bool) -> None:
-        self.name, self.path, self.package = name, path, package
-        self.lines = tuple(text.splitlines())
-        self.imports = _imports(text, name, package=package)
+    def __init__(self, name: str, path: str, text: str) -> None:
+        self.name, self.path, self.package = name, path, path.endswith("__init__.py")
         self.connects: list[Connect] = []
         self.disconnects: list[tuple[str, str]] = []
         self.sends: list[tuple[str, Send]] = []
@@ -387,8 +397,8 @@ class _Reader:
     # Statements
 
     def _block(self, body: list[ast.stmt], scope: _Scope) -> None:
-        for index, node in enumerate(body):
-            self._statement(node, replace(scope, chain=(*scope.chain, (id(body), index))))
+        for node in body:
+            self._statement(node, scope)
 
     def _statement(self, node: ast.stmt, scope: _Scope) -> None:
         match node:
@@ -644,7 +654,6 @@ class _Reader:
                 module=self.name,
                 path=self.path,
                 line=node.lineno,
-                chain=scope.chain,
                 signals=signals,
                 decorator=decorator,
                 kind=kind,
@@ -697,7 +706,7 @@ def _truth(node: ast.expr | None) -> bool | None:
 
 
 def _join(
-    readers: Mapping[str, _Reader], plain: Mapping[str, str], files: Mapping[str, str], aliases: Mapping[str, str]
+    readers: Mapping[str, _Reader], files: Mapping[str, str], texts: Mapping[str, str], aliases: Mapping[str, str]
 ) -> Source:
     names = dict(aliases)
     definitions = []
@@ -727,7 +736,6 @@ def _join(
         for path, send in reader.sends:
             sends.extend(replace(send, signal=signal) for signal in known([path], reader))
         mentioned.update(known(reader.mentions, reader))
-    mentioned |= _spoken_of({d.signal for d in definitions}, plain.values())
     return Source(
         modules={
             name: Module(name=name, path=reader.path, tree=reader.tree, script=reader.script)
@@ -737,22 +745,8 @@ def _join(
         disconnects=frozenset(disconnects),
         sends=tuple(sends),
         definitions=tuple(definitions),
-        mentioned=frozenset(mentioned),
+        mentions=frozenset(mentioned),
         functions={(f.path, f.line): f for reader in readers.values() for f in reader.functions},
-        imports={
-            **{name: reader.imports for name, reader in readers.items()},
-            **{name: _imports(text, name, package=files[name].endswith("__init__.py")) for name, text in plain.items()},
-        },
-        texts={reader.path: reader.lines for reader in readers.values()},
+        files=files,
+        texts=texts,
     )
-
-
-def _spoken_of(signals: Iterable[str], texts: Iterable[str]) -> set[str]:
-    """Return the signals whose last name stands in a file that wasn't parsed."""
-    by_word: defaultdict[str, set[str]] = defaultdict(set)
-    for signal in signals:
-        by_word[signal.rpartition(".")[2]].add(signal)
-    if not by_word:
-        return set()
-    words = re.compile(r"\b(?:" + "|".join(map(re.escape, by_word)) + r")\b")
-    return {signal for text in texts for word in words.findall(text) for signal in by_word[word]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
@@ -135,7 +135,7 @@ def never_imported(project: Project) -> Iterator[Fault]:
         if connect.scope is None and not project.loaded(connect.module) and _importable(project, connect.module):
             if not _migrate_only(connect):
                 missing[connect.module].append(connect)
-    later = _reached(project) if missing else set()
+    later = _reached(project, _roots(project)) if missing else set()
     for name, connects in missing.items():
         first = connects[0]
         app = project.runtime.app_of(first.path)
@@ -170,21 +170,26 @@ def _importable(project: Project, name: str) -> bool:
     return module is not None and not module.script and ".management.commands." not in f"{name}."
 
 
-def _reached(project: Project) -> set[str]:
-    """Return the modules that imported code, the URLconf and what else the settings name may import in time."""
+def _roots(project: Project) -> list[str]:
+    """Return what is imported in time: imported modules' functions run, and commands, the URLconf and other settings name code."""
     imports = project.source.imports
-    start = [name for name in imports if project.loaded(name) or ".management.commands." in f"{name}."]
-    named = [name for entry in project.runtime.entries for name in (entry, entry.rpartition(".")[0]) if name in imports]
+    running = [name for name in imports if project.loaded(name) or ".management.commands." in f"{name}."]
+    named = [name for entry in project.runtime.entries for name in (entry, entry.rpartition(".")[0])]
+    return [*running, *named, *(f"{app.module}.management" for app in project.runtime.apps)]
+
+
+def _reached(project: Project, roots: Iterable[str]) -> set[str]:
+    """Return the modules that are imported once the roots are."""
+    imports = project.source.imports
     seen: set[str] = set()
-    queue = [*start, *named]
+    queue = [name for name in roots if name in imports]
     while queue:
         name = queue.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for target in imports.get(name, ()):
-            # `from shop import signals` imports shop, and shop.signals if that is a module.
-            queue.extend(part for part in (target, target.rpartition(".")[0]) if part in imports and part not in seen)
+        if name not in seen:
+            seen.add(name)
+            for target in imports[name]:
+                # `from shop import signals` imports shop, and shop.signals if that is a module.
+                queue.extend(part for part in (target, target.rpartition(".")[0]) if part in imports)
     return seen
 
 
@@ -257,6 +262,9 @@ def _migrate_only(connect: Connect) -> bool:
 def _migrate(project: Project, connect: Connect, signal: str) -> Fault | None:
     if connect.scope is not None or project.loaded(connect.module) or not _importable(project, connect.module):
         return None
+    # migrate imports the management package of each app, and flush does.
+    if connect.module in _reached(project, [f"{app.module}.management" for app in project.runtime.apps]):
+        return None
     return Fault(
         path=connect.path,
         line=connect.line,
@@ -270,7 +278,7 @@ def _migrate(project: Project, connect: Connect, signal: str) -> Fault | None:
 
 def _after_send(project: Project, connect: Connect, signal: str) -> Fault | None:
     sends = [send for send in project.source.sends if send.signal == signal]
-    if len(sends) != 1 or signal in project.source.mentioned or "." not in signal:
+    if len(sends) != 1 or project.source.hands_on(signal) or "." not in signal:
         return None
     send = sends[0]
     sender_app = project.runtime.app_of(send.path)

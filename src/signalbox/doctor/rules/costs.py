@@ -68,7 +68,7 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
     )
 
 
-@rule(14, "runs-once-per-app", Severity.WARNING, "a pre_migrate or post_migrate receiver without sender that never asks which app it is")
+@rule(14, "runs-once-per-app", Severity.INFO, "a pre_migrate or post_migrate receiver without sender that never asks which app it is")
 def once_per_app(project: Project) -> Iterator[Fault]:
     """Find receivers of migrate that do their work again for each app."""
     for heard in project.heard:
@@ -84,8 +84,15 @@ def once_per_app(project: Project) -> Iterator[Fault]:
                 why=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor asks for "
                 "app_config.",
                 remedy="Connect it in ready() of the app config, with sender=self.",
+                severity=Severity.WARNING if _writes(heard) else Severity.INFO,
             )
 
 
 def _asks(heard: Heard) -> bool:
     return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(heard.function.decorators)
+
+
+def _writes(heard: Heard) -> bool:
+    """Whether it visibly touches the database: then the repetition is more than a waste of time."""
+    names = [syntax.dotted(call.func).split(".") for call, _ in syntax.calls(heard.function)]
+    return any("objects" in name or name[-1] in {"save", "delete", "execute", "call_command"} for name in names)
