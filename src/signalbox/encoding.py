@@ -127,21 +127,27 @@ def encode_fields(values: Mapping[str, object], *, redactor: Redacts) -> dict[st
     return fields
 
 
-def fields_text(values: dict[str, Any], *, special: frozenset[str], redactor: Redacts) -> str:
+def fields_text(values: Mapping[str, Any], *, special: frozenset[str], redactor: Redacts) -> str:
     """Return the JSON text of a row's values, {field: value} or {field: [old, new]}, as `encode_fields` renders them.
 
     Secret fields must have been replaced already. `special` names the fields whose values may be containers, or floats,
     or of a project's own making. The rest is encoded at once and looked through as one text, which is several times
     faster: a text so short holds no value that is too long, and where nothing has a credential's shape none is one.
     """
-    for name in special & values.keys():
-        value = values[name]
-        pair = type(value) is list and len(value) <= 2
-        values[name] = [_field(part, redactor) for part in value] if pair else _field(value, redactor)
-    text = dumps(values)
+    quick = values
+    if special and not special.isdisjoint(values):
+        quick = {name: _pair(value, redactor) if name in special else value for name, value in values.items()}
+    text = dumps(quick)
     if len(text) <= MAX_TEXT and "$" not in text and "eyJ" not in text and "-----BEGIN" not in text:
         return text
     return dumps(encode_fields(values, redactor=redactor))
+
+
+def _pair(value: Any, redactor: Redacts) -> JSONValue:
+    """One field's value, or its old and its new one."""
+    if type(value) is list and len(value) <= 2:
+        return [_field(part, redactor) for part in value]
+    return _field(value, redactor)
 
 
 def _field(value: Any, redactor: Redacts) -> JSONValue:

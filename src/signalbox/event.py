@@ -87,6 +87,7 @@ class Draft:
 
     __slots__ = (
         "actor",
+        "announced",
         "args",
         "change",
         "duration",
@@ -124,6 +125,8 @@ class Draft:
         """JSON-able arguments, or their JSON text where it is the same for many events."""
         self.change: RowChange | None = None
         """The row as it was and as it is; what changed is worked out when the draft is written."""
+        self.announced: int | None = None
+        """When the signal before the write was sent, if nobody heard it: nanoseconds since the epoch."""
         self.duration: int | None = None
         """Nanoseconds the send took."""
         self.errors = 0

@@ -157,6 +157,8 @@ def data_text(draft: Draft) -> str:
     args = draft.args
     if args is not None:  # the common save's arguments come as ready-made text
         parts.append('"args":' + (args if type(args) is str else encoding.dumps(args)))
+    if draft.announced is not None:
+        parts.append(f'"announced":{draft.announced // 1000}')
     if draft.change is not None:
         parts.append(_fields_text(draft.change))
     if draft.runs is not None:

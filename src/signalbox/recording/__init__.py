@@ -122,8 +122,10 @@ def _capture(name: str) -> Capture:
             return captures.PreSave()
         case "post_save":
             return captures.PostSave(name)
-        case "pre_delete" | "post_delete":
-            return captures.Delete(name)
+        case "pre_delete":
+            return captures.PreDelete()
+        case "post_delete":
+            return captures.PostDelete()
         case "m2m_changed":
             return captures.ManyToMany()
         case "got_request_exception":

@@ -53,9 +53,11 @@ def render(named: Mapping[str, Any]) -> dict[str, Any]:
     """Return a send's arguments, bounded and without secrets."""
     redactor = plans.redactor()
     return {
-        name: encoding.safe(value, redactor=redactor)
-        if (special := SPECIAL.get(name)) is None
-        else special(value)
+        name: special(value)
+        if (special := SPECIAL.get(name)) is not None
+        else redactor.mark
+        if redactor.hides(name, value)
+        else encoding.safe(value, redactor=redactor)
         for name, value in named.items()
     }
 

@@ -15,7 +15,26 @@ if TYPE_CHECKING:
     from django.db.models import Model
 
 
-class Sent:
+class Recorded:
+    """A send that makes an event whether anybody listens or not."""
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event."""
+        raise NotImplementedError
+
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+        """Let it leave, or follow what has left."""
+        raise NotImplementedError
+
+    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+        """Make the event and complete it at once."""
+        draft = self.start(sender, named)
+        if draft is not None:
+            draft.duration = 0
+            self.finish(draft, named, None)
+
+
+class Sent(Recorded):
     """A signal without a change of its own: its events leave with their trace."""
 
     def __init__(self, name: str) -> None:
@@ -32,7 +51,7 @@ class Sent:
             arguments.about(draft, instance)
         return draft
 
-    def finish(self, draft: Draft, error: BaseException | None) -> None:
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Let it leave."""
         draft.outcome = Outcome.SENT if error is None else Outcome.FAILED
         departures.depart(draft)
@@ -75,7 +94,10 @@ class SettingChanged(Sent):
 
 
 class PreSave:
-    """``pre_save``: waits on the instance for the write that it announces."""
+    """``pre_save``: waits on the instance for the write that it announces.
+
+    Where nobody listens, it makes no event of its own unless the write fails: the write's event says when it was sent.
+    """
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless its model is ignored."""
@@ -83,26 +105,26 @@ class PreSave:
         if not plan.recorded:
             return None
         instance = named["instance"]
-        draft = _draft("pre_save", plan.label, named["using"])
-        draft.key = plan.key(instance)
+        draft = rows.announcement(plan, instance, named["using"], context.now())
         fields = named["update_fields"]
         if fields is None:
             draft.args = RAW if named["raw"] else PLAIN
         else:
             draft.args = {"raw": named["raw"], "update_fields": sorted(fields)}
-        notes = instance._state.__dict__
-        announced = notes.get(rows.BEFORE)
-        if announced is not None and announced.outcome is None:  # a save within this save, or one that was not written
-            announced.outcome = Outcome.FAILED
-            departures.depart(announced)
-        notes[rows.BEFORE] = draft
         return draft
 
-    def finish(self, draft: Draft, error: BaseException | None) -> None:
-        """A receiver that raised ends the save before its write."""
-        if error is not None:
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+        """Wait for the write; a receiver that raised ends the save before it."""
+        if error is None:
+            # Only now: a receiver may have saved the same instance.
+            named["instance"]._state.__dict__[rows.ANNOUNCED] = draft
+        else:
             draft.outcome = Outcome.FAILED
             departures.depart(draft)
+
+    def unheard(self, sender: type[Model], named: dict[str, Any]) -> None:
+        """Note when it was sent."""
+        named["instance"]._state.__dict__[rows.ANNOUNCED] = context.now()
 
 
 PLAIN = '{"raw":false,"update_fields":null}'
@@ -119,19 +141,16 @@ class PostSave(Sent):
         draft: Draft | None = None if state is None else state.__dict__.pop(rows.SAVED, None)
         return super().start(sender, named) if draft is None else draft
 
-    def finish(self, draft: Draft, error: BaseException | None) -> None:
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Let what the receivers did follow the row's event, where that has been written already."""
         if draft.change is None:
-            super().finish(draft, error)
+            super().finish(draft, named, error)
         elif draft.written and draft.runs:
             departures.complete_late(draft)
 
 
-class Delete:
-    """``pre_delete`` and ``post_delete``: within the collector's transaction."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+class PreDelete:
+    """``pre_delete``, within the collector's transaction; unheard, it is told with the delete's own event."""
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless its model is ignored."""
@@ -139,25 +158,46 @@ class Delete:
         if not plan.recorded:
             return None
         connection = connections[named["using"]]
-        instance = named["instance"]
-        if self.name == "post_delete":
-            draft = rows.deleted(instance, plan, connection)
-        else:
-            draft = _draft(self.name, plan.label, connection.alias)
-            draft.key = plan.key(instance)
-            draft.label = plan.label_of(instance, connection) if plan.has_str else ""
-        origin = named.get("origin")
-        if origin is not None and origin is not instance:
-            draft.args = arguments.render({"origin": origin})
+        draft = _draft("pre_delete", plan.label, connection.alias)
+        rows.name(draft, plan, named["instance"], connection)
+        draft.args = _origin(named)
         _into(draft)
         return draft
 
-    def finish(self, draft: Draft, error: BaseException | None) -> None:
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+        """Note a receiver that raised; the collector's transaction decides on the rest."""
+        _completed(draft, error)
+
+    def unheard(self, sender: type[Model], named: dict[str, Any]) -> None:
+        """Note when it was sent."""
+        named["instance"]._state.__dict__[rows.CONDEMNED] = context.now()
+
+
+class PostDelete(Recorded):
+    """``post_delete``, within the collector's transaction."""
+
+    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+        """Return the event, unless its model is ignored."""
+        plan = plans.of(sender)
+        if not plan.recorded:
+            return None
+        draft = rows.deleted(named["instance"], plan, connections[named["using"]])
+        draft.args = _origin(named)
+        _into(draft)
+        return draft
+
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Note a receiver that raised; the collector's transaction decides on the rest."""
         _completed(draft, error)
 
 
-class ManyToMany:
+def _origin(named: dict[str, Any]) -> Any:
+    """Return the arguments of a delete: what it began with, where that is another object."""
+    origin = named.get("origin")
+    return None if origin is None or origin is named["instance"] else arguments.render({"origin": origin})
+
+
+class ManyToMany(Recorded):
     """``m2m_changed``: within the manager's transaction."""
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
@@ -171,15 +211,14 @@ class ManyToMany:
             return None
         draft = _draft("m2m_changed", sender._meta.label, named["using"])
         if not isinstance(instance, type):
-            draft.key = plan.key(instance)
-            draft.label = plan.label_of(instance, connections[named["using"]]) if plan.has_str else ""
+            rows.name(draft, plan, instance, connections[named["using"]])
         draft.args = arguments.render(
             {name: value for name, value in named.items() if name not in ("instance", "using", "model")}
         ) | {"object": plan.label, "model": arguments.sender_label(named["model"])}
         _into(draft)
         return draft
 
-    def finish(self, draft: Draft, error: BaseException | None) -> None:
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Note a receiver that raised."""
         _completed(draft, error)
 

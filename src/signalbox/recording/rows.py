@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-BEFORE: Final = "_signalbox_before"
-"""On ``instance._state``: the ``pre_save`` event that waits for the write it announced."""
+ANNOUNCED: Final = "_signalbox_announced"
+"""On ``instance._state``: the ``pre_save`` that waits for its write; its event, or the time of one that nobody heard."""
+CONDEMNED: Final = "_signalbox_condemned"
+"""The same of a ``pre_delete`` that nobody heard."""
 SAVED: Final = "_signalbox_saved"
 """On ``instance._state``: the ``post_save`` event that waits for its send."""
 
@@ -98,14 +100,11 @@ def _save_row(
     try:
         updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     except BaseException:
-        announced = state.__dict__.pop(BEFORE, None)
-        if announced is not None:
-            announced.outcome = Outcome.FAILED
-            departures.depart(announced)
+        _announced_in_vain(self, plan, using)
         raise
     try:
         _capture(self, plan, open_buffer, before, bool(updated), raw, connection, update_fields)
-    except Exception:  # Signalbox's own failure; the row is written and stays
+    except Exception:  # noqa: BLE001 - Signalbox's own failure; the row is written and stays
         logger.exception("A save of %s could not be recorded.", plan.label)
     return updated
 
@@ -122,18 +121,17 @@ def _capture(
 ) -> None:
     state = instance._state
     notes = state.__dict__
-    announced = notes.pop(BEFORE, None)
-    if announced is not None:
-        if not announced.key:
-            announced.key = plan.key(instance)
+    announced = notes.pop(ANNOUNCED, None)
+    if type(announced) is Draft and announced.outcome is None:
+        announced.key = announced.key or plan.key(instance)
         open_buffer.add(announced)
     known = snapshots.old(plan, state)
     written = _written(plan, instance, before, updated, update_fields)
     row = RowChange(plan.fields, known if updated else None, written)
     draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, connection.alias)
-    draft.key = plan.key(instance)
-    if plan.has_str:
-        draft.label = plan.label_of(instance, connection)
+    name(draft, plan, instance, connection)
+    if type(announced) is int:
+        draft.announced = announced
     draft.change = row
     draft.duration = 0  # unless receivers run
     if update_fields is None:
@@ -144,6 +142,34 @@ def _capture(
     notes[snapshots.ATTRIBUTE] = snapshots.after_write(known if updated else UNKNOWN, written)
     notes[SAVED] = draft
     open_buffer.add(draft)
+
+
+def _announced_in_vain(instance: Model, plan: Plan, using: str) -> None:
+    """The write failed: its ``pre_save`` makes an event of its own."""
+    try:
+        announced = instance._state.__dict__.pop(ANNOUNCED, None)
+        if type(announced) is int:
+            announced = announcement(plan, instance, using, announced)
+        if announced is not None and announced.outcome is None:
+            announced.outcome = Outcome.FAILED
+            departures.depart(announced)
+    except Exception:  # noqa: BLE001 - Signalbox's own failure; the application's exception goes on
+        logger.exception("A failed save of %s could not be recorded.", plan.label)
+
+
+def announcement(plan: Plan, instance: Model, using: str, time: int) -> Draft:
+    """Return the event of a ``pre_save`` that was sent at ``time``, in nanoseconds."""
+    draft = Draft(time, context.current(), context.running.get(), "pre_save", plan.label, using)
+    draft.key = plan.key(instance)
+    draft.duration = 0
+    return draft
+
+
+def name(draft: Draft, plan: Plan, instance: Model, connection: BaseDatabaseWrapper | None) -> None:
+    """Let ``draft`` be about ``instance``."""
+    draft.key = plan.key(instance)
+    if plan.has_str:
+        draft.label = plan.label_of(instance, connection)
 
 
 def _written(plan: Plan, instance: Model, before: Sequence[Any], updated: bool, update_fields: Any) -> Sequence[Any]:
@@ -193,7 +219,7 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
     try:
         draft = deleted(instance, plan, connection)
         draft.args = UNSENT
-    except Exception:  # Signalbox's own failure; the delete goes on
+    except Exception:  # noqa: BLE001 - Signalbox's own failure; the delete goes on
         logger.exception("A delete of %s could not be recorded.", plan.label)
     result = _original_delete(collector)
     open_buffer = buffer.of(connection)
@@ -207,8 +233,8 @@ def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> Dra
     draft = Draft(
         context.now(), context.current(), context.running.get(), "post_delete", plan.label, connection.alias
     )
-    draft.key = plan.key(instance)
-    draft.label = plan.label_of(instance, connection) if plan.has_str else ""
+    name(draft, plan, instance, connection)
+    draft.announced = instance._state.__dict__.pop(CONDEMNED, None)
     known = snapshots.old(plan, instance._state)
     if known is UNKNOWN or UNKNOWN in known:
         known = snapshots.keep(plan, plan.values(instance))

@@ -33,8 +33,11 @@ class Capture(Protocol):
     def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
         """Return the event of a send that begins, ``None`` if it is not recorded."""
 
-    def finish(self, draft: Draft, error: BaseException | None) -> None:
+    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """The receivers have run; ``error`` is what left the send."""
+
+    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+        """It was sent, and nobody listens."""
 
 
 def watch(signal: Signal, capture: Capture) -> None:
@@ -61,20 +64,28 @@ def _methods(signal: Signal, capture: Capture) -> dict[str, Any]:
 def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | None:
     try:
         return capture.start(sender, named)
-    except Exception:  # Signalbox's own failure, or a value's of the application; the send goes on unrecorded
+    except Exception:  # noqa: BLE001 - Signalbox's own failure, or a value's; the send goes on unrecorded
         logger.exception("A send could not be recorded.")
         return None
 
 
-def _finished(capture: Capture, draft: Draft, began: int, error: BaseException | None) -> None:
+def _finished(
+    capture: Capture, draft: Draft, named: dict[str, Any], began: int, error: BaseException | None
+) -> None:
     try:
         draft.duration = perf_counter_ns() - began
         if draft.runs is not None:
             draft.errors = sum(run.error is not None for run in draft.runs)
-        if draft.errors:
             draft.trace.errors += draft.errors
-        capture.finish(draft, error)
-    except Exception:  # as above
+        capture.finish(draft, named, error)
+    except Exception:  # noqa: BLE001 - as above
+        logger.exception("A send could not be recorded.")
+
+
+def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
+    try:
+        capture.unheard(sender, named)
+    except Exception:  # noqa: BLE001 - as above
         logger.exception("A send could not be recorded.")
 
 
@@ -83,6 +94,13 @@ def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Call
     robust = method == "send_robust"
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
+            _unheard(capture, sender, named)
+            return []
+        listening, listening_async = signal._live_receivers(sender)
+        if not listening and not listening_async and plain:
+            _unheard(capture, sender, named)
+            return []
         draft = _started(capture, sender, named)
         if draft is None:
             answers: list[tuple[Any, Any]] = original(signal, sender, **named)
@@ -90,19 +108,16 @@ def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Call
         began = perf_counter_ns()
         failure: BaseException | None = None
         try:
-            if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
-                return []
             if not plain:
                 return _whole(original, signal, sender, named, draft)
-            sync_receivers, async_receivers = signal._live_receivers(sender)
-            if async_receivers:
-                return _through_django(original, signal, sender, named, draft, sync_receivers, async_receivers)
-            return _run(signal, sender, named, draft, sync_receivers, robust)
+            if listening_async:
+                return _through_django(original, signal, sender, named, draft, listening, listening_async)
+            return _run(signal, sender, named, draft, listening, robust)
         except BaseException as error:
             failure = error
             raise
         finally:
-            _finished(capture, draft, began, failure)
+            _finished(capture, draft, named, began, failure)
 
     send.__name__ = method
     return send
@@ -113,8 +128,6 @@ def _run(
 ) -> list[tuple[Any, Any]]:
     """Do what ``Signal.send`` does, in its order and with its answers, and take the times."""
     answers: list[tuple[Any, Any]] = []
-    if not listening:
-        return answers
     runs = draft.runs = []
     token = context.running.set(draft.span)
     try:
@@ -234,6 +247,9 @@ def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Cal
     original = getattr(type(signal), method)
 
     async def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
+            _unheard(capture, sender, named)
+            return []
         draft = _started(capture, sender, named)
         if draft is None:
             answers: list[tuple[Any, Any]] = await original(signal, sender, **named)
@@ -241,8 +257,6 @@ def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Cal
         began = perf_counter_ns()
         failure: BaseException | None = None
         try:
-            if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
-                return []
             if not plain:
                 answers = await _whole(original, signal, sender, named, draft)
                 return answers
@@ -252,7 +266,7 @@ def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Cal
             failure = error
             raise
         finally:
-            _finished(capture, draft, began, failure)
+            _finished(capture, draft, named, began, failure)
 
     send.__name__ = method
     return send

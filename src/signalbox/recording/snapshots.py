@@ -25,7 +25,7 @@ ATTRIBUTE: Final = "_signalbox_row"
 """On ``instance._state``: the values of the concrete fields, in their order, ``UNKNOWN`` where they
 were not read. A sequence that is shorter than the fields belongs to ``from_db`` and names its fields beside it."""
 
-PRIVATE: Final = (ATTRIBUTE, "_signalbox_before", "_signalbox_saved")
+PRIVATE: Final = (ATTRIBUTE, "_signalbox_announced", "_signalbox_condemned", "_signalbox_saved")
 """What recording keeps in ``instance._state``; none of it is pickled or copied."""
 
 
