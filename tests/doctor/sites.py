@@ -41,7 +41,13 @@ def run(project: Path, arguments: Sequence[str], *, debug: bool, settings: str) 
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return subprocess.run(  # our own interpreter and fixtures
-        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -51,7 +57,9 @@ def expected(project: Path) -> list[tuple[str, int, str]]:
     for path in project.rglob("*.py"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             comment = re.search(r"# ((?:D\d{3} ?)+)$", line)
-            found += [(str(path.relative_to(project)), number, id) for id in (comment[1].split() if comment else ())]
+            found += [
+                (str(path.relative_to(project)), number, rule) for rule in (comment[1].split() if comment else ())
+            ]
     return sorted(found)
 
 

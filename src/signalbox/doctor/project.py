@@ -73,9 +73,9 @@ class Project:
         found: dict[tuple[str, str, int], Heard] = {}
         for key, connects in self.sites.items():
             function = connects[0].function
-            assert function is not None
             connection = next(iter(self.live.get(key, ())), None)
-            found[key] = Heard(signal=key[0], function=function, connect=connects[0], connection=connection)
+            if function:  # it has one, by which it was filed
+                found[key] = Heard(signal=key[0], function=function, connect=connects[0], connection=connection)
         for key, connections in self.live.items():
             function = self.source.functions.get(key[1:])
             if key not in found and function:
@@ -103,7 +103,10 @@ class Project:
         """Whether the sender as written may be that of a connection, by its last name."""
         if connect.sender is None or sender.kind == "any":
             return (connect.sender is None) == (sender.kind == "any")
-        return bool(sender.name) and ast.unparse(connect.sender).strip("'\"").rpartition(".")[2] == sender.name.rpartition(".")[2]
+        return (
+            bool(sender.name)
+            and ast.unparse(connect.sender).strip("'\"").rpartition(".")[2] == sender.name.rpartition(".")[2]
+        )
 
     def held(self, connect: Connect, signal: str) -> bool:
         """Whether something keeps the receiver: it lives, and not by the accident of DEBUG."""
@@ -115,7 +118,9 @@ class Project:
 
     def model(self, path: str) -> Model | None:
         """Return the model at a dotted path; an import may lead to it by way of another module of its app."""
-        return self._models_by_path.get(path) or self._models_by_name.get((path.partition(".")[0], path.rpartition(".")[2]))
+        return self._models_by_path.get(path) or self._models_by_name.get(
+            (path.partition(".")[0], path.rpartition(".")[2])
+        )
 
     @cached_property
     def _models_by_path(self) -> Mapping[str, Model]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from django.apps import apps
 from django.db import DatabaseError, connections, router
 
 EVENTS: Final = 5_000
@@ -44,7 +45,9 @@ class _Runs:
 
 
 def read() -> tuple[Record, ...]:
-    """Read the latest events; none where the table is missing or can't be read."""
+    """Read the latest events; none where signalbox isn't installed, or its table is missing or can't be read."""
+    if not apps.is_installed("signalbox"):
+        return ()
     from signalbox.models import Event
 
     alias = router.db_for_read(Event)
@@ -54,7 +57,9 @@ def read() -> tuple[Record, ...]:
         rows = Event.objects.using(alias).order_by("-id").values_list("signal", "data")[:EVENTS]
         return tuple(summarise(rows))
     except DatabaseError:
-        logger.warning("The doctor can't read the recorded events of database %r: it goes on without.", alias, exc_info=True)
+        logger.warning(
+            "The doctor can't read the recorded events of database %r: it goes on without.", alias, exc_info=True
+        )
         return ()
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from signalbox.doctor.findings import Finding, Severity
+from signalbox.doctor.rules import RULES
 
 WIDTH = 100
 """Columns that the text keeps to."""
@@ -45,3 +46,13 @@ def json_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """Yield each finding as one JSON object on one line."""
     for finding in findings:
         yield json.dumps(finding.as_json(), ensure_ascii=False) + "\n"
+
+
+def table() -> str:
+    """Return the rules as a Markdown table, for the documentation."""
+    rows = (
+        f"| `{rule.id}` | `{rule.name}` | {rule.severity.label} | {rule.finds} | "
+        f"{'yes' if rule.packages else 'if named'} |"
+        for rule in RULES.values()
+    )
+    return "\n".join(["| id | rule | severity | finds | in packages |", "| --- | --- | --- | --- | --- |", *rows])

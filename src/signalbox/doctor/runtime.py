@@ -202,8 +202,8 @@ def _apps() -> Iterator[App]:
         yield App(label=config.label, module=config.name, path=path, own=not _packaged(path), position=position)
     package = (getattr(settings, "SETTINGS_MODULE", None) or "").partition(".")[0]
     installed = {config.name for config in apps.get_app_configs()}
-    for path in getattr(sys.modules.get(package), "__path__", ()) if package not in {"tests", "test"} else ():
-        path = real(path)
+    for directory in getattr(sys.modules.get(package), "__path__", ()) if package not in {"tests", "test"} else ():
+        path = real(directory)
         if package not in installed and not _packaged(path):
             yield App(label=package, module=package, path=path, own=True, position=position + 1)
 
@@ -223,7 +223,8 @@ def _packaged(path: str) -> bool:
 
 def _modules(found: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
     prefixes = {app.module for app in found}
-    for label, module in list(sys.modules.items()):
+    imported: list[tuple[str, object]] = list(sys.modules.items())  # libraries put other things than modules there
+    for label, module in imported:
         parts = label.split(".")
         if isinstance(module, ModuleType) and any(".".join(parts[:i]) in prefixes for i in range(1, len(parts) + 1)):
             yield label, module
@@ -266,9 +267,9 @@ def _signals() -> tuple[list[tuple[Signal, str]], dict[str, str]]:
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
     for entry in catalog.BUILTIN.values():
-        module, _, attribute = entry.path.rpartition(".")
+        home, _, attribute = entry.path.rpartition(".")
         # Not imported for it: django.test.signals connects twenty receivers of its own.
-        signal = getattr(sys.modules.get(module), attribute, None)
+        signal = getattr(sys.modules.get(home), attribute, None)
         if signal is not None:
             objects[id(signal)] = signal
             builtin[id(signal)] = entry.name
@@ -355,7 +356,11 @@ def _parameters(receiver: Any) -> tuple[Parameter, ...] | None:
     except (ValueError, TypeError):
         return None
     return tuple(
-        Parameter(name=p.name, kind=_KINDS[p.kind], required=p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD})
+        Parameter(
+            name=p.name,
+            kind=_KINDS[p.kind],
+            required=p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD},
+        )
         for p in signature.parameters.values()
     )
 
@@ -376,7 +381,12 @@ def _accidental(entries: list[Connected]) -> frozenset[int]:
     objects = tuple(suspects.values())
     held: set[int] = set()
     for holder in gc.get_referrers(*objects):
-        if holder is suspects or holder is objects or isinstance(holder, FrameType | Connected) or _is_cache_key(holder):
+        if (
+            holder is suspects
+            or holder is objects
+            or isinstance(holder, FrameType | Connected)
+            or _is_cache_key(holder)
+        ):
             continue
         held.update(id(value) for value in gc.get_referents(holder) if id(value) in suspects)
     return frozenset(suspects.keys() - held)
@@ -465,7 +475,9 @@ class _Senders:
             through=id(model) in self._through or bool(options.auto_created),
             user=user,
             relations=tuple(field.name for field in options.local_many_to_many),
-            fields=tuple(field.name for field in options.local_fields) if options.abstract else tuple(f.name for f in options.fields),
+            fields=tuple(field.name for field in options.local_fields)
+            if options.abstract
+            else tuple(f.name for f in options.fields),
         )
 
     @staticmethod
@@ -476,7 +488,7 @@ class _Senders:
 
 
 def _fast(connections: Iterable[Connection]) -> Iterator[str]:
-    """Yield the models whose rows nothing but a receiver of every deletion keeps from being deleted in one statement."""
+    """Yield the models that only a receiver of every deletion keeps from being deleted in one statement."""
     heard = {c.sender.name for c in connections if c.signal in {"pre_delete", "post_delete"}}
     for model in _models():
         options = model._meta

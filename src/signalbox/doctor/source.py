@@ -27,7 +27,9 @@ SIGNAL_CLASSES: Final = frozenset(
 )
 SENDS: Final = frozenset({"send", "send_robust", "asend", "asend_robust"})
 
-_LEFT_OUT: Final = frozenset({"__pycache__", "locale", "migrations", "node_modules", "static", "templates", "test", "tests"})
+_LEFT_OUT: Final = frozenset(
+    {"__pycache__", "locale", "migrations", "node_modules", "static", "templates", "test", "tests"}
+)
 _TELLING: Final = ("receiver", "ignal", ".connect(", ".send(", ".send_robust(", ".asend(", ".asend_robust(")
 _IMPORTS: Final = re.compile(
     r"^([ \t]*)(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n]+))", re.MULTILINE
@@ -89,8 +91,10 @@ class Function:
     @property
     def ready(self) -> bool:
         """Whether it is ``ready()`` or ``__init__()`` of an app config."""
-        return self.method and self.qualname.rpartition(".")[2] in {"ready", "__init__"} and any(
-            base.rpartition(".")[2].endswith("Config") for base in self.bases
+        return (
+            self.method
+            and self.qualname.rpartition(".")[2] in {"ready", "__init__"}
+            and any(base.rpartition(".")[2].endswith("Config") for base in self.bases)
         )
 
     def resolve(self, node: ast.expr) -> str:
@@ -117,7 +121,7 @@ class Connect:
     receiver: str
     """The receiver as it is written."""
     target: str
-    """Dotted path of the receiver; empty if it can't be told."""
+    """Dotted path of the receiver, or of what is called to make it; empty if it can't be told."""
     function: Function | None
     """The receiver's definition."""
     sender: ast.expr | None
@@ -208,23 +212,27 @@ class Source:
     """Absolute path of each file, parsed or not, by dotted name."""
     texts: Mapping[str, str]
     """Text of each file, by absolute path."""
-    _told: dict[str, bool] = field(default_factory=dict)
 
     @cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:
         """Module to the dotted names that it imports, anywhere in it."""
         return {
-            name: _imports(self.texts[path], name, package=path.endswith("__init__.py")) for name, path in self.files.items()
+            name: _imports(self.texts[path], name, package=path.endswith("__init__.py"))
+            for name, path in self.files.items()
         }
 
     def hands_on(self, signal: str) -> bool:
-        """Whether the signal is handed on as a value, or a file that isn't parsed speaks of it: others may send or hear it."""
-        if signal not in self._told:
-            word = signal.rpartition(".")[2]
-            self._told[signal] = signal in self.mentions or any(
-                word in self.texts[path] for name, path in self.files.items() if name not in self.modules
-            )
-        return self._told[signal]
+        """Whether the signal is handed on as a value, so that somebody else may send or hear it.
+
+        Of files that aren't parsed, since nothing in them is sent or connected, those count that import it and name it.
+        """
+        home, _, word = signal.rpartition(".")
+        return signal in self.mentions or any(
+            word in self.texts[self.files[name]]
+            and any(target == home or target.endswith(f".{word}") for target in targets)
+            for name, targets in self.imports.items()
+            if name not in self.modules
+        )
 
 
 def read(apps: Iterable[App], aliases: Mapping[str, str], also: Iterable[str] = ()) -> Source:
@@ -324,6 +332,10 @@ def absolute(name: str, level: int, module: str, *, package: bool) -> str:
 # One file
 
 
+_What: TypeAlias = tuple[ReceiverKind, str, str, Function | None]
+"""A receiver: what it is, how it is written, where its name leads, its definition."""
+
+
 @dataclass(frozen=True)
 class _Scope:
     """Where the reader is."""
@@ -350,7 +362,7 @@ class _Reader:
         self.connects: list[Connect] = []
         self.disconnects: list[tuple[str, str]] = []
         self.sends: list[tuple[str, Send]] = []
-        self.definitions: list[tuple[str, int]] = []
+        self.definitions: list[tuple[str, str, int]] = []
         self.mentions: set[str] = set()
         self.functions: list[Function] = []
         self.by_name: dict[str, Function] = {}
@@ -441,9 +453,10 @@ class _Reader:
         name = targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else ""
         if name and isinstance(node.value, ast.Name | ast.Attribute):
             return  # another name for the same thing
-        if name and not scope.function and not scope.in_class and isinstance(node.value, ast.Call):
-            if self._path(node.value.func, scope).rpartition(".")[2].endswith("Signal"):
-                self.definitions.append((f"{self.name}.{name}", node.lineno))
+        at_top = not scope.function and not scope.in_class
+        made_by = self._path(node.value.func, scope) if isinstance(node.value, ast.Call) else ""
+        if name and at_top and made_by.endswith("Signal"):
+            self.definitions.append((f"{self.name}.{name}", made_by, node.lineno))
         self._expression(node.value, scope)
 
     def _loop(self, node: ast.For | ast.AsyncFor, scope: _Scope) -> dict[str, tuple[str, ...]]:
@@ -484,8 +497,10 @@ class _Reader:
         self._inside(function, scope)
 
     def _new(self, node: AnyFunction, name: str, scope: _Scope, decorators: tuple[str, ...] = ()) -> Function:
-        first = node.decorator_list[0].lineno if not isinstance(node, ast.Lambda) and node.decorator_list else node.lineno
-        around = {**scope.names, **{parameter: "" for parameter in _parameter_names(node.args)}}
+        first = (
+            node.decorator_list[0].lineno if not isinstance(node, ast.Lambda) and node.decorator_list else node.lineno
+        )
+        around = {**scope.names, **dict.fromkeys(_parameter_names(node.args), "")}
         body = [] if isinstance(node, ast.Lambda) else node.body
         function = Function(
             module=self.name,
@@ -510,7 +525,11 @@ class _Reader:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
         inner = _Scope(
-            function=function, names=function.names, lists=scope.lists, values=values, prefix=f"{function.qualname}.<locals>."
+            function=function,
+            names=function.names,
+            lists=scope.lists,
+            values=values,
+            prefix=f"{function.qualname}.<locals>.",
         )
         self._block(function.body, inner)
 
@@ -588,25 +607,24 @@ class _Reader:
         signals = self._signals(_argument(decorator, 0, "signal"), scope)
         options = {keyword.arg: keyword.value for keyword in decorator.keywords}
         if isinstance(target, Function):
-            kind: ReceiverKind = "function"
-            receiver, path, function = target.qualname.rpartition(".")[2], target.dotted, target
+            what: _What = ("function", target.node_name, target.dotted, target)
         else:
-            kind, receiver, path, function = self._receiver(target, scope)
+            what = self._receiver(target, scope)
         later = any(_truth(options.get(name)) is not False for name in ("durable", "after_commit") if name in options)
-        self._add(decorator, signals, scope, kind, receiver, path, function, options, decorator=True, later=later)
+        self._add(decorator, signals, scope, what, options, decorator=True, later=later)
 
     def _connect(self, node: ast.Call, signals: tuple[str, ...], scope: _Scope) -> None:
         target = _argument(node, 0, "receiver")
         if target is None:
             return
-        kind, receiver, path, function = self._receiver(target, scope)
+        what = self._receiver(target, scope)
         options = {keyword.arg: keyword.value for keyword in node.keywords}
         for position, name in ((1, "sender"), (2, "weak"), (3, "dispatch_uid")):
             if len(node.args) > position and not isinstance(node.args[position], ast.Starred):
                 options[name] = node.args[position]
-        self._add(node, signals, scope, kind, receiver, path, function, options, decorator=False, later=False)
+        self._add(node, signals, scope, what, options, decorator=False, later=False)
 
-    def _receiver(self, node: ast.expr, scope: _Scope) -> tuple[ReceiverKind, str, str, Function | None]:
+    def _receiver(self, node: ast.expr, scope: _Scope) -> _What:
         text = ast.unparse(node)
         if isinstance(node, ast.Lambda):
             return "lambda", "<lambda>", "", self._new(node, "<lambda>", scope)
@@ -636,15 +654,13 @@ class _Reader:
         node: ast.Call,
         signals: tuple[str, ...],
         scope: _Scope,
-        kind: ReceiverKind,
-        receiver: str,
-        target: str,
-        function: Function | None,
+        what: _What,
         options: Mapping[str | None, ast.expr],
         *,
         decorator: bool,
         later: bool,
     ) -> None:
+        kind, receiver, target, function = what
         sender = options.get("sender")
         if isinstance(sender, ast.Constant) and sender.value is None:
             sender = None
@@ -711,7 +727,10 @@ def _join(
     names = dict(aliases)
     definitions = []
     for reader in readers.values():
-        for path, line in reader.definitions:
+        for path, made_by, line in reader.definitions:
+            # Of an imported module the process knows what is a signal; another's may be of any library.
+            if path not in aliases and made_by not in SIGNAL_CLASSES:
+                continue
             signal = names.setdefault(path, path)
             definitions.append(Definition(module=reader.name, path=reader.path, line=line, signal=signal))
     functions = {function.dotted: function for reader in readers.values() for function in reader.functions}
@@ -730,7 +749,8 @@ def _join(
         for written in reader.connects:
             signals = tuple(dict.fromkeys(known(written.signals, reader)))
             if signals:
-                function = written.function or functions.get(written.target)
+                named = functions.get(written.target) if written.kind in {"function", "other"} else None
+                function = written.function or named
                 connects.append(replace(written, signals=signals, function=function))
         disconnects.update((signal, last) for path, last in reader.disconnects for signal in known([path], reader))
         for path, send in reader.sends:

@@ -125,9 +125,12 @@ def standing_for(function: Function, name: str) -> frozenset[str]:
     """Return the names by which the function calls the signal's argument ``name``, ``kwargs["name"]`` included."""
     found = {name} if name in parameters(function) else set()
     for step in steps(function):
-        if isinstance(step.node, ast.Assign) and len(step.node.targets) == 1 and isinstance(step.node.targets[0], ast.Name):
-            if is_argument(function, step.node.value, name, found):
-                found.add(step.node.targets[0].id)
+        if (
+            isinstance(step.node, ast.Assign)
+            and len(step.node.targets) == 1
+            and isinstance(step.node.targets[0], ast.Name)
+        ) and is_argument(function, step.node.value, name, found):
+            found.add(step.node.targets[0].id)
     return frozenset(found)
 
 
@@ -139,7 +142,7 @@ def is_argument(function: Function, node: ast.expr, name: str, names: frozenset[
 
 
 def from_kwargs(function: Function, node: ast.expr) -> str:
-    """Return the name of the argument that ``kwargs["name"]``, ``.get("name")`` or ``.pop("name")`` takes; else nothing."""
+    """Return the argument that ``kwargs["name"]``, ``.get("name")`` or ``.pop("name")`` takes; else nothing."""
     kwarg = function.parameters.kwarg
     if kwarg is None:
         return ""
@@ -147,7 +150,8 @@ def from_kwargs(function: Function, node: ast.expr) -> str:
         case ast.Subscript(value=ast.Name(id=inner), slice=ast.Constant(value=str() as key)) if inner == kwarg.arg:
             return key
         case ast.Call(
-            func=ast.Attribute(value=ast.Name(id=inner), attr="get" | "pop"), args=[ast.Constant(value=str() as key), *_]
+            func=ast.Attribute(value=ast.Name(id=inner), attr="get" | "pop"),
+            args=[ast.Constant(value=str() as key), *_],
         ) if inner == kwarg.arg:
             return key
         case _:
@@ -162,9 +166,8 @@ def reads(function: Function, name: str) -> bool:
             return True
         if isinstance(node, ast.expr) and from_kwargs(function, node) == name:
             return True
-        if isinstance(node, ast.keyword) and node.arg is None and isinstance(node.value, ast.Name):
-            if kwarg is not None and node.value.id == kwarg.arg:
-                return True
+        if isinstance(node, ast.keyword) and node.arg is None and kwarg and dotted(node.value) == kwarg.arg:
+            return True
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant) and node.left.value == name:
             return True
     return False

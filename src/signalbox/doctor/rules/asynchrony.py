@@ -45,16 +45,21 @@ def _async_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Seve
     if hot:
         return (
             "Each send starts an event loop for it and throws it away, which takes far longer than the call itself.",
-            f"{heard.signal} is sent by send(), also under asave(): Django runs async receivers by async_to_sync() then.",
+            f"{heard.signal} is sent by send(), under asave() too: Django runs async ones by async_to_sync() then.",
             "Write it as a plain function; put what waits into a task.",
             Severity.WARNING,
         )
     if heard.signal in catalog.BUILTIN:
         return None
     for send in project.source.sends:
-        if send.signal == heard.signal and send.method in {"send", "send_robust"} and send.scope and send.scope.coroutine:
+        if (
+            send.signal == heard.signal
+            and send.method in {"send", "send_robust"}
+            and send.scope
+            and send.scope.coroutine
+        ):
             return (
-                "The send raises RuntimeError: \"You cannot use AsyncToSync in the same thread as an async event loop\".",
+                'The send raises RuntimeError: "You cannot use AsyncToSync in the same thread as an async event loop".',
                 f"{send.scope.node_name}() of {send.module} is async and sends by {send.method}() (line {send.line}).",
                 f"Write `await signal.a{send.method}(...)` there.",
                 Severity.ERROR,
@@ -71,6 +76,6 @@ def _sync_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Sever
     return (
         "Each send hands it to a thread and waits for it.",
         f"{heard.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() then.",
-        "Write it with `async def`, if what it calls can be awaited; all its plain receivers share one turn in the thread.",
+        "Write it with `async def`, if what it calls can be awaited.",
         Severity.INFO,
     )

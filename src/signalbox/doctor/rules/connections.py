@@ -49,7 +49,8 @@ def _two_files(project: Project, connections: list[Connection]) -> Fault | None:
         signal=first.signal,
         receiver=first.receiver,
         happens="The receiver runs twice for each send.",
-        why=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for each, and "
+        why=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for "
+        "each, and "
         "Django can't see that both functions are the same.",
         remedy="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
     )
@@ -67,7 +68,9 @@ def _two_keys(project: Project, connections: list[Connection]) -> Fault | None:
             sites = project.sites.get((second.signal, second.path, second.line), ())
             at = max((site for site in sites), key=lambda site: (site.path, site.line), default=None)
             other = first if first.sender_key else second
-            which = "for each send" if first.sender_key == second.sender_key else f"for each send of {other.sender.name}"
+            which = (
+                "for each send" if first.sender_key == second.sender_key else f"for each send of {other.sender.name}"
+            )
             return Fault(
                 path=at.path if at else second.path,
                 line=at.line if at else second.line,
@@ -91,7 +94,12 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
     seen: dict[tuple[str, str], Connect] = {}
     for site in sorted(sites, key=lambda site: (site.path, site.line)):
         function = site.function
-        if site.conditional or site.loop or function is None or (signal, function.node_name) in project.source.disconnects:
+        if (
+            site.conditional
+            or site.loop
+            or function is None
+            or (signal, function.node_name) in project.source.disconnects
+        ):
             continue
         if not (site.scope is None or site.scope.ready):
             continue
@@ -107,7 +115,8 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
                 signal=signal,
                 receiver=site.target,
                 happens="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
-                why=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection of one "
+                why=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection "
+                "of one "
                 "receiver and one sender. With a dispatch_uid or another sender in one of them it would run twice.",
                 remedy="Remove one of the two.",
                 severity=Severity.INFO,
@@ -132,9 +141,9 @@ def never_imported(project: Project) -> Iterator[Fault]:
     """Find modules whose receivers don't exist, since nobody runs them."""
     missing: dict[str, list[Connect]] = defaultdict(list)
     for connect in project.source.connects:
-        if connect.scope is None and not project.loaded(connect.module) and _importable(project, connect.module):
-            if not _migrate_only(connect):
-                missing[connect.module].append(connect)
+        outside = connect.scope is None and not project.loaded(connect.module)
+        if outside and _importable(project, connect.module) and not _migrate_only(connect):
+            missing[connect.module].append(connect)
     later = _reached(project, _roots(project)) if missing else set()
     for name, connects in missing.items():
         first = connects[0]
@@ -147,7 +156,8 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 line=first.line,
                 signal=", ".join(first.signals),
                 receiver=first.target,
-                happens="Management commands, workers and the shell run without this receiver; a web process has it once "
+                happens="Management commands, workers and the shell run without this receiver; a web process has it "
+                "once "
                 f"its first request has come.{others}",
                 why=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a function.",
                 remedy=f"Import {name} in ready() of {config}.",
@@ -167,11 +177,15 @@ def never_imported(project: Project) -> Iterator[Fault]:
 
 def _importable(project: Project, name: str) -> bool:
     module = project.module(name)
-    return module is not None and not module.script and ".management.commands." not in f"{name}."
+    if module is None or module.script or ".management.commands." in f"{name}.":
+        return False
+    app = project.runtime.app_of(module.path)
+    # A package within an installed package may be an app to install on its own.
+    return app is None or app.own or not module.path.endswith("__init__.py")
 
 
 def _roots(project: Project) -> list[str]:
-    """Return what is imported in time: imported modules' functions run, and commands, the URLconf and other settings name code."""
+    """Return what brings imports in time: functions of imported modules, commands, the URLconf, what settings name."""
     imports = project.source.imports
     running = [name for name in imports if project.loaded(name) or ".management.commands." in f"{name}."]
     named = [name for entry in project.runtime.entries for name in (entry, entry.rpartition(".")[0])]
@@ -231,7 +245,8 @@ def _class_prepared(project: Project, connect: Connect) -> Fault | None:
         receiver=connect.target,
         happens="The receiver sees none of the project's models; only such as are made later, if any.",
         why="class_prepared is sent while the models' modules are imported. All of them are when ready() runs.",
-        remedy="Connect it in __init__() of the app config, which runs before; or go through apps.get_models() in ready().",
+        remedy="Connect it in __init__() of the app config, which runs before; or go through apps.get_models() in "
+        "ready().",
     )
 
 
@@ -247,12 +262,17 @@ def _imported_by_ready(project: Project, name: str) -> tuple[int, int] | None:
     for function in project.source.functions.values():
         if function.module == importers[0] and function.ready and function.node_name == "ready":
             for node in ast.walk(function.node):
-                if isinstance(node, ast.Import | ast.ImportFrom) and (app := project.runtime.app_of(function.path)):
-                    if any(name.endswith(alias.name) for alias in node.names) or (
-                        isinstance(node, ast.ImportFrom) and name.endswith(node.module or "?")
-                    ):
-                        return (app.position, node.lineno)
+                app = project.runtime.app_of(function.path)
+                if app and isinstance(node, ast.Import | ast.ImportFrom) and _imports(node, name):
+                    return (app.position, node.lineno)
     return None
+
+
+def _imports(node: ast.Import | ast.ImportFrom, name: str) -> bool:
+    """Whether the statement, one of those in a module that imports the module ``name``, is the one that does."""
+    base = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+    named = [base, *(alias.name for alias in node.names)]
+    return any(part and f".{name}".endswith(f".{part}") for part in named)
 
 
 def _migrate_only(connect: Connect) -> bool:
@@ -299,6 +319,8 @@ def _after_send(project: Project, connect: Connect, signal: str) -> Fault | None
         signal=signal,
         receiver=connect.target,
         happens="The receiver never runs.",
-        why=f"The signal is sent once, in ready() of {sender_app.label} (line {send.line}), before this connection is made.",
-        remedy=f"Connect it in __init__() of the app config, or put the app before {sender_app.label} in INSTALLED_APPS.",
+        why=f"The signal is sent once, in ready() of {sender_app.label} (line {send.line}), before this connection "
+        "is made.",
+        remedy=f"Connect it in __init__() of the app config, or put the app before {sender_app.label} in "
+        "INSTALLED_APPS.",
     )

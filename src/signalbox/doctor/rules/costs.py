@@ -50,8 +50,11 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
         return (
             "Deleting many rows loads each of them first and then deletes them by key, in place of one statement"
             + (f": {named}." if fast else "."),
-            f"Django deletes in one statement where nobody listens to {signal}; without a sender this receiver listens to "
-            "every model's.",
+            (
+                f"Django deletes in one statement where nobody listens to {signal}; without a sender this receiver "
+                "listens to "
+                "every model's."
+            ),
             one_each,
         )
     if signal in {"pre_init", "post_init"}:
@@ -62,13 +65,21 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
         )
     return (
         "Each add() to any many-to-many field asks the database first which rows are there already.",
-        "Django leaves that query out where nobody listens to m2m_changed; without a sender this receiver listens to every "
-        "such field's.",
+        (
+            "Django leaves that query out where nobody listens to m2m_changed; without a sender this receiver listens "
+            "to every "
+            "such field's."
+        ),
         "Connect it once for each field that it is about, with sender=Model.field.through.",
     )
 
 
-@rule(14, "runs-once-per-app", Severity.INFO, "a pre_migrate or post_migrate receiver without sender that never asks which app it is")
+@rule(
+    14,
+    "runs-once-per-app",
+    Severity.INFO,
+    "a pre_migrate or post_migrate receiver without sender that never asks which app it is",
+)
 def once_per_app(project: Project) -> Iterator[Fault]:
     """Find receivers of migrate that do their work again for each app."""
     for heard in project.heard:
@@ -81,7 +92,8 @@ def once_per_app(project: Project) -> Iterator[Fault]:
                 signal=heard.signal,
                 receiver=heard.receiver,
                 happens=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
-                why=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor asks for "
+                why=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor "
+                "asks for "
                 "app_config.",
                 remedy="Connect it in ready() of the app config, with sender=self.",
                 severity=Severity.WARNING if _writes(heard) else Severity.INFO,
@@ -89,7 +101,9 @@ def once_per_app(project: Project) -> Iterator[Fault]:
 
 
 def _asks(heard: Heard) -> bool:
-    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(heard.function.decorators)
+    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(
+        heard.function.decorators
+    )
 
 
 def _writes(heard: Heard) -> bool:

@@ -40,7 +40,8 @@ def recursion(project: Project) -> Iterator[Fault]:
                     receiver=heard.receiver,
                     happens="RecursionError, or rows without end.",
                     why=f"{again} sends {heard.signal} again, which runs this receiver again; no condition ends it.",
-                    remedy="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for `created`, "
+                    remedy="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for "
+                    "`created`, "
                     "or for what changed, first.",
                 )
                 break
@@ -101,10 +102,13 @@ def too_early(project: Project) -> Iterator[Fault]:
                     line=call.lineno,
                     signal=heard.signal,
                     receiver=heard.receiver,
-                    happens=f"It {effect} for a change that may still be rolled back, and that nobody else can see yet.",
-                    why=f"{heard.signal} is sent within the transaction. A worker that is told of the row looks for it before "
+                    happens=f"It {effect} for a change that may still be rolled back, and that nobody else can see "
+                    "yet.",
+                    why=f"{heard.signal} is sent within the transaction. A worker that is told of the row looks for "
+                    "it before "
                     "it is committed; a rollback takes the row back, and not the effect.",
-                    remedy="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., after_commit=True), and "
+                    remedy="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
+                    "after_commit=True), and "
                     "durable=True if it has to be done surely.",
                 )
 
@@ -118,7 +122,16 @@ def _effect(heard: Heard, call: ast.Call) -> str:
         return "sends mail"
     if last in {"send", "send_messages"} and _is_mail(heard, call):
         return "sends mail"
-    if owner in {"requests", "httpx"} and last in {"get", "post", "put", "patch", "delete", "head", "options", "request"}:
+    if owner in {"requests", "httpx"} and last in {
+        "get",
+        "post",
+        "put",
+        "patch",
+        "delete",
+        "head",
+        "options",
+        "request",
+    }:
         return "calls another site"
     if name in {"urllib.request.urlopen", "urllib3.request"}:
         return "calls another site"
@@ -183,7 +196,8 @@ def unguarded_fixture(project: Project) -> Iterator[Fault]:
                 line=line,
                 signal=heard.signal,
                 receiver=heard.receiver,
-                happens=f"manage.py loaddata {what} while it loads its own rows: rows are missing that come later in the "
+                happens=f"manage.py loaddata {what} while it loads its own rows: rows are missing that come later "
+                "in the "
                 "fixture, and those that it makes collide with those that the fixture brings.",
                 why="Fixtures are saved with raw=True, in any order, and send the same signals.",
                 remedy="Begin with `if raw: return`, and take `raw` into the signature.",

@@ -19,7 +19,12 @@ RUNS: Final = 20
 """How many runs it takes to speak of a percentile."""
 
 
-@rule(15, "swallows", Severity.WARNING, "a receiver with a bare `except:`, or one that drops every exception without a word")
+@rule(
+    15,
+    "swallows",
+    Severity.WARNING,
+    "a receiver with a bare `except:`, or one that drops every exception without a word",
+)
 def swallows(project: Project) -> Iterator[Fault]:
     """Find receivers whose errors nobody will hear of."""
     told: set[tuple[str, int]] = set()
@@ -36,7 +41,8 @@ def swallows(project: Project) -> Iterator[Fault]:
                         receiver=heard.receiver,
                         happens="Whatever goes wrong in the receiver goes unseen"
                         + (", Ctrl-C and a worker's shutdown too." if handler.type is None else "."),
-                        why="A database error that is caught within a transaction leaves the transaction broken: the next query "
+                        why="A database error that is caught within a transaction leaves the transaction broken: "
+                        "the next query "
                         "fails, at another place. And a mistake in the receiver's own code looks like work done.",
                         remedy="Catch the exceptions that you expect, and log the rest with logger.exception().",
                     )
@@ -66,14 +72,23 @@ def breaking(project: Project) -> Iterator[Fault]:
                 project,
                 record,
                 happens=f"It raised in {share}, last: {record.error}.",
-                why="send() stops at the first receiver that raises: those after it don't run, and the save, the login or the "
+                why="send() stops at the first receiver that raises: those after it don't run, and the save, the "
+                "login or the "
                 "request that sent the signal fails.",
-                remedy="Mend the cause. What the sender can do without belongs after commit: @receiver(..., durable=True) "
+                remedy="Mend the cause. What the sender can do without belongs after commit: @receiver(..., "
+                "durable=True) "
                 "tries it again.",
             )
 
 
-@rule(17, "slow", Severity.WARNING, "a receiver whose p95 is over 100 ms in the recorded events", records=True, packages=True)
+@rule(
+    17,
+    "slow",
+    Severity.WARNING,
+    "a receiver whose p95 is over 100 ms in the recorded events",
+    records=True,
+    packages=True,
+)
 def slow(project: Project) -> Iterator[Fault]:
     """Find receivers that make their senders wait."""
     for record in project.records:
@@ -82,7 +97,8 @@ def slow(project: Project) -> Iterator[Fault]:
                 project,
                 record,
                 happens=f"Of {record.runs} recorded runs, one in twenty took more than {record.p95 / 1000:.0f} ms.",
-                why="A receiver runs inside save(), the login or the request that sends its signal, and inside the open "
+                why="A receiver runs inside save(), the login or the request that sends its signal, and inside the "
+                "open "
                 "transaction with its locks.",
                 remedy="Do the slow part after commit in a worker: @receiver(..., durable=True).",
             )

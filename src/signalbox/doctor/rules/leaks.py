@@ -15,18 +15,30 @@ from signalbox.doctor.source import Connect, Function
 MANY: Final = 25
 """Receivers of one sender with one piece of code from which on they are taken for a leak."""
 _HANDLERS: Final = frozenset(
-    """get post put patch delete head options dispatch form_valid form_invalid get_queryset get_context_data list retrieve
-    create update partial_update destroy perform_create perform_update perform_destroy process_request process_view
-    process_response process_exception save asave clean full_clean save_model delete_model changelist_view""".split()
+    """get post put patch delete head options dispatch form_valid form_invalid get_queryset get_context_data list
+    retrieve create update partial_update destroy perform_create perform_update perform_destroy process_request
+    process_view process_response process_exception save asave clean full_clean save_model delete_model changelist_view""".split()
 )
-_SERVING: Final = ("View", "ViewSet", "Middleware", "MiddlewareMixin", "Form", "Model", "Admin", "Serializer", "Consumer")
+_SERVING: Final = (
+    "View",
+    "ViewSet",
+    "Middleware",
+    "MiddlewareMixin",
+    "Form",
+    "Model",
+    "Admin",
+    "Serializer",
+    "Consumer",
+)
 _HOT: Final = frozenset(
     """request_started request_finished user_logged_in user_logged_out pre_init post_init pre_save post_save pre_delete
     post_delete m2m_changed got_request_exception""".split()
 )
 
 
-@rule(18, "leaks", Severity.WARNING, "a receiver connected while requests are served: their number grows", packages=True)
+@rule(
+    18, "leaks", Severity.WARNING, "a receiver connected while requests are served: their number grows", packages=True
+)
 def leaks(project: Project) -> Iterator[Fault]:
     """Find connections made again and again."""
     hot = {(heard.function.path, heard.function.line) for heard in project.heard if heard.signal in _HOT}
@@ -41,9 +53,11 @@ def leaks(project: Project) -> Iterator[Fault]:
                     line=connect.line,
                     signal=signal,
                     receiver=connect.target or connect.receiver,
-                    happens="Each call adds one more receiver, which is never taken away: every send gets slower, and the memory "
+                    happens="Each call adds one more receiver, which is never taken away: every send gets slower, "
+                    "and the memory "
                     "of the process grows.",
-                    why=f"{connect.receiver} is another object, or has another dispatch_uid or sender, each time that {serving} "
+                    why=f"{connect.receiver} is another object, or has another dispatch_uid or sender, each time "
+                    f"that {serving} "
                     "runs, and Django keeps them all.",
                     remedy="Connect one function once, in ready() of the app config.",
                     severity=Severity.ERROR,
@@ -54,7 +68,8 @@ def leaks(project: Project) -> Iterator[Fault]:
                     line=connect.line,
                     signal=signal,
                     receiver=connect.target,
-                    happens=f"Until {serving} has run in a process, that process has no such receiver; then it has it for good.",
+                    happens=f"Until {serving} has run in a process, that process has no such receiver; then it has "
+                    "it for good.",
                     why="The connection is made while work is done, and it belongs to the process, not to the request.",
                     remedy="Connect it once, in ready() of the app config.",
                 )
@@ -79,8 +94,8 @@ def _serving(scope: Function | None, hot: set[tuple[str, int]]) -> str:
 
 def _disconnects(connect: Connect) -> bool:
     """Whether the function takes back what it connects."""
-    assert connect.scope is not None
-    return any(isinstance(node, ast.Attribute) and node.attr == "disconnect" for node in ast.walk(connect.scope.node))
+    inside = ast.walk(connect.scope.node) if connect.scope else ()
+    return any(isinstance(node, ast.Attribute) and node.attr == "disconnect" for node in inside)
 
 
 def _new_each_time(connect: Connect) -> bool:
@@ -92,7 +107,9 @@ def _new_each_time(connect: Connect) -> bool:
     if connect.weak is True:
         return False
     nested = connect.kind == "function" and connect.function is not None and connect.function.outer is not None
-    return nested or connect.kind in {"lambda", "partial", "method", "temporary"} or connect.receiver.startswith("self.")
+    return (
+        nested or connect.kind in {"lambda", "partial", "method", "temporary"} or connect.receiver.startswith("self.")
+    )
 
 
 def _crowds(project: Project) -> Iterator[Fault]:
@@ -107,8 +124,10 @@ def _crowds(project: Project) -> Iterator[Fault]:
                 line=line,
                 signal=signal,
                 receiver=receiver,
-                happens=f"{count} receivers with the same code hear the same sender, so that each send runs it {count} times.",
-                why="A new function or object is connected again and again, strongly or held by something, and none is ever "
+                happens=f"{count} receivers with the same code hear the same sender, so that each send runs it "
+                f"{count} times.",
+                why="A new function or object is connected again and again, strongly or held by something, and none "
+                "is ever "
                 "disconnected.",
                 remedy="Connect one function once, in ready(); or give them one dispatch_uid.",
             )

@@ -40,7 +40,8 @@ def dead(project: Project) -> Iterator[Fault]:
                     receiver=connect.target,
                     happens=f"{connect.receiver} never runs."
                     + (f" {_DEBUG_TELL}" if project.connections(connect, signal) else ""),
-                    why="It was connected weakly, nothing else in the process holds it any more, and so it was collected.",
+                    why="It was connected weakly, nothing else in the process holds it any more, and so it was "
+                    "collected.",
                     remedy="Keep it under its name in the module, or connect it with weak=False.",
                 )
     for signal, count in Counter(c.signal for c in project.runtime.connections if not c.alive).items():
@@ -120,10 +121,13 @@ def shadowed(project: Project) -> Iterator[Fault]:
 
 def _shadowed(project: Project, connect: Connect, signal: str, again: int) -> Fault:
     if again == connect.line or connect.loop:
-        why = f"Each turn of the loop binds the name {connect.receiver} again; all functions but the last are collected."
+        why = (
+            f"Each turn of the loop binds the name {connect.receiver} again; all functions but the last are collected."
+        )
     else:
         why = (
-            f"The name {connect.receiver} is bound again in line {again}. The signal holds the function weakly, so that "
+            f"The name {connect.receiver} is bound again in line {again}. The signal holds the function weakly, so "
+            "that "
             "with its name it loses the last thing that kept it."
         )
     return Fault(
@@ -133,7 +137,8 @@ def _shadowed(project: Project, connect: Connect, signal: str, again: int) -> Fa
         receiver=connect.target,
         happens=f"This {connect.receiver} never runs in production. {_DEBUG_TELL}"
         if project.runtime.debug
-        else f"This {connect.receiver} never runs. With DEBUG on it would, by accident: Django keeps it in a cache then.",
+        else f"This {connect.receiver} never runs. With DEBUG on it would, by accident: Django keeps it in a cache "
+        "then.",
         why=why,
         remedy="Give each function a name of its own.",
     )
@@ -185,11 +190,18 @@ def _names(node: ast.stmt) -> Iterator[str]:
         case ast.Import() | ast.ImportFrom():
             yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
         case ast.Assign() | ast.Delete():
-            yield from (name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name))
-        case ast.AnnAssign(target=ast.Name(), value=ast.expr()):
-            yield node.target.id
+            yield from (name for target in node.targets for name in _bound_in(target))
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
+            yield name
         case ast.For():
-            yield from (name.id for name in ast.walk(node.target) if isinstance(name, ast.Name))
+            yield from _bound_in(node.target)
+
+
+def _bound_in(target: ast.expr) -> Iterator[str]:
+    """Yield the names that a target binds or deletes; in ``order.total = 1`` there is none."""
+    for node in ast.walk(target):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            yield node.id
 
 
 def _used(module: Module, name: str, start: int, until: ast.stmt, connect: Connect) -> bool:
@@ -255,19 +267,29 @@ def _temporary(project: Project, connect: Connect) -> str | None:
             return "the partial" if _only_connected(connect) else None
         case "method":
             owner = connect.target.rpartition(".")[2]
-            return f"the {owner} that the method belongs to" if owner[:1].isupper() and _only_connected(connect) else None
+            return (
+                f"the {owner} that the method belongs to" if owner[:1].isupper() and _only_connected(connect) else None
+            )
         case "temporary":
             owner = connect.target.rpartition(".")[2]
             return f"the {owner} made here" if owner[:1].isupper() and _only_connected(connect) else None
         case "function" if function and function.outer and function.outer is connect.scope and not function.decorators:
-            return f"the function {connect.receiver} once {function.outer.node_name}() returns" if _only_connected(connect) else None
+            return (
+                f"the function {connect.receiver} once {function.outer.node_name}() returns"
+                if _only_connected(connect)
+                else None
+            )
         case _:
             return None
 
 
 def _only_connected(connect: Connect) -> bool:
-    """Whether the receiver's name, if it has one, is used for nothing but to connect it and to call it, and the function around is done with it."""
-    name = connect.function.node_name if connect.kind == "function" and connect.function else connect.receiver.partition(".")[0]
+    """Whether nothing but connect() gets hold of the receiver, and the function around it is done after that."""
+    name = (
+        connect.function.node_name
+        if connect.kind == "function" and connect.function
+        else connect.receiver.partition(".")[0]
+    )
     scope = connect.scope
     if not name.isidentifier():
         return True  # made in the call itself: nothing else can hold it
@@ -285,7 +307,12 @@ def _only_connected(connect: Connect) -> bool:
                 for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
                     used_by_calls.update(ast.walk(argument))
     for node in ast.walk(scope.node):
-        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load) and node not in used_by_calls:
+        if (
+            isinstance(node, ast.Name)
+            and node.id == name
+            and isinstance(node.ctx, ast.Load)
+            and node not in used_by_calls
+        ):
             return False
     return not _works_on(scope, connect)
 

@@ -19,7 +19,9 @@ _NOUNS: Final = frozenset(
 _PAIRS: Final = frozenset(
     {("api", "key"), ("secret", "key"), ("private", "key"), ("access", "key"), ("session", "key"), ("auth", "header")}
 )
-_NO_SECRET: Final = frozenset({"has", "is", "use", "uses", "needs", "no", "with", "without", "show", "csrf", "set", "check"})
+_NO_SECRET: Final = frozenset(
+    {"has", "is", "use", "uses", "needs", "no", "with", "without", "show", "csrf", "set", "check"}
+)
 _WHOLE: Final = {
     "META": "request.META, with cookies and the Authorization header",
     "COOKIES": "the cookies, the session's among them",
@@ -59,7 +61,8 @@ def secret(project: Project) -> Iterator[Fault]:
                         signal=heard.signal,
                         receiver=heard.receiver,
                         happens=f"It {sink} {text}: {what}.",
-                        why="Output and logs are kept, copied and read by more people than may know it, and so are tables "
+                        why="Output and logs are kept, copied and read by more people than may know it, and so are "
+                        "tables "
                         "that aren't made for it.",
                         remedy="Leave it out; name the user by key, the request by path.",
                         severity=severity,
@@ -115,7 +118,9 @@ def _secrets(project: Project, heard: Heard, node: ast.expr) -> Iterator[tuple[a
                     yield from _secrets(project, heard, node.func.value)
                 for argument in _arguments(node):
                     yield from _secrets(project, heard, argument)
-        case ast.JoinedStr() | ast.FormattedValue() | ast.BinOp() | ast.Tuple() | ast.List() | ast.Dict() | ast.Starred():
+        case (
+            ast.JoinedStr() | ast.FormattedValue() | ast.BinOp() | ast.Tuple() | ast.List() | ast.Dict() | ast.Starred()
+        ):
             for child in ast.iter_child_nodes(node):
                 if isinstance(child, ast.expr):
                     yield from _secrets(project, heard, child)
@@ -154,8 +159,11 @@ def _name(project: Project, heard: Heard, name: str) -> tuple[str, Severity] | N
 
 def _credentials() -> tuple[str, Severity]:
     return (
-        "Django masks what looks secret by its key, and nothing else: a one-time code or a password that was typed in the "
-        "name's place stays",
+        (
+            "Django masks what looks secret by its key, and nothing else: a one-time code or a password that was typed "
+            "in the "
+            "name's place stays"
+        ),
         Severity.INFO,
     )
 
@@ -176,7 +184,10 @@ def _secret_fields(project: Project, heard: Heard) -> list[str]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether something of this name is likely a secret: by its last words, ``password_changed_at`` is none."""
+    """Whether something of this name is a secret, by its last words: ``password_changed_at`` is none.
+
+    Narrower than redaction, which had rather hide too much: a finding must be right.
+    """
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)]
     if not words or words[0] in _NO_SECRET:
         return False

@@ -27,7 +27,7 @@ _MODEL_SIGNALS = frozenset(
 )
 def wrong_sender(project: Project) -> Iterator[Fault]:
     """Find connections that no send ever reaches."""
-    told: set[tuple[str, str, int]] = set()
+    told: set[tuple[str, int, str]] = set()
     for connection in project.runtime.connections:
         if connection.signal not in catalog.BUILTIN or connection.sender.kind in {"any", "unknown"}:
             continue
@@ -50,7 +50,9 @@ def _hears_the_concrete(project: Project, connection: Connection) -> bool:
     """Whether the same code hears the model that a proxy stands for, too."""
     model = connection.sender.model
     same = project.live.get((connection.signal, connection.path, connection.line), ())
-    return model is not None and any(other.sender.kind == "any" or other.sender.name == model.concrete for other in same)
+    return model is not None and any(
+        other.sender.kind == "any" or other.sender.name == model.concrete for other in same
+    )
 
 
 def _fault(
@@ -63,10 +65,9 @@ def _fault(
 ) -> Fault:
     why, remedy, severity = wrong
     at = site or connection
-    assert at is not None
     return Fault(
-        path=at.path,
-        line=at.line,
+        path=at.path if at else "",
+        line=at.line if at else 0,
         signal=signal,
         receiver=receiver,
         happens="The receiver never runs."
@@ -153,7 +154,11 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         if sender.name.lower() in project.runtime.models and signal != "class_prepared":
             return None
         if signal == "class_prepared":
-            return ("class_prepared compares senders as they are: a text is no class.", "Give it no sender.", Severity.ERROR)
+            return (
+                "class_prepared compares senders as they are: a text is no class.",
+                "Give it no sender.",
+                Severity.ERROR,
+            )
         return (
             f"There is no model {sender.name!r}: Django waits for it for ever, and connects nothing.",
             "Write the sender as 'app_label.ModelName' of an installed app.",
@@ -161,8 +166,10 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         )
     wants = "the table's model, as Model.field.through" if signal == "m2m_changed" else "a model class"
     if sender.kind != "model" or sender.model is None:
-        remedy = "Give it the table's model: sender=Model.field.through." if signal == "m2m_changed" else (
-            "Give it the class, not an object." if sender.kind == "instance" else "Give it the model class."
+        remedy = (
+            "Give it the table's model: sender=Model.field.through."
+            if signal == "m2m_changed"
+            else ("Give it the class, not an object." if sender.kind == "instance" else "Give it the model class.")
         )
         if sender.kind == "class":
             remedy = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
@@ -176,8 +183,11 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         )
     if model.abstract and signal != "class_prepared":
         return (
-            f"{model.label} is abstract: it has no objects, and a signal's sender is the class of the object itself, never "
-            "a class that it inherits from.",
+            (
+                f"{model.label} is abstract: it has no objects, and a signal's sender is the class of the object "
+                "itself, never "
+                "a class that it inherits from."
+            ),
             "Connect once for each model below it, or leave the sender out and ask issubclass(sender, ...).",
             Severity.ERROR,
         )
@@ -185,8 +195,11 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         return None if model.through else _through(model)
     if model.proxy and signal not in {"class_prepared", "pre_init", "post_init"}:
         return (
-            f"{model.label} is a proxy of {model.concrete}: an object is sent with the class that it was loaded as, and most "
-            f"are loaded as {model.concrete}, or deleted with what they belong to.",
+            (
+                f"{model.label} is a proxy of {model.concrete}: an object is sent with the class that it was loaded "
+                "as, and most "
+                f"are loaded as {model.concrete}, or deleted with what they belong to."
+            ),
             f"Connect {model.concrete} as well.",
             Severity.INFO,
         )
@@ -210,8 +223,10 @@ def _login(project: Project, signal: str, sender: Sender) -> tuple[str, str, Sev
         return None
     hint = " Unlike the models' signals it takes no text for a model." if sender.kind == "string" else ""
     return (
-        f"{signal} is sent with the class of the user, {project.runtime.user_model or 'the user model'} here; "
-        f"{_said(sender)} is another.{hint}",
+        (
+            f"{signal} is sent with the class of the user, {project.runtime.user_model or 'the user model'} here; "
+            f"{_said(sender)} is another.{hint}"
+        ),
         "Leave the sender out, or give it get_user_model() in ready().",
         Severity.ERROR,
     )

@@ -88,7 +88,14 @@ def _judge(
 
     def fault(happens: str, why: str, remedy: str, severity: Severity = Severity.ERROR) -> Fault:
         return Fault(
-            path=path, line=line, signal=signal, receiver=receiver, happens=happens, why=why, remedy=remedy, severity=severity
+            path=path,
+            line=line,
+            signal=signal,
+            receiver=receiver,
+            happens=happens,
+            why=why,
+            remedy=remedy,
+            severity=severity,
         )
 
     for parameter in parameters:
@@ -103,7 +110,8 @@ def _judge(
             if parameter.required and parameter.name == "self":
                 yield fault(
                     "Each send raises TypeError.",
-                    "The function is connected while its class is made: it is no method of an object yet, and nobody gives "
+                    "The function is connected while its class is made: it is no method of an object yet, and "
+                    "nobody gives "
                     "it self.",
                     "Make it a function of the module, or connect the bound method.",
                 )
@@ -141,7 +149,9 @@ def _sometimes(project: Project, names: list[str], signal: str, fault: Callable[
     if signal == "request_started":
         other = "ASGI" if "environ" in names else "WSGI"
         return fault(
-            f"Under {other} each request raises TypeError." if project.runtime.asgi else "Each request raises TypeError.",
+            f"Under {other} each request raises TypeError."
+            if project.runtime.asgi
+            else "Each request raises TypeError.",
             f"Under WSGI request_started sends environ, under ASGI scope; {listed} is required here.",
             f"Write {defaults}.",
         )

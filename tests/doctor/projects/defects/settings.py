@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 import os
 
 SECRET_KEY = "a patient's"

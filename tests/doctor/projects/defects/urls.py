@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.urls import path
 from shop import views
 

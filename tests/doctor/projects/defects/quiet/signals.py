@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.dispatch import Signal
 
 opened = Signal()

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.apps import AppConfig
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 from quiet.signals import opened

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.db.models.signals import m2m_changed, post_delete, post_init, post_migrate, pre_delete
 from django.dispatch import receiver
 

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 import importlib.util
 import sys
 

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 

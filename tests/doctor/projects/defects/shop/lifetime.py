@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from functools import partial
 
 from django.db.models.signals import post_save, pre_save

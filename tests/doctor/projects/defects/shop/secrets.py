@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 import logging
 
 from django.contrib.auth import get_user_model

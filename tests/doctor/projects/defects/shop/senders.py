@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_logged_in, user_login_failed
 from django.core.signals import got_request_exception, request_started

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.core.signals import request_finished
 from django.db.models.signals import post_save, pre_migrate
 from django.dispatch import receiver

@@ -1,3 +1,2 @@
-# mypy: ignore-errors
 class OrderView:
     pass

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.contrib.auth.models import AbstractUser
 
 

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.apps import AppConfig
 
 

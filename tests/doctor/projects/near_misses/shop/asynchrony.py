@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.contrib.auth.signals import user_logged_in
 from django.dispatch import Signal, receiver
 

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from functools import partial
 
 from django.core.mail import send_mail

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 import logging
 
 from django.db.models.signals import post_save

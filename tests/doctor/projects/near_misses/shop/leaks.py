@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.apps import apps
 from django.db.models.signals import post_save
 

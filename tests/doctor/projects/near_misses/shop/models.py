@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.conf import settings
 from django.db import models
 

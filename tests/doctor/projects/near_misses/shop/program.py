@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Run by hand: nothing has to import it."""
 
 from django.db.models.signals import post_save

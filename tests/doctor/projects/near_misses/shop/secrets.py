@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 import logging
 
 from django.contrib.auth.signals import user_logged_in, user_login_failed

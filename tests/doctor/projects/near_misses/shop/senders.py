@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.core.handlers.wsgi import WSGIHandler

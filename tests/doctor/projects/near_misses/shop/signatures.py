@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.core.signals import request_started
 from django.db.models.signals import post_migrate, post_save
 from django.dispatch import Signal, receiver

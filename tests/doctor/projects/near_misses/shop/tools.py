@@ -1,3 +1,2 @@
-# mypy: ignore-errors
 def send_quietly(signal):
     signal.send_robust(sender=None)

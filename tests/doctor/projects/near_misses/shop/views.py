@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from django.core.signals import request_finished
 from django.http import HttpResponse
 

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 import os
 
 SECRET_KEY = "the example site's"

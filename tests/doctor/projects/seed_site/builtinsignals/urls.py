@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 from blog import views
 from django.urls import path
 
