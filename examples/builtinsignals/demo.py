@@ -423,8 +423,9 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
             await_the_last_event()
             if not once:
                 screen.say(
-                    f"\nThe site is at {site.address}/admin/ and shows what it recorded there. Log in as {USER}; the"
-                    f" password is in {Path(__file__).name}.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
+                    f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in {Path(__file__).name}."
+                    f"\nWhat it records appears here, and is kept in {site.database}, in the tables signalbox_event and"
+                    f" signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
                 )
                 with suppress(KeyboardInterrupt):
                     threading.Event().wait()
