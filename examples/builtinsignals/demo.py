@@ -423,7 +423,7 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
             await_the_last_event()
             if not once:
                 screen.say(
-                    f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in {Path(__file__).name}."
+                    f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in demo.py."
                     f"\nWhat it records appears here, and is kept in {site.database}, in the tables signalbox_event and"
                     f" signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
                 )
