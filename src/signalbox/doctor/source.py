@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 from signalbox.doctor.runtime import App, real
+from signalbox.doctor.syntax import Step, steps
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
 AnyFunction: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -82,6 +83,11 @@ class Function:
         if isinstance(self.node, ast.Lambda):
             return [ast.copy_location(ast.Expr(self.node.body), self.node.body)]
         return self.node.body
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What runs when the function does."""
+        return tuple(steps(self.body))
 
     @property
     def coroutine(self) -> bool:

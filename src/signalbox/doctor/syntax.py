@@ -1,12 +1,14 @@
-"""Questions to a function's syntax that several rules ask."""
+"""Questions to a function's syntax: what runs when it does, under which conditions, by which names."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from signalbox.doctor.source import Function
+if TYPE_CHECKING:
+    from signalbox.doctor.source import Function
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,9 @@ class Step:
 _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
-def steps(function: Function) -> Iterator[Step]:
-    """Yield what runs when the function does; not what stands in functions within it, which may run later."""
-    yield from _block(function.body, guarded=False)
+def steps(body: list[ast.stmt]) -> Iterator[Step]:
+    """Yield what runs when a function with this body does; not what stands in functions within it."""
+    yield from _block(body, guarded=False)
 
 
 def _block(body: list[ast.stmt], *, guarded: bool) -> Iterator[Step]:
@@ -36,7 +38,7 @@ def _block(body: list[ast.stmt], *, guarded: bool) -> Iterator[Step]:
 
 def _leaves(node: ast.AST) -> bool:
     """Whether something in it may end the function or the turn of a loop."""
-    if isinstance(node, _INNER):
+    if isinstance(node, (*_INNER, ast.expr)):
         return False
     if isinstance(node, ast.Return | ast.Raise | ast.Continue | ast.Break):
         return True
@@ -85,7 +87,7 @@ def _node(node: ast.AST, *, guarded: bool) -> Iterator[Step]:
 
 def calls(function: Function) -> Iterator[tuple[ast.Call, bool]]:
     """Yield the calls that run when the function does, each with whether a condition decides on it."""
-    for step in steps(function):
+    for step in function.steps:
         if isinstance(step.node, ast.Call):
             yield step.node, step.guarded
 
@@ -124,7 +126,7 @@ def parameters(function: Function) -> list[str]:
 def standing_for(function: Function, name: str) -> frozenset[str]:
     """Return the names by which the function calls the signal's argument ``name``, ``kwargs["name"]`` included."""
     found = {name} if name in parameters(function) else set()
-    for step in steps(function):
+    for step in function.steps:
         if (
             isinstance(step.node, ast.Assign)
             and len(step.node.targets) == 1

@@ -158,7 +158,7 @@ def _is_mail(heard: Heard, call: ast.Call) -> bool:
         value = next(
             (
                 step.node.value
-                for step in syntax.steps(heard.function)
+                for step in heard.function.steps
                 if isinstance(step.node, ast.Assign)
                 and any(isinstance(target, ast.Name) and target.id == name for target in step.node.targets)
             ),

@@ -29,7 +29,7 @@ def swallows(project: Project) -> Iterator[Fault]:
     """Find receivers whose errors nobody will hear of."""
     told: set[tuple[str, int]] = set()
     for heard in project.heard:
-        for step in syntax.steps(heard.function):
+        for step in heard.function.steps:
             for handler in step.node.handlers if isinstance(step.node, ast.Try) else ():
                 key = (heard.function.path, handler.lineno)
                 if _drops(heard, handler) and key not in told:

@@ -17,7 +17,9 @@ MANY: Final = 25
 _HANDLERS: Final = frozenset(
     """get post put patch delete head options dispatch form_valid form_invalid get_queryset get_context_data list
     retrieve create update partial_update destroy perform_create perform_update perform_destroy process_request
-    process_view process_response process_exception save asave clean full_clean save_model delete_model changelist_view""".split()
+    process_view process_response process_exception save asave clean full_clean save_model delete_model
+    changelist_view"""
+    "".split()
 )
 _SERVING: Final = (
     "View",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final, TypeAlias
 
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
@@ -12,7 +13,12 @@ from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.source import Connect, Function, Module
 from signalbox.doctor.syntax import dotted
 
-_DEBUG_TELL = (
+_Chain: TypeAlias = tuple[tuple[int, int], ...]
+"""Where a statement stands: block and index in it, from the outermost block to its own."""
+_Bindings: TypeAlias = dict[str, list[tuple[_Chain, ast.stmt]]]
+"""What binds each name at the level of a module, in order."""
+
+_DEBUG_TELL: Final = (
     "It works as long as DEBUG is on, by accident: Django's check of the signature keeps it in a cache. "
     "With DEBUG off it is collected."
 )
@@ -97,6 +103,7 @@ def _up_to_date(project: Project, function: Function) -> bool:
 )
 def shadowed(project: Project) -> Iterator[Fault]:
     """Find functions that lose their only name."""
+    bindings: dict[str, _Bindings] = {}
     for connect in project.source.connects:
         function = connect.function
         if (
@@ -110,7 +117,9 @@ def shadowed(project: Project) -> Iterator[Fault]:
             and function.module == connect.module
         ):
             module = project.module(connect.module)
-            again = _bound_again(module, connect, function) if module else None
+            if module and module.name not in bindings:
+                bindings[module.name] = _bindings(module)
+            again = _bound_again(module, bindings[module.name], connect, function) if module else None
             if again is None:
                 continue
             for signal in connect.signals:
@@ -144,10 +153,10 @@ def _shadowed(project: Project, connect: Connect, signal: str, again: int) -> Fa
     )
 
 
-def _bound_again(module: Module, connect: Connect, function: Function) -> int | None:
+def _bound_again(module: Module, bound: _Bindings, connect: Connect, function: Function) -> int | None:
     """Return the line in which the function surely loses its name; ``None`` if it keeps it, or is held elsewhere."""
     name = function.node_name
-    bindings = _bindings(module).get(name, [])
+    bindings = bound.get(name, [])
     own = next((chain for chain, node in bindings if node is function.node), None)
     if own is None:
         return None
@@ -164,11 +173,11 @@ def _bound_again(module: Module, connect: Connect, function: Function) -> int | 
     return None
 
 
-def _bindings(module: Module) -> dict[str, list[tuple[tuple[tuple[int, int], ...], ast.stmt]]]:
+def _bindings(module: Module) -> _Bindings:
     """Return what binds each name at the level of the module, in order."""
-    found: dict[str, list[tuple[tuple[tuple[int, int], ...], ast.stmt]]] = {}
+    found: _Bindings = {}
 
-    def walk(body: list[ast.stmt], chain: tuple[tuple[int, int], ...]) -> None:
+    def walk(body: list[ast.stmt], chain: _Chain) -> None:
         for index, node in enumerate(body):
             here = (*chain, (id(body), index))
             for name in _names(node):
