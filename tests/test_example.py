@@ -171,7 +171,7 @@ def test_the_demo_prints_each_event_on_a_line_with_what_became_of_it(visit: Visi
     assert line("user_login_failed", "django.contrib.auth", "sent", "login_failed")
     assert line("post_save", "auth.User", "porter", "signalman", "committed", "at_ending_save")
     assert line("post_delete", "auth.User", "porter", "signalman", "committed", "at_ending_delete")
-    assert line("pre_save", "blog.Post", "rolled_back")
+    assert line("post_save", "blog.Post", "rolled_back")
     assert line("update", "blog.Post", "committed")
 
 
