@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from signalbox import context
+from asgiref.sync import sync_to_async
+
+from signalbox import context, departures
 from signalbox.event import Actor
 from signalbox.recording import traces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
 
-@contextmanager
-def trace(name: str, *, actor: Any = None, kind: str = "work") -> Iterator[context.Trace]:
+class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
     """Make what happens in the block one trace, called ``name``::
 
         with signalbox.trace("import prices", actor="nightly job"):
             ...
 
-    ``actor`` is a user or a text. Raises ``TypeError`` if ``name`` is no text.
+    ``actor`` is a user or a text, ``kind`` a word of at most 16 letters. Within an event loop write
+    ``async with``: a block ended there by ``with`` leaves its events waiting for work outside of the loop.
+    An exception that leaves the block makes the trace's status ``failed``, and goes on.
+
+    Raises ``TypeError`` if ``name`` is no text, or ``actor`` neither a user nor a text.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"trace() was given {type(name).__name__} as name; a text was expected: trace('import prices').")
-    with traces.tracing(kind, name) as found:
-        if actor is not None:
-            found.set_actor(_actor(actor))
-        yield found
+
+    def __init__(self, name: str, *, actor: Any = None, kind: str = "work") -> None:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"trace() was given {type(name).__name__} as name; a text was expected: trace('import prices')."
+            )
+        self._name = name
+        self._kind = kind
+        self._actor = None if actor is None else _actor(actor)
+        self._open: list[context.Trace] = []
+
+    def __enter__(self) -> context.Trace:
+        found = traces.begin(self._kind, self._name)
+        found.set_actor(self._actor)
+        self._open.append(found)
+        return found
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        ended = self._open.pop()
+        traces.leave(ended, error)
+        departures.end(ended, "ok")
+
+    async def __aenter__(self) -> context.Trace:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        ended = self._open.pop()
+        traces.leave(ended, error)
+        await sync_to_async(departures.end)(ended, "ok")
 
 
 def set_actor(actor: Any) -> None:
     """Name who does the current work: a user or a text; ``None`` takes it back.
 
-    It holds until the current trace ends. Raises ``TypeError`` for anything else.
+    It holds until the current trace ends; outside of every trace, for the current thread or asynchronous task.
+    Raises ``TypeError`` for anything else, as for a user who has not logged in.
     """
     context.current().set_actor(None if actor is None else _actor(actor))
 

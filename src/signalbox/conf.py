@@ -31,6 +31,8 @@ class Config:
     """Senders that are not recorded: app labels, or models as ``app.Model``."""
     ON_ERROR: Literal["log", "raise"] = "log"
     """What a failing write of events does: ``"log"`` keeps the application's rows, ``"raise"`` rolls them back."""
+    BULK: Literal["keys", "rows", "off"] = "keys"
+    """What a bulk operation makes: ``"keys"`` one event with the rows' keys, ``"rows"`` one event each, ``"off"`` none."""
     TRUSTED_PROXIES: int = 0
     """How many proxies in front of the site append to ``X-Forwarded-For``; 0 leaves the header unread."""
     REDACT: tuple[str, ...] = ()
@@ -102,6 +104,8 @@ def _expected(key: str, value: object) -> str | None:
             return None if _texts(value) else "a list of texts"
         case "ON_ERROR":
             return None if value in ("log", "raise") else '"log" or "raise"'
+        case "BULK":
+            return None if value in ("keys", "rows", "off") else '"keys", "rows" or "off"'
         case "TRUSTED_PROXIES":
             right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
             return None if right else "a number of proxies, 0 or more,"

@@ -41,6 +41,7 @@ class Trace:
 
     __slots__ = (
         "_actor",
+        "_last_actor",
         "_seen_actor",
         "_seen_user",
         "_start",
@@ -49,6 +50,7 @@ class Trace:
         "duration",
         "errors",
         "events",
+        "hushed",
         "id",
         "kind",
         "late",
@@ -82,10 +84,13 @@ class Trace:
         self.pending: list[Draft] = []
         self.late: list[Draft] = []
         """Drafts already written whose receivers finished afterwards."""
+        self.hushed: int | None = None
+        """How many of its events were let go unwritten, once ``hush()`` was called."""
         self.events = self.errors = self.rolled_back = 0
         self._actor: Actor | None = None
         self._seen_user: object = None
         self._seen_actor: Actor | None = None
+        self._last_actor: Actor | None = None
         self.renumber()
 
     def renumber(self) -> None:
@@ -98,6 +103,11 @@ class Trace:
         """Return how many events have been numbered; asking takes a number, so ask once, at the end."""
         return self.next_span() - self._start
 
+    def hush(self) -> None:
+        """Let the events that belong to no transaction go unwritten: somebody only looks at the register."""
+        self.hushed = (self.hushed or 0) + len(self.pending)
+        self.pending.clear()
+
     def actor(self) -> Actor | None:
         """Return who acts: what was set, else the request's user if something has already loaded it.
 
@@ -106,7 +116,7 @@ class Trace:
         if self._actor is not None:
             return self._actor
         if self.request is None:
-            return None
+            return _ambient_actor.get() if self is _process else None
         state = self.request.__dict__
         user: Any = state.get("user")
         if user is None:
@@ -119,14 +129,26 @@ class Trace:
             return None if loaded is None else actor_of(loaded)
         self._seen_actor = actor_of(loaded)
         self._seen_user = user
+        self._last_actor = self._seen_actor or self._last_actor
         return self._seen_actor
+
+    def settle_actor(self) -> None:
+        """Keep the actor for the trace's row and for what comes late: the request goes, or its user has logged out."""
+        self._actor = self.actor() or self._last_actor
 
     def bind(self, request: HttpRequest) -> None:
         """Take the actor from ``request`` from now on, unless one was set."""
         self.request = request
 
     def set_actor(self, actor: Actor | None) -> Actor | None:
-        """Name the actor and return the one that was named before; ``None`` gives the word back to the request."""
+        """Name the actor and return the one that was named before; ``None`` gives the word back to the request.
+
+        Outside of every trace it holds for the current thread or task alone: the process's trace is everybody's.
+        """
+        if self is _process:
+            before = _ambient_actor.get()
+            _ambient_actor.set(actor)
+            return before
         before, self._actor = self._actor, actor
         return before
 
@@ -142,9 +164,11 @@ def actor_of(user: Any) -> Actor | None:
         return Actor(key="", label=user[:150])
     if not getattr(user, "is_authenticated", False):
         return None
+    user = getattr(user, "_wrapped", user)  # a lazy user, which the line above has loaded
     state = getattr(user, "__dict__", {})
     name = state.get(getattr(type(user), "USERNAME_FIELD", "username"), "")
-    return Actor(key=str(user.pk)[:64], label=str(name)[:150])
+    key = getattr(user, "pk", None)
+    return Actor(key="" if key is None else str(key)[:64], label=str(name)[:150])
 
 
 def new_trace_id() -> str:
@@ -163,7 +187,14 @@ def parse_traceparent(header: str) -> tuple[str, str] | None:
     return trace_id, parent_id
 
 
+def traceparent(trace: Trace) -> str:
+    """Return the ``traceparent`` header that carries ``trace`` on to other work."""
+    return f"00-{trace.id}-{secrets.token_hex(8)}-01"
+
+
 _current: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
+_ambient_actor: ContextVar[Actor | None] = ContextVar("signalbox_actor", default=None)
+"""Who acts outside of every trace."""
 running: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
 """The span of the event whose receiver is running here."""
 

@@ -40,6 +40,9 @@ _draining = threading.local()
 def depart(draft: Draft) -> None:
     """Let ``draft``, which belongs to no open transaction, leave with its trace."""
     trace = draft.trace
+    if trace.hushed is not None:
+        trace.hushed += 1
+        return
     trace.pending.append(draft)
     if not waits(trace):
         hurry(trace)
@@ -67,8 +70,18 @@ def end(trace: Trace, status: str = "") -> None:
         return
     trace.duration = context.now() - trace.started
     trace.status = trace.status or status
-    trace.events = trace.numbered()
-    hurry(trace)
+    trace.events = trace.numbered() - (trace.hushed or 0)
+    trace.settle_actor()
+    if trace.pending or trace.late or _has_row(trace):
+        hurry(trace)
+
+
+def forget() -> None:
+    """Drop what waits: a test has ended, and the next one is not to find it in its database."""
+    with _lock:
+        for trace in _waiting:
+            trace.pending, trace.late = [], []
+        _waiting.clear()
 
 
 def hurry(trace: Trace) -> None:
@@ -154,7 +167,8 @@ def _drain(connection: BaseDatabaseWrapper) -> None:
 
 def _has_row(trace: Trace) -> bool:
     """Tell whether the trace's own row is due: when it has ended and something happened in it."""
-    return trace.duration is not None and (trace.events > 0 or any(trace.counts.values()))
+    happened = trace.events > 0 or (trace.hushed is None and any(trace.counts.values()))
+    return trace.duration is not None and happened
 
 
 def _limit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -33,21 +34,30 @@ class TraceMiddleware:
         if iscoroutinefunction(self):
             return self._answer(request)
         trace, own = _enter(request)
-        response = None
+        status = "500"
         try:
-            response = self.get_response(request)
+            response: HttpResponseBase = self.get_response(request)
+            status = str(response.status_code)
             return response
         finally:
-            _leave(trace, request, response, own)
+            _leave(trace, request, status)
+            if own:
+                traces.end_request(trace)
 
     async def _answer(self, request: HttpRequest) -> HttpResponseBase:
         trace, own = _enter(request)
-        response = None
+        status = "500"
         try:
-            response = await self.get_response(request)
+            response: HttpResponseBase = await self.get_response(request)
+            status = str(response.status_code)
             return response
+        except asyncio.CancelledError:
+            status = "cancelled"  # the visitor has gone
+            raise
         finally:
-            _leave(trace, request, response, own)
+            _leave(trace, request, status)
+            if own:
+                await traces.aend_request(trace)
 
 
 def _enter(request: HttpRequest) -> tuple[Trace, bool]:
@@ -61,11 +71,9 @@ def _enter(request: HttpRequest) -> tuple[Trace, bool]:
     return trace, own
 
 
-def _leave(trace: Trace, request: HttpRequest, response: Any, own: bool) -> None:
+def _leave(trace: Trace, request: HttpRequest, status: str) -> None:
     match = getattr(request, "resolver_match", None)
     if match is not None:
         trace.data["view"] = match.view_name or match._func_path
-    trace.status = "500" if response is None else str(response.status_code)
+    trace.status = status
     trace.view_done = True
-    if own:
-        traces.end_request(trace)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import iscoroutinefunction
+from django.apps import apps
 from django.core.signals import request_finished, request_started, setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
@@ -12,7 +14,7 @@ from django.db.models.signals import post_migrate
 from django.dispatch import Signal
 
 from signalbox import buffer, catalog, conf, store
-from signalbox.recording import captures, counting, custom, plans, rows, sends, snapshots, traces
+from signalbox.recording import bulk, captures, counting, custom, manytomany, plans, returning, rows, sends, snapshots, tasks, traces
 from signalbox.recording.scope import Scope
 
 if TYPE_CHECKING:
@@ -49,15 +51,22 @@ def install() -> None:
         if entry.path and name in scope and name not in counting.SIGNALS and (signal := _loaded(entry)) is not None:
             _watch(signal, name)
     for signal, hook in _BOUNDARIES.items():
-        _bound(signal, hook)
+        sends.bound(signal, hook)
     counting.install(set(scope.names))
     rows.install(saves="post_save" in scope, deletes="post_delete" in scope)
     snapshots.install()
+    returning.install()
+    if "m2m_changed" in scope:
+        manytomany.install(captures.unsent_add)
+    if conf.get().BULK != "off":
+        bulk.install(scope.names, rows=conf.get().BULK == "rows")
     traces.install()
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
             buffer.attach(connection)
     store.keep_unchanged = not scope.audit
+    if apps.ready:
+        find_custom()
 
 
 def uninstall() -> None:
@@ -71,7 +80,11 @@ def uninstall() -> None:
     counting.uninstall()
     rows.uninstall()
     snapshots.uninstall()
+    bulk.uninstall()
+    manytomany.uninstall()
+    returning.uninstall()
     traces.uninstall()
+    tasks.uninstall()
     for connection in connections.all(initialized_only=True):
         buffer.detach(connection)
     custom.forget()
@@ -80,18 +93,20 @@ def uninstall() -> None:
 
 
 def find_custom() -> None:
-    """Record the custom signals of modules that were imported since the last call."""
+    """Record the custom signals of modules that were imported since the last call, and give jobs their traces."""
     scope = _state.scope
-    if scope is None or not scope.everything and not scope.names - catalog.BUILTIN.keys():
+    if scope is None:
         return
-    for signal, name in (*custom.new_signals(), *custom.named().items()):
-        if signal not in _state.watched and scope.custom(name):
-            _watch(signal, name)
+    if scope.everything or scope.names - catalog.BUILTIN.keys():
+        for signal, name in (*custom.new_signals(), *custom.named().items()):
+            if signal not in _state.watched and scope.custom(name):
+                _watch(signal, name)
     for name, entry in catalog.BUILTIN.items():  # those whose modules are imported late, as django.test's
         if entry.path and name in scope and name not in counting.SIGNALS:
             late = _loaded(entry)
             if late is not None and late not in _state.watched:
                 _watch(late, name)
+    tasks.install()  # around what records their signals
 
 
 def track(signal: Signal, name: str) -> None:
@@ -150,6 +165,12 @@ def _request_started(inner: Any) -> Any:
 
 
 def _request_finished(inner: Any) -> Any:
+    async def asend(sender: Any, **named: Any) -> Any:
+        try:
+            return await inner(sender, **named)
+        finally:
+            await traces.aend_request()
+
     def send(sender: Any, **named: Any) -> Any:
         with traces.closing_postponed():
             try:
@@ -157,7 +178,7 @@ def _request_finished(inner: Any) -> Any:
             finally:
                 traces.end_request()
 
-    return send
+    return asend if iscoroutinefunction(inner) else send
 
 
 def _connection_created(inner: Any) -> Any:
@@ -196,12 +217,6 @@ _BOUNDARIES: dict[Signal, Any] = {
     post_migrate: _post_migrate,
     setting_changed: _setting_changed,
 }
-
-
-def _bound(signal: Signal, hook: Any) -> None:
-    """Let ``hook`` stand around every way of sending ``signal``, recorded or not."""
-    for method in sends.METHODS:
-        signal.__dict__[method] = hook(getattr(signal, method))
 
 
 _modules = 0

@@ -111,13 +111,12 @@ def _connection(connection: Any) -> dict[str, str]:
     return {"alias": connection.alias, "vendor": connection.vendor}
 
 
-def _pk_set(keys: Any) -> Any:
-    if keys is None:
-        return None
+def keys(values: Any) -> Any:
+    """Return primary keys, sorted where they can be; of very many, their number alone."""
     redactor = plans.redactor()
-    if len(keys) > MOST_KEYS:
-        return {"count": len(keys)}
-    return [encoding.safe(key, redactor=redactor) for key in sorted(keys, key=lambda key: (str(type(key)), key))]
+    if len(values) > MOST_KEYS:
+        return {"count": len(values)}
+    return [encoding.safe(key, redactor=redactor) for key in sorted(values, key=lambda key: (str(type(key)), key))]
 
 
 SPECIAL: Mapping[str, Callable[[Any], Any]] = {
@@ -126,7 +125,7 @@ SPECIAL: Mapping[str, Callable[[Any], Any]] = {
     "request": lambda value: _request(value) if hasattr(value, "get_full_path") else None,
     "plan": lambda value: _plan(value) if isinstance(value, list) else encoding.safe(value, redactor=plans.redactor()),
     "connection": lambda value: _connection(value) if hasattr(value, "vendor") else None,
-    "pk_set": _pk_set,
+    "pk_set": lambda value: None if value is None else keys(value),
 }
 """Arguments that need more than the general rendering, by name."""
 

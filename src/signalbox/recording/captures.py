@@ -9,7 +9,7 @@ from django.db import connections
 
 from signalbox import buffer, conf, context, departures, store
 from signalbox.event import Draft, Outcome
-from signalbox.recording import arguments, plans, rows
+from signalbox.recording import arguments, manytomany, plans, rows
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -198,13 +198,12 @@ def _origin(named: dict[str, Any]) -> Any:
 
 
 class ManyToMany(Recorded):
-    """``m2m_changed``: within the manager's transaction."""
+    """``m2m_changed``, within the manager's transaction; a ``pre_`` action that nobody heard makes no event."""
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
-        config = conf.get()
-        if plans.ignored(sender, config):
+        if plans.ignored(sender, conf.get()):
             return None
         plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
         if not plan.recorded:
@@ -212,15 +211,49 @@ class ManyToMany(Recorded):
         draft = _draft("m2m_changed", sender._meta.label, named["using"])
         if not isinstance(instance, type):
             rows.name(draft, plan, instance, connections[named["using"]])
-        draft.args = arguments.render(
-            {name: value for name, value in named.items() if name not in ("instance", "using", "model")}
-        ) | {"object": plan.label, "model": arguments.sender_label(named["model"])}
+        told = {name: value for name, value in named.items() if name not in ("instance", "using", "model")}
+        draft.args = {
+            **arguments.render(told),
+            **_changed_keys(named["action"], manytomany.current.get()),
+            "object": plan.label,
+            "model": arguments.sender_label(named["model"]),
+        }
         _into(draft)
         return draft
 
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Note a receiver that raised."""
         _completed(draft, error)
+
+    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+        """Make the event of what was done; what was about to be done is no news."""
+        if named["action"].startswith("post_"):
+            super().unheard(sender, named)
+
+
+def _changed_keys(action: str, work: manytomany.Work | None) -> dict[str, Any]:
+    """Return the keys that a ``post_`` action really added or removed, as its statements told."""
+    keys = None if work is None or not action.startswith("post_") else work.keys()
+    if keys is None:
+        return {}
+    return {"added" if action == "post_add" else "removed": arguments.keys(keys)}
+
+
+def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
+    """Make the event of an ``add()`` for which Django sent nothing, as nobody listens."""
+    plan = plans.of(type(manager.instance))
+    draft = _draft("m2m_changed", manager.through._meta.label, using)
+    rows.name(draft, plan, manager.instance, connections[using])
+    draft.args = {
+        "action": "post_add",
+        "reverse": manager.reverse,
+        "added": arguments.keys(keys),
+        "object": plan.label,
+        "model": manager.model._meta.label,
+        "unsent": True,
+    }
+    draft.duration = 0
+    _into(draft)
 
 
 def _draft(name: str, sender: str, using: str) -> Draft:

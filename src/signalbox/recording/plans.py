@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -56,7 +56,7 @@ MUTABLE = frozenset({"JSONField", "ArrayField", "HStoreField"})
 class Plan:
     """One model's plan."""
 
-    __slots__ = ("concrete", "fields", "get", "has_str", "label", "mutable", "pk", "recorded", "secret_pk", "state_pk")
+    __slots__ = ("concrete", "fields", "get", "has_str", "label", "mutable", "pks", "recorded", "secret_pk", "state_pk")
 
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
@@ -79,7 +79,7 @@ class Plan:
         )
         self.mutable = tuple(i for i, field in enumerate(concrete) if field.get_internal_type() in MUTABLE)
         self.has_str = model.__str__ is not Model.__str__
-        self.pk = attrgetter("pk")
+        self.pks = list(meta.pk_fields)
         self.state_pk = meta.pk.attname if len(meta.pk_fields) == 1 else None
         """The attribute that holds the primary key; none where it is composite."""
         self.secret_pk = encoding.has_secret_key(model, redactor)

@@ -45,6 +45,12 @@ def watch(signal: Signal, capture: Capture) -> None:
     signal.__dict__.update(_methods(signal, capture))
 
 
+def bound(signal: Signal, hook: Callable[[Any], Any]) -> None:
+    """Let ``hook`` stand around every way of sending ``signal``, recorded or not."""
+    for method in METHODS:
+        signal.__dict__[method] = hook(getattr(signal, method))
+
+
 def unwatch(signal: Signal) -> None:
     """Leave ``signal`` as Django made it."""
     for name in METHODS:

@@ -101,6 +101,32 @@ class Memory:
         return self.state() is not None
 
 
+class Memories:
+    """The same of the many instances that one bulk operation wrote."""
+
+    __slots__ = ("all",)
+
+    def __init__(self, all_of_them: list[Memory]) -> None:
+        self.all = all_of_them
+
+    def take_back(self) -> None:
+        """Let each instance know its old row again."""
+        for memory in self.all:
+            memory.take_back()
+
+    def alive(self) -> bool:
+        """Tell whether any of the instances still exists."""
+        return any(memory.alive() for memory in self.all)
+
+
+def remember(plan: Plan, instance: Model) -> Memory:
+    """Note that ``instance`` is in the database as it is, and return how to forget it."""
+    state = instance._state
+    memory = Memory(state, state.__dict__.get(ATTRIBUTE, UNKNOWN))
+    state.__dict__[ATTRIBUTE] = keep(plan, plan.values(instance))
+    return memory
+
+
 # ------------------------------------------------------------------ where Django reads rows
 
 _originals: dict[tuple[type, str], Any] = {}

@@ -1,10 +1,12 @@
-"""Where work begins and ends: requests and commands. Boundaries are watched whatever is recorded."""
+"""Where work begins and ends: requests, commands and tests. Boundaries are watched whatever is recorded."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import sync_to_async
 from django.core.management.base import BaseCommand
 from django.db import connections
 
@@ -14,6 +16,8 @@ from signalbox.redaction import redact_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from django.test import SimpleTestCase
 
 STAYING: Final = frozenset({"runserver", "testserver", "dbshell", "runserver_plus", "signalbox"})
 """Commands whose work is that of others: requests have traces of their own."""
@@ -50,7 +54,10 @@ def _facts_of_environ(environ: Any) -> dict[str, Any]:
 
 
 def _facts_of_scope(scope: Any) -> dict[str, Any]:
-    headers = {name.lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+    headers: dict[bytes, str] = {}
+    for sent, value in scope.get("headers", ()):  # what is sent twice is one list, as WSGI servers join it
+        name, text = sent.lower(), value.decode("latin-1")
+        headers[name] = f"{headers[name]},{text}" if name in headers else text
     client = scope.get("client") or ("",)
     query = scope.get("query_string", b"")
     return {
@@ -86,8 +93,32 @@ def end_request(trace: Trace | None = None) -> None:
     if trace is None:
         return
     context.leave(trace)
-    departures.end(trace)
+    with _what_it_opens_closed():
+        departures.end(trace)
     trace.request = None
+
+
+async def aend_request(trace: Trace | None = None) -> None:
+    """End the trace of the current request from within an event loop, where a thread has to do the writing."""
+    end_request(trace)
+    await sync_to_async(_drain)()
+
+
+def _drain() -> None:
+    with _what_it_opens_closed():
+        departures.drain()
+
+
+@contextmanager
+def _what_it_opens_closed() -> Iterator[None]:
+    """Close, if it may not be kept, a connection that the block opens: Django has closed the request's own by now."""
+    opened = {id(connection) for connection in connections.all(initialized_only=True) if connection.connection}
+    try:
+        yield
+    finally:
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None and id(connection) not in opened:
+                connection.close_if_unusable_or_obsolete()
 
 
 @contextmanager
@@ -110,41 +141,113 @@ def closing_postponed() -> Iterator[None]:
             connection.close_if_unusable_or_obsolete()
 
 
-# ------------------------------------------------------------------ commands
+# ------------------------------------------------------------------ commands, and blocks of a project's own
 
 _original_execute: Any = BaseCommand.execute
 
 
 def install() -> None:
-    """Give every management command a trace."""
+    """Give every management command, and every test of Django's runner, a trace."""
     BaseCommand.execute = _execute  # type: ignore[method-assign]
+    if TESTS in sys.modules:  # a parallel run's process, which executes no command
+        _install_tests()
 
 
 def uninstall() -> None:
-    """Leave the class as Django made it."""
+    """Leave the classes as Django made them."""
     BaseCommand.execute = _original_execute  # type: ignore[method-assign]
+    if TESTS in sys.modules:
+        _uninstall_tests()
 
 
 def _execute(self: BaseCommand, *args: Any, **options: Any) -> Any:
     name = type(self).__module__.rpartition(".")[2]
+    if TESTS in sys.modules:  # `test` brings Django's test cases
+        _install_tests()
     if name in STAYING:
         return _original_execute(self, *args, **options)
     with tracing("shell" if name in SHELLS else "command", name):
         return _original_execute(self, *args, **options)
 
 
-@contextmanager
-def tracing(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None) -> Iterator[Trace]:
-    """Make what happens in the block one trace."""
+def begin(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None) -> Trace:
+    """Begin a trace: what happens from now on belongs to it."""
     trace = Trace(kind, name, trace_id=trace_id)
     trace.data = data or {}
     context.enter(trace)
+    return trace
+
+
+def leave(trace: Trace, error: BaseException | None) -> None:
+    """Let what happens from now on belong to the trace before; ``error`` is what ended the work."""
+    if error is not None:
+        exited = isinstance(error, SystemExit) and not error.code
+        trace.status = trace.status or ("ok" if exited else "failed")
+    context.leave(trace)
+
+
+@contextmanager
+def tracing(
+    kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None
+) -> Iterator[Trace]:
+    """Make what happens in the block one trace."""
+    trace = begin(kind, name, trace_id=trace_id, data=data)
+    error = None
     try:
         yield trace
-    except BaseException as error:
-        failed = not (isinstance(error, SystemExit) and not error.code)
-        trace.status = "failed" if failed else "ok"
+    except BaseException as caught:
+        error = caught
         raise
     finally:
-        context.leave(trace)
+        leave(trace, error)
         departures.end(trace, "ok")
+
+
+# ------------------------------------------------------------------ tests
+
+TESTS: Final = "django.test.testcases"
+
+
+def begin_test(name: str) -> Trace:
+    """Begin the trace of a test."""
+    return begin("test", name)
+
+
+def end_test(trace: Trace, status: str) -> None:
+    """End a test's trace while the test's database is still there: what can't be written now is no other test's."""
+    context.leave(trace)
+    departures.end(trace, status)
+    departures.forget()
+
+
+def _install_tests() -> None:
+    from django.test import SimpleTestCase
+
+    if "run" not in SimpleTestCase.__dict__:
+        SimpleTestCase.run = _run  # type: ignore[method-assign]
+
+
+def _uninstall_tests() -> None:
+    from django.test import SimpleTestCase
+
+    if SimpleTestCase.__dict__.get("run") is _run:
+        del SimpleTestCase.run
+
+
+def _run(self: SimpleTestCase, result: Any = None) -> Any:
+    """Run ``setUp``, the test and ``tearDown`` as one trace; Django's fixtures stand around it."""
+    from django.test import SimpleTestCase
+
+    run = super(SimpleTestCase, self).run
+    if context.current().kind == "test":  # pytest's plugin was here first
+        return run(result)
+    trace = begin_test(self.id())
+    broken = _broken(result)
+    try:
+        return run(result)
+    finally:
+        end_test(trace, "failed" if _broken(result) > broken else "ok")
+
+
+def _broken(result: Any) -> int:
+    return len(getattr(result, "failures", ())) + len(getattr(result, "errors", ()))

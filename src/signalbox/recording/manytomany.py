@@ -1,0 +1,157 @@
+"""Many-to-many changes: which keys were added and removed, without the SELECT that an ``m2m_changed`` receiver costs.
+
+While a manager works, the statements on its through table say which rows they wrote; where nobody listens, and Django
+sends nothing for ``add()``, the event is made here.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from django.apps import apps
+from django.db import router
+from django.db.models.fields import related_descriptors
+from django.db.models.fields.related_descriptors import ManyToManyDescriptor
+from django.db.models.signals import m2m_changed
+
+from signalbox import conf
+from signalbox.recording import bulk, plans, returning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.db.models import Model
+
+logger = logging.getLogger("signalbox")
+
+
+class Work:
+    """One call of a manager that adds to or removes from a through table."""
+
+    __slots__ = ("manager", "through", "wanted")
+
+    def __init__(self, manager: Any) -> None:
+        self.manager = manager
+        self.through: type[Model] = manager.through
+        self.wanted: returning.Wanted | None = None
+
+    def keys(self) -> list[Any] | None:
+        """Return the keys on the other side of the rows that were written; ``None`` if the database doesn't tell."""
+        if self.wanted is None or self.wanted.rows is None:
+            return None
+        mine = self.manager.related_val[0]
+        # A symmetrical relation removes both of its rows in one statement: the other side of each is what is told.
+        return list(dict.fromkeys(there if here == mine else here for here, there in self.wanted.rows))
+
+
+current: ContextVar[Work | None] = ContextVar("signalbox_m2m", default=None)
+"""The call that is under way."""
+
+METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
+"""``_clear_base`` came with Django 6.1; before, ``clear`` does the work itself."""
+
+_original_factory: Any = related_descriptors.create_forward_many_to_many_manager
+_record: Callable[[Any, list[Any], str], None] | None = None
+
+
+def install(record: Callable[[Any, list[Any], str], None]) -> None:
+    """Record changes; ``record(manager, keys, using)`` makes the event of an ``add()`` for which nothing was sent."""
+    global _record
+    _record = record
+    related_descriptors.create_forward_many_to_many_manager = _factory
+    for made in _made():
+        _wrap(made)
+
+
+def uninstall() -> None:
+    """Leave the managers as Django made them."""
+    global _record
+    _record = None
+    related_descriptors.create_forward_many_to_many_manager = _original_factory
+    for made in _made():
+        for name in METHODS:
+            original = getattr(made.__dict__.get(name), "signalbox_original", None)
+            if original is not None:
+                setattr(made, name, original)
+
+
+def _factory(*args: Any, **kwargs: Any) -> Any:
+    made = _original_factory(*args, **kwargs)
+    _wrap(made)
+    return made
+
+
+def _made() -> Iterator[type]:
+    """Return the manager classes that have been made so far; Django makes each when it is first asked for."""
+    if not apps.models_ready:
+        return
+    for model in apps.get_models(include_auto_created=True, include_swapped=True):
+        for descriptor in list(model.__dict__.values()):
+            if isinstance(descriptor, ManyToManyDescriptor) and "related_manager_cls" in descriptor.__dict__:
+                yield descriptor.__dict__["related_manager_cls"]
+
+
+def _wrap(made: type) -> None:
+    clearing = "_clear_base" if "_clear_base" in made.__dict__ else "clear"
+    for name, wrapper in (("_add_items", _adding), ("_remove_items", _removing), (clearing, _clearing)):
+        original = made.__dict__.get(name)
+        if original is not None and not hasattr(original, "signalbox_original"):
+            replacement = wrapper(original)
+            replacement.signalbox_original = original
+            replacement.alters_data = True
+            setattr(made, name, replacement)
+
+
+def _adding(original: Any) -> Any:
+    def _add_items(self: Any, source_field_name: str, target_field_name: str, *objs: Any, **kwargs: Any) -> Any:
+        if not objs or not _recorded(self):
+            return original(self, source_field_name, target_field_name, *objs, **kwargs)
+        if source_field_name != self.source_field_name:  # the mirrored rows of a symmetrical relation: told with the first
+            with bulk.telling():
+                return original(self, source_field_name, target_field_name, *objs, **kwargs)
+        using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
+        with bulk.in_transaction(using), bulk.telling(), _work(self, "insert") as work:
+            result = original(self, source_field_name, target_field_name, *objs, **kwargs)
+            if _record is not None and not m2m_changed.has_listeners(self.through) and (keys := work.keys()):
+                try:
+                    _record(self, keys, using)
+                except Exception:  # noqa: BLE001 - Signalbox's own failure; the rows are written
+                    logger.exception("A change of %s could not be recorded.", self.through)
+            return result
+
+    return _add_items
+
+
+def _removing(original: Any) -> Any:
+    def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _recorded(self):
+            return original(self, *args, **kwargs)
+        with bulk.telling(), _work(self, "delete"):
+            return original(self, *args, **kwargs)
+
+    return removing
+
+
+_clearing = _removing
+
+
+def _recorded(manager: Any) -> bool:
+    config = conf.get()
+    return plans.of(type(manager.instance)).recorded and not plans.ignored(manager.through, config)
+
+
+@contextmanager
+def _work(manager: Any, kind: Any) -> Iterator[Work]:
+    work = Work(manager)
+    meta = work.through._meta
+    fields = [meta.get_field(manager.source_field_name), meta.get_field(manager.target_field_name)]
+    token = current.set(work)
+    try:
+        with returning.asking(kind, work.through, fields, every=True) as wanted:  # type: ignore[arg-type]
+            work.wanted = wanted
+            yield work
+    finally:
+        current.reset(token)

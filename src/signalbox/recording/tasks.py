@@ -1,0 +1,154 @@
+"""A job of Celery or of Django's Tasks is a trace, which goes on with the trace and the actor that sent it.
+
+Neither is imported for this: what a project has not imported by itself it does not use.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from signalbox import context, departures
+from signalbox.event import Actor
+from signalbox.recording import sends, traces
+
+if TYPE_CHECKING:
+    from django.dispatch import Signal
+
+    from signalbox.context import Trace
+
+logger = logging.getLogger("signalbox")
+
+ACTOR: Final = "signalbox_actor"
+"""Header of a Celery message: the actor's key and label."""
+
+UID: Final = "signalbox"
+"""``dispatch_uid`` of what is connected to Celery's signals."""
+
+STATUS: Final = {"SUCCESS": "ok", "SUCCESSFUL": "ok", "FAILURE": "failed", "FAILED": "failed"}
+"""A job's state in the word that other traces have for it; a state without one is its own, as ``retry``."""
+
+MODULES: Final = ("django.tasks.signals", "django_tasks.signals")
+"""Where Django's Tasks live: in Django from 6.0 on, in a package of their own before."""
+
+_celery = False
+_tasks: list[Signal] = []
+
+
+def install() -> None:
+    """Give each job a trace, in those of the libraries that have been imported by now."""
+    if not _celery and "celery" in sys.modules:
+        _install_celery()
+    for name in MODULES:
+        module: Any = sys.modules.get(name)
+        started = getattr(module, "task_started", None)
+        finished = getattr(module, "task_finished", None)
+        if started is not None and finished is not None and started not in _tasks:
+            _tasks.extend((started, finished))
+            sends.bound(started, _task_started)
+            sends.bound(finished, _task_finished)
+
+
+def uninstall() -> None:
+    """Leave the libraries as they were."""
+    global _celery
+    if _celery:
+        from celery import signals
+
+        signals.before_task_publish.disconnect(_before_publish, dispatch_uid=UID)
+        signals.task_prerun.disconnect(_prerun, dispatch_uid=UID)
+        signals.task_postrun.disconnect(_postrun, dispatch_uid=UID)
+        _celery = False
+    for signal in _tasks:
+        sends.unwatch(signal)
+    _tasks.clear()
+
+
+def _begin(name: str, job: str, trace_id: str | None, actor: Actor | None) -> None:
+    """Begin a job's trace: of the work that sent it, where that is known, else of the work around it."""
+    around = context.current()
+    if trace_id is None and not context.is_ambient(around):
+        trace_id = around.id
+        actor = actor or around.actor()
+    trace = traces.begin("task", name, trace_id=trace_id, data={"job": job[:200]})
+    trace.set_actor(actor)
+
+
+def _end(job: str, state: str) -> None:
+    trace: Trace | None = context.current()
+    while trace is not None and not (trace.kind == "task" and trace.data.get("job") == job[:200]):
+        trace = trace.previous
+    if trace is None:  # it began before recording did
+        return
+    context.leave(trace)
+    departures.end(trace, STATUS.get(state, state.lower()))
+
+
+# ------------------------------------------------------------------ Celery
+
+
+def _install_celery() -> None:
+    global _celery
+    from celery import signals
+
+    signals.before_task_publish.connect(_before_publish, weak=False, dispatch_uid=UID)
+    signals.task_prerun.connect(_prerun, weak=False, dispatch_uid=UID)
+    signals.task_postrun.connect(_postrun, weak=False, dispatch_uid=UID)
+    _celery = True
+
+
+def _before_publish(headers: Any = None, **_: Any) -> None:
+    """Put the current trace and actor into the message."""
+    trace = context.current()
+    if not isinstance(headers, dict):
+        return
+    if not context.is_ambient(trace):
+        headers.setdefault("traceparent", context.traceparent(trace))
+    actor = trace.actor()
+    if actor is not None:
+        headers.setdefault(ACTOR, [actor.key, actor.label])
+
+
+def _prerun(task_id: Any = None, task: Any = None, **_: Any) -> None:
+    try:
+        request = task.request
+        given = context.parse_traceparent(str(getattr(request, "traceparent", "") or ""))
+        actor = getattr(request, ACTOR, None)
+        known = Actor(key=str(actor[0])[:64], label=str(actor[1])[:150]) if _is_pair(actor) else None
+        _begin(str(task.name), str(task_id), given[0] if given else None, known)
+    except Exception:  # Celery would log it as the task's
+        logger.exception("The trace of a task could not begin.")
+
+
+def _is_pair(actor: Any) -> bool:
+    return isinstance(actor, list | tuple) and len(actor) == 2
+
+
+def _postrun(task_id: Any = None, state: Any = None, **_: Any) -> None:
+    _end(str(task_id), str(state or ""))
+
+
+# ------------------------------------------------------------------ Django's Tasks
+
+
+def _task_started(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        result = named.get("task_result")
+        if result is not None:
+            _begin(str(result.task.module_path), str(result.id), None, None)
+        return inner(sender, **named)
+
+    return send
+
+
+def _task_finished(inner: Any) -> Any:
+    def send(sender: Any, **named: Any) -> Any:
+        try:
+            return inner(sender, **named)
+        finally:
+            result = named.get("task_result")
+            if result is not None:
+                _end(str(result.id), str(result.status))
+
+    return send
