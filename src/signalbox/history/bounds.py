@@ -1,0 +1,70 @@
+"""Between which ids the rows of a stretch of time lie, found without an index on the time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final, TypeVar
+
+from django.db.models import F, QuerySet
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Coalesce
+
+from signalbox.models import Event, Trace, microseconds
+
+Row = TypeVar("Row", Event, Trace)
+
+MARGIN: Final = dt.timedelta(hours=1)
+"""The longest that an event is expected to wait for its row: for the COMMIT of its transaction, or for a database that
+is away. The events of a transaction that stays open for longer are found by asking for a wider stretch."""
+
+WINDOW: Final = 100
+"""Rows that are looked at in each step."""
+
+
+def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.datetime | None) -> QuerySet[Row]:
+    """Return the rows of ``queryset`` between two moments: an event at its own time, a trace at the time of its end.
+
+    Ids are given when rows are written, so they follow the time, but for what had to wait: a row may have been written
+    up to ``MARGIN`` after the time that stands in it, and never before. Hence
+
+    - a row as old as ``since - MARGIN`` was written before ``since``, and so was all that has a smaller id;
+    - a row as young as ``until + MARGIN`` was written after all that can be older than ``until``.
+
+    Both ids are searched by halves: some 25 steps for a hundred million rows, each a few rows by primary key. Rows
+    between the ids are then compared by their exact time.
+    """
+    time: Combinable = F("time") if queryset.model is Event else F("time") + Coalesce(F("duration"), 0)
+    found = queryset.alias(written=time)
+    table = queryset.model._base_manager.using(queryset.db)
+    if since is not None:
+        first = first_at(table, time, microseconds(since - MARGIN))
+        if first is None:
+            return queryset.none()
+        found = found.filter(id__gte=first, written__gte=microseconds(since))
+    if until is not None:
+        after = first_at(table, time, microseconds(until + MARGIN))
+        found = found.filter(written__lt=microseconds(until))
+        if after is not None:
+            found = found.filter(id__lt=after)
+    return found
+
+
+def first_at(table: QuerySet[Row], time: Combinable, moment: int) -> int | None:
+    """Return the id of a row of ``table`` whose ``time`` is at or after ``moment`` (µs), such that no row before it was
+    written after ``moment`` and late by more than ``MARGIN``; ``None`` if there is none."""
+    rows = table.order_by("id").values_list("id", time)
+    ends = table.order_by("id").values_list("id", flat=True)
+    low, newest = ends.first(), ends.last()
+    if low is None or newest is None:
+        return None
+    found: int | None = None
+    high = newest
+    while low <= high:
+        middle = (low + high) // 2
+        window = list(rows.filter(id__gte=middle, id__lte=newest)[:WINDOW])
+        at = next((row_id for row_id, when in window if when >= moment), None)
+        if at is None:
+            low = window[-1][0] + 1 if len(window) == WINDOW else newest + 1
+        else:
+            found, high = at, middle - 1
+    return found
