@@ -20,6 +20,9 @@ is away. The events of a transaction that stays open for longer are found by ask
 WINDOW: Final = 100
 """Rows that are looked at in each step."""
 
+TIMES: Final[dict[type[Event | Trace], Combinable]] = {Event: F("time"), Trace: F("time") + Coalesce(F("duration"), 0)}
+"""What stands in a row of the time at which it could be written: when an event was sent, when a trace ended."""
+
 
 def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.datetime | None) -> QuerySet[Row]:
     """Return the rows of ``queryset`` between two moments: an event at its own time, a trace at the time of its end.
@@ -33,7 +36,7 @@ def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.dateti
     Both ids are searched by halves: some 25 steps for a hundred million rows, each a few rows by primary key. Rows
     between the ids are then compared by their exact time.
     """
-    time: Combinable = F("time") if queryset.model is Event else F("time") + Coalesce(F("duration"), 0)
+    time = TIMES[queryset.model]
     found = queryset.alias(written=time)
     table = queryset.model._base_manager.using(queryset.db)
     if since is not None:
@@ -50,8 +53,8 @@ def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.dateti
 
 
 def first_at(table: QuerySet[Row], time: Combinable, moment: int) -> int | None:
-    """Return the id of a row of ``table`` whose ``time`` is at or after ``moment`` (µs), such that no row before it was
-    written after ``moment`` and late by more than ``MARGIN``; ``None`` if there is none."""
+    """Return the id of a row whose ``time`` is at or after ``moment`` (µs), the first but for rows that had to wait;
+    ``None`` if there is none."""
     rows = table.order_by("id").values_list("id", time)
     ends = table.order_by("id").values_list("id", flat=True)
     low, newest = ends.first(), ends.last()

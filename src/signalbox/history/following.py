@@ -1,8 +1,8 @@
 """New events as they become visible, none missed and each once.
 
-An id is given when a row is inserted, and the row is seen when its transaction commits: of two transactions that overlap,
-the one with the greater id may come first. Whoever asks for ids above the last one seen misses the other. So ids that are
-missing are remembered and asked for again, until no transaction is left that could fill them:
+An id is given when a row is inserted, and the row is seen when its transaction commits: of two transactions that
+overlap, the one with the greater id may come first. Whoever asks for ids above the last one seen misses the other. So
+ids that are missing are remembered and asked for again, until no transaction is left that could fill them:
 
 - SQLite has one writer at a time and takes back the ids of a rolled-back transaction: nothing is ever filled in later.
 - PostgreSQL numbers its transactions and tells the oldest that runs. Whoever may fill a gap took an id before the gap
@@ -58,17 +58,15 @@ def follow(
     become visible. Each comes once. With ``after``, it begins with the events above that id; with ``lines``, with
     the newest that many of those which are there. ``using`` is the alias of the database whose tables are read.
 
-    Setting ``stop`` ends it, after a last look. Between two looks it waits, up to ``LATEST`` seconds. Call it outside of a
-    transaction: within one, some databases show what was committed before it began and nothing else.
+    Setting ``stop`` ends it, after a last look. Between two looks it waits, up to ``LATEST`` seconds. Call it outside
+    of a transaction: within one, some databases show what was committed before it began and nothing else.
 
-    Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own error
-    if it is away for ``ATTEMPTS`` looks.
+    Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own
+    error if it is away for ``ATTEMPTS`` looks.
     """
     wanted = wanted or Filter()
     if wanted.kind:
-        raise FilterError(
-            "kind", ", ".join(wanted.kind), "nothing was expected: a trace that has not ended is of no kind yet."
-        )
+        raise FilterError("kind", ", ".join(wanted.kind), "none was expected: a trace that runs is of no kind yet.")
     follower = Follower(wanted, after=after, using=using)
     return _following(follower, follower.newest(lines) if lines else [], stop or threading.Event())
 
@@ -181,6 +179,7 @@ class Follower:
             return None
         with connections[self.alias].cursor() as cursor:
             cursor.execute(
-                "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s"
+                "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint "
+                "FROM pg_current_snapshot() s"
             )
             return Running(*cursor.fetchone())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import AppConfig
@@ -74,17 +74,17 @@ def signals(
 ) -> list[Listening]:
     """Return every signal of the catalogue, and those of ``custom`` that are none of Django's, with what listens to it.
 
-    What recording knows is given: ``custom`` maps signals to their names, ``recorded`` holds the names of those that are
-    recorded. Of ``wanted``, ``signal`` and ``group`` choose signals, the rest chooses the events that are counted, of which
-    the newest ``limit`` are looked at: a count over the whole table would read all of it. ``pre_init`` and ``post_init`` are counted as the traces of that time
-    count them, a ``pre_save`` or ``pre_delete`` that nobody heard as its write tells of it.
+    What recording knows is given: ``custom`` maps signals to their names, ``recorded`` holds the names of those that
+    are recorded. Of ``wanted``, ``signal`` and ``group`` choose signals; the rest chooses the events that are counted,
+    the newest ``limit`` of them, as a count over the whole table would read all of it. ``pre_init`` and ``post_init``
+    are counted as the traces of that time counted them; a ``pre_save`` or ``pre_delete`` that nobody heard, where its
+    write tells of it.
     """
     wanted = wanted or Filter()
     counted: Counter[str] = Counter()
     oldest: int | None = None
-    for name, announced, time in recent(Event.objects.using(using), wanted, limit).values_list(
-        "signal", "data__announced", "time"
-    ):
+    sends = recent(Event.objects.using(using), replace(wanted, signal=(), group=()), limit)
+    for name, announced, time in sends.values_list("signal", "data__announced", "time"):
         counted[name] += 1
         oldest = time if oldest is None else min(oldest, time)
         partner = BUILTIN[name].partner if name in BUILTIN else None
@@ -92,8 +92,10 @@ def signals(
             counted[partner] += 1
     counted.update(counted_in_traces(oldest, using=using))
     own = {name: signal for signal, name in custom.items() if name not in BUILTIN}
-    found = [(name, entry, _signal(entry)) for name, entry in BUILTIN.items()]
-    found += [(name, None, own[name]) for name in sorted(own)]
+    found: list[tuple[str, Entry | None, Signal | None]] = [
+        *((name, entry, _signal(entry)) for name, entry in BUILTIN.items()),
+        *((name, None, own[name]) for name in sorted(own)),
+    ]
     listening = (
         Listening(
             name=name,

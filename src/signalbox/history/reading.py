@@ -12,7 +12,7 @@ PAGE = 50
 def events(
     wanted: Filter | None = None, *, before: int | None = None, limit: int = PAGE, using: str | None = None
 ) -> list[Event]:
-    """Return the newest ``limit`` events that are wanted, those with an id below ``before``.
+    """Return the newest ``limit`` events that are wanted, of those with an id below ``before``.
 
     ``using`` is the alias of the database whose tables are read; without one, the router's choice.
     """
@@ -30,9 +30,9 @@ def event(event_id: int, *, using: str | None = None) -> Event | None:
 def traces(
     wanted: Filter | None = None, *, before: int | None = None, limit: int = PAGE, using: str | None = None
 ) -> list[Trace]:
-    """Return the newest ``limit`` traces that are wanted, or in which a wanted event happened, those with an id below ``before``.
+    """Return the newest ``limit`` traces that are wanted, or in which a wanted event happened, by ids below ``before``.
 
-    A trace that has not ended is not among them; its events are.
+    A trace that has not ended is not among them; its events are among the events.
     """
     found = Trace.objects.using(using)
     if before is not None:
