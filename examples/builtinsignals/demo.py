@@ -422,12 +422,12 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
             visit(site, screen.heading)
             await_the_last_event()
             if not once:
-                screen.say(
-                    f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in demo.py."
-                    f"\nWhat it records appears here, and is kept in {site.database}, in the tables signalbox_event and"
-                    f" signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
-                )
                 with suppress(KeyboardInterrupt):
+                    screen.say(
+                        f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in demo.py."
+                        f"\nWhat it records appears here, and is kept in {site.database}, in the tables signalbox_event and"
+                        f" signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
+                    )
                     threading.Event().wait()
         if not once:
             return 0
