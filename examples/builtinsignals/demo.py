@@ -425,8 +425,8 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
                 with suppress(KeyboardInterrupt):
                     screen.say(
                         f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in demo.py."
-                        f"\nWhat it records appears here, and is kept in {site.database}, in the tables signalbox_event and"
-                        f" signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
+                        f"\nWhat it records appears here, and is kept in {site.database}, in the tables"
+                        f" signalbox_event and signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
                     )
                     threading.Event().wait()
         if not once:
