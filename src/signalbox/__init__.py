@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from signalbox.recording import install, track, uninstall
 
 _PUBLIC = {
+    "configure": "signalbox.recording.plans",
+    "history": "signalbox.history",
     "install": "signalbox.recording",
     "set_actor": "signalbox.api",
     "trace": "signalbox.api",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,10 @@ class Fields:
     """Names of fields whose values may be containers, floats or a project's own objects."""
     redactor: Redactor
     """Hides what is secret within the values."""
+    excluded: frozenset[str]
+    """Names of fields that are left out."""
+    choices: Mapping[str, Mapping[Any, str]]
+    """Field with choices to value to what it is called."""
     primary: frozenset[str]
     """Names of the fields of the primary key; an update does not change them."""
 
@@ -38,6 +42,8 @@ class RowChange(NamedTuple):
     """Values before: a sequence, ``None`` if there was no row, ``UNKNOWN`` if nothing was read."""
     new: Any
     """Values after: a sequence, or ``None`` if the row was deleted. ``UNKNOWN`` marks what was not written."""
+    labels: dict[str, dict[str, str]] | None = None
+    """Field to value to what it is called, for foreign keys whose object was already loaded."""
 
 
 def row(values: Any, fields: Fields) -> dict[str, Any]:
@@ -48,12 +54,14 @@ def row(values: Any, fields: Fields) -> dict[str, Any]:
     for name in fields.secret:
         if found.get(name) is not None:
             found[name] = REDACTED
+    for name in fields.excluded:
+        found.pop(name, None)
     return found
 
 
 def diff(change: RowChange) -> dict[str, list[Any]]:
     """Return ``{field: [old, new]}`` for the fields that an update changed; ``[new]`` alone where the old value is unknown."""
-    fields, old, new = change
+    fields, old, new, _ = change
     if old is UNKNOWN:
         old = (UNKNOWN,) * len(fields.names)
     found = {}
@@ -64,6 +72,8 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
             entry = _entry(before, after, fields.to_python[position])
             if entry is not None and (name := fields.names[position]) not in fields.primary:
                 found[name] = entry
+    for name in fields.excluded & found.keys():
+        del found[name]
     for name in fields.secret & found.keys():
         found[name] = [None if value is None else REDACTED for value in found[name]]
     return found
@@ -101,3 +111,21 @@ def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
     if change.new is None:
         return "row", {} if change.old is UNKNOWN else row(change.old, change.fields)
     return "changes", diff(change)
+
+
+def choice_labels(values: Mapping[str, Any], fields: Fields) -> dict[str, dict[str, str]]:
+    """Return what the values of fields with choices are called: ``{field: {value: label}}``."""
+    labels: dict[str, dict[str, str]] = {}
+    for name in fields.choices.keys() & values.keys():
+        if name in fields.secret:
+            continue
+        value = values[name]
+        named = fields.choices[name]
+        found = {
+            str(one): str(named[one])
+            for one in (value if type(value) is list else (value,))
+            if isinstance(one, str | int) and one in named
+        }
+        if found:
+            labels[name] = found
+    return labels

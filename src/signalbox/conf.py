@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, cast
 
@@ -37,6 +37,10 @@ class Config:
     """How many proxies in front of the site append to ``X-Forwarded-For``; 0 leaves the header unread."""
     REDACT: tuple[str, ...] = ()
     """More names of fields, arguments and keys whose values are never stored."""
+    MODELS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By model, as ``app.Model``: ``exclude`` and ``redact`` list fields, ``record`` is ``False`` to leave it out."""
+    KEEP: str | Callable[[Mapping[str, Any]], Any] | None = None
+    """A callable, or its dotted path, that may drop an event or add to it."""
 
     def __post_init__(self) -> None:
         for key in ("RECORD", "IGNORE", "REDACT"):
@@ -106,10 +110,33 @@ def _expected(key: str, value: object) -> str | None:
             return None if value in ("log", "raise") else '"log" or "raise"'
         case "BULK":
             return None if value in ("keys", "rows", "off") else '"keys", "rows" or "off"'
+        case "MODELS":
+            return None if _models(value) else _MODELS
+        case "KEEP":
+            right = value is None or isinstance(value, str) or callable(value)
+            return None if right else "a callable or its dotted path"
         case "TRUSTED_PROXIES":
             right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
             return None if right else "a number of proxies, 0 or more,"
     raise AssertionError(key)  # pragma: no cover - a key of Config without a rule
+
+
+_MODELS: Final = 'a dict as {"shop.Order": {"exclude": [...], "redact": [...], "record": True}}'
+
+
+def _models(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(label, str) and label.count(".") == 1 and isinstance(options, Mapping) and model_options(options)
+        for label, options in value.items()
+    )
+
+
+def model_options(options: Mapping[str, Any]) -> bool:
+    """Tell whether ``options`` says of a model what can be said of one."""
+    return all(
+        _texts(value) if key in ("exclude", "redact") else key == "record" and isinstance(value, bool)
+        for key, value in options.items()
+    )
 
 
 def _texts(value: object) -> bool:

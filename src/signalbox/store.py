@@ -11,15 +11,18 @@ import logging
 import time
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from signalbox import encoding
-from signalbox.changes import RowChange, describe, diff
+from django.db import InterfaceError, OperationalError
+
+from signalbox import encoding, keeping
+from signalbox.changes import RowChange, choice_labels, describe, diff
 from signalbox.event import Draft, Outcome, ReceiverRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
+    from django.db import DatabaseError
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.context import Trace
@@ -46,6 +49,7 @@ EVENT_COLUMNS: Final = (
     ("errors", "int"),
     ("data", "jsonb"),
 )
+_NAMES: Final = tuple(name for name, _ in EVENT_COLUMNS)
 TRACE: Final = "signalbox_trace"
 TRACE_COLUMNS: Final = (
     ("trace_id", "text"),
@@ -61,6 +65,25 @@ TRACE_COLUMNS: Final = (
     ("rolled_back", "int"),
     ("data", "jsonb"),
 )
+DELIVERY: Final = "signalbox_delivery"
+DELIVERY_COLUMNS: Final = (
+    ("receiver", "text"),
+    ("queue", "text"),
+    ("order_key", "text"),
+    ("lane", "bigint"),
+    ("trace_id", "text"),
+    ("span", "bigint"),
+    ("signal", "text"),
+    ("sender", "text"),
+    ("object_key", "text"),
+    ("database", "text"),
+    ("due", "bigint"),
+    ("wake", "bigint"),
+    ("created", "bigint"),
+    ("payload", "jsonb"),
+)
+CHANNEL: Final = "signalbox"
+"""On which PostgreSQL tells waiting workers of new deliveries."""
 LATE_COLUMNS: Final = (("duration", "bigint"), ("errors", "int"), ("data", "jsonb"), ("trace_id", "text"), ("span", "bigint"))
 
 LOOK_AGAIN: Final = 5.0
@@ -78,6 +101,18 @@ class Tally:
 
 tally = Tally()
 
+class Deliverer(Protocol):
+    """Makes the deliveries of events; the registry of durable receivers puts itself here when it has one."""
+
+    def delivery_rows(self, draft: Draft) -> Sequence[Row]:
+        """Return the deliveries of a committed event, in the order of ``DELIVERY_COLUMNS``."""
+
+    def delivered(self, connection: BaseDatabaseWrapper) -> None:
+        """Deliveries have been written, and wait for the commit of the transaction that is open, if one is."""
+
+
+deliverer: Deliverer | None = None
+
 keep_unchanged = True
 """Whether a save that changed nothing makes an event."""
 
@@ -89,21 +124,42 @@ class Batch:
     events: Sequence[Row] = ()
     traces: Sequence[Row] = ()
     late: Sequence[Row] = ()
+    deliveries: Sequence[Row] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.traces or self.late)
+        return bool(self.events or self.traces or self.late or self.deliveries)
 
 
 # ------------------------------------------------------------------ drafts to rows
 
 
-def event_rows(drafts: Iterable[Draft], outcome: Outcome) -> list[Row]:
+def batch_of(drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Sequence[Row] = ()) -> Batch:
+    """Return what is to be written of ``drafts``, whose transaction commits unless they say otherwise: their events and
+    the deliveries of these.
+
+    Raises what making a delivery raises: an event may be dropped, a delivery may not.
+    """
+    if deliverer is None:
+        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late)
+    deliveries: list[Row] = []
+    awaited = set()
+    drafts = list(drafts)
+    for draft in drafts:
+        if made := deliverer.delivery_rows(draft):
+            deliveries += made
+            awaited.add(draft.span)
+    return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries)
+
+
+def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int] = ()) -> list[Row]:
     """Return the rows of ``drafts``; ``outcome`` is that of their transaction. A draft that can't be encoded is
-    dropped, counted and logged: it must not take the others with it."""
+    dropped, counted and logged: it must not take the others with it. ``awaited`` are the spans of events that have
+    deliveries, and are kept even if they changed nothing."""
     rows = []
+    keep = keeping.chosen()
     for draft in drafts:
         try:
-            if keep_unchanged or not _unchanged(draft):
+            if keep_unchanged or draft.span in awaited or not _unchanged(draft):
                 rows.append(event_row(draft, outcome))
         except Exception:  # values come from the application; whatever they do stays here
             tally.dropped += 1
@@ -175,7 +231,9 @@ def _fields_text(change: RowChange) -> str:
     """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
     part, values = describe(change)
     fields = change.fields
-    return f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
+    text = f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
+    labels = {**choice_labels(values, fields), **(change.labels or {})}
+    return text if not labels else text + ',"labels":' + encoding.dumps(labels)
 
 
 def trace_row(trace: Trace) -> Row:
@@ -214,14 +272,16 @@ def late_row(draft: Draft) -> Row:
 def write(connection: BaseDatabaseWrapper, batch: Batch, *, guarded: bool = False) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
-    ``guarded`` puts a savepoint around it where a failed statement would spoil the open transaction (PostgreSQL).
-    Raises ``django.db.DatabaseError`` if the database refuses.
+    ``guarded``: all of it is written or nothing, and a failure leaves the open transaction as it was, unless the
+    database itself ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses.
     """
     connection.ensure_connection()
     writer = {"sqlite": _write_sqlite, "postgresql": _write_postgresql}.get(connection.vendor, _write_values)
     with connection.wrap_database_errors:
         writer(connection, batch, in_transaction(connection), guarded)
     tally.written += len(batch.events)
+    if batch.deliveries and deliverer is not None:
+        deliverer.delivered(connection)
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -234,6 +294,8 @@ def _parts(batch: Batch) -> Iterable[tuple[str, Sequence[tuple[str, str]], Seque
         yield EVENT, EVENT_COLUMNS, batch.events
     if batch.traces:
         yield TRACE, TRACE_COLUMNS, batch.traces
+    if batch.deliveries:
+        yield DELIVERY, DELIVERY_COLUMNS, batch.deliveries
 
 
 def _names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
@@ -243,28 +305,36 @@ def _names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
 _LATE_SQL: Final = "UPDATE {table} SET duration = {p}, errors = {p}, data = {p} WHERE trace_id = {p} AND span = {p}"
 _SQLITE: Final = {
     table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS))
+    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
 }
 _SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
 
 
 def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
     database: Any = connection.connection
-    own = not inside and not database.in_transaction
-    if own:
+    if inside and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
+        database.execute("BEGIN")
+    if not inside and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
-        database.execute("BEGIN IMMEDIATE")
+        before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
+    elif guarded:
+        before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
+    else:
+        before = undo = after = ""
+    if before:
+        database.execute(before)
     try:
         for table, _, rows in _parts(batch):
             database.executemany(_SQLITE[table], rows)
         if batch.late:
             database.executemany(_SQLITE_LATE, batch.late)
+        if after:
+            database.execute(after)
     except BaseException:
-        if own:
-            database.execute("ROLLBACK")
+        if undo and database.in_transaction:  # some errors end it
+            for sql in undo.split("; "):
+                database.execute(sql)
         raise
-    if own:
-        database.execute("COMMIT")
 
 
 def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
@@ -277,7 +347,8 @@ def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
 
 
 _POSTGRESQL: Final = {
-    table: _postgresql_sql(table, columns) for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS))
+    table: _postgresql_sql(table, columns)
+    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
 }
 _POSTGRESQL_LATE: Final = (
     f"UPDATE {EVENT} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, data = x->2 "
@@ -304,14 +375,16 @@ def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: boo
     if batch.late:
         statements.append(_POSTGRESQL_LATE)
         documents.append(_document(batch.late, 2))
+    if batch.deliveries:
+        statements.append(f"NOTIFY {CHANNEL}")
     if guarded and inside:
         statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
     # Several statements in one message are one round trip, and one transaction where none is open.
     with _postgresql_cursor(connection) as cursor:
         try:
             cursor.execute("; ".join(statements), documents)
-        except connection.Database.Error:
-            if guarded and inside:
+        except BaseException:
+            if guarded and inside and aborted(connection):
                 cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
             raise
 
@@ -325,25 +398,93 @@ def _postgresql_cursor(connection: BaseDatabaseWrapper) -> Any:
 
 def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
     raw: Any = connection.connection
+    statements = list(_values_statements(batch))
+    if not inside:
+        before, undo, after = "START TRANSACTION", "ROLLBACK", "COMMIT"
+    elif guarded and len(statements) > 1:  # one is all or nothing by itself
+        before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO SAVEPOINT signalbox", "RELEASE SAVEPOINT signalbox"
+    else:
+        before = undo = after = ""
     with raw.cursor() as cursor:
-        own = not inside
-        if own:
-            cursor.execute("START TRANSACTION")
+        if before:
+            cursor.execute(before)
         try:
-            for table, columns, rows in _parts(batch):
-                one = "(" + ", ".join(["%s"] * len(columns)) + ")"
-                for start in range(0, len(rows), 500):  # 500 rows of 15 parameters stay far below the packet's limit
-                    part = rows[start : start + 500]
-                    head = f"INSERT INTO {table} ({_names(columns, '`')}) VALUES "
-                    cursor.execute(head + ", ".join([one] * len(part)), list(chain.from_iterable(part)))
-            for row in batch.late:
-                cursor.execute(_LATE_SQL.format(table=EVENT, p="%s"), row)
+            for sql, values in statements:
+                cursor.execute(sql, values)
+            if after:
+                cursor.execute(after)
         except BaseException:
-            if own:
-                cursor.execute("ROLLBACK")
+            if undo:
+                cursor.execute(undo)
             raise
-        if own:
-            cursor.execute("COMMIT")
+
+
+def _values_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
+    for table, columns, rows in _parts(batch):
+        one = "(" + ", ".join(["%s"] * len(columns)) + ")"
+        for start in range(0, len(rows), 500):  # 500 rows of 15 parameters stay far below the packet's limit
+            part = rows[start : start + 500]
+            head = f"INSERT INTO {table} ({_names(columns, '`')}) VALUES "
+            yield head + ", ".join([one] * len(part)), list(chain.from_iterable(part))
+    for row in batch.late:
+        yield _LATE_SQL.format(table=EVENT, p="%s"), row
+
+
+# ------------------------------------------------------------------ what became of the transaction?
+
+_INTRANS, _INERROR = 2, 3
+"""libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+_ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
+"""Errors that end MySQL's transaction: a lock's timeout, by configuration, and a deadlock."""
+
+
+def _status(connection: BaseDatabaseWrapper) -> int:
+    raw: Any = connection.connection
+    return _INTRANS if raw is None else int(raw.info.transaction_status)
+
+
+def aborted(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether PostgreSQL has given up the open transaction: its COMMIT will be a ROLLBACK."""
+    return connection.vendor == "postgresql" and _status(connection) == _INERROR
+
+
+def begun(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether SQLite has a transaction open: with autocommit off the driver begins one before the first write."""
+    raw: Any = connection.connection
+    with connection.wrap_database_errors:
+        return bool(raw.in_transaction)
+
+
+def survived(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Tell whether the open transaction is still there after ``error``: databases end it themselves on a deadlock, a
+    full disk, or where a trigger says so. What comes after it is then in a transaction that must not be committed."""
+    raw: Any = connection.connection
+    match connection.vendor:
+        case "sqlite":
+            if raw.in_transaction:
+                return True
+            raw.execute("BEGIN")  # else each of the application's next statements would be committed by itself
+            return False
+        case "postgresql":
+            return _status(connection) == _INTRANS
+        case "mysql" if getattr(connection, "mysql_is_mariadb", False):
+            with raw.cursor() as cursor:
+                cursor.execute("SELECT @@in_transaction")
+                return bool(cursor.fetchone()[0])
+    return bool(error.args) and error.args[0] not in _ENDED_BY_MYSQL
+
+
+def answered(connection: BaseDatabaseWrapper, error: DatabaseError) -> bool:
+    """Tell whether ``error`` is the database's answer to a COMMIT; else nobody here can know what became of it."""
+    raw: Any = connection.connection
+    match connection.vendor:
+        case "sqlite":
+            return True
+        case "postgresql":
+            return not raw.closed
+        case "mysql":  # the client's own errors stand between 2000 and 2999
+            return bool(error.args) and 1000 <= error.args[0] < 2000
+    return not isinstance(error, OperationalError | InterfaceError)
 
 
 # ------------------------------------------------------------------ are the tables there?
@@ -358,7 +499,8 @@ def ready(connection: BaseDatabaseWrapper) -> bool:
     known = _ready.get(key)
     if known is not None and (known == _FOUND or time.monotonic() < known):
         return known == _FOUND
-    found = _has_tables(connection)
+    with connection.wrap_database_errors:
+        found = _has_tables(connection)
     _ready[key] = _FOUND if found else time.monotonic() + LOOK_AGAIN
     return found
 

@@ -56,28 +56,38 @@ MUTABLE = frozenset({"JSONField", "ArrayField", "HStoreField"})
 class Plan:
     """One model's plan."""
 
-    __slots__ = ("concrete", "fields", "get", "has_str", "label", "mutable", "pks", "recorded", "secret_pk", "state_pk")
+    __slots__ = ("concrete", "fields", "get", "foreign", "has_str", "label", "mutable", "pks", "recorded", "secret_pk", "state_pk")
 
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
+        own = options_of(model, config)
+        hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
         self.label = meta.label
         self.concrete = meta.concrete_model or model
-        self.recorded = not ignored(model, config)
+        self.recorded = not ignored(model, config) and own.get("record", True)
         concrete = [field for field in meta.concrete_fields]
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
             names=tuple(field.name for field in concrete),
             attnames=attnames,
-            secret=frozenset(field.name for field in concrete if is_secret(field, redactor)),
+            secret=frozenset(field.name for field in concrete if field.name in hidden or is_secret(field, redactor)),
             to_python=tuple(field.to_python for field in concrete),
             special=frozenset(field.name for field in concrete if _scalar_type(field) not in SCALAR),
             redactor=redactor,
+            excluded=frozenset(field.name for field in concrete if field.name in left_out),
+            choices={field.name: dict(field.flatchoices) for field in concrete if field.choices},
             primary=frozenset(field.name for field in meta.pk_fields),
         )
         self.get: Callable[[dict[str, Any]], tuple[Any, ...]] = (
             itemgetter(*attnames) if len(attnames) > 1 else lambda state: (state[attnames[0]],)
         )
         self.mutable = tuple(i for i, field in enumerate(concrete) if field.get_internal_type() in MUTABLE)
+        self.foreign = {
+            field.cache_name: (place, field.name)
+            for place, field in enumerate(concrete)
+            if field.is_relation and field.name not in self.fields.secret | self.fields.excluded
+        }
+        """Names under which objects that foreign keys point at are cached, to the field's place and name."""
         self.has_str = model.__str__ is not Model.__str__
         self.pks = list(meta.pk_fields)
         self.state_pk = meta.pk.attname if len(meta.pk_fields) == 1 else None
@@ -163,6 +173,35 @@ def is_secret(field: Any, redactor: Redactor) -> bool:
         return encoding.has_secret_key(field.model, redactor)
     target = field.related_model if field.is_relation else None
     return isinstance(target, type) and encoding.has_secret_key(target, redactor)
+
+
+_configured: dict[str, dict[str, Any]] = {}
+
+
+def configure(model: type[Model], **options: Any) -> None:
+    """Say how one model is recorded: ``exclude`` and ``redact`` list fields, ``record=False`` leaves it out.
+
+    The setting's ``MODELS`` does the same and wins. Raises ``TypeError`` for an option that there is not, and
+    ``ValueError`` for a field that the model has not.
+    """
+    if not conf.model_options(options):
+        raise TypeError(f"configure() was given {options!r}; exclude=[...], redact=[...] or record=False was expected.")
+    names = {field.name for field in model._meta.get_fields()}
+    for field in (*options.get("exclude", ()), *options.get("redact", ())):
+        if field not in names:
+            raise ValueError(f"{model._meta.label} has no field {field!r}; it has {', '.join(sorted(names))}.")
+    _configured[model._meta.label_lower] = options
+    _plans.clear()
+
+
+def options_of(model: type[Model], config: conf.Config) -> dict[str, Any]:
+    """Return what was said of ``model``, or of the model that it is a proxy of."""
+    concrete = model._meta.concrete_model or model
+    said: dict[str, Any] = {}
+    for label in (concrete._meta.label_lower, model._meta.label_lower):
+        said.update(_configured.get(label, {}))
+        said.update(next((own for name, own in config.MODELS.items() if name.lower() == label), {}))
+    return said
 
 
 def ignored(model: type[Model], config: conf.Config) -> bool:

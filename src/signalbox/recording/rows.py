@@ -127,7 +127,7 @@ def _capture(
         open_buffer.add(announced)
     known = snapshots.old(plan, state)
     written = _written(plan, instance, before, updated, update_fields)
-    row = RowChange(plan.fields, known if updated else None, written)
+    row = RowChange(plan.fields, known if updated else None, written, _labels(plan, state, known, written))
     draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, connection.alias)
     name(draft, plan, instance, connection)
     if type(announced) is int:
@@ -142,6 +142,24 @@ def _capture(
     notes[snapshots.ATTRIBUTE] = snapshots.after_write(known if updated else UNKNOWN, written)
     notes[SAVED] = draft
     open_buffer.add(draft)
+
+
+def _labels(plan: Plan, state: Any, known: Any, written: Sequence[Any]) -> dict[str, dict[str, str]] | None:
+    """Return what the objects are called that changed foreign keys point at, where they are loaded: no query is made."""
+    cached = state.__dict__.get("fields_cache")
+    if not cached or not plan.foreign:
+        return None
+    labels = {}
+    for cache_name in plan.foreign.keys() & cached.keys():
+        place, field = plan.foreign[cache_name]
+        target = cached[cache_name]
+        key = written[place]
+        if target is None or key is UNKNOWN or (known is not UNKNOWN and known[place] == key):
+            continue
+        label = plans.of(target.__class__).label_of(target, None)
+        if label:
+            labels[field] = {str(key): label}
+    return labels or None
 
 
 def _announced_in_vain(instance: Model, plan: Plan, using: str) -> None:
