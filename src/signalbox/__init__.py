@@ -8,12 +8,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from signalbox.api import set_actor, trace
+    from signalbox.delivery.registry import receiver
     from signalbox.recording import install, track, uninstall
 
 _PUBLIC = {
     "configure": "signalbox.recording.plans",
-    "history": "signalbox.history",
+    "history": "signalbox.objects",
     "install": "signalbox.recording",
+    "receiver": "signalbox.delivery.registry",
+    "revert": "signalbox.reverting",
     "set_actor": "signalbox.api",
     "trace": "signalbox.api",
     "track": "signalbox.recording",
@@ -31,4 +34,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-__all__ = ["install", "set_actor", "trace", "track", "uninstall"]
+__all__ = ["install", "receiver", "set_actor", "trace", "track", "uninstall"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.db.models import Model
 
-from signalbox import conf, encoding
+from signalbox import conf, encoding, keys
 from signalbox.changes import Fields
 from signalbox.event import UNKNOWN
 from signalbox.redaction import REDACTED, Redactor, redact_text
@@ -99,21 +97,8 @@ class Plan:
         return self.key_of(instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk))
 
     def key_of(self, value: Any) -> str:
-        """Return a primary key's value as text: composite keys as a JSON array, secret ones by a digest."""
-        if type(value) is int:
-            return str(value)
-        if value is None:
-            return ""
-        if isinstance(value, tuple):
-            if all(part is None for part in value):
-                return ""
-            text = json.dumps([part if isinstance(part, int) else str(part) for part in value], separators=(",", ":"))
-        else:
-            text = str(value)
-        if self.secret_pk:
-            return encoding.digest(text, settings.SECRET_KEY.encode())
-        text = encoding.clean(text)
-        return text if len(text) <= 200 else text[:180] + encoding.digest(text, b"")
+        """Return a primary key's value as text."""
+        return keys.text(value, secret=self.secret_pk)
 
     def label_of(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
         """Return what ``instance`` calls itself, without a query and without its secrets; empty if it says nothing of its own."""

@@ -1,0 +1,31 @@
+"""A primary key as text: how events name the object that they are about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from django.conf import settings
+
+from signalbox import encoding
+
+LONGEST: Final = 200
+"""Characters of the column; a longer key ends in a digest of the whole."""
+
+
+def text(value: Any, *, secret: bool = False) -> str:
+    """Return a primary key's value as text: empty for none, a JSON array for a composite key, a digest for a secret one."""
+    if type(value) is int:
+        return str(value)
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        if all(part is None for part in value):
+            return ""
+        found = json.dumps([part if isinstance(part, int) else str(part) for part in value], separators=(",", ":"))
+    else:
+        found = str(value)
+    if secret:
+        return encoding.digest(found, settings.SECRET_KEY.encode())
+    found = encoding.clean(found)
+    return found if len(found) <= LONGEST else found[: LONGEST - 20] + encoding.digest(found, b"")
