@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeGuard, cast
 
 from django.conf import settings
 
@@ -35,6 +35,15 @@ class Config:
     """What a bulk operation makes: ``"keys"`` one event with the rows' keys, ``"rows"`` one event each, ``"off"`` none."""
     TRUSTED_PROXIES: int = 0
     """How many proxies in front of the site append to ``X-Forwarded-For``; 0 leaves the header unread."""
+    ENGINE: Literal["worker", "celery", "tasks", "immediate"] = "worker"
+    """Who runs durable receivers: ``manage.py signalbox work``, Celery's workers, a backend of Django's Tasks, or for
+    development the process itself, right after the commit."""
+    KEEP_DELIVERIES: float = 7
+    """Days for which deliveries that are done are kept; 0 deletes them at once. Dead ones stay until somebody decides."""
+    LEASE: float = 30
+    """Seconds after which a delivery whose worker says nothing any more is run by another."""
+    REDISPATCH: float = 60
+    """Seconds after which a message to an engine that led to nothing is sent again."""
     REDACT: tuple[str, ...] = ()
     """More names of fields, arguments and keys whose values are never stored."""
     MODELS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -115,6 +124,12 @@ def _expected(key: str, value: object) -> str | None:
         case "KEEP":
             right = value is None or isinstance(value, str) or callable(value)
             return None if right else "a callable or its dotted path"
+        case "ENGINE":
+            return None if value in ("worker", "celery", "tasks", "immediate") else '"worker", "celery", "tasks" or "immediate"'
+        case "KEEP_DELIVERIES":
+            return None if _number(value) and value >= 0 else "a number of days, 0 or more,"
+        case "LEASE" | "REDISPATCH":
+            return None if _number(value) and value > 0 else "a number of seconds above 0"
         case "TRUSTED_PROXIES":
             right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
             return None if right else "a number of proxies, 0 or more,"
@@ -137,6 +152,10 @@ def model_options(options: Mapping[str, Any]) -> bool:
         _texts(value) if key in ("exclude", "redact") else key == "record" and isinstance(value, bool)
         for key, value in options.items()
     )
+
+
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _texts(value: object) -> bool:

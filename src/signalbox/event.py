@@ -103,6 +103,7 @@ class Draft:
         "span",
         "time",
         "trace",
+        "travels",
         "using",
         "written",
     )
@@ -132,4 +133,7 @@ class Draft:
         self.errors = 0
         self.runs: list[ReceiverRun] | None = None
         self.note: Note | None = None
-        self.written = False
+        self.travels: Mapping[str, Any] | None = None
+        """The arguments as durable receivers are given them, where the event's own facts do not suffice."""
+        self.written = ""
+        """Alias of the database that holds it; empty while it waits."""

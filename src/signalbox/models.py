@@ -112,3 +112,71 @@ class Trace(models.Model):
     def at(self) -> dt.datetime:
         """When it began: aware, UTC."""
         return moment(self.time)
+
+
+class Delivery(models.Model):
+    """One durable receiver to run for one event. Its row is the truth; a broker's message is a hint."""
+
+    PENDING = "pending"
+    """To be run; running while its lease lasts."""
+    DONE = "done"
+    DEAD = "dead"
+    """It used up its attempts."""
+    DISCARDED = "discarded"
+    """Somebody decided that it need not be run."""
+
+    id = models.BigAutoField(primary_key=True)
+    receiver = models.CharField(_("receiver"), max_length=200)
+    queue = models.CharField(_("queue"), max_length=64)
+    key = models.CharField(_("order key"), max_length=200, db_column="order_key")
+    lane = models.BigIntegerField(
+        null=True,
+        help_text=_("Deliveries of one lane run one at a time, in the order of their ids. None: it holds no place."),
+    )
+    trace_id = models.CharField(_("trace"), max_length=32)
+    span = models.BigIntegerField(help_text=_("Key of the event within its trace."))
+    signal = models.CharField(_("signal"), max_length=200)
+    sender = models.CharField(_("sender"), max_length=200)
+    object_key = models.CharField(_("object key"), max_length=200)
+    database = models.CharField(_("database"), max_length=64)
+    state = models.CharField(
+        _("state"), max_length=10, db_default=PENDING, choices=[(s, s) for s in (PENDING, DONE, DEAD, DISCARDED)]
+    )
+    due = models.BigIntegerField(_("due"), help_text=_("Microseconds since 1970, UTC: not to be run before."))
+    wake = models.BigIntegerField(
+        null=True,
+        help_text=_("When to look at it next: when it is due, or its lease or its message runs out. None: never."),
+    )
+    lease = models.BigIntegerField(
+        _("lease"), null=True, help_text=_("Until when it belongs to the worker that runs it; none if it waits.")
+    )
+    attempts = models.PositiveIntegerField(_("attempts"), db_default=0)
+    epoch = models.BigIntegerField(db_default=0, help_text=_("Rises with each claim: a worker that was taken for dead notices."))
+    error = models.CharField(_("error"), max_length=600, db_default="")
+    created = models.BigIntegerField(_("created"), help_text=_("Microseconds since 1970, UTC."))
+    finished = models.BigIntegerField(_("finished"), null=True, help_text=_("When it was done, dead or discarded."))
+    payload = models.JSONField()
+
+    objects: ClassVar[Register] = Register()
+
+    class Meta:
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        ordering = ("-id",)
+        default_permissions = ("view", "change", "delete")
+        indexes: ClassVar = [
+            # What is finished holds no place in the first two: it leaves them null, which every backend can do
+            # while only some have partial indexes.
+            models.Index(fields=["wake"], name="signalbox_delivery_wake"),
+            models.Index(fields=["lane", "id"], name="signalbox_delivery_lane"),
+            models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
+            models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.receiver} for {self.signal} {self.sender} {self.object_key}".rstrip()
+
+    @property
+    def at(self) -> dt.datetime:
+        """When its event was written: aware, UTC."""
+        return moment(self.created)

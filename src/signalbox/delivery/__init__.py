@@ -1,0 +1,1 @@
+"""Durable receivers: run after the commit, at least once, in order."""

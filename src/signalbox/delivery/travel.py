@@ -1,0 +1,163 @@
+"""Arguments of a send on their way to another process: what JSON has no type for is tagged, objects travel as their key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from base64 import b64decode, b64encode
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from django.apps import apps
+from django.db.models import Model
+from django.utils.dateparse import parse_duration
+from django.utils.duration import duration_iso_string
+from django.utils.functional import LazyObject, Promise, empty
+from django.utils.module_loading import import_string
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TAG: Final = "$"
+
+DEEPEST: Final = 50
+"""Containers within one another; what lies deeper, or contains itself, does not travel."""
+
+
+class CannotTravel(TypeError):
+    """A value is neither JSON-able nor a saved model instance."""
+
+
+def pack(value: Any, depth: int = 0) -> Any:
+    """Return ``value`` in JSON's types, so that ``unpack`` makes an equal one of it.
+
+    Raises ``CannotTravel`` for what would arrive as something else.
+    """
+    kind = type(value)
+    if value is None or kind is bool or kind is str:
+        return value
+    if kind is int:
+        return value if -(2**53) < value < 2**53 else {TAG: "int", "v": str(value)}
+    if kind is float:
+        return value if math.isfinite(value) else {TAG: "float", "v": str(value)}
+    if depth > DEEPEST:
+        raise CannotTravel(f"it holds more than {DEEPEST} containers within one another")
+    if kind is dict:
+        return _pack_dict(value, depth)
+    if kind is list:
+        return [pack(item, depth + 1) for item in value]
+    if kind in _COLLECTIONS:
+        return {TAG: kind.__name__, "v": [pack(item, depth + 1) for item in value]}
+    if kind in _TEXTS:
+        return {TAG: kind.__name__, "v": _TEXTS[kind][0](value)}
+    return _pack_object(value, depth)
+
+
+def _pack_dict(value: dict[Any, Any], depth: int) -> Any:
+    for key in value:
+        if type(key) is not str:
+            raise CannotTravel(f"a dict in it has a key of type {type(key).__name__}; only texts are keys in JSON")
+    packed = {key: pack(item, depth + 1) for key, item in value.items()}
+    return {TAG: "dict", "v": packed} if TAG in packed else packed
+
+
+def _pack_object(value: Any, depth: int) -> Any:
+    if isinstance(value, Promise):
+        return str(value)
+    if isinstance(value, LazyObject):  # such as request.user: seen through if somebody has asked for it, never woken
+        wrapped = value.__dict__.get("_wrapped", empty)
+        if wrapped is empty:
+            raise CannotTravel("it is lazy, and nobody has asked for it yet")
+        return pack(wrapped, depth)
+    if isinstance(value, Model):
+        if value.pk is None:
+            raise CannotTravel(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
+        return {TAG: "model", "v": [value._meta.label, pack(value.pk, depth + 1), value._state.db or "default"]}
+    if isinstance(value, type):
+        if "<locals>" in value.__qualname__:
+            raise CannotTravel(f"the class {value.__qualname__} stands in a function, where no other process finds it")
+        meta = getattr(value, "_meta", None)
+        return {TAG: "class", "v": meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"}
+    if isinstance(value, str):
+        return str.__str__(value)  # a subclass, as of TextChoices, arrives as its text
+    if isinstance(value, int):
+        return pack(int(value), depth)
+    raise CannotTravel(f"it is a {type(value).__module__}.{type(value).__qualname__}")
+
+
+def unpack(value: Any) -> Any:
+    """Return what ``pack`` was given. Objects are loaded; one that is gone arrives unsaved, with its key alone.
+
+    Raises ``LookupError`` or ``ImportError`` where a model or class of another version of the code is meant.
+    """
+    if isinstance(value, list):
+        return [unpack(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get(TAG)
+    if kind is None:
+        return {key: unpack(item) for key, item in value.items()}
+    content = value["v"]
+    if kind == "dict":
+        return {key: unpack(item) for key, item in content.items()}
+    if kind == "model":
+        label, key, using = content
+        return load(label, unpack(key), using)
+    if kind == "class":
+        return class_named(content)
+    if collection := _COLLECTIONS_BY_NAME.get(kind):
+        return collection(unpack(item) for item in content)
+    return _READERS[kind](content)
+
+
+def load(label: str, key: Any, using: str) -> Model:
+    """Return the object of the model ``label`` with this primary key, or an unsaved one with the key alone."""
+    model: type[Model] = apps.get_model(label)
+    found = model._base_manager.using(using).filter(pk=key).first()
+    if found is not None:
+        return found
+    names = [field.attname for field in model._meta.pk_fields]
+    return unsaved(model, dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), using)
+
+
+def unsaved(model: type[Model], values: dict[str, Any], using: str) -> Model:
+    """Return an instance with ``values`` by attribute; reading another of its fields fails, as there is no row."""
+    names = [field.attname for field in model._meta.concrete_fields if field.attname in values]
+    instance = model.from_db(using, names, [values[name] for name in names])
+    instance._state.adding = True
+    return instance
+
+
+def class_named(name: str) -> Any:
+    """Return the class of this dotted name, or the model of this label."""
+    if name.count(".") == 1:
+        try:
+            return apps.get_model(name)
+        except LookupError:
+            pass
+    return import_string(name)
+
+
+def _duration(text: str) -> dt.timedelta:
+    found = parse_duration(text)
+    assert found is not None
+    return found
+
+
+_TEXTS: Final[dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]]] = {
+    Decimal: (str, Decimal),
+    UUID: (str, UUID),
+    dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
+    dt.date: (dt.date.isoformat, dt.date.fromisoformat),
+    dt.time: (dt.time.isoformat, dt.time.fromisoformat),
+    dt.timedelta: (duration_iso_string, _duration),
+    bytes: (lambda value: b64encode(value).decode(), b64decode),
+}
+_COLLECTIONS: Final = (tuple, set, frozenset)
+_COLLECTIONS_BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {kind.__name__: kind for kind in _COLLECTIONS}
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    **{kind.__name__: read for kind, (_, read) in _TEXTS.items()},
+    "int": int,
+    "float": float,
+}
