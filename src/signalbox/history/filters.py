@@ -108,7 +108,7 @@ class Filter:
 
         A time costs some small queries first, which find the ids between which its events must lie: see ``bounds``.
         """
-        found = queryset.filter(self.conditions())
+        found = queryset.filter(self._untimed())
         if self.since is not None or self.until is not None:
             found = bounds.between(found, self.since, self.until)
         return found
@@ -132,6 +132,14 @@ class Filter:
 
     def conditions(self) -> Q:
         """Return what an event's row must meet, ids left aside; an empty ``Q`` if every event is wanted."""
+        wanted = self._untimed()
+        if self.since is not None:
+            wanted &= Q(time__gte=microseconds(self.since))
+        if self.until is not None:
+            wanted &= Q(time__lt=microseconds(self.until))
+        return wanted
+
+    def _untimed(self) -> Q:
         wanted = self._of_signals() & self._of_objects() & _actor(self.actor) & _trace(self.trace)
         if self.kind:
             wanted &= Q(Exists(Trace.objects.filter(trace_id=OuterRef("trace_id"), kind__in=self.kind)))
@@ -141,10 +149,6 @@ class Filter:
             for place in places:
                 anywhere |= Q(**{f"{place}__icontains": self.text})
             wanted &= anywhere
-        if self.since is not None:
-            wanted &= Q(time__gte=microseconds(self.since))
-        if self.until is not None:
-            wanted &= Q(time__lt=microseconds(self.until))
         return wanted
 
     def _of_signals(self) -> Q:

@@ -1,0 +1,113 @@
+"""``manage.py signalbox``: parses, and hands over to the subcommand's own module."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connections, router
+
+from signalbox.history import FilterError
+from signalbox.management import quiet
+from signalbox.models import Event, Trace
+
+
+class Subcommand(NamedTuple):
+    """A word after ``signalbox``; its module has ``add_arguments(parser)`` and ``run(options, stdout)``, the exit code."""
+
+    help: str
+    """What it does, for the list."""
+    module: str
+    """Dotted path."""
+    reads: bool = True
+    """Whether it only reads, and is not to be recorded."""
+
+
+_HERE: Final = "signalbox.management.subcommands"
+
+SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
+    {
+        "tail": Subcommand("events as they are recorded, until Ctrl-C", f"{_HERE}.tail"),
+        "events": Subcommand("the newest events", f"{_HERE}.events"),
+        "show": Subcommand("everything about one event, or one trace", f"{_HERE}.show"),
+        "signals": Subcommand("every signal, and what listens to it", f"{_HERE}.signals"),
+        "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_HERE}.stats"),
+        "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.doctor.command"),
+    }
+)
+
+ANYWHERE: Final = ("--no-color", "--force-color", "--traceback", "--settings", "--pythonpath", "-v")
+"""Django's own options that are understood after the subcommand's name as well."""
+
+
+class Command(BaseCommand):
+    """Exit codes: 0 fine, 1 not found or not readable, 2 not understood."""
+
+    help = "Sees every signal of this project, and what became of it."
+    requires_system_checks = []
+    _own_process = False
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as a process's one task."""
+        self._own_process = True
+        super().run_from_argv(argv)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the subcommands."""
+        words = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND", title="subcommands")
+        for name, subcommand in SUBCOMMANDS.items():
+            of_its_own = words.add_parser(name, help=subcommand.help, description=f"Shows {subcommand.help}.")
+            import_module(subcommand.module).add_arguments(of_its_own)
+            _allow(of_its_own)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the subcommand."""
+        subcommand = SUBCOMMANDS[options["subcommand"]]
+        if subcommand.reads and self._own_process:
+            quiet.be_quiet()
+        try:
+            code = import_module(subcommand.module).run(options, self.stdout)
+            self.stdout.flush()
+        except BrokenPipeError:  # as of `| head`: who reads has seen enough
+            _let_go_of_stdout()
+            return
+        except FilterError as error:
+            raise CommandError(str(error), returncode=2) from error
+        except DatabaseError as error:
+            raise CommandError(_reason(error, options.get("using")), returncode=1) from error
+        if code:
+            sys.exit(code)
+
+
+def _allow(parser: argparse.ArgumentParser) -> None:
+    """Let Django's own options stand after the subcommand's name; its list of options stays short."""
+    for option in ANYWHERE:
+        what: dict[str, Any] = {"action": "store_true"} if option.endswith(("color", "traceback")) else {}
+        if option == "-v":
+            what = {"dest": "verbosity", "type": int, "choices": range(4)}
+        parser.add_argument(option, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **what)
+
+
+def _let_go_of_stdout() -> None:
+    """Give the interpreter, which flushes at exit, nowhere to fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reason(error: DatabaseError, using: str | None) -> str:
+    """Say what stands between the tables and their reader."""
+    alias = using or router.db_for_read(Event)
+    try:
+        there = connections[alias].introspection.table_names()
+    except DatabaseError:
+        return f"Database {alias!r} can't be read: {error}"
+    missing = [table for table in (Event._meta.db_table, Trace._meta.db_table) if table not in there]
+    if missing:
+        into = "" if alias == "default" else f" --database {alias}"
+        return f"Database {alias!r} has no table {' and no table '.join(missing)}: run manage.py migrate{into}."
+    return f"Database {alias!r} can't be read: {error}"
