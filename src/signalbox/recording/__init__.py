@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction
@@ -14,12 +16,18 @@ from django.db.models.signals import post_migrate
 from django.dispatch import Signal
 
 from signalbox import buffer, catalog, conf, store
+from signalbox.delivery import registry
 from signalbox.recording import bulk, captures, counting, custom, manytomany, plans, returning, rows, sends, snapshots, tasks, traces
 from signalbox.recording.scope import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from signalbox.event import Draft
     from signalbox.recording.sends import Capture
+
+
+logger = logging.getLogger("signalbox")
 
 
 class _State:
@@ -56,17 +64,41 @@ def install() -> None:
     rows.install(saves="post_save" in scope, deletes="post_delete" in scope)
     snapshots.install()
     returning.install()
-    if "m2m_changed" in scope:
+    awaited = registry.heard()
+    if "m2m_changed" in scope or "m2m_changed" in awaited:
         manytomany.install(captures.unsent_add)
-    if conf.get().BULK != "off":
-        bulk.install(scope.names, rows=conf.get().BULK == "rows")
-    traces.install()
+    told = scope.names if conf.get().BULK != "off" else frozenset()
+    if told or awaited:
+        bulk.install(told | awaited, rows=conf.get().BULK == "rows")
+    traces.install(find_custom_if_new)
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
             buffer.attach(connection)
     store.keep_unchanged = not scope.audit
+    hear()
     if apps.ready:
         find_custom()
+
+
+def hear() -> None:
+    """Record what durable receivers wait for, whatever the setting says."""
+    scope = _state.scope
+    if scope is None:
+        return
+    plans.forget()
+    rows.install(saves="post_save" in scope, deletes="post_delete" in scope)
+    for name in registry.heard():
+        entry = catalog.BUILTIN.get(name)
+        signal = registry.signal_named(name) if entry is None or entry.path else None
+        if signal is not None and signal not in _state.watched:
+            _watch(signal, name)
+        if name == "m2m_changed":
+            manytomany.install(captures.unsent_add)
+        elif signal is None and name not in scope:
+            bulk.install(scope.names | {name}, rows=conf.get().BULK == "rows")
+
+
+registry.listeners.append(hear)
 
 
 def uninstall() -> None:
@@ -117,6 +149,7 @@ def track(signal: Signal, name: str) -> None:
     if not isinstance(signal, Signal):
         raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
     custom.track(signal, name)
+    registry.known_as(signal, name)
     if _state.scope is not None and _state.scope.custom(name):
         _watch(signal, name)
 
@@ -128,7 +161,13 @@ def _loaded(entry: catalog.Entry) -> Signal | None:
 
 def _watch(signal: Signal, name: str) -> None:
     _state.watched[signal] = name
-    sends.watch(signal, _capture(name))
+    capture = _capture(name)
+    if name not in catalog.BUILTIN:
+        registry.known_as(signal, name)
+    scope = _state.scope
+    if scope is not None and name not in scope and not scope.custom(name):
+        capture = captures.Awaited(name, capture)
+    sends.watch(signal, capture)
 
 
 def _capture(name: str) -> Capture:
@@ -155,10 +194,20 @@ def _capture(name: str) -> Capture:
 # ------------------------------------------------------------------ boundaries
 
 
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Let nothing of Signalbox's own work at a boundary reach the application."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - Signalbox's own failure
+        logger.exception("A boundary of the application's work could not be noted.")
+
+
 def _request_started(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
-        find_custom_if_new()
-        traces.begin_request(named.get("environ"), named.get("scope"))
+        with _guarded():
+            find_custom_if_new()
+            traces.begin_request(named.get("environ"), named.get("scope"))
         return inner(sender, **named)
 
     return send
@@ -169,21 +218,24 @@ def _request_finished(inner: Any) -> Any:
         try:
             return await inner(sender, **named)
         finally:
-            await traces.aend_request()
+            with _guarded():
+                await traces.aend_request()
 
     def send(sender: Any, **named: Any) -> Any:
         with traces.closing_postponed():
             try:
                 return inner(sender, **named)
             finally:
-                traces.end_request()
+                with _guarded():
+                    traces.end_request()
 
     return asend if iscoroutinefunction(inner) else send
 
 
 def _connection_created(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
-        buffer.attach(named["connection"])
+        with _guarded():
+            buffer.attach(named["connection"])
         return inner(sender, **named)
 
     return send
@@ -202,10 +254,11 @@ def _setting_changed(inner: Any) -> Any:
         try:
             return inner(sender, **named)
         finally:
-            if named.get("setting") == "SIGNALBOX":
-                install()
-            elif named.get("setting") == "DATABASES":
-                store.forget()
+            with _guarded():
+                if named.get("setting") == "SIGNALBOX":
+                    install()
+                elif named.get("setting") == "DATABASES":
+                    store.forget()
 
     return send
 

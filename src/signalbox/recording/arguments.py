@@ -77,7 +77,8 @@ def _environ(environ: Any) -> dict[str, Any]:
 def _scope(scope: Any) -> dict[str, Any]:
     """Return the same of an ASGI scope."""
     headers = dict(scope.get("headers", ()))
-    query = scope.get("query_string", b"").decode("latin-1")
+    query = scope.get("query_string", b"")
+    query = query if isinstance(query, str) else query.decode("latin-1")
     return _texts(
         {
             "method": scope.get("method", ""),

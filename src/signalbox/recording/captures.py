@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from signalbox import buffer, conf, context, departures, store
+from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
 from signalbox.recording import arguments, manytomany, plans, rows
 
 if TYPE_CHECKING:
     from django.db.models import Model
+
+    from signalbox.recording.sends import Capture
 
 
 class Recorded:
@@ -34,6 +37,27 @@ class Recorded:
             self.finish(draft, named, None)
 
 
+class Awaited(Recorded):
+    """A signal that the setting leaves out, of which durable receivers wait for some senders."""
+
+    def __init__(self, name: str, inner: Capture) -> None:
+        self.name = name
+        self.inner = inner
+        self.finish = inner.finish  # type: ignore[method-assign]
+
+    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+        """Return the event, if it is one that is waited for."""
+        return self.inner.start(sender, named) if self._wanted(sender) else None
+
+    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+        """Make the event, if it is one that is waited for."""
+        if self._wanted(sender):
+            self.inner.unheard(sender, named)
+
+    def _wanted(self, sender: Any) -> bool:
+        return registry.wants(self.name, arguments.sender_label(sender))
+
+
 class Sent(Recorded):
     """A signal without a change of its own: its events leave with their trace."""
 
@@ -46,6 +70,8 @@ class Sent(Recorded):
             return None
         draft = _draft(self.name, arguments.sender_label(sender), str(named.get("using") or ""))
         draft.args = arguments.render(named)
+        if registry.wants(self.name, draft.sender):
+            draft.travels = registry.pack(self.name, draft.sender, named, draft.args)
         instance = named.get("instance", named.get("user"))
         if instance is not None:
             arguments.about(draft, instance)
@@ -54,7 +80,10 @@ class Sent(Recorded):
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Let it leave."""
         draft.outcome = Outcome.SENT if error is None else Outcome.FAILED
-        departures.depart(draft)
+        if draft.travels is None:
+            departures.depart(draft)
+        else:
+            _deliver(draft)
 
 
 class RequestException(Sent):
@@ -254,6 +283,25 @@ def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
     }
     draft.duration = 0
     _into(draft)
+
+
+def _deliver(draft: Draft) -> None:
+    """Let a draft with deliveries be written with the transaction that is open, or now.
+
+    Raises ``registry.NotDelivered`` if it can't be written.
+    """
+    connection = connections[draft.using or departures.home()]
+    open_buffer = buffer.of(connection)
+    if open_buffer is not None and store.in_transaction(connection):
+        open_buffer.add(draft)
+        return
+    try:
+        departures.depart_at_once(draft)
+    except DatabaseError as error:
+        raise registry.NotDelivered(
+            f"{draft.signal} was sent, but its durable receivers will not run, as their deliveries could not be written: "
+            f"{error}"
+        ) from error
 
 
 def _draft(name: str, sender: str, using: str) -> Draft:

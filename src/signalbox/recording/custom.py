@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 import sys
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.dispatch import Signal
@@ -32,21 +34,36 @@ def named() -> dict[Signal, str]:
 
 
 def new_signals() -> Iterator[tuple[Signal, str]]:
-    """Return the signals in modules that were imported since the last time, with their dotted names."""
+    """Return the signals in modules that were imported since the last time, with their dotted names.
+
+    A signal is named after the module that makes it, not after one that imports it from there.
+    """
     builtin = {id(signal) for signal in _builtin()}
-    roots = tuple(config.name for config in apps.get_app_configs() if config.name != "signalbox")
-    for module_name, module in sorted(list(sys.modules.items()), key=lambda item: (item[0].count("."), item[0])):
-        if not module_name.startswith(roots) or not any(
-            module_name == root or module_name.startswith(root + ".") for root in roots
-        ):
-            continue
-        members = getattr(module, "__dict__", None)
-        if members is None or _searched.get(module_name) == len(members):
-            continue
-        _searched[module_name] = len(members)
+    found: dict[Signal, list[tuple[str, str]]] = {}
+    for module_name, members in _modules():
         for name, value in list(members.items()):
             if isinstance(value, Signal) and id(value) not in builtin:
-                yield value, _named.get(value) or f"{module_name}.{name}"
+                found.setdefault(value, []).append((module_name, name))
+    for signal, places in found.items():
+        made = places if len(places) == 1 else [place for place in places if _makes(*place)] or places
+        yield signal, _named.get(signal) or ".".join(made[0])
+
+
+def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return the modules of installed apps that hold something new."""
+    roots = tuple(config.name for config in apps.get_app_configs() if config.name != "signalbox")
+    for module_name, module in sorted(list(sys.modules.items()), key=lambda item: (item[0].count("."), item[0])):
+        inside = any(module_name == root or module_name.startswith(f"{root}.") for root in roots)
+        members = getattr(module, "__dict__", None) if inside else None
+        if members is not None and _searched.get(module_name) != len(members):
+            _searched[module_name] = len(members)
+            yield module_name, members
+
+
+def _makes(module_name: str, name: str) -> bool:
+    """Tell whether the source of a module assigns ``name``."""
+    path = getattr(sys.modules.get(module_name), "__file__", None) or ""
+    return any(re.match(rf"{re.escape(name)}\s*(:[^=]*)?=[^=]", line) for line in linecache.getlines(path))
 
 
 def forget() -> None:

@@ -10,6 +10,7 @@ from django.db.models import Model
 
 from signalbox import conf, encoding, keys
 from signalbox.changes import Fields
+from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
 from signalbox.redaction import REDACTED, Redactor, redact_text
 
@@ -62,7 +63,7 @@ class Plan:
         hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
         self.label = meta.label
         self.concrete = meta.concrete_model or model
-        self.recorded = not ignored(model, config) and own.get("record", True)
+        self.recorded = registry.is_named(meta.label) or (not ignored(model, config) and own.get("record", True))
         concrete = [field for field in meta.concrete_fields]
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
@@ -194,6 +195,8 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
     meta = model._meta
     if meta.app_label == "signalbox":
         return True
+    if registry.is_named(meta.label):
+        return False
     return any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE)
 
 

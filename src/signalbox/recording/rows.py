@@ -15,6 +15,7 @@ from django.db.models.deletion import Collector
 
 from signalbox import buffer, context, departures
 from signalbox.changes import RowChange
+from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
 from signalbox.recording import plans, snapshots
 
@@ -44,20 +45,38 @@ UNSENT: Final = '{"unsent":true}'
 
 _original_save_table: Any = Model._save_table  # type: ignore[attr-defined]
 _original_delete: Any = Collector.delete
+_original_has_signal_listeners: Any = Collector._has_signal_listeners  # type: ignore[attr-defined]
+
+
+_every_save = _every_delete = False
+"""Whether all are recorded, or those alone that durable receivers wait for."""
 
 
 def install(*, saves: bool, deletes: bool) -> None:
-    """Record rows that are saved and deleted."""
-    if saves:
+    """Record rows that are saved and deleted, and those in any case that durable receivers wait for."""
+    global _every_save, _every_delete
+    _every_save, _every_delete = saves, deletes
+    awaited = registry.heard()
+    if saves or "post_save" in awaited:
         Model._save_table = _save_table  # type: ignore[attr-defined]
-    if deletes:
+    if deletes or "post_delete" in awaited:
         Collector.delete = _delete  # type: ignore[method-assign]
+    if "post_delete" in awaited:
+        Collector._has_signal_listeners = _has_signal_listeners  # type: ignore[attr-defined]
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
     Model._save_table = _original_save_table  # type: ignore[attr-defined]
     Collector.delete = _original_delete  # type: ignore[method-assign]
+    Collector._has_signal_listeners = _original_has_signal_listeners  # type: ignore[attr-defined]
+
+
+def _has_signal_listeners(self: Collector, model: type[Model]) -> bool:
+    """A durable receiver of ``post_delete`` hears of each object, as a connected one does: of its model's objects they
+    are not deleted unseen."""
+    found: bool = _original_has_signal_listeners(self, model)
+    return found or (registry.wants("post_delete", model._meta.label) and plans.of(model).recorded)
 
 
 def _save_table(
@@ -70,7 +89,11 @@ def _save_table(
     update_fields: Any = None,
 ) -> Any:
     plan = plans.of(self.__class__)
-    if cls is not plan.concrete or not plan.recorded:
+    if (
+        cls is not plan.concrete
+        or not plan.recorded
+        or not (_every_save or registry.wants("post_save", plan.label))
+    ):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     connection = connections[using]
     open_buffer = buffer.of(connection)
@@ -227,7 +250,7 @@ def _alone(collector: Collector) -> tuple[Plan, Model] | None:
         return None
     plan = plans.of(model)
     instance = next(iter(instances))
-    if not plan.recorded or not collector.can_fast_delete(instance):
+    if not plan.recorded or not _every_delete or not collector.can_fast_delete(instance):
         return None
     return plan, instance
 

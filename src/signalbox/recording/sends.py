@@ -14,6 +14,7 @@ from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox import context, encoding, receivers
+from signalbox.delivery import registry
 from signalbox.event import ReceiverRun
 from signalbox.recording import plans
 
@@ -70,6 +71,8 @@ def _methods(signal: Signal, capture: Capture) -> dict[str, Any]:
 def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | None:
     try:
         return capture.start(sender, named)
+    except registry.REFUSALS:  # what a durable receiver would lose, its sender must hear of
+        raise
     except Exception:  # noqa: BLE001 - Signalbox's own failure, or a value's; the send goes on unrecorded
         logger.exception("A send could not be recorded.")
         return None
@@ -84,6 +87,8 @@ def _finished(
             draft.errors = sum(run.error is not None for run in draft.runs)
             draft.trace.errors += draft.errors
         capture.finish(draft, named, error)
+    except registry.REFUSALS:
+        raise
     except Exception:  # noqa: BLE001 - as above
         logger.exception("A send could not be recorded.")
 
@@ -91,6 +96,8 @@ def _finished(
 def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
     try:
         capture.unheard(sender, named)
+    except registry.REFUSALS:
+        raise
     except Exception:  # noqa: BLE001 - as above
         logger.exception("A send could not be recorded.")
 

@@ -15,7 +15,7 @@ from signalbox.context import Trace
 from signalbox.redaction import redact_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.test import SimpleTestCase
 
@@ -59,10 +59,10 @@ def _facts_of_scope(scope: Any) -> dict[str, Any]:
         name, text = sent.lower(), value.decode("latin-1")
         headers[name] = f"{headers[name]},{text}" if name in headers else text
     client = scope.get("client") or ("",)
-    query = scope.get("query_string", b"")
+    query = scope.get("query_string", b"")  # bytes by the specification; Django's AsyncClient gives text
     return {
         "method": str(scope.get("method", "")),
-        "path": redact_path(_target(scope.get("path", ""), query.decode("latin-1")))[:2000],
+        "path": redact_path(_target(scope.get("path", ""), query if isinstance(query, str) else query.decode("latin-1")))[:2000],
         "remote": remote_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
         "traceparent": headers.get(b"traceparent", ""),
     }
@@ -144,10 +144,16 @@ def closing_postponed() -> Iterator[None]:
 # ------------------------------------------------------------------ commands, and blocks of a project's own
 
 _original_execute: Any = BaseCommand.execute
+_look_again: Callable[[], None] = tuple
 
 
-def install() -> None:
-    """Give every management command, and every test of Django's runner, a trace."""
+def install(look_again: Callable[[], None]) -> None:
+    """Give every management command, and every test of Django's runner, a trace.
+
+    ``look_again`` looks for signals that a command's modules have brought.
+    """
+    global _look_again
+    _look_again = look_again
     BaseCommand.execute = _execute  # type: ignore[method-assign]
     if TESTS in sys.modules:  # a parallel run's process, which executes no command
         _install_tests()
@@ -162,6 +168,7 @@ def uninstall() -> None:
 
 def _execute(self: BaseCommand, *args: Any, **options: Any) -> Any:
     name = type(self).__module__.rpartition(".")[2]
+    _look_again()
     if TESTS in sys.modules:  # `test` brings Django's test cases
         _install_tests()
     if name in STAYING:
