@@ -19,7 +19,7 @@ from signalbox.models import Event, Trace
 
 
 class Subcommand(NamedTuple):
-    """A word after ``signalbox``; its module has ``add_arguments(parser)`` and ``run(options, stdout)``, the exit code."""
+    """A word after ``signalbox``: a module with ``add_arguments(parser)`` and ``run(options, stdout)`` -> exit code."""
 
     help: str
     """What it does, for the list."""

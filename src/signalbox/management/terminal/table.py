@@ -42,7 +42,7 @@ class Layout:
     def __init__(
         self, columns: Sequence[Column], room: int | None, rows: Sequence[Sequence[Cell]] | None = None
     ) -> None:
-        """``room`` is the terminal's width, without one nothing is cut; ``rows``, where they are known, narrow columns."""
+        """``room`` is the terminal's width: without one nothing is cut. ``rows``, where known, narrow the columns."""
         self._columns = columns
         self._room = room
         wished = [column.width for column in columns]
