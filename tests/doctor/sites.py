@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,16 @@ for finding in examine(**json.loads(sys.argv[1])):
 
 def examine(project: Path, *, debug: bool, settings: str = "settings", **options: Any) -> list[dict[str, Any]]:
     """Return the findings on a project, as its own process finds them."""
-    done = run(project, ["-c", _EXAMINE, json.dumps({"records": False, **options})], debug=debug, settings=settings)
+    lines = _examined(project, json.dumps({"records": False, **options}), debug, settings)
+    return [json.loads(line) for line in lines]
+
+
+@cache
+def _examined(project: Path, options: str, debug: bool, settings: str) -> tuple[str, ...]:
+    """Examine once what several tests ask about."""
+    done = run(project, ["-c", _EXAMINE, options], debug=debug, settings=settings)
     assert 0 == done.returncode, done.stderr
-    return [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    return tuple(line for line in done.stderr.splitlines() if line.startswith("{"))
 
 
 def run(project: Path, arguments: Sequence[str], *, debug: bool, settings: str) -> subprocess.CompletedProcess[str]:

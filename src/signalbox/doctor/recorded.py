@@ -82,6 +82,6 @@ def summarise(rows: Iterable[tuple[str, Any]]) -> Iterable[Record]:
             place=runs.place,
             runs=len(times),
             failures=len(runs.errors),
-            p95=times[min(len(times) - 1, len(times) * 95 // 100)],
+            p95=times[(len(times) * 95 + 99) // 100 - 1],
             error=runs.errors[0] if runs.errors else "",
         )

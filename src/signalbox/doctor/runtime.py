@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import FrameType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from django.apps import AppConfig, apps
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.core.handlers.base import BaseHandler
 from django.db import models
 from django.dispatch import Signal
@@ -187,7 +187,7 @@ def read() -> Runtime:
         connections=connections,
         modules=frozenset(sys.modules),
         bound=dict(_bound(found)),
-        entries=frozenset(_dotted(settings)),
+        entries=frozenset(_dotted()),
         fast=tuple(_fast(connections)) if senderless else (),
     )
 
@@ -239,21 +239,29 @@ def _bound(found: Iterable[App]) -> Iterator[tuple[str, tuple[str, int]]]:
                     yield f"{label}.{attribute}", (real(code.co_filename), code.co_firstlineno)
 
 
-def _dotted(source: Any) -> Iterator[str]:
-    """Yield the dotted names that the settings hold, however deep."""
-    for key in dir(source):
-        if key.isupper() and key not in {"INSTALLED_APPS", "SECRET_KEY", "SECRET_KEY_FALLBACKS"}:
-            yield from _names(getattr(source, key, None), 4)
+_NAMING: Final = frozenset(
+    """AUTHENTICATION_BACKENDS CACHES DATABASE_ROUTERS LOGGING MIDDLEWARE ROOT_URLCONF STORAGES TASKS TEMPLATES
+    WSGI_APPLICATION""".split()
+)
+"""Django's settings that name code. Others aren't touched: to read a deprecated one is to be warned."""
+
+
+def _dotted() -> Iterator[str]:
+    """Yield the dotted names in the settings that name code and in those that aren't Django's, however deep."""
+    for key in dir(settings):
+        if key.isupper() and (key in _NAMING or not hasattr(global_settings, key)):
+            yield from _names(getattr(settings, key, None), 4)
 
 
 def _names(value: Any, depth: int) -> Iterator[str]:
-    if isinstance(value, str):
+    kind = type(value)  # isinstance() would ask a lazy object for its class, and so make it
+    if issubclass(kind, str):
         if len(value) < 200 and all(part.isidentifier() for part in value.split(".")):
             yield value
-    elif depth and isinstance(value, Mapping):
+    elif depth and issubclass(kind, dict):
         for inner in value.values():
             yield from _names(inner, depth - 1)
-    elif depth and isinstance(value, list | tuple | set | frozenset):
+    elif depth and issubclass(kind, list | tuple | set | frozenset):
         for inner in value:
             yield from _names(inner, depth - 1)
 
@@ -438,8 +446,8 @@ class _Senders:
         yield from apps.get_app_configs()
         for model in _models():
             yield from vars(model).values()
-        for _, module in _modules(_apps()):
-            yield from list(vars(module).values())
+        for module in list(sys.modules.values()):
+            yield from list(getattr(module, "__dict__", {}).values())
 
     def sender(self, entry: Connected) -> Sender:
         if entry.any_sender:

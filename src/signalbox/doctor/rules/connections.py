@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
 from signalbox.doctor.source import Connect
+
+_BY_CONVENTION: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
+"""Modules that servers, workers and the admin look for by name in each app."""
 
 
 @rule(
@@ -189,7 +193,8 @@ def _roots(project: Project) -> list[str]:
     imports = project.source.imports
     running = [name for name in imports if project.loaded(name) or ".management.commands." in f"{name}."]
     named = [name for entry in project.runtime.entries for name in (entry, entry.rpartition(".")[0])]
-    return [*running, *named, *(f"{app.module}.management" for app in project.runtime.apps)]
+    found = [name for name in imports if name.rpartition(".")[2] in _BY_CONVENTION]
+    return [*running, *named, *found, *(f"{app.module}.management" for app in project.runtime.apps)]
 
 
 def _reached(project: Project, roots: Iterable[str]) -> set[str]:

@@ -57,8 +57,7 @@ def dead(project: Project) -> Iterator[Fault]:
                 line=0,
                 signal=signal,
                 happens=f"{count - told[signal]} receiver(s) of this signal will never run again.",
-                why="They were connected weakly and have been collected: Django keeps nothing but their places, which "
-                "it clears at the next connect() or send().",
+                why="They were connected weakly and have been collected: Django keeps nothing but their places.",
                 remedy="If they should live on, keep a reference to them, or connect them with weak=False.",
                 severity=Severity.WARNING,
             )

@@ -1,0 +1,95 @@
+"""The doctor on the command line: its options, its output, its exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from argparse import ArgumentParser
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+
+from signalbox.doctor import command
+from signalbox.doctor.rules import RULES
+from tests.doctor.sites import PROJECTS
+from tests.doctor.sites import run as run_python
+
+_RUN = """
+import sys
+from argparse import ArgumentParser
+import django
+django.setup()
+from signalbox.doctor import command
+parser = ArgumentParser()
+command.add_arguments(parser)
+sys.exit(command.run(vars(parser.parse_args()), sys.stdout))
+"""
+
+
+def doctor(*arguments: str, project: str = "seed_site") -> subprocess.CompletedProcess[str]:
+    settings = "builtinsignals.settings" if project == "seed_site" else "settings"
+    return run_python(PROJECTS / project, ["-c", _RUN, *arguments], debug=False, settings=settings)
+
+
+def options(*arguments: str) -> dict[str, Any]:
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    return vars(parser.parse_args(arguments))
+
+
+def test_it_prints_the_report_and_succeeds() -> None:
+    done = doctor()
+
+    assert 0 == done.returncode, done.stderr
+    assert "blog/signals.py:" in done.stdout
+    assert "> " in done.stdout
+    assert done.stdout.endswith("The doctor found 1 error, 4 warnings, 2 notes.\n")
+
+
+def test_json_gives_each_finding_on_a_line_of_its_own() -> None:
+    found = [json.loads(line) for line in doctor("--json").stdout.splitlines()]
+
+    assert ["shadowed-receiver", *["secret"] * 3, "wrong-signature"] == [
+        f["rule"] for f in found if f["severity"] != "info"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--fail-on", "error"], 1),
+        (["--fail-on", "warning"], 1),
+        (["--fail-on", "error", "--rule", "secret"], 0),
+        (["--fail-on", "warning", "--rule", "secret"], 1),
+        (["--fail-on", "warning", "--rule", "connected-twice"], 0),
+        (["--rule", "shadowed-receiver"], 0),
+    ],
+)
+def test_it_fails_from_the_severity_on_that_it_is_told(arguments: list[str], code: int) -> None:
+    assert code == doctor(*arguments).returncode
+
+
+def test_a_healthy_project_gets_one_line() -> None:
+    assert "The doctor found nothing.\n" == doctor("--fail-on", "warning", project="near_misses").stdout
+
+
+def test_rules_and_apps_may_be_named_several_times() -> None:
+    found = options("--rule", "secret", "--rule", "D002", "--app", "blog", "--app", "auth")
+
+    assert (["secret", "D002"], ["blog", "auth"]) == (found["rule"], found["app"])
+
+
+def test_the_help_names_every_rule() -> None:
+    parser = ArgumentParser(prog="doctor")
+    command.add_arguments(parser)
+    words = parser.format_help().replace(",", " ").split()
+
+    assert [] == [name for name in RULES if name not in "".join(words)]
+
+
+@pytest.mark.parametrize("arguments", [["--rule", "nothing"], ["--app", "nothing"]])
+def test_a_name_that_is_not_there_is_an_error_of_the_command(arguments: list[str]) -> None:
+    with pytest.raises(CommandError, match="nothing"):
+        command.run({**options(*arguments), "rule": options(*arguments)["rule"] or ["secret"]}, io.StringIO())

@@ -1,0 +1,20 @@
+"""The doctor's page of the documentation against the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from signalbox.doctor import report
+from signalbox.doctor.rules import RULES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+
+
+def test_the_table_of_rules_is_that_of_the_code() -> None:
+    table = PAGE.partition("<!-- rules -->\n")[2].partition("\n<!-- end of rules -->")[0]
+
+    assert report.table() == table.strip()
+
+
+def test_ids_are_unique_and_in_order() -> None:
+    assert [f"signalbox.D{number:03}" for number in range(1, len(RULES) + 1)] == [rule.id for rule in RULES.values()]

@@ -1,0 +1,111 @@
+"""How receivers did, summed up from the recorded events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from signalbox.doctor import examine, recorded, runtime
+from signalbox.doctor.project import Project
+from signalbox.doctor.recorded import Record
+from signalbox.doctor.rules import Fault
+from signalbox.doctor.rules.failures import RUNS, SLOW, breaking, slow
+from signalbox.doctor.source import read as read_source
+from signalbox.models import Event
+
+
+def run(us: int = 10, error: str | None = None, name: str = "shop.receivers.on_save") -> dict[str, Any]:
+    return {"name": name, "place": "shop/receivers.py:3", "us": us, "error": error}
+
+
+def record(**changes: Any) -> Record:
+    values = {
+        "signal": "post_save",
+        "receiver": "shop.receivers.on_save",
+        "place": "shop/receivers.py:3",
+        "runs": RUNS,
+        "failures": 0,
+        "p95": 10,
+        "error": "",
+    }
+    return Record(**{**values, **changes})
+
+
+def faults(rule: Any, *records: Record) -> list[Fault]:
+    process = runtime.read()
+    return list(rule(Project(runtime=process, source=read_source([], process.aliases), records=records)))
+
+
+def test_runs_failures_and_times_are_summed_by_signal_and_receiver() -> None:
+    rows: list[tuple[str, Any]] = [
+        ("post_save", {"receivers": [run(error="KeyError: 'last'")]}),
+        ("post_save", {"receivers": [run(error="KeyError: 'first'"), run(name="shop.other", us=7)]}),
+        *(("post_save", {"receivers": [run(us)]}) for us in range(98)),
+        ("pre_save", {"receivers": [run(1)]}),
+        ("post_save", {"args": {}}),
+        ("post_save", None),
+    ]
+
+    assert [
+        record(runs=100, failures=2, p95=92, error="KeyError: 'last'"),
+        record(receiver="shop.other", runs=1, p95=7),
+        record(signal="pre_save", runs=1, p95=1),
+    ] == sorted(recorded.summarise(rows), key=lambda r: (-r.runs, r.signal))
+
+
+def test_a_receiver_that_raised_is_breaking_and_one_that_never_did_is_not() -> None:
+    (fault,) = faults(breaking, record(failures=2, error="KeyError: 'x'"), record(receiver="shop.fine"))
+
+    assert ("shop.receivers.on_save", "It raised in 2 of 20 recorded runs, last: KeyError: 'x'.") == (
+        fault.receiver,
+        fault.happens,
+    )
+
+
+def test_a_receiver_is_slow_by_its_95th_percentile_of_enough_runs() -> None:
+    (fault,) = faults(
+        slow,
+        record(p95=SLOW + 50_000),
+        record(receiver="shop.fast", p95=SLOW),
+        record(receiver="shop.rare", p95=SLOW + 1, runs=RUNS - 1),
+    )
+
+    assert ("shop.receivers.on_save", "Of 20 recorded runs, one in twenty took more than 150 ms.") == (
+        fault.receiver,
+        fault.happens,
+    )
+
+
+@pytest.mark.django_db
+def test_recorded_events_are_examined() -> None:
+    Event.objects.create(
+        time=1,
+        trace_id="0" * 32,
+        span=1,
+        signal="post_save",
+        sender="shop.Order",
+        object_key="1",
+        outcome="failed",
+        errors=1,
+        data={"receivers": [run(error="ValueError: no total", name="django.db.close_old_connections")]},
+    )
+
+    found = [f for f in examine(rules=["breaking"]) if f.receiver == "django.db.close_old_connections"]
+
+    assert ["It raised in 1 of 1 recorded runs, last: ValueError: no total."] == [finding.happens for finding in found]
+    assert found[0].place.partition(":")[0].endswith("django/db/__init__.py")
+
+
+@pytest.mark.django_db
+def test_where_the_table_is_missing_the_doctor_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Event._meta, "db_table", "no_such_table")
+
+    assert () == recorded.read()
+    assert connection.introspection.table_names()  # the transaction is whole
+
+
+def test_without_permission_to_ask_the_database_the_other_rules_are_asked() -> None:
+    # No django_db: any query of this test would fail.
+    assert [] == [finding for finding in examine(records=False) if finding.rule in {"breaking", "slow", "rule-failed"}]

@@ -1,0 +1,88 @@
+"""Findings as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from signalbox.doctor import Finding, Line, Severity, report
+
+
+def finding(**changes: Any) -> Finding:
+    values: dict[str, Any] = {
+        "id": "signalbox.D009",
+        "rule": "secret",
+        "severity": Severity.WARNING,
+        "app": "blog",
+        "path": "/site/blog/signals.py",
+        "line": 2,
+        "place": "blog/signals.py:2",
+        "signal": "user_logged_in",
+        "receiver": "blog.signals.login_success",
+        "happens": "It prints user.password.",
+        "why": "Output is kept.",
+        "remedy": "Leave it out.",
+        "excerpt": (
+            Line(number=1, text="def login_success(user, **kwargs):", marked=False),
+            Line(number=2, text="    print(user.password)", marked=True),
+        ),
+    }
+    return Finding(**{**values, **changes})
+
+
+def test_the_text_says_where_what_why_and_what_to_do() -> None:
+    assert (
+        "blog/signals.py:2  warning  secret  signalbox.D009\n"
+        "  blog.signals.login_success of user_logged_in\n"
+        "       1 | def login_success(user, **kwargs):\n"
+        "  >    2 |     print(user.password)\n"
+        "  happens: It prints user.password.\n"
+        "  why:     Output is kept.\n"
+        "  remedy:  Leave it out.\n"
+        "\n"
+        "The doctor found 1 warning.\n"
+    ) == report.text([finding()])
+
+
+def test_long_sentences_are_wrapped_below_their_beginning() -> None:
+    lines = report.text([finding(why="word " * 40, excerpt=())]).splitlines()
+
+    assert all(len(line) <= report.WIDTH for line in lines)
+    assert "           word" == lines[4][:15]
+
+
+def test_a_finding_without_a_place_says_so() -> None:
+    text = report.text([finding(path="", line=0, place="", receiver="", excerpt=())])
+
+    assert text.startswith("(place unknown)  warning  secret  signalbox.D009\n  user_logged_in\n")
+
+
+def test_the_summary_counts_by_severity() -> None:
+    many = [finding(), finding(), finding(severity=Severity.ERROR), finding(severity=Severity.INFO)]
+
+    assert "The doctor found 1 error, 2 warnings, 1 note." == report.summary(many)
+    assert "The doctor found nothing." == report.summary([])
+
+
+def test_json_has_one_object_a_line() -> None:
+    lines = list(report.json_lines([finding(), finding(happens="zwölf")]))
+
+    assert [True, True] == [line.endswith("\n") and line.count("\n") == 1 for line in lines]
+    first = json.loads(lines[0])
+    assert {
+        "id": "signalbox.D009",
+        "rule": "secret",
+        "severity": "warning",
+        "app": "blog",
+        "place": "blog/signals.py:2",
+        "signal": "user_logged_in",
+        "receiver": "blog.signals.login_success",
+        "happens": "It prints user.password.",
+        "why": "Output is kept.",
+        "remedy": "Leave it out.",
+        "excerpt": [
+            {"line": 1, "text": "def login_success(user, **kwargs):", "marked": False},
+            {"line": 2, "text": "    print(user.password)", "marked": True},
+        ],
+    } == first
+    assert "zwölf" in lines[1]

@@ -1,0 +1,144 @@
+"""What the process holds, as the doctor reads it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from django.core.signals import request_finished
+from django.db.models.signals import post_save
+from django.dispatch import Signal
+from django.test import override_settings
+
+from signalbox.doctor import examine, runtime
+from signalbox.doctor.runtime import Connection, Sender
+
+SIGNAL = Signal()
+KEPT: list[Callable[..., None]] = []
+NAME = f"{__name__}.SIGNAL"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    SIGNAL.receivers = []
+
+
+def connections() -> list[Connection]:
+    return [connection for connection in runtime.read().connections if connection.signal == NAME]
+
+
+def make() -> Callable[..., None]:
+    def inner(sender: object, **kwargs: Any) -> None: ...
+
+    return inner
+
+
+class Handler:
+    def on_send(self, sender: object, **kwargs: Any) -> None: ...
+
+    def __call__(self, sender: object, **kwargs: Any) -> None: ...
+
+
+async def coroutine(sender: object, **kwargs: Any) -> None: ...
+
+
+def test_a_custom_signal_is_known_by_its_dotted_path() -> None:
+    assert NAME == runtime.read().aliases[NAME]
+
+
+def test_a_built_in_signal_is_known_by_its_short_name_wherever_it_is_imported() -> None:
+    aliases = runtime.read().aliases
+
+    assert "post_save" == aliases["django.db.models.signals.post_save"]
+    assert "post_save" == aliases[f"{__name__}.post_save"]
+    assert post_save is not None
+
+
+def test_a_function_is_read_with_place_signature_and_sender() -> None:
+    inner = make()
+    SIGNAL.connect(inner, sender=Handler)
+
+    (connection,) = connections()
+
+    assert (__file__, inner.__code__.co_firstlineno) == (connection.path, connection.line)
+    assert f"{__name__}.make.<locals>.inner" == connection.receiver
+    assert Sender(kind="class", name=f"{__name__}.Handler") == connection.sender
+    assert [("sender", "keyword", True), ("kwargs", "kwargs", False)] == [
+        (p.name, p.kind, p.required) for p in connection.parameters or ()
+    ]
+    assert (True, True, False) == (connection.alive, connection.weak, connection.is_async)
+
+
+def test_methods_partials_instances_and_coroutines_are_read() -> None:
+    handler, kept = Handler(), partial(make(), extra=1)
+    for receiver in (handler.on_send, kept, handler, coroutine):
+        SIGNAL.connect(receiver)
+
+    assert [
+        f"{__name__}.Handler.on_send",
+        f"functools.partial({__name__}.make.<locals>.inner)",
+        f"{__name__}.Handler",
+        f"{__name__}.coroutine",
+    ] == [connection.receiver for connection in connections()]
+    assert [False, False, False, True] == [connection.is_async for connection in connections()]
+
+
+def test_a_collected_receiver_is_seen_while_its_place_is_in_the_list() -> None:
+    SIGNAL.connect(make())
+    gc.collect()
+
+    assert [False] == [connection.alive for connection in connections()]
+    findings = [finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal == NAME]
+    assert ["1 receiver(s) of this signal will never run again."] == [finding.happens for finding in findings]
+
+
+@override_settings(DEBUG=True)
+def test_with_debug_on_a_receiver_that_only_the_signature_cache_holds_is_alive_by_accident() -> None:
+    KEPT[:] = [make()]
+    SIGNAL.connect(make())
+    SIGNAL.connect(KEPT[0])
+
+    assert [True, False] == [connection.accidental for connection in connections()]
+
+
+def test_with_debug_off_nothing_is_alive_by_accident() -> None:
+    kept = make()
+    SIGNAL.connect(kept)
+
+    assert [False] == [connection.accidental for connection in connections()]
+
+
+@override_settings(DEBUG=True)
+def test_a_strongly_connected_receiver_is_never_alive_by_accident() -> None:
+    SIGNAL.connect(make(), weak=False)
+
+    assert [False] == [connection.accidental for connection in connections()]
+
+
+def test_reading_leaves_lazy_objects_alone() -> None:
+    read: list[str] = []
+
+    class Lazy:
+        @property
+        def __class__(self) -> type:  # type: ignore[misc]
+            read.append("class")
+            return Signal
+
+    globals()["lazy"] = Lazy()
+    try:
+        runtime.read()
+    finally:
+        del globals()["lazy"]
+
+    assert [] == read
+
+
+def test_djangos_own_receivers_belong_to_no_app_of_the_project() -> None:
+    process = runtime.read()
+    own = {connection.path for connection in process.connections if connection.signal == "request_finished"}
+
+    assert request_finished.receivers
+    assert [] == [path for path in own if (app := process.app_of(path)) and app.own]

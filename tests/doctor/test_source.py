@@ -1,0 +1,221 @@
+"""What the source says, as the doctor reads it: one file at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from signalbox.doctor import source
+from signalbox.doctor.runtime import App, real
+from signalbox.doctor.source import Connect, Source, absolute
+
+ALIASES = {
+    "django.db.models.signals.post_save": "post_save",
+    "django.db.models.signals.pre_save": "pre_save",
+    "django.db.models.signals.post_delete": "post_delete",
+}
+
+
+def read(directory: Path, **files: str) -> Source:
+    app = directory / "shop"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    for name, text in files.items():
+        (app / f"{name}.py").write_text(dedent(text))
+    path = real(str(app))
+    return source.read([App(label="shop", module="shop", path=path, own=True, position=0)], ALIASES)
+
+
+def only(found: Source) -> Connect:
+    (connect,) = found.connects
+    return connect
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from django.db.models.signals import post_save",
+        "from django.db.models.signals import post_save as post_save",
+        "from django.db.models import signals\npost_save = signals.post_save",
+        "import django.db.models.signals\npost_save = django.db.models.signals.post_save",
+        "from django.db.models.signals import *",
+    ],
+)
+def test_a_signal_is_recognised_however_it_is_imported(tmp_path: Path, imports: str) -> None:
+    found = read(tmp_path, receivers=imports + "\ndef on_save(sender, **kwargs): ...\npost_save.connect(on_save)\n")
+
+    assert (("post_save",), "shop.receivers.on_save", "function") == (
+        only(found).signals,
+        only(found).target,
+        only(found).kind,
+    )
+
+
+def test_what_only_looks_like_a_signal_is_left_alone(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        receivers="""
+            import sqlite3
+            from sockets import channel
+            sqlite3.connect("file")
+            channel.connect(print)
+            channel.send("receiver")
+        """,
+    )
+
+    assert ((), ()) == (found.connects, found.sends)
+
+
+def test_a_decorator_may_name_several_signals_and_stand_several_times(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        receivers="""
+            from django.db.models.signals import post_delete, post_save, pre_save
+            from django.dispatch import receiver
+
+            @receiver([post_save, post_delete], sender="shop.Order", weak=False, dispatch_uid="x")
+            @receiver(signal=pre_save)
+            def on_save(sender, **kwargs): ...
+        """,
+    )
+
+    assert [("post_save", "post_delete"), ("pre_save",)] == [connect.signals for connect in found.connects]
+    assert [False, True] == [connect.weak for connect in found.connects]
+    assert [5, 6] == [connect.line for connect in found.connects]
+    assert {5} == {connect.function.line for connect in found.connects if connect.function}
+
+
+def test_a_loop_over_signals_connects_each(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        receivers="""
+            from django.db.models import signals
+            def on_save(sender, **kwargs): ...
+            for signal in (signals.pre_save, signals.post_save):
+                signal.connect(on_save, None, False)
+        """,
+    )
+
+    assert (("pre_save", "post_save"), False, None, True) == (
+        only(found).signals,
+        only(found).weak,
+        only(found).sender,
+        only(found).loop,
+    )
+
+
+def test_signalboxs_own_decorator_says_when_the_receiver_runs(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        receivers="""
+            from django.db.models.signals import post_save
+            from signalbox import receiver
+
+            @receiver(post_save, durable=True)
+            def later(sender, **kwargs): ...
+
+            @receiver(post_save, after_commit=False)
+            def at_once(sender, **kwargs): ...
+        """,
+    )
+
+    assert [("later", True), ("at_once", False)] == [(c.receiver, c.later) for c in found.connects]
+
+
+def test_a_receiver_is_found_in_a_module_that_says_nothing_of_signals(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        apps="""
+            from django.apps import AppConfig
+
+            class Config(AppConfig):
+                def ready(self):
+                    from django.db.models.signals import post_save
+                    from .handlers import on_save
+                    post_save.connect(on_save, sender=self.get_model("Order"))
+        """,
+        handlers="""
+            def on_save(sender, **kwargs): ...
+        """,
+    )
+
+    connect = only(found)
+    assert connect.function is not None
+    assert ("shop.handlers.on_save", 2) == (connect.function.dotted, connect.function.line)
+    assert connect.scope is not None
+    assert connect.scope.ready
+
+
+def test_a_signal_of_a_module_that_is_not_imported_is_known_by_its_definition(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        events="from django.dispatch import Signal\npaid = Signal()\n",
+        views="from .events import paid\ndef pay(order):\n    paid.send_robust(sender=None, order=order)\n",
+    )
+
+    assert ["shop.events.paid"] == [definition.signal for definition in found.definitions]
+    assert [("shop.events.paid", "send_robust", frozenset({"order"}))] == [
+        (s.signal, s.method, s.args) for s in found.sends
+    ]
+    assert not found.hands_on("shop.events.paid")
+
+
+def test_a_signal_given_to_other_code_may_be_sent_there(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        events="from django.dispatch import Signal\npaid = Signal()\nlost = Signal()\n",
+        views="from .events import paid\nimport shop.tools\nshop.tools.later(paid)\n",
+    )
+
+    assert (True, False) == (found.hands_on("shop.events.paid"), found.hands_on("shop.events.lost"))
+
+
+def test_tests_migrations_and_projects_of_their_own_are_left_out(tmp_path: Path) -> None:
+    for folder in ("tests", "migrations", "example"):
+        (tmp_path / "shop" / folder).mkdir(parents=True)
+        (tmp_path / "shop" / folder / "receivers.py").touch()
+    (tmp_path / "shop" / "example" / "manage.py").touch()
+    (tmp_path / "shop" / "test_shop.py").touch()
+    (tmp_path / "shop" / "models.py").touch()
+    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+
+    assert ["shop.models"] == list(source.read([app], ALIASES).files)
+
+
+def test_a_file_of_another_syntax_is_passed_over(tmp_path: Path) -> None:
+    found = read(tmp_path, receivers="{% if signal %}\nclass {{ name }}:\n")
+
+    assert () == found.connects
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "package", "expected"),
+    [
+        ("shop.signals", 0, False, "shop.signals"),
+        ("signals", 1, False, "shop.signals"),
+        ("", 1, False, "shop"),
+        ("signals", 1, True, "shop.views.signals"),
+        ("core", 2, True, "shop.core"),
+    ],
+)
+def test_relative_imports_are_made_absolute(name: str, level: int, package: bool, expected: str) -> None:
+    assert expected == absolute(name, level, "shop.views", package=package)
+
+
+def test_imports_are_found_however_they_are_written(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        views="""
+            import a, b.c as d  # and more
+            from e import (
+                f,  # first
+                g as h,
+            )
+            def view():
+                from . import i
+        """,
+    )
+
+    assert {"a", "b.c", "e", "e.f", "e.g", "shop", "shop.i"} == found.imports["shop.views"]
