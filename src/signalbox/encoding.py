@@ -137,7 +137,7 @@ def fields_text(values: Mapping[str, Any], *, special: frozenset[str], redactor:
     quick = values
     if special and not special.isdisjoint(values):
         quick = {name: _pair(value, redactor) if name in special else value for name, value in values.items()}
-    text = dumps(quick)
+    text = _dumps_quick(quick)
     if len(text) <= MAX_TEXT and "$" not in text and "eyJ" not in text and "-----BEGIN" not in text:
         return text
     return dumps(encode_fields(values, redactor=redactor))
@@ -173,6 +173,8 @@ def _field(value: Any, redactor: Redacts) -> JSONValue:
         return str(value)
     elif kind is Decimal and len(text := str(value)) <= MAX_TEXT:
         return text
+    elif (kind is dict or kind is list) and not value:
+        return value  # type: ignore[no-any-return]
     return _Walk(redactor, redactor.data).render(value, 0)
 
 
@@ -237,6 +239,15 @@ def _dumps_orjson(value: object) -> str:
     return text
 
 
+def _dumps_native(value: object) -> str:
+    """The same with orjson's own rendering of dates and times, which is that of `isoformat`, and no call for each."""
+    try:
+        text = orjson.dumps(value, _scalar).decode()
+    except TypeError:
+        return _dumps_orjson(value)
+    return _dumps_orjson(value) if "\\u0000" in text else text
+
+
 def _dumps_standard(value: object) -> str:
     return _standard(_plain(value, 0))
 
@@ -251,6 +262,9 @@ For values from `safe` and `encode_fields`, and containers built of them. Fields
 datetime, UUID, files, lazy texts); they are rendered, yet neither bounded nor redacted. An integer beyond 64 bits
 becomes text, NaN and the infinities null, and an object of any other class is named by its class.
 """
+
+
+_dumps_quick: Callable[[object], str] = _dumps_native if _FAST else _dumps_standard
 
 
 def _plain(value: Any, depth: int) -> Any:

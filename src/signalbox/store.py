@@ -84,7 +84,13 @@ DELIVERY_COLUMNS: Final = (
 )
 CHANNEL: Final = "signalbox"
 """On which PostgreSQL tells waiting workers of new deliveries."""
-LATE_COLUMNS: Final = (("duration", "bigint"), ("errors", "int"), ("data", "jsonb"), ("trace_id", "text"), ("span", "bigint"))
+LATE_COLUMNS: Final = (
+    ("duration", "bigint"),
+    ("errors", "int"),
+    ("data", "jsonb"),
+    ("trace_id", "text"),
+    ("span", "bigint"),
+)
 
 LOOK_AGAIN: Final = 5.0
 """Seconds until a database without the tables is asked again: another process may have migrated it."""
@@ -100,6 +106,7 @@ class Tally:
 
 
 tally = Tally()
+
 
 class Deliverer(Protocol):
     """Makes the deliveries of events; the registry of durable receivers puts itself here when it has one."""
@@ -157,10 +164,18 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
     deliveries, and are kept even if they changed nothing."""
     rows = []
     keep = keeping.chosen()
+    word = outcome.value
     for draft in drafts:
         try:
-            if keep_unchanged or draft.span in awaited or not _unchanged(draft):
-                rows.append(event_row(draft, outcome))
+            if not keep_unchanged and draft.span not in awaited and _unchanged(draft):
+                continue
+            row = event_row(draft, word)
+            if keep is not None:
+                text = keeping.judge(keep, dict(zip(_NAMES, row, strict=True)), row[-1])
+                if text is None and draft.span not in awaited:
+                    continue
+                row = (*row[:-1], text or row[-1])
+            rows.append(row)
         except Exception:  # values come from the application; whatever they do stays here
             tally.dropped += 1
             logger.exception("An event of %s could not be encoded and is dropped.", draft.signal)
@@ -175,8 +190,8 @@ def _unchanged(draft: Draft) -> bool:
     return not diff(change)
 
 
-def event_row(draft: Draft, outcome: Outcome) -> Row:
-    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``."""
+def event_row(draft: Draft, outcome: str) -> Row:
+    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction."""
     actor = draft.actor
     duration = draft.duration
     return (
@@ -198,13 +213,13 @@ def event_row(draft: Draft, outcome: Outcome) -> Row:
     )
 
 
-def settled(draft: Draft, outcome: Outcome) -> str:
+def settled(draft: Draft, outcome: str) -> str:
     """Return the outcome that is stored: a change is committed or rolled back, whatever its receivers did."""
-    if draft.outcome is Outcome.ROLLED_BACK or outcome is Outcome.ROLLED_BACK:
-        return Outcome.ROLLED_BACK.value
-    if draft.outcome is None or draft.change is not None:
-        return outcome.value
-    return draft.outcome.value
+    if draft.outcome is None:
+        return outcome
+    if draft.outcome is Outcome.ROLLED_BACK or outcome == "rolled_back":
+        return "rolled_back"
+    return outcome if draft.change is not None else draft.outcome.value
 
 
 def data_text(draft: Draft) -> str:
@@ -232,6 +247,8 @@ def _fields_text(change: RowChange) -> str:
     part, values = describe(change)
     fields = change.fields
     text = f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
+    if not fields.choices and not change.labels:
+        return text
     labels = {**choice_labels(values, fields), **(change.labels or {})}
     return text if not labels else text + ',"labels":' + encoding.dumps(labels)
 
