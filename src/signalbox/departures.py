@@ -48,6 +48,20 @@ def depart(draft: Draft) -> None:
         hurry(trace)
 
 
+def depart_at_once(draft: Draft) -> None:
+    """Write ``draft``, which has deliveries, now: they must not be lost with its trace.
+
+    Within an event loop, which must not wait for a database, it leaves with its trace nonetheless.
+    Raises ``DatabaseError`` if it can't be written.
+    """
+    if _in_event_loop():
+        depart(draft)
+        return
+    connection = connections[home()]
+    store.write(connection, store.batch_of([draft]))
+    draft.written = connection.alias
+
+
 def complete_late(draft: Draft) -> None:
     """Let what became known of ``draft`` only after it was written follow it."""
     trace = draft.trace
