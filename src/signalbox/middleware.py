@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 
 
 class TraceMiddleware:
-    """Completes the trace that ``request_started`` began. It stands first, so that nothing of the request escapes it."""
+    """Completes the trace that ``request_started`` began. It stands first, so that nothing escapes it."""
 
     sync_capable = True
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        if iscoroutinefunction(get_response):
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if iscoroutinefunction(self):
-            return self._answer(request)
+        """Answer ``request`` as the rest of the site does."""
+        return self._answer_async(request) if self.is_async else self._answer(request)
+
+    def _answer(self, request: HttpRequest) -> HttpResponseBase:
         trace, own = _enter(request)
         status = "500"
         try:
@@ -44,7 +47,7 @@ class TraceMiddleware:
             if own:
                 traces.end_request(trace)
 
-    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
+    async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
         trace, own = _enter(request)
         status = "500"
         try:
@@ -62,11 +65,9 @@ class TraceMiddleware:
 
 def _enter(request: HttpRequest) -> tuple[Trace, bool]:
     """Return the request's trace, and whether it was begun here: by a handler that sends no ``request_started``."""
-    trace = context._current.get()
-    own = trace is None or trace.kind != "request" or trace.request is not None
-    if own:
-        trace = traces.begin_request(request.META, None)
-    assert trace is not None
+    begun = context._current.get()
+    own = begun is None or begun.kind != "request" or begun.request is not None
+    trace = traces.begin_request(request.META, None) if begun is None or own else begun
     trace.bind(request)
     return trace, own
 

@@ -59,7 +59,8 @@ def install() -> None:
         if entry.path and name in scope and name not in counting.SIGNALS and (signal := _loaded(entry)) is not None:
             _watch(signal, name)
     for signal, hook in _BOUNDARIES.items():
-        sends.bound(signal, hook)
+        if signal not in _state.watched:
+            sends.bound(signal, hook)
     counting.install(set(scope.names))
     rows.install(saves="post_save" in scope, deletes="post_delete" in scope)
     snapshots.install()
@@ -138,7 +139,7 @@ def find_custom() -> None:
             late = _loaded(entry)
             if late is not None and late not in _state.watched:
                 _watch(late, name)
-    tasks.install()  # around what records their signals
+    tasks.install()
 
 
 def track(signal: Signal, name: str) -> None:
@@ -168,6 +169,9 @@ def _watch(signal: Signal, name: str) -> None:
     if scope is not None and name not in scope and not scope.custom(name):
         capture = captures.Awaited(name, capture)
     sends.watch(signal, capture)
+    hook = _BOUNDARIES.get(signal) or tasks.hook(signal)
+    if hook is not None:  # a boundary stands around what records its signal
+        sends.bound(signal, hook)
 
 
 def _capture(name: str) -> Capture:

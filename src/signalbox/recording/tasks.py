@@ -14,6 +14,8 @@ from signalbox.event import Actor
 from signalbox.recording import sends, traces
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.dispatch import Signal
 
     from signalbox.context import Trace
@@ -33,7 +35,8 @@ MODULES: Final = ("django.tasks.signals", "django_tasks.signals")
 """Where Django's Tasks live: in Django from 6.0 on, in a package of their own before."""
 
 _celery = False
-_tasks: list[Signal] = []
+_hooks: dict[Signal, Callable[[Any], Any]] = {}
+"""The signals of Django's Tasks that begin and end a trace, with what stands around their sends."""
 
 
 def install() -> None:
@@ -44,10 +47,10 @@ def install() -> None:
         module: Any = sys.modules.get(name)
         started = getattr(module, "task_started", None)
         finished = getattr(module, "task_finished", None)
-        if started is not None and finished is not None and started not in _tasks:
-            _tasks.extend((started, finished))
-            sends.bound(started, _task_started)
-            sends.bound(finished, _task_finished)
+        if started is not None and finished is not None and started not in _hooks:
+            for signal, around in ((started, _task_started), (finished, _task_finished)):
+                _hooks[signal] = around
+                sends.bound(signal, around)
 
 
 def uninstall() -> None:
@@ -60,9 +63,14 @@ def uninstall() -> None:
         signals.task_prerun.disconnect(_prerun, dispatch_uid=UID)
         signals.task_postrun.disconnect(_postrun, dispatch_uid=UID)
         _celery = False
-    for signal in _tasks:
+    for signal in _hooks:
         sends.unwatch(signal)
-    _tasks.clear()
+    _hooks.clear()
+
+
+def hook(signal: Signal) -> Callable[[Any], Any] | None:
+    """Return what stands around the sends of ``signal``, if it is one of those that begin or end a trace."""
+    return _hooks.get(signal)
 
 
 def _begin(name: str, job: str, trace_id: str | None, actor: Actor | None) -> None:
@@ -114,15 +122,17 @@ def _prerun(task_id: Any = None, task: Any = None, **_: Any) -> None:
     try:
         request = task.request
         given = context.parse_traceparent(str(getattr(request, "traceparent", "") or ""))
-        actor = getattr(request, ACTOR, None)
-        known = Actor(key=str(actor[0])[:64], label=str(actor[1])[:150]) if _is_pair(actor) else None
-        _begin(str(task.name), str(task_id), given[0] if given else None, known)
+        _begin(str(task.name), str(task_id), given[0] if given else None, _actor(getattr(request, ACTOR, None)))
     except Exception:  # Celery would log it as the task's
         logger.exception("The trace of a task could not begin.")
 
 
-def _is_pair(actor: Any) -> bool:
-    return isinstance(actor, list | tuple) and len(actor) == 2
+def _actor(sent: Any) -> Actor | None:
+    """Return the actor in a message's header; whoever may send jobs may say who sends them."""
+    match sent:
+        case [str(key), str(label)]:
+            return Actor(key=key[:64], label=label[:150])
+    return None
 
 
 def _postrun(task_id: Any = None, state: Any = None, **_: Any) -> None:

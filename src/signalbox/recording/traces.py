@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
@@ -62,7 +63,9 @@ def _facts_of_scope(scope: Any) -> dict[str, Any]:
     query = scope.get("query_string", b"")  # bytes by the specification; Django's AsyncClient gives text
     return {
         "method": str(scope.get("method", "")),
-        "path": redact_path(_target(scope.get("path", ""), query if isinstance(query, str) else query.decode("latin-1")))[:2000],
+        "path": redact_path(
+            _target(scope.get("path", ""), query if isinstance(query, str) else query.decode("latin-1"))
+        )[:2000],
         "remote": remote_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
         "traceparent": headers.get(b"traceparent", ""),
     }
@@ -131,7 +134,7 @@ def closing_postponed() -> Iterator[None]:
     asked: list[Any] = []
     held = [c for c in connections.all(initialized_only=True) if buffer.of(c) is not None and c.connection is not None]
     for connection in held:
-        connection.__dict__["close_if_unusable_or_obsolete"] = lambda connection=connection: asked.append(connection)
+        connection.__dict__["close_if_unusable_or_obsolete"] = partial(asked.append, connection)
     try:
         yield
     finally:
@@ -231,7 +234,7 @@ def _install_tests() -> None:
     from django.test import SimpleTestCase
 
     if "run" not in SimpleTestCase.__dict__:
-        SimpleTestCase.run = _run  # type: ignore[method-assign]
+        SimpleTestCase.run = _run  # type: ignore[method-assign, assignment]
 
 
 def _uninstall_tests() -> None:
