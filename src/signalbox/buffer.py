@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, connections
 
 from signalbox import conf, departures, store
 from signalbox.event import Draft, Note, Outcome
@@ -28,46 +29,99 @@ logger = logging.getLogger("signalbox")
 SPILL: int = 1000
 """Events a transaction keeps in memory; more are written early, still within it."""
 
-_SEAM: Final = ("_commit", "_rollback", "_close", "_savepoint", "_savepoint_rollback", "_savepoint_commit", "_set_autocommit")
+_SEAM: Final = (
+    "_commit",
+    "_rollback",
+    "_close",
+    "_savepoint",
+    "_savepoint_rollback",
+    "_savepoint_commit",
+    "_set_autocommit",
+)
 
 ATTRIBUTE: Final = "_signalbox_buffer"
 
-_ABORTED: Final = 3
-"""libpq's PQTRANS_INERROR: the transaction has failed, and its COMMIT will be a ROLLBACK."""
+
+class Mark(NamedTuple):
+    """An open savepoint, and what rolling back to it restores."""
+
+    savepoint: str
+    drafts: int
+    flushed: int
+    notes: int
 
 
 class Buffer:
     """Events of one connection's transaction. ``drafts[:flushed]`` are already written, within it."""
 
-    __slots__ = ("__weakref__", "_connection", "busy", "drafts", "flushed", "marks", "opener")
+    __slots__ = (
+        "__weakref__",
+        "_begin",
+        "_connection",
+        "busy",
+        "doom",
+        "drafts",
+        "flushed",
+        "marks",
+        "noted",
+        "notes",
+        "opener",
+        "tests",
+    )
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = weakref.ref(connection)
-        self.drafts: list[Draft | Undo | None] = []
+        self.busy = False
+        self.clear()
+
+    def clear(self) -> None:
+        """No transaction is open."""
+        self.drafts: list[Draft] = []
         self.flushed = 0
-        self.marks: list[tuple[str, int, int]] = []
-        """One ``(savepoint, len(drafts), flushed)`` for each open savepoint: what rolling back to it restores."""
+        self._begin = 0
+        self.notes: list[Note] = []
+        """What captures noted on instances in this transaction, oldest first."""
+        self.noted = 0
+        """How many notes were left when those of instances that are gone were last thrown away."""
+        self.marks: list[Mark] = []
         self.opener: str | None = None
         """The savepoint that opened SQLite's transaction: releasing it commits."""
-        self.busy = False
+        self.doom: BaseException | None = None
+        """Why this transaction can't be committed any more."""
+        self.tests = 0
+        """How many blocks of a ``TestCase`` were open when something was last recorded: what they undo is no news."""
 
     # ------------------------------------------------------------ what recording calls
 
     def add(self, draft: Draft) -> None:
         """Let ``draft`` be written with the transaction that is open now."""
+        if draft.note is not None:
+            self.notes.append(draft.note)
+        if len(self.drafts) == self._begin:  # the first of the transaction, or since a savepoint
+            self.tests = self._tests()
         self.drafts.append(draft)
         if len(self.drafts) - self.flushed >= SPILL:
             self.flush()
 
     # ------------------------------------------------------------ what the seam calls
 
+    def idle(self) -> bool:
+        """Tell whether nothing was recorded since the transaction began."""
+        return not (self.drafts or self.notes or self.marks)
+
     def mark(self, savepoint: str) -> None:
         """Note a savepoint."""
-        self.marks.append((savepoint, len(self.drafts), self.flushed))
+        self._begin = len(self.drafts)
+        self.marks.append(Mark(savepoint, len(self.drafts), self.flushed, len(self.notes)))
+
+    def _tests(self) -> int:
+        connection = self._connection()
+        blocks = [] if connection is None else connection.atomic_blocks
+        return sum(getattr(block, "_from_testcase", False) for block in blocks)
 
     def _find(self, savepoint: str) -> int | None:
         for position in range(len(self.marks) - 1, -1, -1):
-            if self.marks[position][0] == savepoint:
+            if self.marks[position].savepoint == savepoint:
                 return position
         return None
 
@@ -76,12 +130,14 @@ class Buffer:
         position = self._find(savepoint)
         if position is None:
             return
-        _, length, flushed = self.marks[position]
+        mark = self.marks[position]
         del self.marks[position + 1 :]
-        undone = self.drafts[length:]
-        del self.drafts[length:]
-        self.flushed = flushed
-        _undo(undone)
+        undone, notes = self.drafts[mark.drafts :], self.notes[mark.notes :]
+        del self.drafts[mark.drafts :], self.notes[mark.notes :]
+        self.flushed = mark.flushed
+        if savepoint == self.opener:  # nothing is left of the transaction
+            self.doom = None
+        self._undo(undone, notes)
 
     def release(self, savepoint: str) -> None:
         """Forget ``savepoint``: what came after it belongs to the transaction around it."""
@@ -89,127 +145,142 @@ class Buffer:
         if position is not None:
             del self.marks[position:]
 
+    def end(self, finish: Callable[[], None]) -> None:
+        """Let ``finish`` commit the open transaction, with its events.
+
+        Raises ``DatabaseError``, with the transaction rolled back, if they can't be written and must be.
+        """
+        connection = self._connection()
+        if connection is None:
+            finish()
+            return
+        void = store.aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
+        try:
+            self.flush()
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        if self.doom is not None:
+            error = self.refusal()
+            self._roll_back(connection)
+            raise error
+        try:
+            finish()
+        except DatabaseError as error:
+            if not store.answered(connection, error):
+                # Only the database knows whether it was committed: the events speak for themselves, or are not there.
+                self.clear()
+            raise  # Django rolls back, and the events with it
+        if void:
+            self.rolled_back()
+        else:
+            self.committed()
+
     def committed(self) -> None:
         """The transaction has been committed. What could not be written beside its change leaves on its own."""
         left = self.drafts[self.flushed :]
         self.clear()
         for draft in left:
-            if isinstance(draft, Draft):
-                draft.outcome = draft.outcome or Outcome.COMMITTED
-                departures.depart(draft)
-
-    def lose(self) -> None:
-        """Nobody here can know whether the transaction was committed: its events speak for themselves, or are not there."""
-        self.clear()
-
-    def clear(self) -> None:
-        """No transaction is open."""
-        self.drafts = []
-        self.flushed = 0
-        self.marks = []
-        self.opener = None
+            draft.outcome = draft.outcome or Outcome.COMMITTED
+            departures.depart(draft)
 
     def rolled_back(self) -> None:
         """The transaction has been rolled back, whole."""
-        undone = self.drafts
+        undone, notes, tests = self.drafts, self.notes, self.tests
         self.clear()
-        _undo(undone)
+        self.tests = tests
+        self._undo(undone, notes)
+        self.tests = 0
+
+    def _undo(self, drafts: list[Draft], notes: list[Note]) -> None:
+        """Take back what was noted, newest first, and let the drafts leave as rolled back."""
+        for note in reversed(notes):
+            note.take_back()
+        for draft in drafts:
+            draft.written = ""
+        if self.tests and self._tests() < self.tests:  # a test has ended: nothing of it is left
+            departures.forget()
+            return
+        for draft in drafts:
+            draft.outcome = Outcome.ROLLED_BACK
+            draft.trace.rolled_back += 1
+            departures.depart(draft)
 
     # ------------------------------------------------------------ writing
 
     def flush(self) -> None:
         """Write what has not been written, in the open transaction.
 
-        Raises ``DatabaseError`` under ``ON_ERROR = "raise"`` if that fails, after the transaction was rolled back or
-        marked for it: nothing else may leave here, as Django commits on SQLite and MariaDB after an exception that
-        is not the database's.
+        What can't be written under ``ON_ERROR = "raise"``, or cost the transaction itself, dooms it: its COMMIT will
+        raise. Nothing is raised here, in the middle of the application's work, but what ends the process.
         """
-        if self.flushed >= len(self.drafts) or self.busy:
-            return
         connection = self._connection()
-        if connection is None or aborted(connection):
+        if self.flushed >= len(self.drafts) or self.busy or self.doom is not None:
             return
-        if not store.ready(connection):  # the events leave for the default database, after the commit
+        if connection is None or store.aborted(connection):
             return
         self.busy = True
         try:
-            self._write(connection, [draft for draft in self.drafts[self.flushed :] if isinstance(draft, Draft)])
+            self._write(connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the COMMIT raises from it
+            self.doom = error
+        except BaseException as error:
+            self.doom = error
+            raise
         finally:
             self.busy = False
-        self.flushed = len(self.drafts)
-        self._forget_written()
 
-    def _write(self, connection: BaseDatabaseWrapper, drafts: list[Draft]) -> None:
-        guarded = conf.get().ON_ERROR == "log"
-        try:
-            store.write(connection, store.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)), guarded=guarded)
-        except Exception as error:
-            if guarded:
-                store.tally.failures += 1
-                store.tally.dropped += len(drafts)
-                logger.exception("%d events of %r could not be written and are dropped.", len(drafts), connection.alias)
-                return
-            self._abandon(connection)
-            if isinstance(error, DatabaseError):
-                raise
-            raise DatabaseError(f"Signalbox could not write {len(drafts)} events: {error!r}") from error
-        except BaseException:
-            self._abandon(connection)
-            raise
-        for draft in drafts:
-            draft.written = True
-
-    def _abandon(self, connection: BaseDatabaseWrapper) -> None:
-        """Make sure that the open transaction is not committed without its events."""
-        if connection.in_atomic_block:
-            connection.needs_rollback = True
+    def _write(self, connection: BaseDatabaseWrapper) -> None:
+        if not store.ready(connection):  # the events leave for the default database, after the commit
             return
+        end = len(self.drafts)  # values that are encoded may run the application's code, which may save
+        drafts = self.drafts[self.flushed : end]
+        droppable = False
+        try:
+            batch = store.batch_of(drafts)
+            # A change must not be committed without its deliveries, whatever may become of its event.
+            droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
+            store.write(connection, batch, guarded=droppable)
+        except Exception as error:
+            if not store.survived(connection, error) or not droppable:
+                raise
+            store.tally.failures += 1
+            store.tally.dropped += len(drafts)
+            logger.exception("%d events of %r could not be written and are dropped.", len(drafts), connection.alias)
+        else:
+            for draft in drafts:
+                draft.written = connection.alias
+        self.flushed = end
+        if end >= SPILL:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget what is written and will not be written again, so that a long transaction stays small.
+
+        If it is rolled back after all, these events are gone: they are not told as rolled back.
+        """
+        drafts, notes = (self.marks[-1].drafts, self.marks[-1].notes) if self.marks else (0, 0)
+        del self.drafts[drafts : self.flushed]
+        self.flushed = drafts
+        if len(self.notes) > 2 * self.noted:  # looking at each of them every time would take ever longer
+            self.notes[notes:] = [note for note in self.notes[notes:] if note.alive()]
+            self.noted = len(self.notes)
+
+    def refusal(self) -> DatabaseError:
+        """Return what says that this transaction can't be committed: Django commits on SQLite and MariaDB after an
+        exception that is not the database's."""
+        error = DatabaseError(
+            f"Signalbox could not write {len(self.drafts)} events, so their transaction is rolled back: {self.doom!r} "
+            'With SIGNALBOX = {"ON_ERROR": "log"} it would be committed without them.'
+        )
+        error.__cause__ = self.doom
+        return error
+
+    def _roll_back(self, connection: Any) -> None:
         try:
             connection._rollback()
-        except Exception:  # the connection is beyond use: closing it rolls back as well
+        except Exception:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
             connection.close()
-
-    def _forget_written(self) -> None:
-        """Let go of what has been written, but for what rolling back to an open savepoint would have to write again."""
-        kept = {position for _, length, flushed in self.marks for position in range(flushed, length)}
-        for position in range(self.flushed):
-            draft = self.drafts[position]
-            if isinstance(draft, Undo):
-                self.drafts[position] = draft if draft.note.alive() else None
-            elif draft is not None and position not in kept:
-                self.drafts[position] = None if draft.note is None else Undo(draft.note)
-
-
-class Undo:
-    """What is left of a written draft within its transaction: how to take back what was noted on the instance."""
-
-    __slots__ = ("note",)
-
-    def __init__(self, note: Note) -> None:
-        self.note = note
-
-
-def _undo(drafts: list[Draft | Undo | None]) -> None:
-    """Take back the notes of rolled-back drafts, newest first, and let the drafts leave as rolled back."""
-    for draft in reversed(drafts):
-        note = None if draft is None else draft.note
-        if note is not None:
-            note.take_back()
-    for draft in drafts:
-        if isinstance(draft, Draft):
-            draft.outcome = Outcome.ROLLED_BACK
-            draft.written = False
-            draft.trace.rolled_back += 1
-            departures.depart(draft)
-
-
-def aborted(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether PostgreSQL has given up the open transaction: its COMMIT will be a ROLLBACK."""
-    raw: Any = connection.connection
-    if connection.vendor != "postgresql" or raw is None:
-        return False
-    info = getattr(raw, "info", None)
-    return bool(info is not None and info.transaction_status == _ABORTED)
 
 
 # ------------------------------------------------------------------ the seam
@@ -253,23 +324,10 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
     sqlite = connection.vendor == "sqlite"
 
     def _commit() -> None:
-        if not buffer.drafts:
+        if buffer.idle():
             original_commit()
-            if buffer.marks:
-                buffer.clear()
-            return
-        doomed = aborted(connection)
-        buffer.flush()
-        try:
-            original_commit()
-        except DatabaseError as error:
-            if isinstance(error, OperationalError | InterfaceError):
-                buffer.lose()  # whether it was committed is known to the database alone
-            raise  # Django rolls back, and the events with it
-        if doomed:
-            buffer.rolled_back()
         else:
-            buffer.committed()
+            buffer.end(original_commit)
 
     def _rollback() -> None:
         try:
@@ -285,9 +343,10 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
 
     def _savepoint(sid: str) -> None:
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
-        if sqlite and not connection.connection.in_transaction:
-            buffer.opener = sid
+        opens = sqlite and not store.begun(connection)
         original_savepoint(sid)
+        if opens:
+            buffer.opener = sid
         buffer.mark(sid)
 
     def _savepoint_rollback(sid: str) -> None:
@@ -298,31 +357,32 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
         opener = sid == buffer.opener
         if opener:
             buffer.flush()
+            if buffer.doom is not None:
+                raise buffer.refusal()  # Django rolls back to the savepoint
         original_savepoint_commit(sid)
         buffer.release(sid)
         if opener:
             buffer.committed()
 
     def _set_autocommit(autocommit: bool) -> None:
-        if autocommit and buffer.drafts and not connection.autocommit:
-            doomed = aborted(connection)
-            buffer.flush()
-            original_set_autocommit(autocommit)
-            if doomed:
-                buffer.rolled_back()
-            else:
-                buffer.committed()
+        if autocommit and not connection.autocommit and not buffer.idle():
+            buffer.end(partial(original_set_autocommit, autocommit))
         else:
             original_set_autocommit(autocommit)
+        if autocommit and departures.waiting():
+            connection.autocommit = True  # it is, and Django is about to note it
+            departures.drain()
 
-    return {
-        name: function
-        for name, function in zip(
-            _SEAM,
-            (_commit, _rollback, _close, _savepoint, _savepoint_rollback, _savepoint_commit, _set_autocommit),
-            strict=True,
-        )
-    }
+    replacements = (
+        _commit,
+        _rollback,
+        _close,
+        _savepoint,
+        _savepoint_rollback,
+        _savepoint_commit,
+        _set_autocommit,
+    )
+    return dict(zip(_SEAM, replacements, strict=True))
 
 
 def flush_all() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -17,12 +18,12 @@ from django.apps import apps
 from django.db import connections, router
 
 from signalbox import context, store
-from signalbox.event import Draft, Outcome
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.context import Trace
+    from signalbox.event import Draft
 
 logger = logging.getLogger("signalbox")
 
@@ -33,6 +34,9 @@ PATIENCE: Final = 10_000_000_000
 """Nanoseconds after which a command is taken for one that stays: its events leave as they come."""
 
 _waiting: deque[Trace] = deque()
+"""Traces with events that are to leave."""
+_ended: deque[Trace] = deque()
+"""Traces whose own rows are to be written."""
 _lock = threading.Lock()
 _draining = threading.local()
 
@@ -86,16 +90,27 @@ def end(trace: Trace, status: str = "") -> None:
     trace.status = trace.status or status
     trace.events = trace.numbered() - (trace.hushed or 0)
     trace.settle_actor()
-    if trace.pending or trace.late or _has_row(trace):
+    if _has_row(trace):
+        _ended.append(trace)
+    if trace.pending or trace.late:
         hurry(trace)
+    else:
+        drain()
+
+
+def waiting() -> bool:
+    """Tell whether something waits to be written."""
+    return bool(_waiting or _ended)
 
 
 def forget() -> None:
     """Drop what waits: a test has ended, and the next one is not to find it in its database."""
     with _lock:
         for trace in _waiting:
-            trace.pending, trace.late = [], []
+            trace.pending.clear()
+            trace.late.clear()
         _waiting.clear()
+        _ended.clear()
 
 
 def hurry(trace: Trace) -> None:
@@ -107,14 +122,16 @@ def hurry(trace: Trace) -> None:
 
 def drain() -> None:
     """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
-    if not _waiting or getattr(_draining, "now", False) or not apps.ready or _in_event_loop():
+    if not waiting() or getattr(_draining, "now", False) or not apps.ready or _in_event_loop():
         return
     _draining.now = True
     try:
         connection = connections[home()]
         if _may_write(connection):
             _drain(connection)
-    except Exception as error:  # the database may be away, or closed to this test: see ``DatabaseOperationForbidden``
+        else:
+            _limit()
+    except Exception as error:  # noqa: BLE001 - the database may be away, or closed to this test
         store.tally.failures += 1
         level = logging.ERROR if store.tally.failures == 1 else logging.DEBUG
         logger.log(level, "Events wait, as they could not be written: %r", error)
@@ -138,11 +155,14 @@ def _in_event_loop() -> bool:
 
 
 def _may_write(connection: BaseDatabaseWrapper) -> bool:
-    if connection.connection is None:
-        # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
-        if not any(trace.kind in ("request", "task", "test", "work") for trace in _waiting):
+    if connection.in_atomic_block:
+        if connection.connection is None or not _in_test(connection):
             return False
-    elif store.in_transaction(connection) and not _in_test(connection):
+    elif connection.connection is None:
+        # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
+        if not any(trace.kind in ("request", "task", "test", "work") for trace in (*_waiting, *_ended)):
+            return False
+    elif not connection.autocommit:
         return False
     return store.ready(connection)
 
@@ -155,28 +175,52 @@ def _in_test(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _drain(connection: BaseDatabaseWrapper) -> None:
-    with _lock:
+    with _lock:  # another thread may be appending: lists are emptied, never replaced
+        ended = [_ended.popleft() for _ in range(len(_ended))]
         traces = [_waiting.popleft() for _ in range(len(_waiting))]
-    taken = [(trace, trace.pending, trace.late) for trace in traces]
-    for trace in traces:
-        trace.pending, trace.late = [], []
+        taken = [(trace, _taken(trace.pending), _taken(trace.late)) for trace in traces]
     drafts = [draft for _, pending, _ in taken for draft in pending]
-    batch = store.Batch(
-        events=store.event_rows(drafts, Outcome.COMMITTED),
-        traces=[store.trace_row(trace) for trace in traces if _has_row(trace)],
-        late=[store.late_row(draft) for _, _, late in taken for draft in late if draft.written],
-    )
+    late = [draft for _, _, late in taken for draft in late if draft.written]
     try:
+        batch = store.batch_of(
+            drafts,
+            traces=[store.trace_row(trace) for trace in ended],
+            late=[store.late_row(draft) for draft in late if draft.written == connection.alias],
+        )
         if batch:
             store.write(connection, batch, guarded=True)
     except BaseException:
-        for trace, pending, late in taken:
-            trace.pending[:0], trace.late[:0] = pending, late
         with _lock:
+            for trace, pending, late in taken:
+                trace.pending[:0], trace.late[:0] = pending, late
             _waiting.extendleft(reversed([trace for trace in traces if trace not in _waiting]))
+            _ended.extendleft(reversed(ended))
         raise
     for draft in drafts:
-        draft.written = True
+        draft.written = connection.alias
+    _complete_elsewhere([draft for draft in late if draft.written != connection.alias])
+
+
+def _taken(held: list[Draft]) -> list[Draft]:
+    """Take out what is in ``held`` now."""
+    found = held[:]
+    del held[: len(found)]
+    return found
+
+
+def _complete_elsewhere(drafts: list[Draft]) -> None:
+    """Let what became known late follow the events that were written to other databases than ``home()``."""
+    for alias in {draft.written for draft in drafts}:
+        connection = connections[alias]
+        there = [draft for draft in drafts if draft.written == alias]
+        if not (_in_test(connection) if connection.in_atomic_block else connection.get_autocommit()):
+            with _lock:
+                for draft in there:
+                    draft.trace.late.append(draft)
+                    if draft.trace not in _waiting:
+                        _waiting.append(draft.trace)
+        else:
+            store.write(connection, store.Batch(late=[store.late_row(draft) for draft in there]), guarded=True)
 
 
 def _has_row(trace: Trace) -> bool:
@@ -186,15 +230,25 @@ def _has_row(trace: Trace) -> bool:
 
 
 def _limit() -> None:
-    """Drop the oldest of what waits beyond ``MOST_WAITING``."""
+    """Drop the oldest of what waits beyond ``MOST_WAITING``, and then some: not one and a line in the log for each."""
     with _lock:
-        number = sum(len(trace.pending) + 1 for trace in _waiting)
-        while number > MOST_WAITING and _waiting:
-            trace = _waiting.popleft()
-            number -= len(trace.pending) + 1
-            store.tally.dropped += len(trace.pending)
-            logger.error("%d events waited too long for the database and are dropped.", len(trace.pending))
-            trace.pending = []
+        excess = sum(len(trace.pending) for trace in _waiting) + len(_ended) - MOST_WAITING
+        if excess <= 0:
+            return
+        excess += MOST_WAITING // 10
+        dropped = 0
+        while dropped < excess and _waiting:
+            pending = _waiting[0].pending
+            oldest = pending[: excess - dropped]
+            del pending[: len(oldest)]
+            dropped += len(oldest)
+            if not pending:
+                _waiting.popleft()
+        while dropped < excess and _ended:
+            _ended.popleft()
+            dropped += 1
+        store.tally.dropped += dropped
+    logger.error("%d events waited too long for the database and are dropped.", dropped)
 
 
 def _leave_with_the_process() -> None:
@@ -205,3 +259,13 @@ def _leave_with_the_process() -> None:
 
 
 atexit.register(_leave_with_the_process)
+
+
+def _after_fork() -> None:
+    """What waits in the parent is the parent's to write."""
+    global _lock, _draining
+    _lock, _draining = threading.Lock(), threading.local()
+    forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,72 @@
+"""Tests of transactions need their own: nothing here runs in a test's transaction but what says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections
+
+import signalbox
+from signalbox import buffer, departures, store
+from tests.exactness import register
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_django.plugin import DjangoDbBlocker
+
+ALIASES = ("default", "other")
+
+
+def settle() -> None:
+    """Write what waits, and close this thread's connections."""
+    for alias in ALIASES:
+        connection = connections[alias]
+        connection.ensure_connection()
+        assert not connection.in_atomic_block
+    departures.drain()
+    assert not departures.waiting()
+    connections.close_all()
+
+
+@pytest.fixture
+def _django_db_helper(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[None]:
+    """Both databases, empty. pytest-django's own would flush every table that there is."""
+    with django_db_blocker.unblock():
+        settle()
+        for alias in ALIASES:
+            register.empty(alias)
+        yield
+        for alias in ALIASES:
+            connection = connections[alias]
+            if connection.connection is not None and not connection.autocommit:  # a test that failed
+                connection.close()
+                connection.in_atomic_block = False
+                connection.connection = None
+        store.forget()
+        settle()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_behind(django_db_setup: None) -> Iterator[None]:
+    yield
+    for alias in ALIASES:
+        register.empty(alias)
+
+
+@pytest.fixture(params=[buffer.SPILL, 1, 3], ids=lambda spill: f"spill-{spill}")
+def spill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Events that a transaction keeps in memory: with few of them everything is written early."""
+    number: int = request.param
+    monkeypatch.setattr(buffer, "SPILL", number)
+    return number
+
+
+@pytest.fixture
+def reinstalled() -> Iterator[None]:
+    """Whatever a test uninstalls is there again afterwards."""
+    yield
+    signalbox.install()

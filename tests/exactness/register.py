@@ -1,0 +1,153 @@
+"""The tables as another process sees them: on connections of its own, past Django and past Signalbox."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from typing import Any, Final, NamedTuple
+
+from django.db import connections
+
+COLUMNS: Final = {
+    "shop.Tag": ("shop_tag", "id", "name"),
+    "shop.Order": ("shop_order", "id", "number"),
+    "shop.ExpressOrder": ("shop_order", "id", "number"),
+    "shop.Uniq": ("shop_uniq", "id", "k"),
+    "shop.Ref": ("shop_ref", "id", "order_id"),
+    "shop.Place": ("shop_place", "id", "name"),
+    "shop.Restaurant": ("shop_restaurant", "place_ptr_id", "stars"),
+    "shop.Friend": ("shop_friend", "id", "name"),
+}
+"""Of each model that the tests write: its table, its key, and the one column that is compared."""
+FIELDS: Final = {"order_id": "order"}
+"""Names of fields where they are not their columns'."""
+
+TABLES: Final = (
+    "shop_order_tags",
+    "shop_ref",
+    "shop_friend_friends",
+    "shop_friend",
+    "shop_order",
+    "shop_restaurant",
+    "shop_place",
+    "shop_tag",
+    "shop_uniq",
+    "signalbox_event",
+    "signalbox_trace",
+)
+
+
+class Told(NamedTuple):
+    """One event of the table."""
+
+    signal: str
+    sender: str
+    key: str
+    outcome: str
+    data: dict[str, Any]
+
+
+def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run SQL on a connection of its own, each statement committed by itself; return what the last one answers."""
+    connection = connections[alias]
+    settings = connection.settings_dict
+    rows: list[tuple[Any, ...]] = []
+    match connection.vendor:
+        case "sqlite":
+            raw: Any = sqlite3.connect(settings["NAME"], timeout=20, isolation_level=None)
+        case "postgresql":
+            import psycopg
+
+            raw = psycopg.connect(
+                host=settings["HOST"],
+                port=settings["PORT"],
+                user=settings["USER"],
+                password=settings["PASSWORD"],
+                dbname=settings["NAME"],
+                autocommit=True,
+            )
+        case _:
+            import MySQLdb
+
+            raw = MySQLdb.connect(
+                host=settings["HOST"],
+                port=int(settings["PORT"] or 3306),
+                user=settings["USER"],
+                password=settings["PASSWORD"],
+                database=settings["NAME"],
+                autocommit=True,
+                charset="utf8mb4",
+            )
+    with closing(raw), closing(raw.cursor()) as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+            rows = list(cursor.fetchall()) if cursor.description else []
+    return rows
+
+
+def empty(alias: str) -> None:
+    """Leave nothing in the tables."""
+    execute(alias, "BEGIN", *(f"DELETE FROM {table}" for table in TABLES), "COMMIT")
+
+
+def events(alias: str = "default") -> list[Told]:
+    """Return the events that are committed, in the order in which they were written."""
+    found = execute(alias, "SELECT e.signal, sender, object_key, outcome, data FROM signalbox_event e ORDER BY id")
+    return [
+        Told(signal, sender, key, outcome, json.loads(data) if isinstance(data, str | bytes) else data)
+        for signal, sender, key, outcome, data in found
+    ]
+
+
+def told(outcome: str, signal: str, alias: str = "default") -> list[str]:
+    """Return the compared column's values in the rows that events of this outcome and signal tell."""
+    return [
+        str(event.data["row"][_field(event.sender)])
+        for event in events(alias)
+        if (event.outcome, event.signal) == (outcome, signal)
+    ]
+
+
+def rows(sender: str, alias: str = "default") -> dict[str, str]:
+    """Return the compared column of the rows that are there, by key."""
+    table, key, column = COLUMNS[sender]
+    return {str(pk): str(value) for pk, value in execute(alias, f"SELECT {key}, {column} FROM {table}")}
+
+
+def replayed(sender: str, alias: str = "default") -> dict[str, str]:
+    """Return the rows that must be there if the events tell the truth, and no event is missing or too many."""
+    found: dict[str, str] = {}
+    for event in events(alias):
+        if event.sender != sender or event.outcome != "committed":
+            continue
+        field = _field(sender)
+        if event.signal == "post_delete":
+            assert event.key in found, f"deleted, but never created: {event}"
+            del found[event.key]
+        elif event.signal == "post_save" and event.data["args"]["created"]:
+            assert event.key not in found, f"created twice: {event}"
+            found[event.key] = str(event.data["row"][field])
+        elif event.signal == "post_save":
+            assert event.key in found, f"updated, but never created: {event}"
+            if change := event.data.get("changes", {}).get(field):
+                found[event.key] = str(change[-1])
+    return found
+
+
+def _field(sender: str) -> str:
+    column = COLUMNS[sender][2]
+    return FIELDS.get(column, column)
+
+
+def exact(sender: str = "shop.Tag", alias: str = "default") -> list[str]:
+    """Return the rows that are there, sorted, having made sure that the events tell of exactly these."""
+    there = rows(sender, alias)
+    assert there == replayed(sender, alias)
+    return sorted(there.values())
+
+
+def signals(alias: str = "default") -> Counter[tuple[str, str]]:
+    """Return how often each ``(signal, outcome)`` was written."""
+    return Counter((event.signal, event.outcome) for event in events(alias))
