@@ -122,8 +122,8 @@ def test_reading_leaves_lazy_objects_alone() -> None:
     read: list[str] = []
 
     class Lazy:
-        @property
-        def __class__(self) -> type:  # type: ignore[misc]
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
             read.append("class")
             return Signal
 

@@ -116,12 +116,14 @@ def test_signalboxs_own_decorator_says_when_the_receiver_runs(tmp_path: Path) ->
             @receiver(post_save, durable=True)
             def later(sender, **kwargs): ...
 
-            @receiver(post_save, after_commit=False)
+            @receiver("post_save", sender="shop.Order", after_commit=False)
             def at_once(sender, **kwargs): ...
         """,
     )
 
     assert [("later", True), ("at_once", False)] == [(c.receiver, c.later) for c in found.connects]
+    assert [("post_save",), ("post_save",)] == [connect.signals for connect in found.connects]
+    assert [True, True] == [connect.ours for connect in found.connects]
 
 
 def test_a_receiver_is_found_in_a_module_that_says_nothing_of_signals(tmp_path: Path) -> None:

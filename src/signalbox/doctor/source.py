@@ -14,15 +14,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
+from signalbox import catalog
 from signalbox.doctor.runtime import App, real
 from signalbox.doctor.syntax import Step, steps
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
 AnyFunction: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
-RECEIVER_DECORATORS: Final = frozenset(
-    {"django.dispatch.receiver", "django.dispatch.dispatcher.receiver", "signalbox.receiver"}
-)
+OUR_DECORATORS: Final = frozenset({"signalbox.receiver", "signalbox.delivery.registry.receiver"})
+RECEIVER_DECORATORS: Final = OUR_DECORATORS | {"django.dispatch.receiver", "django.dispatch.dispatcher.receiver"}
 SIGNAL_CLASSES: Final = frozenset(
     {"django.dispatch.Signal", "django.dispatch.dispatcher.Signal", "django.db.models.signals.ModelSignal"}
 )
@@ -138,6 +138,8 @@ class Connect:
     """Whether it connects weakly; ``None`` if it can't be told."""
     uid: ast.expr | None
     """The ``dispatch_uid`` as it is written."""
+    ours: bool
+    """Whether it is signalbox's decorator, which takes a model's label as sender of any signal."""
     later: bool
     """Whether signalbox runs the receiver after commit."""
     scope: Function | None
@@ -602,6 +604,8 @@ class _Reader:
         """Return the dotted paths of the signals that ``node`` may stand for; what is no signal falls out later."""
         if isinstance(node, ast.List | ast.Tuple):
             return tuple(path for item in node.elts for path in self._signals(item, scope))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return (node.value,)  # signalbox's decorator takes a signal's name
         if isinstance(node, ast.Name) and node.id in scope.lists:
             return scope.lists[node.id]
         path = self._path(node, scope)
@@ -616,8 +620,9 @@ class _Reader:
             what: _What = ("function", target.node_name, target.dotted, target)
         else:
             what = self._receiver(target, scope)
-        later = any(_truth(options.get(name)) is not False for name in ("durable", "after_commit") if name in options)
-        self._add(decorator, signals, scope, what, options, decorator=True, later=later)
+        later = _chosen(options, "durable") or _chosen(options, "after_commit")
+        ours = self._path(decorator.func, scope) in OUR_DECORATORS
+        self._add(decorator, signals, scope, what, options, decorator=True, ours=ours, later=later)
 
     def _connect(self, node: ast.Call, signals: tuple[str, ...], scope: _Scope) -> None:
         target = _argument(node, 0, "receiver")
@@ -628,7 +633,7 @@ class _Reader:
         for position, name in ((1, "sender"), (2, "weak"), (3, "dispatch_uid")):
             if len(node.args) > position and not isinstance(node.args[position], ast.Starred):
                 options[name] = node.args[position]
-        self._add(node, signals, scope, what, options, decorator=False, later=False)
+        self._add(node, signals, scope, what, options, decorator=False, ours=False, later=False)
 
     def _receiver(self, node: ast.expr, scope: _Scope) -> _What:
         text = ast.unparse(node)
@@ -664,13 +669,15 @@ class _Reader:
         options: Mapping[str | None, ast.expr],
         *,
         decorator: bool,
+        ours: bool,
         later: bool,
     ) -> None:
         kind, receiver, target, function = what
         sender = options.get("sender")
         if isinstance(sender, ast.Constant) and sender.value is None:
             sender = None
-        weak = None if None in options or later else _truth(options["weak"]) if "weak" in options else True
+        unknown = None in options or _chosen(options, "durable")  # a durable receiver is not connected at all
+        weak = None if unknown else _truth(options["weak"]) if "weak" in options else True
         self.connects.append(
             Connect(
                 module=self.name,
@@ -686,6 +693,7 @@ class _Reader:
                 sender_path=self._path(sender.func if isinstance(sender, ast.Call) else sender, scope),
                 weak=weak,
                 uid=options.get("dispatch_uid"),
+                ours=ours,
                 later=later,
                 scope=scope.function,
                 conditional=scope.conditional,
@@ -720,6 +728,11 @@ def _argument(node: ast.Call, position: int, name: str) -> ast.expr | None:
     return next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
 
 
+def _chosen(options: Mapping[str | None, ast.expr], name: str) -> bool:
+    """Whether the option is given, and not plainly false."""
+    return name in options and _truth(options[name]) is not False
+
+
 def _truth(node: ast.expr | None) -> bool | None:
     return bool(node.value) if isinstance(node, ast.Constant) else None
 
@@ -730,7 +743,7 @@ def _truth(node: ast.expr | None) -> bool | None:
 def _join(
     readers: Mapping[str, _Reader], files: Mapping[str, str], texts: Mapping[str, str], aliases: Mapping[str, str]
 ) -> Source:
-    names = dict(aliases)
+    names = {**aliases, **{name: name for name in catalog.BUILTIN}}
     definitions = []
     for reader in readers.values():
         for path, made_by, line in reader.definitions:

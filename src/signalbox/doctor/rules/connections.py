@@ -99,7 +99,8 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
     for site in sorted(sites, key=lambda site: (site.path, site.line)):
         function = site.function
         if (
-            site.conditional
+            site.later
+            or site.conditional
             or site.loop
             or function is None
             or (signal, function.node_name) in project.source.disconnects

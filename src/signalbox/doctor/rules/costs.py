@@ -83,7 +83,12 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
 def once_per_app(project: Project) -> Iterator[Fault]:
     """Find receivers of migrate that do their work again for each app."""
     for heard in project.heard:
-        if heard.signal in {"pre_migrate", "post_migrate"} and project.senderless(heard) and not _asks(heard):
+        if (
+            heard.signal in {"pre_migrate", "post_migrate"}
+            and project.senderless(heard)
+            and not _asks(heard)
+            and not heard.later
+        ):
             at = heard.connect or heard.function
             count = len({model.label.partition(".")[0] for model in project.runtime.models.values()})
             yield Fault(

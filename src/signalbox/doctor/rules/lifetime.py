@@ -122,8 +122,9 @@ def shadowed(project: Project) -> Iterator[Fault]:
             if again is None:
                 continue
             for signal in connect.signals:
-                # In a loop the last one lives, and shares its line with those that don't.
-                if connect.loop or not project.held(connect, signal):
+                # In a loop the last one lives, and shares its line with those that don't. What signalbox runs after
+                # commit lives in a circle with its function, until that is collected.
+                if connect.loop or connect.later or not project.held(connect, signal):
                     yield _shadowed(project, connect, signal, again)
 
 

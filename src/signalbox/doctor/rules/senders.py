@@ -85,6 +85,9 @@ def _written(project: Project, connect: Connect, signal: str) -> Sender | None:
     if connect.sender is None or known:
         return None
     if isinstance(connect.sender, ast.Constant) and isinstance(connect.sender.value, str):
+        named = project.runtime.models.get(connect.sender.value.lower()) if connect.ours else None
+        if named:
+            return Sender(kind="model", name=named.label, model=named)
         return Sender(kind="string", name=connect.sender.value)
     if isinstance(connect.sender, ast.Call):
         model = project.model(connect.sender_path)

@@ -28,6 +28,7 @@ class ShopConfig(AppConfig):
             failures,
             leaks,
             lifetime,
+            ours,
             secrets,
             senders,
             signatures,

@@ -37,6 +37,7 @@ class ShopConfig(AppConfig):
             failures,
             leaks,
             lifetime,
+            ours,
             secrets,
             senders,
             signatures,
