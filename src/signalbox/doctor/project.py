@@ -127,8 +127,12 @@ class Project:
         return {model.path: model for model in self.runtime.models.values()}
 
     @cached_property
-    def _models_by_name(self) -> Mapping[tuple[str, str], Model]:
-        return {(m.path.partition(".")[0], m.path.rpartition(".")[2]): m for m in self.runtime.models.values()}
+    def _models_by_name(self) -> Mapping[tuple[str, str], Model | None]:
+        found: dict[tuple[str, str], Model | None] = {}
+        for model in self.runtime.models.values():
+            key = (model.path.partition(".")[0], model.path.rpartition(".")[2])
+            found[key] = None if key in found else model  # two of one name: the import says nothing
+        return found
 
     def sender_models(self, heard: Heard) -> tuple[Model, ...]:
         """Return the models that the function listens to; none if it hears all, or if they can't be told."""

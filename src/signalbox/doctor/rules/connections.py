@@ -53,9 +53,8 @@ def _two_files(project: Project, connections: list[Connection]) -> Fault | None:
         signal=first.signal,
         receiver=first.receiver,
         happens="The receiver runs twice for each send.",
-        why=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for "
-        "each, and "
-        "Django can't see that both functions are the same.",
+        why=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for each, "
+        "and Django can't see that both functions are the same.",
         remedy="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
     )
 
@@ -121,8 +120,8 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
                 receiver=site.target,
                 happens="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
                 why=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection "
-                "of one "
-                "receiver and one sender. With a dispatch_uid or another sender in one of them it would run twice.",
+                "of one receiver and one sender. With a dispatch_uid or another sender in one of them it would run "
+                "twice.",
                 remedy="Remove one of the two.",
                 severity=Severity.INFO,
             )
@@ -162,8 +161,7 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 signal=", ".join(first.signals),
                 receiver=first.target,
                 happens="Management commands, workers and the shell run without this receiver; a web process has it "
-                "once "
-                f"its first request has come.{others}",
+                f"once its first request has come.{others}",
                 why=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a function.",
                 remedy=f"Import {name} in ready() of {config}.",
                 severity=Severity.WARNING,

@@ -52,8 +52,7 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
             + (f": {named}." if fast else "."),
             (
                 f"Django deletes in one statement where nobody listens to {signal}; without a sender this receiver "
-                "listens to "
-                "every model's."
+                "listens to every model's."
             ),
             one_each,
         )
@@ -66,9 +65,8 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
     return (
         "Each add() to any many-to-many field asks the database first which rows are there already.",
         (
-            "Django leaves that query out where nobody listens to m2m_changed; without a sender this receiver listens "
-            "to every "
-            "such field's."
+            "Django leaves that query out where nobody listens to m2m_changed; without a sender this receiver "
+            "listens to every such field's."
         ),
         "Connect it once for each field that it is about, with sender=Model.field.through.",
     )
@@ -98,8 +96,7 @@ def once_per_app(project: Project) -> Iterator[Fault]:
                 receiver=heard.receiver,
                 happens=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
                 why=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor "
-                "asks for "
-                "app_config.",
+                "asks for app_config.",
                 remedy="Connect it in ready() of the app config, with sender=self.",
                 severity=Severity.WARNING if _writes(heard) else Severity.INFO,
             )

@@ -41,8 +41,7 @@ def recursion(project: Project) -> Iterator[Fault]:
                     happens="RecursionError, or rows without end.",
                     why=f"{again} sends {heard.signal} again, which runs this receiver again; no condition ends it.",
                     remedy="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for "
-                    "`created`, "
-                    "or for what changed, first.",
+                    "`created`, or for what changed, first.",
                 )
                 break
 
@@ -104,12 +103,11 @@ def too_early(project: Project) -> Iterator[Fault]:
                     receiver=heard.receiver,
                     happens=f"It {effect} for a change that may still be rolled back, and that nobody else can see "
                     "yet.",
-                    why=f"{heard.signal} is sent within the transaction. A worker that is told of the row looks for "
-                    "it before "
-                    "it is committed; a rollback takes the row back, and not the effect.",
+                    why=f"Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, {heard.signal} is "
+                    "sent within it. A worker that is told of the row looks for it before it is committed; a "
+                    "rollback takes the row back, and not the effect.",
                     remedy="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
-                    "after_commit=True), and "
-                    "durable=True if it has to be done surely.",
+                    "after_commit=True), and durable=True if it has to be done surely.",
                 )
 
 
@@ -196,9 +194,8 @@ def unguarded_fixture(project: Project) -> Iterator[Fault]:
                 line=line,
                 signal=heard.signal,
                 receiver=heard.receiver,
-                happens=f"manage.py loaddata {what} while it loads its own rows: rows are missing that come later "
-                "in the "
-                "fixture, and those that it makes collide with those that the fixture brings.",
+                happens=f"manage.py loaddata {what} while it loads its own rows: rows are missing that come later in "
+                "the fixture, and those that it makes collide with those that the fixture brings.",
                 why="Fixtures are saved with raw=True, in any order, and send the same signals.",
                 remedy="Begin with `if raw: return`, and take `raw` into the signature.",
             )

@@ -42,8 +42,8 @@ def swallows(project: Project) -> Iterator[Fault]:
                         happens="Whatever goes wrong in the receiver goes unseen"
                         + (", Ctrl-C and a worker's shutdown too." if handler.type is None else "."),
                         why="A database error that is caught within a transaction leaves the transaction broken: "
-                        "the next query "
-                        "fails, at another place. And a mistake in the receiver's own code looks like work done.",
+                        "the next query fails, at another place. And a mistake in the receiver's own code looks "
+                        "like work done.",
                         remedy="Catch the exceptions that you expect, and log the rest with logger.exception().",
                     )
 
@@ -73,11 +73,9 @@ def breaking(project: Project) -> Iterator[Fault]:
                 record,
                 happens=f"It raised in {share}, last: {record.error}.",
                 why="send() stops at the first receiver that raises: those after it don't run, and the save, the "
-                "login or the "
-                "request that sent the signal fails.",
+                "login or the request that sent the signal fails.",
                 remedy="Mend the cause. What the sender can do without belongs after commit: @receiver(..., "
-                "durable=True) "
-                "tries it again.",
+                "durable=True) tries it again.",
             )
 
 
@@ -98,8 +96,7 @@ def slow(project: Project) -> Iterator[Fault]:
                 record,
                 happens=f"Of {record.runs} recorded runs, one in twenty took more than {record.p95 / 1000:.0f} ms.",
                 why="A receiver runs inside save(), the login or the request that sends its signal, and inside the "
-                "open "
-                "transaction with its locks.",
+                "open transaction with its locks.",
                 remedy="Do the slow part after commit in a worker: @receiver(..., durable=True).",
             )
 

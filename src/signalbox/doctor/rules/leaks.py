@@ -56,11 +56,9 @@ def leaks(project: Project) -> Iterator[Fault]:
                     signal=signal,
                     receiver=connect.target or connect.receiver,
                     happens="Each call adds one more receiver, which is never taken away: every send gets slower, "
-                    "and the memory "
-                    "of the process grows.",
+                    "and the memory of the process grows.",
                     why=f"{connect.receiver} is another object, or has another dispatch_uid or sender, each time "
-                    f"that {serving} "
-                    "runs, and Django keeps them all.",
+                    f"that {serving} runs, and Django keeps them all.",
                     remedy="Connect one function once, in ready() of the app config.",
                     severity=Severity.ERROR,
                 )
@@ -129,7 +127,6 @@ def _crowds(project: Project) -> Iterator[Fault]:
                 happens=f"{count} receivers with the same code hear the same sender, so that each send runs it "
                 f"{count} times.",
                 why="A new function or object is connected again and again, strongly or held by something, and none "
-                "is ever "
-                "disconnected.",
+                "is ever disconnected.",
                 remedy="Connect one function once, in ready(); or give them one dispatch_uid.",
             )

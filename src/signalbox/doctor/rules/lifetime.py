@@ -19,8 +19,8 @@ _Bindings: TypeAlias = dict[str, list[tuple[_Chain, ast.stmt]]]
 """What binds each name at the level of a module, in order."""
 
 _DEBUG_TELL: Final = (
-    "It works as long as DEBUG is on, by accident: Django's check of the signature keeps it in a cache. "
-    "With DEBUG off it is collected."
+    "It works as long as DEBUG is on, by accident: Django's check of the signature keeps it in a cache. With DEBUG "
+    "off it is collected."
 )
 
 
@@ -136,8 +136,7 @@ def _shadowed(project: Project, connect: Connect, signal: str, again: int) -> Fa
     else:
         why = (
             f"The name {connect.receiver} is bound again in line {again}. The signal holds the function weakly, so "
-            "that "
-            "with its name it loses the last thing that kept it."
+            "that with its name it loses the last thing that kept it."
         )
     return Fault(
         path=connect.path,

@@ -62,8 +62,7 @@ def secret(project: Project) -> Iterator[Fault]:
                         receiver=heard.receiver,
                         happens=f"It {sink} {text}: {what}.",
                         why="Output and logs are kept, copied and read by more people than may know it, and so are "
-                        "tables "
-                        "that aren't made for it.",
+                        "tables that aren't made for it.",
                         remedy="Leave it out; name the user by key, the request by path.",
                         severity=severity,
                     )
@@ -160,9 +159,8 @@ def _name(project: Project, heard: Heard, name: str) -> tuple[str, Severity] | N
 def _credentials() -> tuple[str, Severity]:
     return (
         (
-            "Django masks what looks secret by its key, and nothing else: a one-time code or a password that was typed "
-            "in the "
-            "name's place stays"
+            "Django masks what looks secret by its key, and nothing else: a one-time code or a password that was "
+            "typed in the name's place stays"
         ),
         Severity.INFO,
     )

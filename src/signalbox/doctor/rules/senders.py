@@ -21,8 +21,8 @@ _MODEL_SIGNALS = frozenset(
     7,
     "wrong-sender",
     Severity.ERROR,
-    "a sender that this signal never sends with: a swapped or abstract model, a model in place of its `through`, "
-    "an instance, a string",
+    "a sender that this signal never sends with: a swapped or abstract model, a model in place of its `through`, an "
+    "instance, a string",
     packages=True,
 )
 def wrong_sender(project: Project) -> Iterator[Fault]:
@@ -188,8 +188,7 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         return (
             (
                 f"{model.label} is abstract: it has no objects, and a signal's sender is the class of the object "
-                "itself, never "
-                "a class that it inherits from."
+                "itself, never a class that it inherits from."
             ),
             "Connect once for each model below it, or leave the sender out and ask issubclass(sender, ...).",
             Severity.ERROR,
@@ -200,8 +199,7 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         return (
             (
                 f"{model.label} is a proxy of {model.concrete}: an object is sent with the class that it was loaded "
-                "as, and most "
-                f"are loaded as {model.concrete}, or deleted with what they belong to."
+                f"as, and most are loaded as {model.concrete}, or deleted with what they belong to."
             ),
             f"Connect {model.concrete} as well.",
             Severity.INFO,

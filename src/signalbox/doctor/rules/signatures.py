@@ -111,8 +111,7 @@ def _judge(
                 yield fault(
                     "Each send raises TypeError.",
                     "The function is connected while its class is made: it is no method of an object yet, and "
-                    "nobody gives "
-                    "it self.",
+                    "nobody gives it self.",
                     "Make it a function of the module, or connect the bound method.",
                 )
             elif parameter.required:
