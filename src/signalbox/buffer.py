@@ -240,7 +240,7 @@ class Buffer:
             batch = store.batch_of(drafts)
             # A change must not be committed without its deliveries, whatever may become of its event.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
-            store.write(connection, batch, guarded=droppable)
+            store.write(connection, batch)
         except Exception as error:
             if not store.survived(connection, error) or not droppable:
                 raise

@@ -188,7 +188,7 @@ def _drain(connection: BaseDatabaseWrapper) -> None:
             late=[store.late_row(draft) for draft in late if draft.written == connection.alias],
         )
         if batch:
-            store.write(connection, batch, guarded=True)
+            store.write(connection, batch)
     except BaseException:
         with _lock:
             for trace, pending, late in taken:
@@ -220,7 +220,7 @@ def _complete_elsewhere(drafts: list[Draft]) -> None:
                     if draft.trace not in _waiting:
                         _waiting.append(draft.trace)
         else:
-            store.write(connection, store.Batch(late=[store.late_row(draft) for draft in there]), guarded=True)
+            store.write(connection, store.Batch(late=[store.late_row(draft) for draft in there]))
 
 
 def _has_row(trace: Trace) -> bool:

@@ -286,16 +286,16 @@ def late_row(draft: Draft) -> Row:
 # ------------------------------------------------------------------ rows to the database
 
 
-def write(connection: BaseDatabaseWrapper, batch: Batch, *, guarded: bool = False) -> None:
+def write(connection: BaseDatabaseWrapper, batch: Batch) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
-    ``guarded``: all of it is written or nothing, and a failure leaves the open transaction as it was, unless the
-    database itself ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses.
+    All of it is written or nothing, and a failure leaves the open transaction as it was, unless the database itself
+    ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses.
     """
     connection.ensure_connection()
     writer = {"sqlite": _write_sqlite, "postgresql": _write_postgresql}.get(connection.vendor, _write_values)
     with connection.wrap_database_errors:
-        writer(connection, batch, in_transaction(connection), guarded)
+        writer(connection, batch, in_transaction(connection))
     tally.written += len(batch.events)
     if batch.deliveries and deliverer is not None:
         deliverer.delivered(connection)
@@ -327,28 +327,24 @@ _SQLITE: Final = {
 _SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
 
 
-def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
+def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
     database: Any = connection.connection
     if inside and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
         database.execute("BEGIN")
     if not inside and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
         before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
-    elif guarded:
-        before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
     else:
-        before = undo = after = ""
-    if before:
-        database.execute(before)
+        before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
+    database.execute(before)
     try:
         for table, _, rows in _parts(batch):
             database.executemany(_SQLITE[table], rows)
         if batch.late:
             database.executemany(_SQLITE_LATE, batch.late)
-        if after:
-            database.execute(after)
+        database.execute(after)
     except BaseException:
-        if undo and database.in_transaction:  # some errors end it
+        if database.in_transaction:  # some errors end it
             for sql in undo.split("; "):
                 database.execute(sql)
         raise
@@ -383,7 +379,7 @@ def _document(rows: Iterable[Row], data_at: int) -> str:
     return "[" + ",".join(texts) + "]"
 
 
-def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
+def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
     statements = []
     documents = []
     for table, columns, rows in _parts(batch):
@@ -394,14 +390,14 @@ def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: boo
         documents.append(_document(batch.late, 2))
     if batch.deliveries:
         statements.append(f"NOTIFY {CHANNEL}")
-    if guarded and inside:
+    if inside:
         statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
     # Several statements in one message are one round trip, and one transaction where none is open.
     with _postgresql_cursor(connection) as cursor:
         try:
             cursor.execute("; ".join(statements), documents)
         except BaseException:
-            if guarded and inside and aborted(connection):
+            if inside and aborted(connection):
                 cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
             raise
 
@@ -413,12 +409,12 @@ def _postgresql_cursor(connection: BaseDatabaseWrapper) -> Any:
     return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
 
 
-def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, guarded: bool) -> None:
+def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
     raw: Any = connection.connection
     statements = list(_values_statements(batch))
     if not inside:
         before, undo, after = "START TRANSACTION", "ROLLBACK", "COMMIT"
-    elif guarded and len(statements) > 1:  # one is all or nothing by itself
+    elif len(statements) > 1:  # one is all or nothing by itself
         before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO SAVEPOINT signalbox", "RELEASE SAVEPOINT signalbox"
     else:
         before = undo = after = ""

@@ -10,7 +10,7 @@ from django.db import transaction
 from tests.shop.models import Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Undo(Exception):
@@ -28,3 +28,7 @@ def undone(**options: Any) -> Iterator[None]:
 def tag(name: str, alias: str = "default") -> Tag:
     """Create a row in the simplest of tables."""
     return Tag.objects.using(alias).create(name=name)
+
+
+# Django 6.1 renamed it.
+savepoint: Callable[[], str] = getattr(transaction, "savepoint_create", None) or transaction.savepoint

@@ -49,18 +49,17 @@ class Told(NamedTuple):
     data: dict[str, Any]
 
 
-def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
-    """Run SQL on a connection of its own, each statement committed by itself; return what the last one answers."""
+def connect(alias: str) -> Any:
+    """Return a driver's connection of its own, on which each statement is committed by itself."""
     connection = connections[alias]
     settings = connection.settings_dict
-    rows: list[tuple[Any, ...]] = []
     match connection.vendor:
         case "sqlite":
-            raw: Any = sqlite3.connect(settings["NAME"], timeout=20, isolation_level=None)
+            return sqlite3.connect(settings["NAME"], timeout=20, isolation_level=None)
         case "postgresql":
             import psycopg
 
-            raw = psycopg.connect(
+            return psycopg.connect(
                 host=settings["HOST"],
                 port=settings["PORT"],
                 user=settings["USER"],
@@ -71,7 +70,7 @@ def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
         case _:
             import MySQLdb
 
-            raw = MySQLdb.connect(
+            return MySQLdb.connect(
                 host=settings["HOST"],
                 port=int(settings["PORT"] or 3306),
                 user=settings["USER"],
@@ -80,7 +79,12 @@ def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
                 autocommit=True,
                 charset="utf8mb4",
             )
-    with closing(raw), closing(raw.cursor()) as cursor:
+
+
+def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run SQL past Django; return what the last statement answers."""
+    rows: list[tuple[Any, ...]] = []
+    with closing(connect(alias)) as raw, closing(raw.cursor()) as cursor:
         for statement in statements:
             cursor.execute(statement)
             rows = list(cursor.fetchall()) if cursor.description else []

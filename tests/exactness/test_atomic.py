@@ -9,7 +9,7 @@ from django.test import Client, override_settings
 from signalbox import buffer
 from signalbox.models import Event
 from tests.exactness import register
-from tests.exactness.blocks import tag, undone
+from tests.exactness.blocks import savepoint, tag, undone
 from tests.shop.models import ExpressOrder, Order, Ref, Restaurant, Uniq
 
 pytestmark = [
@@ -86,11 +86,11 @@ def test_set_rollback_of_an_inner_block_is_the_inner_blocks_alone() -> None:
 def test_savepoints_of_ones_own() -> None:
     with transaction.atomic():
         tag("a")
-        first = transaction.savepoint()
+        first = savepoint()
         tag("b")
         transaction.savepoint_rollback(first)
         tag("c")
-        second = transaction.savepoint()
+        second = savepoint()
         tag("d")
         transaction.savepoint_commit(second)
     assert ["a", "c", "d"] == register.exact()
@@ -99,9 +99,9 @@ def test_savepoints_of_ones_own() -> None:
 def test_a_savepoint_can_be_rolled_back_twice() -> None:
     with transaction.atomic():
         tag("a")
-        outer = transaction.savepoint()
+        outer = savepoint()
         tag("b")
-        transaction.savepoint()
+        savepoint()
         tag("c")
         transaction.savepoint_rollback(outer)
         tag("d")
@@ -112,9 +112,9 @@ def test_a_savepoint_can_be_rolled_back_twice() -> None:
 
 def test_releasing_a_savepoint_releases_those_within() -> None:
     with transaction.atomic():
-        outer = transaction.savepoint()
+        outer = savepoint()
         tag("a")
-        transaction.savepoint()
+        savepoint()
         tag("b")
         transaction.savepoint_commit(outer)
         tag("c")
@@ -123,10 +123,10 @@ def test_releasing_a_savepoint_releases_those_within() -> None:
 
 def test_savepoints_whose_names_are_given_again() -> None:
     with transaction.atomic():
-        transaction.savepoint()
+        savepoint()
         tag("a")
         transaction.clean_savepoints()
-        same = transaction.savepoint()
+        same = savepoint()
         tag("b")
         transaction.savepoint_rollback(same)
         tag("c")
@@ -136,10 +136,10 @@ def test_savepoints_whose_names_are_given_again() -> None:
 def test_what_was_written_early_is_written_again_after_its_savepoint_was_rolled_back() -> None:
     with transaction.atomic():
         tag("a")
-        savepoint = transaction.savepoint()
+        before = savepoint()
         tag("b")
         buffer.flush_all()
-        transaction.savepoint_rollback(savepoint)
+        transaction.savepoint_rollback(before)
         tag("c")
         buffer.flush_all()
     assert ["a", "c"] == register.exact()

@@ -1,0 +1,178 @@
+"""Writes outside of every transaction: each is its own, and its event is in it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import IntegrityError, connections, transaction
+from django.db.models.signals import post_delete, post_save, pre_save
+
+from signalbox import departures
+from signalbox.models import Event
+from tests.exactness import register
+from tests.exactness.blocks import tag
+from tests.shop.models import Friend, Order, OrderLine, Restaurant, Tag, Uniq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.db.models.signals import ModelSignal
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+@contextmanager
+def receiving(signal: ModelSignal, receiver: Callable[..., object], sender: Any = Tag) -> Iterator[None]:
+    signal.connect(receiver, sender=sender)
+    try:
+        yield
+    finally:
+        signal.disconnect(receiver, sender=sender)
+
+
+def test_create_update_delete() -> None:
+    kept, lost = tag("kept"), tag("lost")
+    assert ["kept", "lost"] == register.exact()
+    kept.name = "kept on"
+    kept.save()
+    assert ["kept on", "lost"] == register.exact()
+    kept.save(update_fields=["name"])
+    lost.delete()
+    assert ["kept on"] == register.exact()
+    kept.delete()
+    assert [] == register.exact()
+
+
+def test_a_save_that_fails_leaves_nothing() -> None:
+    Uniq.objects.create(k="a")
+    with pytest.raises(IntegrityError):
+        Uniq.objects.create(k="a")
+    assert ["a"] == register.exact("shop.Uniq")
+
+
+def test_a_child_and_its_parent() -> None:
+    place = Restaurant.objects.create(name="Lion", stars=2)
+    place.stars = 3
+    place.save()
+    assert ["3"] == register.exact("shop.Restaurant")
+    place.delete()
+    assert [] == register.exact("shop.Restaurant")
+
+
+def test_a_delete_that_cascades() -> None:
+    order = Order.objects.create(number="a")
+    OrderLine.objects.create(order=order, sku="x")
+    order.delete()
+    assert [] == register.exact("shop.Order")
+    assert [] == register.execute("default", "SELECT id FROM shop_orderline")
+    assert ["committed"] == [
+        event.outcome for event in register.events() if event.sender == "shop.OrderLine" and "delete" in event.signal
+    ]
+
+
+def test_a_receiver_that_raises_leaves_the_row_and_its_event() -> None:
+    def fail(**named: Any) -> None:
+        raise ValueError("after the row")
+
+    with receiving(post_save, fail), pytest.raises(ValueError, match="after the row"):
+        tag("a")
+    assert ["a"] == register.exact()
+
+
+def test_a_receiver_of_pre_save_that_raises_leaves_neither() -> None:
+    def fail(**named: Any) -> None:
+        raise ValueError("before the row")
+
+    with receiving(pre_save, fail), pytest.raises(ValueError, match="before the row"):
+        tag("a")
+    assert [] == register.exact()
+
+
+def test_a_receiver_of_post_delete_that_raises_rolls_the_delete_back() -> None:
+    def fail(**named: Any) -> None:
+        raise ValueError("within the delete")
+
+    one = tag("a")
+    with receiving(post_delete, fail), pytest.raises(ValueError, match="within the delete"):
+        one.delete()
+    assert ["a"] == register.exact()
+
+
+def test_a_receiver_may_open_a_durable_transaction() -> None:
+    def write(**named: Any) -> None:
+        with transaction.atomic(durable=True):
+            Friend.objects.create(name="b")
+
+    with receiving(post_save, write):
+        tag("a")
+    assert ["a"] == register.exact()
+    assert ["b"] == register.exact("shop.Friend")
+
+
+def test_on_commit_in_a_receiver_runs_at_once() -> None:
+    order = []
+
+    def register_hook(**named: Any) -> None:
+        transaction.on_commit(lambda: order.append("hook"))
+        order.append("receiver")
+
+    with receiving(post_save, register_hook):
+        tag("a")
+    assert ["hook", "receiver"] == order
+    assert ["a"] == register.exact()
+
+
+def test_a_receiver_that_saves_again() -> None:
+    def rename(instance: Tag, created: bool, **named: Any) -> None:
+        if created:
+            instance.name += " renamed"
+            instance.save()
+
+    with receiving(post_save, rename):
+        tag("a")
+    assert ["a renamed"] == register.exact()
+
+
+@pytest.mark.parametrize("alias", ["default", "other"])
+def test_receivers_that_ran_after_the_commit_are_in_the_event(alias: str) -> None:
+    def listen(**named: Any) -> None:
+        assert [name] == register.exact(alias=alias)
+        assert "receivers" not in register.events(alias)[-1].data
+
+    name = "a"
+    with receiving(post_save, listen):
+        tag(name, alias)
+    for one in connections.all():
+        one.ensure_connection()
+    departures.drain()
+    event = Event.objects.using(alias).get(signal="post_save")
+    [run] = event.data["receivers"]
+    assert (run["name"].rpartition(".")[2], run["error"]) == ("listen", None)
+    assert run["us"] <= (event.duration or 0)
+    assert [name] == register.exact(alias=alias)
+
+
+def test_receivers_that_failed_after_the_commit_are_in_the_event() -> None:
+    def fail(**named: Any) -> None:
+        raise ValueError("after the row")
+
+    with receiving(post_save, fail), pytest.raises(ValueError, match="after the row"):
+        tag("a")
+    departures.drain()
+    event = Event.objects.get(signal="post_save")
+    assert ("committed", 1) == (event.outcome, event.errors)
+    assert "ValueError: after the row" == event.data["receivers"][0]["error"]
+
+
+def test_a_receiver_that_ran_late_waits_for_a_transaction_that_is_open_there() -> None:
+    def listen(**named: Any) -> None:
+        pass
+
+    with transaction.atomic(using="default"), receiving(post_save, listen):
+        tag("a", "other")
+        departures.drain()
+        assert "receivers" not in Event.objects.using("other").get(signal="post_save").data
+    departures.drain()
+    assert 1 == len(Event.objects.using("other").get(signal="post_save").data["receivers"])

@@ -1,0 +1,373 @@
+"""The events' own INSERT fails: for real, by a table that is gone or a trigger that refuses."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.test import override_settings
+
+from signalbox import buffer, store
+from tests.exactness import register
+from tests.exactness.blocks import tag, undone
+from tests.shop.models import Place, Tag, Uniq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def trigger(when: str, then: str = "") -> None:
+    """Let the database refuse events where `when` holds; `then` says how, if not by an ordinary error."""
+    connection.close()
+    match connection.vendor:
+        case "sqlite":
+            action = then or "SELECT RAISE(ABORT, 'refused by a trigger')"
+            statements = [f"CREATE TRIGGER refuse AFTER INSERT ON signalbox_event WHEN {when} BEGIN {action}; END"]
+        case "postgresql":
+            action = then or "RAISE EXCEPTION 'refused by a trigger'"
+            statements = [
+                f"CREATE OR REPLACE FUNCTION refuse() RETURNS trigger AS $$ BEGIN IF {when} THEN {action}; END IF; "
+                "RETURN NEW; END $$ LANGUAGE plpgsql",
+                "CREATE TRIGGER refuse AFTER INSERT ON signalbox_event FOR EACH ROW EXECUTE FUNCTION refuse()",
+            ]
+        case _:
+            action = then or "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused by a trigger'"
+            statements = [
+                f"CREATE TRIGGER refuse AFTER INSERT ON signalbox_event FOR EACH ROW IF {when} THEN {action}; END IF"
+            ]
+    register.execute("default", *statements)
+
+
+def mend() -> None:
+    connection.close()
+    on = " ON signalbox_event" if connection.vendor == "postgresql" else ""
+    register.execute("default", f"DROP TRIGGER IF EXISTS refuse{on}")
+
+
+@pytest.fixture
+def poison() -> Iterator[None]:
+    """No event of an object called `poison` can be written."""
+    trigger("NEW.object_label = 'poison'")
+    yield
+    mend()
+
+
+@pytest.fixture
+def tableless() -> Iterator[None]:
+    """The table has been there, and is gone."""
+    connection.ensure_connection()
+    assert store.ready(connection)
+    connection.close()
+    register.execute("default", "ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
+    yield
+    connection.close()
+    with suppress(Exception):
+        register.execute("default", "ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
+
+
+@pytest.fixture(params=["poison", "tableless"])
+def broken(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def dropped() -> Callable[[], int]:
+    """How many events were dropped since the test began."""
+    before = store.tally.dropped
+    return lambda: store.tally.dropped - before
+
+
+def names() -> list[str]:
+    return sorted(register.rows("shop.Tag").values())
+
+
+raising = override_settings(SIGNALBOX={"ON_ERROR": "raise"})
+
+
+@pytest.mark.usefixtures("broken", "spill")
+class TestLog:
+    """`ON_ERROR = "log"`, the default: the application's rows are kept."""
+
+    def test_an_atomic_block_keeps_its_rows(self, dropped: Callable[[], int], caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.ERROR, "signalbox"), transaction.atomic():
+            tag("poison")
+            assert ["poison"] == [row.name for row in Tag.objects.all()]
+        assert ["poison"] == names()
+        assert 1 == dropped()
+        assert "could not be written and are dropped" in caplog.text
+
+    def test_a_save_of_its_own_keeps_its_row(self, dropped: Callable[[], int]) -> None:
+        tag("poison")
+        assert ["poison"] == names()
+        assert 1 == dropped()
+
+    def test_a_savepoint_can_still_be_rolled_back(self) -> None:
+        with transaction.atomic():
+            tag("poison")
+            with undone():
+                tag("poison")
+                buffer.flush_all()
+            tag("poison")
+        assert ["poison", "poison"] == names()
+
+
+@pytest.mark.usefixtures("poison")
+class TestPoison:
+    """One event that the database refuses."""
+
+    def test_nothing_is_left_of_the_write_that_failed(self, dropped: Callable[[], int]) -> None:
+        with transaction.atomic():
+            for name in ("a", "poison", "b"):
+                tag(name)
+        assert ["a", "b", "poison"] == names()
+        assert [] == register.told("committed", "post_save")
+        assert 3 == dropped()
+
+    def test_other_transactions_are_recorded(self) -> None:
+        with transaction.atomic():
+            tag("poison")
+        with transaction.atomic():
+            tag("a")
+        assert ["a"] == register.told("committed", "post_save")
+
+    def test_many_events_in_several_statements(self) -> None:
+        with transaction.atomic():
+            for number in range(400):
+                tag(str(number))
+            tag("poison")
+        assert 401 == len(names())
+        assert "poison" not in register.told("committed", "post_save")
+
+    @raising
+    def test_what_was_written_early_goes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(buffer, "SPILL", 2)
+
+        def write() -> None:
+            with transaction.atomic():
+                for name in ("a", "poison", "b"):
+                    tag(name)
+
+        with pytest.raises(DatabaseError, match="refused by a trigger"):
+            write()
+        assert [] == register.exact()
+        tag("after")
+        assert ["after"] == register.exact()
+
+
+@pytest.mark.usefixtures("broken", "spill")
+class TestRaise:
+    """`ON_ERROR = "raise"`: the rows go with their events."""
+
+    @pytest.fixture(autouse=True)
+    def setting(self) -> Iterator[None]:
+        with raising:
+            yield
+
+    def test_an_atomic_block_is_rolled_back(self) -> None:
+        with pytest.raises(DatabaseError, match="could not write"), transaction.atomic():
+            tag("poison")
+        assert [] == names()
+        assert connection.get_autocommit()
+        assert not connection.in_atomic_block
+
+    def test_a_save_of_its_own_is_rolled_back(self) -> None:
+        with pytest.raises(DatabaseError, match="could not write"):
+            tag("poison")
+        assert [] == names()
+
+    def test_an_error_in_an_inner_block_is_told_at_the_commit(self) -> None:
+        def write() -> None:
+            with transaction.atomic():
+                tag("a")
+                with transaction.atomic():
+                    tag("poison")
+                tag("b")
+
+        with pytest.raises(DatabaseError, match="could not write"):
+            write()
+        assert [] == names()
+
+    def test_a_manual_commit_is_refused(self) -> None:
+        transaction.set_autocommit(False)
+        try:
+            tag("poison")
+            with pytest.raises(DatabaseError, match="could not write"):
+                transaction.commit()
+            assert [] == names()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        assert [] == names()
+
+    def test_turning_autocommit_on_is_refused(self) -> None:
+        transaction.set_autocommit(False)
+        tag("poison")
+        with pytest.raises(DatabaseError, match="could not write"):
+            transaction.set_autocommit(True)
+        assert [] == names()
+        transaction.set_autocommit(True)
+        assert [] == names()
+
+    def test_a_block_that_opens_a_manual_transaction_is_undone(self) -> None:
+        def write() -> None:
+            with transaction.atomic():
+                tag("poison")
+            transaction.commit()
+
+        transaction.set_autocommit(False)
+        try:
+            with pytest.raises(DatabaseError, match="could not write"):
+                write()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        assert [] == names()
+
+
+class TestInterrupt:
+    """Whatever else is raised while the events are written, the rows are not committed without them."""
+
+    @pytest.fixture(params=["before", "after"])
+    def interrupting(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+        """The next write of events raises what is in the list, before or after it was sent."""
+        errors: list[BaseException] = []
+        write = store.write
+
+        def interrupted(*args: Any, **named: Any) -> None:
+            if errors and request.param == "before":
+                raise errors.pop()
+            write(*args, **named)
+            if errors:
+                raise errors.pop()
+
+        monkeypatch.setattr(store, "write", interrupted)
+        return errors
+
+    def test_a_keyboard_interrupt_in_an_atomic_block(self, interrupting: list[BaseException]) -> None:
+        connection.ensure_connection()
+        interrupting.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt), transaction.atomic():
+            tag("a")
+        assert [] == register.exact()
+        tag("b")
+        assert ["b"] == register.exact()
+
+    def test_a_keyboard_interrupt_in_a_save_of_its_own(self, interrupting: list[BaseException]) -> None:
+        connection.ensure_connection()
+        interrupting.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            tag("a")
+        assert [] == register.exact()
+
+    def test_a_keyboard_interrupt_in_a_manual_commit(self, interrupting: list[BaseException]) -> None:
+        transaction.set_autocommit(False)
+        tag("a")
+        interrupting.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            transaction.commit()
+        transaction.set_autocommit(True)
+        assert [] == register.exact()
+
+    def test_a_keyboard_interrupt_that_the_application_catches_still_dooms_the_transaction(
+        self, interrupting: list[BaseException], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(buffer, "SPILL", 1)
+        connection.ensure_connection()
+
+        def write() -> None:
+            with transaction.atomic():
+                interrupting.append(KeyboardInterrupt())
+                with suppress(KeyboardInterrupt):
+                    tag("a")
+                tag("b")
+
+        with pytest.raises(DatabaseError, match="KeyboardInterrupt"):
+            write()
+        assert [] == register.exact()
+
+    @raising
+    def test_a_type_error(self, interrupting: list[BaseException]) -> None:
+        connection.ensure_connection()
+        interrupting.append(TypeError("of Signalbox's own making"))
+        with pytest.raises(DatabaseError, match="of Signalbox's own making"), transaction.atomic():
+            tag("a")
+        assert [] == register.exact()
+
+    def test_a_type_error_is_logged_where_errors_are(
+        self, interrupting: list[BaseException], dropped: Callable[[], int]
+    ) -> None:
+        connection.ensure_connection()
+        interrupting.append(TypeError("of Signalbox's own making"))
+        with transaction.atomic():
+            tag("a")
+        assert ["a"] == names()
+        assert 1 == dropped()
+
+
+class TestLostTransaction:
+    """Some errors end the whole transaction: then its rows are gone, and nobody may be told otherwise."""
+
+    @pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's own RAISE(ROLLBACK)")
+    @pytest.mark.usefixtures("spill")
+    def test_a_trigger_that_rolls_back(self) -> None:
+        trigger("NEW.object_label = 'poison'", "SELECT RAISE(ROLLBACK, 'all of it')")
+
+        def write() -> None:
+            with transaction.atomic():
+                tag("a")
+                tag("poison")
+                tag("b")
+
+        try:
+            with pytest.raises(DatabaseError, match="all of it"):
+                write()
+            assert [] == register.exact()
+            tag("after")
+            assert ["after"] == register.exact()
+        finally:
+            mend()
+
+    @pytest.mark.mariadb
+    def test_a_deadlock_whose_victim_is_the_writer_of_events(self) -> None:
+        mine, theirs = Uniq.objects.create(k="mine"), Place.objects.create(name="theirs")
+        trigger("NEW.sender = 'shop.Uniq'", f"UPDATE shop_place SET name = 'trigger' WHERE id = {theirs.pk}")
+        held, wanted = threading.Event(), threading.Event()
+
+        def heavier() -> None:
+            many = ", ".join(f"('{number}')" for number in range(200))
+            raw = register.connect("default")
+            cursor = raw.cursor()
+            cursor.execute("BEGIN")
+            cursor.execute(f"INSERT INTO shop_friend (name) VALUES {many}")
+            cursor.execute(f"UPDATE shop_place SET name = 'held' WHERE id = {theirs.pk}")
+            held.set()
+            assert wanted.wait(10)
+            cursor.execute(f"UPDATE shop_uniq SET k = 'taken' WHERE id = {mine.pk}")
+            cursor.execute("ROLLBACK")
+            raw.close()
+
+        def write() -> None:
+            with transaction.atomic():
+                mine.k = "changed"
+                mine.save()
+                wanted.set()
+                time.sleep(0.3)  # the other one waits for this row now
+
+        other = threading.Thread(target=heavier)
+        other.start()
+        assert held.wait(10)
+        try:
+            with pytest.raises(DatabaseError, match="Deadlock"):
+                write()
+        finally:
+            wanted.set()
+            other.join()
+            mend()
+        assert ["mine"] == register.exact("shop.Uniq")

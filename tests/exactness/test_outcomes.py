@@ -1,0 +1,113 @@
+"""What is told of changes that were undone, and where there is no table beside the change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections, transaction
+
+from signalbox import buffer, departures, store
+from signalbox.models import Event
+from tests.exactness import register
+from tests.exactness.blocks import savepoint, tag, undone
+from tests.shop.models import Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def test_what_a_transaction_undid_is_told_after_it() -> None:
+    with undone():
+        tag("a")
+        tag("b").delete()
+    assert ["a", "b"] == register.told("rolled_back", "post_save")
+    assert ["b"] == register.told("rolled_back", "post_delete")
+    assert [] == register.exact()
+
+
+def test_what_a_savepoint_undid_is_told_after_the_transaction() -> None:
+    with transaction.atomic():
+        tag("a")
+        with undone():
+            tag("b")
+        first = savepoint()
+        tag("c")
+        transaction.savepoint_rollback(first)
+        assert [] == register.told("rolled_back", "post_save")
+    assert ["b", "c"] == register.told("rolled_back", "post_save")
+    assert ["a"] == register.exact()
+
+
+def test_what_was_read_before_it_was_undone_is_told_too() -> None:
+    with undone():
+        tag("a")
+        assert ["committed"] == [event.outcome for event in Event.objects.filter(signal="post_save")]
+    assert ["a"] == register.told("rolled_back", "post_save")
+
+
+def test_what_another_database_undid_is_told_in_the_default_one() -> None:
+    with undone(using="other"):
+        tag("a", "other")
+    connections["default"].ensure_connection()
+    departures.drain()
+    assert [] == register.told("rolled_back", "post_save", "other")
+    [event] = Event.objects.filter(signal="post_save")
+    assert ("rolled_back", "other") == (event.outcome, event.database)
+
+
+@pytest.fixture
+def without_tables() -> Iterator[None]:
+    """The other database, where Signalbox was never migrated."""
+    names = ("signalbox_event", "signalbox_trace")
+    register.execute("other", *(f"ALTER TABLE {name} RENAME TO {name}_away" for name in names))
+    store.forget()
+    yield
+    connections["other"].close()
+    register.execute("other", *(f"ALTER TABLE {name}_away RENAME TO {name}" for name in names))
+    store.forget()
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the_commit() -> None:
+    connections["default"].ensure_connection()
+    with transaction.atomic(using="other"):
+        tag("a", "other")
+        with undone(using="other"):
+            tag("b", "other")
+        assert [] == register.told("committed", "post_save")
+    tag("c", "other")
+    assert ["a", "c"] == sorted(Tag.objects.using("other").values_list("name", flat=True))
+    departures.drain()
+    assert ["a", "c"] == register.told("committed", "post_save")
+    assert ["b"] == register.told("rolled_back", "post_save")
+    assert {"other"} == {event.database for event in Event.objects.filter(signal="post_save")}
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_a_transaction_longer_than_memory_keeps_its_events_where_they_cant_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(buffer, "SPILL", 2)
+    connections["default"].ensure_connection()
+    with transaction.atomic(using="other"):
+        for number in range(5):
+            tag(str(number), "other")
+    departures.drain()
+    assert ["0", "1", "2", "3", "4"] == register.told("committed", "post_save")
+
+
+def test_an_instance_whose_write_was_undone_knows_its_old_row_again() -> None:
+    one = tag("a")
+    with transaction.atomic():
+        one.name = "b"
+        one.save()
+        with undone():
+            one.name = "c"
+            one.save()
+        one.save()
+    changes = [event.data["changes"] for event in register.events() if event.data.get("changes")]
+    assert [["a", "b"], ["b", "c"]] == [change["name"] for change in changes if "name" in change][:2]
+    assert ["c"] == register.exact()
