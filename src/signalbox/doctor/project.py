@@ -93,10 +93,13 @@ class Project:
         return self.live.get((signal, connect.function.path, connect.function.line), ())
 
     def site(self, connection: Connection) -> Connect | None:
-        """Return where the source makes this connection; the only such place, or the one whose sender agrees."""
-        sites = self.sites.get((connection.signal, connection.path, connection.line), ())
+        """Return where the source makes this connection: where the sender agrees, else where no other's does."""
+        key = (connection.signal, connection.path, connection.line)
+        sites = self.sites.get(key, ())
         agreeing = [site for site in sites if self.agrees(site, connection.sender)]
-        return next(iter(agreeing or sites), None)
+        senders = [other.sender for other in self.live.get(key, ())]
+        spare = [site for site in sites if not any(self.agrees(site, sender) for sender in senders)]
+        return next(iter(agreeing or spare or sites), None)
 
     @staticmethod
     def agrees(connect: Connect, sender: Sender) -> bool:

@@ -112,7 +112,7 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
             "" if site.uid is None else ast.unparse(site.uid),
         )
         first = seen.setdefault(key, site)
-        if first is not site and _together(project, first, site):
+        if first is not site:
             yield Fault(
                 path=site.path,
                 line=site.line,
@@ -125,11 +125,6 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
                 remedy="Remove one of the two.",
                 severity=Severity.INFO,
             )
-
-
-def _together(project: Project, first: Connect, second: Connect) -> bool:
-    """Whether both connect one object: a decorated function that another replaced is another."""
-    return first.function is second.function and first is not second
 
 
 # Never imported

@@ -247,11 +247,11 @@ def _is_connect(node: ast.Call) -> bool:
 def short_lived(project: Project) -> Iterator[Fault]:
     """Find receivers that nothing holds once their statement, or the function around it, is done."""
     for connect in project.source.connects:
-        what = _temporary(project, connect) if connect.weak is True else None
+        what = _temporary(connect) if connect.weak is True else None
         if what is None:
             continue
         for signal in connect.signals:
-            if not project.held(connect, signal):
+            if not project.held(connect, signal) and not _lives(project, connect, signal):
                 yield Fault(
                     path=connect.path,
                     line=connect.line,
@@ -265,7 +265,17 @@ def short_lived(project: Project) -> Iterator[Fault]:
                 )
 
 
-def _temporary(project: Project, connect: Connect) -> str | None:
+def _lives(project: Project, connect: Connect, signal: str) -> bool:
+    """Whether an object of the class lives as a receiver: it may have seen to that itself, in its ``__init__()``."""
+    expected = connect.target
+    if connect.kind == "method":
+        expected += f".{connect.receiver.rpartition('.')[2]}"
+    return connect.kind in {"method", "temporary"} and any(
+        c.signal == signal and c.receiver == expected and not c.accidental for c in project.runtime.connections
+    )
+
+
+def _temporary(connect: Connect) -> str | None:
     """Return what the receiver is, in words, if nothing keeps it."""
     function = connect.function
     match connect.kind:

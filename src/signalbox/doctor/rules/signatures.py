@@ -98,14 +98,15 @@ def _judge(
             severity=severity,
         )
 
+    positional = [p.name for p in parameters if p.kind == "positional" and p.required]
+    if positional:
+        yield fault(
+            "Each send raises TypeError.",
+            f"{' and '.join(positional)} can't be given by keyword, and Django gives every argument by keyword.",
+            "Take the slash out of the signature.",
+        )
     for parameter in parameters:
-        if parameter.kind == "positional" and parameter.required:
-            yield fault(
-                "Each send raises TypeError.",
-                f"The parameter {parameter.name} takes no keyword, and Django gives every argument by keyword.",
-                "Take the slash out of the signature.",
-            )
-        elif parameter.kind == "keyword" and parameter.name not in ever:
+        if parameter.kind == "keyword" and parameter.name not in ever:
             meant = next(iter(difflib.get_close_matches(parameter.name, ever - named, 1, 0.75)), "")
             if parameter.required and parameter.name == "self":
                 yield fault(

@@ -1,4 +1,4 @@
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 from quiet.signals import opened
 
@@ -29,6 +29,7 @@ class ShopConfig(AppConfig):
             leaks,
             lifetime,
             ours,
+            prepared,
             secrets,
             senders,
             signatures,
@@ -39,3 +40,4 @@ class ShopConfig(AppConfig):
         opened.connect(on_opened)  # D006
         post_migrate.connect(on_migrate, sender="shop")  # D007
         pre_migrate.connect(on_migrate, sender=type(self))  # D007
+        post_migrate.connect(on_migrate, sender=apps.get_app_config("quiet"))  # D007

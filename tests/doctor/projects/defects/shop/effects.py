@@ -1,9 +1,11 @@
 import subprocess
 import urllib.request
 
+from asgiref.sync import async_to_sync
 from django.core.mail import EmailMessage, send_mail
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.dispatch import receiver
+from django.shortcuts import get_object_or_404
 
 from .models import Note, Order, Tag
 
@@ -63,3 +65,40 @@ def writes_related(sender, instance, **kwargs):
 @receiver(pre_save, sender=Note)
 def reads(sender, instance, **kwargs):
     instance.text = str(Order.objects.filter(total=0).count())  # D012
+
+
+@receiver(post_save, sender=Tag)
+def makes_one_by_hand(sender, **kwargs):
+    Tag(name="by hand").save()  # D010 D012
+
+
+@receiver(post_save)
+def writes_for_all(sender, instance, **kwargs):
+    Note.objects.create(text=str(instance))  # D010 D012
+
+
+@receiver(post_delete, sender=Order)
+def tells(sender, instance, **kwargs):
+    EmailMessage("Order").send()  # D011
+    async_to_sync(layer.group_send)("orders", {})  # D011
+    app.send_task("orders")  # D011
+
+
+class layer:
+    def group_send(self):
+        pass
+
+
+class app:
+    pass
+
+
+@receiver(pre_save, sender=Note)
+def looks_up(sender, instance, **kwargs):
+    get_object_or_404(Order, pk=1)  # D012
+
+
+@receiver(post_save, sender=Order)
+def tags(sender, instance, **kwargs):
+    instance.tags.add(1)  # D012
+    instance.note_set.create(text="Second")

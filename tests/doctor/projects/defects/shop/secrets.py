@@ -39,3 +39,10 @@ def stores(sender, request, **kwargs):
 @receiver(pre_init, sender=get_user_model())
 def values(sender, **kwargs):
     print(kwargs)  # D009
+
+
+@receiver(got_request_exception)
+def headers(sender, **kwargs):
+    request = kwargs["request"]
+    logger.error("%s", {"headers": dict(request.headers)})  # D009
+    logger.error("Cookie " + request.META.get("HTTP_COOKIE"))  # D009

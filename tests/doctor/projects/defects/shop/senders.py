@@ -2,10 +2,10 @@ from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_logged_in, user_login_failed
 from django.core.signals import got_request_exception, request_started
 from django.db.backends.signals import connection_created
-from django.db.models.signals import m2m_changed, post_migrate, post_save, pre_save
+from django.db.models.signals import class_prepared, m2m_changed, post_save, pre_save
 from django.dispatch import receiver
 
-from .models import Dated, Express, Order
+from .models import Dated, Express, Order, Tag
 from .views_of import OrderView
 
 
@@ -77,3 +77,17 @@ def never_none(sender, **kwargs):
 @receiver(connection_created, sender="default")  # D007
 def alias(sender, **kwargs):
     pass
+
+
+@receiver(m2m_changed, sender=Tag)  # D007
+def the_far_side(sender, **kwargs):
+    pass
+
+
+def connect_later():
+    """Not called: the source tells it."""
+    class_prepared.connect(alias, sender="shop.Order")  # D007
+    post_save.connect(alias, sender=Order(total=1))  # D007
+    m2m_changed.connect(alias, sender=Order.tags)  # D007
+    post_save.connect(alias, sender=Dated)
+    user_logged_in.connect(alias, sender=Tag)  # D007

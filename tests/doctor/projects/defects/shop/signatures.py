@@ -56,6 +56,24 @@ def no_kwargs(sender, instance, created):  # D008
     pass
 
 
+def keyword_only(*, sender, save=False, **kwargs):
+    pass
+
+
+def wants_more(sender, instance, /, *, total, **kwargs):  # D008 D008
+    pass
+
+
+class Listener:
+    def on_save(self, sender, instance, create, **kwargs):  # D008
+        pass
+
+    def listen(self):
+        post_save.connect(self.on_save, sender=Order)
+
+
 def connect_later():
-    """Not called: with DEBUG on Django itself refuses the receiver."""
+    """Not called: with DEBUG on Django itself refuses a receiver without **kwargs."""
     post_save.connect(no_kwargs, sender=Order)
+    post_save.connect(keyword_only, sender=Order)
+    post_save.connect(wants_more, sender=Order)

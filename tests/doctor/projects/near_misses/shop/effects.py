@@ -68,3 +68,41 @@ def guarded_by_kwargs(sender, instance, **kwargs):
     if kwargs.get("raw"):
         return
     instance.order.save()
+
+
+@receiver(post_save, sender=Order)
+def decides(sender, instance, created, **kwargs):
+    match created:
+        case True:
+            instance.save()
+    while instance.total > 1:
+        instance.save()
+        break
+    created and instance.save()
+    instance.save() if created else None
+
+
+@receiver(post_save, sender=Order)
+def gives_up(sender, instance, **kwargs):
+    try:
+        total = int(instance.total)
+    except ValueError:
+        return
+    with transaction.atomic():
+        for _ in range(total):
+            instance.save()
+
+
+@receiver(post_save, sender=Order)
+def is_quiet_meanwhile(sender, instance, **kwargs):
+    post_save.disconnect(is_quiet_meanwhile, sender=Order)
+    instance.save()
+    post_save.connect(is_quiet_meanwhile, sender=Order)
+
+
+@receiver(post_save, sender=Order)
+def later_in_a_function(sender, instance, **kwargs):
+    def save():
+        instance.save()
+
+    instance.again = save

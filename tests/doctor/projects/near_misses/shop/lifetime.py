@@ -82,6 +82,23 @@ post_save.connect(handler.on_save, sender=Tag)
 post_save.connect(handler, sender=Tag)
 
 
+class Registered:
+    all = []
+
+    def __init__(self):
+        self.all.append(self)
+
+    def __call__(self, sender, **kwargs):
+        pass
+
+    def on_save(self, sender, **kwargs):
+        pass
+
+
+pre_save.connect(Registered(), sender=Tag)
+pre_save.connect(Registered().on_save, sender=Tag)
+
+
 def make(model):
     def inner(sender, **kwargs):
         pass

@@ -6,6 +6,7 @@ from .models import Order
 
 paid = Signal()
 handed_on = Signal()
+spread = Signal()
 
 
 @receiver(post_save, sender=Order)
@@ -38,6 +39,16 @@ def flushed(app_config, plan=None, **kwargs):
     print(app_config)
 
 
+@receiver(spread)
+def any_of_them(sender, whatever, **kwargs):
+    pass
+
+
+@receiver(post_save, sender=Order)
+def by_keyword(*, sender, instance, created=None, **kwargs):
+    pass
+
+
 class Orders:
     @staticmethod
     @receiver(post_save, sender=Order)
@@ -49,6 +60,7 @@ def pay(order):
     paid.send(sender=Order, order=order)
     paid.send(sender=Order, order=order, amount=1)
     send(handed_on, whatever=1)
+    spread.send(sender=Order, **vars(order))
 
 
 def send(signal, **arguments):
