@@ -27,7 +27,7 @@ from django.urls import path
 import signalbox
 from signalbox import context
 from signalbox.models import Event, Trace
-from signalbox.recording import sends, traces
+from signalbox.recording import custom, sends, traces
 from tests.shop.models import Tag
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -446,7 +446,10 @@ def test_a_boundary_that_is_watched_later_still_ends_its_request() -> None:
     with override_settings(SIGNALBOX={"RECORD": ["model", "custom"]}):
         signalbox.track(request_finished, "tests.request_finished")
         before = context.current()
-        served("/tag/")
+        try:
+            served("/tag/")
+        finally:
+            del custom._named[request_finished]
 
         assert context.current() is before
         assert "200" == newest(kind="request").status

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth.models import AnonymousUser, User
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+from hypothesis import given
+from hypothesis import strategies as st
+
+import signalbox
+from signalbox import context
+from signalbox.context import Trace
+from signalbox.event import Actor
+
+PARENT = "00f067aa0ba902b7"
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+ANN = Actor(key="", label="ann")
+BEN = Actor(key="", label="ben")
+
+
+# ------------------------------------------------------------------ traceparent
+
+
+def test_a_traceparent_is_read_as_the_specification_says() -> None:
+    assert (TRACE_ID, PARENT) == context.parse_traceparent(f"00-{TRACE_ID}-{PARENT}-01")
+    assert (TRACE_ID, PARENT) == context.parse_traceparent(f" 00-{TRACE_ID}-{PARENT}-00 ")
+
+
+def test_a_later_version_may_append_fields() -> None:
+    assert (TRACE_ID, PARENT) == context.parse_traceparent(f"01-{TRACE_ID}-{PARENT}-01-what-comes")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "x",
+        f"00-{TRACE_ID}-{PARENT}",
+        f"00-{TRACE_ID}-{PARENT}-01-more",
+        f"ff-{TRACE_ID}-{PARENT}-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID.upper()}-{PARENT}-01",
+        f"00-{TRACE_ID[:-1]}-{PARENT}-01",
+        f"00-{TRACE_ID[:-1]}٣-{PARENT}-01",
+        f"00-{TRACE_ID}-{PARENT}-01\n00-{TRACE_ID}-{PARENT}-01",
+    ],
+)
+def test_an_invalid_traceparent_is_none(header: str) -> None:
+    assert context.parse_traceparent(header) is None
+
+
+@given(st.text())
+def test_no_header_raises(header: str) -> None:
+    context.parse_traceparent(header)
+
+
+def test_a_trace_is_carried_on_by_a_valid_traceparent() -> None:
+    trace = Trace("work", "export")
+    found = context.parse_traceparent(context.traceparent(trace))
+
+    assert found is not None
+    assert trace.id == found[0]
+
+
+# ------------------------------------------------------------------ spans
+
+
+def test_events_are_numbered_in_order_within_a_trace() -> None:
+    trace = Trace("work", "count")
+    spans = [trace.next_span() for _ in range(3)]
+
+    assert [spans[0], spans[0] + 1, spans[0] + 2] == spans
+    assert 3 == trace.numbered()
+
+
+def test_two_processes_of_one_trace_do_not_number_alike() -> None:
+    first, second = (Trace("task", "t", trace_id=TRACE_ID) for _ in range(2))
+
+    assert first.next_span() >> context.SPAN_BITS != second.next_span() >> context.SPAN_BITS
+
+
+def test_a_span_fits_a_bigint() -> None:
+    assert all(0 <= Trace("work", "w").next_span() < 2**63 for _ in range(1000))
+
+
+# ------------------------------------------------------------------ which trace is current
+
+
+def test_traces_nest_and_each_is_current_until_it_is_left() -> None:
+    before = context.current()
+    with signalbox.trace("outer") as outer:
+        with signalbox.trace("inner") as inner:
+            assert context.current() is inner
+        assert context.current() is outer
+    assert context.current() is before
+
+
+def test_a_trace_that_fails_is_left_as_well() -> None:
+    before = context.current()
+    with pytest.raises(ValueError, match="no coal"), signalbox.trace("outer") as trace:
+        raise ValueError("no coal")
+
+    assert context.current() is before
+    assert "failed" == trace.status
+
+
+def test_leaving_an_outer_trace_leaves_the_inner_ones() -> None:
+    before = context.current()
+    outer, inner = Trace("work", "outer"), Trace("work", "inner")
+    context.enter(outer)
+    context.enter(inner)
+
+    assert context.leave(outer)
+    assert context.current() is before
+    assert not context.leave(inner)
+    assert context.current() is before
+
+
+def test_a_new_thread_belongs_to_no_trace() -> None:
+    seen = []
+    with signalbox.trace("main", actor="ann"):
+        thread = threading.Thread(target=lambda: seen.append((context.current(), context.current().actor())))
+        thread.start()
+        thread.join()
+
+    assert [(context.process(), None)] == seen
+
+
+def test_what_an_event_loop_and_its_threads_do_belongs_to_the_trace_around() -> None:
+    async def work() -> list[Trace]:
+        return [context.current(), await sync_to_async(context.current)()]
+
+    with signalbox.trace("around") as trace:
+        assert [trace, trace] == async_to_sync(work)()
+
+
+def test_outside_of_every_trace_it_is_the_process_s() -> None:
+    current = contextvars.Context().run(context.current)
+
+    assert context.process() is current
+    assert context.is_ambient(current)
+    assert "process" == current.kind
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_has_a_trace_of_its_own_and_leaves_the_parent_s_events_to_it() -> None:
+    with signalbox.trace("parent") as trace:
+        trace.pending.append(None)  # type: ignore[arg-type]
+        before = trace.next_span()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            ok = trace.pending == [] and trace.next_span() >> context.SPAN_BITS != before >> context.SPAN_BITS
+            ok = ok and context.process().pid == os.getpid()
+            os.write(writing, b"1" if ok else b"0")
+            os._exit(0)
+        os.waitpid(child, 0)
+        answer = os.read(reading, 1)
+        os.close(reading)
+        os.close(writing)
+        assert 1 == len(trace.pending)
+        trace.pending.clear()
+    assert b"1" == answer
+
+
+# ------------------------------------------------------------------ actors
+
+
+def user(**fields: Any) -> User:
+    return User(**{"pk": 7, "username": "ann", **fields})
+
+
+@pytest.mark.parametrize(
+    ("given_", "actor"),
+    [
+        ("nightly job", Actor(key="", label="nightly job")),
+        ("x" * 200, Actor(key="", label="x" * 150)),
+        (AnonymousUser(), None),
+        (None, None),
+        (object(), None),
+        (user(), Actor(key="7", label="ann")),
+        (SimpleLazyObject(user), Actor(key="7", label="ann")),
+        (user(pk=None), Actor(key="", label="ann")),
+    ],
+)
+def test_an_actor_is_a_user_who_has_logged_in_or_a_text(given_: object, actor: Actor | None) -> None:
+    assert actor == context.actor_of(given_)
+
+
+def test_a_user_without_a_name_of_its_own_is_told_by_its_key() -> None:
+    class Token:
+        is_authenticated = True
+        pk = "service-7"
+
+    assert Actor(key="service-7", label="") == context.actor_of(Token())
+
+
+@pytest.mark.django_db
+def test_a_user_whose_name_was_not_loaded_is_not_loaded_for_it(django_assert_num_queries: Any) -> None:
+    pk = User.objects.create_user("ann").pk
+    deferred = User.objects.defer("username").get(pk=pk)
+    with django_assert_num_queries(0):
+        assert Actor(key=str(pk), label="") == context.actor_of(deferred)
+
+
+def request_of(**attributes: Any) -> tuple[Trace, HttpRequest]:
+    request = HttpRequest()
+    for name, value in attributes.items():
+        setattr(request, name, value)
+    trace = Trace("request", "GET /")
+    trace.bind(request)
+    return trace, request
+
+
+def test_a_request_s_user_is_its_actor_and_one_that_comes_late_counts() -> None:
+    trace, request = request_of()
+    assert trace.actor() is None
+    request.user = user()
+    assert Actor(key="7", label="ann") == trace.actor()
+    request.user = user(pk=8, username="ben")
+    assert Actor(key="8", label="ben") == trace.actor()
+    request.user = AnonymousUser()
+    assert trace.actor() is None
+
+
+def test_a_lazy_user_whom_nobody_asked_for_stays_unasked() -> None:
+    asked = []
+
+    def load() -> User:
+        asked.append(1)
+        return user()
+
+    trace, request = request_of(user=SimpleLazyObject(load))
+    assert (None, []) == (trace.actor(), asked)
+
+    bool(request.user.is_authenticated)
+    assert Actor(key="7", label="ann") == trace.actor()
+    assert [1] == asked
+
+
+@pytest.mark.parametrize("name", ["_cached_user", "_acached_user"])
+def test_a_user_whom_the_request_keeps_aside_counts(name: str) -> None:
+    trace, _ = request_of(user=SimpleLazyObject(lambda: pytest.fail("asked")), **{name: user()})
+
+    assert Actor(key="7", label="ann") == trace.actor()
+
+
+def test_an_actor_that_was_set_goes_before_the_request_s_user() -> None:
+    trace, _ = request_of(user=user())
+    assert trace.set_actor(BEN) is None
+    assert BEN == trace.actor()
+    assert BEN == trace.set_actor(None)
+    assert Actor(key="7", label="ann") == trace.actor()
+
+
+def test_who_logged_out_is_still_whose_trace_it_was() -> None:
+    trace, request = request_of(user=user())
+    trace.actor()
+    request.user = AnonymousUser()
+    trace.settle_actor()
+
+    assert Actor(key="7", label="ann") == trace.actor()
+
+
+def test_acting_holds_within_its_block() -> None:
+    with signalbox.trace("work", actor="ann") as trace:
+        with context.acting(BEN):
+            assert BEN == trace.actor()
+        assert ANN == trace.actor()
+        with pytest.raises(ValueError, match="x"), context.acting(BEN):
+            raise ValueError("x")
+        assert ANN == trace.actor()
+
+
+def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> None:
+    seen = []
+
+    def work(name: str, ready: threading.Barrier) -> None:
+        signalbox.set_actor(name)
+        ready.wait(timeout=10)
+        seen.append((name, context.current().actor()))
+
+    ready = threading.Barrier(2)
+    threads = [threading.Thread(target=work, args=(name, ready)) for name in ("ann", "ben")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [("ann", ANN), ("ben", BEN)] == sorted(seen)
+    assert contextvars.Context().run(context.process().actor) is None
+
+
+def test_an_actor_that_was_set_outside_of_every_trace_is_taken_back() -> None:
+    def work() -> list[Actor | None]:
+        signalbox.set_actor("ann")
+        first = context.current().actor()
+        signalbox.set_actor(None)
+        return [first, context.current().actor()]
+
+    assert [ANN, None] == contextvars.Context().run(work)
+
+
+def test_an_actor_ends_with_its_trace() -> None:
+    def work() -> Actor | None:
+        with signalbox.trace("a"):
+            signalbox.set_actor("ann")
+        return context.current().actor()
+
+    assert contextvars.Context().run(work) is None

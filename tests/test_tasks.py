@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import contextvars
+import logging
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import celery
+import django
+import pytest
+from asgiref.sync import async_to_sync
+from celery.contrib.testing.worker import start_worker
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client, override_settings
+from django.urls import path
+
+import signalbox
+from signalbox import context
+from signalbox.models import Event, Trace
+from signalbox.recording import tasks
+from tests.shop.models import Tag
+
+LIBRARY = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+IMMEDIATE = f"{LIBRARY}.backends.immediate.ImmediateBackend"
+django_task: Any = import_module(LIBRARY).task
+
+signalbox.install()  # the libraries have been imported only now
+
+
+@pytest.fixture
+def app() -> Iterator[Any]:
+    """An app of Celery with three jobs, which run where they are sent."""
+    made: Any = celery.Celery("tests", broker="memory://", backend="cache+memory://", set_as_current=False)
+    made.conf.update(task_always_eager=True, task_default_queue=f"signalbox-{uuid.uuid4().hex}")
+
+    @made.task(name="shop.tag", shared=False)  # type: ignore[untyped-decorator]
+    def tag(name: str) -> str:
+        Tag.objects.create(name=name)
+        return context.current().id
+
+    @made.task(name="shop.fail", shared=False)  # type: ignore[untyped-decorator]
+    def fail() -> None:
+        Tag.objects.create(name="ash")
+        raise ValueError("no coal")
+
+    @made.task(name="shop.again", shared=False, bind=True, max_retries=1)  # type: ignore[untyped-decorator]
+    def again(self: Any) -> None:
+        Tag.objects.create(name="again")
+        raise self.retry(countdown=0)
+
+    yield made
+    made.close()
+
+
+@django_task  # type: ignore[untyped-decorator]
+def tag_later(name: str) -> None:
+    Tag.objects.create(name=name)
+
+
+@django_task  # type: ignore[untyped-decorator]
+def fail_later() -> None:
+    Tag.objects.create(name="ash")
+    raise ValueError("no coal")
+
+
+@pytest.fixture
+def immediate() -> Iterator[None]:
+    with override_settings(TASKS={"default": {"BACKEND": IMMEDIATE}}):
+        yield
+
+
+def newest(**fields: Any) -> Trace:
+    found = Trace.objects.filter(**fields).order_by("-id").first()
+    assert isinstance(found, Trace)
+    return found
+
+
+# ------------------------------------------------------------------ Celery
+
+
+@pytest.mark.django_db
+def test_an_eager_job_is_a_trace_of_the_work_that_sent_it(app: Any) -> None:
+    with signalbox.trace("import", actor="nightly") as around:
+        app.tasks["shop.tag"].delay("steam")
+
+    row = newest(kind="task")
+    assert ("shop.tag", "ok", "nightly") == (row.name, row.status, row.actor_label)
+    assert around.id == row.trace_id == Event.objects.get(signal="post_save", object_label="steam").trace_id
+    assert context.current().kind != "task"
+
+
+@pytest.mark.django_db
+def test_an_eager_job_of_nobody_s_has_a_trace_of_its_own(app: Any) -> None:
+    trace_id = contextvars.Context().run(lambda: app.tasks["shop.tag"].delay("steam").get())
+
+    assert trace_id != context.process().id
+    assert trace_id == newest(kind="task").trace_id
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("name", "status"), [("shop.fail", "failed"), ("shop.again", "retry")])
+def test_a_job_s_trace_ends_with_its_state(app: Any, name: str, status: str) -> None:
+    with signalbox.trace("around") as around:
+        app.tasks[name].apply(throw=False)
+        assert context.current() is around
+
+    assert (name, status) == Trace.objects.filter(kind="task").order_by("id").values_list("name", "status")[0]
+
+
+@pytest.mark.redis
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # by Celery
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])  # the worker checks the project
+def test_a_worker_goes_on_with_the_trace_and_the_actor_of_the_request(app: Any, redis_url: str) -> None:
+    user = User.objects.create_user("ann")
+    app.conf.update(task_always_eager=False, broker_url=redis_url, result_backend=redis_url)
+    with start_worker(app, perform_ping_check=False, pool="solo", loglevel=logging.ERROR):
+        with signalbox.trace("order", actor=user) as trace:
+            ran_in = app.tasks["shop.tag"].delay("steam").get(timeout=20)
+        alone = contextvars.Context().run(lambda: app.tasks["shop.tag"].delay("alone").get(timeout=20))
+        with pytest.raises(ValueError, match="no coal"):
+            app.tasks["shop.fail"].delay().get(timeout=20)
+        app.control.purge()
+
+    assert trace.id == ran_in
+    assert alone not in (trace.id, context.process().id)
+    event = Event.objects.get(signal="post_save", object_label="steam")
+    assert (trace.id, str(user.pk), "ann") == (event.trace_id, event.actor_key, event.actor_label)
+    assert "" == Event.objects.get(signal="post_save", object_label="alone").actor_label
+    rows = Trace.objects.filter(kind="task").order_by("id")
+    assert [("shop.tag", "ok", "ann"), ("shop.tag", "ok", ""), ("shop.fail", "failed", "")] == [
+        (row.name, row.status, row.actor_label) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("sent", [None, "ann", ["ann"], [1, 2], ["1", "ann", "x"], {"1": "ann"}])
+def test_an_actor_in_a_message_that_signalbox_did_not_write_is_none(sent: object) -> None:
+    assert tasks._actor(sent) is None
+
+
+def test_a_message_whose_headers_are_no_dict_is_left_alone() -> None:
+    tasks._before_publish(headers=None)
+
+
+def test_a_message_keeps_the_traceparent_that_the_application_gave_it() -> None:
+    headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    with signalbox.trace("order", actor="ann"):
+        tasks._before_publish(headers=headers)
+
+    assert "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" == headers["traceparent"]
+    assert ["", "ann"] == headers[tasks.ACTOR]  # type: ignore[comparison-overlap]
+
+
+def test_the_end_of_a_job_that_began_before_recording_ends_nothing() -> None:
+    with signalbox.trace("around") as around:
+        tasks._postrun(task_id="unknown", state="SUCCESS")
+        assert context.current() is around
+
+
+@pytest.mark.parametrize("module", ["celery", "django.tasks", "django_tasks"])
+def test_nothing_is_imported_that_the_project_does_not_use(module: str) -> None:
+    code = f"import django, sys; django.setup(); sys.exit({module!r} in sys.modules)"
+    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+def test_recording_that_is_switched_off_leaves_celery_s_signals_alone() -> None:
+    from celery import signals
+
+    before = len(signals.task_prerun.receivers)
+    signalbox.uninstall()
+    try:
+        assert before - 1 == len(signals.task_prerun.receivers)
+    finally:
+        signalbox.install()
+    assert before == len(signals.task_prerun.receivers)
+
+
+# ------------------------------------------------------------------ Django's Tasks
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("immediate")
+def test_a_task_is_a_trace_by_its_dotted_path() -> None:
+    with signalbox.trace("order", actor="ann") as around:
+        result = tag_later.enqueue("steam")
+
+    row = newest(kind="task")
+    assert (f"{__name__}.tag_later", "ok", "ann") == (row.name, row.status, row.actor_label)
+    assert (around.id, result.id) == (row.trace_id, row.data["job"])
+    assert around.id == Event.objects.get(signal="post_save").trace_id
+    assert context.current().kind != "task"
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("immediate")
+def test_a_task_that_fails_says_so() -> None:
+    fail_later.enqueue()
+
+    assert "failed" == newest(kind="task").status
+
+
+def enqueue(request: HttpRequest) -> HttpResponse:
+    tag_later.enqueue("steam")
+    return HttpResponse("later")
+
+
+async def aenqueue(request: HttpRequest) -> HttpResponse:
+    await tag_later.aenqueue("steam")
+    return HttpResponse(context.current().kind)
+
+
+urlpatterns = [path("enqueue/", enqueue), path("aenqueue/", aenqueue)]
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("immediate")
+@override_settings(ROOT_URLCONF=__name__)
+def test_a_task_within_a_request_has_the_request_s_trace_id() -> None:
+    Client().get("/enqueue/")
+
+    assert newest(kind="request").trace_id == newest(kind="task").trace_id
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("immediate")
+@override_settings(ROOT_URLCONF=__name__)
+def test_a_task_within_an_asynchronous_request_leaves_the_request_s_trace_current() -> None:
+    response = async_to_sync(AsyncClient().get)("/aenqueue/")
+
+    assert b"request" == response.content
+    assert newest(kind="request").trace_id == newest(kind="task").trace_id
