@@ -44,6 +44,10 @@ class Config:
     """Seconds after which a delivery whose worker says nothing any more is run by another."""
     REDISPATCH: float = 60
     """Seconds after which a message to an engine that led to nothing is sent again."""
+    SHOW_SOURCE: bool = False
+    """Whether the page's map shows the source of receivers."""
+    ADMIN_HISTORY: bool = False
+    """Whether every model's page in the admin has a button that leads to the object's history here."""
     REDACT: tuple[str, ...] = ()
     """More names of fields, arguments and keys whose values are never stored."""
     MODELS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -115,6 +119,8 @@ def _expected(key: str, value: object) -> str | None:
             return None if right else '"all", "audit" or a list of signal names'
         case "IGNORE" | "REDACT":
             return None if _texts(value) else "a list of texts"
+        case "SHOW_SOURCE" | "ADMIN_HISTORY":
+            return None if isinstance(value, bool) else "True or False"
         case "ON_ERROR":
             return None if value in ("log", "raise") else '"log" or "raise"'
         case "BULK":

@@ -1,0 +1,91 @@
+"""What the page's templates, and the admin's, say with tags and filters."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from django import template
+from django.http import HttpRequest
+from django.urls import NoReverseMatch
+from django.utils.html import format_html
+from django.utils.timezone import localtime
+
+from signalbox import conf
+from signalbox.models import moment
+from signalbox.objects import history
+from signalbox.web import formats
+from signalbox.web.access import allowed
+from signalbox.web.addresses import object_address
+
+register = template.Library()
+
+register.filter("duration", formats.duration)
+register.filter("group", formats.group)
+register.filter("tail", formats.tail)
+register.filter("short", formats.short)
+register.filter("head", formats.head)
+register.filter("value", formats.text)
+register.filter("pretty", formats.pretty)
+register.filter("changes", formats.changes)
+register.filter("gist", formats.gist)
+
+
+@register.filter
+def clock(microseconds: int) -> str:
+    """Return the time of day in the current time zone, to the millisecond."""
+    return localtime(moment(microseconds)).strftime("%H:%M:%S.%f")[:-3]
+
+
+@register.filter
+def day(microseconds: int) -> dt.datetime:
+    """Return the moment in the current time zone, for the ``date`` filter."""
+    return localtime(moment(microseconds))
+
+
+@register.filter
+def iso(microseconds: int) -> str:
+    """Return the moment as ISO 8601, for programs."""
+    return moment(microseconds).isoformat()
+
+
+@register.filter
+def words(value: object) -> str:
+    """Return a name such as ``rolled_back`` as words."""
+    return str(value).replace("_", " ")
+
+
+@register.filter
+def spaced(number: int) -> str:
+    """Return a number with thin spaces between its thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+@register.simple_tag
+def labelled(data: Mapping[str, Any], name: str, key: object) -> str:
+    """Return what the object was called that a foreign key's value pointed to; empty where that is not told."""
+    labels = data.get("labels")
+    told = labels.get(name) if isinstance(labels, Mapping) else None
+    return str(told.get(str(key), "")) if isinstance(told, Mapping) else ""
+
+
+register.simple_tag(object_address)
+
+
+@register.simple_tag(takes_context=True)
+def signalbox_history_link(context: Any) -> str:
+    """Return the button beside the admin's own history, where it is asked for and the user may follow it."""
+    request: HttpRequest | None = context.get("request")
+    original = context.get("original")
+    form = context.get("adminform")
+    if request is None or original is None or form is None or not allowed(request.user):
+        return ""
+    wanted = getattr(form.model_admin, "signalbox_history", False) or conf.get().ADMIN_HISTORY
+    if not wanted or original.pk is None:
+        return ""
+    try:
+        address = object_address(original._meta.concrete_model._meta.label, history(original).key)
+    except NoReverseMatch:  # the page has no address on this site
+        return ""
+    return format_html('<li><a href="{}" class="historylink">Signalbox</a></li>', address)

@@ -1,0 +1,7 @@
+"""The addresses of the page, for ``include("signalbox.urls")``."""
+
+from __future__ import annotations
+
+from signalbox.web.urls import app_name, urlpatterns
+
+__all__ = ["app_name", "urlpatterns"]

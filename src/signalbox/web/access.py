@@ -1,0 +1,58 @@
+"""Who may see the page, and that looking leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, cast
+
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponseBase
+from django.urls import NoReverseMatch, reverse
+from django.views.decorators.cache import never_cache
+
+from signalbox import context
+
+Given = ParamSpec("Given")
+View = Callable[Concatenate[HttpRequest, Given], HttpResponseBase]
+
+PERMISSION: Final = "signalbox.view_event"
+
+
+def allowed(user: Any) -> bool:
+    """Tell whether ``user`` may see the page: active staff who may view events."""
+    return bool(user.is_active and user.is_staff and user.has_perm(PERMISSION))
+
+
+def page(view: View[Given]) -> View[Given]:
+    """Let staff with the permission see ``view``; send the anonymous to log in, and refuse all others.
+
+    A look that succeeds is not recorded: a page that polls would otherwise watch itself.
+    """
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Given.args, **kwargs: Given.kwargs) -> HttpResponseBase:
+        user = request.user
+        if not user.is_authenticated:
+            if request.headers.get("HX-Request"):
+                raise PermissionDenied
+            return redirect_to_login(request.get_full_path(), login_address())
+        if not allowed(user):
+            raise PermissionDenied
+        response = view(request, *args, **kwargs)
+        trace = context.current()
+        if request.method in ("GET", "HEAD") and trace.kind == "request":
+            trace.hush()
+        return response
+
+    return cast(View[Given], never_cache(guarded))
+
+
+def login_address() -> str:
+    """Return where to log in: the admin's page where there is one, else ``LOGIN_URL``."""
+    try:
+        return reverse("admin:login")
+    except NoReverseMatch:
+        return str(settings.LOGIN_URL)

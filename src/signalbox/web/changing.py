@@ -1,0 +1,29 @@
+"""Who may change something through the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.contrib.auth import get_permission_codename
+from django.db.models import Model
+
+from signalbox.models import Event
+
+
+def may_revert(user: Any, event: Event) -> bool:
+    """Tell whether there is something to put back, and ``user`` may change such an object, or add it again."""
+    data = event.data
+    args = data.get("args") or {}
+    if event.outcome != "committed" or not event.object_key:
+        return False
+    gone = event.signal in ("post_delete", "bulk_delete") and bool(data.get("row"))
+    related = event.signal == "m2m_changed" and bool(args.get("added") or args.get("removed"))
+    if not (gone or related or data.get("changes")):
+        return False
+    try:
+        model: type[Model] = apps.get_model(args["object"] if related else event.sender)
+    except (LookupError, ValueError):
+        return False
+    codename = get_permission_codename("add" if gone else "change", model._meta)
+    return bool(user.has_perm(f"{model._meta.app_label}.{codename}"))

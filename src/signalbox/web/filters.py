@@ -1,0 +1,83 @@
+"""What the timeline is narrowed to: read from the address, said in the address, turned into a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+from urllib.parse import urlencode
+
+from django.db.models import Q
+
+from signalbox.history import Filter, FilterError
+
+LABELS: Final[Mapping[str, str]] = {
+    "text": "Text",
+    "group": "Group",
+    "signal": "Signal",
+    "sender": "Sender",
+    "object": "Object",
+    "actor": "Actor",
+    "outcome": "Outcome",
+    "kind": "Kind of trace",
+    "since": "From",
+    "until": "To",
+}
+"""Every part that the page asks for, with what it is called there."""
+
+ERRORS: Final = "errors"
+"""The outcome that asks for events in which a receiver raised, whatever became of their change."""
+
+NOTHING: Final = Q(pk__in=[])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What an address asks for."""
+
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What was given, by name, as it was given."""
+    wanted: Filter = field(default_factory=Filter)
+    """What it means."""
+    errors: bool = False
+    """Whether events are wanted in which a receiver raised."""
+    problem: str = ""
+    """Why it means nothing; empty if it does."""
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> Self:
+        """Return what ``given`` asks for; of what can't be read, ``problem`` tells."""
+        parts = {name: value for name in LABELS if (value := given.get(name, "").strip()[:200])}
+        errors = parts.get("outcome") == ERRORS
+        meant = {name: value for name, value in parts.items() if not (name == "outcome" and errors)}
+        try:
+            return cls(parts=parts, wanted=Filter.parse(meant), errors=errors)
+        except FilterError as error:
+            return cls(parts=parts, problem=str(error))
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def address(self) -> str:
+        """The query of the address that asks for this."""
+        return urlencode(self.parts)
+
+    def chips(self) -> list[tuple[str, str, str]]:
+        """Return each part as its label, its value, and the address without it."""
+        return [
+            (LABELS[name], value, urlencode({k: v for k, v in self.parts.items() if k != name}))
+            for name, value in self.parts.items()
+        ]
+
+    @property
+    def jumps(self) -> bool:
+        """Whether an index leads to what is asked for; what is left must be looked for, event by event."""
+        return self.parts.keys() <= {"since", "until"} or self.parts.keys() in ({"signal"}, {"object"})
+
+    def conditions(self) -> Q:
+        """Return what an event's row must meet."""
+        if self.problem:
+            return NOTHING
+        found = self.wanted.conditions()
+        return found & (Q(errors__gt=0) | Q(outcome="failed")) if self.errors else found

@@ -1,0 +1,447 @@
+"""What the page reads of the tables: by key, newest first, never counting a table and never skipping rows by number."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Self
+
+from django.db.models import Count, F, Q, Value
+
+from signalbox.history import bounds
+from signalbox.models import Event, Trace, microseconds
+from signalbox.web import formats
+from signalbox.web.filters import Asked
+
+LINES: Final = 40
+"""Traces on one page of the timeline."""
+
+CHUNK: Final = 500
+"""Events that one statement of a search reads at most."""
+
+WINDOW: Final = 20_000
+"""Keys that one statement of a search looks through at most, where no index leads to what is looked for."""
+
+PATIENCE: Final = 0.06
+"""Seconds after which a search rests and says how far it came."""
+
+SMALL: Final = 200
+"""Events up to which a trace's line shows what it is made of, all of it."""
+
+FRESH: Final = 200
+"""Traces that one answer of the live timeline holds at most."""
+
+STRIP_EVENTS: Final = 20_000
+"""Keys that the strip chart looks back over."""
+
+
+@dataclass(slots=True)
+class Line:
+    """A trace as one line of the timeline."""
+
+    trace_id: str
+    rows: list[Trace] = field(default_factory=list)
+    """Its rows, the first to begin first: several where a request took up another's trace, none while it runs."""
+    last: int = 0
+    """The newest of its events that were seen."""
+    started: int = 0
+    signals: Counter[str] = field(default_factory=Counter)
+    """What of it was looked at, by signal."""
+    seen_errors: int = 0
+    seen_rolled_back: int = 0
+    seen_actor: str = ""
+    matches: int = 0
+    """How many of its events a search found, on this page."""
+
+    @property
+    def row(self) -> Trace | None:
+        """The row of the work that began the trace."""
+        return self.rows[0] if self.rows else None
+
+    @property
+    def running(self) -> bool:
+        """Whether its row is still to come."""
+        return not self.rows
+
+    @property
+    def kind(self) -> str:
+        """Its kind; empty while it is not known."""
+        return self.rows[0].kind if self.rows else ""
+
+    @property
+    def name(self) -> str:
+        """What the work is called; while it runs, the signals that it has sent most."""
+        if self.rows:
+            return self.rows[0].name
+        return ", ".join(formats.tail(signal) for signal, _ in self.signals.most_common(3)) or "no event yet"
+
+    @property
+    def actor(self) -> str:
+        """Who did it."""
+        return next((row.actor_label for row in self.rows if row.actor_label), self.seen_actor)
+
+    @property
+    def time(self) -> int:
+        """When it began, in microseconds."""
+        return min(row.time for row in self.rows) if self.rows else self.started
+
+    @property
+    def duration(self) -> int | None:
+        """Microseconds from its beginning to its end."""
+        ends = [row.time + row.duration for row in self.rows if row.duration is not None]
+        return max(ends) - self.time if ends else None
+
+    @property
+    def events(self) -> int:
+        """How many events it holds."""
+        return max(sum(row.events for row in self.rows), self.signals.total())
+
+    @property
+    def errors(self) -> int:
+        """How many receivers raised."""
+        return max(sum(row.errors for row in self.rows), self.seen_errors)
+
+    @property
+    def rolled_back(self) -> int:
+        """How many of its events were undone."""
+        return max(sum(row.rolled_back for row in self.rows), self.seen_rolled_back)
+
+    @property
+    def status(self) -> str:
+        """Its status; empty while it runs."""
+        return self.rows[-1].status if self.rows else ""
+
+    @property
+    def tone(self) -> str:
+        """Whether the status is good, bad or doubtful; empty where there is none."""
+        status = self.status
+        if status.startswith("5") or status == "failed":
+            return "bad"
+        if self.running:
+            return "running"
+        return "doubtful" if status.startswith("4") else "good" if status else ""
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Return how many events of each group were looked at, in the groups' order."""
+        found: Counter[str] = Counter()
+        for signal, number in self.signals.items():
+            found[formats.group(signal)] += number
+        return [(group, found[group]) for group in GROUPS if found[group]]
+
+    def bar(self) -> list[tuple[str, str, str]]:
+        """Return each group with its beginning and its width on a bar of 100."""
+        found, left = [], 0.0
+        total = self.signals.total() or 1
+        for group, number in self.groups():
+            width = 100 * number / total
+            found.append((group, f"{left:.2f}", f"{width:.2f}"))
+            left += width
+        return found
+
+    def take(self, row: Sequence[Any]) -> None:
+        """Count one event, given in the order of ``SEEN``."""
+        event_id, _, moment, signal, outcome, errors, actor = row
+        self.last = max(self.last, event_id)
+        self.started = min(self.started or moment, moment)
+        self.signals[signal] += 1
+        self.seen_errors += errors
+        self.seen_rolled_back += outcome == "rolled_back"
+        self.seen_actor = self.seen_actor or actor
+
+
+GROUPS: Final = ("model", "bulk", "auth", "custom", "task", "management", "database", "request", "test")
+"""The groups of signals, in the order in which the page shows them."""
+
+SEEN: Final = ("id", "trace_id", "time", "signal", "outcome", "errors", "actor_label")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One page of the timeline."""
+
+    lines: list[Line]
+    older: int | None
+    """Where the next page begins; ``None`` at the end of the table."""
+    complete: bool
+    """Whether the page is full, or the table at its end; else the search rested."""
+    reached: int | None
+    """The time up to which was searched, in microseconds, where the search rested."""
+
+
+class _Search(NamedTuple):
+    lines: dict[str, Line]
+    older: int | None
+    complete: bool
+    reached: int | None
+
+
+def page(asked: Asked, before: int | None = None, size: int = LINES) -> Page:
+    """Return the traces of the newest events that ``asked`` finds, below the key ``before``."""
+    found = _search(asked, before, size)
+    lines = list(found.lines.values())
+    _complete(lines)
+    return Page(lines=lines, older=found.older, complete=found.complete, reached=found.reached)
+
+
+def _search(asked: Asked, before: int | None, size: int) -> _Search:
+    began = time.monotonic()
+    floor, cursor = _bounds(asked, before)
+    matching = Event.objects.filter(asked.conditions()).order_by("-id")
+    lines: dict[str, Line] = {}
+    full: set[str] = set()
+    while cursor > floor:
+        bottom = floor if asked.jumps else max(floor, cursor - WINDOW)
+        query = matching.filter(id__lt=cursor, id__gte=bottom)
+        if full:
+            query = query.exclude(trace_id__in=full)
+        rows = list(query.values_list(*SEEN)[:CHUNK])
+        shown_above = _also_above(asked, before, {row[1] for row in rows} - lines.keys())
+        for row in rows:
+            if row[1] in shown_above:
+                continue
+            line = lines.get(row[1])
+            if line is None:
+                if len(lines) == size:
+                    return _Search(lines, row[0] + 1, True, None)
+                line = lines[row[1]] = Line(row[1])
+            line.take(row)
+            line.matches += 1
+        if len(rows) == CHUNK:
+            cursor = rows[-1][0]
+            if len({row[1] for row in rows}) <= size // 4:  # a trace of very many events would be all that is read
+                full |= {row[1] for row in rows}
+        else:
+            cursor = bottom
+        if cursor > floor and time.monotonic() - began > PATIENCE:
+            return _Search(lines, cursor, False, rows[-1][2] if rows else _time_at(cursor))
+    return _Search(lines, None, True, None)
+
+
+def _bounds(asked: Asked, before: int | None) -> tuple[int, int]:
+    """Return the least key to look at, and the one to look below."""
+    newest = newest_event()
+    first, below = 0, newest + 1 if before is None else min(before, newest + 1)
+    since, until = asked.wanted.since, asked.wanted.until
+    if since is not None:
+        first = _first_at(since - bounds.MARGIN) or newest + 1
+    if until is not None:
+        below = min(below, _first_at(until + bounds.MARGIN) or newest + 1)
+    return first, below
+
+
+def _first_at(moment: dt.datetime) -> int | None:
+    return bounds.first_at(Event.objects.all(), bounds.TIMES[Event], microseconds(moment))
+
+
+def _time_at(key: int) -> int | None:
+    found: int | None = Event.objects.filter(id__lte=key).order_by("-id").values_list("time", flat=True).first()
+    return found
+
+
+def _also_above(asked: Asked, before: int | None, trace_ids: set[str]) -> set[str]:
+    """Return those traces that an earlier page has shown, by a newer event."""
+    if before is None or not trace_ids:
+        return set()
+    query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__gte=before)
+    return set(query.order_by().values_list("trace_id", flat=True).distinct())
+
+
+def _complete(lines: Sequence[Line]) -> None:
+    """Give each line its trace's rows and, where the trace is small, the whole of its events."""
+    by_id = {line.trace_id: line for line in lines}
+    for row in Trace.objects.filter(trace_id__in=by_id).order_by("time", "id"):
+        by_id[row.trace_id].rows.append(row)
+    partial = [line for line in lines if line.running or line.signals.total() < line.events <= SMALL]
+    if not partial:
+        return
+    for line in partial:
+        line.signals.clear()
+        line.seen_errors = line.seen_rolled_back = 0
+    query = Event.objects.filter(trace_id__in=[line.trace_id for line in partial]).order_by()
+    for row in query.values_list(*SEEN)[: SMALL * LINES]:
+        by_id[row[1]].take(row)
+
+
+def newest_event() -> int:
+    """Return the greatest key of an event, 0 where there is none."""
+    return Event.objects.order_by("-id").values_list("id", flat=True).first() or 0
+
+
+# ------------------------------------------------------------------ what is new
+
+
+class Gap(NamedTuple):
+    """Keys that were passed and not there: their transaction may still be open."""
+
+    table: int
+    """0 for events, 1 for traces."""
+    first: int
+    last: int
+    since: int
+    """When they were missed, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a live page has read. It travels in the page, so that the server keeps nothing."""
+
+    event: int
+    trace: int
+    gaps: tuple[Gap, ...] = ()
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return the position at the end of the tables."""
+        trace = Trace.objects.order_by("-id").values_list("id", flat=True).first() or 0
+        return cls(newest_event(), trace)
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return the position that ``text`` says, the end of the tables where it says none."""
+        try:
+            keys, *gaps = text.split("~")
+            event, trace = (int(part) for part in keys.split("."))
+            return cls(event, trace, tuple(Gap(*(int(part) for part in gap.split("."))) for gap in gaps[:GAPS]))
+        except (ValueError, TypeError):
+            return cls.now()
+
+    def __str__(self) -> str:
+        return "~".join([f"{self.event}.{self.trace}", *(".".join(map(str, gap)) for gap in self.gaps)])
+
+
+GAPS: Final = 20
+"""Gaps that a position remembers, the newest first."""
+
+OPEN_FOR: Final = 60
+"""Seconds after which a gap is taken for one that stays: its transaction was rolled back."""
+
+
+def news(position: Position) -> tuple[list[str], Position]:
+    """Return the traces of which something is new since ``position``, the newest last, and the position after them.
+
+    One statement, which finds nothing where nothing is new. A key's order is not the order of commits: keys that are
+    missing are looked for again.
+    """
+    conditions = [Q(id__gt=position.event), Q(id__gt=position.trace)]
+    for gap in position.gaps:
+        conditions[gap.table] |= Q(id__range=(gap.first, gap.last))
+    events, traces = (
+        queryset.filter(condition).order_by().annotate(table=Value(table)).values_list("table", "id", "trace_id")
+        for table, (queryset, condition) in enumerate(
+            zip((Event.objects.all(), Trace.objects.all()), conditions, strict=True)
+        )
+    )
+    rows = list(events.union(traces, all=True).order_by("table", "id")[:MOST_NEWS])
+    now = int(time.time())
+    after: list[int] = []
+    gaps: list[Gap] = []
+    for table, before in enumerate((position.event, position.trace)):
+        keys = [key for found, key, _ in rows if found == table]
+        after.append(max([before, *keys]))
+        gaps += _gaps(table, before, [gap for gap in position.gaps if gap.table == table], keys, now)
+    newest: dict[str, int] = {}
+    for _, key, trace_id in rows:
+        newest.pop(trace_id, None)
+        newest[trace_id] = key
+    return list(newest)[-FRESH:], Position(after[0], after[1], tuple(sorted(gaps, key=lambda gap: gap.since)[-GAPS:]))
+
+
+MOST_NEWS: Final = 4_000
+"""Rows that one look for news reads; the next look reads on."""
+
+
+def _gaps(table: int, before: int, gaps: Iterable[Gap], keys: Sequence[int], now: int) -> list[Gap]:
+    """Return the gaps that stay open and those that ``keys``, in rising order, leave beyond ``before``."""
+    found = []
+    for gap in gaps:
+        if now - gap.since <= OPEN_FOR:
+            inside = [key for key in keys if gap.first <= key <= gap.last]
+            found += _holes(gap, inside)
+    above = [key for key in keys if key > before]
+    return found + (_holes(Gap(table, before + 1, above[-1], now), above) if above else [])
+
+
+def _holes(gap: Gap, present: Iterable[int]) -> list[Gap]:
+    """Return what is left of ``gap`` without the keys that are ``present``."""
+    found, first = [], gap.first
+    for key in present:
+        if key > first:
+            found.append(gap._replace(first=first, last=key - 1))
+        first = key + 1
+    if first <= gap.last:
+        found.append(gap._replace(first=first))
+    return found
+
+
+def lines_of(trace_ids: Sequence[str], asked: Asked) -> list[Line]:
+    """Return the lines of these traces, in this order, without those in which ``asked`` finds nothing."""
+    if asked and trace_ids:
+        query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids).order_by()
+        matching = set(query.values_list("trace_id", flat=True).distinct())
+        trace_ids = [trace_id for trace_id in trace_ids if trace_id in matching]
+    lines = [Line(trace_id) for trace_id in trace_ids]
+    _complete(lines)
+    return lines
+
+
+# ------------------------------------------------------------------ one trace, one event, one object
+
+
+def trace_rows(trace_id: str) -> list[Trace]:
+    """Return the rows of a trace, the first to begin first."""
+    return list(Trace.objects.filter(trace_id=trace_id).order_by("time", "id"))
+
+
+def trace_events(trace_id: str, after: int = 0, most: int = 500) -> tuple[list[Event], int | None]:
+    """Return a trace's events beyond the key ``after``, in the order of their keys, and where the next ones begin."""
+    rows = list(Event.objects.filter(trace_id=trace_id, id__gt=after).order_by("id")[: most + 1])
+    return rows[:most], rows[most - 1].id if len(rows) > most else None
+
+
+def object_events(sender: str, key: str, before: int | None = None, most: int = 100) -> tuple[list[Event], int | None]:
+    """Return the events of an object below the key ``before``, newest first, and where the next ones begin."""
+    query = Event.objects.filter(sender=sender, object_key=key)
+    if before is not None:
+        query = query.filter(id__lt=before)
+    rows = list(query.order_by("-id")[: most + 1])
+    return rows[:most], rows[most - 1].id if len(rows) > most else None
+
+
+def neighbours(event: Event) -> tuple[Event | None, Event | None]:
+    """Return the events of the same object before and after ``event``."""
+    if not event.object_key:
+        return None, None
+    same = Event.objects.filter(sender=event.sender, object_key=event.object_key)
+    earlier = same.filter(id__lt=event.id).order_by("-id").first()
+    return earlier, same.filter(id__gt=event.id).order_by("id").first()
+
+
+# ------------------------------------------------------------------ sums over the latest events
+
+
+def strip(asked: Asked, since: int, step: int) -> list[tuple[int, str, int, int]]:
+    """Return ``(time, group, events, errors)`` of each step since ``since``; all times in microseconds."""
+    newest = newest_event()
+    query = Event.objects.filter(asked.conditions(), id__gt=newest - STRIP_EVENTS, time__gte=since).order_by()
+    rows = query.annotate(bucket=F("time") - F("time") % step).values_list("bucket", "signal")
+    found: Counter[tuple[int, str]] = Counter()
+    failed: Counter[tuple[int, str]] = Counter()
+    for bucket, signal, number, errors in rows.annotate(
+        number=Count("id"), failed=Count("id", filter=Q(errors__gt=0) | Q(outcome="failed"))
+    ):
+        found[bucket, formats.group(signal)] += number
+        failed[bucket, formats.group(signal)] += errors
+    return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]
+
+
+def recent_names(most: int = 3000) -> dict[str, list[str]]:
+    """Return the signals, senders and actors of the latest events."""
+    newest = newest_event()
+    found: dict[str, list[str]] = {}
+    for name in ("signal", "sender", "actor_label"):
+        query = Event.objects.filter(id__gt=newest - most).order_by().values_list(name, flat=True).distinct()
+        found[name] = sorted(value for value in query if value)
+    return found

@@ -1,0 +1,272 @@
+"""The pages, and the parts of them that are fetched."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render
+from django.utils.timezone import localtime
+from django.views.decorators.http import require_GET, require_http_methods
+
+from signalbox import catalog, conf
+from signalbox.event import Outcome
+from signalbox.history import event as find_event
+from signalbox.history import event_record
+from signalbox.reverting import RevertError
+from signalbox.reverting import revert as put_back
+from signalbox.web import changing, formats, objects, reading
+from signalbox.web import graph as maps
+from signalbox.web.access import page
+from signalbox.web.addresses import object_address
+from signalbox.web.filters import ERRORS, Asked
+from signalbox.web.waterfall import tree as as_tree
+from signalbox.web.waterfall import waterfall
+
+STRIP_SECONDS: Final = 600
+"""How far the strip chart goes back."""
+
+STRIP_STEP: Final = 5
+"""Seconds that one bar of the strip chart stands for."""
+
+KINDS: Final = ("request", "command", "task", "work", "shell", "test", "process")
+
+
+def _key(request: HttpRequest, name: str) -> int | None:
+    """Return a key from the address, ``None`` where there is none or it is no key."""
+    text = request.GET.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+@page
+@require_GET
+def timeline(request: HttpRequest) -> HttpResponse:
+    """Show traces, newest first; to htmx the list alone."""
+    asked = Asked.read(request.GET)
+    before = _key(request, "before")
+    position = reading.Position.now() if before is None else None
+    found = reading.page(asked, before)
+    about: dict[str, Any] = {
+        "page": found,
+        "asked": asked,
+        "before": before,
+        "position": position,
+    }
+    if request.headers.get("HX-Target") == "more":
+        return render(request, "signalbox/parts/more.html", about)
+    if request.headers.get("HX-Target") == "found":
+        return render(request, "signalbox/parts/found.html", about)
+    return render(
+        request,
+        "signalbox/timeline.html",
+        about
+        | {
+            "here": "timeline",
+            "kinds": KINDS,
+            "groups": reading.GROUPS,
+            "outcomes": [*(outcome.value for outcome in Outcome), ERRORS],
+            "strip_seconds": STRIP_SECONDS,
+            "strip_step": STRIP_STEP,
+        },
+    )
+
+
+@page
+@require_GET
+def live(request: HttpRequest) -> HttpResponse:
+    """Return the lines of which something is new since the page last asked; 204 where nothing is."""
+    asked = Asked.read(request.GET)
+    changed, position = reading.news(reading.Position.read(request.GET.get("position", "")))
+    if not changed:
+        return HttpResponse(status=204)
+    lines = reading.lines_of(changed[::-1], asked)
+    about = {"lines": lines, "position": position, "asked": asked}
+    return render(request, "signalbox/parts/live.html", about)
+
+
+@page
+@require_GET
+def strip(request: HttpRequest) -> JsonResponse:
+    """Return events per step and group over the last minutes."""
+    now = time.time()
+    since = int(now - STRIP_SECONDS) * 1_000_000
+    buckets = reading.strip(Asked.read(request.GET), since, STRIP_STEP * 1_000_000)
+    return JsonResponse(
+        {
+            "now": now,
+            "offset": (localtime().utcoffset() or timedelta()).total_seconds(),
+            "seconds": STRIP_SECONDS,
+            "step": STRIP_STEP,
+            "groups": reading.GROUPS,
+            "buckets": [[moment // 1_000_000, group, number, errors] for moment, group, number, errors in buckets],
+        }
+    )
+
+
+@page
+@require_GET
+def suggestions(request: HttpRequest) -> HttpResponse:
+    """Return what may be asked for, as lists for the filter's fields."""
+    names = reading.recent_names()
+    known = set(catalog.BUILTIN)
+    return render(
+        request,
+        "signalbox/parts/suggestions.html",
+        {
+            "signals": sorted(known | set(names["signal"])),
+            "senders": names["sender"],
+            "actors": names["actor_label"],
+        },
+    )
+
+
+@page
+@require_GET
+def tree(request: HttpRequest, trace_id: str) -> HttpResponse:
+    """Return a trace's events, as they stand below its line."""
+    events, more = reading.trace_events(trace_id, most=reading.SMALL)
+    return render(request, "signalbox/parts/tree.html", {"rows": as_tree(events), "more": more, "trace_id": trace_id})
+
+
+@page
+@require_GET
+def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
+    """Show a trace as a waterfall."""
+    after = _key(request, "after") or 0
+    events, more = reading.trace_events(trace_id, after)
+    rows = reading.trace_rows(trace_id)
+    if not events and not rows:
+        raise Http404("There is no such trace.")
+    line = reading.Line(trace_id, rows)
+    for found in events:
+        line.take(tuple(getattr(found, name) for name in reading.SEEN))
+    return render(
+        request,
+        "signalbox/trace.html",
+        {
+            "line": line,
+            "fall": waterfall(events, [] if after or more else rows),
+            "groups": reading.GROUPS,
+            "after": after,
+            "more": more,
+        },
+    )
+
+
+@page
+@require_GET
+def event(request: HttpRequest, event_id: int) -> HttpResponse:
+    """Show one event."""
+    found = find_event(event_id)
+    if found is None:
+        raise Http404("There is no such event.")
+    rows = reading.trace_rows(found.trace_id)
+    earlier, later = reading.neighbours(found)
+    return render(
+        request,
+        "signalbox/event.html",
+        {
+            "event": found,
+            "trace": rows[0] if rows else None,
+            "entry": catalog.BUILTIN.get(found.signal),
+            "revertible": changing.may_revert(request.user, found),
+            "earlier": earlier,
+            "later": later,
+            "slowest": max((run.get("us") or 0 for run in found.data.get("receivers") or ()), default=0),
+            "raw": event_record(found),
+        },
+    )
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def revert(request: HttpRequest, event_id: int) -> HttpResponseBase:
+    """Ask whether what an event changed is to be put back, and on POST put it back."""
+    found = find_event(event_id)
+    if found is None:
+        raise Http404("There is no such event.")
+    if not changing.may_revert(request.user, found):
+        raise PermissionDenied
+    problem = ""
+    if request.method == "POST":
+        try:
+            put_back(found)
+        except RevertError as error:
+            problem = str(error)
+        else:
+            return HttpResponseRedirect(object_address(found.sender, found.object_key))
+    status = 409 if problem else 200
+    return render(request, "signalbox/revert.html", {"event": found, "problem": problem}, status=status)
+
+
+@page
+@require_GET
+def history_of_object(request: HttpRequest) -> HttpResponse:
+    """Show what happened to one object, and its state at a time; to htmx the state alone."""
+    sender, key = request.GET.get("sender", "")[:200], request.GET.get("key", "")[:200]
+    before = _key(request, "before")
+    subject = objects.find(sender, key)
+    events, older = subject.events(before)
+    if not events:
+        raise Http404("Nothing is recorded of this object.")
+    at = _key(request, "at")
+    chosen = next((found for found in events if found.id == at), events[0])
+    about = {
+        "subject": subject,
+        "label": next((found.object_label for found in events if found.object_label), key),
+        "chosen": chosen,
+        "state": subject.state(chosen),
+        "touched": formats.touched(chosen.data),
+    }
+    if request.headers.get("HX-Target") == "state":
+        return render(request, "signalbox/parts/state.html", about)
+    steps = [found.id for found in reversed(events)]
+    return render(
+        request,
+        "signalbox/object.html",
+        about | {"events": events, "older": older, "before": before, "steps": steps, "step": steps.index(chosen.id)},
+    )
+
+
+@page
+@require_GET
+def signal_map(request: HttpRequest) -> HttpResponse:
+    """Show what listens to what."""
+    found = maps.edges(source=conf.get().SHOW_SOURCE)
+    return render(
+        request,
+        "signalbox/map.html",
+        {"here": "map", "edges": found, "apps": sorted({edge.app for edge in found}), "looked_at": maps.EVENTS},
+    )
+
+
+@page
+@require_GET
+def graph(request: HttpRequest) -> JsonResponse:
+    """Return the map's connections."""
+    return JsonResponse({"edges": maps.as_json(maps.edges())})
+
+
+@page
+@require_GET
+def doctor(request: HttpRequest) -> HttpResponse:
+    """Show the doctor's page; the findings follow, as an examination takes a moment."""
+    return render(request, "signalbox/doctor.html", {"here": "doctor"})
+
+
+@page
+@require_GET
+def findings(request: HttpRequest) -> HttpResponse:
+    """Return what the doctor found, the worst first."""
+    from signalbox.doctor import examine
+
+    began = time.monotonic()
+    found = examine()
+    return render(
+        request,
+        "signalbox/parts/findings.html",
+        {"findings": found, "seconds": time.monotonic() - began},
+    )

@@ -1,0 +1,142 @@
+"""A trace's events as a tree on a time axis. Pure: events in, rows with their places in per cent out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from signalbox.history.trees import grow
+from signalbox.web import formats
+
+if TYPE_CHECKING:
+    from signalbox.models import Event, Trace
+
+DEEPEST: Final = 12
+"""Levels that are indented; what is nested deeper stands at the last of them."""
+
+TICKS: Final = 6
+"""Marks on the axis at most."""
+
+
+SHORT: Final = 100
+"""Parts of the axis of which a bar must take one for its receivers to be drawn inside."""
+
+
+class Run(NamedTuple):
+    """A receiver's run: one bar inside its event's."""
+
+    name: str
+    place: str
+    us: int | None
+    error: str | None
+    left: str
+    width: str
+
+
+@dataclass(slots=True)
+class Row:
+    """One event in its place."""
+
+    event: Event
+    depth: int = 0
+    runs: list[Run] = field(default_factory=list)
+    shown_runs: list[Run] = field(default_factory=list)
+    """Those that find room in the bar; one that raised is always shown."""
+    offset: int = 0
+    """Microseconds since the trace began."""
+    left: str = "0"
+    """Where its bar begins, in per cent of the axis."""
+    width: str = "0"
+    end: str = "0"
+
+    @property
+    def indent(self) -> int:
+        """Its level, as far as levels are shown."""
+        return min(self.depth, DEEPEST)
+
+    @property
+    def took(self) -> str:
+        """What stands beside its bar."""
+        return formats.duration(self.event.duration) if self.event.duration or self.runs else "nobody listens"
+
+    @property
+    def late(self) -> bool:
+        """Whether its bar ends so far right that its numbers must stand left of it."""
+        return float(self.end) > 75
+
+
+class Tick(NamedTuple):
+    """A mark on the axis."""
+
+    at: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    """A trace on its axis."""
+
+    rows: list[Row]
+    ticks: list[Tick]
+    start: int
+    span: int
+    """Microseconds from the axis's beginning to its end."""
+
+
+def tree(events: Iterable[Event]) -> list[Row]:
+    """Return events as rows, each below the one in whose receiver it happened, in the order in which they were sent."""
+    rows = []
+    waiting = [(0, node) for node in reversed(grow(events))]
+    while waiting:
+        depth, node = waiting.pop()
+        rows.append(Row(node.event, depth))
+        waiting.extend((depth + 1, child) for child in reversed(node.children))
+    return rows
+
+
+def waterfall(events: Sequence[Event], traces: Sequence[Trace]) -> Waterfall:
+    """Return a trace's events on one axis from its beginning to its end."""
+    rows = tree(events)
+    starts = [event.time for event in events] + [trace.time for trace in traces]
+    ends = [event.time + (event.duration or 0) for event in events]
+    ends += [trace.time + (trace.duration or 0) for trace in traces]
+    start = min(starts, default=0)
+    span = max(max(ends, default=0) - start, 1)
+    for row in rows:
+        _place(row, start, span)
+    return Waterfall(rows, list(_ticks(span)), start, span)
+
+
+def _place(row: Row, start: int, span: int) -> None:
+    event = row.event
+    row.offset = event.time - start
+    taken = event.duration or 0
+    row.left, row.width = _share(row.offset, span), _share(max(taken, span // 5000), span)
+    row.end = _share(row.offset + taken, span)
+    receivers = event.data.get("receivers") if isinstance(event.data, dict) else None
+    at = row.offset
+    for run in receivers or ():
+        us = run.get("us")
+        # Receivers run one after the other, and each one's beginning is not kept: they stand in their order.
+        row.runs.append(
+            Run(run["name"], run.get("place", ""), us, run.get("error"), _share(at, span), _share(us or 0, span))
+        )
+        at += us or 0
+    if taken * SHORT < span:
+        row.shown_runs = [run for run in row.runs if run.error]
+    else:
+        row.shown_runs = row.runs
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{min(max(100 * part / whole, 0), 100):.3f}"
+
+
+def _ticks(span: int) -> Iterator[Tick]:
+    """Yield marks at round times: 1, 2 or 5 times a power of ten microseconds."""
+    step = next(step for zeros in count() for step in (10**zeros, 2 * 10**zeros, 5 * 10**zeros) if span / step <= TICKS)
+    for mark in range(0, span, step):
+        if mark / span < 0.94:
+            yield Tick(_share(mark, span), formats.duration(mark) if mark else "0")

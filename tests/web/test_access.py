@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from signalbox.models import Event, Trace
+from signalbox.urls import urlpatterns
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def addresses(add_event: Callable[..., Event]) -> list[str]:
+    event = add_event()
+    return [
+        reverse("signalbox:timeline"),
+        reverse("signalbox:live"),
+        reverse("signalbox:strip"),
+        reverse("signalbox:suggestions"),
+        reverse("signalbox:trace", args=[event.trace_id]),
+        reverse("signalbox:tree", args=[event.trace_id]),
+        reverse("signalbox:event", args=[event.id]),
+        reverse("signalbox:revert", args=[event.id]),
+        reverse("signalbox:object") + "?sender=shop.Order&key=7",
+        reverse("signalbox:map"),
+        reverse("signalbox:graph"),
+        reverse("signalbox:doctor"),
+        reverse("signalbox:findings"),
+    ]
+
+
+def test_every_address_but_the_login_link_is_among_those_that_are_tried(addresses: list[str]) -> None:
+    assert len(urlpatterns) - 1 == len(addresses)
+
+
+def test_an_anonymous_visitor_is_sent_to_log_in_and_shown_nothing(client: Client, addresses: list[str]) -> None:
+    for address in addresses:
+        answer = client.get(address)
+        assert (302, b"") == (answer.status_code, answer.content)
+        assert answer["Location"].startswith(reverse("admin:login"))
+
+
+def test_an_anonymous_visitor_s_live_page_gets_nothing(client: Client, addresses: list[str]) -> None:
+    for address in addresses:
+        assert 403 == client.get(address, headers={"HX-Request": "true"}).status_code
+
+
+@pytest.mark.parametrize("what", ["staff without the permission", "permission without staff", "inactive"])
+def test_whoever_may_not_see_events_gets_nothing(client: Client, addresses: list[str], what: str) -> None:
+    user = User.objects.create_user("visitor", is_staff=what != "permission without staff")
+    if what != "staff without the permission":
+        user.user_permissions.add(Permission.objects.get(codename="view_event"))
+    client.force_login(user)
+    if what == "inactive":
+        User.objects.filter(pk=user.pk).update(is_active=False)
+    for address in addresses:
+        answer = client.get(address)
+        assert answer.status_code in (302, 403)
+        assert b"Order 7" not in answer.content
+
+
+def test_staff_with_the_permission_sees_every_page(page: Client, addresses: list[str]) -> None:
+    for address in addresses:
+        if "revert" not in address:  # that asks for another permission too
+            assert page.get(address).status_code in (200, 204), address
+
+
+def test_looking_is_not_recorded(page: Client) -> None:
+    page.get(reverse("signalbox:timeline"))
+    page.get(reverse("signalbox:live"))
+    assert (0, 0) == (Event.objects.count(), Trace.objects.count())
+
+
+def test_being_refused_is_recorded(client: Client) -> None:
+    Trace.objects.all().delete()
+    client.get(reverse("signalbox:timeline"))
+    assert ["GET /signalbox/"] == [trace.name for trace in Trace.objects.all()]
+
+
+def test_an_answer_is_never_cached(page: Client) -> None:
+    assert "no-store" in page.get(reverse("signalbox:timeline"))["Cache-Control"]
