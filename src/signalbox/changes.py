@@ -30,6 +30,8 @@ class Fields:
     """Names of fields that are left out."""
     choices: Mapping[str, Mapping[Any, str]]
     """Field with choices to value to what it is called."""
+    to_text: Mapping[str, Callable[[Any], Any]]
+    """Field of a project's own making to what makes a text of its values, as its serializer does."""
     primary: frozenset[str]
     """Names of the fields of the primary key; an update does not change them."""
 
@@ -51,11 +53,16 @@ def row(values: Any, fields: Fields) -> dict[str, Any]:
     found = dict(zip(fields.names, values, strict=True))
     if type(values) is not tuple:  # a tuple holds every value
         found = {name: value for name, value in found.items() if value is not UNKNOWN}
+    for name, value in found.items():
+        if hasattr(value, "resolve_expression"):
+            found[name] = _untold(value)
     for name in fields.secret:
         if found.get(name) is not None:
             found[name] = REDACTED
     for name in fields.excluded:
         found.pop(name, None)
+    for name in fields.to_text.keys() & found.keys():
+        found[name] = fields.to_text[name](found[name])
     return found
 
 
@@ -76,13 +83,15 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
         del found[name]
     for name in fields.secret & found.keys():
         found[name] = [None if value is None else REDACTED for value in found[name]]
+    for name in fields.to_text.keys() & found.keys():
+        found[name] = [fields.to_text[name](value) for value in found[name]]
     return found
 
 
 def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any] | None:
     """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they are the same."""
-    if hasattr(after, "resolve_expression"):  # the database computed it and did not say what it made
-        after = {"expression": str(after)}
+    if hasattr(after, "resolve_expression"):
+        after = _untold(after)
     if before is UNKNOWN or hasattr(before, "resolve_expression"):
         return [after]
     if same(before, after):
@@ -94,6 +103,11 @@ def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any
         except Exception:  # a field's own code on a value that it may not know; the raw values then speak
             return [before, after]
     return [before, after]
+
+
+def _untold(expression: Any) -> dict[str, str]:
+    """Return what is told of a value that the database computed, and did not say."""
+    return {"expression": str(expression)}
 
 
 def same(before: Any, after: Any) -> bool:

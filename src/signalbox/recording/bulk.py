@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.models import Model
 
     from signalbox.recording.plans import Plan
 
@@ -232,7 +231,10 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
 
     redactor = plan.fields.redactor
     shown: dict[str, Any] = {}
-    for name, value in values.items():
+    for given, value in values.items():
+        name = plan.concrete._meta.get_field(given).name if given != "pk" else given
+        if name in plan.fields.excluded:
+            continue
         if name in plan.fields.secret or redactor.hides(name, value):
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
@@ -246,7 +248,9 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
 
 def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]) -> Any:
     """Update, and tell of each row what changed: the old values are read first, the new ones afterwards."""
-    names = [field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs]
+    names = [
+        field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs
+    ]
     found = self._chain().order_by()
     if connection.features.has_select_for_update and not found.query.distinct:
         found = found.select_for_update()
@@ -331,7 +335,7 @@ def _guarded(operation: str, plan: Plan) -> Iterator[None]:
     """Let nothing of the recording itself reach the application, whose rows are written."""
     try:
         yield
-    except Exception:  # noqa: BLE001 - Signalbox's own failure
+    except Exception:
         logger.exception("%s of %s could not be recorded.", operation, plan.label)
 
 
@@ -375,5 +379,3 @@ def _add(draft: Draft, connection: BaseDatabaseWrapper) -> None:
     open_buffer = buffer.of(connection)
     if open_buffer is not None:
         open_buffer.add(draft)
-
-

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from operator import itemgetter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Model
+from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db.models import Field, Model
 
 from signalbox import conf, encoding, keys
 from signalbox.changes import Fields
@@ -48,14 +50,29 @@ SCALAR = frozenset(
 )
 """Django's own field classes whose values JSON renders as they are."""
 
-MUTABLE = frozenset({"JSONField", "ArrayField", "HStoreField"})
-"""Internal types of fields whose values are changed in place, so that a reference to the old value is not enough."""
+MUTABLE = frozenset({"JSONField", "ArrayField", "HStoreField", "FileField"})
+"""Internal types of fields whose values are changed in place, so that a reference to the old value is not enough. A
+project's own fields may hold anything, and are taken for such."""
 
 
 class Plan:
     """One model's plan."""
 
-    __slots__ = ("concrete", "fields", "get", "foreign", "has_str", "label", "mutable", "pks", "recorded", "secret_pk", "state_pk")
+    __slots__ = (
+        "concrete",
+        "fields",
+        "foreign",
+        "generated",
+        "get",
+        "has_str",
+        "label",
+        "mutable",
+        "pk_places",
+        "pks",
+        "recorded",
+        "secret_pk",
+        "state_pk",
+    )
 
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
@@ -63,7 +80,7 @@ class Plan:
         hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
         self.label = meta.label
         self.concrete = meta.concrete_model or model
-        self.recorded = registry.is_named(meta.label) or (not ignored(model, config) and own.get("record", True))
+        self.recorded = registry.is_named(meta.label) or not ignored(model, config)
         concrete = [field for field in meta.concrete_fields]
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
@@ -76,11 +93,20 @@ class Plan:
             excluded=frozenset(field.name for field in concrete if field.name in left_out),
             choices={field.name: dict(field.flatchoices) for field in concrete if field.choices},
             primary=frozenset(field.name for field in meta.pk_fields),
+            to_text={field.name: _serializing(field) for field in concrete if _serializes(field)},
         )
         self.get: Callable[[dict[str, Any]], tuple[Any, ...]] = (
             itemgetter(*attnames) if len(attnames) > 1 else lambda state: (state[attnames[0]],)
         )
-        self.mutable = tuple(i for i, field in enumerate(concrete) if field.get_internal_type() in MUTABLE)
+        self.mutable = tuple(
+            i
+            for i, field in enumerate(concrete)
+            if field.get_internal_type() in MUTABLE or not type(field).__module__.startswith("django.")
+        )
+        self.generated = tuple(i for i, field in enumerate(concrete) if field.generated)
+        """Places of the fields that the database computes."""
+        self.pk_places = tuple((attnames.index(field.attname), field.attname) for field in meta.pk_fields)
+        """Places and attributes of the primary key."""
         self.foreign = {
             field.cache_name: (place, field.name)
             for place, field in enumerate(concrete)
@@ -105,15 +131,15 @@ class Plan:
         """Return what ``instance`` calls itself, without a query and without its secrets; empty if it says nothing of its own."""
         if not self.has_str:
             return ""
-        if connection is not None:
-            connection.execute_wrappers.append(_refuse)
+        refused = _refuse_queries(connection)
         try:
             text = str(instance)
         except Exception:  # the model's own __str__, which may raise anything, or ask the database
             return ""
         finally:
-            if connection is not None:
-                connection.execute_wrappers.remove(_refuse)
+            for own, found in refused:
+                del own["cursor"], own["chunked_cursor"]
+                own.update(found)
         if self.fields.secret:
             text = self._without_secrets(text, instance)
         return encoding.clean(redact_text(text[:1000]))[:200]
@@ -135,6 +161,26 @@ class Plan:
             return [state.get(attname, UNKNOWN) for attname in self.fields.attnames]
 
 
+def _serializes(field: Any) -> bool:
+    """Tell whether the field is a project's own that says how its values become text."""
+    own = type(field)
+    return not own.__module__.startswith("django.") and own.value_to_string is not Field.value_to_string
+
+
+def _serializing(field: Any) -> Callable[[Any], Any]:
+    """Return what makes a text of a value by the field's own ``value_to_string``, where it needs one."""
+
+    def text(value: Any) -> Any:
+        if value is None or type(value) in (bool, int, float, str, dict, list):
+            return value
+        try:
+            return field.value_to_string(SimpleNamespace(**{field.attname: value}))
+        except Exception:  # noqa: BLE001 - the field's own code, which may want a real object
+            return value
+
+    return text
+
+
 def _scalar_type(field: Any) -> str:
     """Return the name of the field's class if it is Django's own; a foreign key is what it points at."""
     if field.is_relation and field.many_to_one and isinstance(field.related_model, type):
@@ -147,8 +193,20 @@ class _Asked(Exception):
     """A model's ``__str__`` asked the database; its label is left out instead."""
 
 
-def _refuse(*_: object) -> None:
+def _refuse(*_: object, **__: object) -> Any:
     raise _Asked
+
+
+def _refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Let connections refuse queries, before they are counted or logged; return what undoes it."""
+    # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
+    alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
+    undo = []
+    for one in [connection] if alone else connections.all(initialized_only=True):
+        own = one.__dict__
+        undo.append((own, {name: own[name] for name in ("cursor", "chunked_cursor") if name in own}))
+        own["cursor"] = own["chunked_cursor"] = _refuse
+    return undo
 
 
 def is_secret(field: Any, redactor: Redactor) -> bool:
@@ -197,7 +255,9 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
         return True
     if registry.is_named(meta.label):
         return False
-    return any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE)
+    if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
+        return True
+    return not options_of(model, config).get("record", True)
 
 
 _plans: dict[type[Model], Plan] = {}
@@ -232,5 +292,3 @@ def forget() -> None:
     global _redactor
     _plans.clear()
     _redactor = None
-
-

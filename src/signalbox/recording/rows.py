@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+import django
 from django.db import connections, transaction
 from django.db.models import Model
 from django.db.models.deletion import Collector
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
+
     from signalbox.recording.plans import Plan
 
 logger = logging.getLogger("signalbox")
@@ -42,6 +44,9 @@ ARGS: Final = {
 
 UNSENT: Final = '{"unsent":true}'
 """Arguments of a delete for which Django sent nothing."""
+
+STALE: Final = django.VERSION < (6, 0)
+"""Whether an update leaves on the instance what the database had computed before it."""
 
 _original_save_table: Any = Model._save_table  # type: ignore[attr-defined]
 _original_delete: Any = Collector.delete
@@ -89,15 +94,12 @@ def _save_table(
     update_fields: Any = None,
 ) -> Any:
     plan = plans.of(self.__class__)
-    if (
-        cls is not plan.concrete
-        or not plan.recorded
-        or not (_every_save or registry.wants("post_save", plan.label))
-    ):
+    if cls is not plan.concrete or not plan.recorded or not (_every_save or registry.wants("post_save", plan.label)):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     connection = connections[using]
     open_buffer = buffer.of(connection)
-    if open_buffer is not None and (connection.in_atomic_block or not connection.autocommit):
+    closed = connection.connection is None  # then ``autocommit`` says what was, not what will be
+    if open_buffer is not None and (connection.in_atomic_block or not (connection.autocommit or closed)):
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
     with transaction.atomic(using=using, savepoint=False):
         open_buffer = buffer.of(connection)
@@ -127,7 +129,7 @@ def _save_row(
         raise
     try:
         _capture(self, plan, open_buffer, before, bool(updated), raw, connection, update_fields)
-    except Exception:  # noqa: BLE001 - Signalbox's own failure; the row is written and stays
+    except Exception:
         logger.exception("A save of %s could not be recorded.", plan.label)
     return updated
 
@@ -148,9 +150,9 @@ def _capture(
     if type(announced) is Draft and announced.outcome is None:
         announced.key = announced.key or plan.key(instance)
         open_buffer.add(announced)
-    known = snapshots.old(plan, state)
+    known = snapshots.before(plan, instance, connection.alias)
     written = _written(plan, instance, before, updated, update_fields)
-    row = RowChange(plan.fields, known if updated else None, written, _labels(plan, state, known, written))
+    row = RowChange(plan.fields, known if updated else None, written, _labels(plan, state, known, written, connection))
     draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, connection.alias)
     name(draft, plan, instance, connection)
     if type(announced) is int:
@@ -161,13 +163,18 @@ def _capture(
         draft.args = ARGS["false" if updated else "true", "true" if raw else "false"]
     else:
         draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
-    draft.note = snapshots.Memory(state, known)
-    notes[snapshots.ATTRIBUTE] = snapshots.after_write(known if updated else UNKNOWN, written)
+    draft.note = snapshots.Memory(state, notes.get(snapshots.ATTRIBUTE, UNKNOWN))
+    row_now = snapshots.after_write(known if updated else UNKNOWN, written)
+    if STALE and updated and plan.generated:
+        row_now = [UNKNOWN if place in plan.generated else value for place, value in enumerate(row_now)]
+    notes[snapshots.ATTRIBUTE] = row_now
     notes[SAVED] = draft
     open_buffer.add(draft)
 
 
-def _labels(plan: Plan, state: Any, known: Any, written: Sequence[Any]) -> dict[str, dict[str, str]] | None:
+def _labels(
+    plan: Plan, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
+) -> dict[str, dict[str, str]] | None:
     """Return what the objects are called that changed foreign keys point at, where they are loaded: no query is made."""
     cached = state.__dict__.get("fields_cache")
     if not cached or not plan.foreign:
@@ -179,7 +186,7 @@ def _labels(plan: Plan, state: Any, known: Any, written: Sequence[Any]) -> dict[
         key = written[place]
         if target is None or key is UNKNOWN or (known is not UNKNOWN and known[place] == key):
             continue
-        label = plans.of(target.__class__).label_of(target, None)
+        label = plans.of(target.__class__).label_of(target, connection)
         if label:
             labels[field] = {str(key): label}
     return labels or None
@@ -194,7 +201,7 @@ def _announced_in_vain(instance: Model, plan: Plan, using: str) -> None:
         if announced is not None and announced.outcome is None:
             announced.outcome = Outcome.FAILED
             departures.depart(announced)
-    except Exception:  # noqa: BLE001 - Signalbox's own failure; the application's exception goes on
+    except Exception:
         logger.exception("A failed save of %s could not be recorded.", plan.label)
 
 
@@ -216,12 +223,18 @@ def name(draft: Draft, plan: Plan, instance: Model, connection: BaseDatabaseWrap
 def _written(plan: Plan, instance: Model, before: Sequence[Any], updated: bool, update_fields: Any) -> Sequence[Any]:
     """Return the values that were written; ``UNKNOWN`` where a field was not."""
     values = plan.values(instance)
-    if type(values) is tuple and (update_fields is None or not updated):
+    stale = STALE and updated and plan.generated
+    if type(values) is tuple and (update_fields is None or not updated) and not stale:
         return snapshots.keep(plan, values)
-    names = None if update_fields is None or not updated else update_fields
+    fields = plan.fields
+    names = None if update_fields is None or not updated else {*update_fields, *fields.primary}
     written = []
-    for name, attname, was, value in zip(plan.fields.names, plan.fields.attnames, before, values, strict=True):
-        if names is not None and name not in names and attname not in names:
+    for place, (name, attname, was, value) in enumerate(
+        zip(fields.names, fields.attnames, before, values, strict=True)
+    ):
+        if place in plan.generated:
+            value = UNKNOWN if stale else value
+        elif names is not None and name not in names and attname not in names:
             value = UNKNOWN
         elif value is UNKNOWN and hasattr(was, "resolve_expression"):
             value = was  # Django 6 defers what the database computed and could not return
@@ -260,7 +273,7 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
     try:
         draft = deleted(instance, plan, connection)
         draft.args = UNSENT
-    except Exception:  # noqa: BLE001 - Signalbox's own failure; the delete goes on
+    except Exception:
         logger.exception("A delete of %s could not be recorded.", plan.label)
     result = _original_delete(collector)
     open_buffer = buffer.of(connection)
@@ -271,13 +284,22 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
 
 def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> Draft:
     """Return the event of a row that is about to be deleted, or just was."""
-    draft = Draft(
-        context.now(), context.current(), context.running.get(), "post_delete", plan.label, connection.alias
-    )
+    draft = Draft(context.now(), context.current(), context.running.get(), "post_delete", plan.label, connection.alias)
     name(draft, plan, instance, connection)
     draft.announced = instance._state.__dict__.pop(CONDEMNED, None)
-    known = snapshots.old(plan, instance._state)
-    if known is UNKNOWN or UNKNOWN in known:
-        known = snapshots.keep(plan, plan.values(instance))
+    known = snapshots.before(plan, instance, connection.alias)
+    if known is UNKNOWN:
+        known = _unread(plan, instance)
     draft.change = RowChange(plan.fields, known, None)
     return draft
+
+
+def _unread(plan: Plan, instance: Model) -> Sequence[Any]:
+    """Return what an instance without a snapshot of its row tells of it: what it carries if it is a copy of one that was
+    read, else its key alone."""
+    values = plan.values(instance)
+    state = instance._state
+    if not state.adding and snapshots.old(plan, state) is UNKNOWN:
+        return snapshots.keep(plan, values)
+    places = dict(plan.pk_places)
+    return [value if place in places else UNKNOWN for place, value in enumerate(values)]

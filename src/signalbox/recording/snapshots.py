@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.db.models import Model
 from django.db.models.base import ModelState
+from django.db.models.fields.files import FieldFile
 from django.db.models.query_utils import DeferredAttribute
 
 from signalbox.event import UNKNOWN
@@ -38,6 +39,23 @@ def old(plan: Plan, state: ModelState) -> Any:
     return row
 
 
+def before(plan: Plan, instance: Model, using: str) -> Any:
+    """Return the known values of the row that a write of ``instance`` to the database ``using`` meets.
+
+    What was read of another row is no help: an object whose key was changed, or that comes from another database.
+    """
+    state = instance._state
+    row = old(plan, state)
+    if row is UNKNOWN or state.db != using:
+        return UNKNOWN
+    values = instance.__dict__
+    for place, attname in plan.pk_places:
+        mine = values.get(attname)
+        if row[place] is not mine and row[place] != mine:
+            return UNKNOWN
+    return row
+
+
 def keep(plan: Plan, values: Sequence[Any]) -> Sequence[Any]:
     """Return ``values`` as they can be kept: what is changed in place is copied."""
     if not plan.mutable:
@@ -50,20 +68,20 @@ def keep(plan: Plan, values: Sequence[Any]) -> Sequence[Any]:
 
 def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
     """Return the row as it is known after ``written`` was written over ``known``."""
-    if type(written) is tuple or UNKNOWN not in written:
-        return written
-    if known is UNKNOWN:
+    if known is UNKNOWN or type(written) is tuple:
         return written
     return [was if value is UNKNOWN else value for was, value in zip(known, written, strict=True)]
 
 
 def _frozen(value: Any) -> Any:
-    """Return ``value`` as it is now: containers are copied, whatever is in them is taken to stay as it is."""
+    """Return ``value`` as it is now: containers are copied, a file is its name, anything else is taken to stay as it is."""
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()} if value else {}
     if isinstance(value, list):
         return [_frozen(item) for item in value] if value else []
-    return value
+    if isinstance(value, FieldFile):
+        return str(value)
+    return value.copy() if type(value) in (set, bytearray) else value
 
 
 class Partial:
@@ -172,16 +190,23 @@ def _from_db(original: Any) -> Any:
 
 
 def _refresh_from_db(original: Any) -> Any:
-    def refresh_from_db(self: Model, using: Any = None, fields: Any = None, *args: Any, **kwargs: Any) -> None:
-        original(self, using, fields, *args, **kwargs)
+    def refresh_from_db(self: Model, using: Any = None, fields: Any = None, from_queryset: Any = None) -> None:
+        if fields is not None:
+            fields = set(fields)
+        source = {} if from_queryset is None else {"from_queryset": from_queryset}  # an override may not know it
+        whole = from_queryset is None and fields is None
+        read = None if whole else _read(self, fields, from_queryset)
+        original(self, using, fields, **source)
         plan = plans.of(self.__class__)
-        names = None if fields is None else set(fields)
-        before = old(plan, self._state)
+        if not plan.recorded:
+            return
         values = plan.values(self)
-        if names is not None:
-            known = [UNKNOWN] * len(values) if before is UNKNOWN else before
+        if read is not None:
+            known = before(plan, self, str(self._state.db))
+            if known is UNKNOWN:
+                known = [UNKNOWN] * len(values)
             values = [
-                new if name in names or attname in names else was
+                new if name in read or attname in read else was
                 for name, attname, was, new in zip(plan.fields.names, plan.fields.attnames, known, values, strict=True)
             ]
         self._state.__dict__[ATTRIBUTE] = keep(plan, values)
@@ -190,11 +215,25 @@ def _refresh_from_db(original: Any) -> Any:
     return refresh_from_db
 
 
+def _read(instance: Model, fields: set[str] | None, queryset: Any) -> set[str]:
+    """Return names of the fields that ``refresh_from_db`` reads: what the queryset defers stays as it is."""
+    deferred = instance.get_deferred_fields()
+    every = {name for field in instance._meta.concrete_fields for name in (field.name, field.attname)} - deferred
+    names, deferring = (frozenset(), True) if queryset is None else queryset.query.deferred_loading
+    if deferring:
+        put_off = {
+            n for f in instance._meta.concrete_fields if {f.name, f.attname} & names for n in (f.name, f.attname)
+        }
+        return (every if fields is None else fields) - put_off
+    return fields or (every if deferred else set(names))
+
+
 def _fetch_many(original: Any) -> Any:
     def fetch_many(self: Any, instances: Any) -> None:
-        original(self, instances)
         attname = self.field.attname
-        for instance in instances:
+        lacking = [instance for instance in instances if attname not in instance.__dict__]
+        original(self, instances)
+        for instance in lacking:
             plan = plans.of(instance.__class__)
             row = old(plan, instance._state)
             if row is not UNKNOWN and attname in instance.__dict__ and attname in plan.fields.attnames:
@@ -213,5 +252,3 @@ def _getstate(original: Any) -> Any:
         return state
 
     return __getstate__
-
-
