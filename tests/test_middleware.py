@@ -12,6 +12,7 @@ from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
@@ -80,6 +81,11 @@ async def astream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(rows())
 
 
+def tag_in_a_thread(name: str) -> None:
+    Tag.objects.create(name=name)
+    connection.close()
+
+
 async def atag(request: HttpRequest) -> HttpResponse:
     """Stop in the middle until every other request is there too."""
     signalbox.set_actor(request.GET["name"])
@@ -87,7 +93,7 @@ async def atag(request: HttpRequest) -> HttpResponse:
     await MEETING.wait()
     assert context.current() is before
     await Tag.objects.acreate(name=request.GET["name"])
-    await sync_to_async(Tag.objects.create, thread_sensitive=False)(name=request.GET["name"])
+    await sync_to_async(tag_in_a_thread, thread_sensitive=False)(request.GET["name"])
     return HttpResponse(before.id)
 
 
@@ -500,8 +506,6 @@ def test_concurrent_requests_in_threads_do_not_meet() -> None:
     ids = {}
 
     def visit(name: str) -> None:
-        from django.db import connection
-
         try:
             for _ in range(2):  # the second in the same thread
                 ids[name] = Client().get(f"/slow/?name={name}").content.decode()
