@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpac
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
-from django.db import router, transaction
+from django.db import DatabaseError, router, transaction
 from django.db.models import Model
 from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
@@ -48,6 +48,14 @@ LONGEST_PAUSE: Final = 3600.0
 
 class NotDurable(TypeError):
     """This receiver cannot be durable."""
+
+
+class NotDelivered(DatabaseError):
+    """The deliveries of an event could not be written."""
+
+
+REFUSALS: Final = (NotDurable, NotDelivered)
+"""What leaves a ``send()``: a delivery must not be lost in silence."""
 
 
 class Options(TypedDict, total=False):
@@ -144,7 +152,9 @@ def _check_options(after_commit: bool, durable: bool, options: Mapping[str, Any]
             hint = f"did you mean {close[0]!r}?" if close else f"the options of durable=True are {', '.join(known)}."
             raise TypeError(f"receiver() has no option {name!r}; {hint}")
     if options and not durable:
-        raise TypeError(f"receiver() was given {', '.join(options)}, which durable receivers have alone: add durable=True.")
+        raise TypeError(
+            f"receiver() was given {', '.join(options)}, which durable receivers have alone: add durable=True."
+        )
     if durable and after_commit:
         raise TypeError("A durable receiver runs after the commit anyway: leave out after_commit.")
     for name, value in options.items():
@@ -180,7 +190,9 @@ def _signal(signal: Signal | str) -> Signal:
         return signal
     entry = catalog.BUILTIN.get(signal)
     if entry is not None and not entry.path:
-        raise TypeError(f"Django sends no signal for {signal!r}: only a durable receiver hears of it, add durable=True.")
+        raise TypeError(
+            f"Django sends no signal for {signal!r}: only a durable receiver hears of it, add durable=True."
+        )
     found = catalog.signal(entry) if entry is not None else import_string(signal)
     if not isinstance(found, Signal):
         raise TypeError(f"{signal!r} is a {type(found).__name__}; a signal, or the name of one, was expected.")
@@ -247,7 +259,9 @@ _REFUSED: Final[Mapping[str, str]] = {
 def _register(function: Callable[..., Any], signals: Sequence[Signal | str], sender: Senders, options: Options) -> None:
     name = _importable(function)
     if sender is not None and not isinstance(sender, str | type):
-        raise NotDurable(f"{name}: the sender {_kind(sender)} can't be found by another process; give a class or a model.")
+        raise NotDurable(
+            f"{name}: the sender {_kind(sender)} can't be found by another process; give a class or a model."
+        )
     durable = Durable(name=name, receiver=function, named=_named(function, name), **options)
     for signal in signals:
         signal_name = _name_of(signal, name)
@@ -272,7 +286,9 @@ def _importable(function: Any) -> str:
     if "<locals>" in qualname or "<lambda>" in qualname:
         raise NotDurable(f"{name} stands within a function, where a worker cannot import it: {remedy}.")
     if module == "__main__":
-        raise NotDurable(f"{name} stands in the script that runs here, which a worker does not run: move it to a module.")
+        raise NotDurable(
+            f"{name} stands in the script that runs here, which a worker does not run: move it to a module."
+        )
     if len(name) > 200:
         raise NotDurable(f"{name} is longer than 200 characters: shorten it.")
     return name
@@ -439,9 +455,9 @@ def named(name: str, signal: str) -> Durable | None:
     return found
 
 
-def heard() -> set[str]:
+def heard() -> frozenset[str]:
     """Return the names of the signals that durable receivers wait for."""
-    return set(_by_signal)
+    return frozenset(_by_signal)
 
 
 def wants(signal: str, sender: str) -> bool:
@@ -450,9 +466,9 @@ def wants(signal: str, sender: str) -> bool:
     return by_sender is not None and (sender in by_sender or None in by_sender)
 
 
-def names_sender(signal: str, sender: str) -> bool:
-    """Tell whether a durable receiver names ``sender``, which makes it recorded even if it is otherwise ignored."""
-    return sender in _by_signal.get(signal, ())
+def is_named(sender: str) -> bool:
+    """Tell whether a durable receiver names ``sender``, which is recorded then even if the setting ignores it."""
+    return any(sender in by_sender for by_sender in _by_signal.values())
 
 
 def _waiting_for(signal: str, sender: str) -> tuple[Durable, ...]:
@@ -567,7 +583,9 @@ def _key(durable: Durable, draft: Draft, values: Mapping[str, Any]) -> str:
     try:
         found = wanted(values) if callable(wanted) else values[wanted]
     except Exception:
-        logger.exception("The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, draft.sender)
+        logger.exception(
+            "The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, draft.sender
+        )
         return draft.key
     text = encoding.clean(found if isinstance(found, str) else encoding.dumps(found))
     return text if len(text) <= 200 else text[:180] + encoding.digest(text, b"")
@@ -589,7 +607,7 @@ _EXACT: Final = frozenset(
 
 def _row(change: RowChange) -> dict[str, Any]:
     """Return the row's values by field: each exactly, or not at all where it is secret or unknown."""
-    fields, old, new = change
+    fields, old, new = change.fields, change.old, change.new
     if new is None or new is UNKNOWN:
         old, new = None, old
     if new is UNKNOWN or new is None:
@@ -599,7 +617,7 @@ def _row(change: RowChange) -> dict[str, Any]:
     for name, was, value in zip(fields.names, before, new, strict=True):
         if value is UNKNOWN:
             value = was
-        if value is UNKNOWN or name in fields.secret:
+        if value is UNKNOWN or name in fields.secret or name in fields.excluded:
             continue
         if name in fields.special and type(value).__name__ not in _EXACT:
             if isinstance(value, dict | list):
@@ -630,7 +648,9 @@ def _payload(draft: Draft, values: dict[str, Any]) -> str:
     row = encoding.dumps(values)
     if "$" in row or "eyJ" in row or "-----BEGIN" in row or len(row) > LARGEST:  # a credential by its shape, perhaps
         data = draft.change.fields.redactor.data
-        values = {k: v for k, v in values.items() if not isinstance(v, str) or (len(v) <= LARGEST // 8 and data(v) == v)}
+        values = {
+            k: v for k, v in values.items() if not isinstance(v, str) or (len(v) <= LARGEST // 8 and data(v) == v)
+        }
         row = encoding.dumps(values)
     return '{"args":' + text + ',"row":' + row + "}"
 
@@ -649,20 +669,17 @@ def redactor() -> Redactor:
 
 # ------------------------------------------------------------------ the engine "immediate"
 
-immediately: Callable[[str], None] | None = None
-"""Runs what is due in the database of this alias, in this process."""
-
 
 def delivered(connection: BaseDatabaseWrapper) -> None:
     """Let the deliveries just written be run by this process after the commit, if the setting says so."""
-    if conf.get().ENGINE != "immediate" or immediately is None:
+    if conf.get().ENGINE != "immediate":
         return
-    run = partial(immediately, connection.alias)
+    run = partial(import_string("signalbox.delivery.immediate.run_due"), connection.alias)
     if connection.in_atomic_block:
         transaction.on_commit(run, using=connection.alias, robust=True)
     elif connection.get_autocommit():
         run()
-    else:
+    else:  # within the commit of a transaction that Django has left already: what is added now still runs
         connection.run_on_commit.append((set(), run, True))
 
 

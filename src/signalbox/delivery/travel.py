@@ -78,7 +78,10 @@ def _pack_object(value: Any, depth: int) -> Any:
         if "<locals>" in value.__qualname__:
             raise CannotTravel(f"the class {value.__qualname__} stands in a function, where no other process finds it")
         meta = getattr(value, "_meta", None)
-        return {TAG: "class", "v": meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"}
+        return {
+            TAG: "class",
+            "v": meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}",
+        }
     if isinstance(value, str):
         return str.__str__(value)  # a subclass, as of TextChoices, arrives as its text
     if isinstance(value, int):

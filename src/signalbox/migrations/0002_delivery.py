@@ -4,43 +4,94 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('signalbox', '0001_initial'),
+        ("signalbox", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Delivery',
+            name="Delivery",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('receiver', models.CharField(max_length=200, verbose_name='receiver')),
-                ('queue', models.CharField(max_length=64, verbose_name='queue')),
-                ('key', models.CharField(db_column='order_key', max_length=200, verbose_name='order key')),
-                ('lane', models.BigIntegerField(help_text='Deliveries of one lane run one at a time, in the order of their ids. None: it holds no place.', null=True)),
-                ('trace_id', models.CharField(max_length=32, verbose_name='trace')),
-                ('span', models.BigIntegerField(help_text='Key of the event within its trace.')),
-                ('signal', models.CharField(max_length=200, verbose_name='signal')),
-                ('sender', models.CharField(max_length=200, verbose_name='sender')),
-                ('object_key', models.CharField(max_length=200, verbose_name='object key')),
-                ('database', models.CharField(max_length=64, verbose_name='database')),
-                ('state', models.CharField(choices=[('pending', 'pending'), ('done', 'done'), ('dead', 'dead'), ('discarded', 'discarded')], db_default='pending', max_length=10, verbose_name='state')),
-                ('due', models.BigIntegerField(help_text='Microseconds since 1970, UTC: not to be run before.', verbose_name='due')),
-                ('wake', models.BigIntegerField(help_text='When to look at it next: when it is due, or its lease or its message runs out. None: never.', null=True)),
-                ('lease', models.BigIntegerField(help_text='Until when it belongs to the worker that runs it; none if it waits.', null=True, verbose_name='lease')),
-                ('attempts', models.PositiveIntegerField(db_default=0, verbose_name='attempts')),
-                ('epoch', models.BigIntegerField(db_default=0, help_text='Rises with each claim: a worker that was taken for dead notices.')),
-                ('error', models.CharField(db_default='', max_length=600, verbose_name='error')),
-                ('created', models.BigIntegerField(help_text='Microseconds since 1970, UTC.', verbose_name='created')),
-                ('finished', models.BigIntegerField(help_text='When it was done, dead or discarded.', null=True, verbose_name='finished')),
-                ('payload', models.JSONField()),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("receiver", models.CharField(max_length=200, verbose_name="receiver")),
+                ("queue", models.CharField(max_length=64, verbose_name="queue")),
+                ("key", models.CharField(db_column="order_key", max_length=200, verbose_name="order key")),
+                (
+                    "lane",
+                    models.BigIntegerField(
+                        help_text="Deliveries of one lane run one at a time, in the order of their ids. None: it holds no place.",
+                        null=True,
+                    ),
+                ),
+                ("trace_id", models.CharField(max_length=32, verbose_name="trace")),
+                ("span", models.BigIntegerField(help_text="Key of the event within its trace.")),
+                ("signal", models.CharField(max_length=200, verbose_name="signal")),
+                ("sender", models.CharField(max_length=200, verbose_name="sender")),
+                ("object_key", models.CharField(max_length=200, verbose_name="object key")),
+                ("database", models.CharField(max_length=64, verbose_name="database")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("pending", "pending"),
+                            ("done", "done"),
+                            ("dead", "dead"),
+                            ("discarded", "discarded"),
+                        ],
+                        db_default="pending",
+                        max_length=10,
+                        verbose_name="state",
+                    ),
+                ),
+                (
+                    "due",
+                    models.BigIntegerField(
+                        help_text="Microseconds since 1970, UTC: not to be run before.", verbose_name="due"
+                    ),
+                ),
+                (
+                    "wake",
+                    models.BigIntegerField(
+                        help_text="When to look at it next: when it is due, or its lease or its message runs out. None: never.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "lease",
+                    models.BigIntegerField(
+                        help_text="Until when it belongs to the worker that runs it; none if it waits.",
+                        null=True,
+                        verbose_name="lease",
+                    ),
+                ),
+                ("attempts", models.PositiveIntegerField(db_default=0, verbose_name="attempts")),
+                (
+                    "epoch",
+                    models.BigIntegerField(
+                        db_default=0, help_text="Rises with each claim: a worker that was taken for dead notices."
+                    ),
+                ),
+                ("error", models.CharField(db_default="", max_length=600, verbose_name="error")),
+                ("created", models.BigIntegerField(help_text="Microseconds since 1970, UTC.", verbose_name="created")),
+                (
+                    "finished",
+                    models.BigIntegerField(
+                        help_text="When it was done, dead or discarded.", null=True, verbose_name="finished"
+                    ),
+                ),
+                ("payload", models.JSONField()),
             ],
             options={
-                'verbose_name': 'delivery',
-                'verbose_name_plural': 'deliveries',
-                'ordering': ('-id',),
-                'default_permissions': ('view', 'change', 'delete'),
-                'indexes': [models.Index(fields=['wake'], name='signalbox_delivery_wake'), models.Index(fields=['lane', 'id'], name='signalbox_delivery_lane'), models.Index(fields=['state', 'finished'], name='signalbox_delivery_state'), models.Index(fields=['trace_id'], name='signalbox_delivery_trace')],
+                "verbose_name": "delivery",
+                "verbose_name_plural": "deliveries",
+                "ordering": ("-id",),
+                "default_permissions": ("view", "change", "delete"),
+                "indexes": [
+                    models.Index(fields=["wake"], name="signalbox_delivery_wake"),
+                    models.Index(fields=["lane", "id"], name="signalbox_delivery_lane"),
+                    models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
+                    models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
+                ],
             },
         ),
     ]

@@ -38,6 +38,9 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
         "show": Subcommand("everything about one event, or one trace", f"{_HERE}.show"),
         "signals": Subcommand("every signal, and what listens to it", f"{_HERE}.signals"),
         "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_HERE}.stats"),
+        "work": Subcommand(
+            "durable receivers at work, until told to stop", "signalbox.delivery.commands.work", reads=False
+        ),
         "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.doctor.command"),
     }
 )

@@ -1,0 +1,464 @@
+"""The only writer of deliveries once they are made: who may run which, and what became of it.
+
+``wake`` is when to look at a row next: when it is due, when its lease runs out, when its message is taken for lost. So
+one index finds what there is to do, whatever the rest of the table holds. ``lane`` is set as long as a row holds its
+place in the order of its key: the lowest id of a lane is the one to run. What is finished has neither.
+
+Every write names the epoch of its claim, so that a worker that was taken for dead cannot finish what another runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import Error, connections, transaction
+
+from signalbox import conf, store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("signalbox")
+
+TABLE: Final = store.DELIVERY
+SECOND: Final = 1_000_000
+
+LOOK_AT_BLOCKED: Final = 300 * SECOND
+"""How long a delivery behind a dead letter is left alone; whoever retries or discards that one wakes it at once."""
+
+_COLUMNS: Final = "id, receiver, queue, order_key, lane, trace_id, span, signal, sender, object_key, database, attempts, epoch, created, payload"
+_COLUMNS_OF_D: Final = ", ".join(f"d.{name.strip()}" for name in _COLUMNS.split(","))
+_HEAD: Final = f"(d.lane IS NULL OR NOT EXISTS (SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.id < d.id))"
+
+_NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
+"""PostgreSQL: that a delivery is done need not outlive a crash of the server; it would be run again, as after a crash
+of the worker between the receiver's effect and this note."""
+
+
+def now() -> int:
+    """Return the time in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+@dataclass(kw_only=True, slots=True)
+class Claimed:
+    """A delivery that this process may run."""
+
+    id: int
+    receiver: str
+    queue: str
+    key: str
+    lane: int | None
+    trace_id: str
+    span: int
+    signal: str
+    sender: str
+    object_key: str
+    database: str
+    attempts: int
+    """Attempts so far, with the one that is about to begin if it is ``started``."""
+    epoch: int
+    created: int
+    payload: dict[str, Any]
+    alias: str
+    """The database that holds the row."""
+    started: bool = False
+    """Whether the attempt is counted; it must be before the receiver is called."""
+    claimed: float = field(default_factory=time.monotonic)
+
+
+class Verdict(Enum):
+    """What became of an attempt."""
+
+    DONE = "done"
+    RETRY = "retry"
+    DEAD = "dead"
+    DEFERRED = "deferred"
+    """It could not even be tried: the attempt does not count."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What became of an attempt, and what to write."""
+
+    verdict: Verdict
+    error: str = ""
+    pause: float = 0.0
+    """Seconds to wait before the next attempt."""
+    skip: bool = False
+    """Whether the later deliveries of the key go on past a dead letter."""
+
+
+DONE: Final = Result(verdict=Verdict.DONE)
+
+
+class Claims:
+    """The deliveries in one database."""
+
+    def __init__(self, alias: str, queues: Sequence[str] = ()) -> None:
+        self.alias = alias
+        self.queues = tuple(queues)
+        self._full = False
+        """Whether the last claim found as much as it asked for."""
+        self._look_at_blocked = 0
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """This thread's connection."""
+        return connections[self.alias]
+
+    # ------------------------------------------------------------ claiming
+
+    def claim(self, limit: int, begin: int = 0) -> list[Claimed]:
+        """Take up to ``limit`` deliveries that are due, the longest waiting first; count an attempt of the first ``begin``.
+
+        Raises ``django.db.Error`` if the database is away or locked.
+        """
+        moment = now()
+        lease = moment + int(conf.get().LEASE * SECOND)
+        if self.connection.vendor == "postgresql":
+            rows = self._claim_at_once(moment, lease, limit, begin)
+        else:
+            rows = self._claim_in_steps(moment, lease, limit, begin)
+        self._full = len(rows) >= limit
+        if not self._full:
+            self._leave_blocked_alone(moment)
+        return rows
+
+    def _claim_at_once(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
+        sql = (
+            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {_HEAD} "
+            "ORDER BY d.wake LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
+            "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS begun FROM picked) "
+            f"UPDATE {TABLE} d SET lease = %s, wake = %s, epoch = d.epoch + 1, "
+            "attempts = d.attempts + ranked.begun::int FROM ranked WHERE d.id = ranked.id "
+            f"RETURNING {_COLUMNS_OF_D}, ranked.begun"
+        )
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, [moment, *self.queues, limit, begin, lease, lease])
+            return [self._claimed(row, begun=row[-1]) for row in sorted(cursor.fetchall())]
+
+    def _claim_in_steps(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
+        pick = f"SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {_HEAD} ORDER BY d.wake LIMIT %s"
+        with self.connection.cursor() as cursor:
+            if not self._full:  # reading takes no lock: a worker that finds nothing must not disturb the site
+                cursor.execute(pick, [moment, *self.queues, 1])
+                if cursor.fetchone() is None:
+                    return []
+        with self._writing(), self.connection.cursor() as cursor:
+            locked = self.connection.features.has_select_for_update_skip_locked
+            cursor.execute(pick + (" FOR UPDATE SKIP LOCKED" if locked else ""), [moment, *self.queues, limit])
+            ids = [row[0] for row in cursor.fetchall()]
+            if not ids:
+                return []
+            # Once more: a locking read sees what was committed while it ran, its subquery does not.
+            head = f" AND {_HEAD}" if locked else ""
+            cursor.execute(
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE d.id IN ({_marks(ids)}){head} ORDER BY d.id", ids
+            )
+            rows = cursor.fetchall()
+            ids = [row[0] for row in rows]
+            for part, counted in ((ids[:begin], 1), (ids[begin:], 0)):
+                if part:
+                    cursor.execute(
+                        f"UPDATE {TABLE} SET lease = %s, wake = %s, epoch = epoch + 1, attempts = attempts + {counted} "
+                        f"WHERE id IN ({_marks(part)})",
+                        [lease, lease, *part],
+                    )
+        claimed = [self._claimed(row, begun=False) for row in rows]
+        for place, one in enumerate(claimed):
+            one.epoch += 1
+            one.started = place < begin
+            one.attempts += one.started
+        return claimed
+
+    def claim_one(self, number: int) -> Claimed | None:
+        """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt."""
+        moment = now()
+        lease = moment + int(conf.get().LEASE * SECOND)
+        free = f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {_HEAD}"
+        with self._writing(), self.connection.cursor() as cursor:
+            locked = self.connection.features.has_select_for_update_skip_locked
+            cursor.execute(
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {free}" + (" FOR UPDATE SKIP LOCKED" if locked else ""),
+                [number, moment, moment],
+            )
+            row = cursor.fetchone()
+            if row is None:
+                return None
+            cursor.execute(
+                f"UPDATE {TABLE} SET lease = %s, wake = %s, epoch = epoch + 1, attempts = attempts + 1 WHERE id = %s",
+                [lease, lease, number],
+            )
+        claimed = self._claimed(row, begun=True)
+        claimed.epoch += 1
+        claimed.attempts += 1
+        return claimed
+
+    def dispatch(self, limit: int, until: int) -> list[tuple[int, str]]:
+        """Mark up to ``limit`` deliveries that are due as sent to an engine until ``until``; return their ids and queues.
+
+        The mark is committed when this returns: publish then, and what is not published, or lost, is marked anew.
+        """
+        moment = now()
+        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {_HEAD} ORDER BY d.wake LIMIT %s"
+        with self.connection.cursor() as cursor:
+            if self.connection.vendor != "postgresql":
+                cursor.execute(pick, [moment, *self.queues, 1])
+                if cursor.fetchone() is None:
+                    self._leave_blocked_alone(moment)
+                    return []
+        with self._writing(), self.connection.cursor() as cursor:
+            locked = self.connection.features.has_select_for_update_skip_locked
+            lock = " FOR UPDATE SKIP LOCKED" if locked else ""
+            if lock and self.connection.features.has_select_for_update_of:
+                lock = " FOR UPDATE OF d SKIP LOCKED"
+            cursor.execute(pick + lock, [moment, *self.queues, limit])
+            rows = sorted(cursor.fetchall())
+            if rows:
+                ids = [row[0] for row in rows]
+                cursor.execute(f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_marks(ids)})", [until, *ids])
+        if len(rows) < limit:
+            self._leave_blocked_alone(moment)
+        return rows
+
+    def under_way(self, until: int, most: int) -> int:
+        """Return how many deliveries wake between now and ``until``, ``most`` at most: those sent out are among them."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE wake > %s AND wake <= %s LIMIT %s) w",
+                [now(), until, most],
+            )
+            found: int = cursor.fetchone()[0]
+            return found
+
+    def next_wake(self) -> int | None:
+        """Return when the next delivery is to be looked at that need not be now; ``None`` if there is none."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT min(d.wake) FROM {TABLE} d WHERE d.wake > %s{self._of_queue()}", [now(), *self.queues]
+            )
+            found: int | None = cursor.fetchone()[0]
+            return found
+
+    def _of_queue(self) -> str:
+        return f" AND d.queue IN ({_marks(self.queues)})" if self.queues else ""
+
+    def _claimed(self, row: Sequence[Any], *, begun: bool) -> Claimed:
+        payload = row[14]
+        return Claimed(
+            id=row[0],
+            receiver=row[1],
+            queue=row[2],
+            key=row[3],
+            lane=row[4],
+            trace_id=row[5],
+            span=row[6],
+            signal=row[7],
+            sender=row[8],
+            object_key=row[9],
+            database=row[10],
+            attempts=row[11],
+            epoch=row[12],
+            created=row[13],
+            payload=json.loads(payload) if isinstance(payload, str | bytes) else payload,
+            alias=self.alias,
+            started=begun,
+        )
+
+    def _leave_blocked_alone(self, moment: int) -> None:
+        """Don't look at what stands behind a waiting retry or a dead letter before that has its turn.
+
+        A lane that stands still would else be walked through at every look. Whatever moves it wakes it.
+        """
+        if moment < self._look_at_blocked:
+            return
+        self._look_at_blocked = moment + SECOND
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT d.id, h.wake FROM {TABLE} d JOIN {TABLE} h "
+                f"ON h.id = (SELECT min(p.id) FROM {TABLE} p WHERE p.lane = d.lane) "
+                "WHERE d.wake <= %s AND d.lane IS NOT NULL AND h.id < d.id AND (h.wake IS NULL OR h.wake > %s) "
+                "AND h.lease IS NULL LIMIT 1000",
+                [moment, moment],
+            )
+            blocked = cursor.fetchall()
+            by_wake: dict[int, list[int]] = {}
+            for number, wake in blocked:
+                by_wake.setdefault(wake or moment + LOOK_AT_BLOCKED, []).append(number)
+            for wake, ids in by_wake.items():
+                cursor.execute(
+                    f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_marks(ids)}) AND wake <= %s", [wake, *ids, moment]
+                )
+        if len(blocked) >= 1000:
+            self._look_at_blocked = 0
+
+    # ------------------------------------------------------------ while it runs
+
+    def renew(self, held: Sequence[Claimed]) -> set[int]:
+        """Extend the leases of ``held``; return the ids of those that are no longer this process's."""
+        lease = now() + int(conf.get().LEASE * SECOND)
+        lost = set()
+        with self._writing(), self.connection.cursor() as cursor:
+            for one in held:
+                cursor.execute(
+                    f"UPDATE {TABLE} SET lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
+                    [lease, lease, one.id, one.epoch],
+                )
+                if not cursor.rowcount:
+                    lost.add(one.id)
+        return lost
+
+    def start(self, one: Claimed) -> bool:
+        """Count the attempt; return whether the delivery is still this process's."""
+        return self._run([(self._start_sql(), [one.id, one.epoch])])[0] == 1
+
+    def settle(self, one: Claimed, result: Result, following: Claimed | None = None) -> tuple[bool, bool]:
+        """Write what became of ``one`` and count the attempt of ``following``, at once.
+
+        Return whether each was still this process's. Only what comes to be waited for is waited for: a claim that was
+        lost in the meantime is left to who has it now.
+        """
+        statements = [self._settle_sql(one, result)]
+        if following is not None:
+            statements.append((self._start_sql(), [following.id, following.epoch]))
+        moves = result.skip or (result.verdict is Verdict.DONE and one.attempts > 1)
+        if one.lane is not None and moves:  # at the first attempt nobody has been told to look later
+            statements.append(self._wake_lane_sql(one.lane))
+        counts = self._run(statements)
+        return counts[0] == 1, following is not None and counts[1] == 1
+
+    def release(self, held: Sequence[Claimed]) -> None:
+        """Give back what was claimed and not begun."""
+        moment = now()
+        statements = [
+            (
+                f"UPDATE {TABLE} SET lease = NULL, wake = %s, attempts = attempts - {int(one.started)} "
+                "WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
+                [moment, one.id, one.epoch],
+            )
+            for one in held
+        ]
+        if statements:
+            with self._writing(), self.connection.cursor() as cursor:
+                for sql, params in statements:
+                    cursor.execute(sql, params)
+
+    @staticmethod
+    def _start_sql() -> str:
+        return f"UPDATE {TABLE} SET attempts = attempts + 1 WHERE id = %s AND epoch = %s AND lease IS NOT NULL"
+
+    @staticmethod
+    def _settle_sql(one: Claimed, result: Result) -> tuple[str, list[Any]]:
+        moment = now()
+        mine = " WHERE id = %s AND epoch = %s AND lease IS NOT NULL"
+        its = [one.id, one.epoch]
+        due = moment + int(result.pause * SECOND)
+        match result.verdict:
+            case Verdict.DONE if not conf.get().KEEP_DELIVERIES:
+                return f"DELETE FROM {TABLE}{mine}", its
+            case Verdict.DONE:
+                sql = "SET state = 'done', finished = %s, wake = NULL, lane = NULL, lease = NULL, error = ''"
+                return f"UPDATE {TABLE} {sql}{mine}", [moment, *its]
+            case Verdict.DEAD:
+                lane = ", lane = NULL" if result.skip else ""
+                sql = f"SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s{lane}"
+                return f"UPDATE {TABLE} {sql}{mine}", [moment, result.error, *its]
+            case Verdict.RETRY:
+                sql = "SET due = %s, wake = %s, lease = NULL, error = %s"
+                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]
+            case Verdict.DEFERRED:
+                sql = f"SET due = %s, wake = %s, lease = NULL, error = %s, attempts = attempts - {int(one.started)}"
+                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]
+
+    @staticmethod
+    def _wake_lane_sql(lane: int) -> tuple[str, list[Any]]:
+        return f"UPDATE {TABLE} SET wake = due WHERE lane = %s AND lease IS NULL AND wake > due", [lane]
+
+    def _run(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
+        """Run ``statements`` in one transaction and one message where the database takes it; return their row counts."""
+        connection = self.connection
+        if connection.vendor == "postgresql":
+            return self._run_at_once(statements)
+        if len(statements) == 1:
+            with connection.cursor() as cursor:
+                cursor.execute(*statements[0])
+                return [cursor.rowcount]
+        counts = []
+        with self._writing(), connection.cursor() as cursor:
+            for sql, params in statements:
+                cursor.execute(sql, params)
+                counts.append(cursor.rowcount)
+        return counts
+
+    def _run_at_once(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
+        parts = [f"w{n} AS ({sql} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
+        answers = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
+        sql = f"{_NO_WAIT_FOR_DISK}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
+        connection = self.connection
+        connection.ensure_connection()
+        with connection.wrap_database_errors, store._postgresql_cursor(connection) as cursor:
+            cursor.execute(sql, [value for _, params in statements for value in params])
+            while hasattr(cursor, "nextset") and cursor.description is None and cursor.nextset():
+                pass
+            return list(cursor.fetchone())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that takes SQLite's write lock at its beginning: one that reads first may fail without waiting."""
+        connection = self.connection
+        if connection.vendor != "sqlite" or connection.in_atomic_block:
+            with transaction.atomic(using=self.alias, savepoint=False):
+                yield
+            return
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                cursor.execute("COMMIT")
+            except BaseException:
+                if connection.connection is not None and connection.connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+
+    # ------------------------------------------------------------ housekeeping
+
+    def prune(self, limit: int = 1000) -> int:
+        """Delete up to ``limit`` deliveries that are done or discarded for longer than they are kept; return how many."""
+        before = now() - int(conf.get().KEEP_DELIVERIES * 86_400 * SECOND)
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT id FROM {TABLE} WHERE state IN ('done', 'discarded') AND finished < %s LIMIT %s",
+                [before, limit],
+            )
+            ids = [row[0] for row in cursor.fetchall()]
+            if ids:
+                cursor.execute(f"DELETE FROM {TABLE} WHERE id IN ({_marks(ids)})", ids)
+        return len(ids)
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join(["%s"] * len(values))
+
+
+def aliases() -> list[str]:
+    """Return the databases that hold deliveries, or may: one that is away can't be asked."""
+    return [alias for alias in connections if _may_have_table(connections[alias])]
+
+
+def _may_have_table(connection: BaseDatabaseWrapper) -> bool:
+    try:
+        with connection.cursor() as cursor:
+            return TABLE in connection.introspection.table_names(cursor)
+    except Error as error:
+        logger.warning("Database %r can't be asked for deliveries: %s", connection.alias, error)
+        connection.close()
+        return True

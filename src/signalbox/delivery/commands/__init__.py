@@ -1,0 +1,1 @@
+"""What ``manage.py signalbox`` does for durable receivers."""

@@ -1,0 +1,81 @@
+"""Durable receivers of the tests. A worker imports this module by their names; their effect is a line in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from django.db.models.signals import post_delete, post_save
+
+import signalbox
+
+
+def note(*words: object) -> None:
+    """Append a line to the file that the environment names, in one write."""
+    with open(os.environ["SIGNALBOX_TEST_NOTES"], "a", buffering=1) as file:
+        file.write(" ".join(map(str, words)) + "\n")
+
+
+def told(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("told", instance.pk, getattr(instance, "number", ""), delivery.id, delivery.attempt)
+
+
+def saved(sender: Any, instance: Any, created: bool, delivery: Any, **kwargs: Any) -> None:
+    note("saved", instance.pk, delivery.id, delivery.attempt)
+
+
+def fails_once(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    if delivery.attempt == 1:
+        raise ValueError("the first time never works")
+    note("saved", instance.pk, delivery.id, delivery.attempt)
+
+
+def never_works(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    raise ValueError("password=hunter2 is wrong")
+
+
+def kills(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slow(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("begun", instance.pk, delivery.id, delivery.attempt)
+    time.sleep(float(os.environ.get("SIGNALBOX_TEST_SLOW", "1")))
+    note("saved", instance.pk, delivery.id, delivery.attempt)
+
+
+def spins(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("begun", instance.pk, delivery.id, delivery.attempt)
+    while True:
+        time.sleep(0.01)
+
+
+async def asynchronous(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("saved", instance.pk, delivery.id, delivery.attempt)
+
+
+def register() -> None:
+    """Register what SIGNALBOX_TEST_DURABLE names: `receiver:signal:sender:option=value:...`, separated by blanks."""
+    signals = {"post_save": post_save, "post_delete": post_delete}
+    for one in os.environ.get("SIGNALBOX_TEST_DURABLE", "").split():
+        name, signal_name, sender, *options = one.split(":")
+        chosen = {key: _value(value) for key, value in (option.split("=") for option in options)}
+        signalbox.receiver(signals[signal_name], sender=sender, durable=True, **chosen)(globals()[name])
+
+
+def _value(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return {"None": None}.get(text, text)
+
+
+register()
