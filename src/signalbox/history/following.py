@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Iterator
+from time import monotonic
 from typing import Final
 
 from django.db import InterfaceError, OperationalError, connections, router
@@ -100,7 +100,7 @@ class Follower:
         self._last = after if after is not None else seen[0] if seen else 0
         if self._gapped:
             lowest = seen[-1] if len(seen) == LOOK_BACK else 1
-            self._gaps.note(lowest - 1, sorted({*seen, self._last + 1}), time.monotonic())
+            self._gaps.note(lowest - 1, sorted({*seen, self._last + 1}), monotonic())
 
     @property
     def _vendor(self) -> str:
@@ -119,7 +119,7 @@ class Follower:
 
     def look(self) -> list[Event]:
         """Return what has become visible since the last look, in the order of ids, at most ``2 * PAGE`` events."""
-        now = time.monotonic()
+        now = monotonic()
         due = self._gaps.due(now)
         running = self._running() if due else None  # before looking: what it calls ended has been visible since
         filled = self._filled(due)

@@ -68,7 +68,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
 
 
 def _missing(what: str, wanted: int | str) -> CommandError:
-    message = f"There is no {what} {wanted}: it was purged, rolled back, or lies in another database (--using)."
+    message = f"There is no {what} {wanted}: it was purged, or it lies in another database (--using)."
     return CommandError(message, returncode=1)
 
 

@@ -18,7 +18,7 @@ COLUMNS: Final = (
     Column(title="sender", width=26, least=10, rank=2, end=True),
     Column(title="object", width=28, least=10),
     Column(title="actor", width=12, least=6, rank=4),
-    Column(title="outcome", width=11, least=6, rank=1),
+    Column(title="outcome", width=11, least=11, rank=1),
     Column(title="took", width=8, least=7, rank=5, right=True),
     Column(title="receivers", width=36, least=12, rank=3),
     Column(title="trace", width=8, least=8, rank=6),

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.db import connection, connections, transaction
+
+from signalbox.history import Filter
+from signalbox.history import following as module
+from signalbox.history.following import Follower, follow
+from signalbox.models import Event
+from tests.rows import event
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+ORDERS = Filter(sender=("shop.Order",))
+
+
+class Writer(threading.Thread):
+    """Inserts events in a transaction of its own, which stays open until it is told to end it."""
+
+    def __init__(self, *labels: str) -> None:
+        super().__init__()
+        self.labels = labels
+        self.ids: list[int] = []
+        self.inserted = threading.Event()
+        self.told = threading.Event()
+        self.commits = True
+
+    def run(self) -> None:
+        try:
+            with transaction.atomic():
+                self.ids = [event(object_label=label).id for label in self.labels]
+                self.inserted.set()
+                self.told.wait(20)
+                if not self.commits:
+                    transaction.set_rollback(True)
+        finally:
+            self.inserted.set()
+            connection.close()
+
+    def end(self, *, commits: bool = True) -> None:
+        self.commits = commits
+        self.told.set()
+        self.join(20)
+        assert not self.is_alive()
+
+
+@contextmanager
+def writing(*labels: str) -> Iterator[Writer]:
+    writer = Writer(*labels)
+    writer.start()
+    assert writer.inserted.wait(20)
+    assert len(writer.ids) == len(labels)
+    try:
+        yield writer
+    finally:
+        writer.end()
+
+
+def labels(events: list[Event]) -> list[str]:
+    return [found.object_label for found in events]
+
+
+def overlapping() -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one writer at a time: transactions that write don't overlap")
+
+
+def test_an_event_whose_transaction_was_overtaken_is_seen_when_it_commits() -> None:
+    overlapping()
+    follower = Follower(ORDERS)
+    with writing("slow") as slow:
+        with writing("quick") as quick:
+            assert slow.ids < quick.ids
+            quick.end()
+        assert ["quick"] == labels(follower.look())
+        assert [] == labels(follower.look())
+        slow.end()
+        assert ["slow"] == labels(follower.look())
+    assert [] == labels(follower.look())
+
+
+def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
+    overlapping()
+    event(object_label="before")
+    with writing("slow") as slow:
+        event(object_label="overtook it before the start")
+        follower = Follower(ORDERS)
+        assert [] == labels(follower.look())
+        slow.end()
+        assert ["slow"] == labels(follower.look())
+
+
+def test_an_event_with_the_first_id_of_all_is_seen_though_it_comes_late() -> None:
+    overlapping()
+    with writing("first of all") as slow:
+        event(object_label="second")
+        follower = Follower(ORDERS)
+        slow.end()
+        assert ["first of all"] == labels(follower.look())
+
+
+def test_the_lines_at_the_start_and_what_follows_have_each_event_once() -> None:
+    overlapping()
+    event(object_label="one")
+    with writing("late") as slow:
+        event(object_label="two")
+        stop = threading.Event()
+        follower = Follower(ORDERS)
+        slow.end()  # visible between the follower's first look and its asking for lines
+        assert ["one", "two"] == labels(follower.newest(10))
+        assert ["late"] == labels(follower.look())
+        stop.set()
+        assert ["one", "late", "two"] == labels(list(follow(ORDERS, lines=10, stop=stop)))
+
+
+def test_ids_in_the_middle_of_a_transaction_that_are_seen_late_leave_no_other_behind() -> None:
+    overlapping()
+    follower = Follower(ORDERS)
+    with writing("a", "b") as first, writing("c", "d") as second:
+        event(object_label="e")
+        assert ["e"] == labels(follower.look())
+        second.end()
+        assert ["c", "d"] == labels(follower.look())
+        first.end()
+        assert ["a", "b"] == labels(follower.look())
+
+
+def test_more_late_events_than_fit_into_one_look_all_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    overlapping()
+    monkeypatch.setattr(module, "PAGE", 3)
+    stop = threading.Event()
+    following = follow(ORDERS, stop=stop)
+    with writing(*"abcdefgh") as slow:
+        event(object_label="i")
+        assert ["i"] == labels([next(following)])
+        slow.end()
+        stop.set()
+        assert list("abcdefgh") == labels(list(following))
+
+
+def test_a_filter_chooses_among_late_events_too() -> None:
+    overlapping()
+    follower = Follower(Filter.parse({"sender": "shop.Customer"}))
+    with writing("of an order") as slow:
+        event(sender="shop.Customer", object_label="of a customer")
+        assert ["of a customer"] == labels(follower.look())
+        slow.end()
+        assert [] == labels(follower.look())
+
+
+@pytest.mark.postgres
+def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes: an hour has gone by on the follower's clock."""
+    hours = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: hours[0])
+    follower = Follower(ORDERS)
+    with writing("slow") as slow:
+        event(object_label="quick")
+        follower.look()
+        for hour in range(1, 5):
+            hours[0] = hour * 3600.0
+            follower.look()
+        assert slow.ids[0] in follower._gaps
+        slow.end()
+        hours[0] += 3600
+        assert ["slow"] == labels(follower.look())
+    assert 0 == len(follower._gaps)
+
+
+@pytest.mark.postgres
+def test_a_rolled_back_transaction_leaves_no_gap_to_ask_for() -> None:
+    follower = Follower(ORDERS)
+    with writing("undone") as undone:
+        event(object_label="kept")
+        undone.end(commits=False)
+    assert ["kept"] == labels(follower.look())
+    deadline = time.monotonic() + 20
+    while len(follower._gaps) and time.monotonic() < deadline:
+        assert [] == labels(follower.look())
+        time.sleep(0.1)
+    assert 0 == len(follower._gaps)
+
+
+@pytest.mark.mariadb
+def test_a_gap_is_given_up_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: seconds[0])
+    follower = Follower(ORDERS)
+    with writing("undone") as undone:
+        event(object_label="kept")
+        undone.end(commits=False)
+    follower.look()
+    seconds[0] = 3599
+    follower.look()
+    assert undone.ids[0] in follower._gaps
+    seconds[0] = 3599 + 3600 / 8
+    follower.look()
+    assert 0 == len(follower._gaps)
+
+
+def test_events_of_many_writers_come_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads write 40 transactions each, every fourth of them rolled back."""
+    kept: set[int] = set()
+    lock = threading.Lock()
+
+    def write(number: int) -> None:
+        try:
+            for turn in range(40):
+                with transaction.atomic():
+                    ids = [event().id for _ in range(1 + (turn + number) % 3)]
+                    if turn % 4 == 3:
+                        transaction.set_rollback(True)
+                        continue
+                with lock:
+                    kept.update(ids)
+        finally:
+            connections.close_all()
+
+    stop = threading.Event()
+    following = follow(ORDERS, stop=stop)
+    seen: list[int] = []
+    reader_failed: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            seen.extend(found.id for found in following)
+        except BaseException as error:  # noqa: BLE001 - shown below
+            reader_failed.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    reader = threading.Thread(target=read)
+    for thread in (reader, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    stop.set()
+    reader.join(60)
+    assert [] == reader_failed
+    assert sorted(set(seen)) == sorted(seen)
+    assert kept == set(seen)
