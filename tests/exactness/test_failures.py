@@ -32,9 +32,9 @@ def trigger(when: str, then: str = "") -> None:
             statements = [f"CREATE TRIGGER refuse AFTER INSERT ON signalbox_event WHEN {when} BEGIN {action}; END"]
         case "postgresql":
             action = then or "RAISE EXCEPTION 'refused by a trigger'"
+            body = f"BEGIN IF {when} THEN {action}; END IF; RETURN NEW; END"
             statements = [
-                f"CREATE OR REPLACE FUNCTION refuse() RETURNS trigger AS $$ BEGIN IF {when} THEN {action}; END IF; "
-                "RETURN NEW; END $$ LANGUAGE plpgsql",
+                f"CREATE OR REPLACE FUNCTION refuse() RETURNS trigger AS $$ {body} $$ LANGUAGE plpgsql",
                 "CREATE TRIGGER refuse AFTER INSERT ON signalbox_event FOR EACH ROW EXECUTE FUNCTION refuse()",
             ]
         case _:

@@ -1,0 +1,320 @@
+"""Threads, processes, event loops, and connections that end before their transaction does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import DatabaseError, Error, close_old_connections, connection, connections, transaction
+
+from signalbox import buffer, departures
+from signalbox.models import Event
+from tests.exactness import register
+from tests.exactness.blocks import tag, undone
+from tests.shop.models import Tag, Uniq
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+here = connections["default"]
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    """Start `work` in a thread that closes its connections."""
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_threads_have_a_buffer_each() -> None:
+    def work() -> None:
+        for number in range(10):
+            with suppress(KeyError), transaction.atomic():
+                tag(f"{threading.get_ident()} {number}")
+                if number % 3 == 0:
+                    raise KeyError
+
+    for thread in [in_thread(work) for _ in range(6)]:
+        thread.join()
+    assert 36 == len(register.exact())
+    here.ensure_connection()
+    departures.drain()
+    assert 24 == len(register.told("rolled_back", "post_save"))
+
+
+def test_another_threads_open_transaction_is_not_committed_by_this_one() -> None:
+    if here.vendor == "sqlite":
+        pytest.skip("one writer at a time")
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with undone():
+            tag("theirs")
+            begun.set()
+            assert go.wait(10)
+
+    thread = in_thread(work)
+    assert begun.wait(10)
+    tag("mine")
+    assert ["mine"] == register.exact()
+    go.set()
+    thread.join()
+    assert ["mine"] == register.exact()
+
+
+def child(work: Callable[[], object]) -> int:
+    """Fork; return the exit status of the child, which leaves the parent's connections alone."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = 1
+    try:
+        work()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def test_a_fork_in_mid_transaction_leaves_the_events_to_the_parent() -> None:
+    def work() -> None:
+        own = buffer.of(here)
+        assert own is not None
+        assert [] == own.drafts
+        assert not departures.waiting()
+
+    with transaction.atomic():
+        tag("a")
+        assert 0 == child(work)
+        tag("b")
+    assert ["a", "b"] == register.exact()
+
+
+def test_a_forked_child_records_what_it_does_itself() -> None:
+    def work() -> None:
+        in_thread(lambda: tag("childs")).join()
+
+    if here.vendor == "sqlite":
+        tag("parents")
+        connections.close_all()  # SQLite's files don't survive a fork
+        assert 0 == child(work)
+    else:
+        with transaction.atomic():
+            tag("parents")
+            assert 0 == child(work)
+    assert ["childs", "parents"] == register.exact()
+    assert 2 == len({event.span for event in Event.objects.filter(signal="post_save")})
+
+
+def test_what_waits_in_the_parent_is_written_once() -> None:
+    with undone():
+        tag("a")
+        with undone(using="other"):
+            tag("b", "other")  # waits for the transaction around it
+        assert departures.waiting()
+        assert 0 == child(lambda: in_thread(departures.drain).join())
+    assert ["a", "b"] == sorted(register.told("rolled_back", "post_save"))
+
+
+def in_this_thread(work: Coroutine[Any, Any, None]) -> None:
+    async def run() -> None:
+        await work
+
+    async_to_sync(run)()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, in_this_thread])
+class TestAsync:
+    """A thread of the loop's, or this one, does the writing."""
+
+    def test_the_async_orm(self, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        async def work() -> None:
+            await Tag.objects.acreate(name="a")
+            one = Tag(name="b")
+            await one.asave()
+            await one.adelete()
+            await asyncio.gather(*(Tag.objects.acreate(name=str(number)) for number in range(10)))
+            await sync_to_async(connections.close_all)()
+
+        run(work())
+        assert 11 == len(register.exact())
+
+    def test_a_transaction_in_sync_to_async(self, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        def in_sync() -> None:
+            with undone():
+                tag("a")
+            with transaction.atomic():
+                tag("b")
+
+        async def work() -> None:
+            await sync_to_async(in_sync)()
+            assert ["b"] == await sync_to_async(register.exact)()
+            await sync_to_async(departures.drain)()
+            await sync_to_async(connections.close_all)()
+
+        run(work())
+        assert ["a"] == register.told("rolled_back", "post_save")
+
+
+def kill() -> None:
+    """Let the server end this thread's connection."""
+    if here.vendor == "postgresql":
+        pid = here.connection.info.backend_pid
+        register.execute("default", f"SELECT pg_terminate_backend({pid})")
+        for _ in range(100):
+            if not register.execute("default", f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
+                return
+            time.sleep(0.02)
+    else:
+        with here.cursor() as cursor:
+            cursor.execute("SELECT connection_id()")
+            number = cursor.fetchone()[0]
+        register.execute("default", f"KILL {number}")
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no server")
+class TestLost:
+    def test_a_connection_that_is_lost_in_mid_transaction(self) -> None:
+        def write() -> None:
+            with transaction.atomic():
+                tag("a")
+                kill()
+                tag("b")
+
+        with pytest.raises(Error):
+            write()
+        connection.close()
+        with transaction.atomic():
+            tag("c")
+        assert ["c"] == register.exact()
+
+    def test_a_connection_that_is_lost_before_the_commit(self) -> None:
+        def write() -> None:
+            with transaction.atomic():
+                tag("a")
+                kill()
+
+        with pytest.raises(DatabaseError):
+            write()
+        connection.close()
+        tag("c")
+        assert ["c"] == register.exact()
+        departures.drain()
+        assert ["a"] == register.told("rolled_back", "post_save")  # nothing was sent: it can't have been committed
+
+    def test_a_connection_that_is_lost_after_the_events_were_written(self) -> None:
+        def write() -> None:
+            with transaction.atomic():
+                tag("a")
+                buffer.flush_all()
+                kill()
+
+        with pytest.raises(Error):
+            write()
+        connection.close()
+        tag("c")
+        assert ["c"] == register.exact()
+
+    def test_a_connection_that_is_lost_between_two_saves(self) -> None:
+        tag("a")
+        kill()
+        with suppress(Error):
+            tag("b")
+        connection.close()
+        tag("c")
+        assert ["a", "c"] == register.exact()
+
+
+@pytest.mark.postgres
+class TestAborted:
+    """A swallowed error has spoilt PostgreSQL's transaction: it answers COMMIT with ROLLBACK."""
+
+    def test_an_error_of_a_raw_statement(self) -> None:
+        with transaction.atomic():
+            tag("a")
+            with suppress(DatabaseError), connection.cursor() as cursor:
+                cursor.execute("SELECT * FROM nowhere")
+        assert [] == register.exact()
+        departures.drain()
+        assert ["a"] == register.told("rolled_back", "post_save")
+
+    def test_an_error_of_the_orm(self) -> None:
+        with transaction.atomic():
+            Uniq.objects.create(k="a")
+            with suppress(DatabaseError):
+                Uniq.objects.create(k="a")
+        assert [] == register.exact("shop.Uniq")
+
+    def test_a_manual_commit(self) -> None:
+        transaction.set_autocommit(False)
+        tag("a")
+        with suppress(DatabaseError), connection.cursor() as cursor:
+            cursor.execute("SELECT * FROM nowhere")
+        transaction.commit()
+        tag("b")
+        transaction.commit()
+        transaction.set_autocommit(True)
+        assert ["b"] == register.exact()
+
+
+def test_closing_the_connection_within_a_block_rolls_back() -> None:
+    with transaction.atomic():
+        tag("a")
+        connection.close()
+    tag("b")
+    assert ["b"] == register.exact()
+    departures.drain()
+    assert ["a"] == register.told("rolled_back", "post_save")
+
+
+def test_closing_within_a_request_leaves_the_block_as_it_was() -> None:
+    """With a pool, a connection that is opened while another is being closed would be nobody's."""
+    with transaction.atomic():
+        tag("a")
+        connection.close()
+        assert here.closed_in_transaction
+        with pytest.raises(DatabaseError):
+            tag("b")
+    assert not here.in_atomic_block
+    assert [] == register.exact()
+
+
+def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(here.settings_dict, "CONN_MAX_AGE", None)
+    if here.settings_dict["OPTIONS"].get("pool"):
+        pytest.skip("a pool takes no CONN_MAX_AGE")
+    here.ensure_connection()
+    raw = here.connection
+    for number in range(3):
+        close_old_connections()
+        with suppress(KeyError), transaction.atomic():
+            tag(str(number))
+            if number == 1:
+                raise KeyError
+        close_old_connections()
+    assert raw is here.connection
+    assert ["0", "2"] == register.exact()
+
+
+def test_a_connection_that_is_opened_again_starts_empty() -> None:
+    for name in ("a", "b"):
+        tag(name)
+        connection.close()
+        with undone():
+            tag("c")
+    assert ["a", "b"] == register.exact()

@@ -1,0 +1,34 @@
+"""What can't be seen from here: a transaction that ends behind Django's back. The documentation says so."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection, transaction
+
+from tests.exactness import register
+from tests.exactness.blocks import tag
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+def test_a_commit_of_the_applications_own_cursor_is_not_seen() -> None:
+    with transaction.atomic():
+        tag("a")
+        with connection.cursor() as cursor:
+            cursor.execute("COMMIT")
+            cursor.execute("BEGIN")
+        transaction.set_rollback(True)
+    assert ["a"] == list(register.rows("shop.Tag").values())
+    assert {} == register.replayed("shop.Tag")
+
+
+@pytest.mark.mariadb
+def test_the_implicit_commit_of_a_changed_schema_is_not_seen() -> None:
+    with transaction.atomic():
+        tag("a")
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE passing (a int)")
+            cursor.execute("DROP TABLE passing")
+        transaction.set_rollback(True)
+    assert ["a"] == list(register.rows("shop.Tag").values())
+    assert {} == register.replayed("shop.Tag")
