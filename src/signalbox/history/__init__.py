@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
 from signalbox.history.filters import Filter, FilterError, ObjectName
 from signalbox.history.following import follow
 from signalbox.history.listening import Listener, Listening, signals
@@ -31,3 +36,14 @@ __all__ = [
     "trace_record",
     "traces",
 ]
+
+
+class _Callable(ModuleType):
+    """This package has the name of the public function ``signalbox.history(obj)``, and takes its place in ``signalbox``
+    once it is imported: so it can be called as well."""
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return import_module("signalbox.objects").history(*args, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final, TypeVar
 
-from django.db.models import F, QuerySet
+from django.db.models import BigIntegerField, ExpressionWrapper, F, QuerySet
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
@@ -20,7 +20,11 @@ is away. The events of a transaction that stays open for longer are found by ask
 WINDOW: Final = 100
 """Rows that are looked at in each step."""
 
-TIMES: Final[dict[type[Event | Trace], Combinable]] = {Event: F("time"), Trace: F("time") + Coalesce(F("duration"), 0)}
+TIMES: Final[dict[type[Event | Trace], Combinable]] = {
+    Event: F("time"),
+    # The sum of two big integers is a plain one to Django, which finds microseconds too great for it.
+    Trace: ExpressionWrapper(F("time") + Coalesce(F("duration"), 0), output_field=BigIntegerField()),
+}
 """What stands in a row of the time at which it could be written: when an event was sent, when a trace ended."""
 
 

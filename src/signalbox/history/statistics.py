@@ -149,7 +149,7 @@ def counted_in_traces(since: int | None, *, using: str | None = None) -> Counter
     rows = Trace.objects.using(using).order_by("-id").values_list("time", "duration", "data__counts")[:TRACES]
     for time, duration, counts in rows:
         if since is not None and time + (duration or 0) < since:
-            break
+            continue
         for signal, models in (counts or {}).items():
             counted[signal] += sum(models.values())
     return counted

@@ -6,7 +6,8 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from signalbox import history
+from signalbox.history import event_record
+from signalbox.history import events as newest
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal import events
 from signalbox.management.terminal.screen import Output, Screen
@@ -24,12 +25,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the newest events, the newest first."""
     screen = Screen(stdout, options)
-    found = history.events(
-        shared.wanted(options), before=options["before"], limit=options["limit"], using=options["using"]
-    )
+    found = newest(shared.wanted(options), before=options["before"], limit=options["limit"], using=options["using"])
     if options["json"]:
         for event in found:
-            screen.json(history.event_record(event))
+            screen.json(event_record(event))
     elif found:
         screen.table(events.COLUMNS, [events.row(event, exact=not screen.terminal) for event in found])
     else:

@@ -11,8 +11,9 @@ from typing import Any, Final
 from django.core.management import CommandError
 from django.utils import timezone
 
-from signalbox import history
-from signalbox.history import TraceTree
+from signalbox.history import TraceTree, event_record, trace_record
+from signalbox.history import event as find_event
+from signalbox.history import trace as find_trace
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal import events
 from signalbox.management.terminal.screen import Output, Screen
@@ -54,12 +55,12 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     wanted, using = options["id"], options["using"]
     if isinstance(wanted, str):
-        _trace(screen, history.trace(wanted, using=using), options, wanted)
+        _trace(screen, find_trace(wanted, using=using), options, wanted)
         return 0
-    event = history.event(wanted, using=using)
+    event = find_event(wanted, using=using)
     if event is None:
         raise _missing("event", wanted)
-    tree = history.trace(event.trace_id, using=using)
+    tree = find_trace(event.trace_id, using=using)
     if options["json"]:
         screen.json(record(event, tree))
     else:
@@ -76,8 +77,8 @@ def record(event: Event, tree: TraceTree | None) -> dict[str, Any]:
     """Return an event as a JSON-able dict, with its traces and the ids of the events around it."""
     before, after = _around(event, tree)
     return {
-        **history.event_record(event),
-        "traces": [history.trace_record(row) for row in (tree.rows if tree else ())],
+        **event_record(event),
+        "traces": [trace_record(row) for row in (tree.rows if tree else ())],
         "happened_in": None if before is None else before.id,
         "led_to": [found.id for found in after],
     }
@@ -133,9 +134,9 @@ def _trace(screen: Screen, tree: TraceTree | None, options: Mapping[str, Any], w
         raise _missing("trace", wanted)
     if options["json"]:
         for row in tree.rows:
-            screen.json(history.trace_record(row))
+            screen.json(trace_record(row))
         for _, event in tree.walk():
-            screen.json(history.event_record(event))
+            screen.json(event_record(event))
         return
     screen.line([Cell(f"trace {tree.trace_id}", "bold")])
     for row in tree.rows:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from signalbox import conf, history
-from signalbox.history.listening import Listener, Listening
+from signalbox import conf
+from signalbox.history import Listener, Listening
+from signalbox.history import signals as known_signals
 from signalbox.history.statistics import WINDOW
 from signalbox.management import quiet
 from signalbox.management.subcommands import options as shared
@@ -40,7 +41,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the signals in the order of Django's groups, those of the project last."""
     screen = Screen(stdout, options)
     watched = quiet.watched()
-    found = history.signals(
+    found = known_signals(
         watched,
         Scope(conf.get()).names | set(watched.values()),
         shared.wanted(options),

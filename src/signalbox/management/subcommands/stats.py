@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from django.utils import timezone
 
-from signalbox import history
 from signalbox.event import Outcome
-from signalbox.history.statistics import WINDOW, ReceiverTimes, SignalCounts, Statistics
+from signalbox.history import ReceiverTimes, SignalCounts, Statistics
+from signalbox.history import stats as sum_up
+from signalbox.history.statistics import WINDOW
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal.events import style_of
 from signalbox.management.terminal.screen import Output, Screen
@@ -53,7 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write two tables: signals by outcome, receivers by time."""
     screen = Screen(stdout, options)
-    found = history.stats(shared.wanted(options), limit=options["limit"], using=options["using"])
+    found = sum_up(shared.wanted(options), limit=options["limit"], using=options["using"])
     if options["json"]:
         for signal in found.signals:
             screen.json(signal_record(signal))

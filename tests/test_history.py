@@ -1,0 +1,490 @@
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models.signals import post_save
+from django.dispatch import Signal
+from django.test.utils import CaptureQueriesContext, override_settings
+from django.utils import timezone
+
+import signalbox
+import signalbox.history as history
+from signalbox.history import Filter, FilterError, bounds, event_record, trace_record
+from signalbox.history.filters import ObjectName
+from signalbox.history.trees import grow
+from signalbox.management import quiet
+from signalbox.models import Event, Trace
+from tests.rows import NOON, TRACE, event, trace, unsaved_event
+from tests.shop.models import Order
+
+pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
+
+OTHER = "00f067aa0ba902b74bf92f3577b34da6"
+
+
+@pytest.fixture(autouse=True)
+def _alone(db: None) -> Iterator[None]:
+    """The register holds what a test writes into it, and nothing of the test itself."""
+    quiet.be_quiet()
+    Event.objects.all().delete()
+    Trace.objects.all().delete()
+    yield
+    signalbox.install()
+
+
+def labels(events: list[Event]) -> list[str]:
+    return [found.object_label for found in events]
+
+
+def wanted(**given: Any) -> list[str]:
+    return labels(history.events(Filter.parse(given)))
+
+
+# ------------------------------------------------------------------ filters
+
+
+def test_a_filter_of_nothing_wants_everything() -> None:
+    event(object_label="a")
+    event(object_label="b", signal="post_delete", outcome="rolled_back")
+    assert ["b", "a"] == wanted()
+    assert ["b", "a"] == wanted(signal=[], sender=None, text="", since="", unknown="x")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"signal": "post_save"}, ["saved", "of ann"]),
+        ({"signal": ["post_save", "shop.signals.paid"]}, ["paid", "saved", "of ann"]),
+        ({"group": "auth"}, ["in"]),
+        ({"group": "custom"}, ["paid"]),
+        ({"group": ["auth", "custom"]}, ["in", "paid"]),
+        ({"sender": "shop.Order"}, ["saved"]),
+        ({"sender": "shop"}, ["paid", "saved", "of ann"]),
+        ({"sender": ["auth", "shop.Order"]}, ["in", "saved"]),
+        ({"actor": "7"}, ["of ann"]),
+        ({"actor": "ann"}, ["of ann"]),
+        ({"actor": "nn"}, []),
+        ({"object": "shop.Order:a:b"}, ["saved"]),
+        ({"trace": OTHER}, ["in"]),
+        ({"trace": OTHER[:6]}, ["in"]),
+        ({"trace": [TRACE, OTHER]}, ["in", "paid", "saved", "of ann"]),
+        ({"outcome": ["failed", "sent"]}, ["in", "paid"]),
+        ({"database": "other"}, ["of ann"]),
+        ({"kind": "request"}, ["paid", "saved", "of ann"]),
+        ({"kind": "task"}, []),
+        ({"text": "LaTe"}, ["paid"]),
+        ({"text": "SIGNALS.PAID"}, ["paid"]),
+        ({"sender": "shop", "outcome": "committed", "signal": "post_save", "actor": "3"}, ["saved"]),
+    ],
+)
+def test_a_filter_wants_what_meets_all_its_parts(given: dict[str, Any], found: list[str]) -> None:
+    event(object_label="of ann", sender="shop.Customer", actor_key="7", actor_label="ann", database="other")
+    event(object_label="saved", object_key="a:b", actor_label="bob")
+    event(
+        object_label="paid",
+        signal="shop.signals.paid",
+        sender="shop.views.Till",
+        outcome="sent",
+        actor_key="",
+        actor_label="",
+        data={"args": {"note": "paid Late"}},
+    )
+    event(
+        object_label="in", signal="user_logged_in", sender="auth.User", trace_id=OTHER, outcome="failed", actor_label=""
+    )
+    trace()
+    assert found == wanted(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"outcome": "comitted"}, "outcome is 'comitted'; one of committed, rolled_back, failed, sent was expected."),
+        ({"group": "models"}, "group is 'models'; one of auth, model,"),
+        ({"trace": "xyz"}, "trace is 'xyz'; 4 to 32 hexadecimal digits were expected."),
+        ({"object": "17"}, "object is '17'; a model and a primary key were expected, as shop.Order:17."),
+        ({"object": ["shop.Order:1", "shop.Order:2"]}, "one value was expected."),
+        ({"since": "yesterday"}, "since is 'yesterday'; a time was expected: how long ago as"),
+        ({"since": "15"}, "since is '15'"),
+        ({"until": "2026-02-30"}, "until is '2026-02-30'"),
+        ({"since": "99999999999w"}, "since is '99999999999w'"),
+    ],
+)
+def test_what_a_filter_cannot_read_is_named_with_what_was_expected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(FilterError) as raised:
+        Filter.parse(given)
+    assert message in str(raised.value)
+    assert raised.value.key in given
+
+
+@override_settings(TIME_ZONE="Europe/Berlin")
+@pytest.mark.parametrize(
+    ("text", "since", "until"),
+    [
+        ("15m", NOON - dt.timedelta(minutes=15), NOON - dt.timedelta(minutes=15)),
+        ("2h", NOON - dt.timedelta(hours=2), NOON - dt.timedelta(hours=2)),
+        ("3d", NOON - dt.timedelta(days=3), NOON - dt.timedelta(days=3)),
+        ("2026-03-01", dt.datetime(2026, 2, 28, 23, tzinfo=dt.UTC), dt.datetime(2026, 3, 1, 23, tzinfo=dt.UTC)),
+        ("2026-03-01T12:30", *[dt.datetime(2026, 3, 1, 11, 30, tzinfo=dt.UTC)] * 2),
+        ("2026-03-01 12:30:01.5+00:00", *[dt.datetime(2026, 3, 1, 12, 30, 1, 500_000, tzinfo=dt.UTC)] * 2),
+    ],
+)
+def test_times_are_read_in_the_current_time_zone(text: str, since: dt.datetime, until: dt.datetime) -> None:
+    assert since == Filter.parse({"since": text}, now=NOON).since
+    assert until == Filter.parse({"until": text}, now=NOON).until
+
+
+def test_an_object_is_written_as_it_is_read() -> None:
+    assert "shop.Order:a:b" == str(Filter.parse({"object": "shop.Order:a:b"}).object)
+    assert ObjectName("shop.Order", "a:b") == Filter.parse({"object": "shop.Order:a:b"}).object
+
+
+# ------------------------------------------------------------------ times
+
+
+def minutes(number: float) -> dt.datetime:
+    return NOON + dt.timedelta(minutes=number)
+
+
+def test_a_stretch_of_time_begins_with_its_first_moment_and_ends_before_its_last() -> None:
+    for minute in range(5):
+        event(object_label=str(minute), at=minutes(minute))
+    assert ["3", "2"] == labels(history.events(Filter(since=minutes(2), until=minutes(4))))
+    assert ["4", "3", "2"] == labels(history.events(Filter(since=minutes(2))))
+    assert ["1", "0"] == labels(history.events(Filter(until=minutes(2))))
+    assert [] == history.events(Filter(since=minutes(9)))
+    assert [] == history.events(Filter(until=minutes(-9)))
+    assert [] == history.events(Filter(since=minutes(300)))
+
+
+def test_nothing_is_found_in_an_empty_table() -> None:
+    assert [] == history.events(Filter(since=minutes(0), until=minutes(1)))
+    assert [] == history.traces(Filter(since=minutes(0), until=minutes(1)))
+
+
+def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
+    """A transaction of 50 minutes writes its events when it commits, among others that are younger."""
+    for minute in range(300):
+        event(object_label=f"on time {minute}", at=minutes(minute))
+        if minute == 100:
+            for late in range(51, 101):
+                event(object_label=f"late {late}", at=minutes(late))
+    found = labels(history.events(Filter(since=minutes(60), until=minutes(62)), limit=100))
+    assert ["late 61", "late 60", "on time 61", "on time 60"] == found
+    found = labels(history.events(Filter(since=minutes(99), until=minutes(102)), limit=100))
+    assert ["on time 101", "late 100", "late 99", "on time 100", "on time 99"] == found
+
+
+@pytest.mark.parametrize("hole", [0, 5_000])
+def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
+    hole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "WINDOW", 5)
+    rows = [unsaved_event(at=minutes(number), object_label=str(number), span=number) for number in range(2000)]
+    Event._base_manager.bulk_create(rows[:1000])
+    if hole:  # ids that a purge, or a rolled-back transaction, has left empty
+        last = Event._base_manager.order_by("id").last()
+        assert last is not None
+        for number, row in enumerate(rows[1000:]):
+            row.id = last.id + hole + number
+    Event._base_manager.bulk_create(rows[1000:])
+    newest = history.events(limit=1)[0]
+    for first in (0, 600, 999, 1000, 1998):
+        with CaptureQueriesContext(connection) as queries:
+            found = labels(history.events(Filter(since=minutes(first), until=minutes(first + 2))))
+        assert [str(first + 1), str(first)] == found
+        assert len(queries) < 40
+        # What is read at last lies between two ids, not far beyond the margin of an hour on either side.
+        ids = [int(number) for number in re.findall(r"id[`\"] (?:>=|<) (\d+)", queries[-1]["sql"])]
+        lowest, highest = sorted([*ids, newest.id][:2])
+        assert highest - lowest <= 140 + hole
+
+
+def test_a_trace_counts_at_the_time_of_its_end() -> None:
+    trace(name="long", at=minutes(0), duration=10 * 60_000_000)
+    trace(name="short", at=minutes(11), duration=1000)
+    assert ["long"] == [row.name for row in history.traces(Filter(since=minutes(9), until=minutes(11)))]
+    assert ["short", "long"] == [row.name for row in history.traces(Filter(since=minutes(9)))]
+    assert [] == history.traces(Filter(until=minutes(9)))
+
+
+# ------------------------------------------------------------------ pages
+
+
+def test_events_come_newest_first_a_page_at_a_time_and_none_twice() -> None:
+    for number in range(7):
+        event(object_label=str(number))
+    pages = []
+    before = None
+    while page := history.events(before=before, limit=3):
+        pages.append(labels(page))
+        before = page[-1].id
+    assert [["6", "5", "4"], ["3", "2", "1"], ["0"]] == pages
+
+
+def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
+    for _ in range(5):
+        event()
+    with CaptureQueriesContext(connection) as queries:
+        history.events(Filter.parse({"signal": "post_save", "text": "order"}), before=10**6, limit=2)
+        history.traces(Filter.parse({"kind": "request"}), before=10**6, limit=2)
+    statements = [query["sql"].upper() for query in queries]
+    assert 2 == len(statements)
+    assert not any("OFFSET" in sql or "COUNT(" in sql for sql in statements)
+
+
+def test_an_event_is_found_by_its_id_or_not_at_all() -> None:
+    kept = event(object_label="kept")
+    found = history.event(kept.id)
+    assert found is not None
+    assert "kept" == found.object_label
+    assert history.event(kept.id + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ["import", "POST /"]),
+        ({"kind": "task"}, ["import"]),
+        ({"actor": "ann"}, ["POST /"]),
+        ({"trace": OTHER}, ["import"]),
+        ({"signal": "post_delete"}, ["import"]),
+        ({"outcome": "committed"}, ["POST /"]),
+        ({"object": "shop.Order:17"}, ["import", "POST /"]),
+        ({"text": "IMP"}, ["import"]),
+        ({"text": "csv"}, ["import"]),
+        ({"signal": "post_save", "kind": "task"}, []),
+    ],
+)
+def test_traces_are_chosen_by_themselves_and_by_what_happened_in_them(given: dict[str, Any], names: list[str]) -> None:
+    trace(name="POST /")
+    event(signal="post_save")
+    trace(name="import", kind="task", trace_id=OTHER, actor_key="", actor_label="cron", data={"file": "prices.CSV"})
+    event(signal="post_delete", trace_id=OTHER, outcome="failed")
+    assert names == [row.name for row in history.traces(Filter.parse(given))]
+
+
+# ------------------------------------------------------------------ trees
+
+
+def shape(nodes: tuple[history.Node, ...]) -> list[Any]:
+    return [(node.event.object_label, shape(node.children)) for node in nodes]
+
+
+def test_a_trace_is_a_tree_in_the_order_of_its_sends() -> None:
+    trace(name="POST /")
+    event(span=4, object_label="d")
+    event(span=3, parent=1, object_label="c")
+    event(span=1, object_label="a")
+    event(span=2, parent=1, object_label="b")
+    event(span=5, parent=3, object_label="e")
+    event(trace_id=OTHER, span=6, object_label="of another")
+    found = history.trace(TRACE)
+    assert found is not None
+    assert ["POST /"] == [row.name for row in found.rows]
+    assert [("a", [("b", []), ("c", [("e", [])])]), ("d", [])] == shape(found.roots)
+    assert [(0, "a"), (1, "b"), (1, "c"), (2, "e"), (0, "d")] == [(d, e.object_label) for d, e in found.walk()]
+    assert found.complete
+
+
+def test_a_trace_that_has_not_ended_has_no_row_and_its_events() -> None:
+    event(object_label="a")
+    found = history.trace(TRACE)
+    assert found is not None
+    assert ((), [("a", [])]) == (found.rows, shape(found.roots))
+
+
+def test_a_trace_without_events_has_its_row() -> None:
+    trace(name="POST /")
+    found = history.trace(TRACE)
+    assert found is not None
+    assert (1, ()) == (len(found.rows), found.roots)
+
+
+def test_a_trace_that_is_not_there_is_none() -> None:
+    assert history.trace(OTHER) is None
+
+
+def test_a_traces_id_that_came_from_outside_may_belong_to_several() -> None:
+    trace(name="second", at=minutes(2))
+    trace(name="first", at=minutes(1))
+    found = history.trace(TRACE)
+    assert found is not None
+    assert ["first", "second"] == [row.name for row in found.rows]
+
+
+def test_an_event_whose_parent_is_missing_is_a_root() -> None:
+    assert [("orphan", [])] == shape(grow([unsaved_event(span=5, parent=4, object_label="orphan")]))
+
+
+def test_events_that_claim_to_be_each_others_parents_do_no_harm() -> None:
+    circle = [
+        unsaved_event(span=1, parent=2, object_label="a"),
+        unsaved_event(span=2, parent=1, object_label="b"),
+        unsaved_event(span=3, parent=3, object_label="c"),
+    ]
+    assert [("a", [("b", [])]), ("c", [])] == shape(grow(circle))
+
+
+def test_events_of_several_processes_come_in_the_order_of_their_beginning() -> None:
+    """Each process numbers from a random start: the greater number may be the earlier event's."""
+    high, low = 9 << 22, 1 << 22
+    events = [
+        unsaved_event(span=low, at=minutes(2), object_label="child's", parent=high),
+        unsaved_event(span=high, at=minutes(1), object_label="parent's"),
+        unsaved_event(span=high + 1, at=minutes(3), object_label="parent's second"),
+    ]
+    assert [("parent's", [("child's", [])]), ("parent's second", [])] == shape(grow(events))
+
+
+def test_a_trace_too_large_to_show_says_so() -> None:
+    for span in range(4):
+        event(span=span, object_label=str(span))
+    found = history.trace(TRACE, limit=3)
+    assert found is not None
+    assert not found.complete
+    assert ["0", "1", "2"] == [e.object_label for _, e in found.walk()]
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def test_a_record_has_every_column_and_spans_that_every_parser_can_read() -> None:
+    found = event(span=2**62 - 1, parent=5, at=NOON + dt.timedelta(microseconds=7), data={"args": {"created": True}})
+    record = event_record(found)
+    columns = {field.name for field in Event._meta.fields}
+    assert columns == {"duration" if key == "duration_us" else key for key in record}
+    assert "2026-03-01T12:00:00.000007+00:00" == record["time"]
+    assert ("3fffffffffffffff", "0000000000000005") == (record["span"], record["parent"])
+    assert {"args": {"created": True}} == record["data"]
+
+
+def test_a_traces_record_has_every_column() -> None:
+    record = trace_record(trace())
+    assert {field.name for field in Trace._meta.fields} == {
+        "duration" if key == "duration_us" else key for key in record
+    }
+
+
+# ------------------------------------------------------------------ signals
+
+
+def hears_orders(sender: object, **kwargs: object) -> None: ...
+
+
+async def hears_everything(sender: object, **kwargs: object) -> None: ...
+
+
+def signals(**given: Any) -> dict[str, history.Listening]:
+    return {one.name: one for one in history.signals({}, {"post_save"}, Filter.parse(given))}
+
+
+def test_the_catalogue_tells_what_listens_and_how() -> None:
+    post_save.connect(hears_orders, sender=Order, weak=False, dispatch_uid="once")
+    post_save.connect(hears_everything)
+    try:
+        found = signals()["post_save"]
+        ours = [listener for listener in found.listeners if "test_history" in listener.name]
+    finally:
+        post_save.disconnect(sender=Order, dispatch_uid="once")
+        post_save.disconnect(hears_everything)
+    assert ("model", True) == (found.group, found.recorded)
+    orders, everything = ours
+    assert ("tests.test_history.hears_orders", "shop.Order", False, "once", False, False) == (
+        orders.name,
+        orders.sender,
+        orders.weak,
+        orders.dispatch_uid,
+        orders.is_async,
+        orders.dead,
+    )
+    line = hears_orders.__code__.co_firstlineno
+    assert f"tests/test_history.py:{line}" == orders.place
+    assert (None, True, "", True) == (everything.sender, everything.weak, everything.dispatch_uid, everything.is_async)
+
+
+def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
+    signal = Signal()
+
+    def local(sender: object, **kwargs: object) -> None: ...
+
+    signal.connect(local, sender="a module's name")
+    del local
+    (found,) = [
+        one for one in history.signals({signal: "shop.signals.paid"}, {"shop.signals.paid"}) if one.entry is None
+    ]
+    assert ("shop.signals.paid", "custom", True) == (found.name, found.group, found.recorded)
+    assert [(True, "")] == [(listener.dead, listener.name) for listener in found.listeners]
+
+
+def test_signals_that_are_not_recorded_are_told_too() -> None:
+    found = signals()
+    assert [] == [name for name, one in found.items() if one.recorded and name != "post_save"]
+    assert {"user_logged_in", "pre_init", "request_started", "update"} <= found.keys()
+
+
+def test_signals_are_chosen_by_name_and_group() -> None:
+    assert {"pre_migrate", "post_migrate"} == signals(group="management").keys()
+    assert {"pre_save"} == signals(signal="pre_save").keys()
+
+
+def test_signals_are_counted_over_the_newest_events_alone() -> None:
+    for _ in range(5):
+        event(signal="post_save", data={"announced": 5})
+    event(signal="post_delete")
+    trace(data={"counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
+    trace(at=minutes(-60), data={"counts": {"pre_init": {"shop.Order": 1000}}})
+    counts = {one.name: one.events for one in history.signals({}, (), limit=4) if one.events}
+    assert {"post_save": 3, "pre_save": 3, "post_delete": 1, "pre_init": 5} == counts
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def run(name: str, us: int | None, error: str | None = None) -> dict[str, Any]:
+    return {"name": name, "place": f"{name}.py:1", "us": us, "error": error}
+
+
+def test_statistics_count_outcomes_and_time_receivers() -> None:
+    for us in range(1, 101):
+        event(at=minutes(us), data={"receivers": [run("shop.index", us), run("shop.mail", 1000 * us)]})
+    event(outcome="rolled_back", errors=1, data={"receivers": [run("shop.mail", None, "ValueError: no")]})
+    event(signal="update")
+    found = history.stats()
+    assert (102, True, minutes(0), minutes(100)) == (found.events, found.complete, found.first, found.last)
+    assert [("post_save", 101, {"committed": 100, "rolled_back": 1}, 1), ("update", 1, {"committed": 1}, 0)] == [
+        (one.signal, one.events, one.outcomes, one.errors) for one in found.signals
+    ]
+    assert [
+        ("shop.mail", "post_save", "shop.mail.py:1", 101, 1, 5_050_000, 50_000, 95_000, 100_000),
+        ("shop.index", "post_save", "shop.index.py:1", 100, 0, 5_050, 50, 95, 100),
+    ] == [
+        (one.receiver, one.signal, one.place, one.runs, one.errors, one.total, one.median, one.p95, one.longest)
+        for one in found.receivers
+    ]
+
+
+def test_statistics_are_of_the_newest_events_and_say_what_they_leave_out() -> None:
+    for number in range(5):
+        event(at=minutes(number))
+    found = history.stats(limit=3)
+    assert (3, False, minutes(2)) == (found.events, found.complete, found.first)
+    assert history.stats(limit=5).complete
+
+
+def test_statistics_of_nothing_are_empty() -> None:
+    found = history.stats(Filter.parse({"since": "5m"}))
+    assert (0, None, None, (), ()) == (found.events, found.first, found.last, found.signals, found.receivers)
+
+
+def test_reading_sees_what_the_open_transaction_has_recorded() -> None:
+    signalbox.install()
+    order = Order.objects.create(number="A-18")
+    found = history.events(Filter(object=ObjectName("shop.Order", str(order.pk))))
+    assert ["post_save"] == [one.signal for one in found]
+    assert timezone.now() - found[0].at < dt.timedelta(minutes=1)
