@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from django.core.signals import request_finished
@@ -19,25 +19,34 @@ def _raise(project: Project) -> Iterator[Fault]:
     raise LookupError("a mistake")
 
 
-def _rule(name: str) -> Rule:
+def _find(project: Project) -> Iterator[Fault]:
+    yield Fault(path="", line=0, signal="post_save", happens="Nothing.", why="It is a test.", remedy="None.")
+
+
+def _rule(name: str, find: Callable[[Project], Iterator[Fault]]) -> Rule:
     return Rule(
-        id="signalbox.D999", name=name, severity=Severity.ERROR, packages=True, records=False, finds="", find=_raise
+        id=f"signalbox.{name}",
+        name=name,
+        severity=Severity.ERROR,
+        packages=True,
+        records=False,
+        finds="",
+        find=find,
     )
 
 
 def test_a_rule_that_raises_is_named_and_logged_and_costs_no_other_findings(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without = examine(records=False)
-    monkeypatch.setitem(RULES, "broken", _rule("broken"))
+    monkeypatch.setitem(RULES, "broken", _rule("broken", _raise))
+    monkeypatch.setitem(RULES, "sound", _rule("sound", _find))
 
     with caplog.at_level(logging.ERROR, "signalbox.doctor"):
-        findings = examine(records=False)
+        sound, failed = examine(rules=["broken", "sound"], records=False)
 
-    extra = [finding for finding in findings if finding not in without]
-    assert ["signalbox.D000"] == [finding.id for finding in extra]
-    assert "broken (signalbox.D999)" in extra[0].happens
-    assert len(without) + 1 == len(findings)
+    assert ("signalbox.sound", "Nothing.") == (sound.id, sound.happens)
+    assert ("signalbox.D000", Severity.WARNING) == (failed.id, failed.severity)
+    assert "The rule broken (signalbox.broken) failed and found nothing: LookupError." == failed.happens
     assert "The doctor's rule broken failed." in caplog.text
 
 

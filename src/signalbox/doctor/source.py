@@ -297,12 +297,17 @@ def _walk(path: str, module: str, others: set[str]) -> Iterator[tuple[str, str]]
         if not name.isidentifier():
             continue
         if not dot and entry.is_dir():
-            inside = real(entry.path)
+            inside = _real(entry)
             # A folder with a manage.py is a project of its own.
             if name not in _LEFT_OUT and inside not in others and not os.path.exists(os.path.join(inside, "manage.py")):
                 yield from _walk(inside, f"{module}.{name}", others)
         elif ending == "py" and not name.startswith("test_") and name not in {"conftest", "tests"}:
-            yield (module if name == "__init__" else f"{module}.{name}"), real(entry.path)
+            yield (module if name == "__init__" else f"{module}.{name}"), _real(entry)
+
+
+def _real(entry: os.DirEntry[str]) -> str:
+    """Return the path without symbolic links; that of the folder has none."""
+    return real(entry.path) if entry.is_symlink() else entry.path
 
 
 def _text(path: str) -> str:

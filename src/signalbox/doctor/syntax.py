@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from signalbox.doctor.source import Function
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One expression or statement that runs when the function does."""
 
     node: ast.AST
@@ -24,16 +22,18 @@ class Step:
 _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
-def steps(body: list[ast.stmt]) -> Iterator[Step]:
-    """Yield what runs when a function with this body does; not what stands in functions within it."""
-    yield from _block(body, guarded=False)
+def steps(body: list[ast.stmt]) -> list[Step]:
+    """Return what runs when a function with this body does; not what stands in functions within it."""
+    found: list[Step] = []
+    _block(body, False, found)
+    return found
 
 
-def _block(body: list[ast.stmt], *, guarded: bool) -> Iterator[Step]:
+def _block(body: list[ast.stmt], guarded: bool, found: list[Step]) -> None:
     for node in body:
-        yield from _node(node, guarded=guarded)
-        if isinstance(node, ast.If | ast.Match | ast.Try | ast.For | ast.While) and _leaves(node):
-            guarded = True
+        _node(node, guarded, found)
+        if not guarded and isinstance(node, ast.If | ast.Match | ast.Try | ast.For | ast.While):
+            guarded = _leaves(node)
 
 
 def _leaves(node: ast.AST) -> bool:
@@ -45,44 +45,46 @@ def _leaves(node: ast.AST) -> bool:
     return any(_leaves(child) for child in ast.iter_child_nodes(node))
 
 
-def _node(node: ast.AST, *, guarded: bool) -> Iterator[Step]:
+def _node(node: ast.AST, guarded: bool, found: list[Step]) -> None:
     if isinstance(node, _INNER):
         return
-    yield Step(node, guarded)
+    found.append(Step(node, guarded))
     match node:
         case ast.If() | ast.While():
-            yield from _node(node.test, guarded=guarded)
-            yield from _block(node.body, guarded=True)
-            yield from _block(node.orelse, guarded=True)
+            _node(node.test, guarded, found)
+            _block(node.body, True, found)
+            _block(node.orelse, True, found)
         case ast.IfExp():
-            yield from _node(node.test, guarded=guarded)
-            yield from _node(node.body, guarded=True)
-            yield from _node(node.orelse, guarded=True)
+            _node(node.test, guarded, found)
+            _node(node.body, True, found)
+            _node(node.orelse, True, found)
         case ast.BoolOp():
-            yield from _node(node.values[0], guarded=guarded)
+            _node(node.values[0], guarded, found)
             for value in node.values[1:]:
-                yield from _node(value, guarded=True)
+                _node(value, True, found)
         case ast.Try() | ast.TryStar():
-            yield from _block(node.body, guarded=guarded)
+            _block(node.body, guarded, found)
             for handler in node.handlers:
-                yield from _block(handler.body, guarded=True)
-            yield from _block(node.orelse, guarded=guarded)
-            yield from _block(node.finalbody, guarded=guarded)
+                _block(handler.body, True, found)
+            _block(node.orelse, guarded, found)
+            _block(node.finalbody, guarded, found)
         case ast.For() | ast.AsyncFor():
-            yield from _node(node.iter, guarded=guarded)
-            yield from _block(node.body, guarded=guarded)
-            yield from _block(node.orelse, guarded=guarded)
+            _node(node.iter, guarded, found)
+            _block(node.body, guarded, found)
+            _block(node.orelse, guarded, found)
         case ast.With() | ast.AsyncWith():
             for item in node.items:
-                yield from _node(item.context_expr, guarded=guarded)
-            yield from _block(node.body, guarded=guarded)
+                _node(item.context_expr, guarded, found)
+            _block(node.body, guarded, found)
         case ast.Match():
-            yield from _node(node.subject, guarded=guarded)
+            _node(node.subject, guarded, found)
             for case in node.cases:
-                yield from _block(case.body, guarded=True)
+                _block(case.body, True, found)
+        case ast.Name() | ast.Constant():
+            pass  # nothing in them runs, and they are every other node
         case _:
             for child in ast.iter_child_nodes(node):
-                yield from _node(child, guarded=guarded)
+                _node(child, guarded, found)
 
 
 def calls(function: Function) -> Iterator[tuple[ast.Call, bool]]:
