@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -388,16 +388,32 @@ class Claims:
         connection = self.connection
         if connection.vendor == "postgresql":
             return self._run_at_once(statements)
-        if len(statements) == 1:
-            with connection.cursor() as cursor:
-                cursor.execute(*statements[0])
-                return [cursor.rowcount]
         counts = []
-        with self._writing(), connection.cursor() as cursor:
-            for sql, params in statements:
-                cursor.execute(sql, params)
-                counts.append(cursor.rowcount)
+        with self._not_waiting_for_disk(), self._writing() if len(statements) > 1 else nullcontext():
+            with connection.cursor() as cursor:
+                for sql, params in statements:
+                    cursor.execute(sql, params)
+                    counts.append(cursor.rowcount)
         return counts
+
+    @contextmanager
+    def _not_waiting_for_disk(self) -> Iterator[None]:
+        """Let SQLite in WAL mode do what ``_NO_WAIT_FOR_DISK`` does; in its other modes the file could suffer."""
+        connection = self.connection
+        if connection.vendor != "sqlite" or connection.in_atomic_block:
+            yield
+            return
+        connection.ensure_connection()
+        raw: Any = connection.connection
+        full = raw.execute("PRAGMA synchronous").fetchone()[0]
+        if full < 2 or raw.in_transaction or raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            yield
+            return
+        raw.execute("PRAGMA synchronous = 1")
+        try:
+            yield
+        finally:
+            raw.execute(f"PRAGMA synchronous = {full}")
 
     def _run_at_once(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
         parts = [f"w{n} AS ({sql} RETURNING 1)" for n, (sql, _) in enumerate(statements)]

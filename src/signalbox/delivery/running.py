@@ -18,6 +18,7 @@ from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import connections
+from django.utils.functional import SimpleLazyObject
 
 from signalbox import catalog, context, departures, encoding
 from signalbox.context import Trace
@@ -102,16 +103,20 @@ def durable_of(claimed: Claimed) -> Durable:
     return durable
 
 
-def arguments(claimed: Claimed) -> dict[str, Any]:
+def arguments(claimed: Claimed, durable: Durable) -> dict[str, Any]:
     """Return the keyword arguments of a delivery's receiver.
 
-    Raises ``Deferred`` where a model or signal is unknown to this version of the code.
+    An object that the receiver does not name, and that falls into its ``**kwargs``, is loaded when it is first looked
+    at. Raises ``Deferred`` where a model or signal is unknown to this version of the code.
     """
     try:
         signal = registry.signal_named(claimed.signal)
         named = {"signal": signal, "sender": _sender(claimed), **_named(claimed)}
     except (LookupError, ImportError) as error:
         raise Deferred(f"{claimed.receiver} waits: {error}") from error
+    load = named.get("instance")
+    if type(load) is partial:
+        named["instance"] = load() if "instance" in durable.named else SimpleLazyObject(load)
     return named
 
 
@@ -138,7 +143,7 @@ def _named(claimed: Claimed) -> dict[str, Any]:
         case "post_save":
             fields = args.get("update_fields")
             return {
-                "instance": instance_of(claimed, claimed.sender, payload.get("row")),
+                "instance": partial(instance_of, claimed, claimed.sender, payload.get("row")),
                 "created": bool(args.get("created")),
                 "raw": bool(args.get("raw")),
                 "update_fields": None if fields is None else frozenset(fields),
@@ -179,8 +184,10 @@ def instance_of(claimed: Claimed, label: str, row: dict[str, Any] | None) -> Mod
     """Return the object as it is now; if it is gone, as the event recorded it, unsaved."""
     model: type[Model] = apps.get_model(label)
     key = _primary_key(claimed, model, row)
-    found = model._base_manager.using(claimed.database).filter(pk=key).first()
-    return _rebuilt(claimed, model, row or {}) if found is None else found
+    try:
+        return model._base_manager.using(claimed.database).get(pk=key)
+    except model.DoesNotExist:
+        return _rebuilt(claimed, model, row or {})
 
 
 def gone(claimed: Claimed, row: dict[str, Any]) -> Model:
@@ -298,7 +305,7 @@ def call(claimed: Claimed, durable: Durable, watch: Watch | None = None) -> None
 
     What happens in it belongs to the trace of its event, and tells it as its origin.
     """
-    named = arguments(claimed)
+    named = arguments(claimed, durable)
     named["delivery"] = Delivering(
         id=claimed.id,
         attempt=claimed.attempts,

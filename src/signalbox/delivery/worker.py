@@ -188,6 +188,7 @@ class Worker:
             held = [one for one in list(self._held.values()) if one.alias == alias]
             if held:
                 lost = self._once(lambda claims=claims, held=held: claims.renew(held))
+                lost = {number for number in lost or () if (alias, number) in self._held}  # not what was just finished
                 if lost:
                     logger.warning("Deliveries %s took this worker for dead, and are run by another.", sorted(lost))
 
