@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import Permission, User
-from django.test import Client
+from django.db import connection
+from django.test import Client, override_settings
+from pytest_django import DjangoDbBlocker
 
+from signalbox import departures
 from signalbox.context import new_trace_id
 from signalbox.models import Event, Trace
+from tests import services
+from tests.web import browsing
+from tests.web.browsing import Visitor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 START = 1_790_000_000_000_000
 
@@ -85,3 +97,58 @@ def add_trace(db: None) -> Callable[..., Trace]:
         return trace
 
     return add
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The browser; the reason to go without it is a failure where services are required."""
+    if reason := browsing.missing():
+        if services.required():
+            pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
+        pytest.skip(reason)
+    # Its driver runs an event loop in this thread, in which Django would refuse the tests' own queries.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with browsing.chromium() as browser:
+        yield browser
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture(scope="session")
+def site(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The address of the test site, served under a strict policy."""
+    middleware = ["tests.web.browsing.StrictPolicy", *settings.MIDDLEWARE]
+    with django_db_blocker.unblock(), override_settings(MIDDLEWARE=middleware), browsing.serving() as address:
+        yield address
+
+
+def _empty_register() -> None:
+    departures.drain()
+    Event.objects.all().delete()
+    Trace.objects.all().delete()
+    connection.close()
+
+
+@pytest.fixture
+def window(browser: Browser, site: str, transactional_db: None) -> Iterator[Callable[..., Visitor]]:
+    """Open windows in which the operator has logged in; in the end none may have complained."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("operator", password="lever"))
+    session = client.cookies["sessionid"].value
+    # In a thread of its own: within an event loop, as the browser's driver runs one here, events wait to be written.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_empty_register).result()
+    opened: list[Visitor] = []
+    contexts = []
+
+    def open_window(**options: Any) -> Visitor:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context.set_default_timeout(8000)
+        context.add_cookies([{"name": "sessionid", "value": session, "url": site}])
+        contexts.append(context)
+        opened.append(Visitor(context.new_page(), site))
+        return opened[-1]
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert [] == [complaint for visitor in opened for complaint in visitor.complaints]

@@ -70,6 +70,16 @@
     });
   });
 
+  // What scrolls sideways can be reached by keyboard, as long as it does.
+  const sideways = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
+  });
+  const watch = (within) => {
+    for (const wide of all(".wide", within)) sideways.observe(wide);
+  };
+  watch(document);
+  document.addEventListener("htmx:afterSettle", (event) => watch(event.target));
+
   // Filters: empty fields stay out of the address.
   document.addEventListener("htmx:configRequest", (event) => {
     const given = event.detail.parameters;

@@ -22,7 +22,7 @@
   if (all("select, input", fields).some((field) => field.value !== "")) showFields(true);
 
   // The answer to a poll is lines: those that are here already are put in their place, the others stand on top.
-  const isPoll = (event) => event.target.id === "position" || event.detail.elt?.id === "position";
+  const isPoll = (event) => event.detail.requestConfig?.elt?.id === "position";
   const showNews = (number) => {
     news.hidden = number === 0;
     const text = `${number} new`;
@@ -74,7 +74,8 @@
       const focus = line.contains(document.activeElement) ? document.activeElement.className : null;
       newer.classList.remove("fresh");
       line.replaceWith(newer);
-      if (open) htmx.trigger(one("[data-twist]", newer), "click");
+      htmx.process(newer);
+      if (open) one("[data-twist]", newer).click();
       if (focus !== null) one(focus.includes("twist") ? "[data-twist]" : "a.what", newer).focus();
     }
     const lines = all(":scope > [data-line]", traces);

@@ -1,0 +1,115 @@
+"""A real browser and a real server for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.http import HttpRequest, HttpResponse
+from django.test.testcases import LiveServerThread
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = os.environ.get("SIGNALBOX_TEST_CHROMIUM", shutil.which("chromium") or shutil.which("google-chrome") or "")
+
+ARGUMENTS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+
+POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+AXE = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text()
+
+
+def missing() -> str | None:
+    """Say why there is no browser, with the remedy; None if there is one."""
+    if find_spec("playwright") is None:
+        return "no playwright: install the dependency group `test`"
+    if not CHROMIUM:
+        return "no Chromium: install the package chromium, or set SIGNALBOX_TEST_CHROMIUM to its path"
+    return None
+
+
+class StrictPolicy:
+    """Middleware that forbids inline scripts, inline styles and everything that is not the site's own."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response["Content-Security-Policy"] = POLICY
+        return response
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """Serve the test site to other threads; yield its address."""
+    thread = LiveServerThread("127.0.0.1", StaticFilesHandler, connections_override={})
+    thread.daemon = True
+    thread.start()
+    thread.is_ready.wait()
+    try:
+        if thread.error:
+            raise thread.error
+        yield f"http://127.0.0.1:{thread.port}"
+    finally:
+        thread.terminate()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start the browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visitor:
+    """One window of the browser, and what it complained about."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self._note(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self._note(str(error)))
+        page.on("dialog", lambda dialog: self._note(f"dialog: {dialog.message}"))
+
+    def _note(self, text: str) -> None:
+        if not text.startswith(
+            ("htmx:afterRequest", "htmx:sendError")
+        ):  # a poll that was under way when the page was left
+            self.complaints.append(text)
+
+    def go(self, path: str) -> None:
+        """Open a page of the site, and wait until what it fetches is there."""
+        answer = self.page.goto(self.address + path)
+        assert answer is not None
+        assert 200 == answer.status, f"{path} answered {answer.status}"
+        self.page.wait_for_selector("[aria-busy=true]", state="detached")
+
+    def accessibility(self) -> list[str]:
+        """Return what axe has against the page."""
+        self.page.evaluate(AXE)
+        found: list[dict[str, Any]] = self.page.evaluate("axe.run().then((result) => result.violations)")
+        return [f"{one['id']}: {json.dumps([node['html'] for node in one['nodes']])[:600]}" for one in found]
+
+    def overflow(self) -> int:
+        """Return by how many pixels the page is wider than the window."""
+        wider: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        return wider

@@ -1,0 +1,340 @@
+"""The page as a browser shows it, under a policy that forbids inline scripts and styles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+import pytest
+from django.contrib.auth.models import User
+
+from signalbox.models import Event, Trace
+from tests.shop.models import Order
+from tests.web.browsing import Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+Window = Callable[..., Visitor]
+AddEvent = Callable[..., Event]
+AddTrace = Callable[..., Trace]
+
+ONE = "1" * 32
+TWO = "2" * 32
+
+
+@pytest.fixture
+def work(window: Window, add_event: AddEvent, add_trace: AddTrace) -> Event:
+    """A request that changed an order, in whose receiver another was saved, and a command that failed."""
+    runs = [
+        {"name": "shop.signals.send_invoice", "place": "shop/signals.py:12", "us": 900, "error": None},
+        {"name": "shop.signals.tell_stock", "place": "shop/signals.py:30", "us": 300, "error": "ValueError: no stock"},
+    ]
+    changes = {
+        "status": ["open", "paid"],
+        "note": ["Leave it with the neighbours if nobody answers " * 3, "Ring twice"],
+    }
+    add_trace(trace_id=TWO, kind="command", name="import_prices", status="failed", events=1, rolled_back=1)
+    add_event(trace_id=TWO, outcome="rolled_back", signal="update", object_key="", object_label="")
+    add_trace(trace_id=ONE, name="POST /orders/7/", events=3, errors=1)
+    add_event(trace_id=ONE, signal="request_started", sender="wsgi", object_key="", object_label="", outcome="sent")
+    changed = add_event(
+        trace_id=ONE, errors=1, data={"changes": changes, "receivers": runs, "args": {"created": False}}
+    )
+    add_event(trace_id=ONE, parent=changed.span, sender="shop.OrderLine", object_key="9", object_label="Line 9")
+    return changed
+
+
+def addresses(event: Event) -> dict[str, str]:
+    return {
+        "timeline": "/signalbox/?" + urlencode({"signal": "post_save"}),
+        "trace": f"/signalbox/trace/{event.trace_id}/",
+        "event": f"/signalbox/event/{event.id}/",
+        "revert": f"/signalbox/event/{event.id}/revert/",
+        "object": "/signalbox/object/?" + urlencode({"sender": event.sender, "key": event.object_key}),
+        "map": "/signalbox/map/",
+        "doctor": "/signalbox/doctor/",
+    }
+
+
+@pytest.mark.parametrize("name", ["timeline", "trace", "event", "revert", "object", "map", "doctor"])
+def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(window: Window, work: Event, name: str) -> None:
+    visitor = window(reduced_motion="reduce")
+    visitor.page.emulate_media(color_scheme="light")
+    visitor.go(addresses(work)[name])
+    if name == "timeline":
+        visitor.page.click("[data-twist]")
+        visitor.page.wait_for_selector(".leaf")
+    assert [] == visitor.accessibility()
+    visitor.page.emulate_media(color_scheme="dark")
+    visitor.page.set_viewport_size({"width": 360, "height": 740})
+    assert 0 == visitor.overflow()
+    assert [] == visitor.accessibility()
+
+
+SAVE = """
+from signalbox import trace
+from tests.shop.models import Order
+with trace({name!r}):
+    Order.objects.create(number={name!r})
+import time; print(time.time(), flush=True)
+"""
+
+
+def saved_elsewhere(name: str) -> float:
+    """Save an order in another process; return when it was committed."""
+    start = "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; django.setup()\n"
+    command = [sys.executable, "-W", "ignore", "-c", start + SAVE.format(name=name)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def test_what_another_process_does_shows_within_two_seconds(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    committed = saved_elsewhere("night train")
+    visitor.page.wait_for_selector(".line >> text=night train")
+    assert time.time() - committed < 2
+    assert "night train" in visitor.page.locator(".line .name").first.inner_text()
+
+
+def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    before = visitor.page.locator(".line").count()
+    visitor.page.keyboard.press("p")
+    saved_elsewhere("milk train")
+    visitor.page.wait_for_selector("[data-news]:visible")
+    assert before == visitor.page.locator(".line").count()
+    assert visitor.page.locator("[data-news]").inner_text().endswith(" new")
+    visitor.page.click("[data-news]")
+    visitor.page.wait_for_selector(".line >> text=milk train")
+    assert "false" == visitor.page.get_attribute("[data-pause]", "aria-pressed")
+    assert visitor.page.locator("[data-news]").is_hidden()
+
+
+def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
+    window: Window, work: Event, add_event: AddEvent
+) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    line = visitor.page.locator(f"#t-{ONE}")
+    line.locator("[data-twist]").click()
+    line.locator(".leaf").nth(2).wait_for()
+    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
+    line.locator(".leaf >> text=late").wait_for()
+    assert 1 == visitor.page.locator(f"#t-{ONE}").count()
+    assert "true" == line.locator("[data-twist]").get_attribute("aria-expanded")
+
+
+def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    assert 2 == visitor.page.locator(".line").count()
+    visitor.page.keyboard.press("f")
+    visitor.page.select_option("[name=outcome]", "rolled_back")
+    visitor.page.wait_for_url("**/signalbox/?outcome=rolled_back")
+    visitor.page.wait_for_selector(".chip")
+    assert ["import_prices"] == visitor.page.locator(".line .name").all_inner_texts()
+    visitor.page.reload()
+    assert ["import_prices"] == visitor.page.locator(".line .name").all_inner_texts()
+    assert "rolled_back" == visitor.page.input_value("[name=outcome]")
+    other = window()
+    other.go(visitor.page.url.removeprefix(visitor.address))
+    assert ["import_prices"] == other.page.locator(".line .name").all_inner_texts()
+    other.page.click(".chip.clear")
+    other.page.wait_for_url("**/signalbox/")
+    assert 2 == other.page.locator(".line").count()
+
+
+def test_the_filter_s_fields_suggest_what_was_recorded(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("#senders option", state="attached")
+    assert ["shop.Order", "shop.OrderLine", "wsgi"] == visitor.page.eval_on_selector_all(
+        "#senders option", "options => options.map(option => option.value)"
+    )
+
+
+def test_a_filter_that_can_t_be_read_says_so(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/?since=yesterday")
+    assert "since is 'yesterday'" in visitor.page.locator("[role=alert]").inner_text()
+
+
+def test_the_keyboard_leads_everywhere(window: Window, work: Event) -> None:
+    visitor = window()
+    page = visitor.page
+    visitor.go("/signalbox/")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("o")
+    page.wait_for_selector(".leaf")
+    assert 3 == page.locator(".leaf").count()
+    assert page.locator(".leaf.in-1").inner_text().startswith("post_save")
+    page.keyboard.press("/")
+    assert "text" == page.evaluate("document.activeElement.id")
+    page.keyboard.type("j")
+    assert "j" == page.input_value("#text")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.locator("dialog.keys").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.press("m")
+    page.wait_for_url("**/signalbox/map/")
+    page.keyboard.press("g")
+    page.keyboard.press("t")
+    page.wait_for_url("**/signalbox/")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/signalbox/trace/{ONE}/")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.locator(f"#n-{work.id}").is_visible()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/signalbox/event/{work.id}/")
+
+
+def test_the_first_key_leads_past_the_navigation(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.keyboard.press("Tab")
+    visitor.page.keyboard.press("Enter")
+    assert "main" == visitor.page.evaluate("document.activeElement.id")
+
+
+def test_the_chosen_colours_are_kept(window: Window, work: Event) -> None:
+    visitor = window(color_scheme="light")
+    visitor.go("/signalbox/doctor/")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = visitor.page.evaluate(ground)
+    visitor.page.click("[data-scheme-toggle]")
+    visitor.page.click("[data-scheme-toggle]")
+    dark = visitor.page.evaluate(ground)
+    assert light != dark
+    visitor.go("/signalbox/map/")
+    assert dark == visitor.page.evaluate(ground)
+    assert "Dark" == visitor.page.locator("[data-scheme-name]").inner_text()
+
+
+def test_the_strip_chart_tells_its_numbers_to_a_screen_reader(window: Window, add_event: AddEvent) -> None:
+    visitor = window()
+    add_event(time=int(time.time() * 1_000_000), errors=1)
+    visitor.go("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    label = visitor.page.get_attribute("[data-strip]", "aria-label")
+    assert "1 events in the last 10 minutes: model; some failed" == label
+
+
+def test_older_traces_are_fetched_below(window: Window, add_event: AddEvent) -> None:
+    visitor = window()
+    for number in range(45):
+        add_event(object_label=f"Order {number}")
+    visitor.go("/signalbox/")
+    assert 40 == visitor.page.locator(".line").count()
+    visitor.page.click("text=Older traces")
+    visitor.page.wait_for_selector("text=The beginning of the register")
+    assert 45 == visitor.page.locator(".line").count()
+    assert 45 == visitor.page.evaluate("new Set([...document.querySelectorAll('.line')].map(line => line.id)).size")
+
+
+def test_the_slider_shows_an_object_s_state_then(window: Window) -> None:
+    visitor = window()
+    order = Order.objects.create(number="1889")
+    order.status = "paid"
+    order.save()
+    visitor.go(f"/signalbox/object/?sender=shop.Order&key={order.pk}")
+    state = visitor.page.locator("#state tr:has(th:text-matches('^status')) td")
+    assert "paid" == state.inner_text()
+    visitor.page.focus("[data-slider]")
+    visitor.page.keyboard.press("Home")
+    visitor.page.wait_for_selector("#state td:text-is('open')")
+    assert "open" == visitor.page.locator("#state tr:has(th:text-matches('^status')) td").inner_text()
+    assert "at=" in visitor.page.url
+
+
+def test_what_an_event_changed_is_put_back_after_a_confirmation(window: Window) -> None:
+    visitor = window()
+    order = Order.objects.create(number="1889")
+    order.status = "paid"
+    order.save()
+    event = Event.objects.filter(signal="post_save", sender="shop.Order").order_by("-id").first()
+    assert event is not None
+    visitor.go(f"/signalbox/event/{event.id}/")
+    visitor.page.click("text=Put back")
+    visitor.page.wait_for_url("**/revert/")
+    order.refresh_from_db()
+    assert "paid" == order.status
+    visitor.page.click("button:has-text('Put back')")
+    visitor.page.wait_for_url("**/object/**")
+    order.refresh_from_db()
+    assert "open" == order.status
+
+
+def test_the_map_draws_receivers_and_narrows_them(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/map/")
+    visitor.page.check("[name=django]")
+    visitor.page.wait_for_selector("svg.graph .node.receiver")
+    drawn = visitor.page.locator("svg.graph .node.receiver").count()
+    listed = visitor.page.locator("[data-edges] tbody tr:visible").count()
+    assert 0 < drawn <= listed
+    visitor.page.select_option("[name=app]", "auth")
+    assert 0 < visitor.page.locator("[data-edges] tbody tr:visible").count() < listed
+
+
+def test_a_button_copies(window: Window, work: Event) -> None:
+    visitor = window(permissions=["clipboard-read", "clipboard-write"])
+    visitor.go(f"/signalbox/event/{work.id}/")
+    visitor.page.click("[data-copy='shop/signals.py:12']")
+    visitor.page.wait_for_selector(".copy.done")
+    assert "shop/signals.py:12" == visitor.page.evaluate("navigator.clipboard.readText()")
+
+
+EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}</title></textarea>"
+
+
+def test_whatever_is_stored_is_shown_as_text(window: Window, add_event: AddEvent, add_trace: AddTrace) -> None:
+    visitor = window()
+    User.objects.filter(username="operator").update(username=EVIL)
+    add_trace(
+        trace_id=ONE, name=EVIL, kind="<b>kind", status="<i>5", actor_label=EVIL,
+        data={"path": EVIL, "view": EVIL, "remote": EVIL, "counts": {EVIL: {EVIL: 1}}},
+    )
+    event = add_event(
+        trace_id=ONE, signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL,
+        actor_key="<b>", actor_label=EVIL, database="<b>db", errors=1,
+        data={
+            "args": {EVIL: EVIL, "environ": {"user_agent": EVIL, "path": EVIL}, "exception": EVIL},
+            "changes": {EVIL: [EVIL, EVIL * 2], "blank": [EVIL]},
+            "row": {EVIL: EVIL, "list": [EVIL, {EVIL: EVIL}]},
+            "labels": {EVIL: {EVIL: EVIL}},
+            "receivers": [{"name": EVIL, "place": EVIL, "us": 10, "error": EVIL}],
+        },
+    )
+    add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
+    paths = [
+        "/signalbox/",
+        f"/signalbox/trace/{ONE}/",
+        f"/signalbox/event/{event.id}/",
+        "/signalbox/object/?" + urlencode({"sender": EVIL, "key": EVIL}),
+        "/signalbox/?" + urlencode(dict.fromkeys(["text", "signal", "sender", "actor"], EVIL)),
+        "/signalbox/?" + urlencode(dict.fromkeys(["since", "object", "outcome", "group", "kind"], EVIL)),
+    ]
+    for path in paths:
+        visitor.go(path)
+        assert 0 == visitor.page.locator("img, main script").count(), path
+        assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path
+    visitor.go("/signalbox/")
+    visitor.page.click("[data-twist]")
+    visitor.page.wait_for_selector(".leaf")
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("#senders option", state="attached")
+    add_event(trace_id=TWO, signal=EVIL, sender=EVIL, object_label=EVIL)
+    visitor.page.wait_for_selector(f"#t-{TWO}")
+    visitor.page.wait_for_timeout(100)
+    assert 0 == visitor.page.locator("img, main script").count()
