@@ -10,6 +10,7 @@ import logging
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
@@ -49,7 +50,9 @@ def watch(signal: Signal, capture: Capture) -> None:
 def bound(signal: Signal, hook: Callable[[Any], Any]) -> None:
     """Let ``hook`` stand around every way of sending ``signal``, recorded or not."""
     for method in METHODS:
-        signal.__dict__[method] = hook(getattr(signal, method))
+        inner = getattr(signal, method)
+        outer = hook(inner)
+        signal.__dict__[method] = markcoroutinefunction(outer) if iscoroutinefunction(inner) else outer
 
 
 def unwatch(signal: Signal) -> None:
@@ -78,9 +81,7 @@ def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | No
         return None
 
 
-def _finished(
-    capture: Capture, draft: Draft, named: dict[str, Any], began: int, error: BaseException | None
-) -> None:
+def _finished(capture: Capture, draft: Draft, named: dict[str, Any], began: int, error: BaseException | None) -> None:
     try:
         draft.duration = perf_counter_ns() - began
         if draft.runs is not None:
