@@ -16,6 +16,7 @@ IGNORED: Final = (
     "admin.LogEntry",
     "contenttypes",
     "migrations",
+    "staticfiles",
     "signalbox",
 )
 """Senders that are bookkeeping rather than news: app labels, or models as ``app.Model``."""
@@ -107,7 +108,9 @@ def problems(raw: object) -> list[tuple[str, str, str]]:
         if key not in KEYS:
             found.append((str(key), f"SIGNALBOX has no key {key!r}.", _suggestion(str(key))))
         elif (expected := _expected(key, value)) is not None:
-            found.append((key, f"SIGNALBOX[{key!r}] is {_shown(value)}; {expected} was expected.", f"See the setting {key}."))
+            found.append(
+                (key, f"SIGNALBOX[{key!r}] is {_shown(value)}; {expected} was expected.", f"See the setting {key}.")
+            )
     return found
 
 
@@ -131,7 +134,11 @@ def _expected(key: str, value: object) -> str | None:
             right = value is None or isinstance(value, str) or callable(value)
             return None if right else "a callable or its dotted path"
         case "ENGINE":
-            return None if value in ("worker", "celery", "tasks", "immediate") else '"worker", "celery", "tasks" or "immediate"'
+            return (
+                None
+                if value in ("worker", "celery", "tasks", "immediate")
+                else '"worker", "celery", "tasks" or "immediate"'
+            )
         case "KEEP_DELIVERIES":
             return None if _number(value) and value >= 0 else "a number of days, 0 or more,"
         case "LEASE" | "REDISPATCH":

@@ -17,7 +17,20 @@ from django.dispatch import Signal
 
 from signalbox import buffer, catalog, conf, store
 from signalbox.delivery import registry
-from signalbox.recording import bulk, captures, counting, custom, manytomany, plans, returning, rows, sends, snapshots, tasks, traces
+from signalbox.recording import (
+    bulk,
+    captures,
+    counting,
+    custom,
+    manytomany,
+    plans,
+    returning,
+    rows,
+    sends,
+    snapshots,
+    tasks,
+    traces,
+)
 from signalbox.recording.scope import Scope
 
 if TYPE_CHECKING:

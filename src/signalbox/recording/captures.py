@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
 
 from signalbox import buffer, conf, context, departures, store
@@ -240,9 +241,11 @@ class ManyToMany(Recorded):
         draft = _draft("m2m_changed", sender._meta.label, named["using"])
         if not isinstance(instance, type):
             rows.name(draft, plan, instance, connections[named["using"]])
-        told = {name: value for name, value in named.items() if name not in ("instance", "using", "model")}
+        told = {name: value for name, value in named.items() if name not in ("instance", "using", "model", "pk_set")}
+        asked = named["pk_set"]
         draft.args = {
             **arguments.render(told),
+            "pk_set": None if asked is None else arguments.keys(asked, named["model"]),
             **_changed_keys(named["action"], manytomany.current.get()),
             "object": plan.label,
             "model": arguments.sender_label(named["model"]),
@@ -262,10 +265,16 @@ class ManyToMany(Recorded):
 
 def _changed_keys(action: str, work: manytomany.Work | None) -> dict[str, Any]:
     """Return the keys that a ``post_`` action really added or removed, as its statements told."""
-    keys = None if work is None or not action.startswith("post_") else work.keys()
-    if keys is None:
+    if work is None or not action.startswith("post_"):
         return {}
-    return {"added" if action == "post_add" else "removed": arguments.keys(keys)}
+    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager.model)
+
+
+def _told_keys(what: str, keys: list[Any], model: type[Model]) -> dict[str, Any]:
+    told: dict[str, Any] = {what: arguments.keys(keys, model)}
+    if len(keys) > arguments.MOST_KEYS:
+        told["keys_left_out"] = len(keys) - arguments.MOST_KEYS
+    return told
 
 
 def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
@@ -276,7 +285,7 @@ def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
     draft.args = {
         "action": "post_add",
         "reverse": manager.reverse,
-        "added": arguments.keys(keys),
+        **_told_keys("added", keys, manager.model),
         "object": plan.label,
         "model": manager.model._meta.label,
         "unsent": True,
@@ -330,8 +339,15 @@ def _completed(draft: Draft, error: BaseException | None) -> None:
 
 def _ignored(sender: Any) -> bool:
     model = arguments.model_of(sender)
+    config = conf.get()
     if model is not None:
-        config = conf.get()
         of_migration = model.__module__ == "__fake__" and "migrations" in config.IGNORE
         return of_migration or plans.ignored(model, config)
-    return isinstance(sender, AppConfig) and (sender.label == "signalbox" or sender.label in conf.get().IGNORE)
+    app = sender if isinstance(sender, AppConfig) else _app_of(sender) if isinstance(sender, type) else None
+    return app is not None and (app.label == "signalbox" or app.label in config.IGNORE)
+
+
+@cache
+def _app_of(sender: type) -> AppConfig | None:
+    """Return the app that a class belongs to, as the handler of the development server's static files does."""
+    return apps.get_containing_app_config(sender.__module__) if apps.apps_ready else None
