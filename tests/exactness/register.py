@@ -155,3 +155,22 @@ def exact(sender: str = "shop.Tag", alias: str = "default") -> list[str]:
 def signals(alias: str = "default") -> Counter[tuple[str, str]]:
     """Return how often each ``(signal, outcome)`` was written."""
     return Counter((event.signal, event.outcome) for event in events(alias))
+
+
+def links(alias: str = "default") -> set[tuple[str, str]]:
+    """Return which orders have which tags, as keys."""
+    found = execute(alias, "SELECT order_id, tag_id FROM shop_order_tags")
+    return {(str(order), str(tag)) for order, tag in found}
+
+
+def replayed_links(alias: str = "default") -> set[tuple[str, str]]:
+    """Return the same, as the events tell it."""
+    found: set[tuple[str, str]] = set()
+    for event in events(alias):
+        if event.outcome == "committed" and event.signal == "m2m_changed":
+            args = event.data["args"]
+            found |= {(event.key, str(key)) for key in args.get("added", ())}
+            found -= {(event.key, str(key)) for key in args.get("removed", ())}
+        elif (event.outcome, event.signal, event.sender) == ("committed", "post_delete", "shop.Order"):
+            found = {(order, tag) for order, tag in found if order != event.key}
+    return found

@@ -1,0 +1,65 @@
+"""A process that is killed while it writes leaves rows and events that match."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from django.db import connections
+
+from tests.exactness import register
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+BUSY = {
+    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND backend_type = 'client backend' AND state <> 'idle'",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p "
+    "ON p.id = t.trx_mysql_thread_id WHERE p.db = database() AND p.id <> connection_id()",
+}
+"""How many transactions are still open: a server notices a little later that a client is gone."""
+
+
+def quiet() -> None:
+    """Wait until the server has ended what the killed process had begun."""
+    sql = BUSY.get(connections["default"].vendor)
+    for _ in range(1000):
+        if sql is None or register.execute("default", sql) == [(0,)]:
+            return
+        time.sleep(0.01)
+    pytest.fail("a transaction of a process that is gone does not end")
+
+
+def matching() -> bool:
+    """Tell whether rows and events match; `register` reads them one after the other."""
+    same: bool = register.rows("shop.Order") == register.replayed("shop.Order")
+    return same and register.links() == register.replayed_links()
+
+
+@pytest.mark.crash
+def test_rows_and_events_match_after_every_kill(crashes: int) -> None:
+    chance = random.Random()
+    command = [sys.executable, "-m", "tests.exactness.writer"]
+    wrote = 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+        assert writers.stdin is not None
+        assert writers.stdout is not None
+        for crash in range(crashes):
+            register.empty("default")
+            seed = chance.getrandbits(32)
+            writers.stdin.write(f"{seed}\n")
+            writers.stdin.flush()
+            pid = int(writers.stdout.readline())
+            time.sleep(chance.uniform(0.02, 0.3))
+            os.kill(pid, signal.SIGKILL)
+            assert -signal.SIGKILL == int(writers.stdout.readline()), f"writer {seed} ended by itself"
+            quiet()
+            assert matching(), f"crash {crash}, seed {seed}"
+            wrote += bool(register.rows("shop.Order"))
+        writers.stdin.close()
+    assert wrote > crashes // 2, "most writers were killed before they had written anything"
