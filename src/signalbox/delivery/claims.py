@@ -230,6 +230,19 @@ class Claims:
             self._leave_blocked_alone(moment)
         return rows
 
+    def recall(self, ids: Sequence[int], until: int) -> None:
+        """Take back the mark of ``dispatch``: no message was sent."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_marks(ids)}) AND wake = %s AND lease IS NULL",
+                [now(), *ids, until],
+            )
+
+    def wake_lane(self, lane: int) -> None:
+        """Look at once at what stood behind somebody who has left the lane."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(*self._wake_lane_sql(lane))
+
     def under_way(self, until: int, most: int) -> int:
         """Return how many deliveries wake between now and ``until``, ``most`` at most: those sent out are among them."""
         with self.connection.cursor() as cursor:

@@ -220,7 +220,11 @@ def _after_commit(function: Callable[..., Any], weak: bool) -> tuple[Any, bool]:
 
     @wraps(function)
     def after_commit(**named: Any) -> None:
-        transaction.on_commit(partial(call, **named), using=_alias(named), robust=True)
+        @wraps(function)  # not a partial: Django 5.2 asks a robust hook that raises for its name
+        def run() -> None:
+            call(**named)
+
+        transaction.on_commit(run, using=_alias(named), robust=True)
 
     if weak and hasattr(function, "__dict__"):
         function.__dict__.setdefault("_signalbox_connected", []).append(after_commit)
@@ -526,7 +530,8 @@ def delivery_rows(draft: Draft) -> Sequence[store.Row]:
     now = context.now() // 1000
     values = _values(draft)
     payload = _payload(draft, values)
-    return [delivery_row(durable, draft_facts(draft), _key(durable, draft, values), payload, now) for durable in takers]
+    facts = (draft.trace.id, draft.span, draft.signal, draft.sender, draft.key, draft.using)
+    return [delivery_row(durable, facts, key_of(durable, draft.key, draft.sender, values), payload, now) for durable in takers]
 
 
 def _is_before(draft: Draft) -> bool:
@@ -536,11 +541,7 @@ def _is_before(draft: Draft) -> bool:
 
 
 Facts = tuple[str, int, str, str, str, str]
-
-
-def draft_facts(draft: Draft) -> Facts:
-    """Return what a delivery repeats of its event: trace, span, signal, sender, object key, database."""
-    return (draft.trace.id, draft.span, draft.signal, draft.sender, draft.key, draft.using)
+"""What a delivery repeats of its event: trace, span, signal, sender, object key, database."""
 
 
 def delivery_row(durable: Durable, facts: Facts, key: str, payload: str, due: int) -> store.Row:
@@ -574,19 +575,18 @@ def lane_of(receiver_name: str, sender: str, key: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _key(durable: Durable, draft: Draft, values: Mapping[str, Any]) -> str:
+def key_of(durable: Durable, object_key: str, sender: str, values: Mapping[str, Any]) -> str:
+    """Return what a delivery is ordered by; empty for nothing."""
     wanted = durable.key
     if wanted is None:
         return ""
     if wanted == "pk":
-        return draft.key
+        return object_key
     try:
         found = wanted(values) if callable(wanted) else values[wanted]
     except Exception:
-        logger.exception(
-            "The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, draft.sender
-        )
-        return draft.key
+        logger.exception("The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, sender)
+        return object_key
     text = encoding.clean(found if isinstance(found, str) else encoding.dumps(found))
     return text if len(text) <= 200 else text[:180] + encoding.digest(text, b"")
 
@@ -674,7 +674,10 @@ def delivered(connection: BaseDatabaseWrapper) -> None:
     """Let the deliveries just written be run by this process after the commit, if the setting says so."""
     if conf.get().ENGINE != "immediate":
         return
-    run = partial(import_string("signalbox.delivery.immediate.run_due"), connection.alias)
+
+    def run() -> None:
+        import_string("signalbox.delivery.immediate.run_due")(connection.alias)
+
     if connection.in_atomic_block:
         transaction.on_commit(run, using=connection.alias, robust=True)
     elif connection.get_autocommit():

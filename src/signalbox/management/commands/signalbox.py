@@ -41,6 +41,11 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
         "work": Subcommand(
             "durable receivers at work, until told to stop", "signalbox.delivery.commands.work", reads=False
         ),
+        "deliveries": Subcommand(
+            "how durable receivers get on; retry, discard, replay",
+            "signalbox.delivery.commands.deliveries",
+            reads=False,
+        ),
         "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.doctor.command"),
     }
 )

@@ -1,0 +1,102 @@
+"""Whether deliveries get on: what waits, since when, what runs, what is dead, how fast it goes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import connections
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+
+from signalbox.delivery.claims import SECOND, TABLE, now
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PATIENCE: Final = 60.0
+"""Seconds that a delivery may be due while none is done; then nobody works."""
+
+COUNTED: Final = 10_000
+"""Rows that are counted at most: a count over a long backlog would cost more than it tells."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """Deliveries of one database. Counts stop at ``COUNTED``."""
+
+    database: str
+    pending: int
+    """Neither done nor dead: due, running, or waiting for a retry or for their turn."""
+    due: int
+    """Waiting for a worker."""
+    running: int
+    retrying: int
+    """Waiting for the next attempt after a failed one."""
+    blocked: int
+    """Waiting behind a dead letter of their key."""
+    dead: int
+    oldest: float
+    """Seconds for which the longest waiting has been due."""
+    rate: float
+    """Done per second, over the last minute."""
+    last: float | None
+    """Seconds since the last one was done; none if none is kept."""
+
+    @property
+    def well(self) -> bool:
+        """Whether somebody works: nothing is due for long, or something was done lately. A process that lives and
+        gets nothing done is not well."""
+        return self.oldest <= PATIENCE or (self.last is not None and self.last <= PATIENCE)
+
+
+def health(alias: str) -> Health:
+    """Return how the deliveries in the database ``alias`` get on."""
+    moment = now()
+    minute = moment - 60 * SECOND
+    pending = _count(alias, "state = 'pending'")
+    running = _count(alias, "state = 'pending' AND lease > %s", moment)
+    finished = _one(alias, f"SELECT max(finished) FROM {TABLE} WHERE state = 'done'")
+    oldest = _one(alias, f"SELECT min(wake) FROM {TABLE} WHERE wake <= %s", moment)
+    return Health(
+        database=alias,
+        pending=pending,
+        due=_count(alias, "wake <= %s AND lease IS NULL", moment),
+        running=running,
+        retrying=_count(alias, "state = 'pending' AND attempts > 0 AND lease IS NULL"),
+        blocked=_count(
+            alias,
+            f"state = 'pending' AND EXISTS (SELECT 1 FROM {TABLE} h "
+            f"WHERE h.lane = {TABLE}.lane AND h.id < {TABLE}.id AND h.state = 'dead')",
+        ),
+        dead=_count(alias, "state = 'dead'"),
+        oldest=0.0 if oldest is None else (moment - oldest) / SECOND,
+        rate=round(_count(alias, "state = 'done' AND finished > %s", minute) / 60, 2),
+        last=None if finished is None else (moment - finished) / SECOND,
+    )
+
+
+def _count(alias: str, where: str, *params: Any) -> int:
+    found: int = _one(alias, f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE {where} LIMIT {COUNTED}) counted", *params)
+    return found
+
+
+def _one(alias: str, sql: str, *params: Any) -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchone()[0]
+
+
+def report(aliases: Sequence[str]) -> dict[str, Any]:
+    """Return what the health view and ``signalbox deliveries --json`` tell of these databases."""
+    found = [health(alias) for alias in aliases]
+    return {"well": all(one.well for one in found), "databases": [{**asdict(one), "well": one.well} for one in found]}
+
+
+@never_cache
+def view(request: HttpRequest) -> HttpResponse:
+    """Answer 200 while deliveries get on and 503 while they don't, with the figures. It names no receiver and no object."""
+    from signalbox.delivery.claims import aliases
+
+    found = report(aliases())
+    return JsonResponse(found, status=200 if found["well"] else 503)

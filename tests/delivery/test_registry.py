@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.auth.signals import user_logged_in
+from django.core.signals import request_started
+from django.db import DatabaseError, connection, transaction
+from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
+from django.dispatch import Signal
+
+import signalbox
+from signalbox import departures, store
+from signalbox.delivery import registry
+from signalbox.models import Delivery, Event
+from signalbox.recording import plans
+from tests.delivery import receivers
+from tests.shop import signals
+from tests.shop.models import Customer, Order, OrderLine, Tag, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Holder:
+    def method(self, **kwargs: Any) -> None: ...
+
+    def __call__(self, **kwargs: Any) -> None: ...
+
+
+def without_kwargs(sender: Any, instance: Any) -> None: ...
+
+
+def test_a_receiver_that_no_worker_could_import_is_refused_at_once() -> None:
+    def local(**kwargs: Any) -> None: ...
+
+    for function, expected in (
+        (local, "stands within a function"),
+        (lambda **kwargs: None, "stands within a function"),
+        (Holder().method, "is bound to an object"),
+        (Holder(), "has no dotted name"),
+        (functools.partial(receivers.saved), "has no dotted name"),
+        (without_kwargs, "must accept keyword arguments"),
+    ):
+        with pytest.raises(registry.NotDurable, match=expected):
+            signalbox.receiver(post_save, sender=Order, durable=True)(function)
+    assert {} == registry.durables()
+
+
+def test_a_signal_whose_arguments_cannot_travel_is_refused_at_once() -> None:
+    for signal, expected in (
+        (request_started, "carries the request's environ, which cannot travel"),
+        ("connection_created", "carries a connection, which cannot travel"),
+        (pre_save, "use post_save"),
+        ("post_init", "is sent for each instance"),
+    ):
+        with pytest.raises(registry.NotDurable, match=expected):
+            signalbox.receiver(signal, durable=True)(receivers.saved)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"durable": True, "retrys": 3}, "no option 'retrys'; did you mean 'retries'"),
+        ({"retries": 3}, "add durable=True"),
+        ({"durable": True, "after_commit": True}, "leave out after_commit"),
+        ({"durable": True, "retries": -1}, "retries=-1; a whole number, 0 or more, was expected"),
+        ({"durable": True, "backoff": 0}, "backoff=0"),
+        ({"durable": True, "key": ""}, "key=''"),
+        ({"durable": True, "timeout": "1"}, "timeout='1'"),
+        ({"durable": True, "on_dead": "wait"}, "on_dead='wait'"),
+        ({"durable": True, "queue": ""}, "queue=''"),
+        ({"durable": True, "sender": "Order"}, "sender='Order' names no model"),
+    ],
+)
+def test_options_that_are_not_understood_are_named(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=expected):
+        signalbox.receiver(post_save, **options)(receivers.saved)
+
+
+def test_a_bulk_operation_is_heard_by_durable_receivers_alone() -> None:
+    with pytest.raises(TypeError, match="Django sends no signal for 'bulk_create'"):
+        signalbox.receiver("bulk_create")(receivers.saved)
+
+
+def test_a_plain_receiver_is_connected_as_djangos_is() -> None:
+    heard = []
+
+    def plain(sender: Any, **kwargs: Any) -> None:
+        heard.append(sender)
+
+    signal = Signal()
+    signalbox.receiver([signal], sender="shop.Order")(plain)
+    signal.send(Order)
+    signal.send(Tag)
+    assert [Order] == heard
+
+
+@pytest.mark.django_db
+def test_nothing_is_connected_for_a_durable_receiver(durable: Callable[..., None]) -> None:
+    before = len(post_save.receivers)
+    durable(receivers.saved)
+    assert before == len(post_save.receivers)
+    assert not post_save.has_listeners(Order)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.every_database
+def test_after_commit_runs_once_the_transaction_is_committed_and_not_if_it_is_rolled_back() -> None:
+    heard = []
+
+    def plain(sender: Any, instance: Any, **kwargs: Any) -> None:
+        heard.append(instance.number)
+        raise ValueError("which does not reach the caller")
+
+    signalbox.receiver(post_save, sender="shop.Order", after_commit=True)(plain)
+    try:
+        with transaction.atomic():
+            Order.objects.create(number="1")
+            with pytest.raises(RuntimeError):
+                roll_back("2")
+            assert [] == heard
+        assert ["1"] == heard
+        with pytest.raises(RuntimeError):
+            roll_back("3")
+        assert ["1"] == heard
+    finally:
+        post_save.receivers.pop()
+        post_save.sender_receivers_cache.clear()
+
+
+def roll_back(number: str) -> None:
+    with transaction.atomic():
+        Order.objects.create(number=number)
+        raise RuntimeError
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+def test_a_delivery_exists_if_and_only_if_its_change_was_committed(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    with transaction.atomic():
+        Order.objects.create(number="kept")
+        with pytest.raises(RuntimeError):
+            roll_back("undone with its savepoint")
+    with pytest.raises(RuntimeError):
+        roll_back("undone")
+    Order.objects.create(number="autocommit")
+    found = Delivery.objects.order_by("id")
+    assert ["kept", "autocommit"] == [one.payload["row"]["number"] for one in found]
+    for one in found:
+        event = Event.objects.get(trace_id=one.trace_id, span=one.span)
+        assert ("post_save", "shop.Order", one.object_key) == (event.signal, event.sender, event.object_key)
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
+    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable(receivers.saved)
+    monkeypatch.setattr(store, "DELIVERY_COLUMNS", (*store.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
+    broken = {store.DELIVERY: "INSERT INTO nowhere VALUES (?)"}
+    monkeypatch.setattr(store, "_SQLITE", {**store._SQLITE, **broken})
+    monkeypatch.setattr(store, "_POSTGRESQL", {**store._POSTGRESQL, **broken})
+    with pytest.raises(DatabaseError):
+        Order.objects.create(number="1")
+    assert not Order.objects.filter(number="1").exists()
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("box", [{"RECORD": ["auth"]}, {"RECORD": [], "IGNORE": ["shop"]}, {"RECORD": "audit"}])
+def test_what_a_durable_receiver_waits_for_is_recorded_whatever_the_setting_says(
+    durable: Callable[..., None], settings: Any, box: dict[str, Any]
+) -> None:
+    settings.SIGNALBOX = box
+    durable(receivers.saved)
+    order = Order.objects.create(number="1")
+    order.save()
+    Tag.objects.create(name="of another sender")
+    assert 2 == Delivery.objects.count()
+    assert 2 == Event.objects.filter(signal="post_save", sender="shop.Order").count()
+    assert ("audit" == box["RECORD"]) == Event.objects.filter(sender="shop.Tag").exists()
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_durable_post_delete_hears_of_each_object_and_others_keep_their_fast_deletes(
+    durable: Callable[..., None], django_assert_num_queries: Any
+) -> None:
+    durable(receivers.told, post_delete, OrderLine)
+    order = Order.objects.create(number="1")
+    for sku in "abc":
+        OrderLine.objects.create(order=order, sku=sku)
+    OrderLine.objects.filter(sku="a").delete()
+    order.delete()
+    assert {"a", "b", "c"} == {one.payload["row"]["sku"] for one in Delivery.objects.all()}
+    Word.objects.create(text="word")
+    with transaction.atomic(), django_assert_num_queries(1):
+        Word.objects.all().delete()
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_bulk_operation_makes_one_delivery(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, ["bulk_create", "update"])
+    Order.objects.bulk_create([Order(number=str(number)) for number in range(5)])
+    Order.objects.update(note="seen")
+    assert ["bulk_create", "update"] == [one.signal for one in Delivery.objects.order_by("id")]
+    assert 5 == Delivery.objects.earliest("id").payload["args"]["count"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_many_to_many_changes_are_delivered_once_they_are_made(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, m2m_changed, Order.tags.through)
+    order = Order.objects.create(number="1")
+    tag = Tag.objects.create(name="t")
+    order.tags.add(tag)
+    order.tags.remove(tag)
+    assert ["post_add", "post_remove"] == [one.payload["args"]["action"] for one in Delivery.objects.order_by("id")]
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, signals.order_paid, None)
+    order = Order.objects.create(number="1")
+    signals.order_paid.send(sender=Order, order=order)
+    assert 1 == Delivery.objects.count()
+    with pytest.raises(RuntimeError), transaction.atomic():
+        signals.order_paid.send(sender=Order, order=order)
+        raise RuntimeError
+    with transaction.atomic():
+        signals.order_paid.send(sender=Order, order=order)
+        assert 0 == _committed_elsewhere()
+    assert 2 == Delivery.objects.count()
+    assert {"$": "model", "v": ["shop.Order", order.pk, "default"]} == Delivery.objects.first().payload["packed"]["order"]
+
+
+def _committed_elsewhere() -> int:
+    """What leaves later, apart from the transaction."""
+    return len([trace for trace in departures._waiting if any(draft.travels for draft in trace.pending)])
+
+
+def takes_document(sender: Any, document: Any, **kwargs: Any) -> None: ...
+
+
+def takes_token(sender: Any, token: Any, **kwargs: Any) -> None: ...
+
+
+@pytest.mark.usefixtures("clean")
+def test_an_argument_that_cannot_travel_is_an_error_of_the_send(durable: Callable[..., None]) -> None:
+    durable(takes_document, signals.order_paid, None)
+    with pytest.raises(registry.NotDurable, match=r"sent with 'document', which .*takes_document takes .*it is a builtins.object"):
+        signals.order_paid.send(sender=Order, document=object())
+    signals.order_paid.send(sender=Order, document="text", other=object())
+    assert {"document": "text"} == Delivery.objects.get().payload["packed"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_secret_argument_does_not_travel(durable: Callable[..., None]) -> None:
+    durable(takes_token, signals.order_paid, None)
+    with pytest.raises(registry.NotDurable, match="secret by its name"):
+        signals.order_paid.send(sender=Order, token="t0ken")
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.usefixtures("clean")
+def test_secrets_of_a_row_do_not_travel(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, post_save, Customer)
+    Customer.objects.create(name="Ann", api_token="t0ken")
+    assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
+
+
+def test_a_model_whose_key_is_a_secret_is_refused() -> None:
+    from django.contrib.sessions.models import Session
+
+    with pytest.raises(registry.NotDurable, match="the primary key of sessions.Session is a secret"):
+        signalbox.receiver(post_save, sender=Session, durable=True)(receivers.saved)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_login_is_delivered_with_the_recorded_facts_of_its_request(durable: Callable[..., None], client: Any) -> None:
+    from django.contrib.auth.models import User
+
+    durable(receivers.saved, user_logged_in, None)
+    user = User.objects.create_user("ann", password="pass")
+    client.force_login(user)
+    packed = Delivery.objects.get().payload["packed"]
+    assert {"$": "model", "v": ["auth.User", user.pk, "default"]} == packed["user"]
+    assert set(packed["request"]) <= {"method", "path"}
+
+
+def of_customer(values: Any) -> object:
+    return values["customer"]
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(("key", "expected"), [("pk", "{pk}"), ("number", "7"), (of_customer, "null"), (None, "")])
+def test_the_key_is_the_object_a_field_a_function_or_none(durable: Callable[..., None], key: Any, expected: str) -> None:
+    durable(receivers.saved, key=key)
+    order = Order.objects.create(number="7")
+    one = Delivery.objects.get()
+    assert expected.format(pk=order.pk) == one.key
+    assert (key is None) == (one.lane is None)
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_plan_knows_again_what_is_ignored_once_its_receiver_is_gone(durable: Callable[..., None], settings: Any) -> None:
+    settings.SIGNALBOX = {"IGNORE": ["shop"]}
+    durable(receivers.saved)
+    assert plans.of(Order).recorded
+    registry.disconnect("tests.delivery.receivers.saved")
+    signalbox.install()
+    assert not plans.of(Order).recorded
+    assert connection is not None

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext_lazy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signalbox.delivery import travel
+from tests.shop.models import Order
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.decimals(allow_nan=False)
+    | st.uuids()
+    | st.datetimes(timezones=st.none() | st.just(dt.UTC))
+    | st.dates()
+    | st.times()
+    | st.timedeltas(min_value=dt.timedelta(-9999), max_value=dt.timedelta(9999))
+    | st.binary()
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.just("$"), inner) | st.frozensets(scalars)
+    ),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_what_was_packed_arrives_equal_and_of_its_type(value: Any) -> None:
+    arrived = travel.unpack(json.loads(json.dumps(travel.pack(value))))
+    assert value == arrived
+    assert type(value) is type(arrived)
+
+
+class Colour(Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (object(), "it is a builtins.object"),
+        (Colour.RED, "it is a tests.delivery.test_travel.Colour"),
+        ({1: 2}, "has a key of type int"),
+        (Order(), "it is an unsaved shop.Order"),
+    ],
+)
+def test_what_would_arrive_as_something_else_is_refused(value: Any, expected: str) -> None:
+    with pytest.raises(travel.CannotTravel, match=expected):
+        travel.pack([value])
+
+
+def test_a_lazy_object_is_not_woken() -> None:
+    lazy = SimpleLazyObject(lambda: 1)
+    with pytest.raises(travel.CannotTravel, match="nobody has asked for it yet"):
+        travel.pack(lazy)
+    assert lazy + 1 == 2
+    assert 1 == travel.unpack(travel.pack(lazy))
+
+
+def test_a_container_that_holds_itself_is_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(travel.CannotTravel, match="containers within one another"):
+        travel.pack(value)
+
+
+def test_choices_and_lazy_texts_arrive_as_their_text_and_classes_as_themselves() -> None:
+    assert "paid" == travel.unpack(travel.pack(Order.Status.PAID))
+    assert "yes" == travel.unpack(travel.pack(gettext_lazy("yes")))
+    assert [Order, UUID, Decimal] == travel.unpack(travel.pack([Order, UUID, Decimal]))
+
+
+@pytest.mark.django_db
+def test_an_object_is_loaded_again_and_one_that_is_gone_arrives_with_its_key() -> None:
+    order = Order.objects.create(number="1")
+    packed = travel.pack(order)
+    Order.objects.update(number="2")
+    assert "2" == travel.unpack(packed).number
+    order.delete()
+    arrived = travel.unpack(packed)
+    assert arrived._state.adding
+    with pytest.raises(Order.DoesNotExist):
+        arrived.number
