@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from django.dispatch.dispatcher import NONE_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from django.dispatch import Signal
 
 
@@ -53,10 +55,12 @@ class Site(NamedTuple):
 
 def connected(signal: Signal) -> list[Connected]:
     """Return what is connected to ``signal``, in the order of connection, dead references included."""
-    return [_connected(entry) for entry in list(signal.receivers)]
+    entries = list(signal.receivers)
+    classes = _classes_by_id() if any(len(entry) < 4 for entry in entries) else {}
+    return [_connected(entry, classes) for entry in entries]
 
 
-def _connected(entry: Any) -> Connected:
+def _connected(entry: Any, classes: Mapping[object, type]) -> Connected:
     (receiver_key, sender_key), receiver, *rest = entry
     is_async = rest[-1]
     sender_ref = rest[0] if len(rest) > 1 else None
@@ -64,7 +68,7 @@ def _connected(entry: Any) -> Connected:
     target = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
     return Connected(
         receiver=target,
-        sender=_sender(sender_key, sender_ref),
+        sender=_sender(sender_key, sender_ref, classes),
         sender_key=sender_key,
         weak=weak,
         dispatch_uid=None if target is None or receiver_key == _make_id(target) else _uid(receiver_key, target),
@@ -84,12 +88,12 @@ def _uid(receiver_key: object, target: Any) -> object | None:
     return None if receiver_key == _make_id(target) else receiver_key
 
 
-def _sender(sender_key: object, sender_ref: Any) -> Any:
+def _sender(sender_key: object, sender_ref: Any, classes: Mapping[object, type]) -> Any:
     if sender_key == NONE_ID:
         return None
     if sender_ref is not None:
         return sender_ref()
-    return _classes_by_id().get(sender_key)
+    return classes.get(sender_key)
 
 
 def _classes_by_id() -> dict[object, type]:

@@ -20,6 +20,7 @@ def early() -> None:
 def ready() -> None:
     """Every app is there: find their own signals, let readers see what is not committed yet, and check."""
     from signalbox import buffer, checks, models, recording
+    from signalbox.doctor import checks as doctor_checks
 
     try:
         recording.find_custom()
@@ -28,3 +29,4 @@ def ready() -> None:
     if buffer.flush_all not in models.before_reading:
         models.before_reading.append(buffer.flush_all)
     checks.register()
+    doctor_checks.register()
