@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from decimal import Decimal
 
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
 from tests.shop.fields import MoneyField
@@ -84,8 +86,19 @@ class Ref(models.Model):
     order = models.ForeignKey(Order, models.CASCADE, related_name="refs")
 
 
+class Tagged(models.Model):
+    """A word about any object."""
+
+    # An app without migrations can't hold to the table of one that has them.
+    content_type = models.ForeignKey(ContentType, models.CASCADE, db_constraint=False)
+    object_key = models.PositiveBigIntegerField()
+    about = GenericForeignKey("content_type", "object_key")
+    word = models.CharField(max_length=20)
+
+
 class Place(models.Model):
     name = models.CharField(max_length=50)
+    labels = GenericRelation(Tagged, object_id_field="object_key")
 
 
 class Restaurant(Place):
@@ -156,3 +169,11 @@ class Attachment(models.Model):
 class Note(models.Model):
     text = models.CharField(max_length=100, blank=True)
     price = MoneyField()
+
+
+class Key(models.Model):
+    """Whoever knows its primary key is let in."""
+
+    secret_key = models.CharField(max_length=40, primary_key=True)
+    note = models.CharField(max_length=20, blank=True)
+    orders = models.ManyToManyField(Order, related_name="keys")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from signalbox.event import Draft
 
 MOST_KEYS = 1000
-"""Keys of a many-to-many change that one event tells; a larger change is told by their number."""
+"""Keys of a many-to-many change that one event tells; of a larger one it tells these, and the number of the others."""
 
 
 def sender_label(sender: Any) -> str:
@@ -112,12 +112,11 @@ def _connection(connection: Any) -> dict[str, str]:
     return {"alias": connection.alias, "vendor": connection.vendor}
 
 
-def keys(values: Any) -> Any:
-    """Return primary keys, sorted where they can be; of very many, their number alone."""
-    redactor = plans.redactor()
-    if len(values) > MOST_KEYS:
-        return {"count": len(values)}
-    return [encoding.safe(key, redactor=redactor) for key in sorted(values, key=lambda key: (str(type(key)), key))]
+def keys(values: Any, model: type[Model]) -> list[int | str]:
+    """Return primary keys of ``model`` as events tell them, at most ``MOST_KEYS``: numbers first, in order."""
+    plan = plans.of(model)
+    told = [key if type(key) is int and not plan.secret_pk else plan.key_of(key) for key in values]
+    return sorted(told, key=lambda key: (isinstance(key, str), key))[:MOST_KEYS]
 
 
 SPECIAL: Mapping[str, Callable[[Any], Any]] = {
@@ -126,7 +125,6 @@ SPECIAL: Mapping[str, Callable[[Any], Any]] = {
     "request": lambda value: _request(value) if hasattr(value, "get_full_path") else None,
     "plan": lambda value: _plan(value) if isinstance(value, list) else encoding.safe(value, redactor=plans.redactor()),
     "connection": lambda value: _connection(value) if hasattr(value, "vendor") else None,
-    "pk_set": lambda value: None if value is None else keys(value),
 }
 """Arguments that need more than the general rendering, by name."""
 

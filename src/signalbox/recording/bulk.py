@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from django.db import connections, transaction
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from signalbox.event import Note
     from signalbox.recording.plans import Plan
 
 logger = logging.getLogger("signalbox")
@@ -31,8 +33,8 @@ logger = logging.getLogger("signalbox")
 MOST_KEYS: Final = 10_000
 """Keys that one event tells; of a larger operation it tells these, and the number of all."""
 
-inside: ContextVar[bool] = ContextVar("signalbox_bulk", default=False)
-"""Whether an operation is under way that tells of its inner ones itself."""
+inside: ContextVar[type[Model] | None] = ContextVar("signalbox_bulk", default=None)
+"""The model of which an operation is under way that tells of its inner ones itself."""
 
 _originals: dict[str, Any] = {
     name: QuerySet.__dict__[name] for name in ("bulk_create", "bulk_update", "update", "_raw_delete")
@@ -53,8 +55,7 @@ def install(names: frozenset[str], *, rows: bool) -> None:
     }
     for name, (attribute, replacement) in replacements.items():
         if name in names:
-            replacement.alters_data = True  # type: ignore[attr-defined]
-            setattr(QuerySet, attribute, replacement)
+            setattr(QuerySet, attribute, update_wrapper(replacement, _originals[attribute]))
     if "update" in names:
         UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
 
@@ -67,13 +68,18 @@ def uninstall() -> None:
 
 
 @contextmanager
-def telling() -> Iterator[None]:
-    """Keep the operations within the block from making events: their maker tells of them."""
-    token = inside.set(True)
+def telling(model: type[Model]) -> Iterator[None]:
+    """Keep the block's operations on ``model`` from making events: who does them tells of them."""
+    token = inside.set(model)
     try:
         yield
     finally:
         inside.reset(token)
+
+
+def _silent(plan: Plan) -> bool:
+    """Tell whether an operation on the plan's model makes no event."""
+    return not plan.recorded or inside.get() is plan.concrete
 
 
 @contextmanager
@@ -90,77 +96,82 @@ def in_transaction(using: str) -> Iterator[BaseDatabaseWrapper]:
 # ------------------------------------------------------------------ the operations
 
 
-def _bulk_create(self: Any, objs: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+def _bulk_create(
+    self: Any,
+    objs: Any,
+    batch_size: int | None = None,
+    ignore_conflicts: bool = False,
+    update_conflicts: bool = False,
+    update_fields: Any = None,
+    unique_fields: Any = None,
+) -> Any:
     plan = plans.of(self.model)
-    if inside.get() or not plan.recorded:
-        return _originals["bulk_create"](self, objs, *args, **kwargs)
+    how = (batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields)
+    if _silent(plan) or not objs:
+        return _originals["bulk_create"](self, objs, *how)
     objects = list(objs)
     self._for_write = True
     with in_transaction(self.db) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
-        made = _originals["bulk_create"](self, objects, *args, **kwargs)
+        made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
-            _created(plan, connection, objects, wanted, args, kwargs)
+            if ignore_conflicts:
+                _created_in_part(plan, connection, objects, wanted)
+            elif objects:
+                _created(plan, connection, objects, update_conflicts)
     return made
 
 
-def _created(
-    plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted, args: Any, kwargs: Any
+def _created_in_part(
+    plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted
 ) -> None:
-    ignoring = kwargs.get("ignore_conflicts") or (len(args) > 1 and args[1])
-    memories = []
-    if ignoring:
-        keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-        count = len(objects) if keys is None else len(keys)
+    """Tell of the objects that were not there yet, as far as the database says which."""
+    keys = None if wanted.rows is None else _keys(plan, wanted.rows)
+    count = len(objects) if keys is None else len(keys)
+    _operation("bulk_create", plan, connection, count, keys, {"ignore_conflicts": True})
+
+
+def _created(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], update_conflicts: bool) -> None:
+    keys: list[Any] | None = [one.pk for one in objects]
+    if any(key is None for key in keys or ()):  # the database tells no keys of many rows (MySQL)
+        keys = None
+    note: Note | None = None
+    if update_conflicts or keys is None:  # nobody knows what the rows hold, or which they are
+        note = snapshots.forget(objects)
     else:
-        keys = [one.pk for one in objects]
-        count = len(objects)
-        if any(key is None for key in keys):  # the database tells no keys of many rows (MySQL)
-            keys = None
-        else:
-            for one in objects:
-                memories.append(snapshots.remember(plan, one))
-    if _rows and not ignoring:
-        for one, memory in zip(objects, memories or [None] * len(objects), strict=True):
+        note = snapshots.remember(plan, objects)
+    if _rows and not update_conflicts:
+        for one in objects:
             change = RowChange(plan.fields, None, snapshots.keep(plan, plan.values(one)))
-            _add(_row_draft("bulk_create", plan, connection, plan.key(one), change, memory), connection)
+            _add(_row_draft("bulk_create", plan, connection, plan.key(one), change, note), connection)
+            note = None  # one for all of them
         return
-    told: dict[str, Any] = {"count": count}
-    if keys is None:
-        told["keys"] = None
-    if ignoring:
-        told["ignore_conflicts"] = True
-    if kwargs.get("update_conflicts"):
-        told["update_conflicts"] = True
-    _operation("bulk_create", plan, connection, count, keys, told, memories)
+    told = {"update_conflicts": True} if update_conflicts else {}
+    _operation("bulk_create", plan, connection, len(objects), keys, told, note)
 
 
-def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], *args: Any, **kwargs: Any) -> Any:
+def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_size: int | None = None) -> Any:
     plan = plans.of(self.model)
-    if inside.get() or not plan.recorded:
-        return _originals["bulk_update"](self, objs, fields, *args, **kwargs)
+    if _silent(plan) or not objs or not fields:
+        return _originals["bulk_update"](self, objs, fields, batch_size)
     objects, names = list(objs), list(fields)
     self._for_write = True
     with in_transaction(self.db) as connection:
-        before = [snapshots.old(plan, one._state) for one in objects]
-        with telling():
-            number = _originals["bulk_update"](self, objects, names, *args, **kwargs)
+        with telling(plan.concrete):
+            number = _originals["bulk_update"](self, objects, names, batch_size)
         with _guarded("bulk_update", plan):
-            _updated(plan, connection, objects, names, before, number)
+            if number:
+                _updated(plan, connection, objects, names, number)
     return number
 
 
-def _updated(
-    plan: Plan,
-    connection: BaseDatabaseWrapper,
-    objects: list[Any],
-    names: list[str],
-    before: list[Any],
-    number: int,
-) -> None:
-    if not number:
-        return
+def _updated(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], names: list[str], number: int) -> None:
+    if number != len(objects):  # some are not there any more, or are meant twice
+        there = _there(plan, connection, [one.pk for one in objects])
+        objects = [one for one in objects if one.pk in there]
+    keys = list(dict.fromkeys(one.pk for one in objects))
     memories = []
-    for one, known in zip(objects, before, strict=True):
+    for one in objects:
+        known = snapshots.before(plan, one, connection.alias)
         written = snapshots.keep(plan, _only(plan, plan.values(one), names))
         memory = snapshots.Memory(one._state, known)
         one._state.__dict__[snapshots.ATTRIBUTE] = snapshots.after_write(known, written)
@@ -169,14 +180,20 @@ def _updated(
             _add(_row_draft("bulk_update", plan, connection, plan.key(one), change, memory), connection)
         memories.append(memory)
     if not _rows:
-        told = {"fields": names}
-        _operation("bulk_update", plan, connection, number, [one.pk for one in objects], told, memories)
+        _operation("bulk_update", plan, connection, number, keys, {"fields": names}, snapshots.Memories(memories))
+
+
+def _there(plan: Plan, connection: BaseDatabaseWrapper, keys: list[Any]) -> set[Any]:
+    """Return those of ``keys`` that the table holds."""
+    rows = plan.concrete._base_manager.using(connection.alias)
+    parts = [keys[start : start + 500] for start in range(0, len(keys), 500)]
+    return {key for part in parts for key in rows.filter(pk__in=part).values_list("pk", flat=True)}
 
 
 def _only(plan: Plan, values: Sequence[Any], names: Iterable[str]) -> list[Any]:
-    """Return ``values`` with those of other fields than ``names`` unknown."""
-    wanted = set(names)
+    """Return ``values`` with those of other fields than ``names`` and the key unknown."""
     fields = plan.fields
+    wanted = {*names, *fields.primary}
     return [
         value if name in wanted or attname in wanted else UNKNOWN
         for name, attname, value in zip(fields.names, fields.attnames, values, strict=True)
@@ -185,44 +202,21 @@ def _only(plan: Plan, values: Sequence[Any], names: Iterable[str]) -> list[Any]:
 
 def _update(self: Any, **kwargs: Any) -> Any:
     plan = plans.of(self.model)
-    if inside.get() or not plan.recorded:
+    query = self.query
+    # Django says itself what it can't update.
+    if _silent(plan) or query.is_sliced or query.combinator or query.distinct_fields or not kwargs:
         return _originals["update"](self, **kwargs)
     self._for_write = True
     with in_transaction(self.db) as connection:
-        if _rows:
+        if _rows and query.group_by is None:
             return _update_rows(self, plan, connection, kwargs)
-        keys = None
-        if not returning.able("update", connection) or _elsewhere(plan, kwargs):
-            keys = _keys_of(self, connection)
-        with returning.asking("update", plan.concrete, plan.pks) as wanted:
+        with returning.asking("update", plan.concrete, plan.pks, most=MOST_KEYS) as wanted:
             number = _originals["update"](self, **kwargs)
-        if wanted.rows is not None:
-            keys = _keys(plan, wanted.rows)
         if number:
             with _guarded("update", plan):
-                _operation("update", plan, connection, number, keys, {"values": _rendered(plan, kwargs)}, [])
-        return number
-
-
-def _elsewhere(plan: Plan, kwargs: dict[str, Any]) -> bool:
-    """Tell whether one of the fields lies in a parent's table, which Django updates by a statement of its own."""
-    meta = plan.concrete._meta
-    return bool(meta.parents) and any(
-        getattr(field, "model", None) is not plan.concrete
-        for field in meta.get_fields()
-        if field.name in kwargs or getattr(field, "attname", None) in kwargs
-    )
-
-
-def _keys_of(queryset: Any, connection: BaseDatabaseWrapper) -> list[Any] | None:
-    """Return the keys of the rows that a statement is about to change, locked where the database can."""
-    try:
-        found = queryset._chain().order_by()
-        if connection.features.has_select_for_update and not found.query.distinct and not found.query.is_sliced:
-            found = found.select_for_update(of=()) if found.query.select_related else found.select_for_update()
-        return list(found.values_list("pk", flat=True))
-    except (TypeError, NotImplementedError):  # a queryset that can be updated but not listed so: keys stay untold
-        return None
+                keys = None if wanted.rows is None else _keys(plan, wanted.rows)
+                _operation("update", plan, connection, number, keys, {"values": _rendered(plan, kwargs)})
+    return number
 
 
 def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
@@ -251,8 +245,9 @@ def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs:
     names = [
         field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs
     ]
-    found = self._chain().order_by()
-    if connection.features.has_select_for_update and not found.query.distinct:
+    # By key: PostgreSQL locks no rows of an outer join.
+    found = plan.concrete._base_manager.using(connection.alias).filter(pk__in=self._chain().order_by().values("pk"))
+    if connection.features.has_select_for_update:
         found = found.select_for_update()
     old = {row[0]: row[1:] for row in found.values_list("pk", *names)}
     number = _originals["update"](self, **kwargs)
@@ -278,34 +273,33 @@ def _spread(plan: Plan, places: Sequence[int], values: Sequence[Any]) -> list[An
 
 def _raw_delete(self: Any, using: str) -> Any:
     plan = plans.of(self.model)
-    if inside.get() or not plan.recorded:
+    if _silent(plan):
         return _originals["_raw_delete"](self, using)
     with in_transaction(using) as connection:
-        fields = list(plan.concrete._meta.concrete_fields) if _rows else plan.pks
-        keys = None
-        if not returning.able("delete", connection):
-            keys = _keys_of(self.using(using), connection)
-        with returning.asking("delete", plan.concrete, fields) as wanted:
+        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else plan.pks
+        most = None if _rows else MOST_KEYS
+        with returning.asking("delete", plan.concrete, fields, most=most) as wanted:
             number = _originals["_raw_delete"](self, using)
         if number:
             with _guarded("bulk_delete", plan):
-                _deleted(plan, connection, number, keys, wanted)
+                _deleted(plan, connection, number, wanted)
     return number
 
 
-def _deleted(
-    plan: Plan, connection: BaseDatabaseWrapper, number: int, keys: list[Any] | None, wanted: returning.Wanted
-) -> None:
-    if wanted.rows is None:
-        _operation("bulk_delete", plan, connection, number, keys, {}, [])
-    elif _rows:
-        places = [plan.fields.names.index(field.name) for field in plan.pks]
-        for row in wanted.rows:
-            key = _keys(plan, [[row[place] for place in places]])[0]
-            change = RowChange(plan.fields, tuple(row), None)
-            _add(_row_draft("bulk_delete", plan, connection, plan.key_of(key), change, None), connection)
-    else:
-        _operation("bulk_delete", plan, connection, number, _keys(plan, wanted.rows), {}, [])
+def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: returning.Wanted) -> None:
+    if not _rows or wanted.rows is None:
+        keys = None if wanted.rows is None else _keys(plan, wanted.rows)
+        _operation("bulk_delete", plan, connection, number, keys, {})
+        return
+    places = [plan.fields.attnames.index(field.attname) for field in wanted.fields]
+    for values in wanted.rows:
+        row = _spread(plan, places, values)
+        key = tuple(row[place] for place, _ in plan.pk_places)
+        change = RowChange(plan.fields, row, None)
+        draft = _row_draft(
+            "bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None
+        )
+        _add(draft, connection)
 
 
 def _keys(plan: Plan, rows: Sequence[Sequence[Any]]) -> list[Any]:
@@ -315,15 +309,13 @@ def _keys(plan: Plan, rows: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], using: str) -> Any:
     """Record what a delete does to rows that pointed at what it deleted (``SET_NULL`` and the like)."""
-    model = self.get_meta().concrete_model
-    plan = plans.of(model)
-    if inside.get() or not plan.recorded:
+    plan = plans.of(self.get_meta().concrete_model)
+    if _silent(plan):
         return _original_update_batch(self, pk_list, values, using)
     with in_transaction(using) as connection:
         result = _original_update_batch(self, pk_list, values, using)
         with _guarded("update", plan):
-            told = {"values": _rendered(plan, values)}
-            _operation("update", plan, connection, len(pk_list), list(pk_list), told, [])
+            _operation("update", plan, connection, len(pk_list), list(pk_list), {"values": _rendered(plan, values)})
     return result
 
 
@@ -346,32 +338,32 @@ def _operation(
     count: int,
     keys: list[Any] | None,
     told: dict[str, Any],
-    memories: list[Any],
+    note: Note | None = None,
 ) -> None:
+    """Make the one event of an operation on ``count`` rows, of which ``keys`` are the first; ``None`` if unknown."""
     if not count:
         return
     draft = Draft(context.now(), context.current(), context.running.get(), operation, plan.label, connection.alias)
     draft.duration = 0
-    args: dict[str, Any] = {"count": count, **told}
+    args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
         shown = keys[:MOST_KEYS]
-        args["keys"] = [plan.key_of(key) for key in shown] if plan.secret_pk else shown
-        if len(keys) > MOST_KEYS:
-            args["keys_left_out"] = len(keys) - MOST_KEYS
+        args["keys"] = shown if all(type(key) is int for key in shown) else [plan.key_of(key) for key in shown]
+        if count > len(shown):
+            args["keys_left_out"] = count - len(shown)
     draft.args = args
-    if memories:
-        draft.note = snapshots.Memories(memories)
+    draft.note = note
     _add(draft, connection)
 
 
 def _row_draft(
-    operation: str, plan: Plan, connection: BaseDatabaseWrapper, key: str, change: RowChange, memory: Any
+    operation: str, plan: Plan, connection: BaseDatabaseWrapper, key: str, change: RowChange, note: Note | None
 ) -> Draft:
     draft = Draft(context.now(), context.current(), context.running.get(), operation, plan.label, connection.alias)
     draft.duration = 0
     draft.key = key
     draft.change = change
-    draft.note = memory
+    draft.note = note
     return draft
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
@@ -38,10 +39,10 @@ class Work:
         self.through: type[Model] = manager.through
         self.wanted: returning.Wanted | None = None
 
-    def keys(self) -> list[Any] | None:
-        """Return the keys on the other side of the rows that were written; ``None`` if the database doesn't tell."""
-        if self.wanted is None or self.wanted.rows is None:
-            return None
+    def keys(self) -> list[Any]:
+        """Return the keys on the other side of the rows that were written."""
+        if self.wanted is None or self.wanted.rows is None:  # there was nothing to write
+            return []
         mine = self.manager.related_val[0]
         # A symmetrical relation removes both of its rows in one statement: the other side of each is what is told.
         return list(dict.fromkeys(there if here == mine else here for here, there in self.wanted.rows))
@@ -99,9 +100,8 @@ def _wrap(made: type) -> None:
     for name, wrapper in (("_add_items", _adding), ("_remove_items", _removing), (clearing, _clearing)):
         original = made.__dict__.get(name)
         if original is not None and not hasattr(original, "signalbox_original"):
-            replacement = wrapper(original)
+            replacement = update_wrapper(wrapper(original), original)
             replacement.signalbox_original = original
-            replacement.alters_data = True
             setattr(made, name, replacement)
 
 
@@ -109,15 +109,16 @@ def _adding(original: Any) -> Any:
     def _add_items(self: Any, source_field_name: str, target_field_name: str, *objs: Any, **kwargs: Any) -> Any:
         if not objs or not _recorded(self):
             return original(self, source_field_name, target_field_name, *objs, **kwargs)
-        if source_field_name != self.source_field_name:  # the mirrored rows of a symmetrical relation: told with the first
-            with bulk.telling():
+        if source_field_name != self.source_field_name:  # a symmetrical relation's mirrored rows: told with the first
+            with bulk.telling(self.through._meta.concrete_model):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with bulk.in_transaction(using), bulk.telling(), _work(self, "insert") as work:
+        with bulk.in_transaction(using), bulk.telling(self.through._meta.concrete_model), _work(self, "insert") as work:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
-            if _record is not None and not m2m_changed.has_listeners(self.through) and (keys := work.keys()):
+            if _record is not None and not m2m_changed.has_listeners(self.through):
                 try:
-                    _record(self, keys, using)
+                    if keys := work.keys():
+                        _record(self, keys, using)
                 except Exception:  # noqa: BLE001 - Signalbox's own failure; the rows are written
                     logger.exception("A change of %s could not be recorded.", self.through)
             return result
@@ -129,7 +130,7 @@ def _removing(original: Any) -> Any:
     def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not _recorded(self):
             return original(self, *args, **kwargs)
-        with bulk.telling(), _work(self, "delete"):
+        with bulk.telling(self.through._meta.concrete_model), _work(self, "delete"):
             return original(self, *args, **kwargs)
 
     return removing

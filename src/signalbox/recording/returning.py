@@ -1,44 +1,62 @@
 """Learning from a bulk statement itself which rows it changed: RETURNING, where the database has it.
 
 A SELECT before the write would cost a statement, could miss what is changed in between, and in SQLite's deferred
-transactions fails at once when somebody else has written.
+transactions fails at once when somebody else has written. It is what remains for MySQL's updates, with the rows locked,
+and for the few statements that RETURNING doesn't go with.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connections
 from django.db.models import QuerySet
 from django.db.models.constants import OnConflict
+from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
-from django.db.models.sql.constants import ROW_COUNT
+from django.db.models.sql.constants import MULTI, ROW_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Field, Model
 
     Kind = Literal["insert", "update", "delete"]
 
+AT_ONCE: Final = 2_000
+"""Rows that are fetched at once."""
+
 
 class Wanted:
     """Columns of a model's rows that the next statements of one kind are to return."""
 
-    __slots__ = ("every", "fields", "kind", "model", "rows")
+    __slots__ = ("every", "fields", "kind", "model", "most", "number", "rows")
 
-    def __init__(self, kind: Kind, model: type[Model], fields: Sequence[Field[Any, Any]], every: bool) -> None:
+    def __init__(
+        self, kind: Kind, model: type[Model], fields: Sequence[Field[Any, Any]], every: bool, most: int | None
+    ) -> None:
         self.kind = kind
         self.every = every
         """Whether inserts that ignore no conflict are wanted as well: all their rows go in."""
         self.model = model
         self.fields = fields
+        self.most = most
+        """How many rows are kept; all of them if ``None``."""
+        self.number = 0
+        """How many came back."""
         self.rows: list[Sequence[Any]] | None = None
         """What came back; ``None`` if no statement of this kind could be asked."""
+
+    def take(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Keep ``rows``, as many as are wanted."""
+        if self.rows is None:
+            self.rows = []
+        self.number += len(rows)
+        self.rows.extend(rows if self.most is None else rows[: max(0, self.most - len(self.rows))])
 
 
 _wanted: ContextVar[Wanted | None] = ContextVar("signalbox_wanted", default=None)
@@ -46,10 +64,15 @@ _wanted: ContextVar[Wanted | None] = ContextVar("signalbox_wanted", default=None
 
 @contextmanager
 def asking(
-    kind: Kind, model: type[Model], fields: Sequence[Field[Any, Any]], *, every: bool = False
+    kind: Kind,
+    model: type[Model],
+    fields: Sequence[Field[Any, Any]],
+    *,
+    every: bool = False,
+    most: int | None = None,
 ) -> Iterator[Wanted]:
-    """Let the block's statements of ``kind`` on ``model`` return ``fields``."""
-    wanted = Wanted(kind, model, fields, every)
+    """Let the block's statements of ``kind`` on ``model`` return ``fields``, which lie in its own table."""
+    wanted = Wanted(kind, model, fields, every, most)
     token = _wanted.set(wanted)
     try:
         yield wanted
@@ -90,8 +113,14 @@ def uninstall() -> None:
 
 def _update(self: Any, result_type: Any) -> Any:
     wanted = _asked(self, "update", result_type)
-    if wanted is None or self.query.get_related_updates():
+    if wanted is None:
         return _original_update(self, result_type)
+    # Django updates a parent's table by a statement of its own, having selected the keys itself.
+    if self.query.related_updates or not able("update", self.connection):
+        found = _selected(self, wanted)
+        number = _original_update(self, result_type)
+        wanted.take(found)
+        return number
     return _returned(self, wanted) or 0
 
 
@@ -99,6 +128,12 @@ def _delete(self: Any, result_type: Any = None, *args: Any, **kwargs: Any) -> An
     wanted = _asked(self, "delete", result_type)
     if wanted is None:
         return _original_execute(self, result_type, *args, **kwargs)
+    # MariaDB's DELETE from several tables has no RETURNING.
+    if not able("delete", self.connection) or (self.connection.vendor == "mysql" and not self.single_alias):
+        found = _selected(self, wanted)
+        number = _original_execute(self, result_type, *args, **kwargs)
+        wanted.take(found)
+        return number
     return _returned(self, wanted)
 
 
@@ -106,9 +141,22 @@ def _asked(compiler: Any, kind: Kind, result_type: Any) -> Wanted | None:
     wanted = _wanted.get()
     if wanted is None or wanted.kind != kind or result_type != ROW_COUNT:
         return None
-    if compiler.query.model._meta.concrete_model is not wanted.model or not able(kind, compiler.connection):
-        return None
-    return wanted
+    return wanted if compiler.query.model._meta.concrete_model is wanted.model else None
+
+
+def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
+    """Return the rows that the statement is about to change, locked where the database does so on its own."""
+    query = compiler.query.chain(klass=Query)
+    query.get_initial_alias()
+    query.select_related = False
+    query.clear_ordering(force=True)
+    query.extra = {}
+    query.select = ()
+    query.add_fields([field.name for field in wanted.fields])
+    query.select_for_update = compiler.connection.vendor == "mysql"
+    rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
+    found = [row for part in rows for row in part]
+    return _converted(compiler, wanted, found)
 
 
 def _returned(compiler: Any, wanted: Wanted) -> int | None:
@@ -118,22 +166,29 @@ def _returned(compiler: Any, wanted: Wanted) -> int | None:
     except EmptyResultSet:
         sql = ""
     if not sql:
-        wanted.rows = wanted.rows or []
+        wanted.take([])
         return None
     connection = compiler.connection
     quote = connection.ops.quote_name
-    table = wanted.model._meta.db_table
-    prefix = "" if connection.vendor == "mysql" else f"{quote(table)}."
+    # MariaDB knows no table within RETURNING, the others would take a column of a joined one.
+    prefix = "" if connection.vendor == "mysql" else f"{quote(wanted.model._meta.db_table)}."
     columns = ", ".join(prefix + quote(str(field.column)) for field in wanted.fields)
+    number = 0
     with connection.cursor() as cursor:
         cursor.execute(f"{sql} RETURNING {columns}", params)
-        rows: Any = cursor.fetchall()
-    number = len(rows)
-    converters = compiler.get_converters([field.get_col(table) for field in wanted.fields])
-    if converters:
-        rows = list(compiler.apply_converters(rows, converters))
-    wanted.rows = [*(wanted.rows or ()), *rows] if wanted.rows else list(rows)
+        while rows := cursor.fetchmany(AT_ONCE):
+            number += len(rows)
+            wanted.take(_converted(compiler, wanted, rows))
+    if wanted.rows is None:
+        wanted.take([])
     return number
+
+
+def _converted(compiler: Any, wanted: Wanted, rows: Any) -> list[Sequence[Any]]:
+    """Return rows as the fields read them."""
+    table = wanted.model._meta.db_table
+    converters = compiler.get_converters([field.get_col(table) for field in wanted.fields])
+    return list(compiler.apply_converters(rows, converters) if converters else rows)
 
 
 def _insert(
@@ -144,13 +199,26 @@ def _insert(
     if wanted is None or wanted.kind != "insert" or self.model is not wanted.model or args:
         return _original_insert(self, objs, fields, returning_fields, *args, on_conflict=on_conflict, **kwargs)
     if on_conflict == OnConflict.IGNORE and not returning_fields and able("insert", connections[kwargs["using"]]):
-        rows = _original_insert(self, objs, fields, list(wanted.fields), on_conflict=on_conflict, **kwargs)
-        wanted.rows = [*(wanted.rows or ()), *rows]
+        wanted.take(_inserted(self.model, objs, fields, kwargs["using"], wanted))
         return []
     answer = _original_insert(self, objs, fields, returning_fields, on_conflict=on_conflict, **kwargs)
     if wanted.every:  # what MySQL ignores it does not tell: there, these are the rows that were asked for
-        wanted.rows = [
-            *(wanted.rows or ()),
-            *(tuple(getattr(one, field.attname) for field in wanted.fields) for one in objs),
-        ]
+        wanted.take([tuple(getattr(one, field.attname) for field in wanted.fields) for one in objs])
     return answer
+
+
+def _inserted(model: type[Model], objs: Any, fields: Any, using: str, wanted: Wanted) -> list[Sequence[Any]]:
+    """Insert ``objs`` that are not there yet, and return the rows that went in.
+
+    Django's own fetching takes it that one object makes one row, which a conflict denies.
+    """
+    query = InsertQuery(model, on_conflict=OnConflict.IGNORE)
+    query.insert_values(fields, objs)
+    compiler: Any = query.get_compiler(using=using)
+    compiler.returning_fields = list(wanted.fields)
+    rows: list[Any] = []
+    with compiler.connection.cursor() as cursor:
+        for sql, params in compiler.as_sql():
+            cursor.execute(sql, params)
+            rows += cursor.fetchall()
+    return _converted(compiler, wanted, rows)

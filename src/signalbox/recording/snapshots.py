@@ -137,12 +137,18 @@ class Memories:
         return any(memory.alive() for memory in self.all)
 
 
-def remember(plan: Plan, instance: Model) -> Memory:
-    """Note that ``instance`` is in the database as it is, and return how to forget it."""
-    state = instance._state
-    memory = Memory(state, state.__dict__.get(ATTRIBUTE, UNKNOWN))
-    state.__dict__[ATTRIBUTE] = keep(plan, plan.values(instance))
-    return memory
+def remember(plan: Plan, instances: Sequence[Model]) -> Memories:
+    """Note that ``instances`` are in the database as they are, and return how to forget it."""
+    memories = forget(instances)
+    for instance in instances:
+        instance._state.__dict__[ATTRIBUTE] = keep(plan, plan.values(instance))
+    return memories
+
+
+def forget(instances: Sequence[Model]) -> Memories:
+    """Know nothing any more of the rows of ``instances``, and return how to know it again."""
+    states = [instance._state for instance in instances]
+    return Memories([Memory(state, state.__dict__.pop(ATTRIBUTE, UNKNOWN)) for state in states])
 
 
 # ------------------------------------------------------------------ where Django reads rows
