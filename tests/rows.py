@@ -34,8 +34,9 @@ def unsaved_event(**values: Any) -> Event:
 
 
 def event(**values: Any) -> Event:
+    using = values.pop("using", None)
     found = unsaved_event(**values)
-    found.save(force_insert=True, using=values.get("using"))
+    found.save(force_insert=True, using=using)
     return found
 
 

@@ -13,7 +13,7 @@ from signalbox.models import Event
 
 COLUMNS: Final = (
     Column(title="id", width=9, least=5, right=True),
-    Column(title="time", width=16, least=12, rank=1, end=True),
+    Column(title="time", width=16, least=16, rank=1),
     Column(title="signal", width=22, least=12, end=True),
     Column(title="sender", width=26, least=10, rank=2, end=True),
     Column(title="object", width=28, least=10),

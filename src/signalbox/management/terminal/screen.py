@@ -44,10 +44,14 @@ class Screen:
 
     def line(self, cells: Sequence[Cell] | str = ()) -> None:
         """Write one line."""
-        parts = [Cell(cells)] if isinstance(cells, str) else cells
+        parts = [Cell(cells)] if isinstance(cells, str) else list(cells)
+        while parts and not parts[-1].text.strip():
+            parts.pop()
+        if parts:
+            parts[-1] = parts[-1]._replace(text=parts[-1].text.rstrip())
         painted = "".join(map(self._painted, parts))
         # A terminal that can't show a character gets its code, not a traceback.
-        self._output.write(painted.rstrip().encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
+        self._output.write(painted.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
 
     def text(self, text: str, style: str = "") -> None:
         """Write lines that come from somewhere else."""
