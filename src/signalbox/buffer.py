@@ -306,10 +306,17 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     connection.__dict__.update(_seam(connection, buffer))
 
 
-def detach(connection: BaseDatabaseWrapper) -> None:
-    """Take the buffer away: ``connection`` is as Django made it."""
-    for attribute in (ATTRIBUTE, *_SEAM):
-        connection.__dict__.pop(attribute, None)
+def detach_all() -> None:
+    """Take every buffer away: connections are as Django made them.
+
+    Other threads' open transactions lose what they have recorded; nothing else may be written on their connections.
+    """
+    for buffer in list(_buffers):
+        connection = buffer._connection()
+        if connection is not None:
+            for attribute in (ATTRIBUTE, *_SEAM):
+                connection.__dict__.pop(attribute, None)
+    _buffers.clear()
 
 
 def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable[..., Any]]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connections
 
-import signalbox
 from signalbox import buffer, departures, store
 from tests.exactness import register
 
@@ -63,10 +62,3 @@ def spill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     number: int = request.param
     monkeypatch.setattr(buffer, "SPILL", number)
     return number
-
-
-@pytest.fixture
-def reinstalled() -> Iterator[None]:
-    """Whatever a test uninstalls is there again afterwards."""
-    yield
-    signalbox.install()

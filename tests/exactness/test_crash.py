@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from django.db import connections
@@ -17,10 +18,16 @@ from tests.exactness import register
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 BUSY = {
-    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-    "AND backend_type = 'client backend' AND state <> 'idle'",
-    "mysql": "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p "
-    "ON p.id = t.trx_mysql_thread_id WHERE p.db = database() AND p.id <> connection_id()",
+    "postgresql": """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
+        AND backend_type = 'client backend'
+    """,
+    "mysql": """
+        SELECT count(*) FROM information_schema.innodb_trx t
+        JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
+        WHERE p.db = database() AND p.id <> connection_id()
+    """,
 }
 """How many transactions are still open: a server notices a little later that a client is gone."""
 
@@ -56,7 +63,8 @@ def test_rows_and_events_match_after_every_kill(crashes: int) -> None:
             writers.stdin.flush()
             pid = int(writers.stdout.readline())
             time.sleep(chance.uniform(0.02, 0.3))
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # said below
+                os.kill(pid, signal.SIGKILL)
             assert -signal.SIGKILL == int(writers.stdout.readline()), f"writer {seed} ended by itself"
             quiet()
             assert matching(), f"crash {crash}, seed {seed}"

@@ -131,8 +131,7 @@ def uninstall() -> None:
     returning.uninstall()
     traces.uninstall()
     tasks.uninstall()
-    for connection in connections.all(initialized_only=True):
-        buffer.detach(connection)
+    buffer.detach_all()
     custom.forget()
     plans.forget()
     _state.scope = None
