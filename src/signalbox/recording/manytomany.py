@@ -107,13 +107,12 @@ def _wrap(made: type) -> None:
 
 def _adding(original: Any) -> Any:
     def _add_items(self: Any, source_field_name: str, target_field_name: str, *objs: Any, **kwargs: Any) -> Any:
-        if not objs or not _recorded(self):
-            return original(self, source_field_name, target_field_name, *objs, **kwargs)
-        if source_field_name != self.source_field_name:  # a symmetrical relation's mirrored rows: told with the first
-            with bulk.telling(self.through._meta.concrete_model):
+        # A symmetrical relation's mirrored rows are told with the first.
+        if not objs or not _recorded(self) or source_field_name != self.source_field_name:
+            with _silence(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with bulk.in_transaction(using), bulk.telling(self.through._meta.concrete_model), _work(self, "insert") as work:
+        with bulk.in_transaction(using), _silence(self), _work(self, "insert") as work:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
             if _record is not None and not m2m_changed.has_listeners(self.through):
                 try:
@@ -129,11 +128,17 @@ def _adding(original: Any) -> Any:
 def _removing(original: Any) -> Any:
     def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not _recorded(self):
-            return original(self, *args, **kwargs)
-        with bulk.telling(self.through._meta.concrete_model), _work(self, "delete"):
+            with _silence(self):
+                return original(self, *args, **kwargs)
+        with _silence(self), _work(self, "delete"):
             return original(self, *args, **kwargs)
 
     return removing
+
+
+def _silence(manager: Any) -> Any:
+    """Return a block in which the rows of the manager's table make no events of their own."""
+    return bulk.telling(manager.through._meta.concrete_model)
 
 
 _clearing = _removing
