@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import connections
 
@@ -96,6 +97,8 @@ def end_request(trace: Trace | None = None) -> None:
     if trace is None:
         return
     context.leave(trace)
+    if settings.STATIC_URL and str(trace.data.get("path")).startswith(f"{settings.STATIC_URL}signalbox/"):
+        trace.hush()  # the page's own files, where the development server hands them out
     with _what_it_opens_closed():
         departures.end(trace)
     trace.request = None
