@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig
@@ -23,7 +24,7 @@ MOST_KEYS = 1000
 
 def sender_label(sender: Any) -> str:
     """Return what a sender is called: a model's label, a class's dotted name, an app's name, a module's own name."""
-    if sender is None:
+    if sender is None or sender is NoneType:  # Django logs out nobody with the class of nobody as the sender
         return ""
     if isinstance(sender, type):
         meta = getattr(sender, "_meta", None)
