@@ -20,7 +20,7 @@ def text(value: Any, *, secret: bool = False) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple | list):
-        if all(part is None for part in value):
+        if any(part is None for part in value):  # Django takes it for unset
             return ""
         found = json.dumps([part if isinstance(part, int) else str(part) for part in value], separators=(",", ":"))
     else:

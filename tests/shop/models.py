@@ -177,3 +177,20 @@ class Key(models.Model):
     secret_key = models.CharField(max_length=40, primary_key=True)
     note = models.CharField(max_length=20, blank=True)
     orders = models.ManyToManyField(Order, related_name="keys")
+
+
+class NamedManager(models.Manager["Named"]):
+    def get_by_natural_key(self, code: str) -> Named:
+        return self.get(code=code)
+
+
+class Named(models.Model):
+    """Fixtures know it by its code."""
+
+    code = models.CharField(max_length=20, unique=True)
+    title = models.CharField(max_length=20)
+
+    objects = NamedManager()
+
+    def natural_key(self) -> tuple[str]:
+        return (self.code,)

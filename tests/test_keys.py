@@ -1,0 +1,132 @@
+"""How events name the object that they are about, whatever its primary key is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.core import serializers
+from django.db import models
+
+from signalbox import keys
+from signalbox.objects import history
+from tests.events import of, recorded
+from tests.shop.models import Big, Document, Enrolment, Key, Named, Order, Person, Tag, Word
+
+database = [pytest.mark.every_database, pytest.mark.django_db]
+
+KEY = uuid.UUID("12345678-1234-5678-1234-567812345678")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (7, "7"),
+        (-(2**63), "-9223372036854775808"),
+        (2**200, str(2**200)),
+        ("", ""),
+        ("a/b?c=d&é…", "a/b?c=d&é…"),
+        ("a\0b", "a\ufffdb"),
+        ("a\ud800b", "a\ufffdb"),
+        (KEY, str(KEY)),
+        (Decimal("1.50"), "1.50"),
+        (dt.date(2024, 2, 29), "2024-02-29"),
+        ((1, "maths"), '[1,"maths"]'),
+        ([1, "maths"], '[1,"maths"]'),
+        ((1, KEY), f'[1,"{KEY}"]'),
+        ((None, None), ""),
+        ((1, None), ""),
+    ],
+    ids=str,
+)
+def test_a_key_is_text(value: Any, text: str) -> None:
+    assert text == keys.text(value)
+
+
+def test_a_long_key_ends_in_a_digest_of_the_whole() -> None:
+    one, other = "x" * 300 + "a", "x" * 300 + "b"
+    assert keys.text("x" * 200) == "x" * 200
+    assert 197 <= len(keys.text(one)) <= 200
+    assert keys.text(one) != keys.text(other)
+    assert keys.text(one) == keys.text(one)
+    assert 200 >= len(keys.text((one, other)))
+
+
+def test_a_secret_key_is_a_digest_that_only_this_site_makes(settings: Any) -> None:
+    here = keys.text("hush", secret=True)
+    assert "hush" not in here
+    assert here == keys.text("hush", secret=True)
+    assert here != keys.text("hush2", secret=True)
+    settings.SECRET_KEY = "another"
+    assert here != keys.text("hush", secret=True)
+
+
+def everywhere(test: Any) -> Any:
+    for mark in database:
+        test = mark(test)
+    return test
+
+
+def made(kind: str) -> models.Model:
+    person = Person.objects.create(name="Ada")
+    return {
+        "uuid": lambda: Document(id=KEY, title="Notes"),
+        "text": lambda: Word(text='odd "key"/?…ß\'', meaning="x"),
+        "big": lambda: Big(id=2**63 - 1, name="x"),
+        "negative": lambda: Big(id=-(2**63), name="x"),
+        "composite": lambda: Enrolment(person=person, course='m,a"ths', grade="B"),
+        "secret": lambda: Key(secret_key="hush-1", note="x"),
+        "natural": lambda: Named(code="n/1", title="x"),
+    }[kind]()
+
+
+FIELD = {"Document": "title", "Word": "meaning", "Big": "name", "Enrolment": "grade", "Key": "note", "Named": "title"}
+
+
+@everywhere
+@pytest.mark.parametrize("kind", ["uuid", "text", "big", "negative", "composite", "secret", "natural"])
+def test_an_object_is_found_again_by_its_key(kind: str) -> None:
+    one = made(kind)
+    field = FIELD[type(one).__name__]
+    one.save(force_insert=True)
+    setattr(one, field, "y")
+    one.save()
+    manager: Any = type(one)._default_manager
+    manager.update(**{field: "z"})
+    key = one.pk
+    one.delete()
+    signals = ["post_delete", "update", "post_save", "post_save"]
+    assert signals == [event.signal for event in history(type(one), key)]
+    assert "hush" not in str([(event.object_key, event.object_label, event.data) for event in history(type(one), key)])
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_a_key_with_what_the_register_cannot_hold_is_found_by_what_stands_for_it() -> None:
+    long = "x" * 40 + "\ud800"
+    assert keys.text(long) == keys.text("x" * 40 + "\ufffd")
+
+
+@everywhere
+def test_objects_of_a_fixture_with_natural_keys_are_found_by_their_primary_key() -> None:
+    Named.objects.create(code="n/1", title="old")
+    text = '[{"model": "shop.named", "fields": {"code": "n/1", "title": "new"}}]'
+    [loaded] = serializers.deserialize("json", text)
+    loaded.save()
+    one = Named.objects.get(code="n/1")
+    event = of(one)
+    assert (True, False) == (event.data["args"]["raw"], event.data["args"]["created"])
+    assert ["new"] == event.data["changes"]["title"]
+    assert 2 == len(list(history(one)))
+
+
+@everywhere
+def test_an_object_without_a_key_yet_has_none() -> None:
+    assert "" == keys.text(Tag().pk)
+    assert "" == keys.text(Enrolment().pk)
+    order = Order.objects.create(number="A-1")
+    assert [str(order.pk)] == [event.object_key for event in recorded(Order, "post_save")]
