@@ -302,12 +302,23 @@ def test_whatever_is_stored_is_shown_as_text(window: Window, add_event: AddEvent
     visitor = window()
     User.objects.filter(username="operator").update(username=EVIL)
     add_trace(
-        trace_id=ONE, name=EVIL, kind="<b>kind", status="<i>5", actor_label=EVIL,
+        trace_id=ONE,
+        name=EVIL,
+        kind="<b>kind",
+        status="<i>5",
+        actor_label=EVIL,
         data={"path": EVIL, "view": EVIL, "remote": EVIL, "counts": {EVIL: {EVIL: 1}}},
     )
     event = add_event(
-        trace_id=ONE, signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL,
-        actor_key="<b>", actor_label=EVIL, database="<b>db", errors=1,
+        trace_id=ONE,
+        signal=EVIL,
+        sender=EVIL,
+        object_key=EVIL,
+        object_label=EVIL,
+        actor_key="<b>",
+        actor_label=EVIL,
+        database="<b>db",
+        errors=1,
         data={
             "args": {EVIL: EVIL, "environ": {"user_agent": EVIL, "path": EVIL}, "exception": EVIL},
             "changes": {EVIL: [EVIL, EVIL * 2], "blank": [EVIL]},

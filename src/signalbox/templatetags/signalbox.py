@@ -9,6 +9,7 @@ from typing import Any
 from django import template
 from django.http import HttpRequest
 from django.urls import NoReverseMatch
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timezone import localtime
 
@@ -42,6 +43,19 @@ def clock(microseconds: int) -> str:
 def day(microseconds: int) -> dt.datetime:
     """Return the moment in the current time zone, for the ``date`` filter."""
     return localtime(moment(microseconds))
+
+
+@register.filter
+def full(microseconds: int) -> str:
+    """Return date, time and time zone, for a tooltip."""
+    return localtime(moment(microseconds)).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+@register.filter
+def other_day(microseconds: int) -> str:
+    """Return the date, short; nothing if it is today's."""
+    at, now = localtime(moment(microseconds)), localtime()
+    return "" if at.date() == now.date() else date_format(at, "j M" if at.year == now.year else "j M Y")
 
 
 @register.filter

@@ -57,7 +57,9 @@ class Edge:
 
 
 @dataclass(slots=True)
-class _Runs:
+class Runs:
+    """How one receiver of one signal did."""
+
     calls: int = 0
     errors: int = 0
     error: str = ""
@@ -68,7 +70,7 @@ class _Runs:
 def edges(*, source: bool = False) -> list[Edge]:
     """Return every connection of the process with what the latest events say of it; ``source`` adds excerpts."""
     ran = _runs(Event.objects.order_by("-id").values_list("signal", "sender", "data")[:EVENTS])
-    found = [edge for name, signal in signals().items() for edge in _edges(name, signal, ran, source)]
+    found = [edge for name, signal in signals().items() for edge in edges_of(name, signal, ran, source=source)]
     return sorted(found, key=lambda edge: (edge.django, edge.group, edge.signal, edge.sender, edge.receiver))
 
 
@@ -78,11 +80,11 @@ def signals() -> dict[str, Signal]:
     return found | {name: signal for signal, name in watched().items() if name not in found}
 
 
-def _runs(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str], _Runs]:
-    found: dict[tuple[str, str], _Runs] = {}
+def _runs(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str], Runs]:
+    found: dict[tuple[str, str], Runs] = {}
     for signal, sender, data in events:
         for run in (data.get("receivers") if isinstance(data, Mapping) else None) or ():
-            runs = found.setdefault((signal, run["name"]), _Runs())
+            runs = found.setdefault((signal, run["name"]), Runs())
             runs.calls += 1
             runs.senders[sender] = runs.senders.get(sender, 0) + 1
             if run.get("us") is not None:
@@ -93,11 +95,12 @@ def _runs(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str], _Runs
     return found
 
 
-def _edges(name: str, signal: Signal, ran: Mapping[tuple[str, str], _Runs], source: bool) -> Iterator[Edge]:
+def edges_of(name: str, signal: Signal, ran: Mapping[tuple[str, str], Runs], *, source: bool) -> Iterator[Edge]:
+    """Yield the connections of one signal; ``ran`` says how receivers did, by signal and name."""
     for connected in receivers.connected(signal):
         receiver = connected.receiver
         called = "(collected)" if receiver is None else receivers.name(receiver)
-        runs = ran.get((name, called), _Runs())
+        runs = ran.get((name, called), Runs())
         sender = ANY if connected.any_sender else sender_label(connected.sender) or UNKNOWN
         times = sorted(runs.times)
         p90 = times[min(len(times) - 1, len(times) * 9 // 10)] if times else None
@@ -119,7 +122,7 @@ def _edges(name: str, signal: Signal, ran: Mapping[tuple[str, str], _Runs], sour
         )
 
 
-def _health(dead: bool, runs: _Runs, p90: int | None) -> str:
+def _health(dead: bool, runs: Runs, p90: int | None) -> str:
     if dead:
         return "dead"
     if runs.errors:

@@ -19,11 +19,12 @@ from signalbox.web.filters import Asked
 LINES: Final = 40
 """Traces on one page of the timeline."""
 
-CHUNK: Final = 500
+CHUNK: Final = 400
 """Events that one statement of a search reads at most."""
 
-WINDOW: Final = 20_000
-"""Keys that one statement of a search looks through at most, where no index leads to what is looked for."""
+WINDOWS: Final = (1_000, 20_000)
+"""Keys that one statement of a search looks through where no index leads to what is looked for: at first, and at most.
+Each statement looks through twice as many as the one before."""
 
 PATIENCE: Final = 0.06
 """Seconds after which a search rests and says how far it came."""
@@ -192,8 +193,9 @@ def _search(asked: Asked, before: int | None, size: int) -> _Search:
     matching = Event.objects.filter(asked.conditions()).order_by("-id")
     lines: dict[str, Line] = {}
     full: set[str] = set()
+    window, widest = WINDOWS
     while cursor > floor:
-        bottom = floor if asked.jumps else max(floor, cursor - WINDOW)
+        bottom = floor if asked.jumps else max(floor, cursor - window)
         query = matching.filter(id__lt=cursor, id__gte=bottom)
         if full:
             query = query.exclude(trace_id__in=full)
@@ -214,7 +216,7 @@ def _search(asked: Asked, before: int | None, size: int) -> _Search:
             if len({row[1] for row in rows}) <= size // 4:  # a trace of very many events would be all that is read
                 full |= {row[1] for row in rows}
         else:
-            cursor = bottom
+            cursor, window = bottom, min(2 * window, widest)
         if cursor > floor and time.monotonic() - began > PATIENCE:
             return _Search(lines, cursor, False, rows[-1][2] if rows else _time_at(cursor))
     return _Search(lines, None, True, None)

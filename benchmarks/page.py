@@ -1,0 +1,269 @@
+"""Time the page over a register of ten million events on PostgreSQL.
+
+    python benchmarks/page.py seed [--events 10000000]
+    python benchmarks/page.py measure [--runs 40]
+
+``seed`` makes the database ``signalbox_page`` anew on the server of ``SIGNALBOX_BENCH_POSTGRES`` and fills it in SQL;
+``measure`` asks for pages there, as staff who have logged in, and prints milliseconds. It exits with 1 where 95 of 100
+first pages take 100 ms or more. ``drop`` takes the database away again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import django
+import psycopg
+from django.conf import settings
+
+SERVER = os.environ.get("SIGNALBOX_BENCH_POSTGRES", "postgres://postgres@127.0.0.1:5432/postgres")
+NAME = "signalbox_page"
+LIMIT = 100.0
+BATCH = 500_000
+
+INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = '{table}' AND indexname NOT LIKE '%_pkey'"
+
+# A request of some eight events, a hundred a second; one event in ten is of a rare kind.
+EVENTS = """
+INSERT INTO signalbox_event (time, trace_id, span, parent, signal, sender, object_key, object_label, actor_key,
+                             actor_label, database, outcome, duration, errors, data)
+SELECT 1790000000000000 + n * 10000,
+       md5((n / 8)::text),
+       n,
+       CASE WHEN n % 8 = 3 THEN n - 1 END,
+       CASE n % 8 WHEN 0 THEN 'request_started' WHEN 7 THEN 'request_finished' WHEN 4 THEN 'm2m_changed'
+                  WHEN 5 THEN 'shop.signals.order_paid'
+                  ELSE CASE n % 3 WHEN 0 THEN 'pre_save' ELSE 'post_save' END END,
+       CASE n % 8 WHEN 0 THEN 'django.core.handlers.wsgi.WSGIHandler' WHEN 7 THEN 'django.core.handlers.wsgi.WSGIHandler'
+                  ELSE 'shop.Model' || (n % 40) END,
+       CASE WHEN n % 8 IN (0, 7) THEN '' ELSE (n / 8 % 200000)::text END,
+       CASE WHEN n % 8 IN (0, 7) THEN '' ELSE 'Order ' || (n / 8 % 200000) END,
+       (n / 8 % 5000)::text,
+       'user' || (n / 8 % 5000),
+       CASE WHEN n % 8 IN (0, 5, 7) THEN '' ELSE 'default' END,
+       CASE WHEN n % 8 IN (0, 5, 7) THEN 'sent' WHEN n % 997 = 0 THEN 'rolled_back' ELSE 'committed' END,
+       n % 5000,
+       CASE WHEN n % 100003 = 0 THEN 1 ELSE 0 END,
+       jsonb_build_object(
+           'args', jsonb_build_object('created', n % 5 = 0, 'raw', false, 'update_fields', null),
+           'changes', jsonb_build_object('status', jsonb_build_array('open', 'paid'),
+                                         'total', jsonb_build_array(n, n + 1)),
+           'receivers', jsonb_build_array(jsonb_build_object('name', 'shop.signals.receiver' || n % 50,
+                                          'place', 'shop/signals.py:12', 'us', n % 900, 'error', null)))
+FROM generate_series(:first::bigint, :last::bigint) n
+"""
+TRACES = """
+INSERT INTO signalbox_trace (trace_id, kind, name, actor_key, actor_label, time, duration, status, events, errors,
+                             rolled_back, data)
+SELECT md5(t::text),
+       CASE WHEN t % 50 = 0 THEN 'command' ELSE 'request' END,
+       CASE WHEN t % 50 = 0 THEN 'import_prices' ELSE 'POST /orders/' || t || '/' END,
+       (t % 5000)::text, 'user' || (t % 5000), 1790000000000000 + t * 80000, 70000, '200', 8, 0, 0,
+       '{"path": "/orders/", "method": "POST"}'::jsonb
+FROM generate_series(:first::bigint, :last::bigint) t
+"""
+
+
+def configure() -> None:
+    """Make this process a site with the page and the admin on that database."""
+    address = urlsplit(SERVER)
+    settings.configure(
+        SECRET_KEY="a benchmark's",
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF="page",
+        USE_TZ=True,
+        STATIC_URL="static/",
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+        INSTALLED_APPS=[
+            "signalbox",
+            *(
+                f"django.contrib.{name}"
+                for name in ("admin", "auth", "contenttypes", "sessions", "messages", "staticfiles")
+            ),
+        ],
+        MIDDLEWARE=[
+            "signalbox.middleware.TraceMiddleware",
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
+        ],
+        DATABASES={
+            "default": {
+                "ENGINE": "django.db.backends.postgresql",
+                "NAME": NAME,
+                "HOST": address.hostname or "",
+                "PORT": address.port or "",
+                "USER": address.username or "",
+                "PASSWORD": address.password or "",
+                "CONN_MAX_AGE": None,
+            }
+        },
+    )
+    django.setup()
+
+
+def __getattr__(name: str) -> Any:
+    """Give the addresses when they are asked for: this module is the root of them too."""
+    if name != "urlpatterns":
+        raise AttributeError(name)
+    from django.contrib import admin
+    from django.urls import include, path
+
+    return [path("admin/", admin.site.urls), path("signalbox/", include("signalbox.urls"))]
+
+
+def administer(statement: str) -> None:
+    """Run a statement on the server, outside of the benchmark's database."""
+    with psycopg.connect(SERVER, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def seed(events: int) -> None:
+    """Make the database and fill it; indexes are made when the rows are there."""
+    from django.core.management import call_command
+    from django.db import connection
+
+    administer(f'DROP DATABASE IF EXISTS "{NAME}"')
+    administer(f'CREATE DATABASE "{NAME}"')
+    call_command("migrate", verbosity=0)
+    started = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = off")
+        cursor.execute("TRUNCATE signalbox_event, signalbox_trace RESTART IDENTITY")
+        for table, statement, number in (("event", EVENTS, events), ("trace", TRACES, events // 8)):
+            cursor.execute(INDEXES.format(table=f"signalbox_{table}"))
+            indexes = cursor.fetchall()
+            for index, _ in indexes:
+                cursor.execute(f'DROP INDEX "{index}"')
+            for first in range(0, number, BATCH):
+                last = min(first + BATCH, number) - 1
+                cursor.execute(statement.replace(":first", str(first)).replace(":last", str(last)))
+                print(f"\r{table}s {last + 1:>11,}  {time.monotonic() - started:5.0f} s", end="", flush=True)
+            cursor.execute("SET maintenance_work_mem = '512MB'")
+            for _, definition in indexes:
+                cursor.execute(definition)
+            print(f"  indexed {time.monotonic() - started:5.0f} s")
+        cursor.execute("VACUUM (ANALYZE) signalbox_event")
+        cursor.execute("VACUUM (ANALYZE) signalbox_trace")
+        cursor.execute("SELECT pg_size_pretty(pg_total_relation_size('signalbox_event'))")
+        print(f"{events:,} events: {cursor.fetchone()[0]}, {time.monotonic() - started:.0f} s")
+
+
+def pages() -> dict[str, str]:
+    """Return what is asked for, by name; the first is what the limit is about."""
+    from signalbox.models import Event, Trace
+    from signalbox.web import reading
+
+    newest = Event.objects.order_by("-id").values_list("id", "trace_id", "time").first()
+    assert newest is not None
+    key, trace_id, _ = newest
+    middle = Event.objects.get(id=key // 2).at.isoformat()
+    position = reading.Position(key, Trace.objects.order_by("-id").values_list("id", flat=True)[0])
+    root = "/signalbox/"
+    return {
+        "first page": root,
+        "older, from the middle": f"{root}?before={key // 2}",
+        "signal": f"{root}?signal=shop.signals.order_paid",
+        "signal that is not there": f"{root}?signal=class_prepared",
+        "group": f"{root}?group=custom",
+        "sender": f"{root}?sender=shop.Model7",
+        "object": f"{root}?object=shop.Model19:77",
+        "actor": f"{root}?actor=77",
+        "outcome": f"{root}?outcome=rolled_back",
+        "errors (1 in 100,003)": f"{root}?outcome=errors",
+        "kind": f"{root}?kind=command",
+        "text": f"{root}?text=order+1999",
+        "text that is not there": f"{root}?text=nowhere",
+        "time range in the middle": f"{root}?until={middle.replace('+', '%2B')}",
+        "idle poll": f"{root}live/?position={position}",
+        "strip": f"{root}strip/",
+        "suggestions": f"{root}suggestions/",
+        "trace": f"{root}trace/{trace_id}/",
+        "event": f"{root}event/{key}/",
+        "object's history": f"{root}object/?sender=shop.Model19&key=77",
+        "map": f"{root}map/",
+        "admin: events": "/admin/signalbox/event/",
+        "admin: events rolled back": "/admin/signalbox/event/?outcome=rolled_back",
+        "admin: traces": "/admin/signalbox/trace/",
+    }
+
+
+def measure(runs: int) -> int:
+    """Print how long each page takes; return the exit code."""
+    from django.contrib.auth import get_user_model
+    from django.db import connection
+    from django.test import Client
+
+    user: Any = get_user_model()
+    client = Client()
+    client.force_login(user.objects.filter(username="bench").first() or user.objects.create_superuser("bench"))
+    first = 0.0
+    print(f"{'page':<28}{'median':>9}{'p95':>9}{'longest':>9}{'queries':>9}   ms")
+    for name, address in pages().items():
+        statements: list[str] = []
+
+        def count(execute: Any, sql: str, *rest: Any, statements: list[str] = statements) -> Any:
+            statements.append(sql)
+            return execute(sql, *rest)
+
+        with connection.execute_wrapper(count):
+            assert client.get(address).status_code in (200, 204), address
+        times = sorted(timed(lambda address=address: client.get(address)) for _ in range(runs))  # type: ignore[misc]
+        p95 = times[min(len(times) - 1, len(times) * 95 // 100)]
+        first = first or p95
+        print(f"{name:<28}{times[len(times) // 2]:>9.1f}{p95:>9.1f}{times[-1]:>9.1f}{len(statements):>9}")
+    print(f"p95 of the first page: {first:.1f} ms; {LIMIT:.0f} ms is the limit")
+    return int(first >= LIMIT)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the milliseconds that ``call`` takes."""
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
+
+
+def main() -> int:
+    """Return the exit code."""
+    parser = argparse.ArgumentParser(description="Time the page over millions of events.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("seed").add_argument("--events", type=int, default=10_000_000)
+    commands.add_parser("measure").add_argument("--runs", type=int, default=40)
+    commands.add_parser("drop")
+    options = parser.parse_args()
+    if options.command == "drop":
+        administer(f'DROP DATABASE IF EXISTS "{NAME}"')
+        return 0
+    configure()
+    if options.command == "measure":
+        return measure(options.runs)
+    seed(options.events)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+    sys.modules["page"] = sys.modules["__main__"]
+    sys.exit(main())

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from signalbox import admin as signalbox_admin
+from signalbox.admin import SignalboxHistory
+from signalbox.models import Event
+
+pytestmark = pytest.mark.django_db
+
+AddEvent = Callable[..., Event]
+
+
+@pytest.fixture
+def boss(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("boss"))
+    return client
+
+
+def listed(client: Client, query: str = "") -> list[Any]:
+    return list(client.get(f"/admin/signalbox/event/{query}").context["cl"].result_list)
+
+
+def test_events_and_traces_are_read_and_no_more(boss: Client, add_event: AddEvent, add_trace: Any) -> None:
+    for row in (add_event(), add_trace()):
+        name = row._meta.model_name
+        assert 200 == boss.get(f"/admin/signalbox/{name}/").status_code
+        page = boss.get(f"/admin/signalbox/{name}/{row.pk}/change/")
+        assert (200, False) == (page.status_code, b'type="submit" value="Save"' in page.content)
+        for action in ("add/", f"{row.pk}/delete/"):
+            assert 403 == boss.get(f"/admin/signalbox/{name}/{action}").status_code
+        assert 403 == boss.post(f"/admin/signalbox/{name}/{row.pk}/change/", {}).status_code
+
+
+@pytest.mark.parametrize("model", ["event", "trace"])
+def test_the_list_does_not_count_the_table(boss: Client, add_event: AddEvent, add_trace: Any, model: str) -> None:
+    add_event()
+    add_trace()
+    for query in ("", "?q=nothing", "?outcome=failed" if model == "event" else "?kind=task"):
+        with CaptureQueriesContext(connection) as queries:
+            boss.get(f"/admin/signalbox/{model}/{query}")
+        assert not [one["sql"] for one in queries if "COUNT(" in one["sql"].upper() and "signalbox" in one["sql"]]
+
+
+def test_the_list_ends_after_the_newest(boss: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signalbox_admin, "MOST", 3)
+    Event.objects.all().delete()
+    for _ in range(5):
+        add_event()
+    assert 3 == boss.get("/admin/signalbox/event/").context["cl"].result_count
+
+
+def test_a_search_leads_by_index(boss: Client, add_event: AddEvent) -> None:
+    event = add_event(actor_key="77", object_key="5")
+    add_event(actor_key="78", object_key="6")
+    for term in (event.trace_id, "actor:77", "shop.Order:5"):
+        assert [event] == listed(boss, f"?q={term}")
+
+
+def test_filters_choose(boss: Client, add_event: AddEvent) -> None:
+    event = add_event(signal="update", outcome="rolled_back")
+    assert [event] == listed(boss, "?signal=update&outcome=rolled_back")
+
+
+class WithButton(SignalboxHistory, UserAdmin):  # type: ignore[type-arg]
+    pass
+
+
+def user_page(client: Client, kind: type[Any]) -> tuple[str, str]:
+    """Return the page of the user who has logged in, as this class shows it, and the button that may be on it."""
+    request = client.get("/admin/").wsgi_request
+    page: Any = kind(User, admin.site).change_view(request, str(request.user.pk))
+    button = (
+        f'<a href="/signalbox/object/?sender=auth.User&amp;key={request.user.pk}" class="historylink">Signalbox</a>'
+    )
+    return page.render().content.decode(), button
+
+
+def test_the_mixin_adds_a_button_beside_the_admin_s_history(boss: Client) -> None:
+    page, button = user_page(boss, UserAdmin)
+    assert button not in page
+    page, button = user_page(boss, WithButton)
+    assert button in page
+
+
+def test_the_setting_gives_the_button_to_every_model(boss: Client, settings: Any) -> None:
+    settings.SIGNALBOX = {"ADMIN_HISTORY": True}
+    page, button = user_page(boss, UserAdmin)
+    assert button in page
+
+
+def test_whoever_may_not_see_events_has_no_button(client: Client, settings: Any) -> None:
+    settings.SIGNALBOX = {"ADMIN_HISTORY": True}
+    user = User.objects.create_user("clerk", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="change_user"))
+    client.force_login(user)
+    answer = client.get(f"/admin/auth/user/{user.pk}/change/")
+    assert (200, False) == (answer.status_code, b">Signalbox</a>" in answer.content)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from signalbox.models import Event
+from signalbox.web.filters import Asked
+
+
+def test_what_is_asked_for_is_said_again_in_the_address() -> None:
+    given = {"signal": " post_save ", "text": "night train", "before": "7", "sender": ""}
+    assert "text=night+train&signal=post_save" == Asked.read(given).address
+
+
+def test_each_part_can_be_taken_away() -> None:
+    asked = Asked.read({"signal": "post_save", "outcome": "errors"})
+    assert [("Signal", "post_save", "outcome=errors"), ("Outcome", "errors", "signal=post_save")] == asked.chips()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"since": "yesterday"}, {"object": "7"}, {"outcome": "lost"}, {"group": "<script>"}, {"until": "2026-02-31"}],
+)
+@pytest.mark.django_db
+def test_what_can_t_be_read_finds_nothing_and_says_why(given: dict[str, str], add_event: Callable[..., Event]) -> None:
+    add_event()
+    asked = Asked.read(given)
+    assert next(iter(given.values())) in asked.problem
+    assert not Event.objects.filter(asked.conditions()).exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, ["a", "b", "c"]),
+        ({"signal": "update"}, ["b"]),
+        ({"group": "custom"}, ["c"]),
+        ({"outcome": "errors"}, ["a", "c"]),
+        ({"outcome": "rolled_back"}, ["b"]),
+        ({"object": "shop.Order:7"}, ["a"]),
+        ({"actor": "grace"}, ["c"]),
+        ({"text": "ORDER_PAID"}, ["c"]),
+    ],
+)
+@pytest.mark.django_db
+def test_a_filter_finds_what_it_asks_for(
+    given: dict[str, Any], found: list[str], add_event: Callable[..., Event]
+) -> None:
+    Event.objects.all().delete()
+    add_event(object_label="a", errors=2)
+    add_event(object_label="b", signal="update", outcome="rolled_back", object_key="8")
+    add_event(object_label="c", signal="shop.order_paid", outcome="failed", actor_label="grace", object_key="9")
+    asked = Asked.read(given)
+    assert "" == asked.problem
+    events = Event.objects.filter(asked.conditions()).order_by("id")
+    assert found == [event.object_label for event in events]
+
+
+@pytest.mark.parametrize(
+    ("given", "jumps"),
+    [
+        ({}, True),
+        ({"signal": "update"}, True),
+        ({"since": "2h"}, True),
+        ({"text": "x"}, False),
+        ({"sender": "a.B"}, False),
+    ],
+)
+def test_an_index_leads_to_few_parts_alone(given: dict[str, str], jumps: bool) -> None:
+    assert jumps == Asked.read(given).jumps

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db.models.signals import post_save
+from django.dispatch import Signal
+from django.test import Client
+from django.urls import reverse
+
+from signalbox.models import Event
+from signalbox.web import graph
+from tests.shop.models import Order
+
+pytestmark = pytest.mark.django_db
+
+
+def listen(sender: Any, **kwargs: Any) -> None:
+    """A receiver of the map's tests."""
+
+
+def listen_to_all(sender: Any, **kwargs: Any) -> None:
+    """Another."""
+
+
+@pytest.fixture(autouse=True)
+def connected() -> Iterator[None]:
+    post_save.connect(listen, sender=Order)
+    post_save.connect(listen_to_all)
+    yield
+    post_save.disconnect(listen, sender=Order)
+    post_save.disconnect(listen_to_all)
+
+
+def edge(name: str) -> graph.Edge:
+    [found] = [edge for edge in graph.edges() if edge.receiver == f"{__name__}.{name}"]
+    return found
+
+
+def ran(name: str, us: int = 100, error: str | None = None) -> dict[str, Any]:
+    return {"receivers": [{"name": f"{__name__}.{name}", "place": "x.py:1", "us": us, "error": error}]}
+
+
+def test_an_edge_tells_who_hears_what_of_whom() -> None:
+    found = edge("listen")
+    assert ("post_save", "model", "shop.Order") == (found.signal, found.group, found.sender)
+    assert found.place.startswith("tests/web/test_graph.py:")
+    assert "any sender" == edge("listen_to_all").sender
+
+
+def test_calls_are_those_of_the_latest_events(add_event: Callable[..., Event]) -> None:
+    add_event(data=ran("listen"))
+    add_event(data=ran("listen_to_all"))
+    add_event(data=ran("listen_to_all"), sender="shop.Tag")
+    assert (1, 2) == (edge("listen").calls, edge("listen_to_all").calls)
+
+
+@pytest.mark.parametrize(
+    ("runs", "health"),
+    [
+        ([], "idle"),
+        ([ran("listen")], "ok"),
+        ([ran("listen", 60_000)], "slow"),
+        ([ran("listen", 60_000), ran("listen", error="ValueError: no")], "failing"),
+    ],
+)
+def test_health_is_the_worst_that_was_seen(
+    runs: list[dict[str, Any]], health: str, add_event: Callable[..., Event]
+) -> None:
+    Event.objects.all().delete()
+    for data in runs:
+        add_event(data=data)
+    assert health == edge("listen").health
+
+
+def test_a_receiver_that_was_collected_is_dead() -> None:
+    signal = Signal()
+    signal.connect(lambda sender, **kwargs: None)
+    gc.collect()
+    assert ["dead"] == [edge.health for edge in graph.edges_of("shop.signals.paid", signal, {}, source=False)]
+
+
+def test_source_is_shown_where_the_setting_says_so_alone(page: Client, settings: Any) -> None:
+    said = "A receiver of the map&#x27;s tests."
+    assert said not in page.get(reverse("signalbox:map")).content.decode()
+    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    assert said in page.get(reverse("signalbox:map")).content.decode()
+
+
+def test_the_graph_is_told_as_json(page: Client) -> None:
+    edges = page.get(reverse("signalbox:graph")).json()["edges"]
+    assert f"{__name__}.listen" in [edge["receiver"] for edge in edges]

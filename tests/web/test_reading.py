@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from signalbox.models import Event, Trace
+from signalbox.web import reading
+from signalbox.web.filters import Asked
+from signalbox.web.reading import Gap, Position
+
+pytestmark = pytest.mark.django_db
+
+AddEvent = Callable[..., Event]
+AddTrace = Callable[..., Trace]
+
+
+@pytest.fixture(autouse=True)
+def empty(db: None) -> None:
+    Event.objects.all().delete()
+    Trace.objects.all().delete()
+
+
+def ask(**parts: str) -> Asked:
+    return Asked.read(parts)
+
+
+def walk(asked: Asked, size: int) -> Iterator[str]:
+    """Yield the traces of every page, from the newest to the oldest."""
+    before: int | None = None
+    while True:
+        page = reading.page(asked, before, size)
+        yield from (line.trace_id for line in page.lines)
+        if page.older is None:
+            return
+        before = page.older
+
+
+def test_the_trace_of_the_newest_event_comes_first(add_event: AddEvent) -> None:
+    old, new = add_event(), add_event()
+    assert [new.trace_id, old.trace_id] == [line.trace_id for line in reading.page(ask()).lines]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_each_trace_is_on_one_page_though_its_events_lie_among_others(add_event: AddEvent, size: int) -> None:
+    traces = [f"{number:032x}" for number in range(7)]
+    for number in range(60):
+        add_event(trace_id=traces[number * number % 7])
+    present = {traces[number * number % 7] for number in range(60)}
+    found = list(walk(ask(), size))
+    assert sorted(present) == sorted(found)
+
+
+def test_a_search_finds_every_trace_once_on_its_way_through_the_table(
+    add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", -1.0)  # it rests after each statement
+    monkeypatch.setattr(reading, "WINDOWS", (3, 3))
+    wanted = [add_event(sender="shop.Tag" if number % 5 == 0 else "shop.Order") for number in range(40)]
+    expected = [event.trace_id for event in reversed(wanted) if event.sender == "shop.Tag"]
+    assert expected == list(walk(ask(sender="shop.Tag"), 40))
+    page = reading.page(ask(sender="shop.Tag"))
+    assert not page.complete
+    assert page.reached is not None
+
+
+def test_a_trace_of_very_many_events_leaves_room_for_the_others(
+    add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK", 10)
+    first = add_event()
+    for _ in range(35):
+        add_event(trace_id="a" * 32)
+    assert ["a" * 32, first.trace_id] == [line.trace_id for line in reading.page(ask()).lines]
+
+
+def test_a_time_range_bounds_the_search(add_event: AddEvent) -> None:
+    hour = 3_600_000_000
+    start = 1_790_000_000_000_000
+    events = [add_event(time=start + number * hour) for number in range(10)]
+    since, until = events[3].at.isoformat(), events[6].at.isoformat()
+    found = [line.trace_id for line in reading.page(ask(since=since, until=until)).lines]
+    assert [event.trace_id for event in (events[5], events[4], events[3])] == found
+
+
+def test_a_line_tells_of_its_trace(add_event: AddEvent, add_trace: AddTrace) -> None:
+    add_trace(trace_id="b" * 32, events=3, errors=1, rolled_back=1, status="500", actor_label="")
+    add_event(trace_id="b" * 32, signal="request_started", actor_label="")
+    add_event(trace_id="b" * 32, errors=1, actor_label="ada")
+    add_event(trace_id="b" * 32, outcome="rolled_back")
+    [line] = reading.page(ask()).lines
+    assert ("request", "POST /orders/7/", "ada", "500", "bad") == (
+        line.kind,
+        line.name,
+        line.actor,
+        line.status,
+        line.tone,
+    )
+    assert (3, 1, 1, 25_000, False) == (line.events, line.errors, line.rolled_back, line.duration, line.running)
+    assert [("model", 2), ("request", 1)] == line.groups()
+    assert [("model", "0.00", "66.67"), ("request", "66.67", "33.33")] == line.bar()
+
+
+def test_a_trace_without_a_row_runs(add_event: AddEvent) -> None:
+    event = add_event(errors=2, outcome="rolled_back")
+    [line] = reading.page(ask()).lines
+    assert (True, "", "running", "post_save") == (line.running, line.kind, line.tone, line.name)
+    assert (1, 2, 1, None, event.time) == (line.events, line.errors, line.rolled_back, line.duration, line.time)
+
+
+def test_work_that_shares_a_trace_is_one_line(add_event: AddEvent, add_trace: AddTrace) -> None:
+    add_trace(trace_id="c" * 32, time=5_000, duration=1_000, name="GET /second/", status="404", actor_label="")
+    add_trace(trace_id="c" * 32, time=1_000, duration=9_000, name="GET /first/")
+    add_event(trace_id="c" * 32)
+    [line] = reading.page(ask()).lines
+    assert ("GET /first/", 1_000, 9_000, 2, "ada") == (line.name, line.time, line.duration, line.events, line.actor)
+
+
+def test_a_page_takes_a_few_queries_however_many_events_there_are(add_event: AddEvent, add_trace: AddTrace) -> None:
+    for _ in range(50):
+        event = add_event()
+        add_trace(trace_id=event.trace_id)
+    with CaptureQueriesContext(connection) as few:
+        reading.page(ask())
+    assert len(few) <= 4
+
+
+# ------------------------------------------------------------------ what is new
+
+
+def test_nothing_new_costs_one_query(add_event: AddEvent, add_trace: AddTrace) -> None:
+    add_event()
+    add_trace()
+    position = Position.now()
+    with CaptureQueriesContext(connection) as queries:
+        assert ([], position) == reading.news(position)
+    assert 1 == len(queries)
+
+
+def test_a_new_event_and_an_ended_trace_are_news(add_event: AddEvent, add_trace: AddTrace) -> None:
+    running = add_event()
+    position = Position.now()
+    add_trace(trace_id=running.trace_id)
+    fresh = add_event()
+    found, after = reading.news(position)
+    assert {running.trace_id, fresh.trace_id} == set(found)
+    assert ([], after) == reading.news(after)
+
+
+def test_an_event_that_is_committed_after_a_later_one_is_not_missed(add_event: AddEvent) -> None:
+    last = add_event().id
+    position = Position.now()
+    overtaking = add_event(id=last + 3)
+    found, position = reading.news(position)
+    assert [overtaking.trace_id] == found
+    overtaken = add_event(id=last + 2)
+    found, position = reading.news(position)
+    assert [overtaken.trace_id] == found
+    assert [(last + 1, last + 1)] == [(gap.first, gap.last) for gap in position.gaps]
+
+
+def test_a_gap_that_stays_is_given_up() -> None:
+    old = Position(10, 5, (Gap(0, 7, 8, 0),))
+    assert Position(10, 5) == reading.news(old)[1]
+
+
+def test_a_position_is_what_its_text_says() -> None:
+    position = Position(12, 7, (Gap(0, 3, 4, 99), Gap(1, 5, 5, 98)))
+    assert position == Position.read(str(position))
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1.2~3", "1.2~a.b.c.d", "~"])
+def test_a_text_that_is_no_position_means_the_end_of_the_table(add_event: AddEvent, text: str) -> None:
+    assert add_event().id == Position.read(text).event
+
+
+def test_news_are_narrowed_as_the_page_is(add_event: AddEvent) -> None:
+    wanted, other = add_event(sender="shop.Tag"), add_event()
+    lines = reading.lines_of([wanted.trace_id, other.trace_id], ask(sender="shop.Tag"))
+    assert [wanted.trace_id] == [line.trace_id for line in lines]
+
+
+# ------------------------------------------------------------------ sums
+
+
+def test_the_strip_sums_up_events_by_step_and_group(add_event: AddEvent) -> None:
+    add_event(time=11_000_000)
+    add_event(time=14_999_999, errors=1)
+    add_event(time=15_000_000, signal="update")
+    add_event(time=9_000_000)
+    assert [(10_000_000, "model", 2, 1), (15_000_000, "bulk", 1, 0)] == reading.strip(ask(), 10_000_000, 5_000_000)
+
+
+def test_names_are_those_of_the_latest_events(add_event: AddEvent) -> None:
+    add_event(sender="shop.Tag", actor_label="")
+    assert {"signal": ["post_save"], "sender": ["shop.Tag"], "actor_label": []} == reading.recent_names()

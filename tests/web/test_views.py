@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import AsyncClient, Client
+from django.urls import reverse
+
+from signalbox.models import Event, Trace
+from signalbox.web.reading import Position
+from tests.shop.models import Order
+
+pytestmark = pytest.mark.django_db
+
+AddEvent = Callable[..., Event]
+
+
+def test_a_poll_is_answered_with_the_lines_that_are_new(page: Client, add_event: AddEvent) -> None:
+    position = str(Position.now())
+    assert 204 == page.get(reverse("signalbox:live"), {"position": position}).status_code
+    event = add_event()
+    answer = page.get(reverse("signalbox:live"), {"position": position}).content.decode()
+    assert f'id="t-{event.trace_id}"' in answer
+    assert f"position={Position.now()}" in answer
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_is_live_under_asgi_too(operator: User, async_client: AsyncClient, add_event: AddEvent) -> None:
+    from asgiref.sync import async_to_sync
+
+    position = str(Position.now())
+    event = add_event()
+
+    async def poll() -> bytes:
+        await async_client.aforce_login(operator)
+        answer = await async_client.get(reverse("signalbox:live"), {"position": position})
+        return bytes(answer.content)
+
+    assert event.trace_id.encode() in async_to_sync(poll)()
+
+
+def test_htmx_is_given_the_part_that_it_asks_for(page: Client, add_event: AddEvent) -> None:
+    add_event()
+    for target in ("found", "more"):
+        answer = page.get(reverse("signalbox:timeline"), headers={"HX-Target": target}).content
+        assert (True, False) == (b"data-line" in answer, b"<html" in answer)
+
+
+def test_an_empty_register_says_what_to_do(page: Client) -> None:
+    assert "Nothing has been recorded yet" in page.get(reverse("signalbox:timeline")).content.decode()
+
+
+@pytest.mark.parametrize(
+    "path", ["trace/none/", "event/999999/", "event/999999/revert/", "object/?sender=shop.Order&key=404", "object/"]
+)
+def test_what_is_not_there_is_not_found(page: Client, path: str) -> None:
+    assert 404 == page.get(f"/signalbox/{path}").status_code
+
+
+@pytest.mark.parametrize("query", ["before=x", "before=-1", "before=" + "9" * 40, "before=²", "position=1"])
+def test_a_key_that_is_none_is_left_alone(page: Client, add_event: AddEvent, query: str) -> None:
+    add_event()
+    assert 200 == page.get(f"/signalbox/?{query}").status_code
+
+
+def test_a_trace_of_more_events_than_a_page_goes_on(page: Client, add_event: AddEvent) -> None:
+    events = [add_event(trace_id="d" * 32) for _ in range(501)]
+    answer = page.get(f"/signalbox/trace/{'d' * 32}/").content.decode()
+    assert f"?after={events[499].id}" in answer
+    assert f"/event/{events[500].id}/" not in answer
+    assert (
+        f"/event/{events[500].id}/" in page.get(f"/signalbox/trace/{'d' * 32}/?after={events[499].id}").content.decode()
+    )
+
+
+def test_an_event_names_its_neighbours(page: Client, add_event: AddEvent) -> None:
+    before, event, after = add_event(), add_event(), add_event()
+    add_event(object_key="8")
+    answer = page.get(f"/signalbox/event/{event.id}/").content.decode()
+    assert f"/event/{before.id}/" in answer
+    assert f"/event/{after.id}/" in answer
+
+
+def test_a_foreign_key_is_shown_with_what_it_was_called(page: Client, add_event: AddEvent) -> None:
+    event = add_event(data={"row": {"customer": 4}, "labels": {"customer": {"4": "Ada & Co"}}})
+    assert "Ada &amp; Co" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+
+
+def test_an_object_whose_model_is_gone_still_has_a_history(page: Client, add_event: AddEvent) -> None:
+    add_event(sender="gone.Model", object_label="It was here")
+    answer = page.get("/signalbox/object/?sender=gone.Model&key=7").content.decode()
+    assert "It was here" in answer
+    assert "not installed any more" in answer
+
+
+@pytest.fixture
+def changed(page: Client) -> Event:
+    order = Order.objects.create(number="5")
+    order.status = "paid"
+    order.save()
+    event: Event = Event.objects.filter(signal="post_save", sender="shop.Order").order_by("-id")[0]
+    return event
+
+
+def test_putting_back_needs_the_permission_to_change_the_object(page: Client, changed: Event) -> None:
+    for call in (page.get, page.post):
+        assert 403 == call(f"/signalbox/event/{changed.id}/revert/").status_code
+    assert "Put back" not in page.get(f"/signalbox/event/{changed.id}/").content.decode()
+
+
+def test_what_was_changed_is_put_back_by_post_and_recorded(page: Client, operator: User, changed: Event) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_order"))
+    address = f"/signalbox/event/{changed.id}/revert/"
+    assert 200 == page.get(address).status_code
+    assert "paid" == Order.objects.get().status
+    answer = page.post(address)
+    assert f"/signalbox/object/?sender=shop.Order&key={changed.object_key}" == answer["Location"]
+    assert "open" == Order.objects.get().status
+    assert {"status": ["paid", "open"]}.items() <= Event.objects.order_by("-id").filter(signal="post_save")[0].data[
+        "changes"
+    ].items()
+
+
+def test_what_can_t_be_put_back_says_why(page: Client, operator: User, changed: Event) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_order"))
+    Order.objects.all().delete()
+    answer = page.post(f"/signalbox/event/{changed.id}/revert/")
+    assert (409, True) == (answer.status_code, b"is gone" in answer.content)
+
+
+def test_putting_back_needs_a_csrf_token(operator: User, changed: Event) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_order"))
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(operator)
+    assert 403 == strict.post(f"/signalbox/event/{changed.id}/revert/").status_code
+    assert "paid" == Order.objects.get().status
+
+
+def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:
+    event = add_event()
+    for path in ("", "live/", "strip/", f"trace/{event.trace_id}/", f"event/{event.id}/", "map/", "doctor/"):
+        assert 405 == page.post(f"/signalbox/{path}").status_code
+
+
+def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
+    page.get("/static/signalbox/page.js")
+    assert [] == list(Trace.objects.filter(name__contains="static/signalbox"))

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+from signalbox.models import Event, Trace
+from signalbox.web.waterfall import tree, waterfall
+
+
+def event(span: int, **given: Any) -> Event:
+    values: dict[str, Any] = {"span": span, "time": span * 100, "parent": None, "duration": 100, "data": {}}
+    return Event(**{"signal": "post_save", "outcome": "committed"} | values | given)
+
+
+def trace(**given: Any) -> Trace:
+    return Trace(**{"time": 0, "duration": 1000} | given)
+
+
+def test_an_event_stands_below_the_one_in_whose_receiver_it_happened() -> None:
+    rows = tree([event(1), event(2, parent=1), event(3, parent=2), event(4), event(5, parent=1)])
+    assert [(1, 0), (2, 1), (3, 2), (5, 1), (4, 0)] == [(row.event.span, row.depth) for row in rows]
+
+
+def test_no_event_is_lost_to_a_circle_or_a_missing_parent() -> None:
+    rows = tree([event(1, parent=2), event(2, parent=1), event(3, parent=3), event(4, parent=99)])
+    assert {1, 2, 3, 4} == {row.event.span for row in rows}
+
+
+def test_bars_lie_where_they_happened() -> None:
+    fall = waterfall([event(1), event(5, duration=250)], [trace()])
+    assert [("10.000", "10.000", "20.000"), ("50.000", "25.000", "75.000")] == [
+        (row.left, row.width, row.end) for row in fall.rows
+    ]
+    assert [100, 500] == [row.offset for row in fall.rows]
+    assert (0, 1000) == (fall.start, fall.span)
+
+
+def test_receivers_lie_inside_their_event_one_after_the_other() -> None:
+    runs = [
+        {"name": "a", "place": "", "us": 30, "error": None},
+        {"name": "b", "place": "x.py:1", "us": 60, "error": "E: no"},
+    ]
+    [row] = waterfall([event(1, data={"receivers": runs})], [trace()]).rows
+    assert [("a", "10.000", "3.000"), ("b", "13.000", "6.000")] == [(run.name, run.left, run.width) for run in row.runs]
+
+
+def test_in_a_short_bar_only_receivers_that_raised_are_drawn() -> None:
+    runs = [{"name": "a", "us": 2, "error": None}, {"name": "b", "us": 1, "error": "E: no"}]
+    [row] = waterfall([event(1, duration=3, data={"receivers": runs})], [trace()]).rows
+    assert (["a", "b"], ["b"]) == ([run.name for run in row.runs], [run.name for run in row.shown_runs])
+
+
+def test_ticks_stand_at_round_times() -> None:
+    fall = waterfall([event(1)], [trace(duration=20_500)])
+    assert ["0", "5.00 ms", "10.0 ms", "15.0 ms"] == [tick.label for tick in fall.ticks]
+
+
+def test_a_trace_without_events_or_end_has_an_axis() -> None:
+    assert ([], 1) == (waterfall([], [trace(duration=None)]).rows, waterfall([], []).span)
