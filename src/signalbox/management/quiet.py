@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from signalbox import context, recording
+from signalbox import context, departures, recording
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
@@ -15,6 +15,7 @@ _watched: dict[Signal, str] = {}
 def be_quiet() -> None:
     """Record nothing of this process any more, nor what happened while it started. For a process of one's own only."""
     _watched.update(recording.watched())
+    departures.forget()
     recording.uninstall()
     own = context.process()
     own.pending.clear()
