@@ -280,7 +280,10 @@ def trace_row(trace: Trace) -> Row:
 def late_row(draft: Draft) -> Row:
     """Return what is known of ``draft`` only after it was written, in the order of ``LATE_COLUMNS``."""
     duration = draft.duration
-    return (None if duration is None else duration // 1000, draft.errors, data_text(draft), draft.trace.id, draft.span)
+    text = data_text(draft)
+    if (keep := keeping.chosen()) is not None:  # what it added is to stay, whatever it says of keeping now
+        text = keeping.judge(keep, dict(zip(_NAMES, event_row(draft, "committed"), strict=True)), text) or text
+    return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
 
 
 # ------------------------------------------------------------------ rows to the database

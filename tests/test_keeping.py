@@ -1,0 +1,133 @@
+"""``SIGNALBOX["KEEP"]``: the project drops events or adds to them, and can do no harm by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.db.models.signals import post_save
+from django.test import override_settings
+
+from signalbox import conf, keeping
+from signalbox.models import Event
+from signalbox.redaction import REDACTED
+from tests.events import newest, recorded
+from tests.shop.models import Order, Tag
+
+pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
+
+
+@contextmanager
+def keep(judge: Any) -> Iterator[None]:
+    keeping._complained.clear()
+    with override_settings(SIGNALBOX={"KEEP": judge}):
+        yield
+
+
+def no_tags(event: Mapping[str, Any]) -> bool:
+    return event["sender"] != "shop.Tag"
+
+
+def test_an_event_is_dropped_by_false_and_its_change_is_not() -> None:
+    with keep(f"{__name__}.no_tags"):
+        Tag.objects.create(name="a")
+        Order.objects.create(number="A-1")
+        assert [] == recorded(Tag, "post_save")
+        assert 1 == len(recorded(Order, "post_save"))
+        assert Tag.objects.exists()
+
+
+@pytest.mark.parametrize("answer", [None, True, 0, "", {}, "text"], ids=repr)
+def test_anything_but_false_keeps_it(answer: Any) -> None:
+    with keep(lambda event: answer):
+        Tag.objects.create(name="a")
+        assert "extra" not in newest(Tag, "post_save").data
+
+
+def test_a_mapping_is_added() -> None:
+    with keep(lambda event: {"tenant": 7, "password": "hush-1"}):
+        Tag.objects.create(name="a")
+        assert {"tenant": 7, "password": REDACTED} == newest(Tag, "post_save").data["extra"]
+
+
+def test_what_is_added_is_bounded() -> None:
+    with keep(lambda event: {"much": "x" * 10**6, "self": event, "list": list(range(10**5))}):
+        Tag.objects.create(name="a")
+        assert 20_000 > len(str(newest(Tag, "post_save").data["extra"]))
+
+
+def test_it_is_given_the_columns_and_the_data_read_only() -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    def look(event: Mapping[str, Any]) -> None:
+        seen.append(event)
+        event["sender"] = "another"  # type: ignore[index]
+
+    with keep(look):
+        tag = Tag.objects.create(name="a")
+        event = newest(Tag, "post_save")
+    [given] = [one for one in seen if one["sender"] == "shop.Tag" and one["signal"] == "post_save"]
+    assert {field.name for field in Event._meta.concrete_fields} - {"id"} == set(given)
+    assert ("shop.Tag", str(tag.pk), {"id": tag.pk, "name": "a"}) == (
+        event.sender,
+        given["object_key"],
+        given["data"]["row"],
+    )
+
+
+def test_what_it_raises_is_logged_once_and_the_event_kept(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(event: Any) -> None:
+        raise ValueError("no")
+
+    with caplog.at_level(logging.ERROR), keep(refuse):
+        Tag.objects.create(name="a")
+        Tag.objects.create(name="b")
+        assert 2 == len(recorded(Tag, "post_save"))
+    [record] = [record for record in caplog.records if "KEEP" in record.message]
+    assert "refuse" in record.message
+    assert record.exc_info
+
+
+def test_what_cannot_be_imported_keeps_everything_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR), keep("nowhere.keep"):
+        Tag.objects.create(name="a")
+        assert 1 == len(recorded(Tag, "post_save"))
+    assert ['SIGNALBOX["KEEP"] nowhere.keep can\'t be imported: every event is kept.'] == [
+        record.message for record in caplog.records
+    ]
+
+
+def test_the_checks_tell_what_is_no_callable() -> None:
+    [(key, message, _)] = conf.problems({"KEEP": 7})
+    assert ("KEEP", True) == (key, "a callable or its dotted path was expected" in message)
+    assert [] == conf.problems({"KEEP": None})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_added_stays_when_the_receivers_have_run() -> None:
+    def hear(**kwargs: Any) -> None:
+        pass
+
+    post_save.connect(hear, sender=Tag)
+    try:
+        with keep(lambda event: {"tenant": 7}):
+            Tag.objects.create(name="a")
+            data = newest(Tag, "post_save").data
+    finally:
+        post_save.disconnect(hear, sender=Tag)
+    assert (1, {"tenant": 7}) == (len(data["receivers"]), data["extra"])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_events_of_no_transaction_and_of_one_rolled_back_are_judged_too() -> None:
+    with keep(no_tags):
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            Tag.objects.create(name="a")
+            Order.objects.create(number="A-1")
+            raise ZeroDivisionError
+        found = [event.sender for event in Event.objects.filter(outcome="rolled_back", signal="post_save")]
+    assert ["shop.Order"] == found
