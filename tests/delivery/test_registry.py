@@ -143,7 +143,7 @@ def test_a_delivery_exists_if_and_only_if_its_change_was_committed(durable: Call
     with transaction.atomic():
         Order.objects.create(number="kept")
         with pytest.raises(RuntimeError):
-            roll_back("undone with its savepoint")
+            roll_back("undone inside")
     with pytest.raises(RuntimeError):
         roll_back("undone")
     Order.objects.create(number="autocommit")

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
+from signalbox.delivery import claims as claiming
+from signalbox.delivery.claims import Claims
 from signalbox.models import Delivery
 from tests.delivery import receivers
 from tests.shop.models import Order
@@ -19,27 +23,322 @@ pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
 SAVED = "saved:post_save:shop.Order"
 
 
+def orders(number: int) -> list[Order]:
+    with transaction.atomic():
+        return [Order.objects.create(number=str(place)) for place in range(number)]
+
+
+def undo(number: str) -> None:
+    with transaction.atomic():
+        Order.objects.create(number=number)
+        raise RuntimeError
+
+
+def wait_until(check: Callable[[], Any], seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, list(Delivery.objects.values("state", "attempts", "error")[:5])
+        time.sleep(0.05)
+    return found
+
+
 def test_a_delivery_is_written_with_its_change_and_run_by_a_worker(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
     durable(receivers.saved)
     with transaction.atomic():
         kept = Order.objects.create(number="1")
-        with pytest.raises(RuntimeError), transaction.atomic():
-            Order.objects.create(number="2")
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            undo("2")
     assert 0 == worker("--burst", receivers=SAVED).wait()
     [delivery] = Delivery.objects.all()
     assert [["saved", str(kept.pk), str(delivery.pk), "1"]] == notes.lines()
     assert ("done", 1, None, None) == (delivery.state, delivery.attempts, delivery.wake, delivery.lane)
 
 
-def test_a_failed_delivery_is_tried_again(
+def test_a_failed_delivery_is_tried_again_and_its_key_waits_for_it(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.fails_once, backoff=0.1)
-    Order.objects.create(number="1")
-    running = worker(receivers="fails_once:post_save:shop.Order:backoff=0.1")
+    durable(receivers.fails_once, backoff=0.3)
+    first, other = orders(2)
+    first.save()
+    running = worker("--threads", "2", receivers="fails_once:post_save:shop.Order:backoff=0.3")
+    notes.wait_for("saved", 3)
+    assert 0 == running.end()
+    mine = [line[2] for line in notes.lines("saved") if line[1] == str(first.pk)]
+    assert sorted(mine, key=int) == mine
+    assert 6 == len(notes.lines("tried"))
+    assert other.pk
+
+
+def test_a_delivery_without_attempts_left_is_a_dead_letter_that_blocks_its_key(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.never_works, retries=1, backoff=0.1)
+    [order] = orders(1)
+    order.save()
+    running = worker(receivers="never_works:post_save:shop.Order:retries=1:backoff=0.1")
+    wait_until(lambda: Delivery.objects.filter(state="dead").exists())
+    time.sleep(0.5)
+    assert 0 == running.end()
+    dead, blocked = Delivery.objects.order_by("id")
+    assert ("dead", 2, "ValueError: password=[redacted] is wrong") == (dead.state, dead.attempts, dead.error)
+    assert ("pending", 0) == (blocked.state, blocked.attempts)
+
+
+def test_a_dead_letter_that_may_be_skipped_lets_the_next_one_pass(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.never_works, retries=0, on_dead="skip")
+    [order] = orders(1)
+    order.save()
+    assert 0 == worker("--burst", receivers="never_works:post_save:shop.Order:retries=0:on_dead=skip").wait()
+    assert ["dead", "dead"] == [one.state for one in Delivery.objects.all()]
+
+
+@pytest.mark.slow
+def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_others_no_attempt(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.kills, retries=1, backoff=0.1)
+    [order] = orders(1)
+    durable(receivers.saved)
+    others = orders(5)
+    box = {"LEASE": 0.6}
+    for _ in range(20):
+        running = worker("--burst", receivers=f"kills:post_save:shop.Order:retries=1:backoff=0.1 {SAVED}", box=box)
+        running.popen.wait()
+        if not Delivery.objects.filter(receiver__endswith="kills", state="pending").exists():
+            break
+        time.sleep(0.7)
+    killed = Delivery.objects.filter(receiver__endswith="kills")
+    assert {"dead"} == {one.state for one in killed}
+    assert 6 == len(killed)
+    assert "The worker died" in killed[0].error
+    assert {1} == {one.attempts for one in Delivery.objects.filter(receiver__endswith="saved")}
+    assert len(others) == len(notes.lines("saved"))
+    assert order.pk
+
+
+def test_deliveries_of_one_key_run_one_at_a_time_and_in_order_while_others_run(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    found = orders(4)
+    for _ in range(2):
+        for order in found:
+            order.save()
+    slow = "slow:post_save:shop.Order"
+    both = [
+        worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
+        worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
+    ]
+    for one in both:
+        one.wait()
+    worker("--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0").wait()
+    for order in found:
+        mine = [(line[0], int(line[2])) for line in notes.lines() if line[1] == str(order.pk)]
+        assert 6 == len(mine)
+        assert [word for word, _ in mine] == ["begun", "saved"] * 3
+        assert sorted(number for _, number in mine) == [number for _, number in mine]
+
+
+def test_a_worker_that_is_told_to_end_finishes_what_runs_and_gives_back_the_rest(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(3)
+    running = worker(receivers="slow:post_save:shop.Order", SIGNALBOX_TEST_SLOW="1")
+    notes.wait_for("begun", 1)
+    assert 0 == running.end()
+    assert 1 == len(notes.lines("saved"))
+    states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
+    assert [("done", 1, None), ("pending", 0, None), ("pending", 0, None)] == states
+
+
+def test_a_worker_reloads_its_code_on_sighup(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=SAVED)
+    notes.wait_for("saved", 1)
+    before = running.popen.pid
+    running.popen.send_signal(signal.SIGHUP)
+    time.sleep(1.5)
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert before == running.popen.pid
+    assert 0 == running.end()
+
+
+def test_a_receiver_is_interrupted_at_its_timeout(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.spins, retries=0, timeout=0.3)
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=f"spins:post_save:shop.Order:retries=0:timeout=0.3 {SAVED}")
+    dead = wait_until(lambda: Delivery.objects.filter(state="dead").first())
+    assert "TimedOut: it took longer than its timeout of 0.3 seconds" == dead.error
     notes.wait_for("saved", 1)
     assert 0 == running.end()
-    assert ["1", "2"] == [line[3] for line in notes.lines("tried")]
+
+
+def test_an_asynchronous_receiver_is_run(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.asynchronous)
+    orders(2)
+    assert 0 == worker("--burst", receivers="asynchronous:post_save:shop.Order").wait()
+    assert 2 == len(notes.lines("saved"))
+
+
+def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    Delivery.objects.update(receiver="tests.delivery.gone.receiver")
+    assert 0 == worker("--burst", receivers=SAVED).wait()
+    [one] = Delivery.objects.all()
+    assert ("pending", 0, None) == (one.state, one.attempts, one.lease)
+    assert "tests.delivery.gone can't be imported: ModuleNotFoundError" in one.error
+    assert one.due > claiming.now()
+
+
+def test_an_object_that_is_gone_is_rebuilt_from_what_was_recorded(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.told)
+    [order] = orders(1)
+    key = order.pk
+    Order.objects.filter(pk=key).update(number="changed")
+    Order.objects.all().delete()
+    assert 0 == worker("--burst", receivers="told:post_save:shop.Order").wait()
+    assert [["told", str(key), "0"]] == [line[:3] for line in notes.lines()]
+
+
+def test_a_worker_runs_the_deliveries_of_its_queues_alone(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved, queue="mail")
+    orders(1)
+    assert 0 == worker("--burst", "--queue", "other", receivers=SAVED).wait()
+    assert [] == notes.lines()
+    assert 0 == worker("--burst", "--queue", "other", "--queue", "mail", receivers=SAVED).wait()
+    assert 1 == len(notes.lines("saved"))
+
+
+def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_due(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    claims = Claims("default")
+    [taken] = claims.claim(10, 1)
+    assert (True, False) == claims.settle(taken, claiming.DONE)
+    pattern = Delivery.objects.get()
+    moment = claiming.now()
+
+    def copies(number: int, **values: Any) -> None:
+        fields = {field.attname: getattr(pattern, field.attname) for field in Delivery._meta.fields if field.name != "id"}
+        rows = [Delivery(**{**fields, "state": "pending", "finished": None, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    copies(10_000, due=moment + 10**10, wake=moment + 10**10)
+    copies(1, lane=7, state="dead", wake=None, finished=moment)
+    copies(3_000, lane=7, due=moment, wake=moment)
+    for _ in range(4):  # the first looks find the lane standing still, and look at it no more
+        assert [] == claims.claim(10, 1)
+        claims._look_at_blocked = 0
+    assert not Delivery.objects.filter(wake__lte=moment).exists()
+    copies(200, due=moment, wake=moment)
+    began = time.perf_counter()
+    for _ in range(200):
+        [taken] = claims.claim(1, 1)
+        claims.settle(taken, claiming.DONE)
+    crowded = time.perf_counter() - began
+    Delivery.objects.all().delete()
+    copies(200, due=moment, wake=moment)
+    began = time.perf_counter()
+    for _ in range(200):
+        [taken] = claims.claim(1, 1)
+        claims.settle(taken, claiming.DONE)
+    alone = time.perf_counter() - began
+    assert crowded < 3 * alone, (crowded, alone)
+    assert order.pk
+
+
+def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    orders(1)
+    claims = Claims("default")
+    [mine] = claims.claim(1, 1)
+    assert [] == claims.claim(1, 1)
+    Delivery.objects.update(lease=1, wake=1)
+    [theirs] = claims.claim(1, 1)
+    assert {mine.id} == claims.renew([mine])
+    assert (False, False) == claims.settle(mine, claiming.DONE)
+    assert set() == claims.renew([theirs])
+    assert (True, False) == claims.settle(theirs, claiming.DONE)
+
+
+@pytest.mark.postgres
+def test_a_worker_is_woken_by_postgresql(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=SAVED)
+    notes.wait_for("saved", 1)
+    time.sleep(6)  # it sleeps for 5 seconds at a time by now
+    began = time.monotonic()
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert time.monotonic() - began < 1.5
+    assert 0 == running.end()
+
+
+def test_a_worker_survives_that_its_database_closes_its_connections(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=SAVED)
+    notes.wait_for("saved", 1)
+    if connection.vendor == "sqlite":
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("UPDATE signalbox_delivery SET error = '' WHERE 1 = 0")  # the write lock, for a while
+            time.sleep(1)
+    else:
+        _close_the_others()
+    orders(2)
+    notes.wait_for("saved", 3)
+    assert 0 == running.end()
+
+
+def _close_the_others() -> None:
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            return
+        cursor.execute("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+        for (number,) in cursor.fetchall():
+            cursor.execute(f"KILL {number}")
+
+
+def test_several_processes_are_supervised_and_replaced(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.kills, retries=0, on_dead="skip")
+    durable(receivers.saved)
+    orders(1)
+    both = f"kills:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
+    running = worker("--processes", "2", receivers=both, box={"LEASE": 0.5})
+    notes.wait_for("saved", 1)
+    wait_until(lambda: Delivery.objects.filter(state="dead").exists())
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert 0 == running.end()

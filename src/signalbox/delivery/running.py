@@ -42,6 +42,9 @@ GRACE: Final = 10.0
 """Seconds that a receiver is given to end after its timeout, before its process is given up."""
 
 
+DIED: Final = "The worker died in each attempt, or lost its lease, and wrote nothing."
+
+
 class Deferred(Exception):
     """This process can't run the delivery; another, or a later one, can."""
 
@@ -288,6 +291,8 @@ def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
         durable = durable_of(claimed)
     except Deferred as error:
         return _deferred(claimed, error)
+    if claimed.attempts > durable.retries + 1:  # counted before each, and none has said what became of it
+        return failed(claimed, durable, DIED)
     try:
         call(claimed, durable, watch)
     except Deferred as error:
