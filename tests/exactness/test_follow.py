@@ -167,8 +167,12 @@ def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch:
             follower.look()
         assert slow.ids[0] in follower._gaps
         slow.end()
-        hours[0] += 3600
         assert ["slow"] == labels(follower.look())
+    deadline = time.monotonic() + 60
+    while len(follower._gaps) and time.monotonic() < deadline:  # other databases of the server have transactions, too
+        hours[0] += 3600
+        follower.look()
+        time.sleep(0.1)
     assert 0 == len(follower._gaps)
 
 
@@ -179,7 +183,7 @@ def test_a_rolled_back_transaction_leaves_no_gap_to_ask_for() -> None:
         event(object_label="kept")
         undone.end(commits=False)
     assert ["kept"] == labels(follower.look())
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(follower._gaps) and time.monotonic() < deadline:
         assert [] == labels(follower.look())
         time.sleep(0.1)
