@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning as Caution, register as register_check
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as Caution
+from django.core.checks import register as register_check
 
-from signalbox import conf
+from signalbox import catalog, conf
+from signalbox.recording import custom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TAG = "signalbox"
 
@@ -16,6 +23,7 @@ TAG = "signalbox"
 def register() -> None:
     """Let ``manage.py check`` run the checks."""
     register_check(check_setting, TAG)
+    register_check(check_names, TAG)
     register_check(check_place, TAG)
 
 
@@ -27,15 +35,53 @@ def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """W004, W005: the setting names a signal, an app or a model that is not there."""
+    config = conf.get()
+    groups = {entry.group for entry in catalog.BUILTIN.values()} | {"custom"}
+    known = catalog.BUILTIN.keys() | groups | set(custom.named().values())
+    found: list[CheckMessage] = [
+        Caution(
+            f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.',
+            hint=_suggestion(name, known),
+            obj='SIGNALBOX["RECORD"]',
+            id="signalbox.W004",
+        )
+        for name in (() if isinstance(config.RECORD, str) else config.RECORD)
+        if name not in known and "." not in name  # a dotted one may be of a module that is imported later
+    ]
+    labels = {config.label for config in apps.get_app_configs()} | set(conf.IGNORED)
+    models = {model._meta.label.lower() for model in apps.get_models(include_auto_created=True)}
+    found += [
+        Caution(
+            f'SIGNALBOX["{key}"] names {name!r}, which is no installed app or model.',
+            hint="Name an app by its label, a model as app.Model.",
+            obj=f'SIGNALBOX["{key}"]',
+            id="signalbox.W005",
+        )
+        for key, names in (("IGNORE", config.IGNORE), ("MODELS", config.MODELS))
+        for name in names
+        if name not in labels and name.lower() not in models
+    ]
+    return found
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."
+
+
 def check_place(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """W001, W002: the app does not stand first, or the middleware is missing or not first."""
+    """W001 to W003: the app does not stand first, or the middleware is missing or not first."""
     found: list[CheckMessage] = []
     names = [config.name for config in apps.get_app_configs()]
     if names[:1] != ["signalbox"]:
         before = names[: names.index("signalbox")]
         found.append(
             Caution(
-                f"class_prepared and connection_created of {', '.join(before)} are not recorded.",
+                f"What {', '.join(before)} may send before recording begins is not recorded.",
                 hint='Put "signalbox" first in INSTALLED_APPS.',
                 id="signalbox.W001",
             )

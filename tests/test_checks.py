@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.checks import CheckMessage, run_checks
+from django.dispatch import Signal
+from django.test import override_settings
+
+import signalbox
+from signalbox import checks
+
+OURS = "signalbox.middleware.TraceMiddleware"
+
+
+def found(check: Any) -> list[tuple[str | None, str, str | None]]:
+    messages: list[CheckMessage] = check()
+    return [(message.id, message.msg, message.hint) for message in messages]
+
+
+def ids() -> list[str]:
+    """What ``manage.py check --tag signalbox`` says of the setting and the place."""
+    own = {"signalbox.E001", *(f"signalbox.W00{number}" for number in range(1, 6))}
+    return sorted(str(message.id) for message in run_checks(tags=[checks.TAG]) if message.id in own)
+
+
+def test_a_site_that_is_set_up_as_the_manual_says_has_nothing_to_complain_of() -> None:
+    assert [] == ids()
+
+
+@pytest.mark.parametrize(
+    ("raw", "number"),
+    [({"REKORD": "all"}, 1), ({"RECORD": "some", "BULK": 1}, 2), ("all", 1), ({"ON_ERROR": "log"}, 0), (None, 0)],
+)
+def test_every_wrong_key_and_value_is_an_error(raw: object, number: int) -> None:
+    with override_settings(SIGNALBOX=raw):
+        assert ["signalbox.E001"] * number == ids()
+
+
+def test_an_error_names_value_expectation_and_remedy() -> None:
+    with override_settings(SIGNALBOX={"ON_ERROR": "ignore"}):
+        [message] = checks.check_setting()
+
+    assert "SIGNALBOX['ON_ERROR'] is 'ignore'; \"log\" or \"raise\" was expected." == message.msg
+    assert "See the setting ON_ERROR." == message.hint
+    assert "SIGNALBOX['ON_ERROR']" == message.obj
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("post_sve", "Did you mean 'post_save'?"),
+        ("request_start", "Did you mean 'request_started'?"),
+        ("zzz", "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."),
+    ],
+)
+def test_a_signal_that_does_not_exist_is_a_warning(name: str, hint: str) -> None:
+    with override_settings(SIGNALBOX={"RECORD": ["post_save", name]}):
+        assert [
+            ("signalbox.W004", f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.', hint)
+        ] == found(checks.check_names)
+
+
+def test_signals_groups_and_names_of_ones_own_are_known() -> None:
+    signal = Signal()
+    signalbox.track(signal, "departed")
+    names = ["post_save", "auth", "custom", "bulk", "bulk_create", "departed", "shop.signals.imported_later"]
+    with override_settings(SIGNALBOX={"RECORD": names}):
+        assert [] == found(checks.check_names)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ({"IGNORE": ["shopp"]}, "IGNORE"),
+        ({"IGNORE": ["shop.Ordr"]}, "IGNORE"),
+        ({"MODELS": {"shop.Ordr": {}}}, "MODELS"),
+    ],
+)
+def test_an_app_or_a_model_that_does_not_exist_is_a_warning(setting: dict[str, Any], key: str) -> None:
+    with override_settings(SIGNALBOX=setting):
+        [(id_, message, hint)] = found(checks.check_names)
+
+    assert "signalbox.W005" == id_
+    assert message.startswith(f'SIGNALBOX["{key}"] names \'shop')
+    assert "Name an app by its label, a model as app.Model." == hint
+
+
+def test_apps_and_models_are_known_in_any_case_and_the_defaults_always() -> None:
+    setting = {"IGNORE": ["shop", "shop.Order", "shop.order", "shop.Order_tags", "migrations", "admin.LogEntry"]}
+    with override_settings(SIGNALBOX=setting):
+        assert [] == found(checks.check_names)
+
+
+def test_standing_behind_other_apps_is_a_warning_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = apps.app_configs
+    moved = {label: configs[label] for label in [*[label for label in configs if label != "signalbox"], "signalbox"]}
+    monkeypatch.setattr(apps, "app_configs", moved)
+
+    [(id_, message, hint)] = found(checks.check_place)
+    assert ("signalbox.W001", 'Put "signalbox" first in INSTALLED_APPS.') == (id_, hint)
+    assert "django.contrib.admin" in message
+    assert "tests.shop" in message
+
+
+@pytest.mark.parametrize(
+    ("middleware", "expected"),
+    [
+        ([], ["signalbox.W002"]),
+        (["django.middleware.common.CommonMiddleware"], ["signalbox.W002"]),
+        (["django.middleware.common.CommonMiddleware", OURS], ["signalbox.W003"]),
+        ([OURS, "django.middleware.common.CommonMiddleware"], []),
+        ((OURS,), []),
+    ],
+)
+def test_the_middleware_stands_first(middleware: list[str], expected: list[str]) -> None:
+    with override_settings(MIDDLEWARE=middleware):
+        messages = found(checks.check_place)
+
+    assert expected == [id_ for id_, _, _ in messages]
+    assert [f'Put "{OURS}" first in MIDDLEWARE.'] * len(expected) == [hint for _, _, hint in messages]
