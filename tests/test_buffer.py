@@ -1,0 +1,153 @@
+"""The events of one connection; tests/exactness has its transactions."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+
+import signalbox
+from signalbox import buffer, context
+from signalbox.event import Draft
+from signalbox.models import Event
+from tests.shop.fields import Money
+from tests.shop.models import Note, Tag
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+here = connections["default"]
+
+
+def own() -> buffer.Buffer:
+    here.ensure_connection()
+    found = buffer.of(here)
+    assert found is not None
+    return found
+
+
+def draft(name: str) -> Draft:
+    made = Draft(context.now(), context.current(), None, "post_save", "shop.Tag", "default")
+    made.label = name
+    return made
+
+
+def labels(drafts: list[Draft]) -> list[str]:
+    return [one.label for one in drafts]
+
+
+def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
+    fresh = here.copy()
+    assert buffer.of(fresh) is None
+    fresh.ensure_connection()
+    assert buffer.of(fresh) is not None
+    fresh.close()
+
+
+def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> None:
+    own().drafts.append(draft("left over"))
+    seam = here.__dict__["_commit"]
+    here.close()
+    own().clear()
+    assert [] == own().drafts
+    assert seam is here.__dict__["_commit"]
+
+
+def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> None:
+    found = own()
+    with transaction.atomic():
+        found.add(draft("a"))
+        found.mark("s")
+        found.add(draft("b"))
+        found.flush()
+        assert 2 == found.flushed
+        found.roll_back_to("s")
+        assert (["a"], 0) == (labels(found.drafts), found.flushed)
+        found.clear()
+        transaction.set_rollback(True)
+
+
+def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "SPILL", 2)
+    found = own()
+    with transaction.atomic():
+        found.add(draft("a"))
+        found.mark("s")
+        found.add(draft("b"))  # written, with the one before it
+        assert (["a"], 1) == (labels(found.drafts), found.flushed)
+        found.release("s")
+        found.add(draft("c"))
+        found.add(draft("d"))
+        assert ([], 0) == (found.drafts, found.flushed)
+        found.clear()
+        transaction.set_rollback(True)
+
+
+def test_rolling_back_to_an_unknown_savepoint_undoes_nothing() -> None:
+    found = own()
+    with transaction.atomic():
+        found.add(draft("a"))
+        found.roll_back_to("nowhere")
+        found.release("nowhere")
+        assert ["a"] == labels(found.drafts)
+        found.clear()
+
+
+def test_notes_of_instances_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "SPILL", 10)
+    found = own()
+    with transaction.atomic():
+        kept = [Tag.objects.create(name="kept") for _ in range(3)]
+        for number in range(100):
+            Tag.objects.create(name=str(number))
+            assert len(found.notes) <= 30
+        assert {"kept"} == {one.name for one in kept}
+        transaction.set_rollback(True)
+
+
+def test_what_is_saved_while_values_are_encoded_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    plain = Money.__str__
+
+    def saving(self: Money) -> str:
+        if own().busy and not saved:
+            saved.append(Tag.objects.create(name="in the flush"))
+        return plain(self)
+
+    monkeypatch.setattr(Money, "__str__", saving)
+    with transaction.atomic():
+        Note.objects.create(price=Money.parse("1.00 EUR"))
+    assert 1 == len(saved)
+    assert 1 == Tag.objects.count()
+    assert ["shop.Note", "shop.Tag"] == sorted(
+        Event.objects.filter(signal="post_save").values_list("sender", flat=True)
+    )
+
+
+def test_readers_flush_only_what_their_thread_has_open() -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        seen.append(buffer.flush_all())  # type: ignore[func-returns-value]
+        connections.close_all()
+
+    with transaction.atomic():
+        Tag.objects.create(name="a")
+        before = len(own().drafts)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert (before, 0) == (len(own().drafts), own().flushed)
+        transaction.set_rollback(True)
+
+
+def test_a_transaction_that_is_open_when_recording_ends_keeps_its_events() -> None:
+    try:
+        with transaction.atomic():
+            Tag.objects.create(name="a")
+            signalbox.uninstall()
+            Tag.objects.create(name="b")
+    finally:
+        signalbox.install()
+    assert ["a"] == [event.object_label for event in Event.objects.filter(signal="post_save")]

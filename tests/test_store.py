@@ -1,0 +1,174 @@
+"""The writer of events and traces, on each database's own driver."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from signalbox import context, store
+from signalbox.event import Actor, Draft, Outcome
+from signalbox.models import Event, Trace
+
+pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
+
+here = connections["default"]
+TEXT = "Grüße, 你好 🚂 \"quoted\" 'single' back\\slash %s {} ; -- \n\t"
+
+
+@pytest.fixture(autouse=True)
+def empty() -> None:
+    Event.objects.all().delete()
+
+
+def draft(label: str = "", **changed: Any) -> Draft:
+    made = Draft(context.now(), context.current(), None, "tests.stored", "shop.Tag", "default")
+    made.label = label
+    made.outcome = Outcome.SENT
+    for name, value in changed.items():
+        setattr(made, name, value)
+    return made
+
+
+def write(*drafts: Draft) -> None:
+    store.write(here, store.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)))
+
+
+def stored() -> list[str]:
+    return [event.object_label for event in Event.objects.filter(signal="tests.stored").order_by("id")]
+
+
+def test_every_column_comes_back_as_it_was() -> None:
+    one = draft(
+        TEXT[:200],
+        parent=-(2**62),
+        key=TEXT[:200],
+        actor=Actor(key="7", label=TEXT[:150]),
+        duration=1_234_567,
+        errors=2,
+        args={"text": TEXT, "number": 2**53, "list": [1, None, True, {"deep": "🚂"}]},
+    )
+    write(one)
+    event = Event.objects.get(signal="tests.stored")
+    assert (one.time // 1000, one.trace.id, one.span, one.parent) == (
+        event.time,
+        event.trace_id,
+        event.span,
+        event.parent,
+    )
+    assert (one.label, one.key, "shop.Tag", "default") == (
+        event.object_label,
+        event.object_key,
+        event.sender,
+        event.database,
+    )
+    assert ("7", TEXT[:150], "sent", 1234, 2) == (
+        event.actor_key,
+        event.actor_label,
+        event.outcome,
+        event.duration,
+        event.errors,
+    )
+    assert {"args": one.args} == event.data
+
+
+@pytest.mark.parametrize("number", [1, 2, 499, 500, 501, 1200])
+def test_any_number_of_events_keep_their_order(number: int) -> None:
+    write(*(draft(str(n)) for n in range(number)))
+    assert [str(n) for n in range(number)] == stored()
+
+
+def test_events_and_traces_are_written_together() -> None:
+    trace = context.Trace("work", TEXT)
+    trace.duration = 5_000
+    trace.data = {"view": TEXT}
+    trace.status = "ok"
+    batch = store.Batch(events=store.event_rows([draft("a")], Outcome.COMMITTED), traces=[store.trace_row(trace)])
+    store.write(here, batch)
+    row = Trace.objects.get(trace_id=trace.id)
+    assert (TEXT, "ok", 5, {"view": TEXT}) == (row.name, row.status, row.duration, row.data)
+    assert ["a"] == stored()
+
+
+def refused() -> tuple[Any, ...]:
+    """Return the row of an event that no database takes: it has no time."""
+    return (None, *store.event_row(draft("refused"), Outcome.COMMITTED)[1:])
+
+
+@pytest.mark.parametrize("before", [1, 1000])
+def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
+    rows = [*store.event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
+    with pytest.raises(DatabaseError):
+        store.write(here, store.Batch(events=rows))
+    assert [] == stored()
+    with transaction.atomic():
+        write(draft("mine"))
+        with pytest.raises(DatabaseError):
+            store.write(here, store.Batch(events=rows))
+        write(draft("after"))
+    assert ["mine", "after"] == stored()
+
+
+def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
+    with pytest.raises(DatabaseError):
+        store.write(here, store.Batch(events=[refused()]))
+    write(draft("a"))
+    here.close()
+    assert ["a"] == stored()
+
+
+def test_what_is_known_late_replaces_what_was_written() -> None:
+    one, other = draft("a"), draft("b")
+    write(one, other)
+    one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
+    store.write(here, store.Batch(late=[store.late_row(one)]))
+    first, second = Event.objects.filter(signal="tests.stored").order_by("id")
+    assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
+    assert (0, {}) == (second.errors, second.data)
+
+
+def test_the_application_sees_no_statement() -> None:
+    with transaction.atomic(), CaptureQueriesContext(here) as captured:
+        write(draft("a"))
+    assert [] == [query for query in captured if "signalbox" in query["sql"]]
+
+
+def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    before = store.tally.dropped
+    with caplog.at_level(logging.ERROR, "signalbox"):
+        write(draft("a"), draft("broken", time="now"), draft("b"))
+    assert ["a", "b"] == stored()
+    assert 1 == store.tally.dropped - before
+    assert "could not be encoded" in caplog.text
+
+
+def test_json_text_is_valid_whatever_parts_there_are() -> None:
+    assert {} == json.loads(store.data_text(draft()))
+    assert {"args": {"a": 1}} == json.loads(store.data_text(draft(args='{"a":1}')))
+    assert {"args": {"a": 1}, "receivers": []} == json.loads(store.data_text(draft(args={"a": 1}, runs=[])))
+
+
+def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    names = ("signalbox_event", "signalbox_trace")
+    with here.cursor() as cursor:
+        for name in names:
+            cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
+    try:
+        store.forget()
+        assert not store.ready(here)
+    finally:
+        with here.cursor() as cursor:
+            for name in names:
+                cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
+    assert not store.ready(here)
+    now += store.LOOK_AGAIN + 0.1
+    assert store.ready(here)
+    store.forget()
+    assert store.ready(here)
