@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
-from django.urls import reverse
+from django.urls import resolve, reverse
 
 from signalbox.models import Event, Trace
 from signalbox.urls import urlpatterns
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(databases="__all__")  # the deliveries' page asks each one
 
 
 @pytest.fixture
@@ -28,13 +28,15 @@ def addresses(add_event: Callable[..., Event]) -> list[str]:
         reverse("signalbox:object") + "?sender=shop.Order&key=7",
         reverse("signalbox:map"),
         reverse("signalbox:graph"),
+        reverse("signalbox:deliveries"),
         reverse("signalbox:doctor"),
         reverse("signalbox:findings"),
     ]
 
 
-def test_every_address_but_the_login_link_is_among_those_that_are_tried(addresses: list[str]) -> None:
-    assert len(urlpatterns) - 1 == len(addresses)
+def test_every_address_that_shows_something_is_among_those_that_are_tried(addresses: list[str]) -> None:
+    names = {pattern.name for pattern in urlpatterns}
+    assert names - {"enter", "change"} == {resolve(address.partition("?")[0]).url_name for address in addresses}
 
 
 def test_an_anonymous_visitor_is_sent_to_log_in_and_shown_nothing(client: Client, addresses: list[str]) -> None:

@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.timezone import localtime
 
 from signalbox import conf
-from signalbox.models import moment
+from signalbox.models import Delivery, moment
 from signalbox.objects import history
 from signalbox.web import formats
 from signalbox.web.access import allowed
@@ -62,6 +62,22 @@ def other_day(microseconds: int) -> str:
 def iso(microseconds: int) -> str:
     """Return the moment as ISO 8601, for programs."""
     return moment(microseconds).isoformat()
+
+
+@register.filter
+def seconds(number: float) -> str:
+    """Return seconds as a person would say them."""
+    return formats.duration(round(number * 1_000_000))
+
+
+@register.filter
+def delivery_state(one: Delivery, now: int) -> dict[str, str]:
+    """Return what a delivery does at the moment ``now`` (µs), and whether that is good or bad."""
+    name = one.state
+    if one.state == Delivery.PENDING:
+        name = "running" if one.lease and one.lease > now else "retrying" if one.attempts else "due"
+    tones = {"done": "good", "dead": "bad", "retrying": "doubtful", "running": "running"}
+    return {"name": name, "tone": tones.get(name, "")}
 
 
 @register.filter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from signalbox.web import entry, views
+from signalbox.web import deliveries, entry, views
 
 app_name = "signalbox"
 
@@ -20,6 +20,8 @@ urlpatterns = [
     path("object/", views.history_of_object, name="object"),
     path("map/", views.signal_map, name="map"),
     path("map/graph/", views.graph, name="graph"),
+    path("deliveries/", deliveries.deliveries, name="deliveries"),
+    path("deliveries/change/", deliveries.change, name="change"),
     path("doctor/", views.doctor, name="doctor"),
     path("doctor/findings/", views.findings, name="findings"),
     path("enter/", entry.enter, name="enter"),

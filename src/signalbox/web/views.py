@@ -13,12 +13,13 @@ from django.utils.timezone import localtime
 from django.views.decorators.http import require_GET, require_http_methods
 
 from signalbox import catalog, conf
+from signalbox.delivery import claims
 from signalbox.event import Outcome
 from signalbox.history import event as find_event
 from signalbox.history import event_record
 from signalbox.reverting import RevertError
 from signalbox.reverting import revert as put_back
-from signalbox.web import changing, formats, objects, reading
+from signalbox.web import changing, deliveries, formats, objects, reading
 from signalbox.web import graph as maps
 from signalbox.web.access import page
 from signalbox.web.addresses import object_address
@@ -172,6 +173,8 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
             "event": found,
             "trace": rows[0] if rows else None,
             "entry": catalog.BUILTIN.get(found.signal),
+            "deliveries": deliveries.of_event(found),
+            "now": claims.now(),
             "revertible": changing.may_revert(request.user, found),
             "earlier": earlier,
             "later": later,

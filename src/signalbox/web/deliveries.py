@@ -1,0 +1,100 @@
+"""The deliveries' page: how the queue gets on, and what an operator may do about it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.views.decorators.http import require_GET, require_POST
+
+from signalbox.delivery import claims, health, operating, registry
+from signalbox.models import Delivery, Event
+from signalbox.web.access import page
+
+PERMISSION: Final = "signalbox.change_delivery"
+
+PAGE: Final = 50
+"""Deliveries on one page."""
+
+AT_ONCE: Final = 1_000
+"""Deliveries that one press of a button changes at most."""
+
+TABS: Final = ("", "due", "running", "retrying", "dead", "done", "discarded")
+"""The states that are asked for, all of them first."""
+
+ACTIONS: Final = {"retry": operating.retry, "discard": operating.discard}
+
+
+def of_event(event: Event) -> list[Delivery]:
+    """Return the deliveries that were made for an event: they stand where it stands."""
+    return list(Delivery.objects.using(event._state.db).filter(trace_id=event.trace_id, span=event.span).order_by("id"))
+
+
+def _alias(given: Any) -> str:
+    """Return the database that is asked for, by default the router's choice."""
+    alias: str = given.get("using") or registry.home()
+    if alias not in claims.aliases():
+        raise Http404(f"There are no deliveries in {alias!r}.")
+    return alias
+
+
+@page
+@require_GET
+def deliveries(request: HttpRequest) -> HttpResponse:
+    """Show deliveries, newest first, and how the queue gets on; to htmx the list and the figures alone."""
+    alias = _alias(request.GET)
+    state = request.GET.get("state", "")
+    if state not in TABS:
+        raise Http404(f"{state!r} is no state of a delivery.")
+    receiver = request.GET.get("receiver", "").strip()[:200]
+    found = operating.deliveries(alias, state=state, receiver=receiver)
+    before = request.GET.get("before", "")
+    if before.isascii() and before.isdigit() and len(before) < 19:
+        found = found.filter(id__lt=int(before))
+    rows = list(found[: PAGE + 1])
+    about = {
+        "here": "deliveries",
+        "aliases": claims.aliases(),
+        "alias": alias,
+        "state": state,
+        "tabs": TABS,
+        "receiver": receiver,
+        "deliveries": rows[:PAGE],
+        "older": rows[PAGE - 1].id if len(rows) > PAGE else None,
+        "health": health.health(alias),
+        "most": health.COUNTED,
+        "now": claims.now(),
+        "may_change": request.user.has_perm(PERMISSION),
+        "query": urlencode({key: value for key, value in _narrowed(alias, state, receiver).items() if value}),
+    }
+    part = request.headers.get("HX-Target") == "queue"
+    return render(request, "signalbox/parts/queue.html" if part else "signalbox/deliveries.html", about)
+
+
+def _narrowed(alias: str, state: str, receiver: str) -> dict[str, str]:
+    return {"using": "" if alias == registry.home() else alias, "state": state, "receiver": receiver}
+
+
+@page
+@require_POST
+def change(request: HttpRequest) -> HttpResponse:
+    """Try one delivery again or let it go, or every dead one that the page shows."""
+    if not request.user.has_perm(PERMISSION):
+        raise PermissionDenied
+    alias = _alias(request.POST)
+    act = ACTIONS.get(request.POST.get("action", ""))
+    chosen, state, receiver = (request.POST.get(name, "") for name in ("id", "state", "receiver"))
+    if act is None or not ((chosen.isascii() and chosen.isdigit()) or chosen == "dead"):
+        raise Http404("There is no such action.")
+    if chosen == "dead":
+        found = operating.deliveries(alias, state="dead", receiver=receiver)[:AT_ONCE]
+    else:
+        found = Delivery.objects.using(alias).filter(id=int(chosen))
+    act(list(found), alias)
+    narrowed = {key: value for key, value in _narrowed(alias, state, receiver).items() if value}
+    address = reverse("signalbox:deliveries")
+    return HttpResponseRedirect(f"{address}?{urlencode(narrowed)}" if narrowed else address)

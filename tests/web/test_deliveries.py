@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from signalbox.models import Delivery, Event
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+ADDRESS = "/signalbox/deliveries/"
+
+
+def now() -> int:
+    return int(time.time() * 1_000_000)
+
+
+@pytest.fixture
+def add_delivery(db: None) -> Callable[..., Delivery]:
+    def add(**given: Any) -> Delivery:
+        moment = now() - 5_000_000
+        values: dict[str, Any] = {
+            "receiver": "shop.signals.send_invoice",
+            "queue": "default",
+            "key": "7",
+            "lane": None,
+            "trace_id": "e" * 32,
+            "span": 1,
+            "signal": "post_save",
+            "sender": "shop.Order",
+            "object_key": "7",
+            "database": "default",
+            "state": "pending",
+            "due": moment,
+            "wake": moment,
+            "lease": None,
+            "attempts": 0,
+            "epoch": 0,
+            "error": "",
+            "created": moment,
+            "finished": None,
+            "payload": {},
+        }
+        delivery: Delivery = Delivery.objects.create(**(values | given))
+        return delivery
+
+    return add
+
+
+@pytest.fixture
+def dead(add_delivery: Callable[..., Delivery]) -> Delivery:
+    return add_delivery(state="dead", wake=None, attempts=5, error="ValueError: no such customer", finished=now())
+
+
+@pytest.fixture
+def clerk(operator: User, page: Client) -> Client:
+    """The operator, who may change deliveries too."""
+    operator.user_permissions.add(Permission.objects.get(codename="change_delivery"))
+    return page
+
+
+def test_the_queue_is_shown_by_state(page: Client, add_delivery: Callable[..., Delivery], dead: Delivery) -> None:
+    add_delivery(receiver="shop.signals.tell_stock")
+    everything = page.get(ADDRESS).content.decode()
+    assert (True, True) == ("tell_stock" in everything, "no such customer" in everything)
+    letters = page.get(ADDRESS, {"state": "dead"}).content.decode()
+    assert (False, True) == ("tell_stock" in letters, "no such customer" in letters)
+    named = page.get(ADDRESS, {"receiver": "stock"}).content.decode()
+    assert (True, False) == ("tell_stock" in named, "no such customer" in named)
+
+
+def test_a_state_that_there_is_not_is_not_found(page: Client) -> None:
+    for query in ({"state": "lost"}, {"using": "nowhere"}):
+        assert 404 == page.get(ADDRESS, query).status_code
+
+
+def test_older_deliveries_come_by_key(page: Client, add_delivery: Callable[..., Delivery]) -> None:
+    rows = [add_delivery(key=str(number)) for number in range(51)]
+    answer = page.get(ADDRESS).content.decode()
+    assert f"?before={rows[1].id}" in answer
+    assert f'value="{rows[0].id}"' not in answer
+
+
+def test_a_dead_letter_is_tried_again(clerk: Client, dead: Delivery) -> None:
+    answer = clerk.post(f"{ADDRESS}change/", {"id": dead.id, "action": "retry", "state": "dead"})
+    assert f"{ADDRESS}?state=dead" == answer["Location"]
+    dead.refresh_from_db()
+    assert ("pending", 0) == (dead.state, dead.attempts)
+
+
+def test_a_dead_letter_is_let_go(clerk: Client, dead: Delivery) -> None:
+    clerk.post(f"{ADDRESS}change/", {"id": dead.id, "action": "discard"})
+    dead.refresh_from_db()
+    assert "discarded" == dead.state
+
+
+def test_all_dead_letters_of_a_receiver_are_tried_again_together(
+    clerk: Client, dead: Delivery, add_delivery: Callable[..., Delivery]
+) -> None:
+    other = add_delivery(state="dead", receiver="shop.signals.tell_stock", wake=None)
+    clerk.post(f"{ADDRESS}change/", {"id": "dead", "action": "retry", "receiver": "send_invoice"})
+    dead.refresh_from_db()
+    other.refresh_from_db()
+    assert ("pending", "dead") == (dead.state, other.state)
+
+
+@pytest.mark.parametrize("given", [{"id": "1", "action": "burn"}, {"id": "x", "action": "retry"}, {}])
+def test_an_action_that_there_is_not_is_not_found(clerk: Client, given: dict[str, str]) -> None:
+    assert 404 == clerk.post(f"{ADDRESS}change/", given).status_code
+
+
+def test_changing_needs_its_own_permission_a_post_and_a_token(page: Client, operator: User, dead: Delivery) -> None:
+    order = {"id": str(dead.id), "action": "retry"}
+    assert "Retry" not in page.get(ADDRESS).content.decode().partition("<table")[2]
+    assert 403 == page.post(f"{ADDRESS}change/", order).status_code
+    operator.user_permissions.add(Permission.objects.get(codename="change_delivery"))
+    assert 405 == page.get(f"{ADDRESS}change/", order).status_code
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(operator)
+    assert 403 == strict.post(f"{ADDRESS}change/", order).status_code
+    dead.refresh_from_db()
+    assert "dead" == dead.state
+
+
+def test_nobody_else_changes_a_delivery(client: Client, dead: Delivery) -> None:
+    for user in (None, User.objects.create_user("clerk", is_staff=True)):
+        if user:
+            user.user_permissions.add(Permission.objects.get(codename="change_delivery"))
+            client.force_login(user)
+        assert client.post(f"{ADDRESS}change/", {"id": dead.id, "action": "retry"}).status_code in (302, 403)
+    dead.refresh_from_db()
+    assert "dead" == dead.state
+
+
+def test_an_event_shows_its_deliveries(page: Client, add_event: Callable[..., Event], dead: Delivery) -> None:
+    event = add_event(trace_id=dead.trace_id, span=dead.span)
+    assert "no such customer" in page.get(f"/signalbox/event/{event.id}/").content.decode()
