@@ -107,7 +107,7 @@ def test_notes_of_instances_that_are_gone_are_forgotten(monkeypatch: pytest.Monk
 
 
 def test_what_is_saved_while_values_are_encoded_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = []
+    saved: list[Tag] = []
     plain = Money.__str__
 
     def saving(self: Money) -> str:
