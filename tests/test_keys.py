@@ -61,6 +61,7 @@ def test_a_secret_key_is_a_digest_that_only_this_site_makes(settings: Any) -> No
     assert "hush" not in here
     assert here == keys.text("hush", secret=True)
     assert here != keys.text("hush2", secret=True)
+    assert here == keys.text(here, secret=True)
     settings.SECRET_KEY = "another"
     assert here != keys.text("hush", secret=True)
 

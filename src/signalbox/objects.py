@@ -6,16 +6,19 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import connections, router
 from django.db.models import Model, Q
 
-from signalbox import conf, encoding, keys, store
+from signalbox import encoding, store
+from signalbox.changes import row
 from signalbox.event import UNKNOWN
 from signalbox.models import Event, microseconds
-from signalbox.redaction import Redactor
+from signalbox.recording import plans
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -60,27 +63,34 @@ def history(subject: Model | type[Model], pk: Any = None, *, using: str | None =
     """Return the history of an object, given itself or its model and primary key: ``history(order)``,
     ``history(Order, 17)``. The object may have been deleted.
 
-    Raises ``TypeError`` if ``subject`` is neither, or a model comes without a key.
+    ``using`` is the alias of the database that it is written to; without it the routers are asked.
+    Raises ``TypeError`` if ``subject`` is neither, or if there is no key.
     """
     if isinstance(subject, Model):
         key = subject.pk if pk is None else pk
-        return ObjectHistory(type(subject), key, using or subject._state.db)
+        if key is None:
+            raise TypeError(
+                f"history() was given an unsaved {subject._meta.label}: it has no key yet. "
+                f"Of a deleted object, write history({type(subject).__name__}, key)."
+            )
+        alias = using or router.db_for_write(type(subject), instance=subject)
+        return ObjectHistory(type(subject), key, alias)
     if not (isinstance(subject, type) and issubclass(subject, Model)):
         raise TypeError(f"history() was given {type(subject).__name__}; an object, or a model and a key, was expected.")
     if pk is None:
         raise TypeError(f"history({subject.__name__}) lacks the primary key: write history({subject.__name__}, 17).")
-    return ObjectHistory(subject, pk, using)
+    return ObjectHistory(subject, pk, using or router.db_for_write(subject))
 
 
 class ObjectHistory:
     """The events of one object, newest first: an iterable, read from the database each time."""
 
-    def __init__(self, model: type[Model], pk: Any, using: str | None = None) -> None:
+    def __init__(self, model: type[Model], pk: Any, using: str) -> None:
         self.model = model
         self.pk = pk
-        self.using = using or router.db_for_read(model)
-        self.redactor = Redactor(conf.get().REDACT)
-        self.key = keys.text(pk, secret=encoding.has_secret_key(model, self.redactor))
+        self.using = using
+        """Alias of the database that the object is written to, where its events lie."""
+        self.key = plans.of(model).key_of(pk)
 
     def __iter__(self) -> Iterator[Event]:
         return self.events()
@@ -97,28 +107,22 @@ class ObjectHistory:
         found = self._candidates()
         if before is not None:
             found = found.filter(id__lt=before)
-        number = 0
-        for event in found.order_by("-id").iterator(chunk_size=500):
-            if self._concerns(event):
-                yield event
-                number += 1
-                if number == limit:
-                    return
+        concerning = (event for event in found.order_by("-id").iterator(chunk_size=500) if self._concerns(event))
+        return islice(concerning, limit)
 
     def as_of(self, when: dt.datetime) -> State:
         """Return the object's fields as they were at ``when``.
 
         A field's value is what the last event up to then says; without one, what the first event after it says was
-        there before; without that either, what the database holds now, as nothing has changed it since.
+        there before; without that either, what the database holds now, as nothing that is recorded has changed it since.
         Raises ``TypeError`` for anything but an aware datetime.
         """
-        if not isinstance(when, dt.datetime) or when.tzinfo is None:
-            raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
-        return self._state(when, self._steps())
+        return self._state(when, self._steps(), self._present())
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
         """Return ``{field: [value at start, value at end]}`` for the fields that differ; ``None`` where it was not there."""
-        old, new = self.as_of(start), self.as_of(end)
+        steps, present = self._steps(), self._present()
+        old, new = self._state(start, steps, present), self._state(end, steps, present)
         names = list(dict.fromkeys([*old, *new]))
         return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
 
@@ -126,18 +130,18 @@ class ObjectHistory:
 
     def _candidates(self) -> QuerySet[Any]:
         home = self.using if store.ready(connections[self.using]) else router.db_for_read(Event)
-        own = Q(sender__in=self._labels, object_key__in=[self.key, ""])
+        own = Q(sender__in=self._labels) & (Q(object_key=self.key) | Q(object_key="", signal__in=BULK))
         others = Q(sender__in=self._throughs, signal="m2m_changed")
         return Event.objects.using(home).filter(own | others, database=self.using)
 
     @cached_property
     def _labels(self) -> list[str]:
-        """Labels under which events tell of the object: its model's, its proxies' and those of models that extend it."""
-        concrete = self.model._meta.concrete_model or self.model
+        """Labels under which events tell of the object: its model's, its proxies', and those of the models that it
+        extends or that extend it, where they share its key."""
         return [
             model._meta.label
             for model in apps.get_models(include_auto_created=True)
-            if issubclass(model._meta.concrete_model or model, concrete)
+            if _same_key(model, self.model) or _same_key(self.model, model)
         ]
 
     @cached_property
@@ -154,65 +158,76 @@ class ObjectHistory:
             if event.object_key == self.key and args.get("object") in self._labels:
                 return True
             told = [args.get("added"), args.get("removed")]
-            others = [_key_text(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
+            others = [str(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
             return args.get("model") in self._labels and self.key in others
         if event.object_key:
             return event.object_key == self.key
-        return event.signal in BULK and self.key in map(_key_text, args.get("keys") or ())
+        return event.signal in BULK and self.key in map(str, args.get("keys") or ())
 
     # ------------------------------------------------------------ what it was
 
     def _steps(self) -> list[_Step]:
         """Return what was done to the row and committed, oldest first."""
-        steps = [_step(event) for event in self.events() if event.outcome == "committed"]
+        owners = {model._meta.label for model in apps.get_models() if _same_key(self.model, model)}
+        steps = [_step(event, event.sender in owners) for event in self.events() if event.outcome == "committed"]
         return [step for step in reversed(steps) if step is not None]
 
-    def _state(self, when: dt.datetime, steps: list[_Step]) -> State:
+    def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
+        if not isinstance(when, dt.datetime) or when.tzinfo is None:
+            raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
         moment = microseconds(when)
         before = [step for step in steps if step.time <= moment]
-        after = steps[len(before) :]
-        if not self._was_there(before, after):
+        after = [step for step in steps if step.time > moment]
+        if not _was_there(before, after, present is not None):
             return State(when, None)
-        return State(when, {name: self._value(name, before, after) for name in self._names()})
+        fields = self.model._meta.concrete_fields
+        return State(when, {field.name: _value(field, before, after, present or {}) for field in fields})
 
-    def _was_there(self, before: list[_Step], after: list[_Step]) -> bool:
-        for step in reversed(before):
-            if step.gone or step.made:
-                return step.made
-        for step in after:
-            if step.gone or step.made:
-                return step.gone
-        return bool(before or after) or self._current is not None
+    def _present(self) -> Mapping[str, Any] | None:
+        """Return what the database holds now, as an event would tell it; ``None`` if the object is not there."""
+        try:
+            found = self.model._base_manager.using(self.using).filter(pk=self.pk).first()
+        except (TypeError, ValueError, ValidationError):  # no such key can be there
+            return None
+        if found is None:
+            return None
+        plan = plans.of(self.model)
+        return encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor)
 
-    def _value(self, name: str, before: list[_Step], after: list[_Step]) -> Any:
-        for step in reversed(before):
-            if name in step.new:
-                if step.new[name] is not UNKNOWN:
-                    return step.new[name]
-                break
-            if step.made:
-                break
-        for step in after:
-            if name in step.old:
-                return step.old[name]
-            if step.made or step.gone:
-                return UNKNOWN
-        return self._present(name)
 
-    def _names(self) -> list[str]:
-        return [field.name for field in self.model._meta.concrete_fields]
+def _same_key(child: type[Model], parent: type[Model]) -> bool:
+    """Tell whether an object of ``child`` is one of ``parent`` with the same primary key."""
+    child, parent = child._meta.concrete_model or child, parent._meta.concrete_model or parent
+    if not issubclass(child, parent):
+        return False
+    return all(path.join_field.primary_key for path in child._meta.get_path_to_parent(parent))
 
-    @cached_property
-    def _current(self) -> Model | None:
-        found: Model | None = self.model._base_manager.using(self.using).filter(pk=self.pk).first()
-        return found
 
-    def _present(self, name: str) -> Any:
-        """Return what the database holds in the field now, as an event would tell it."""
-        if self._current is None:
+def _was_there(before: list[_Step], after: list[_Step], present: bool) -> bool:
+    for step in reversed(before):
+        if step.gone or step.made:
+            return step.made
+    for step in after:
+        if step.gone or step.made:
+            return step.gone
+    return bool(before or after) or present
+
+
+def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping[str, Any]) -> Any:
+    name = field.name
+    for step in reversed(before):
+        if name in step.new:
+            if step.new[name] is not UNKNOWN:
+                return step.new[name]
+            break
+        if step.made:
+            break
+    for step in after:
+        if name in step.old:
+            return step.old[name]
+        if step.made or step.gone or field.generated:  # the database may have computed it anew, and told nobody
             return UNKNOWN
-        value = getattr(self._current, self.model._meta.get_field(name).attname)
-        return encoding.encode_fields({name: value}, redactor=self.redactor)[name]
+    return present.get(name, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,37 +243,49 @@ class _Step:
     gone: bool = False
 
 
-def _step(event: Event) -> _Step | None:
-    """Return what ``event`` did to the row; ``None`` if it did not touch it."""
+def _step(event: Event, owner: bool) -> _Step | None:
+    """Return what ``event`` did to the row; ``None`` if it did not touch it. ``owner``: with its row goes the object."""
     data, time = event.data, event.time
     args = data.get("args") or {}
     if event.signal in DELETES:
-        return _Step(time=time, old=data.get("row") or {}, new={}, gone=True)
+        return _Step(time=time, old=data.get("row") or {}, new={}, gone=True) if owner else None
     if "row" in data:
-        return _Step(time=time, old={}, new=data["row"], made=True)
+        return _Step(time=time, old={}, new=_known(data["row"]), made=True)
     if "changes" in data:
         changes = data["changes"]
         old = {name: pair[0] if len(pair) == 2 else UNKNOWN for name, pair in changes.items()}
-        return _Step(time=time, old=old, new={name: _known(pair[-1]) for name, pair in changes.items()})
+        return _Step(time=time, old=_known(old), new=_known({name: pair[-1] for name, pair in changes.items()}))
     match event.signal:
         case "update":
-            values = {name: _known(value) for name, value in args.get("values", {}).items()}
+            values = _known(args.get("values", {}))
             return _Step(time=time, old=dict.fromkeys(values, UNKNOWN), new=values)
         case "bulk_update":
             nothing = dict.fromkeys(args.get("fields", ()), UNKNOWN)
             return _Step(time=time, old=nothing, new=nothing)
+        case "bulk_create" if args.get("update_conflicts"):  # it may have been there
+            every = _Everything()
+            return _Step(time=time, old=every, new=every)
         case "bulk_create":
             return _Step(time=time, old={}, new={}, made=True)
     return None
 
 
-def _known(value: Any) -> Any:
-    """Return a value as an event tells it; what the database computed is not known."""
-    return UNKNOWN if isinstance(value, dict) and value.keys() == {"expression"} else value
+class _Everything(dict[str, Any]):
+    """Any field, with a value that nobody knows."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Any:
+        return UNKNOWN
 
 
-def _key_text(key: Any) -> str:
-    return keys.text(key)
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as an event tells them; what the database computed is not known."""
+    return {
+        name: UNKNOWN if isinstance(value, dict) and value.keys() == {"expression"} else value
+        for name, value in values.items()
+    }
 
 
 __all__ = ["UNKNOWN", "ObjectHistory", "State", "history"]

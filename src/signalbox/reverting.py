@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist, ValidationError
-from django.db import models, transaction
+from django.db import DatabaseError, connections, models, transaction
 
 from signalbox import encoding, keys
 from signalbox.models import Event
+from signalbox.recording import plans
 from signalbox.redaction import REDACTED
 
-MARKS: Final = (encoding.TOO_LONG, encoding.TOO_DEEP, encoding.CYCLE, encoding.MORE)
-"""What stands in a recorded value in place of what was left out of it."""
+MARKS: Final = (encoding.TOO_LONG, encoding.TOO_DEEP, encoding.CYCLE, REDACTED)
+"""What stands in a recorded text in place of what was left out of it."""
 
 
 class RevertError(Exception):
@@ -27,28 +29,40 @@ def revert(event: Event) -> models.Model:
     An update's old values are written by ``save(update_fields=…)``, a deleted object is saved anew with its key, keys
     that were added to a many-to-many relation are removed and the other way round. What other events have changed since
     in the same fields is overwritten. Raises ``RevertError``, with nothing done, if the event changed nothing, created
-    its object, or did not record what is needed: a field that is gone, hidden or too long to have been kept whole.
+    its object, did not record what is needed (a field that is gone, hidden, left out or too long to have been kept
+    whole), or if the database refuses.
     """
     if event.outcome != "committed":
         raise RevertError(f"Event {event.pk} was not committed ({event.outcome}): there is nothing to put back.")
-    using = event.database or None
+    using = event.database
+    if using not in connections:
+        raise RevertError(f"Event {event.pk} changed the database {using!r}, which the settings don't know any more.")
+    try:
+        with transaction.atomic(using=using):
+            return _revert(event, using)
+    except (DatabaseError, ValidationError) as error:
+        raise RevertError(f"Event {event.pk} can't be reverted: {error}") from error
+
+
+def _revert(event: Event, using: str) -> models.Model:
     data = event.data
-    with transaction.atomic(using=using):
-        if event.signal == "m2m_changed":
-            return _relation(event, data.get("args") or {}, using)
-        model = _model(event.sender)
-        if event.signal in ("post_delete", "bulk_delete") and data.get("row"):
-            return _again(model, data["row"], using)
-        if data.get("changes"):
-            return _back(model, event, data["changes"], using)
+    if event.signal == "m2m_changed":
+        return _relation(event, data.get("args") or {}, using)
+    if event.signal in ("post_delete", "bulk_delete") and data.get("row"):
+        return _again(_model(event.sender), data["row"], using)
+    if data.get("changes"):
+        return _back(_model(event.sender), event, data["changes"], using)
     raise RevertError(_why(event))
 
 
 def _why(event: Event) -> str:
     if "row" in event.data:
         return f"Event {event.pk} created {event.sender} {event.object_key}: delete it instead."
-    if (event.data.get("args") or {}).get("keys"):
-        return f'Event {event.pk} tells the rows of a bulk operation, not their values: SIGNALBOX["BULK"] = "rows" does.'
+    if "count" in (event.data.get("args") or {}):
+        return (
+            f"Event {event.pk} tells the rows of a bulk operation, not their values: "
+            'with SIGNALBOX = {"BULK": "rows"} it would.'
+        )
     return f"Event {event.pk} ({event.signal}) changed nothing."
 
 
@@ -59,28 +73,36 @@ def _model(label: str) -> type[models.Model]:
         raise RevertError(f"The model {label} is gone: it can't be reverted.") from None
 
 
-def _back(model: type[models.Model], event: Event, changes: dict[str, Any], using: str | None) -> models.Model:
+def _back(model: type[models.Model], event: Event, changes: Mapping[str, Any], using: str) -> models.Model:
     values = {}
     for name, pair in changes.items():
-        if len(pair) != 2:
-            raise RevertError(f"The value that {name} had before event {event.pk} is not known.")
         field = _field(model, name)
-        values[field.attname] = _value(field, pair[0])
+        if field.generated:  # the database computes it from what is put back
+            continue
+        if len(pair) != 2:
+            raise RevertError(f"The value that {name!r} had before event {event.pk} is not known.")
+        values[field] = _value(field, pair[0], using)
+    if not values:
+        raise RevertError(f"Event {event.pk} changed nothing but what the database computes.")
     instance = _find(model, event.object_key, using)
     if instance is None:
         raise RevertError(f"{event.sender} {event.object_key} is gone: revert the event that deleted it first.")
-    for attname, value in values.items():
-        setattr(instance, attname, value)
-    instance.save(using=using, update_fields=list(changes))
+    for field, value in values.items():
+        setattr(instance, field.attname, value)
+    instance.save(using=using, update_fields=[field.name for field in values])
     return instance
 
 
-def _again(model: type[models.Model], row: dict[str, Any], using: str | None) -> models.Model:
+def _again(model: type[models.Model], row: Mapping[str, Any], using: str) -> models.Model:
+    for name in row:
+        _field(model, name)
     values = {}
-    for name, value in row.items():
-        field = _field(model, name)
-        if not field.generated:
-            values[field.attname] = _value(field, value)
+    for field in model._meta.concrete_fields:
+        if field.generated:
+            continue
+        if field.name not in row:
+            raise RevertError(f"The value of {field.name!r} was not recorded.")
+        values[field.attname] = _value(field, row[field.name], using)
     instance = model(**values)
     if model._base_manager.using(using).filter(pk=instance.pk).exists():
         raise RevertError(f"{model._meta.label} {keys.text(instance.pk)} is there already.")
@@ -88,27 +110,45 @@ def _again(model: type[models.Model], row: dict[str, Any], using: str | None) ->
     # A field may set itself on saving, as the time of creation does: the row is to be what it was.
     reset = {attname: value for attname, value in values.items() if getattr(instance, attname) != value}
     if reset:
-        model._base_manager.using(using).filter(pk=instance.pk).update(**reset)
         for attname, value in reset.items():
             setattr(instance, attname, value)
+        model._base_manager.using(using).filter(pk=instance.pk).update(**reset)
     return instance
 
 
-def _relation(event: Event, args: dict[str, Any], using: str | None) -> models.Model:
+def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
     added, removed = args.get("added"), args.get("removed")
     told = removed if added is None else added
     if not isinstance(told, list) or not told:
-        raise RevertError(f"Event {event.pk} does not tell which keys it added or removed.")
-    model = _model(args["object"])
+        raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
+    if args.get("keys_left_out"):
+        raise RevertError(f"Event {event.pk} tells {len(told)} keys and leaves out {args['keys_left_out']}.")
+    model = _model(str(args.get("object")))
     instance = _find(model, event.object_key, using)
     if instance is None:
-        raise RevertError(f"{args['object']} {event.object_key} is gone: it can't be reverted.")
+        raise RevertError(f"{model._meta.label} {event.object_key} is gone: revert the event that deleted it first.")
     manager = getattr(instance, _accessor(model, event.sender, bool(args.get("reverse"))))
-    if added is None:
-        manager.add(*told)
-    else:
-        manager.remove(*told)
+    if plans.of(manager.model).secret_pk:
+        raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
+    if added is not None:
+        manager.remove(*_keys(manager.model, told))
+        return instance
+    if not manager.through._meta.auto_created:
+        raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
+    lacking = set(told) - {_told(key) for key in manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))}
+    if lacking:
+        raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, lacking)))} is gone.")
+    manager.add(*_keys(manager.model, told))
     return instance
+
+
+def _keys(model: type[models.Model], told: list[Any]) -> list[Any]:
+    """Return primary keys as Python values."""
+    return [model._meta.pk.to_python(key) for key in told]
+
+
+def _told(key: Any) -> Any:
+    return key if type(key) is int else keys.text(key)
 
 
 def _accessor(model: type[models.Model], through: str, reverse: bool) -> str:
@@ -123,46 +163,67 @@ def _accessor(model: type[models.Model], through: str, reverse: bool) -> str:
     raise RevertError(f"{model._meta.label} has no relation by {through} any more.")
 
 
-def _find(model: type[models.Model], key: str, using: str | None) -> models.Model | None:
+def _find(model: type[models.Model], key: str, using: str) -> models.Model | None:
     """Return the object whose key's text is ``key``."""
-    pk: Any = key
-    if len(model._meta.pk_fields) > 1:
-        pk = tuple(json.loads(key))
+    if plans.of(model).secret_pk:
+        raise RevertError(f"The key of {model._meta.label} is secret and was not recorded.")
+    if len(key) >= keys.LONGEST - 3:  # it may end in a digest
+        raise RevertError(f"The key of {model._meta.label} is too long to have been recorded whole.")
+    pk: Any = tuple(json.loads(key)) if len(model._meta.pk_fields) > 1 else key
     try:
         found: models.Model | None = model._base_manager.using(using).filter(pk=pk).first()
-    except (ValueError, ValidationError):
+    except (TypeError, ValueError, ValidationError):
         raise RevertError(f"{key!r} is no primary key of {model._meta.label}.") from None
     return found
 
 
 def _field(model: type[models.Model], name: str) -> Any:
     try:
-        return model._meta.get_field(name)
+        field = model._meta.get_field(name)
     except FieldDoesNotExist:
-        raise RevertError(f"{model._meta.label} has no field {name!r} any more.") from None
+        field = None
+    if field is None or not field.concrete:
+        raise RevertError(f"{model._meta.label} has no field {name!r} any more.")
+    return field
 
 
-def _value(field: Any, recorded: Any) -> Any:
+def _value(field: Any, recorded: Any, using: str) -> Any:
     """Return the Python value of what was recorded of ``field``."""
+    if isinstance(recorded, dict) and recorded.keys() == {"expression"}:
+        raise RevertError(f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded.")
     if _incomplete(recorded):
         raise RevertError(f"The value of {field.name!r} was not recorded whole, as it is secret or too long.")
-    target = field.target_field if field.is_relation else field
-    if isinstance(target, models.BinaryField):
-        raise RevertError(f"The value of {field.name!r} was not recorded: it is binary.")
-    if recorded is None or isinstance(target, models.JSONField):
-        return recorded
+    if recorded is None:
+        return None
     try:
-        return target.to_python(recorded)
+        value = _python(field.target_field if field.is_relation else field, recorded)
     except (ValidationError, ValueError, TypeError) as error:
         raise RevertError(f"{recorded!r} can't be read as a value of {field.name!r}: {error}") from error
+    if field.is_relation:
+        there = field.related_model._base_manager.using(using).filter(**{field.target_field.name: value})
+        if not there.exists():
+            raise RevertError(f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone.")
+    return value
+
+
+def _python(field: Any, recorded: Any) -> Any:
+    if isinstance(field, models.BinaryField):
+        raise RevertError(f"The value of {field.name!r} was not recorded: it is binary.")
+    if isinstance(field, models.JSONField):
+        return recorded
+    element = getattr(field, "base_field", None)
+    if element is not None and isinstance(recorded, list):  # PostgreSQL's arrays
+        return [None if item is None else _python(element, item) for item in recorded]
+    return field.to_python(recorded)
 
 
 def _incomplete(value: Any) -> bool:
     """Tell whether something of ``value`` was hidden or left out when it was recorded."""
     if isinstance(value, str):
-        return REDACTED in value or any(mark in value for mark in MARKS if mark != encoding.MORE)
+        return any(mark in value for mark in MARKS)
     if isinstance(value, dict):
-        return value.keys() == {"expression"} or any(map(_incomplete, (*value.keys(), *value.values())))
+        return encoding.MORE in value or any(map(_incomplete, (*value.keys(), *value.values())))
     if isinstance(value, list):
-        return any(map(_incomplete, value))
+        cut = bool(value) and isinstance(value[-1], str) and value[-1].startswith(f"{encoding.MORE} (")
+        return cut or any(map(_incomplete, value))
     return False
