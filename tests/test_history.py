@@ -14,6 +14,7 @@ from django.utils import timezone
 
 import signalbox
 import signalbox.history as history
+from signalbox import objects
 from signalbox.history import Filter, FilterError, bounds, event_record, trace_record
 from signalbox.history.filters import ObjectName
 from signalbox.history.trees import grow
@@ -488,3 +489,11 @@ def test_reading_sees_what_the_open_transaction_has_recorded() -> None:
     found = history.events(Filter(object=ObjectName("shop.Order", str(order.pk))))
     assert ["post_save"] == [one.signal for one in found]
     assert timezone.now() - found[0].at < dt.timedelta(minutes=1)
+
+
+def test_the_reader_leaves_room_for_the_public_function_of_its_name() -> None:
+    """Whoever has imported the package finds it as ``signalbox.history``, and can still ask for an object's history."""
+    order = Order.objects.create(number="A-19")
+    public: Any = signalbox.history
+    assert type(objects.history(order)) is type(public(order))
+    assert public is history
