@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import HTTPCookieProcessor, ProxyHandler, build_opener
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_no_secret_of_the_demo_is_printed_or_recorded(visit: Visit) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_serves_until_it_is_interrupted_and_takes_its_server_with_it(tmp_path: Path) -> None:
+def test_the_demo_shows_its_page_until_it_is_interrupted_and_takes_its_server_with_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     process = subprocess.Popen(
@@ -198,10 +199,10 @@ def test_the_demo_serves_until_it_is_interrupted_and_takes_its_server_with_it(tm
     )
     try:
         assert process.stdout
-        for line in process.stdout:
-            if "Ctrl-C" in line:
-                break
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        link = next(line.split()[-1] for line in process.stdout if "See it live" in line)
+        opener = build_opener(ProxyHandler({}), HTTPCookieProcessor())
+        with opener.open(link, timeout=30) as answer:
+            assert (f"http://127.0.0.1:{port}/signalbox/", True) == (answer.url, b"signalman" in answer.read())
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
     finally:

@@ -137,6 +137,20 @@ class Site:
                 f"`manage.py {' '.join(words)}` exited with {done.returncode}; it wrote:\n{self.last_words()}"
             )
 
+    def way_in(self) -> str:
+        """Return the path of Signalbox's page, which logs the user in; without debug mode, the page's alone."""
+        code = (
+            "import django, sys; django.setup()\n"
+            "from django.conf import settings\n"
+            "from signalbox.web.entry import link\n"
+            f"sys.stdout.write(link({USER!r}) if settings.DEBUG else '/signalbox/')"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, check=False, cwd=HERE, env=self.environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise DemoError(f"The way into Signalbox could not be found; it wrote:\n{done.stderr}")
+        return done.stdout
+
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
@@ -427,6 +441,8 @@ def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
                         f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in demo.py."
                         f"\nWhat it records appears here, and is kept in {site.database}, in the tables"
                         f" signalbox_event and signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
+                        f"\n\nSee it live: {screen.paint(site.address + site.way_in(), BOLD)}"
+                        f"\nThe link logs {USER} in, once."
                     )
                     threading.Event().wait()
         if not once:
