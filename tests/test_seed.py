@@ -50,6 +50,7 @@ from django.urls import path
 
 import signalbox
 from signalbox.models import Event, Trace
+from signalbox.recording import traces
 from tests.shop.models import Order, Tag
 
 Sends = list[tuple[Any, dict[str, Any]]]
@@ -122,9 +123,13 @@ def request_with_session(user: Any = None) -> HttpRequest:
 
 
 @pytest.fixture(autouse=True)
-def named() -> None:
+def alone() -> Iterator[None]:
+    """Two signals of the site's own, and a trace, so that a test finds nothing of another's."""
     signalbox.track(departed, "tests.departed")
     signalbox.track(arrived, "tests.arrived")
+    trace = traces.begin_test("seed")
+    yield
+    traces.end_test(trace, "ok")
 
 
 @pytest.mark.django_db

@@ -398,7 +398,7 @@ def flush_all() -> None:
         buffer = of(connection)
         if buffer is not None and buffer.drafts and connection.connection is not None:
             buffer.flush()
-    departures.drain()
+    departures.show()
 
 
 def _after_fork() -> None:

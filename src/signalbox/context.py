@@ -217,6 +217,14 @@ def current() -> Trace:
     return _current.get() or process()
 
 
+def chain() -> Iterator[Trace]:
+    """Return the current trace and those around it, the innermost first."""
+    trace = _current.get()
+    while trace is not None:
+        yield trace
+        trace = trace.previous
+
+
 def is_ambient(trace: Trace) -> bool:
     """Tell whether ``trace`` is the process's own, which never ends: its events do not wait for an end."""
     return trace is _process

@@ -98,6 +98,14 @@ def end(trace: Trace, status: str = "") -> None:
         drain()
 
 
+def show() -> None:
+    """Write what waits, as somebody reads; of a test also before its trace ends, as it reads what it did itself."""
+    chain = list(context.chain())
+    if any(trace.kind == "test" for trace in chain):
+        _waiting.extend(trace for trace in chain if (trace.pending or trace.late) and trace not in _waiting)
+    drain()
+
+
 def waiting() -> bool:
     """Tell whether something waits to be written."""
     return bool(_waiting or _ended)

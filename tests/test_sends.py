@@ -1,0 +1,561 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, iscoroutinefunction
+from django.core.signals import request_finished, request_started
+from django.db.models.signals import ModelSignal, post_save
+from django.dispatch import Signal
+
+import signalbox
+from signalbox import context, recording
+from signalbox.models import Event
+from signalbox.recording import custom, sends, traces
+from tests.shop.models import Tag
+
+Answers = list[tuple[Any, Any]]
+WAYS = ("send", "send_robust", "asend", "asend_robust")
+
+
+@pytest.fixture
+def signal() -> Iterator[Signal]:
+    """A signal that is recorded as tests.signal."""
+    made = Signal()
+    signalbox.track(made, "tests.signal")
+    yield made
+    sends.unwatch(made)
+    recording._state.watched.pop(made, None)
+    custom._named.pop(made, None)
+
+
+@contextmanager
+def connected(signal: Signal, *receivers: Any, **options: Any) -> Iterator[None]:
+    for receiver in receivers:
+        signal.connect(receiver, weak=False, **options)
+    try:
+        yield
+    finally:
+        for receiver in receivers:
+            signal.disconnect(receiver, **options)
+
+
+def send(signal: Signal, way: str, sender: Any = None, **named: Any) -> Answers:
+    """Send by one of the four ways."""
+    method = getattr(signal, way)
+    answers: Answers = async_to_sync(method)(sender, **named) if way.startswith("a") else method(sender, **named)
+    return answers
+
+
+def unrecorded(signal: Signal, way: str, sender: Any = None, **named: Any) -> Answers:
+    """The same by Django's own method."""
+    method = partial(getattr(type(signal), way), signal)
+    if not way.startswith("a"):
+        answers: Answers = method(sender, **named)
+        return answers
+
+    async def wait() -> Answers:
+        result: Answers = await method(sender, **named)
+        return result
+
+    return async_to_sync(wait)()
+
+
+@pytest.fixture(autouse=True)
+def trace() -> Iterator[context.Trace]:
+    """A trace of each test's own, so that none finds the events of another."""
+    begun = traces.begin_test("sends")
+    yield begun
+    traces.end_test(begun, "ok")
+
+
+def events() -> list[Event]:
+    found = Event.objects.filter(signal="tests.signal", trace_id=context.current().id)
+    return list(found.order_by("time", "span"))
+
+
+def runs(event: Event) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = event.data.get("receivers", [])
+    return found
+
+
+def plain(sender: object, **kwargs: object) -> str:
+    return "plain"
+
+
+async def coroutine(sender: object, **kwargs: object) -> str:
+    await asyncio.sleep(0)
+    return "coroutine"
+
+
+def failing(sender: object, **kwargs: object) -> None:
+    raise ValueError("no coal")
+
+
+async def afailing(sender: object, **kwargs: object) -> None:
+    raise LookupError("no water")
+
+
+# ------------------------------------------------------------------ the same as without recording
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "receivers",
+    [(), (plain,), (coroutine,), (plain, coroutine), (coroutine, plain, coroutine)],
+    ids=lambda receivers: "-".join(receiver.__name__ for receiver in receivers) or "none",
+)
+def test_the_answers_are_those_of_django(signal: Signal, way: str, receivers: tuple[Any, ...]) -> None:
+    with connected(signal, *receivers):
+        assert unrecorded(signal, way, Tag, number=7) == send(signal, way, Tag, number=7)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send_robust", "asend_robust"])
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_errors_are_answers_and_are_logged_with_the_receiver_s_own_name(
+    signal: Signal, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(signal, plain, failing, afailing):
+        answers = send(signal, way)
+
+    assert [(plain, "plain"), (failing, "ValueError('no coal')"), (afailing, "LookupError('no water')")] == [
+        (receiver, answer if isinstance(answer, str) else repr(answer)) for receiver, answer in answers
+    ]
+    logged = [record.getMessage() for record in caplog.records if record.name == "django.dispatch"]
+    assert {"failing", "afailing"} == {message.split()[2] for message in logged}
+    [event] = events()
+    assert (2, "sent") == (event.errors, event.outcome)
+    # Which kind runs first depends on the way of sending and on Django's version.
+    assert {None, "ValueError: no coal", "LookupError: no water"} == {run["error"] for run in runs(event)}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send", "asend"])
+@pytest.mark.parametrize("receiver", [failing, afailing])
+def test_an_error_leaves_the_send_as_it_is_and_the_rest_does_not_run(signal: Signal, way: str, receiver: Any) -> None:
+    with connected(signal, plain, receiver):
+        with pytest.raises((ValueError, LookupError)) as with_recording:
+            send(signal, way)
+        with pytest.raises((ValueError, LookupError)) as without:
+            unrecorded(signal, way)
+
+    assert type(without.value) is type(with_recording.value)
+    assert without.value.args == with_recording.value.args
+    [event] = events()
+    assert ("failed", 1) == (event.outcome, event.errors)
+    expected = f"{type(without.value).__name__}: {without.value.args[0]}"
+    assert expected in [run["error"] for run in runs(event)]
+
+
+@pytest.mark.django_db
+def test_a_receiver_after_one_that_raised_does_not_run(signal: Signal) -> None:
+    with connected(signal, failing, plain), pytest.raises(ValueError, match="no coal"):
+        signal.send(sender=None)
+
+    assert [f"{__name__}.failing"] == [run["name"] for run in runs(events()[0])]
+
+
+def interrupted(sender: object, **kwargs: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send", "send_robust"])
+def test_an_interrupt_is_no_answer(signal: Signal, way: str) -> None:
+    with connected(signal, interrupted), pytest.raises(KeyboardInterrupt):
+        send(signal, way)
+
+    [event] = events()
+    assert ("failed", 1) == (event.outcome, event.errors)
+
+
+@pytest.mark.parametrize("name", ["send", "send_robust", "asend", "asend_robust"])
+@pytest.mark.parametrize("of", [post_save, request_started, request_finished])
+def test_what_is_asynchronous_says_so(of: Signal, name: str) -> None:
+    assert iscoroutinefunction(getattr(Signal, name)) == iscoroutinefunction(getattr(of, name))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_signal_and_sender_are_given_to_each_receiver(signal: Signal, way: str) -> None:
+    given = []
+
+    def listen(signal: Signal, sender: object, **kwargs: object) -> None:
+        given.append((signal, sender, kwargs))
+
+    async def alisten(signal: Signal, sender: object, **kwargs: object) -> None:
+        given.append((signal, sender, kwargs))
+
+    with connected(signal, listen, alisten):
+        send(signal, way, Tag, number=7)
+
+    assert [(signal, Tag, {"number": 7})] * 2 == given
+
+
+def test_has_listeners_answers_as_before(signal: Signal) -> None:
+    assert not signal.has_listeners()
+    assert not post_save.has_listeners(Tag)
+    with connected(signal, plain, sender=Tag):
+        assert (True, False) == (signal.has_listeners(Tag), signal.has_listeners(Event))
+
+
+def test_the_class_and_what_is_connected_stay_as_they_are(signal: Signal) -> None:
+    with connected(signal, plain):
+        before = list(signal.receivers)
+        signal.send(sender=None)
+        assert before == signal.receivers
+    assert {"send", "send_robust", "asend", "asend_robust"} <= vars(Signal).keys()
+    assert type(signal) is Signal
+
+
+def test_a_receiver_that_disconnects_itself_runs_and_is_gone(signal: Signal) -> None:
+    called = []
+
+    def once(sender: object, **kwargs: object) -> None:
+        called.append(sender)
+        signal.disconnect(once)
+
+    signal.connect(once)
+    signal.connect(plain)
+    try:
+        assert [(once, None), (plain, "plain")] == signal.send(sender=None)
+        assert [(plain, "plain")] == signal.send(sender=None)
+    finally:
+        signal.disconnect(plain)
+    assert [None] == called
+
+
+def test_a_signal_that_is_no_longer_recorded_is_as_django_made_it(signal: Signal) -> None:
+    before = vars(Signal()).keys()
+    sends.unwatch(signal)
+    assert before == vars(signal).keys()
+
+
+# ------------------------------------------------------------------ who ran
+
+
+class Station:
+    def hear(self, sender: object, **kwargs: object) -> str:
+        return "method"
+
+    async def ahear(self, sender: object, **kwargs: object) -> str:
+        return "asynchronous method"
+
+    def __call__(self, sender: object, **kwargs: object) -> str:
+        return "object"
+
+    @staticmethod
+    def static(sender: object, **kwargs: object) -> str:
+        return "static"
+
+    @classmethod
+    def of_class(cls, sender: object, **kwargs: object) -> str:
+        return "class"
+
+
+def decorated(function: Callable[..., str]) -> Callable[..., str]:
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> str:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@decorated
+def wrapped(sender: object, **kwargs: object) -> str:
+    return "wrapped"
+
+
+STATION = Station()
+KINDS: list[tuple[Any, str]] = [
+    (plain, "plain"),
+    (coroutine, "coroutine"),
+    (STATION.hear, "Station.hear"),
+    (STATION.ahear, "Station.ahear"),
+    (STATION, "Station"),
+    (Station.static, "Station.static"),
+    (Station.of_class, "Station.of_class"),
+    (wrapped, "wrapped"),
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("receiver", "name"), KINDS, ids=[name for _, name in KINDS])
+def test_each_kind_of_receiver_is_told_by_name_and_place(signal: Signal, way: str, receiver: Any, name: str) -> None:
+    with connected(signal, receiver):
+        [(answered, _)] = send(signal, way)
+
+    assert receiver == answered
+    [run] = runs(events()[0])
+    assert (f"{__name__}.{name}", None) == (run["name"], run["error"])
+    assert run["place"].startswith("tests/test_sends.py:")
+    assert run["us"] >= 0
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", WAYS)
+def test_partials_and_lambdas_are_told_by_what_they_are(signal: Signal, way: str) -> None:
+    shortened = partial(plain, number=7)
+    nameless = lambda sender, **kwargs: "lambda"  # noqa: E731
+    with connected(signal, shortened, nameless):
+        assert [(shortened, "plain"), (nameless, "lambda")] == send(signal, way)
+
+    assert [f"functools.partial({__name__}.plain)", True] == [
+        runs(events()[0])[0]["name"],
+        runs(events()[0])[1]["name"].endswith("<lambda>"),
+    ]
+
+
+class Hostile:
+    """It answers no question."""
+
+    def __call__(self, sender: object, **kwargs: object) -> str:
+        return "hostile"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__func__", "__self__"):  # Django itself asks for these
+            raise AttributeError(name)
+        raise ZeroDivisionError(name)
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("repr")
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError("eq")
+
+    def __hash__(self) -> int:
+        raise ZeroDivisionError("hash")
+
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError("bool")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send", "send_robust"])
+def test_a_hostile_receiver_is_told_by_its_class(signal: Signal, way: str) -> None:
+    hostile = Hostile()
+    signal.receivers.append(*_entry(signal, hostile))
+    signal.sender_receivers_cache.clear()
+    try:
+        [(receiver, answer)] = send(signal, way)
+        assert receiver is hostile
+        assert "hostile" == answer
+    finally:
+        signal.receivers.clear()
+        signal.sender_receivers_cache.clear()
+
+    assert f"{__name__}.Hostile" == runs(events()[0])[0]["name"]
+
+
+def _entry(signal: Signal, receiver: Any) -> list[Any]:
+    """What Django would keep of ``receiver``, whom ``connect()`` could not question."""
+    with connected(signal, plain, dispatch_uid="hostile"):
+        (key, _, *rest) = signal.receivers[0]
+    return [(key, receiver, *rest)]
+
+
+@pytest.mark.django_db
+def test_a_hostile_argument_leaves_the_send_as_it_is(signal: Signal, caplog: pytest.LogCaptureFixture) -> None:
+    with connected(signal, plain):
+        assert [(plain, "plain")] == signal.send(sender=STATION, train=Hostile())
+
+    assert [] == [record for record in caplog.records if record.levelno >= logging.ERROR]
+    [event] = events()
+    assert f"{__name__}.Station" == event.sender
+    assert "train" in event.data["args"]
+
+
+class Loud(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError("str")
+
+
+@pytest.mark.django_db
+def test_an_exception_that_can_not_be_shown_is_told_by_its_class(signal: Signal) -> None:
+    def loud(sender: object, **kwargs: object) -> None:
+        raise Loud
+
+    with connected(signal, loud), pytest.raises(Loud):
+        signal.send(sender=None)
+
+    assert runs(events()[0])[0]["error"].startswith("Loud")
+
+
+@pytest.mark.django_db
+def test_a_secret_in_an_exception_s_text_is_not_stored(signal: Signal) -> None:
+    def leak(sender: object, **kwargs: object) -> None:
+        raise ValueError("password=s3cr3t-value")
+
+    with connected(signal, leak), pytest.raises(ValueError, match="s3cr3t"):
+        signal.send(sender=None)
+
+    assert "s3cr3t-value" not in str(events()[0].data)
+
+
+# ------------------------------------------------------------------ classes of signals
+
+
+class Counting(Signal):
+    """A project's own class, with ways of its own."""
+
+    sent = 0
+
+    def send(self, sender: Any, **named: Any) -> Answers:
+        self.sent += 1
+        return super().send(sender, station="Crewe", **named)
+
+    async def asend(self, sender: Any, **named: Any) -> Answers:
+        self.sent += 1
+        answers: Answers = await super().asend(sender, station="Crewe", **named)
+        return answers
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", WAYS)
+def test_a_class_with_a_send_of_its_own_sends_its_own_way(way: str) -> None:
+    signal, given = Counting(), []
+    signalbox.track(signal, "tests.signal")
+
+    def listen(sender: object, **kwargs: object) -> str:
+        given.append(kwargs.get("station"))
+        return "heard"
+
+    with connected(signal, listen):
+        assert [(listen, "heard")] == send(signal, way)
+
+    own = way in ("send", "asend")
+    assert (int(own), ["Crewe" if own else None]) == (signal.sent, given)
+    [event] = events()
+    [run] = runs(event)
+    assert run["name"].endswith("listen")
+    assert own == (run["us"] is None)
+
+
+@pytest.mark.django_db
+def test_a_class_with_a_send_of_its_own_that_fails_is_recorded_as_failed() -> None:
+    signal = Counting()
+    signalbox.track(signal, "tests.signal")
+    with connected(signal, failing), pytest.raises(ValueError, match="no coal"):
+        signal.send(sender=None)
+
+    assert "failed" == events()[0].outcome
+
+
+class Slotted(Signal):
+    """It inherits every way as it is."""
+
+
+@pytest.mark.django_db
+def test_a_class_that_inherits_its_ways_is_timed_as_django_s_own() -> None:
+    signal = Slotted(use_caching=True)
+    signalbox.track(signal, "tests.signal")
+    with connected(signal, plain):
+        for _ in range(2):
+            assert [(plain, "plain")] == signal.send(sender=Tag)
+
+    assert all(run["us"] is not None for event in events() for run in runs(event))
+
+
+def test_a_signal_of_models_takes_lazy_senders_as_before() -> None:
+    signal = ModelSignal()
+    signalbox.track(signal, "tests.signal")
+    signal.connect(plain, sender="shop.Tag")
+    try:
+        assert [(plain, "plain")] == signal.send(sender=Tag)
+    finally:
+        signal.disconnect(plain, sender="shop.Tag")
+    assert [] == signal.receivers
+
+
+# ------------------------------------------------------------------ events
+
+
+@pytest.mark.django_db
+def test_a_send_that_nobody_hears_is_an_event(signal: Signal) -> None:
+    signal.send(sender=None, number=7)
+
+    [event] = events()
+    assert ("sent", {"number": 7}, []) == (event.outcome, event.data["args"], runs(event))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", WAYS)
+def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, way: str, trace: context.Trace) -> None:
+    def save(sender: object, **kwargs: object) -> None:
+        Tag.objects.create(name="steam")
+
+    with connected(signal, save):
+        send(signal, way)
+        Tag.objects.create(name="afterwards")
+
+    [cause] = events()
+    consequence = Event.objects.get(signal="post_save", object_label="steam")
+    assert (cause.span, trace.id, None) == (consequence.parent, consequence.trace_id, cause.parent)
+    assert Event.objects.get(signal="post_save", object_label="afterwards").parent is None
+
+
+@pytest.mark.django_db
+def test_concurrent_receivers_are_told_apart(signal: Signal, trace: context.Trace) -> None:
+    inner = Signal()
+    signalbox.track(inner, "tests.inner")
+
+    async def first(sender: object, **kwargs: object) -> None:
+        await asyncio.sleep(0.01)
+        await inner.asend(sender="first")
+
+    async def second(sender: object, **kwargs: object) -> None:
+        await inner.asend(sender="second")
+
+    async def both() -> None:
+        await signal.asend(sender=None)
+
+    with connected(signal, first, second):
+        async_to_sync(both)()
+
+    [cause] = events()
+    assert {("first", cause.span), ("second", cause.span)} == set(
+        Event.objects.filter(signal="tests.inner", trace_id=trace.id).values_list("sender", "parent")
+    )
+
+
+@pytest.mark.django_db
+def test_how_long_receivers_took_is_told_in_microseconds(signal: Signal) -> None:
+    waiting = threading.Event()
+
+    def slow(sender: object, **kwargs: object) -> None:
+        waiting.wait(0.02)
+
+    with connected(signal, slow):
+        signal.send(sender=None)
+
+    [event] = events()
+    assert event.duration is not None
+    assert 20_000 <= runs(event)[0]["us"] <= event.duration < 2_000_000
+
+
+@pytest.mark.django_db
+def test_signalbox_s_own_failure_is_logged_and_the_send_goes_on(
+    signal: Signal, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def start(self, *_: object) -> None:
+            raise ZeroDivisionError
+
+        finish = unheard = start
+
+    sends.watch(signal, Broken())
+    with connected(signal, plain):
+        assert [(plain, "plain")] == signal.send(sender=None)
+    assert [] == signal.send(sender=None)
+
+    assert ["A send could not be recorded."] * 2 == [record.getMessage() for record in caplog.records]
