@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ from signalbox.models import Event
 from signalbox.recording import plans
 from signalbox.redaction import REDACTED
 
-MARKS: Final = (encoding.TOO_LONG, encoding.TOO_DEEP, encoding.CYCLE, REDACTED)
-"""What stands in a recorded text in place of what was left out of it."""
+CUT: Final = re.compile(rf"{encoding.MORE} \((too long|too deep|cycle|[\d,]+ more)\)\Z")
+"""The end of a recorded text, or the last item of a list, of which something was left out."""
 
 
 class RevertError(Exception):
@@ -199,7 +200,7 @@ def _value(field: Any, recorded: Any, using: str) -> Any:
         value = _python(field.target_field if field.is_relation else field, recorded)
     except (ValidationError, ValueError, TypeError) as error:
         raise RevertError(f"{recorded!r} can't be read as a value of {field.name!r}: {error}") from error
-    if field.is_relation:
+    if field.is_relation and not field.remote_field.parent_link:  # a child is saved with its parent
         there = field.related_model._base_manager.using(using).filter(**{field.target_field.name: value})
         if not there.exists():
             raise RevertError(f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone.")
@@ -220,10 +221,9 @@ def _python(field: Any, recorded: Any) -> Any:
 def _incomplete(value: Any) -> bool:
     """Tell whether something of ``value`` was hidden or left out when it was recorded."""
     if isinstance(value, str):
-        return any(mark in value for mark in MARKS)
+        return REDACTED in value or CUT.search(value) is not None
     if isinstance(value, dict):
         return encoding.MORE in value or any(map(_incomplete, (*value.keys(), *value.values())))
     if isinstance(value, list):
-        cut = bool(value) and isinstance(value[-1], str) and value[-1].startswith(f"{encoding.MORE} (")
-        return cut or any(map(_incomplete, value))
+        return any(map(_incomplete, value))
     return False
