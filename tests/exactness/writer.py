@@ -1,7 +1,8 @@
 """A program that starts writers, for a test that kills them: `python -m tests.exactness.writer`.
 
 For each seed that it reads it forks a process which writes until it is killed, and says its number; when that process
-has ended it says how. A fork is there at once, where a new interpreter would first import Django for a second.
+has ended it says how. Both speak on the standard output. A fork is there at once, where a new interpreter would first
+import Django for a second.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
     from tests.shop.models import Tag
 
 
+def say(what: object) -> None:
+    """Say it in a line of the standard output, at once and whole."""
+    os.write(1, f"{what}\n".encode())
+
+
 def write(seed: int) -> None:
-    """Write at random, without end."""
+    """Write at random, without end; say so after the first row."""
     from django.db import transaction
 
     from signalbox import buffer
@@ -64,6 +70,8 @@ def write(seed: int) -> None:
         if chance.random() < 0.1:
             raise Undo
 
+    one()
+    say("writing")
     while True:
         lot = chance.random()
         if lot < 0.35:
@@ -91,14 +99,13 @@ def main() -> None:
                 write(int(line))
             except BaseException:
                 traceback.print_exc()
+                sys.stderr.flush()
                 raise
             finally:
                 os._exit(1)  # it was to be killed
-        sys.stdout.write(f"{pid}\n")
-        sys.stdout.flush()
+        say(pid)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        sys.stdout.write(f"{status}\n")
-        sys.stdout.flush()
+        say(status)
 
 
 if __name__ == "__main__":
