@@ -215,7 +215,7 @@ def _guarded() -> Iterator[None]:
     """Let nothing of Signalbox's own work at a boundary reach the application."""
     try:
         yield
-    except Exception:  # noqa: BLE001 - Signalbox's own failure
+    except Exception:
         logger.exception("A boundary of the application's work could not be noted.")
 
 
@@ -288,12 +288,14 @@ _BOUNDARIES: dict[Signal, Any] = {
 }
 
 
-_modules = 0
+_modules: tuple[int, str] = (0, "")
+"""How many modules there were when they were last looked through, and the newest."""
 
 
 def find_custom_if_new() -> None:
     """Look for custom signals if something was imported since the last time."""
     global _modules
-    if len(sys.modules) != _modules:
+    now = (len(sys.modules), next(reversed(sys.modules), ""))
+    if now != _modules:
         find_custom()
-        _modules = len(sys.modules)
+        _modules = now

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.signals import request_started
+from django.db.models.signals import post_save
+from django.dispatch import Signal
+from django.test import Client, override_settings
+
+import signalbox
+from signalbox import context, recording
+from signalbox.models import Event
+from signalbox.recording import custom, sends, traces
+from tests.shop import signals
+from tests.shop.signals import order_paid
+
+
+@pytest.fixture(autouse=True)
+def trace() -> Iterator[context.Trace]:
+    """A trace of each test's own, so that none finds the events of another."""
+    begun = traces.begin_test("custom")
+    yield begun
+    traces.end_test(begun, "ok")
+
+
+@pytest.fixture
+def imported() -> Iterator[Any]:
+    """Import a module of the shop that does not exist yet."""
+    names: list[str] = []
+
+    def make(name: str, **members: Any) -> ModuleType:
+        module = ModuleType(name)
+        vars(module).update(members)
+        sys.modules[name] = module
+        names.append(name)
+        return module
+
+    yield make
+    for name in names:
+        del sys.modules[name]
+        custom._searched.pop(name, None)
+
+
+def recorded() -> list[str]:
+    return [event.signal for event in Event.objects.filter(trace_id=context.current().id).order_by("span")]
+
+
+@pytest.mark.django_db
+def test_a_signal_in_a_module_of_an_installed_app_is_recorded_by_its_dotted_name() -> None:
+    order_paid.send(sender="till", number="A-1")
+
+    [event] = Event.objects.filter(trace_id=context.current().id)
+    assert ("tests.shop.signals.order_paid", "till", {"number": "A-1"}) == (
+        event.signal,
+        event.sender,
+        event.data["args"],
+    )
+
+
+def test_a_signal_is_named_after_the_module_that_makes_it() -> None:
+    assert sys.modules[__name__].order_paid is signals.order_paid
+    assert "tests.shop.signals.order_paid" == recording.watched()[order_paid]
+
+
+@pytest.mark.parametrize("module", ["tests.shop.looked", "tests.shop.deep.down.signals"])
+@pytest.mark.django_db
+def test_a_module_that_is_imported_later_is_found_when_somebody_looks_again(imported: Any, module: str) -> None:
+    late = Signal()
+    imported(module, late=late)
+    assert "send" not in vars(late)
+    recording.find_custom_if_new()
+    late.send(sender=None)
+
+    assert [f"{module}.late"] == recorded()
+
+
+@pytest.mark.django_db
+def test_a_module_that_is_imported_later_is_found_when_a_request_begins(imported: Any) -> None:
+    late = Signal()
+    imported("tests.shop.requested", late=late)
+    Client().get("/nowhere/")
+    late.send(sender=None)
+
+    assert ["tests.shop.requested.late"] == recorded()
+
+
+@pytest.mark.django_db
+def test_a_name_that_is_added_to_a_module_later_is_found(imported: Any) -> None:
+    module, late = imported("tests.shop.late", first=Signal()), Signal()
+    recording.find_custom()
+    module.late = late
+    recording.find_custom()
+    late.send(sender=None)
+
+    assert ["tests.shop.late.late"] == recorded()
+
+
+@pytest.mark.parametrize("module", ["elsewhere.signals", "tests.shopping.signals", "tests"])
+def test_a_module_of_no_installed_app_is_left_alone(imported: Any, module: str) -> None:
+    outside = Signal()
+    if module == "tests":
+        sys.modules["tests"].outside = outside  # type: ignore[attr-defined]
+    else:
+        imported(module, outside=outside)
+    try:
+        recording.find_custom()
+        assert not set(sends.METHODS) & vars(outside).keys()
+    finally:
+        vars(sys.modules["tests"]).pop("outside", None)
+
+
+def test_a_signal_of_django_s_is_no_signal_of_the_app_that_imports_it(imported: Any) -> None:
+    imported("tests.shop.late", post_save=post_save, request_started=request_started)
+    recording.find_custom()
+
+    assert ("post_save", "request_started") == (recording.watched()[post_save], recording.watched()[request_started])
+
+
+def test_modules_that_are_odd_are_survived(imported: Any) -> None:
+    class Lazy:
+        """Something that stands in for a module."""
+
+        __slots__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(name)
+
+    class Pretender:
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            raise AttributeError("no class")
+
+    imported("tests.shop.late", pretender=Pretender())
+    lazy: Any = Lazy()
+    sys.modules["tests.shop.lazy"] = lazy
+    missing: Any = None
+    sys.modules["tests.shop.missing"] = missing
+    try:
+        recording.find_custom()
+    finally:
+        del sys.modules["tests.shop.lazy"], sys.modules["tests.shop.missing"]
+
+
+# ------------------------------------------------------------------ track
+
+
+@pytest.mark.django_db
+def test_a_signal_that_is_tracked_is_recorded_by_the_name_it_is_given() -> None:
+    signal = Signal()
+    signalbox.track(signal, "partner.payment")
+    signal.send(sender=None)
+
+    assert ["partner.payment"] == recorded()
+
+
+@pytest.mark.django_db
+def test_a_signal_that_is_tracked_again_has_its_new_name() -> None:
+    signal = Signal()
+    signalbox.track(signal, "partner.first")
+    signalbox.track(signal, "partner.second")
+    signal.send(sender=None)
+
+    assert ["partner.second"] == recorded()
+
+
+@pytest.mark.django_db
+def test_a_signal_of_an_app_keeps_the_name_that_it_was_tracked_by(imported: Any) -> None:
+    late = Signal()
+    signalbox.track(late, "till.late")
+    imported("tests.shop.late", late=late)
+    recording.find_custom()
+    late.send(sender=None)
+
+    assert ["till.late"] == recorded()
+
+
+@pytest.mark.parametrize("wrong", [None, "post_save", object()])
+def test_what_is_no_signal_can_not_be_tracked(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"given {type(wrong).__name__}; a django\.dispatch\.Signal was expected"):
+        signalbox.track(wrong, "x")
+
+
+def test_a_tracked_signal_is_not_kept_alive_by_its_name() -> None:
+    import gc
+    import weakref
+
+    signal = Signal()
+    custom.track(signal, "partner.gone")
+    reference = weakref.ref(signal)
+    del signal
+    gc.collect()
+    assert reference() is None
+
+
+# ------------------------------------------------------------------ what the setting says
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("record", "names"),
+    [
+        ("all", ["tests.shop.signals.order_paid", "partner.payment"]),
+        ("audit", []),
+        (["custom"], ["tests.shop.signals.order_paid", "partner.payment"]),
+        (["tests.shop.signals.order_paid"], ["tests.shop.signals.order_paid"]),
+        (["partner.payment"], ["partner.payment"]),
+        (["post_save"], []),
+    ],
+)
+def test_the_setting_says_which_are_recorded(record: Any, names: list[str]) -> None:
+    signal = Signal()
+    signalbox.track(signal, "partner.payment")
+    with override_settings(SIGNALBOX={"RECORD": record}):
+        order_paid.send(sender=None)
+        signal.send(sender=None)
+
+    assert names == [name for name in recorded() if name != "setting_changed"]
+
+
+@pytest.mark.django_db
+def test_what_was_found_is_found_again_when_recording_is_switched_on_again() -> None:
+    signalbox.uninstall()
+    try:
+        assert not set(sends.METHODS) & vars(order_paid).keys()
+    finally:
+        signalbox.install()
+    order_paid.send(sender=None)
+
+    assert ["tests.shop.signals.order_paid"] == recorded()
+
+
+@pytest.mark.django_db
+def test_django_s_own_signals_that_are_imported_late_are_found_where_a_list_names_them() -> None:
+    from django.template import Context, Engine
+
+    with override_settings(SIGNALBOX={"RECORD": ["test"]}):
+        Engine().from_string("steam").render(Context())
+    assert "template_rendered" in recorded()
