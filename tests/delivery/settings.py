@@ -7,6 +7,8 @@ import os
 
 from tests.settings import *  # noqa: F403
 
+DATABASES = {"default": DATABASES["default"]}  # noqa: F405 - others were not made for these tests
+
 SIGNALBOX = ast.literal_eval(os.environ.get("SIGNALBOX_TEST_BOX", "{}"))
 
 LOGGING = {
@@ -16,3 +18,11 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
 }
+
+if os.environ.get("SIGNALBOX_TEST_BROKER"):
+    from tests.delivery.celeryapp import app as celery_app  # noqa: F401 - as a project's package does
+
+if os.environ.get("SIGNALBOX_TEST_TASKS"):
+    _backend, _app = os.environ["SIGNALBOX_TEST_TASKS"].split()
+    TASKS = {"default": {"BACKEND": _backend, "QUEUES": ["default", "mail"]}}
+    INSTALLED_APPS = [*INSTALLED_APPS, _app]  # noqa: F405

@@ -233,7 +233,9 @@ def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(du
         signals.order_paid.send(sender=Order, order=order)
         assert 0 == _committed_elsewhere()
     assert 2 == Delivery.objects.count()
-    assert {"$": "model", "v": ["shop.Order", order.pk, "default"]} == Delivery.objects.first().payload["packed"]["order"]
+    assert {"$": "model", "v": ["shop.Order", order.pk, "default"]} == Delivery.objects.first().payload["packed"][
+        "order"
+    ]
 
 
 def _committed_elsewhere() -> int:
@@ -250,7 +252,9 @@ def takes_token(sender: Any, token: Any, **kwargs: Any) -> None: ...
 @pytest.mark.usefixtures("clean")
 def test_an_argument_that_cannot_travel_is_an_error_of_the_send(durable: Callable[..., None]) -> None:
     durable(takes_document, signals.order_paid, None)
-    with pytest.raises(registry.NotDurable, match=r"sent with 'document', which .*takes_document takes .*it is a builtins.object"):
+    with pytest.raises(
+        registry.NotDurable, match=r"sent with 'document', which .*takes_document takes .*it is a builtins.object"
+    ):
         signals.order_paid.send(sender=Order, document=object())
     signals.order_paid.send(sender=Order, document="text", other=object())
     assert {"document": "text"} == Delivery.objects.get().payload["packed"]
@@ -296,7 +300,9 @@ def of_customer(values: Any) -> object:
 
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize(("key", "expected"), [("pk", "{pk}"), ("number", "7"), (of_customer, "null"), (None, "")])
-def test_the_key_is_the_object_a_field_a_function_or_none(durable: Callable[..., None], key: Any, expected: str) -> None:
+def test_the_key_is_the_object_a_field_a_function_or_none(
+    durable: Callable[..., None], key: Any, expected: str
+) -> None:
     durable(receivers.saved, key=key)
     order = Order.objects.create(number="7")
     one = Delivery.objects.get()
@@ -305,7 +311,9 @@ def test_the_key_is_the_object_a_field_a_function_or_none(durable: Callable[...,
 
 
 @pytest.mark.usefixtures("clean")
-def test_a_plan_knows_again_what_is_ignored_once_its_receiver_is_gone(durable: Callable[..., None], settings: Any) -> None:
+def test_a_plan_knows_again_what_is_ignored_once_its_receiver_is_gone(
+    durable: Callable[..., None], settings: Any
+) -> None:
     settings.SIGNALBOX = {"IGNORE": ["shop"]}
     durable(receivers.saved)
     assert plans.of(Order).recorded

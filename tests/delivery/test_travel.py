@@ -33,7 +33,10 @@ scalars = (
 values = st.recursive(
     scalars,
     lambda inner: (
-        st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.just("$"), inner) | st.frozensets(scalars)
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text() | st.just("$"), inner)
+        | st.frozensets(scalars)
     ),
     max_leaves=20,
 )

@@ -230,7 +230,9 @@ def test_a_worker_runs_the_deliveries_of_its_queues_alone(
     assert 1 == len(notes.lines("saved"))
 
 
-def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_due(durable: Callable[..., None]) -> None:
+def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_due(
+    durable: Callable[..., None],
+) -> None:
     durable(receivers.saved)
     [order] = orders(1)
     claims = Claims("default")
@@ -240,7 +242,9 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
     moment = claiming.now()
 
     def copies(number: int, **values: Any) -> None:
-        fields = {field.attname: getattr(pattern, field.attname) for field in Delivery._meta.fields if field.name != "id"}
+        fields = {
+            field.attname: getattr(pattern, field.attname) for field in Delivery._meta.fields if field.name != "id"
+        }
         rows = [Delivery(**{**fields, "state": "pending", "finished": None, **values}) for _ in range(number)]
         Delivery.objects.bulk_create(rows, batch_size=1000)
 

@@ -297,9 +297,9 @@ class Claims:
         self._look_at_blocked = moment + SECOND
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT d.id, h.wake FROM {TABLE} d JOIN {TABLE} h "
+                f"SELECT d.id, CASE WHEN h.wake IS NULL THEN NULL ELSE h.due END FROM {TABLE} d JOIN {TABLE} h "
                 f"ON h.id = (SELECT min(p.id) FROM {TABLE} p WHERE p.lane = d.lane) "
-                "WHERE d.wake <= %s AND d.lane IS NOT NULL AND h.id < d.id AND (h.wake IS NULL OR h.wake > %s) "
+                "WHERE d.wake <= %s AND d.lane IS NOT NULL AND h.id < d.id AND (h.wake IS NULL OR h.due > %s) "
                 "AND h.lease IS NULL LIMIT 1000",
                 [moment, moment],
             )

@@ -77,7 +77,9 @@ def health(alias: str) -> Health:
 
 
 def _count(alias: str, where: str, *params: Any) -> int:
-    found: int = _one(alias, f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE {where} LIMIT {COUNTED}) counted", *params)
+    found: int = _one(
+        alias, f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE {where} LIMIT {COUNTED}) counted", *params
+    )
     return found
 
 

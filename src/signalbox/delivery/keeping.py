@@ -106,7 +106,9 @@ class Keeper:
         claimed = running.claimed
         if self.held.pop((claimed.alias, claimed.id), None) is None:
             return
-        logger.critical("%s does not end (delivery %d), and holds a thread of its worker.", claimed.receiver, claimed.id)
+        logger.critical(
+            "%s does not end (delivery %d), and holds a thread of its worker.", claimed.receiver, claimed.id
+        )
         durable = named(claimed.receiver, claimed.signal)
         if durable is not None:
             error = f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"

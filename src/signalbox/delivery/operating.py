@@ -102,7 +102,9 @@ def replay(
 
     Raises ``LookupError`` if there is no durable receiver of this dotted name.
     """
-    waiting = [(signal, sender, durable) for signal, sender, durable in registry.subscriptions() if durable.name == receiver]
+    waiting = [
+        (signal, sender, durable) for signal, sender, durable in registry.subscriptions() if durable.name == receiver
+    ]
     if not waiting:
         known = ", ".join(sorted(registry.durables())) or "none"
         raise LookupError(f"There is no durable receiver {receiver!r}; known: {known}.")

@@ -531,7 +531,10 @@ def delivery_rows(draft: Draft) -> Sequence[store.Row]:
     values = _values(draft)
     payload = _payload(draft, values)
     facts = (draft.trace.id, draft.span, draft.signal, draft.sender, draft.key, draft.using)
-    return [delivery_row(durable, facts, key_of(durable, draft.key, draft.sender, values), payload, now) for durable in takers]
+    return [
+        delivery_row(durable, facts, key_of(durable, draft.key, draft.sender, values), payload, now)
+        for durable in takers
+    ]
 
 
 def _is_before(draft: Draft) -> bool:

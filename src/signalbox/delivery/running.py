@@ -29,6 +29,7 @@ from signalbox.models import Event
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
     from signalbox.delivery.registry import Durable
@@ -298,10 +299,14 @@ def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
     except Deferred as error:
         return _deferred(claimed, error)
     except TimedOut:
+        for connection in connections.all(initialized_only=True):  # it may have been in the middle of a statement
+            _throw_away(connection)
         return failed(claimed, durable, f"TimedOut: it took longer than its timeout of {durable.timeout:g} seconds")
     except Exception as error:
         logger.warning("%s failed (attempt %d).", claimed.receiver, claimed.attempts, exc_info=True)
         return failed(claimed, durable, encoding.exception_text(error, redactor=registry.redactor()))
+    finally:
+        _tidy()
     return DONE
 
 
@@ -323,12 +328,8 @@ def call(claimed: Claimed, durable: Durable, watch: Watch | None = None) -> None
     asynchronous = iscoroutinefunction(durable.receiver)
     target = async_to_sync(partial(_limited, durable)) if asynchronous else durable.receiver
     watch = watch or Watch()
-    with _traced(claimed):
-        try:
-            with watch.over(claimed, durable.timeout):
-                target(**named)
-        finally:
-            _tidy()
+    with _traced(claimed), watch.over(claimed, None if asynchronous else durable.timeout):
+        target(**named)
 
 
 async def _limited(durable: Durable, **named: Any) -> None:
@@ -362,10 +363,18 @@ def _traced(claimed: Claimed) -> Iterator[None]:
 def _tidy() -> None:
     """Leave no connection behind in a transaction or broken, whatever the receiver did with it."""
     for connection in connections.all(initialized_only=True):
-        if connection.in_atomic_block and all(getattr(b, "_from_testcase", False) for b in connection.atomic_blocks):
+        if connection.connection is None:
             continue
-        if connection.in_atomic_block or not connection.get_autocommit() or connection.errors_occurred:
-            connection.close()
+        if connection.in_atomic_block or not connection.autocommit or connection.errors_occurred:
+            _throw_away(connection)
+
+
+def _throw_away(connection: BaseDatabaseWrapper) -> None:
+    """Close a connection and forget what its wrapper thinks of it: the next use makes a new one."""
+    try:
+        connection.close()
+    finally:
+        del connections[connection.alias]
 
 
 def failed(claimed: Claimed, durable: Durable, error: str) -> Result:

@@ -63,7 +63,9 @@ def _pack_dict(value: dict[Any, Any], depth: int) -> Any:
 
 
 def _pack_object(value: Any, depth: int) -> Any:
-    if issubclass(type(value), LazyObject):  # such as request.user: seen through if somebody has asked for it, never woken
+    if issubclass(
+        type(value), LazyObject
+    ):  # such as request.user: seen through if somebody has asked for it, never woken
         wrapped = value.__dict__.get("_wrapped", empty)
         if wrapped is empty:
             raise CannotTravel("it is lazy, and nobody has asked for it yet")

@@ -35,12 +35,18 @@ COLUMNS = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
-    parser.add_argument("action", nargs="?", choices=ACTIONS, default="health", help=f"{', '.join(ACTIONS)}; health if left out")
+    parser.add_argument(
+        "action", nargs="?", choices=ACTIONS, default="health", help=f"{', '.join(ACTIONS)}; health if left out"
+    )
     parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="deliveries, for show, retry and discard")
     parser.add_argument("--json", action="store_true", help="JSON; of list, one object a line")
     parser.add_argument("--using", metavar="ALIAS", help="the database that holds them; by default the router's choice")
-    parser.add_argument("--state", choices=operating.STATES, metavar="STATE", help=f"one of {', '.join(operating.STATES)}")
-    parser.add_argument("--receiver", default="", metavar="NAME", help="dotted name; of replay the whole of it, else a part")
+    parser.add_argument(
+        "--state", choices=operating.STATES, metavar="STATE", help=f"one of {', '.join(operating.STATES)}"
+    )
+    parser.add_argument(
+        "--receiver", default="", metavar="NAME", help="dotted name; of replay the whole of it, else a part"
+    )
     parser.add_argument("--queue", default="", metavar="NAME", help="deliveries of this queue")
     parser.add_argument("--key", metavar="KEY", help="deliveries ordered by this")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="of list: at most this many (50)")
@@ -48,7 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="of retry and discard: every one that the options choose")
     parser.add_argument("--since", metavar="TIME", help='of replay: "2h" or "3d" ago, a day, or a moment')
     parser.add_argument("--until", metavar="TIME", help="of replay: the same")
-    parser.add_argument("--missing", action="store_true", help="of replay: events alone that were never delivered to it")
+    parser.add_argument(
+        "--missing", action="store_true", help="of replay: events alone that were never delivered to it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="of replay: count, and do nothing")
 
 
@@ -68,7 +76,9 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     change = operating.retry if options["action"] == "retry" else operating.discard
     chosen = _chosen(alias, options)
     number = change(chosen, alias)
-    screen.text(f"{number} of {len(chosen)} deliveries: {'to be run now' if change is operating.retry else 'discarded'}.")
+    screen.text(
+        f"{number} of {len(chosen)} deliveries: {'to be run now' if change is operating.retry else 'discarded'}."
+    )
     return 0 if number else 1
 
 
@@ -138,7 +148,9 @@ def _chosen(alias: str, options: Mapping[str, Any]) -> list[Delivery]:
     if options["ids"]:
         return list(operating.deliveries(alias).filter(id__in=options["ids"]).order_by("id"))
     if not options["all"]:
-        raise CommandError(f"{options['action']} needs the ids of deliveries, or --all with --state and others.", returncode=2)
+        raise CommandError(
+            f"{options['action']} needs the ids of deliveries, or --all with --state and others.", returncode=2
+        )
     chosen = {**options, "state": options["state"] or "dead"}
     return list(_filtered(alias, chosen).order_by("id"))
 

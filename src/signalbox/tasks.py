@@ -1,0 +1,10 @@
+"""Where Celery's ``autodiscover_tasks()`` looks: the engine's task, if Celery is the engine."""
+
+from __future__ import annotations
+
+from signalbox import conf
+
+if conf.get().ENGINE == "celery":
+    from signalbox.delivery.engines.celery import run
+
+    __all__ = ["run"]

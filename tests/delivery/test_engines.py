@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import django
+import pytest
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from signalbox.delivery import claims as claiming
+from signalbox.delivery.claims import Claims
+from signalbox.delivery.relay import Relay
+from signalbox.delivery.worker import Options
+from signalbox.models import Delivery
+from tests.delivery import receivers
+from tests.shop.models import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.delivery.conftest import Notes, Process
+
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+
+
+def orders(number: int) -> list[Order]:
+    with transaction.atomic():
+        return [Order.objects.create(number=str(place)) for place in range(number)]
+
+
+class Published:
+    """An engine that only remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.fails = False
+
+    def __call__(self, alias: str, deliveries: Any) -> None:
+        if self.fails:
+            raise ConnectionError("the broker is away")
+        self.ids += [number for number, _ in deliveries]
+
+
+@pytest.fixture
+def relay() -> tuple[Relay, Published]:
+    pytest.importorskip("celery")
+    found = Relay(Options(burst=True, databases=("default",)), "celery")
+    found.publish = published = Published()
+    return found, published
+
+
+def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
+    durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 0.2}
+    durable(receivers.saved)
+    orders(3)
+    one, published = relay
+    one.run()
+    one.run()
+    assert 3 == len(published.ids), "a message that is on its way is not sent again"
+    time.sleep(0.25)
+    one.run()
+    assert 6 == len(published.ids)
+    assert 3 == len(set(published.ids))
+
+
+def test_the_relay_publishes_the_head_of_a_key_alone(
+    durable: Callable[..., None], relay: tuple[Relay, Published], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    one, published = relay
+    one.run()
+    first, second = Delivery.objects.order_by("id").values_list("id", flat=True)
+    assert [first] == published.ids
+    claims = Claims("default")
+    assert claims.claim_one(second) is None, "a message that comes too early finds the row not to be run"
+    taken = claims.claim_one(first)
+    assert taken is not None
+    assert claims.claim_one(first) is None, "nor does one that comes twice"
+    claims.settle(taken, claiming.DONE)
+    assert claims.claim_one(first) is None
+    one.run()
+    assert [first, second] == published.ids
+
+
+def test_what_could_not_be_published_is_not_taken_for_published(
+    durable: Callable[..., None], relay: tuple[Relay, Published]
+) -> None:
+    durable(receivers.saved)
+    orders(2)
+    one, published = relay
+    published.fails = True
+    [claims] = [Claims("default")]
+    with pytest.raises(ConnectionError):
+        one._relay(claims)
+    published.fails = False
+    one.run()
+    assert 2 == len(published.ids)
+
+
+BACKENDS = [
+    ("django_tasks_db.DatabaseBackend", "django_tasks_db", ("db_worker", "--interval", "0.1")),
+    ("django_ox.backend.OxBackend", "django_ox", ("ox_worker",)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(django.VERSION < (6, 0), reason="django-ox and django-tasks-db are tested with Django's own tasks")
+@pytest.mark.parametrize(("backend", "app", "command"), BACKENDS, ids=[app for _, app, _ in BACKENDS])
+def test_djangos_tasks_run_deliveries(
+    durable: Callable[..., None],
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    notes: Notes,
+    backend: str,
+    app: str,
+    command: tuple[str, ...],
+) -> None:
+    if find_spec(app) is None:
+        pytest.skip(f"{app} is not installed")
+    durable(receivers.fails_once, backoff=0.2)
+    [order, *_] = orders(3)
+    order.save()
+    more: dict[str, Any] = {
+        "receivers": "fails_once:post_save:shop.Order:backoff=0.2",
+        "box": {"ENGINE": "tasks", "REDISPATCH": 5},
+        "SIGNALBOX_TEST_TASKS": f"{backend} {app}",
+    }
+    assert 0 == start("-m", "django", "migrate", "-v", "0", **more).wait()
+    theirs = start("-m", "django", *command, **more)
+    relay = worker(**more)
+    notes.wait_for("saved", 4, 60)
+    deadline = time.monotonic() + 10
+    while Delivery.objects.exclude(state="done").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert 0 == relay.end()
+    theirs.end()
+    mine = [int(line[2]) for line in notes.lines("saved") if line[1] == str(order.pk)]
+    assert sorted(mine) == mine
+    _drop(app)
+
+
+def _drop(app: str) -> None:
+    """Drop the tables of an app that this process does not know, before it flushes those that it does."""
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            if table.startswith((app, "django_tasks_db", "django_ox", "ox_")):
+                cascade = " CASCADE" if connection.vendor == "postgresql" else ""
+                cursor.execute(f"DROP TABLE {connection.ops.quote_name(table)}{cascade}")
+        cursor.execute(
+            "DELETE FROM django_migrations WHERE app IN ('django_tasks_db', 'django_ox', 'django_tasks_database')"
+        )
+
+
+@pytest.mark.redis
+def test_celery_runs_deliveries(
+    durable: Callable[..., None],
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    notes: Notes,
+    redis_url: str,
+) -> None:
+    pytest.importorskip("celery")
+    durable(receivers.fails_once, backoff=0.2)
+    found = orders(3)
+    found[0].save()
+    more: dict[str, Any] = {
+        "receivers": "fails_once:post_save:shop.Order:backoff=0.2",
+        "box": {"ENGINE": "celery"},
+        "SIGNALBOX_TEST_BROKER": redis_url,
+        "SIGNALBOX_TEST_QUEUE": f"signalbox_{os.getpid()}_plain",
+    }
+    arguments = ("-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING")
+    theirs = start(*arguments, "--without-gossip", "--without-mingle", **more)
+    relay = worker(**more)
+    notes.wait_for("saved", 4, 60)
+    assert 0 == relay.end()
+    theirs.end()
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_the_engine_for_development_runs_what_was_committed_at_once(
+    durable: Callable[..., None], notes: Notes, settings: Any, manual: bool
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(receivers.saved)
+    with transaction.atomic():
+        order = Order.objects.create(number="1")
+        assert [] == notes.lines()
+    assert 1 == len(notes.lines("saved"))
+    order.save()
+    assert 2 == len(notes.lines("saved"))
+    try:
+        with transaction.atomic():
+            order.save()
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert 2 == len(notes.lines("saved"))
+    assert not Delivery.objects.exclude(state="done").exists()
+
+
+def test_a_failure_in_development_reaches_nobody_and_is_kept(
+    durable: Callable[..., None], notes: Notes, settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(receivers.never_works, retries=0)
+    Order.objects.create(number="1")
+    assert "dead" == Delivery.objects.get().state
+    assert call_command is not None
+    assert sys is not None

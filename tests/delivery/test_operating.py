@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from django.test import RequestFactory
+
+from signalbox.delivery import claims as claiming
+from signalbox.delivery import health, operating
+from signalbox.delivery.claims import Claims, Result, Verdict
+from signalbox.delivery.testing import run_deliveries
+from signalbox.models import Delivery
+from tests.delivery import receivers
+from tests.shop import signals
+from tests.shop.models import Customer, Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.delivery.conftest import Notes
+
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+
+SAVED = "tests.delivery.receivers.saved"
+
+
+def orders(number: int) -> list[Order]:
+    with transaction.atomic():
+        return [Order.objects.create(number=str(place)) for place in range(number)]
+
+
+def kill(number: int = 1) -> list[int]:
+    """Make dead letters of the first deliveries."""
+    claims = Claims("default")
+    taken = claims.claim(number, number)
+    for one in taken:
+        claims.settle(one, Result(verdict=Verdict.DEAD, error="ValueError: no"))
+    return [one.id for one in taken]
+
+
+def command(*arguments: str) -> str:
+    output = StringIO()
+    call_command("signalbox", "deliveries", *arguments, stdout=output)
+    return output.getvalue()
+
+
+def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(durable: Callable[..., None], client: Any) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    orders(2)
+    kill()
+    claims = Claims("default")
+    done, running = claims.claim(2, 2)
+    claims.settle(done, claiming.DONE)
+    found = health.health("default")
+    assert (2, 1, 1, 1) == (found.pending, found.running, found.dead, found.blocked)
+    assert running.id
+    assert found.well
+    assert round(1 / 60, 2) == found.rate
+    assert json.loads(command("health", "--json"))["databases"][0]["dead"] == 1
+
+
+def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    orders(1)
+    Delivery.objects.update(wake=claiming.now() - 61 * claiming.SECOND)
+    assert not health.health("default").well
+    with pytest.raises(SystemExit):
+        command("health")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claiming, "aliases", lambda: ["default"])
+        answer = health.view(RequestFactory().get("/health/"))
+    assert 503 == answer.status_code
+    Delivery.objects.all().delete()
+    assert health.health("default").well
+
+
+def test_a_dead_letter_is_run_again_in_its_old_place(durable: Callable[..., None], notes: Notes) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    [dead] = kill()
+    assert Claims("default").claim(10, 10) == []
+    assert "1 of 1 deliveries: to be run now.\n" == command("retry", str(dead))
+    claims = Claims("default")
+    [first] = claims.claim(10, 10)
+    assert (dead, 1) == (first.id, first.attempts)
+    claims.settle(first, claiming.DONE)
+    assert 1 == len(claims.claim(10, 10))
+
+
+def test_a_discarded_dead_letter_lets_the_next_one_pass(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    [dead] = kill()
+    assert Claims("default").claim(10, 10) == []
+    assert "1 of 1 deliveries: discarded.\n" == command("discard", "--all", "--state", "dead")
+    [following] = Claims("default").claim(10, 10)
+    assert following.id > dead
+    assert "discarded" == Delivery.objects.get(pk=dead).state
+
+
+def test_what_runs_can_be_neither_retried_nor_discarded(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    orders(1)
+    Claims("default").claim(1, 1)
+    assert 0 == operating.retry(Delivery.objects.all(), "default")
+    assert 0 == operating.discard(Delivery.objects.all(), "default")
+
+
+def test_deliveries_are_listed_by_state_and_receiver(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    orders(3)
+    [dead] = kill()
+    listed = [json.loads(line) for line in command("list", "--json", "--state", "dead").splitlines()]
+    assert [(dead, "dead", "ValueError: no")] == [(one["id"], one["status"], one["error"]) for one in listed]
+    assert 3 == len(command("list", "--json", "--receiver", "saved").splitlines())
+    assert "There are no such deliveries.\n" == command("list", "--receiver", "other")
+    assert SAVED in command("list")
+    assert '"row"' in json.dumps(json.loads(command("show", str(dead), "--json"))["payload"])
+
+
+def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Callable[..., None], notes: Notes) -> None:
+    since = claiming.now()
+    found = orders(2)
+    with pytest.raises(RuntimeError), transaction.atomic():
+        found[0].save()
+        raise RuntimeError
+    found[0].save()
+    found[1].delete()
+    durable(receivers.saved)
+    assert 3 == operating.replay(SAVED, "default", since=since, dry_run=True)
+    assert 3 == operating.replay(SAVED, "default", since=since)
+    assert 0 == operating.replay(SAVED, "default", since=since), "what waits is not made twice"
+    run_deliveries()
+    assert [str(found[0].pk), str(found[0].pk)] == [line[1] for line in notes.lines()][::2]
+    assert 0 == operating.replay(SAVED, "default", since=since, missing=True)
+    assert 3 == operating.replay(SAVED, "default", since=since)
+
+
+def test_a_replayed_event_leaves_out_what_was_not_recorded(durable: Callable[..., None]) -> None:
+    since = claiming.now()
+    Customer.objects.create(name="x" * 99, api_token="t0ken")
+    durable(receivers.saved, sender=Customer)
+    operating.replay(SAVED, "default", since=since)
+    assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
+
+
+def test_replay_of_an_unknown_receiver_names_the_known_ones(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    with pytest.raises(CommandError, match=f"no durable receiver 'shop.gone'; known: {SAVED}"):
+        command("replay", "--receiver", "shop.gone", "--since", "1h")
+
+
+def test_a_custom_signal_is_replayed_with_its_objects(durable: Callable[..., None], notes: Notes) -> None:
+    since = claiming.now()
+    order = Order.objects.create(number="1")
+    signals.order_paid.send(sender=Order, order=order)
+    durable(takes_order, signals.order_paid, None)
+    assert 1 == operating.replay(f"{__name__}.takes_order", "default", since=since)
+    run_deliveries()
+    assert [["order", "1"]] == notes.lines()
+
+
+def takes_order(sender: Any, order: Order, **kwargs: Any) -> None:
+    receivers.note("order", order.number)
