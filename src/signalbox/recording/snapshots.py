@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from django.db import router
 from django.db.models import Model
 from django.db.models.base import ModelState
 from django.db.models.fields.files import FieldFile
@@ -42,11 +43,12 @@ def old(plan: Plan, state: ModelState) -> Any:
 def before(plan: Plan, instance: Model, using: str) -> Any:
     """Return the known values of the row that a write of ``instance`` to the database ``using`` meets.
 
-    What was read of another row is no help: an object whose key was changed, or that comes from another database.
+    What was read of another row is no help: an object whose key was changed, or that comes from another database. One
+    that was read from a replica comes from the database that the routers say it is written to.
     """
     state = instance._state
     row = old(plan, state)
-    if row is UNKNOWN or state.db != using:
+    if row is UNKNOWN or (state.db != using and router.db_for_write(type(instance), instance=instance) != using):
         return UNKNOWN
     values = instance.__dict__
     for place, attname in plan.pk_places:

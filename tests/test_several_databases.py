@@ -1,0 +1,279 @@
+"""Several databases: an event lies where its change lies, and is about that database's row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections, models, transaction
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+
+from signalbox import store
+from signalbox.models import Event
+from signalbox.objects import history
+from signalbox.reverting import revert
+from tests.events import changes, newest, of, recorded
+from tests.shop.models import Customer, Order, Restaurant, Tag
+
+pytestmark = [
+    pytest.mark.every_database,
+    pytest.mark.django_db(databases=["default", "other"], transaction=True),
+]
+
+
+def told(using: str) -> list[tuple[str, str, str]]:
+    """Signal, sender and alias of the events that lie in a database."""
+    senders = ("shop.Tag", "shop.Order", "shop.Order_tags", "shop.Restaurant", "shop.Customer")
+    return [
+        (event.signal, event.sender, event.database)
+        for event in recorded(using=using, sender__in=senders)
+        if event.signal != "class_prepared"
+    ]
+
+
+class Split:
+    """Tags lie in the other database."""
+
+    def db_for_read(self, model: type[models.Model], **hints: Any) -> str | None:
+        return "other" if model is Tag else None
+
+    db_for_write = db_for_read
+
+
+class Replica:
+    """Everything is read from another connection than it is written to."""
+
+    def db_for_read(self, model: type[models.Model], **hints: Any) -> str:
+        return "replica"
+
+    def db_for_write(self, model: type[models.Model], **hints: Any) -> str:
+        return "default"
+
+    def allow_relation(self, *objects: Any, **hints: Any) -> bool:
+        return True
+
+
+def add(alias: str, **settings: Any) -> None:
+    connections.databases[alias] = {**connections.databases["default"], **settings}
+    connections[alias].connect()  # past the test case, which lets nobody open what it does not know
+
+
+def drop(alias: str) -> None:
+    connections[alias].close()
+    del connections[alias]
+    del connections.databases[alias]
+    store.forget()
+
+
+@pytest.fixture
+def replica() -> Iterator[None]:
+    """A second connection to the default database, from which the router reads."""
+    add("replica")
+    try:
+        with override_settings(DATABASE_ROUTERS=[Replica()]):
+            yield
+    finally:
+        drop("replica")
+
+
+@pytest.fixture
+def attic(tmp_path: Path) -> Iterator[Any]:
+    """A database of another kind, or at least in another place: a SQLite file, empty."""
+    add(
+        "attic",
+        ENGINE="django.db.backends.sqlite3",
+        NAME=str(tmp_path / "attic.sqlite3"),
+        OPTIONS={},
+        HOST="",
+        PORT="",
+        USER="",
+        PASSWORD="",
+    )
+    try:
+        yield connections["attic"]
+    finally:
+        drop("attic")
+
+
+def tables(alias: str, *tabled: type[models.Model]) -> None:
+    with connections[alias].schema_editor() as editor:
+        for model in tabled:
+            editor.create_model(model)
+
+
+# ------------------------------------------------------------------ two databases
+
+
+def test_an_event_lies_with_its_change() -> None:
+    Tag.objects.using("other").create(name="a")
+    Tag.objects.create(name="b")
+    assert [("post_save", "shop.Tag", "other")] == told("other")
+    assert [("post_save", "shop.Tag", "default")] == told("default")
+
+
+def test_every_kind_of_change_lies_where_it_happened() -> None:
+    tags = Tag.objects.using("other").bulk_create([Tag(name="a"), Tag(name="b")])
+    Tag.objects.using("other").update(name="c")
+    Tag.objects.using("other").bulk_update(tags, ["name"])
+    order = Order.objects.using("other").create(number="A-1")
+    order.tags.add(*tags)
+    order.tags.clear()
+    tags[0].delete()
+    Restaurant(name="Lion").save(using="other")
+    Tag.objects.using("other").all()._raw_delete("other")
+    assert [] == told("default")
+    assert {"other"} == {database for _, _, database in told("other")}
+    assert {"bulk_create", "update", "bulk_update", "post_save", "m2m_changed", "post_delete", "bulk_delete"} == {
+        signal for signal, _, _ in told("other")
+    }
+
+
+def test_an_object_that_is_saved_to_another_database_is_another_row_there() -> None:
+    tag = Tag.objects.create(pk=5, name="a")
+    tag.save(using="other")
+    assert of(tag, using="other").data["args"]["created"]
+    mine = Tag.objects.using("default").get(pk=5)
+    mine.name = "b"
+    mine.save(using="other")
+    assert {"name": ["b"]} == changes(mine, using="other")
+    mine.name = "c"
+    mine.save(using="other")
+    assert {"name": ["b", "c"]} == changes(mine, using="other")
+    mine.save(using="default")
+    assert {"name": ["c"]} == changes(mine)
+
+
+def test_deleting_from_another_database_tells_nothing_of_this_ones_row() -> None:
+    for using in ("default", "other"):
+        Tag.objects.using(using).create(pk=5, name=f"in {using}")
+    Tag.objects.using("default").get().delete(using="other")
+    assert {"id": 5} == newest(Tag, "post_delete", using="other").data["row"]
+    assert 1 == Tag.objects.using("default").count()
+
+
+def test_a_routed_model_needs_no_using() -> None:
+    with override_settings(DATABASE_ROUTERS=[Split()]):
+        tag = Tag.objects.create(name="a")
+        tag.name = "b"
+        tag.save()
+        Tag.objects.update(name="c")
+        assert [] == told("default")
+        assert ["update", "post_save", "post_save"] == [event.signal for event in history(tag)]
+        assert {"name": ["a", "b"]} == changes(tag, using="other")
+
+
+def test_each_transaction_decides_for_itself() -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using="other"):
+        with transaction.atomic():
+            Tag.objects.create(name="a")
+            Tag.objects.using("other").create(name="b")
+        raise ZeroDivisionError
+    assert [("post_save", "shop.Tag", "default")] == told("default")
+    assert [] == told("other")
+    assert ["other"] == [event.database for event in Event.objects.filter(outcome="rolled_back", signal="post_save")]
+
+
+def test_an_object_has_one_history_in_each_database() -> None:
+    here, there = Tag.objects.create(pk=5, name="here"), Tag.objects.using("other").create(pk=5, name="there")
+    there.name = "still there"
+    there.save()
+    assert (1, 2) == (len(list(history(here))), len(list(history(there))))
+    assert 2 == len(list(history(Tag, 5, using="other")))
+    assert ["here", "still there"] == [history(tag).as_of(newest(using="other").at)["name"] for tag in (here, there)]
+
+
+def test_reverting_happens_where_the_event_lies() -> None:
+    tag = Tag.objects.using("other").create(pk=5, name="a")
+    Tag.objects.create(pk=5, name="here")
+    tag.name = "b"
+    tag.save()
+    revert(of(tag, using="other"))
+    assert ("a", "here") == (Tag.objects.using("other").get().name, Tag.objects.using("default").get().name)
+
+
+# ------------------------------------------------------------------ a replica
+
+
+@pytest.mark.usefixtures("replica")
+def test_what_was_read_from_a_replica_is_known_when_it_is_written() -> None:
+    Customer.objects.create(pk=7, name="Ada")
+    Order.objects.create(pk=5, number="A-1", customer_id=7)
+    found = Order.objects.get()
+    assert "replica" == found._state.db
+    found.number = "A-2"
+    found.save()
+    assert ["A-1", "A-2"] == changes(found)["number"]
+    assert ("default", "A-2") == (of(found).database, Order.objects.get().number)
+    assert ["post_save", "post_save"] == [event.signal for event in history(Order.objects.get())]
+
+
+@pytest.mark.usefixtures("replica")
+def test_a_label_asks_no_replica() -> None:
+    found = Order.objects.create(number="A-1")
+    Order.__str__, kept = (lambda self: f"{Customer.objects.count()} {self.number}"), Order.__str__  # type: ignore[method-assign]
+    try:
+        with CaptureQueriesContext(connections["replica"]) as captured:
+            found.save()
+        assert ([], "") == (list(captured), of(found).object_label)
+    finally:
+        Order.__str__ = kept  # type: ignore[method-assign]
+
+
+# ------------------------------------------------------------------ another engine
+
+
+def test_a_database_of_another_kind_holds_its_own_events(attic: Any) -> None:
+    call_command("migrate", "signalbox", database="attic", verbosity=0)
+    tables("attic", Tag)
+    tag = Tag.objects.using("attic").create(name="a")
+    tag.name = "b"
+    tag.save()
+    with transaction.atomic(using="attic"), transaction.atomic():
+        Tag.objects.using("attic").update(name="c")
+        Tag.objects.create(name="d")
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using="attic"):
+        tag.save()
+        raise ZeroDivisionError
+    assert ["post_save", "post_save", "update"] == [signal for signal, _, _ in told("attic")]
+    assert [("post_save", "shop.Tag", "default")] == told("default")
+    assert "sqlite" == attic.vendor
+
+
+def test_events_of_a_database_without_tables_lie_in_the_default_one_after_the_commit(attic: Any) -> None:
+    tables("attic", Tag)
+    with transaction.atomic(using="attic"):
+        tag = Tag.objects.using("attic").create(name="a")
+        assert [] == told("default")
+    assert [("post_save", "shop.Tag", "attic")] == told("default")
+    tag.name = "b"
+    tag.save()
+    Tag.objects.using("attic").update(name="c")
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using="attic"):
+        Tag.objects.using("attic").create(name="never")
+        raise ZeroDivisionError
+    assert ["post_save", "post_save", "update"] == [signal for signal, _, _ in told("default")]
+    assert {"name": ["a", "b"]} == newest(Tag, "post_save").data["changes"]
+    assert ["update", "post_save", "post_save"] == [
+        event.signal for event in history(tag) if event.outcome == "committed"
+    ]
+    assert "c" == history(tag).as_of(newest(Tag, "update").at)["name"]
+
+
+def test_a_database_that_gets_its_tables_later_holds_its_events_from_then_on(attic: Any) -> None:
+    tables("attic", Tag)
+    Tag.objects.using("attic").create(name="a")
+    call_command("migrate", "signalbox", database="attic", verbosity=0)
+    Tag.objects.using("attic").create(name="b")
+    assert [("post_save", "shop.Tag", "attic")] == told("default")
+    assert [("post_save", "shop.Tag", "attic")] == told("attic")
+
+
+def test_the_default_connection_is_left_alone_by_the_others(attic: Any) -> None:
+    tables("attic", Tag)
+    with CaptureQueriesContext(connection) as captured:
+        Tag.objects.using("attic").create(name="a")
+    assert [] == list(captured)
