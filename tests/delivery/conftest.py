@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,10 +87,8 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL it with what it started, at once."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.popen.wait()
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:

@@ -113,8 +113,8 @@ def test_killed_celery_workers_and_an_emptied_broker_lose_nothing(
         "SIGNALBOX_TEST_BROKER": url,
         "SIGNALBOX_TEST_QUEUE": queue,
     }
-    arguments = ("-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING", "-E")
-    arguments += ("--without-gossip", "--without-mingle", "-n", f"{queue}@%h")
+    arguments = ["-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING"]
+    arguments += ["--without-gossip", "--without-mingle", "-n", f"{queue}@%h"]
     app = celery.Celery(broker=url)
     orders = prepared(durable)
     relay = worker(**more)

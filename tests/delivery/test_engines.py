@@ -20,7 +20,7 @@ from tests.delivery import receivers
 from tests.shop.models import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.delivery.conftest import Notes, Process
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ def test_deliveries_are_listed_by_state_and_receiver(durable: Callable[..., None
 def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Callable[..., None], notes: Notes) -> None:
     since = claiming.now()
     found = orders(2)
-    with pytest.raises(RuntimeError), transaction.atomic():
+    with suppress(RuntimeError), transaction.atomic():
         found[0].save()
         raise RuntimeError
     found[0].save()

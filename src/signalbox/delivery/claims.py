@@ -34,8 +34,10 @@ SECOND: Final = 1_000_000
 LOOK_AT_BLOCKED: Final = 300 * SECOND
 """How long a delivery behind a dead letter is left alone; whoever retries or discards that one wakes it at once."""
 
-_COLUMNS: Final = "id, receiver, queue, order_key, lane, trace_id, span, signal, sender, object_key, database, attempts, epoch, created, payload"
-_COLUMNS_OF_D: Final = ", ".join(f"d.{name.strip()}" for name in _COLUMNS.split(","))
+_COLUMNS: Final = (
+    "id receiver queue order_key lane trace_id span signal sender object_key database attempts epoch created payload"
+)
+_COLUMNS_OF_D: Final = ", ".join(f"d.{name}" for name in _COLUMNS.split())
 _HEAD: Final = f"(d.lane IS NULL OR NOT EXISTS (SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.id < d.id))"
 
 _NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
@@ -118,7 +120,7 @@ class Claims:
     # ------------------------------------------------------------ claiming
 
     def claim(self, limit: int, begin: int = 0) -> list[Claimed]:
-        """Take up to ``limit`` deliveries that are due, the longest waiting first; count an attempt of the first ``begin``.
+        """Take up to ``limit`` deliveries that are due, longest waiting first; count an attempt of ``begin`` of them.
 
         Raises ``django.db.Error`` if the database is away or locked.
         """
@@ -204,12 +206,13 @@ class Claims:
         return claimed
 
     def dispatch(self, limit: int, until: int) -> list[tuple[int, str]]:
-        """Mark up to ``limit`` deliveries that are due as sent to an engine until ``until``; return their ids and queues.
+        """Mark up to ``limit`` deliveries that are due as sent out until ``until``; return their ids and queues.
 
         The mark is committed when this returns: publish then, and what is not published, or lost, is marked anew.
         """
         moment = now()
-        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {_HEAD} ORDER BY d.wake LIMIT %s"
+        due = f"d.wake <= %s{self._of_queue()} AND {_HEAD} ORDER BY d.wake LIMIT %s"
+        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {due}"
         with self.connection.cursor() as cursor:
             if self.connection.vendor != "postgresql":
                 cursor.execute(pick, [moment, *self.queues, 1])
@@ -244,7 +247,7 @@ class Claims:
             cursor.execute(*self._wake_lane_sql(lane))
 
     def under_way(self, until: int, most: int) -> int:
-        """Return how many deliveries wake between now and ``until``, ``most`` at most: those sent out are among them."""
+        """Return how many deliveries wake until ``until``, ``most`` at most: those that are sent out are among them."""
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE wake > %s AND wake <= %s LIMIT %s) w",
@@ -352,11 +355,11 @@ class Claims:
     def release(self, held: Sequence[Claimed]) -> None:
         """Give back what was claimed and not begun."""
         moment = now()
+        back = f"UPDATE {TABLE} SET lease = NULL, wake = %s, attempts = attempts - %s"
         statements = [
             (
-                f"UPDATE {TABLE} SET lease = NULL, wake = %s, attempts = attempts - {int(one.started)} "
-                "WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
-                [moment, one.id, one.epoch],
+                f"{back} WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
+                [moment, int(one.started), one.id, one.epoch],
             )
             for one in held
         ]
@@ -397,16 +400,16 @@ class Claims:
         return f"UPDATE {TABLE} SET wake = due WHERE lane = %s AND lease IS NULL AND wake > due", [lane]
 
     def _run(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
-        """Run ``statements`` in one transaction and one message where the database takes it; return their row counts."""
+        """Run ``statements`` in one transaction, in one message if the database takes it; return row counts."""
         connection = self.connection
         if connection.vendor == "postgresql":
             return self._run_at_once(statements)
         counts = []
-        with self._not_waiting_for_disk(), self._writing() if len(statements) > 1 else nullcontext():
-            with connection.cursor() as cursor:
-                for sql, params in statements:
-                    cursor.execute(sql, params)
-                    counts.append(cursor.rowcount)
+        together = self._writing() if len(statements) > 1 else nullcontext()
+        with self._not_waiting_for_disk(), together, connection.cursor() as cursor:
+            for sql, params in statements:
+                cursor.execute(sql, params)
+                counts.append(cursor.rowcount)
         return counts
 
     @contextmanager
@@ -442,7 +445,7 @@ class Claims:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction that takes SQLite's write lock at its beginning: one that reads first may fail without waiting."""
+        """A transaction that takes SQLite's write lock at its beginning: one that reads first may fail at once."""
         connection = self.connection
         if connection.vendor != "sqlite" or connection.in_atomic_block:
             with transaction.atomic(using=self.alias, savepoint=False):
@@ -461,7 +464,7 @@ class Claims:
     # ------------------------------------------------------------ housekeeping
 
     def prune(self, limit: int = 1000) -> int:
-        """Delete up to ``limit`` deliveries that are done or discarded for longer than they are kept; return how many."""
+        """Delete up to ``limit`` deliveries that are done or discarded and were kept long enough; return how many."""
         before = now() - int(conf.get().KEEP_DELIVERIES * 86_400 * SECOND)
         with self.connection.cursor() as cursor:
             cursor.execute(

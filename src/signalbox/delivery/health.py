@@ -97,7 +97,7 @@ def report(aliases: Sequence[str]) -> dict[str, Any]:
 
 @never_cache
 def view(request: HttpRequest) -> HttpResponse:
-    """Answer 200 while deliveries get on and 503 while they don't, with the figures. It names no receiver and no object."""
+    """Answer 200 while deliveries get on and 503 while they don't, with figures. It names no receiver and no object."""
     from signalbox.delivery.claims import aliases
 
     found = report(aliases())

@@ -1,4 +1,4 @@
-"""What an engine's worker needs to run a delivery: its lease renewed and its timeout kept, beside whatever else it does."""
+"""What an engine's worker needs to run a delivery: its lease renewed and its timeout kept, whatever else it does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("signalbox")
 
 TICK: Final = 0.5
 PATIENCE: Final = 20.0
-"""Seconds for which a database that is away is asked to take the outcome; then the lease runs out and it is run again."""
+"""Seconds for which a database that is away is asked to take the outcome; then it is run again after its lease."""
 
 
 def run_one(alias: str, number: int) -> bool:

@@ -207,11 +207,11 @@ def _connect(signal: Signal, target: Callable[..., Any], sender: Senders, weak: 
         app, model = sender.split(".")
         apps.lazy_model_operation(partial(_connect_to, signal, target, weak, uid), (app, model.lower()))
         return
-    signal.connect(target, sender=sender, weak=weak, dispatch_uid=uid)  # type: ignore[arg-type]
+    signal.connect(target, sender=sender, weak=weak, dispatch_uid=uid)
 
 
 def _connect_to(signal: Signal, target: Callable[..., Any], weak: bool, uid: object, model: type[Model]) -> None:
-    signal.connect(target, sender=model, weak=weak, dispatch_uid=uid)  # type: ignore[arg-type]
+    signal.connect(target, sender=model, weak=weak, dispatch_uid=uid)
 
 
 def _after_commit(function: Callable[..., Any], weak: bool) -> tuple[Any, bool]:
@@ -248,7 +248,7 @@ _BEFORE: Final = "comes before the change it announces, and a durable receiver a
 _REFUSED: Final[Mapping[str, str]] = {
     "pre_init": "is sent for each instance that is made, not for a change: use post_save",
     "post_init": "is sent for each instance that is made, not for a change: use post_save",
-    "class_prepared": "is sent while models are imported, before there is a database to write to: use AppConfig.ready()",
+    "class_prepared": "is sent while models are imported, before there is a database to write to: connect it plainly",
     "pre_save": _BEFORE.format("post_save"),
     "pre_delete": _BEFORE.format("post_delete"),
     "pre_migrate": _BEFORE.format("post_migrate, not durable"),
@@ -270,7 +270,7 @@ def _register(function: Callable[..., Any], signals: Sequence[Signal | str], sen
     for signal in signals:
         signal_name = _name_of(signal, name)
         _subscribe(durable, signal_name, sender)
-    store.deliverer = sys.modules[__name__]  # type: ignore[assignment]
+    store.deliverer = sys.modules[__name__]
     for call in listeners:
         call()
 
@@ -333,8 +333,8 @@ def _name_of(signal: Signal | str, receiver_name: str) -> str:
     found = names.get(signal) or _search(signal)
     if found is None:
         raise NotDurable(
-            f"{receiver_name}: its signal stands in no module under a name of its own, by which a worker could find it; "
-            "assign it in a module, or name it with signalbox.track(signal, 'shop.signals.paid') first."
+            f"{receiver_name}: its signal stands in no module under a name of its own, by which a worker could find "
+            "it; assign it in a module, or name it with signalbox.track(signal, 'shop.signals.paid') first."
         )
     return known_as(signal, found)
 
@@ -355,7 +355,7 @@ def known_as(signal: Signal, name: str) -> str:
 
 
 def _search(signal: Signal) -> str | None:
-    for module_name, module in sorted(list(sys.modules.items()), key=lambda item: (item[0].count("."), item[0])):
+    for module_name, module in sorted(sys.modules.copy().items(), key=lambda item: (item[0].count("."), item[0])):
         members = getattr(module, "__dict__", None) if module_name != "__main__" else None
         for name, value in list(members.items()) if members else ():
             if value is signal:
@@ -402,8 +402,8 @@ def _subscribe(durable: Durable, signal: str, sender: Senders) -> None:
 def _subscribe_to(durable: Durable, signal: str, model: type[Model]) -> None:
     if encoding.has_secret_key(model, redactor()):
         raise NotDurable(
-            f"{durable.name}: the primary key of {model._meta.label} is a secret, which is not stored, so a worker could "
-            "not load the object: connect it plainly."
+            f"{durable.name}: the primary key of {model._meta.label} is a secret, which is not stored, so a worker "
+            "could not load the object: connect it plainly."
         )
     _add(durable, signal, model._meta.label)
     for call in listeners:
@@ -449,7 +449,7 @@ def subscriptions() -> list[tuple[str, str | None, Durable]]:
 
 
 def named(name: str, signal: str) -> Durable | None:
-    """Return the durable receiver ``name`` as it is registered for ``signal``, or for another one if it no longer is."""
+    """Return the durable receiver ``name`` as it is registered for ``signal``, or for another if it no longer is."""
     found = None
     for heard, _, durable in subscriptions():
         if durable.name == name:
@@ -512,8 +512,8 @@ def pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping[
             except travel.CannotTravel as error:
                 if takers:
                     raise NotDurable(
-                        f"{signal} was sent with {name!r}, which {takers[0]} takes and which cannot travel to a worker: "
-                        f"{error}. Send its key, or what JSON can say."
+                        f"{signal} was sent with {name!r}, which {takers[0]} takes and which cannot travel to a "
+                        f"worker: {error}. Send its key, or what JSON can say."
                     ) from error
     return packed
 
@@ -617,22 +617,17 @@ def _row(change: RowChange) -> dict[str, Any]:
         return {}
     before = new if old is None or old is UNKNOWN else old
     found = {}
-    for name, was, value in zip(fields.names, before, new, strict=True):
-        if value is UNKNOWN:
-            value = was
-        if value is UNKNOWN or name in fields.secret or name in fields.excluded:
+    for name, was, written in zip(fields.names, before, new, strict=True):
+        value = was if written is UNKNOWN else written
+        if value is UNKNOWN or name in fields.secret or name in fields.excluded or hasattr(value, "resolve_expression"):
             continue
-        if name in fields.special and type(value).__name__ not in _EXACT:
-            if isinstance(value, dict | list):
-                if redact(value, fields.redactor) != value:
-                    continue
-            elif not hasattr(value, "field") or not hasattr(value, "name"):  # a FieldFile is stored by its name
-                continue
-            else:
-                value = value.name
-        elif hasattr(value, "resolve_expression"):
-            continue
-        found[name] = value
+        if name not in fields.special or type(value).__name__ in _EXACT:
+            found[name] = value
+        elif isinstance(value, dict | list):
+            if redact(value, fields.redactor) == value:
+                found[name] = value
+        elif hasattr(value, "field") and hasattr(value, "name"):  # a FieldFile is stored by its name
+            found[name] = value.name
     return found
 
 
@@ -686,7 +681,8 @@ def delivered(connection: BaseDatabaseWrapper) -> None:
     elif connection.get_autocommit():
         run()
     else:  # within the commit of a transaction that Django has left already: what is added now still runs
-        connection.run_on_commit.append((set(), run, True))
+        hooks: list[Any] = connection.run_on_commit
+        hooks.append((set(), run, True))
 
 
 def home() -> str:

@@ -1,4 +1,4 @@
-"""The relay of an engine: marks what is due as sent until T, commits, then publishes. What was lost is sent again after T.
+"""The relay of an engine: marks what is due as sent until T, commits, then publishes. What was lost is sent after T.
 
 The order matters: a message that is published before its mark is committed can be run and marked in the wrong order,
 and a mark without a message costs nothing but T.
@@ -68,9 +68,7 @@ class Relay:
                         continue
                     if not found and (self.options.once or self.options.burst):
                         return 0
-                    if found:
-                        pause = SHORTEST_PAUSE
-                    elif waiting.wait(pause):
+                    if found or waiting.wait(pause):
                         pause = SHORTEST_PAUSE
                     else:
                         pause = min(LONGEST_PAUSE, pause * 2)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db import connections
 from django.utils.functional import SimpleLazyObject
 
@@ -167,7 +167,7 @@ def _named(claimed: Claimed) -> dict[str, Any]:
                 "action": args["action"],
                 "reverse": bool(args.get("reverse")),
                 "model": model,
-                "pk_set": {model._meta.pk.to_python(key) for key in keys}
+                "pk_set": {model._meta.pk.to_python(key) for key in keys or ()}
                 if known and args["action"] != "post_clear"
                 else None,
                 "using": using,
@@ -190,7 +190,7 @@ def instance_of(claimed: Claimed, label: str, row: dict[str, Any] | None) -> Mod
     key = _primary_key(claimed, model, row)
     try:
         return model._base_manager.using(claimed.database).get(pk=key)
-    except model.DoesNotExist:
+    except ObjectDoesNotExist:
         return _rebuilt(claimed, model, row or {})
 
 

@@ -1,4 +1,4 @@
-"""Arguments of a send on their way to another process: what JSON has no type for is tagged, objects travel as their key."""
+"""Arguments of a send on their way to another process: what JSON has no type for is tagged, objects are keys."""
 
 from __future__ import annotations
 
@@ -79,11 +79,8 @@ def _pack_object(value: Any, depth: int) -> Any:
     if isinstance(value, type):
         if "<locals>" in value.__qualname__:
             raise CannotTravel(f"the class {value.__qualname__} stands in a function, where no other process finds it")
-        meta = getattr(value, "_meta", None)
-        return {
-            TAG: "class",
-            "v": meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}",
-        }
+        name = value._meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"
+        return {TAG: "class", "v": name}
     if isinstance(value, str):
         return str.__str__(value)  # a subclass, as of TextChoices, arrives as its text
     if isinstance(value, int):
@@ -145,9 +142,7 @@ def class_named(name: str) -> Any:
 
 
 def _duration(text: str) -> dt.timedelta:
-    found = parse_duration(text)
-    assert found is not None
-    return found
+    return parse_duration(text) or dt.timedelta()
 
 
 _TEXTS: Final[dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]]] = {

@@ -33,20 +33,20 @@ class Waiting:
 
     @contextmanager
     def signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-        """Call ``handlers`` on their signals within the block, and wake up for them; they are the main thread's alone."""
+        """Call ``handlers`` on their signals within the block, and wake up for them: in the main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in handlers}
         fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number, handler in handlers.items():
-            signal.signal(number, lambda *_, handler=handler: handler())
+        for number in handlers:
+            signal.signal(number, lambda found, _: handlers[signal.Signals(found)]())
         try:
             yield
         finally:
             signal.set_wakeup_fd(fd)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, was in before.items():
+                signal.signal(number, was)
 
     def wake(self) -> None:
         """Let who waits go on; to be called from any thread."""
@@ -60,7 +60,7 @@ class Waiting:
         return bool(self.aliases) and len(self._listening) == len(self.aliases)
 
     def listen(self) -> None:
-        """Ask each PostgreSQL to tell of new deliveries, unless it does already. A database that is away is asked again."""
+        """Ask each PostgreSQL to tell of new deliveries, unless it does. One that is away is asked again next time."""
         for alias in self.aliases:
             connection = connections[alias]
             raw = connection.connection

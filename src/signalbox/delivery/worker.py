@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from django.db import Error, connections
@@ -184,24 +185,24 @@ class Worker:
                 self._ready.remove(one)
                 self._held.pop((one.alias, one.id), None)
         for alias, claims in self.claims.items():
-            self._once(lambda claims=claims, alias=alias: claims.release([one for one in stale if one.alias == alias]))
+            self._once(partial(claims.release, [one for one in stale if one.alias == alias]))
             held = [one for one in list(self._held.values()) if one.alias == alias]
             if held:
-                lost = self._once(lambda claims=claims, held=held: claims.renew(held))
+                lost = self._once(partial(claims.renew, held))
                 lost = {number for number in lost or () if (alias, number) in self._held}  # not what was just finished
                 if lost:
                     logger.warning("Deliveries %s took this worker for dead, and are run by another.", sorted(lost))
 
     def _give_back(self) -> None:
         with self._lock:
-            left = [one for one in self._ready]
+            left = list(self._ready)
             self._ready.clear()
             for one in left:
                 self._held.pop((one.alias, one.id), None)
         for alias, claims in self.claims.items():
             mine = [one for one in left if one.alias == alias]
             if mine:
-                self._once(lambda claims=claims, mine=mine: claims.release(mine))
+                self._once(partial(claims.release, mine))
 
     def _prune(self) -> None:
         for claims in self.claims.values():

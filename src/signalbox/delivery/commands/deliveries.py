@@ -128,13 +128,13 @@ def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     if not options["receiver"] or not options["since"]:
         raise CommandError("replay needs --receiver NAME and --since TIME.", returncode=2)
     times = Filter.parse({"since": options["since"], "until": options["until"]})
-    assert times.since is not None
+    since, until = (None if time is None else microseconds(time) for time in (times.since, times.until))
     try:
         number = operating.replay(
             options["receiver"],
             alias,
-            since=microseconds(times.since),
-            until=None if times.until is None else microseconds(times.until),
+            since=since or 0,
+            until=until,
             missing=options["missing"],
             dry_run=options["dry_run"],
         )

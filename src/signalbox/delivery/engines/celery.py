@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@shared_task(name="signalbox.run", acks_late=True, reject_on_worker_lost=True, ignore_result=True, max_retries=0)
+@shared_task(  # type: ignore[untyped-decorator]
+    name="signalbox.run", acks_late=True, reject_on_worker_lost=True, ignore_result=True, max_retries=0
+)
 def run(alias: str, number: int) -> None:
     """Run one delivery."""
     run_one(alias, number)

@@ -11,7 +11,7 @@ from signalbox.delivery.keeping import run_one
 try:
     from django.tasks import task
 except ImportError:  # Django 5.2: the same by another name
-    from django_tasks import task
+    from django_tasks import task  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

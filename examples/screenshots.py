@@ -1,0 +1,94 @@
+"""Take the pictures in docs/images of the demo: ``make screenshots``.
+
+It runs the demo of examples/builtinsignals, follows the link that it prints, and photographs the pages in both schemes.
+SIGNALBOX_TEST_CHROMIUM names the browser where it isn't found by itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs/images"
+sys.path[:0] = [str(ROOT)]
+
+from tests.web import browsing  # noqa: E402 - it is found from the root
+
+WIDE = {"width": 1360, "height": 850}
+PHONE = {"width": 390, "height": 780}
+OPENED = "tour"
+CHANGED = "body"
+
+
+@contextmanager
+def demonstration() -> Iterator[str]:
+    """Run the demo; yield the link that it ends with."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-u", "demo.py", "--port", "0", "--keep", folder, "--no-color"]
+        site = ROOT / "examples/builtinsignals"
+        with subprocess.Popen(command, cwd=site, stdout=subprocess.PIPE, text=True) as demo:
+            assert demo.stdout
+            try:
+                link = next((line.split()[-1] for line in demo.stdout if "See it live" in line), None)
+                if link is None:
+                    raise SystemExit("The demo ended without a link; what it printed says why.")
+                yield link
+            finally:
+                demo.send_signal(signal.SIGINT)
+                demo.communicate()
+
+
+def photograph(page: Any, address: str, name: str, window: dict[str, int], *schemes: str) -> None:
+    """Take the pictures of one page."""
+    page.set_viewport_size(window)
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.goto(address)
+        page.wait_for_load_state("networkidle") if "signalbox/map" in address else page.wait_for_timeout(900)
+        if name == "timeline":
+            line = page.locator("[data-line]", has=page.locator(".name", has_text=OPENED)).first
+            line.locator("[data-twist]").click()
+            line.locator(".leaf").first.wait_for()
+            page.evaluate("scrollTo(0, 0)")
+            page.mouse.move(0, 0)
+        page.screenshot(path=IMAGES / f"{name}-{scheme}.png")
+
+
+def main() -> int:
+    """Return the exit code."""
+    if reason := browsing.missing():
+        sys.stderr.write(f"There can be no pictures: {reason}.\n")
+        return 1
+    shutil.rmtree(IMAGES, ignore_errors=True)
+    IMAGES.mkdir(parents=True)
+    with demonstration() as link, browsing.chromium() as browser:
+        page = browser.new_context(device_scale_factor=1.5).new_page()
+        page.goto(link)
+        root = page.url
+        page.goto(f"{root}?kind=command&text={OPENED}")
+        trace = page.locator("a.what", has_text=OPENED).first.get_attribute("href")
+        life = f"{root}object/?sender=blog.Post&key=1"
+        page.goto(life)
+        step = page.locator(".step", has_text=CHANGED).first
+        change, key = step.locator(".step-event").get_attribute("href"), step.get_attribute("data-version")
+        host = root.removesuffix("/signalbox/")
+        photograph(page, root, "timeline", WIDE, "light", "dark")
+        photograph(page, f"{host}{trace}", "trace", WIDE, "light", "dark")
+        photograph(page, f"{host}{change}", "event", WIDE, "light")
+        photograph(page, f"{life}&at={key}", "object", WIDE, "dark")
+        photograph(page, f"{root}map/", "map", WIDE, "light")
+        photograph(page, root, "phone", PHONE, "dark")
+    sys.stdout.write("".join(f"{path.relative_to(ROOT)}\n" for path in sorted(IMAGES.iterdir())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
