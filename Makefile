@@ -117,6 +117,10 @@ bench: $(BENCH) ## Measure what recording costs; ARGS are the benchmark's
 demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops
 	@$(BIN)/python examples/builtinsignals/demo.py $(if $(ONCE),--once) --port $(PORT)
 
+.PHONY: screenshots
+screenshots: $(TEST) ## Take the pictures of the demo in docs/images, with Chromium
+	@$(BIN)/python examples/screenshots.py
+
 .PHONY: clean
 clean: ## Remove environments and everything that was built
 	rm -rf .venv .venv-3.* .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build

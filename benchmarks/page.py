@@ -41,7 +41,7 @@ SELECT 1790000000000000 + n * 10000,
        CASE n % 8 WHEN 0 THEN 'request_started' WHEN 7 THEN 'request_finished' WHEN 4 THEN 'm2m_changed'
                   WHEN 5 THEN 'shop.signals.order_paid'
                   ELSE CASE n % 3 WHEN 0 THEN 'pre_save' ELSE 'post_save' END END,
-       CASE n % 8 WHEN 0 THEN 'django.core.handlers.wsgi.WSGIHandler' WHEN 7 THEN 'django.core.handlers.wsgi.WSGIHandler'
+       CASE WHEN n % 8 IN (0, 7) THEN 'django.core.handlers.wsgi.WSGIHandler'
                   ELSE 'shop.Model' || (n % 40) END,
        CASE WHEN n % 8 IN (0, 7) THEN '' ELSE (n / 8 % 200000)::text END,
        CASE WHEN n % 8 IN (0, 7) THEN '' ELSE 'Order ' || (n / 8 % 200000) END,

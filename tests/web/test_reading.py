@@ -11,7 +11,7 @@ from signalbox.web import reading
 from signalbox.web.filters import Asked
 from signalbox.web.reading import Gap, Position
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
 
 AddEvent = Callable[..., Event]
 AddTrace = Callable[..., Trace]

@@ -39,19 +39,28 @@ def test_receivers_lie_inside_their_event_one_after_the_other() -> None:
         {"name": "a", "place": "", "us": 30, "error": None},
         {"name": "b", "place": "x.py:1", "us": 60, "error": "E: no"},
     ]
-    [row] = waterfall([event(1, data={"receivers": runs})], [trace()]).rows
+    [row] = waterfall([event(1, data={"receivers": runs})], [trace()], whole=True).rows
     assert [("a", "10.000", "3.000"), ("b", "13.000", "6.000")] == [(run.name, run.left, run.width) for run in row.runs]
 
 
 def test_in_a_short_bar_only_receivers_that_raised_are_drawn() -> None:
     runs = [{"name": "a", "us": 2, "error": None}, {"name": "b", "us": 1, "error": "E: no"}]
-    [row] = waterfall([event(1, duration=3, data={"receivers": runs})], [trace()]).rows
+    [row] = waterfall([event(1, duration=3, data={"receivers": runs})], [trace()], whole=True).rows
     assert (["a", "b"], ["b"]) == ([run.name for run in row.runs], [run.name for run in row.shown_runs])
 
 
 def test_ticks_stand_at_round_times() -> None:
-    fall = waterfall([event(1)], [trace(duration=20_500)])
+    fall = waterfall([event(1)], [trace(duration=20_500)], whole=True)
     assert ["0", "5.00 ms", "10.0 ms", "15.0 ms"] == [tick.label for tick in fall.ticks]
+
+
+def test_events_that_take_little_of_the_trace_have_an_axis_of_their_own() -> None:
+    events = [event(8), event(9)]
+    fall = waterfall(events, [trace()])
+    assert (True, False, 800, 200, 800) == (fall.sparse, fall.whole, fall.start, fall.span, fall.before)
+    assert ["0.000", "50.000"] == [row.left for row in fall.rows]
+    whole = waterfall(events, [trace()], whole=True)
+    assert (True, True, 0, 1000, 0) == (whole.sparse, whole.whole, whole.start, whole.span, whole.before)
 
 
 def test_a_trace_without_events_or_end_has_an_axis() -> None:

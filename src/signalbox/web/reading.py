@@ -132,6 +132,10 @@ class Line:
             found[formats.group(signal)] += number
         return [(group, found[group]) for group in GROUPS if found[group]]
 
+    def mix(self) -> str:
+        """Say what it is made of."""
+        return ", ".join(f"{number} {group}" for group, number in self.groups()) or "no events"
+
     def bar(self) -> list[tuple[str, str, str]]:
         """Return each group with its beginning and its width on a bar of 100."""
         found, left = [], 0.0

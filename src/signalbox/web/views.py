@@ -33,6 +33,8 @@ STRIP_SECONDS: Final = 600
 STRIP_STEP: Final = 5
 """Seconds that one bar of the strip chart stands for."""
 
+AXES: Final = {"whole": True, "events": False}
+
 KINDS: Final = ("request", "command", "task", "work", "shell", "test", "process")
 
 
@@ -149,7 +151,7 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
         "signalbox/trace.html",
         {
             "line": line,
-            "fall": waterfall(events, [] if after or more else rows),
+            "fall": waterfall(events, [] if after or more else rows, AXES.get(request.GET.get("axis", ""))),
             "groups": reading.GROUPS,
             "after": after,
             "more": more,

@@ -20,6 +20,9 @@ TICKS: Final = 6
 """Marks on the axis at most."""
 
 
+SPARSE: Final = 3
+"""Parts of a trace of which the events must take one for its whole to be the axis."""
+
 SHORT: Final = 100
 """Parts of the axis of which a bar must take one for its receivers to be drawn inside."""
 
@@ -59,7 +62,9 @@ class Row:
     @property
     def took(self) -> str:
         """What stands beside its bar."""
-        return formats.duration(self.event.duration) if self.event.duration or self.runs else "nobody listens"
+        if self.event.duration or self.runs:
+            return formats.duration(self.event.duration)
+        return "no signal" if formats.group(self.event.signal) == "bulk" else "nobody listens"
 
     @property
     def late(self) -> bool:
@@ -81,8 +86,15 @@ class Waterfall:
     rows: list[Row]
     ticks: list[Tick]
     start: int
+    """When the axis begins, in microseconds."""
     span: int
     """Microseconds from the axis's beginning to its end."""
+    before: int
+    """Microseconds of the trace before the axis."""
+    sparse: bool
+    """Whether the events take so little of the trace that an axis of theirs alone shows more."""
+    whole: bool
+    """Whether the axis is that of the whole trace."""
 
 
 def tree(events: Iterable[Event]) -> list[Row]:
@@ -96,17 +108,22 @@ def tree(events: Iterable[Event]) -> list[Row]:
     return rows
 
 
-def waterfall(events: Sequence[Event], traces: Sequence[Trace]) -> Waterfall:
-    """Return a trace's events on one axis from its beginning to its end."""
+def waterfall(events: Sequence[Event], traces: Sequence[Trace], whole: bool | None = None) -> Waterfall:
+    """Return a trace's events on one axis: that of the ``whole`` trace, or of its events alone; by default that of the
+    events where they take little of the trace."""
     rows = tree(events)
-    starts = [event.time for event in events] + [trace.time for trace in traces]
-    ends = [event.time + (event.duration or 0) for event in events]
-    ends += [trace.time + (trace.duration or 0) for trace in traces]
-    start = min(starts, default=0)
-    span = max(max(ends, default=0) - start, 1)
+    first = min((event.time for event in events), default=0)
+    last = max((event.time + (event.duration or 0) for event in events), default=0)
+    began = min([trace.time for trace in traces] + ([first] if events else []), default=0)
+    ended = max([last, *(trace.time + (trace.duration or 0) for trace in traces)])
+    sparse = bool(events) and (last - first) * SPARSE < ended - began
+    if whole is None:
+        whole = not sparse
+    start, end = (began, ended) if whole or not events else (first, last)
+    span = max(end - start, 1)
     for row in rows:
         _place(row, start, span)
-    return Waterfall(rows, list(_ticks(span)), start, span)
+    return Waterfall(rows, list(_ticks(span)), start, span, start - began, sparse, whole)
 
 
 def _place(row: Row, start: int, span: int) -> None:

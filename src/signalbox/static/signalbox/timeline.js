@@ -138,7 +138,7 @@
     data.push(errors.map((value) => value || null));
     const top = Math.max(1, ...sums);
     const ink = colour("--dim");
-    const font = `10.5px ${getComputedStyle(plot).fontFamily}`;
+    const font = `11px ${getComputedStyle(plot).fontFamily}`;
     const options = {
       width: plot.clientWidth,
       height: 92,
