@@ -20,10 +20,13 @@ from django.test import override_settings
 
 import signalbox
 from signalbox.event import Draft, Outcome
+from signalbox.pytest_plugin import signalbox_events
 from signalbox.recording import sends
-from signalbox.testing import Send, assert_not_sent, assert_sent, quiet, record
+from signalbox.testing import RecordedEvents, Send, assert_not_sent, assert_sent, quiet, record
 from tests.shop.models import Order, Tag
 from tests.shop.signals import order_paid
+
+__all__ = ["signalbox_events"]  # the fixture, which pytest finds here
 
 NAME = "tests.shop.signals.order_paid"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "testing.md"
@@ -155,7 +158,7 @@ def test_blocks_within_each_other_collect_each_their_own() -> None:
     assert "noted" not in Draft.__init__.__qualname__
 
 
-def test_a_fixture_collects_the_events_of_a_test(signalbox_events: Any) -> None:
+def test_a_fixture_collects_the_events_of_a_test(signalbox_events: RecordedEvents) -> None:
     order_paid.send(sender=None)
     assert [NAME] == signalbox_events.signals
 
