@@ -256,9 +256,10 @@ def _fields_text(change: RowChange) -> str:
 def trace_row(trace: Trace) -> Row:
     """Return the row of ``trace``, in the order of ``TRACE_COLUMNS``."""
     actor = trace.actor()
+    counted: dict[str, Any] = trace.counts
     counts = {
         signal: {model._meta.label: number for model, number in models.items()}
-        for signal, models in trace.counts.items()
+        for signal, models in counted.items()
         if models
     }
     return (
@@ -405,10 +406,9 @@ def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: boo
             raise
 
 
-def _postgresql_cursor(connection: BaseDatabaseWrapper) -> Any:
+def _postgresql_cursor(connection: Any) -> Any:
     """Return a cursor that puts parameters in on the client's side, which several statements in one message need."""
-    raw: Any = connection.connection
-    driver: Any = connection.Database
+    raw, driver = connection.connection, connection.Database
     return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
 
 
