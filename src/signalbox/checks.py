@@ -12,6 +12,7 @@ from django.core.checks import Warning as Caution
 from django.core.checks import register as register_check
 
 from signalbox import catalog, conf
+from signalbox.delivery import checks as delivery
 from signalbox.recording import custom
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def register() -> None:
     register_check(check_setting, TAG)
     register_check(check_names, TAG)
     register_check(check_place, TAG)
+    register_check(delivery.check_receivers, TAG)
+    register_check(delivery.check_engine, TAG)
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:

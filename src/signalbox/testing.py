@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from signalbox.event import Actor, Outcome
+    from signalbox.models import Delivery
 
 ANY: Final[Any] = ...
 """Stands for every sender."""
@@ -370,3 +371,21 @@ def _is(receiver: Any, hushed: Any) -> bool:
 
 
 __all__ = ["RecordedEvent", "RecordedEvents", "Send", "assert_not_sent", "assert_sent", "quiet", "record"]
+
+
+# ------------------------------------------------------------------ durable receivers
+
+
+def run_deliveries(*receivers: str, using: str | None = None, limit: int = 1000) -> list[Delivery]:
+    """Run what waits for durable receivers, in the order of its events, and return what was run::
+
+        order.save()
+        [delivery] = run_deliveries()
+
+    Times don't matter: a retry is run at once. ``receivers`` are dotted names; others are left alone. What receivers
+    cause in turn is run as well. A receiver's error is raised, and its delivery waits on; ``RuntimeError`` is raised
+    after ``limit`` deliveries, for receivers that cause each other. This one needs the database.
+    """
+    from signalbox.delivery import testing  # its models can be imported when the apps are there
+
+    return testing.run_deliveries(*receivers, using=using, limit=limit)

@@ -9,10 +9,10 @@ from django.forms.models import model_to_dict
 
 from signalbox.delivery import health, operating, registry
 from signalbox.delivery.claims import SECOND, now
-from signalbox.history import Filter
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
 from signalbox.models import Delivery, microseconds
+from signalbox.reader import Filter
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
