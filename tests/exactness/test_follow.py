@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 from django.db import connection, connections, transaction
 
-from signalbox.history import Filter
-from signalbox.history import following as module
-from signalbox.history.following import Follower, follow
+from signalbox.reader import Filter
+from signalbox.reader import following as module
+from signalbox.reader.following import Follower, follow
 from signalbox.models import Event
 from tests.rows import event
 

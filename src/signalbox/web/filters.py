@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from django.db.models import Q
 
-from signalbox.history import Filter, FilterError
+from signalbox.reader import Filter, FilterError
 
 LABELS: Final[Mapping[str, str]] = {
     "text": "Text",

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, Self
 
 from django.db.models import Count, F, Q, Value
 
-from signalbox.history import bounds
 from signalbox.models import Event, Trace, microseconds
+from signalbox.reader import bounds
 from signalbox.web import formats
 from signalbox.web.filters import Asked
 

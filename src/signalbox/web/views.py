@@ -15,8 +15,8 @@ from django.views.decorators.http import require_GET, require_http_methods
 from signalbox import catalog, conf
 from signalbox.delivery import claims
 from signalbox.event import Outcome
-from signalbox.history import event as find_event
-from signalbox.history import event_record
+from signalbox.reader import event as find_event
+from signalbox.reader import event_record
 from signalbox.reverting import RevertError
 from signalbox.reverting import revert as put_back
 from signalbox.web import changing, deliveries, formats, objects, reading

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from signalbox.history.trees import grow
+from signalbox.reader.trees import grow
 from signalbox.web import formats
 
 if TYPE_CHECKING:

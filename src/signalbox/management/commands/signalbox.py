@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
 
-from signalbox.history import FilterError
 from signalbox.management import quiet
 from signalbox.models import Event, Trace
+from signalbox.reader import FilterError
 
 
 class Subcommand(NamedTuple):
@@ -36,6 +36,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
         "tail": Subcommand("events as they are recorded, until Ctrl-C", f"{_HERE}.tail"),
         "events": Subcommand("the newest events", f"{_HERE}.events"),
         "show": Subcommand("everything about one event, or one trace", f"{_HERE}.show"),
+        "history": Subcommand("one object's life, or what it was at a time", f"{_HERE}.history"),
         "signals": Subcommand("every signal, and what listens to it", f"{_HERE}.signals"),
         "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_HERE}.stats"),
         "work": Subcommand(

@@ -9,8 +9,8 @@ from typing import Any
 from django.db import connections
 
 from signalbox.event import Outcome
-from signalbox.history import Filter
-from signalbox.history.filters import GROUPS
+from signalbox.reader import Filter
+from signalbox.reader.filters import GROUPS
 
 
 def add_output(parser: ArgumentParser) -> None:

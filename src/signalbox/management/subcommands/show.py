@@ -11,15 +11,15 @@ from typing import Any, Final
 from django.core.management import CommandError
 from django.utils import timezone
 
-from signalbox.history import TraceTree, event_record, trace_record
-from signalbox.history import event as find_event
-from signalbox.history import trace as find_trace
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal import events
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
 from signalbox.management.terminal.text import clean, took
 from signalbox.models import Event, Trace
+from signalbox.reader import TraceTree, event_record, trace_record
+from signalbox.reader import event as find_event
+from signalbox.reader import trace as find_trace
 
 CHANGES: Final = (
     Column(title="field", width=30, least=8),

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from signalbox import conf
-from signalbox.history import Listener, Listening
-from signalbox.history import signals as known_signals
-from signalbox.history.statistics import WINDOW
 from signalbox.management import quiet
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
+from signalbox.reader import Listener, Listening
+from signalbox.reader import signals as known_signals
+from signalbox.reader.statistics import WINDOW
 from signalbox.recording.scope import Scope
 
 COLUMNS: Final = (

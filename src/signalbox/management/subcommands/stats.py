@@ -9,14 +9,14 @@ from typing import Any, Final
 from django.utils import timezone
 
 from signalbox.event import Outcome
-from signalbox.history import ReceiverTimes, SignalCounts, Statistics
-from signalbox.history import stats as sum_up
-from signalbox.history.statistics import WINDOW
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal.events import style_of
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
 from signalbox.management.terminal.text import took
+from signalbox.reader import ReceiverTimes, SignalCounts, Statistics
+from signalbox.reader import stats as sum_up
+from signalbox.reader.statistics import WINDOW
 
 SIGNALS: Final = (
     Column(title="signal", width=50, least=14, end=True),

@@ -6,11 +6,11 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
-from signalbox.history import event_record, follow
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal import events
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Layout
+from signalbox.reader import event_record, follow
 
 
 def add_arguments(parser: ArgumentParser) -> None:

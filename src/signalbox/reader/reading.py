@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from signalbox.history.filters import Filter
 from signalbox.models import Event, Trace
+from signalbox.reader.filters import Filter
 
 PAGE = 50
 """Rows of a page, unless another number is asked for."""

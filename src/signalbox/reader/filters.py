@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from signalbox.catalog import BUILTIN, Group
 from signalbox.event import Outcome
-from signalbox.history import bounds
 from signalbox.models import Event, Trace, microseconds
+from signalbox.reader import bounds
 
 GROUPS: Final[tuple[str, ...]] = get_args(Group)
 

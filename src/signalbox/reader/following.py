@@ -21,10 +21,10 @@ from typing import Final
 from django.db import InterfaceError, OperationalError, connections, router
 from django.db.models import Q
 
-from signalbox.history.filters import Filter, FilterError
-from signalbox.history.gaps import Gap, Gaps, Running
-from signalbox.history.reading import events
 from signalbox.models import Event
+from signalbox.reader.filters import Filter, FilterError
+from signalbox.reader.gaps import Gap, Gaps, Running
+from signalbox.reader.reading import events
 
 logger = logging.getLogger("signalbox")
 

@@ -12,9 +12,9 @@ from django.dispatch import Signal
 
 from signalbox import catalog, receivers
 from signalbox.catalog import BUILTIN, Entry
-from signalbox.history.filters import Filter
-from signalbox.history.statistics import WINDOW, counted_in_traces, recent
 from signalbox.models import Event
+from signalbox.reader.filters import Filter
+from signalbox.reader.statistics import WINDOW, counted_in_traces, recent
 
 if TYPE_CHECKING:
     from signalbox.receivers import Connected

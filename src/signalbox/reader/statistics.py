@@ -10,8 +10,8 @@ from typing import Final
 
 from django.db.models import QuerySet
 
-from signalbox.history.filters import Filter
 from signalbox.models import Event, Trace, moment
+from signalbox.reader.filters import Filter
 
 WINDOW: Final = 10_000
 """Events that are looked at, unless another number is asked for: a second's work, however large the table."""
