@@ -123,9 +123,7 @@ class Program:
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(spill=st.sampled_from([1, 2, 5, 1000]), program=PROGRAMS)
-@example(
-    spill=2, program=[("block", True, False, [("create",), ("savepoint", True, [("update", 0)]), ("update", 0)])]
-)
+@example(spill=2, program=[("block", True, False, [("create",), ("savepoint", True, [("update", 0)]), ("update", 0)])])
 @example(spill=1000, program=[("manual", True, [("block", True, False, [("create",)]), ("flush",)])])
 @example(spill=1, program=[("create",), ("block", True, True, [("update", 0)]), ("update", 0)])
 def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, program: list[Step]) -> None:
