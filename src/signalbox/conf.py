@@ -33,14 +33,14 @@ class Config:
     ON_ERROR: Literal["log", "raise"] = "log"
     """What a failing write of events does: ``"log"`` keeps the application's rows, ``"raise"`` rolls them back."""
     BULK: Literal["keys", "rows", "off"] = "keys"
-    """What a bulk operation makes: ``"keys"`` one event with the rows' keys, ``"rows"`` one event each, ``"off"`` none."""
+    """What a bulk operation makes: ``"keys"`` one event with the keys, ``"rows"`` one event each, ``"off"`` none."""
     TRUSTED_PROXIES: int = 0
     """How many proxies in front of the site append to ``X-Forwarded-For``; 0 leaves the header unread."""
     ENGINE: Literal["worker", "celery", "tasks", "immediate"] = "worker"
     """Who runs durable receivers: ``manage.py signalbox work``, Celery's workers, a backend of Django's Tasks, or for
     development the process itself, right after the commit."""
     KEEP_DELIVERIES: float = 7
-    """Days for which deliveries that are done are kept; 0 deletes them at once. Dead ones stay until somebody decides."""
+    """Days for which deliveries that are done are kept; 0 deletes them at once. Dead ones stay."""
     LEASE: float = 30
     """Seconds after which a delivery whose worker says nothing any more is run by another."""
     REDISPATCH: float = 60
