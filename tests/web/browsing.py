@@ -91,9 +91,8 @@ class Visitor:
         page.on("dialog", lambda dialog: self._note(f"dialog: {dialog.message}"))
 
     def _note(self, text: str) -> None:
-        if not text.startswith(
-            ("htmx:afterRequest", "htmx:sendError")
-        ):  # a poll that was under way when the page was left
+        # htmx complains of a poll that was under way when the page was left.
+        if not text.startswith(("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")):
             self.complaints.append(text)
 
     def go(self, path: str) -> None:

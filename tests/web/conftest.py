@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from pytest_django import DjangoDbBlocker
 
 from signalbox import departures
 from signalbox.context import new_trace_id
-from signalbox.models import Event, Trace
+from signalbox.models import Delivery, Event, Trace
 from tests import services
 from tests.web import browsing
 from tests.web.browsing import Visitor
@@ -95,6 +96,40 @@ def add_trace(db: None) -> Callable[..., Trace]:
         }
         trace: Trace = Trace.objects.create(**(values | given))
         return trace
+
+    return add
+
+
+@pytest.fixture
+def add_delivery(db: None) -> Callable[..., Delivery]:
+    """Write a delivery that has been due for five seconds."""
+
+    def add(**given: Any) -> Delivery:
+        moment = time.time_ns() // 1000 - 5_000_000
+        values: dict[str, Any] = {
+            "receiver": "shop.signals.send_invoice",
+            "queue": "default",
+            "key": "7",
+            "lane": None,
+            "trace_id": "e" * 32,
+            "span": 1,
+            "signal": "post_save",
+            "sender": "shop.Order",
+            "object_key": "7",
+            "database": "default",
+            "state": "pending",
+            "due": moment,
+            "wake": moment,
+            "lease": None,
+            "attempts": 0,
+            "epoch": 0,
+            "error": "",
+            "created": moment,
+            "finished": None,
+            "payload": {},
+        }
+        delivery: Delivery = Delivery.objects.create(**(values | given))
+        return delivery
 
     return add
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from django.contrib.auth.models import User
 
-from signalbox.models import Event, Trace
+from signalbox.models import Delivery, Event, Trace
 from tests.shop.models import Order
 from tests.web.browsing import Visitor
 
@@ -20,13 +20,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 Window = Callable[..., Visitor]
 AddEvent = Callable[..., Event]
 AddTrace = Callable[..., Trace]
+AddDelivery = Callable[..., Delivery]
 
 ONE = "1" * 32
 TWO = "2" * 32
 
 
 @pytest.fixture
-def work(window: Window, add_event: AddEvent, add_trace: AddTrace) -> Event:
+def work(window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
     """A request that changed an order, in whose receiver another was saved, and a command that failed."""
     runs = [
         {"name": "shop.signals.send_invoice", "place": "shop/signals.py:12", "us": 900, "error": None},
@@ -43,6 +44,7 @@ def work(window: Window, add_event: AddEvent, add_trace: AddTrace) -> Event:
     changed = add_event(
         trace_id=ONE, errors=1, data={"changes": changes, "receivers": runs, "args": {"created": False}}
     )
+    add_delivery(state="dead", trace_id=ONE, span=changed.span, error="ValueError: no such customer")
     add_event(trace_id=ONE, parent=changed.span, sender="shop.OrderLine", object_key="9", object_label="Line 9")
     return changed
 
@@ -55,11 +57,12 @@ def addresses(event: Event) -> dict[str, str]:
         "revert": f"/signalbox/event/{event.id}/revert/",
         "object": "/signalbox/object/?" + urlencode({"sender": event.sender, "key": event.object_key}),
         "map": "/signalbox/map/",
+        "deliveries": "/signalbox/deliveries/?state=dead",
         "doctor": "/signalbox/doctor/",
     }
 
 
-@pytest.mark.parametrize("name", ["timeline", "trace", "event", "revert", "object", "map", "doctor"])
+@pytest.mark.parametrize("name", ["timeline", "trace", "event", "revert", "object", "map", "deliveries", "doctor"])
 def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(window: Window, work: Event, name: str) -> None:
     visitor = window(reduced_motion="reduce")
     visitor.page.emulate_media(color_scheme="light")
@@ -298,7 +301,9 @@ def test_a_button_copies(window: Window, work: Event) -> None:
 EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}</title></textarea>"
 
 
-def test_whatever_is_stored_is_shown_as_text(window: Window, add_event: AddEvent, add_trace: AddTrace) -> None:
+def test_whatever_is_stored_is_shown_as_text(
+    window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery
+) -> None:
     visitor = window()
     User.objects.filter(username="operator").update(username=EVIL)
     add_trace(
@@ -328,11 +333,15 @@ def test_whatever_is_stored_is_shown_as_text(window: Window, add_event: AddEvent
         },
     )
     add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
+    facts = {"signal": EVIL, "sender": EVIL, "object_key": EVIL, "trace_id": event.trace_id, "span": event.span}
+    add_delivery(**facts, state="dead", receiver=EVIL, queue="<b>q", key=EVIL, error=EVIL, payload={EVIL: EVIL})
     paths = [
         "/signalbox/",
         f"/signalbox/trace/{ONE}/",
         f"/signalbox/event/{event.id}/",
         "/signalbox/object/?" + urlencode({"sender": EVIL, "key": EVIL}),
+        "/signalbox/deliveries/",
+        "/signalbox/deliveries/?" + urlencode({"receiver": EVIL}),
         "/signalbox/?" + urlencode(dict.fromkeys(["text", "signal", "sender", "actor"], EVIL)),
         "/signalbox/?" + urlencode(dict.fromkeys(["since", "object", "outcome", "group", "kind"], EVIL)),
     ]
