@@ -51,7 +51,9 @@ class Event(models.Model):
     actor_key = models.CharField(max_length=64)
     actor_label = models.CharField(_("actor"), max_length=150)
     database = models.CharField(_("database"), max_length=64)
-    outcome = models.CharField(_("outcome"), max_length=11, choices=[(o.value, o.value.replace("_", " ")) for o in Outcome])
+    outcome = models.CharField(
+        _("outcome"), max_length=11, choices=[(o.value, o.value.replace("_", " ")) for o in Outcome]
+    )
     duration = models.BigIntegerField(_("duration"), null=True, help_text=_("Microseconds that the send took."))
     errors = models.PositiveSmallIntegerField(_("errors"), help_text=_("Receivers that raised."))
     data = models.JSONField()
@@ -151,7 +153,9 @@ class Delivery(models.Model):
         _("lease"), null=True, help_text=_("Until when it belongs to the worker that runs it; none if it waits.")
     )
     attempts = models.PositiveIntegerField(_("attempts"), db_default=0)
-    epoch = models.BigIntegerField(db_default=0, help_text=_("Rises with each claim: a worker that was taken for dead notices."))
+    epoch = models.BigIntegerField(
+        db_default=0, help_text=_("Rises with each claim: a worker that was taken for dead notices.")
+    )
     error = models.CharField(_("error"), max_length=600, db_default="")
     created = models.BigIntegerField(_("created"), help_text=_("Microseconds since 1970, UTC."))
     finished = models.BigIntegerField(_("finished"), null=True, help_text=_("When it was done, dead or discarded."))

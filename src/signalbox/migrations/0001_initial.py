@@ -4,64 +4,94 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('time', models.BigIntegerField(help_text='Microseconds since 1970, UTC.', verbose_name='time')),
-                ('trace_id', models.CharField(max_length=32, verbose_name='trace')),
-                ('span', models.BigIntegerField(help_text='Key of the event within its trace.')),
-                ('parent', models.BigIntegerField(help_text='Span of the event in whose receiver this one happened.', null=True)),
-                ('signal', models.CharField(max_length=200, verbose_name='signal')),
-                ('sender', models.CharField(max_length=200, verbose_name='sender')),
-                ('object_key', models.CharField(max_length=200, verbose_name='object key')),
-                ('object_label', models.CharField(max_length=200, verbose_name='object')),
-                ('actor_key', models.CharField(max_length=64)),
-                ('actor_label', models.CharField(max_length=150, verbose_name='actor')),
-                ('database', models.CharField(max_length=64, verbose_name='database')),
-                ('outcome', models.CharField(choices=[('committed', 'committed'), ('rolled_back', 'rolled back'), ('failed', 'failed'), ('sent', 'sent')], max_length=11, verbose_name='outcome')),
-                ('duration', models.BigIntegerField(help_text='Microseconds that the send took.', null=True, verbose_name='duration')),
-                ('errors', models.PositiveSmallIntegerField(help_text='Receivers that raised.', verbose_name='errors')),
-                ('data', models.JSONField()),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("time", models.BigIntegerField(help_text="Microseconds since 1970, UTC.", verbose_name="time")),
+                ("trace_id", models.CharField(max_length=32, verbose_name="trace")),
+                ("span", models.BigIntegerField(help_text="Key of the event within its trace.")),
+                (
+                    "parent",
+                    models.BigIntegerField(
+                        help_text="Span of the event in whose receiver this one happened.", null=True
+                    ),
+                ),
+                ("signal", models.CharField(max_length=200, verbose_name="signal")),
+                ("sender", models.CharField(max_length=200, verbose_name="sender")),
+                ("object_key", models.CharField(max_length=200, verbose_name="object key")),
+                ("object_label", models.CharField(max_length=200, verbose_name="object")),
+                ("actor_key", models.CharField(max_length=64)),
+                ("actor_label", models.CharField(max_length=150, verbose_name="actor")),
+                ("database", models.CharField(max_length=64, verbose_name="database")),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("committed", "committed"),
+                            ("rolled_back", "rolled back"),
+                            ("failed", "failed"),
+                            ("sent", "sent"),
+                        ],
+                        max_length=11,
+                        verbose_name="outcome",
+                    ),
+                ),
+                (
+                    "duration",
+                    models.BigIntegerField(
+                        help_text="Microseconds that the send took.", null=True, verbose_name="duration"
+                    ),
+                ),
+                ("errors", models.PositiveSmallIntegerField(help_text="Receivers that raised.", verbose_name="errors")),
+                ("data", models.JSONField()),
             ],
             options={
-                'verbose_name': 'event',
-                'verbose_name_plural': 'events',
-                'ordering': ('-id',),
-                'default_permissions': ('view', 'delete'),
-                'indexes': [models.Index(fields=['trace_id'], name='signalbox_event_trace'), models.Index(fields=['sender', 'object_key', 'id'], name='signalbox_event_object'), models.Index(fields=['signal', 'id'], name='signalbox_event_signal'), models.Index(fields=['actor_key', 'id'], name='signalbox_event_actor')],
+                "verbose_name": "event",
+                "verbose_name_plural": "events",
+                "ordering": ("-id",),
+                "default_permissions": ("view", "delete"),
+                "indexes": [
+                    models.Index(fields=["trace_id"], name="signalbox_event_trace"),
+                    models.Index(fields=["sender", "object_key", "id"], name="signalbox_event_object"),
+                    models.Index(fields=["signal", "id"], name="signalbox_event_signal"),
+                    models.Index(fields=["actor_key", "id"], name="signalbox_event_actor"),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Trace',
+            name="Trace",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('trace_id', models.CharField(max_length=32, verbose_name='trace')),
-                ('kind', models.CharField(max_length=16, verbose_name='kind')),
-                ('name', models.CharField(max_length=200, verbose_name='name')),
-                ('actor_key', models.CharField(max_length=64)),
-                ('actor_label', models.CharField(max_length=150, verbose_name='actor')),
-                ('time', models.BigIntegerField(help_text='Microseconds since 1970, UTC.', verbose_name='start')),
-                ('duration', models.BigIntegerField(help_text='Microseconds; none while it runs.', null=True, verbose_name='duration')),
-                ('status', models.CharField(max_length=16, verbose_name='status')),
-                ('events', models.PositiveIntegerField(verbose_name='events')),
-                ('errors', models.PositiveIntegerField(verbose_name='errors')),
-                ('rolled_back', models.PositiveIntegerField(verbose_name='rolled back')),
-                ('data', models.JSONField()),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("trace_id", models.CharField(max_length=32, verbose_name="trace")),
+                ("kind", models.CharField(max_length=16, verbose_name="kind")),
+                ("name", models.CharField(max_length=200, verbose_name="name")),
+                ("actor_key", models.CharField(max_length=64)),
+                ("actor_label", models.CharField(max_length=150, verbose_name="actor")),
+                ("time", models.BigIntegerField(help_text="Microseconds since 1970, UTC.", verbose_name="start")),
+                (
+                    "duration",
+                    models.BigIntegerField(
+                        help_text="Microseconds; none while it runs.", null=True, verbose_name="duration"
+                    ),
+                ),
+                ("status", models.CharField(max_length=16, verbose_name="status")),
+                ("events", models.PositiveIntegerField(verbose_name="events")),
+                ("errors", models.PositiveIntegerField(verbose_name="errors")),
+                ("rolled_back", models.PositiveIntegerField(verbose_name="rolled back")),
+                ("data", models.JSONField()),
             ],
             options={
-                'verbose_name': 'trace',
-                'verbose_name_plural': 'traces',
-                'ordering': ('-id',),
-                'default_permissions': ('view', 'delete'),
-                'indexes': [models.Index(fields=['trace_id'], name='signalbox_trace_trace')],
+                "verbose_name": "trace",
+                "verbose_name_plural": "traces",
+                "ordering": ("-id",),
+                "default_permissions": ("view", "delete"),
+                "indexes": [models.Index(fields=["trace_id"], name="signalbox_trace_trace")],
             },
         ),
     ]
