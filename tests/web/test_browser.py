@@ -17,6 +17,9 @@ from tests.web.browsing import Visitor
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+# The deliveries' page asks each database that there is.
+every_alias = pytest.mark.django_db(transaction=True, databases="__all__")
+
 Window = Callable[..., Visitor]
 AddEvent = Callable[..., Event]
 AddTrace = Callable[..., Trace]
@@ -62,7 +65,10 @@ def addresses(event: Event) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", ["timeline", "trace", "event", "revert", "object", "map", "deliveries", "doctor"])
+@pytest.mark.parametrize(
+    "name",
+    ["timeline", "trace", "event", "revert", "object", "map", pytest.param("deliveries", marks=every_alias), "doctor"],
+)
 def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(window: Window, work: Event, name: str) -> None:
     visitor = window(reduced_motion="reduce")
     visitor.page.emulate_media(color_scheme="light")
@@ -301,6 +307,7 @@ def test_a_button_copies(window: Window, work: Event) -> None:
 EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}</title></textarea>"
 
 
+@every_alias
 def test_whatever_is_stored_is_shown_as_text(
     window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery
 ) -> None:
