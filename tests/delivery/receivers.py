@@ -55,6 +55,11 @@ def spins(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
         time.sleep(0.01)
 
 
+def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("begun", instance.pk, delivery.id, delivery.attempt)
+    time.sleep(60)  # in C code, where no exception arrives
+
+
 async def asynchronous(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     note("saved", instance.pk, delivery.id, delivery.attempt)
 

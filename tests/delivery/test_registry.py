@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -237,6 +238,18 @@ def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(du
     assert {"$": "model", "v": ["shop.Order", order.pk, "default"]} == Delivery.objects.earliest("id").payload[
         "packed"
     ]["order"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_signal_that_is_sent_in_an_event_loop_is_delivered_with_its_trace(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, signals.order_paid, None)
+
+    async def work() -> None:
+        async with signalbox.trace("asynchronous"):
+            await signals.order_paid.asend(sender=Order, number=1)
+
+    asyncio.run(work())
+    assert {"number": 1} == Delivery.objects.get().payload["packed"]
 
 
 def _committed_elsewhere() -> int:

@@ -149,6 +149,14 @@ def test_a_bulk_operation_arrives_once_with_its_count_and_keys(durable: Callable
     assert (Tag, 3, {tag.pk for tag in made}) == (heard[0]["sender"], heard[0]["count"], set(heard[0]["keys"]))
 
 
+def test_a_row_of_a_bulk_operation_arrives_with_its_object(durable: Callable[..., None], settings: Any) -> None:
+    settings.SIGNALBOX = {"BULK": "rows"}
+    durable(hears_instance, "bulk_create", "shop.Tag")
+    made = Tag.objects.bulk_create([Tag(name=name) for name in "ab"])
+    run_deliveries()
+    assert made == [one["instance"] for one in heard]
+
+
 def test_a_login_arrives_with_its_user(durable: Callable[..., None], client: Any) -> None:
     durable(hears, user_logged_in, None)
     user = User.objects.create_user("ann", password="pass")

@@ -185,6 +185,37 @@ def test_a_receiver_is_interrupted_at_its_timeout(
     assert 0 == running.end()
 
 
+@pytest.mark.slow
+def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.stuck, retries=0, timeout=0.2)
+    durable(receivers.slow)
+    orders(1)
+    both = "stuck:post_save:shop.Order:retries=0:timeout=0.2 slow:post_save:shop.Order"
+    running = worker("--threads", "2", receivers=both, SIGNALBOX_TEST_SLOW="12")
+    assert 75 == running.wait(40)
+    assert 1 == len(notes.lines("saved"))
+    dead = Delivery.objects.get(receiver__endswith="stuck")
+    assert ("dead", "TimedOut: it took longer than 0.2 seconds, and did not end") == (dead.state, dead.error)
+    assert "done" == Delivery.objects.get(receiver__endswith="slow").state
+
+
+def test_what_is_done_is_kept_as_long_as_the_setting_says(durable: Callable[..., None], settings: Any) -> None:
+    durable(receivers.saved)
+    claims = Claims("default")
+    for days, left in ((7, 1), (0, 1)):
+        settings.SIGNALBOX = {"KEEP_DELIVERIES": days}
+        orders(1)
+        [taken] = claims.claim(1, 1)
+        claims.settle(taken, claiming.DONE)
+        assert left == Delivery.objects.count()
+    settings.SIGNALBOX = {"KEEP_DELIVERIES": 1}
+    assert 0 == claims.prune()
+    Delivery.objects.update(finished=claiming.now() - 25 * 3600 * claiming.SECOND)
+    assert 1 == claims.prune()
+
+
 def test_an_asynchronous_receiver_is_run(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:

@@ -132,7 +132,10 @@ class Claims:
             rows = self._claim_in_steps(moment, lease, limit, begin)
         self._full = len(rows) >= limit
         if not self._full:
-            self._leave_blocked_alone(moment)
+            try:
+                self._leave_blocked_alone(moment)
+            except Error as error:  # two workers at once; what was claimed is claimed nevertheless
+                logger.debug("Blocked deliveries are looked at again: %s", error)
         return rows
 
     def _claim_at_once(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
@@ -303,7 +306,7 @@ class Claims:
                 f"SELECT d.id, CASE WHEN h.wake IS NULL THEN NULL ELSE h.due END FROM {TABLE} d JOIN {TABLE} h "
                 f"ON h.id = (SELECT min(p.id) FROM {TABLE} p WHERE p.lane = d.lane) "
                 "WHERE d.wake <= %s AND d.lane IS NOT NULL AND h.id < d.id AND (h.wake IS NULL OR h.due > %s) "
-                "AND h.lease IS NULL LIMIT 1000",
+                "AND h.lease IS NULL ORDER BY d.id LIMIT 1000",
                 [moment, moment],
             )
             blocked = cursor.fetchall()

@@ -173,7 +173,14 @@ def _named(claimed: Claimed) -> dict[str, Any]:
                 "using": using,
             }
         case "bulk_create" | "bulk_update" | "update" | "bulk_delete":
-            return {**args, "using": using}
+            if not claimed.object_key:
+                return {**args, "using": using}
+            # Under BULK = "rows" each row is an event of its own.
+            return {
+                **args,
+                "using": using,
+                "instance": partial(instance_of, claimed, claimed.sender, payload.get("row")),
+            }
     return {name: _recorded(value) for name, value in args.items()}
 
 

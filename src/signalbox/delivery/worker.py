@@ -10,6 +10,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from django.db import Error, connections
@@ -21,7 +22,7 @@ from signalbox.delivery.running import GRACE, Attempt, Watch, attempt, failed
 from signalbox.delivery.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 logger = logging.getLogger("signalbox")
 
@@ -67,12 +68,15 @@ class Worker:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.claims: dict[str, Claims] = {}
+        self._turns: Iterator[Claims] = cycle(())
         self.watch = Watch()
         self.stopping = threading.Event()
         self.reload = False
         self.done = 0
         """Attempts that this worker made."""
-        self._stuck = False
+        self._impatient = False
+        self._stuck: set[int | None] = set()
+        """Threads with a receiver that does not end."""
         self._ready: deque[Claimed] = deque()
         self._held: dict[tuple[str, int], Claimed] = {}
         """What is claimed, running or not, and has to be renewed."""
@@ -91,6 +95,7 @@ class Worker:
     def run(self) -> int:
         """Work until told to stop; return the exit status."""
         self.claims = {alias: Claims(alias, self.options.queues) for alias in self._databases()}
+        self._turns = cycle(self.claims.values())
         waiting = Waiting(list(self.claims))
         handlers = {signal.SIGTERM: self._terminate, signal.SIGINT: self._terminate, signal.SIGHUP: self._hang_up}
         try:
@@ -111,8 +116,7 @@ class Worker:
         self._something.set()
 
     def _terminate(self) -> None:
-        if self.stopping.is_set():  # asked twice: wait for nothing
-            self._stuck = True
+        self._impatient = self.stopping.is_set()  # asked twice: wait for nothing
         self.stop()
 
     def _hang_up(self) -> None:
@@ -144,12 +148,12 @@ class Worker:
             if self.stopping.is_set():
                 until = until or moment + self.options.grace
                 self._give_back()
-                if self._stuck or moment > until:
-                    logger.error(
-                        "%d deliveries did not end; others run them when their lease is over.", len(self._held)
-                    )
-                    return GIVEN_UP
-        if self._stuck:
+                ended = all(not thread.is_alive() or thread.ident in self._stuck for thread in threads)
+                if ended or self._impatient or moment > until:
+                    break
+        if self._held:
+            logger.error("%d deliveries did not end; others run them when their lease is over.", len(self._held))
+        if any(thread.is_alive() for thread in threads):
             return GIVEN_UP
         return 1 if self._away and (self.options.once or self.options.burst) else 0
 
@@ -163,8 +167,9 @@ class Worker:
 
     def _give_up(self, running: Attempt) -> None:
         """Write down that a receiver does not end, not even when interrupted, and end the process around it."""
-        if self._stuck:
+        if running.thread in self._stuck:
             return
+        self._stuck.add(running.thread)
         claimed = running.claimed
         durable = named(claimed.receiver, claimed.signal)
         logger.critical("%s does not end (delivery %d): this worker ends instead.", claimed.receiver, claimed.id)
@@ -173,8 +178,8 @@ class Worker:
                 claimed, durable, f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"
             )
             self._surely(lambda: self.claims[claimed.alias].settle(claimed, result), patience=5)
+        self._held.pop((claimed.alias, claimed.id), None)
         self.stop()
-        self._stuck = True
 
     def _renew(self) -> None:
         """Extend the leases of what is held, and give back what has waited here for long: others may be idle."""
@@ -311,7 +316,8 @@ class Worker:
         if not self.options.once:
             limit = max(begin, min(MOST_AT_ONCE, int(AHEAD * self.options.threads / max(self._seconds, 0.001))))
         found = False
-        for claims in self.claims.values():
+        for _ in self.claims:
+            claims = next(self._turns)  # a database with much to do must not make the others wait
             for one in self._claim_in(claims, limit, begin):
                 found = True
                 self._held[one.alias, one.id] = one
