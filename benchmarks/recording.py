@@ -118,13 +118,23 @@ def rows() -> Iterator[tuple[str, int, Callable[[], float]]]:
     from django.db import transaction
     from django.test import Client
 
-    from tests.shop.models import Item10
+    from tests.shop.models import Item10, Order, Tag
 
     day, moment = dt.date(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
-    def item(**values: Any) -> Item10:
-        return Item10(name="name", description="text", count=1, price=Decimal("1.50"), weight=1.5, active=True, day=day,
-                      moment=moment, data={}, **values)
+    def item(name: str = "name", **values: Any) -> Item10:
+        return Item10(
+            name=name,
+            description="text",
+            count=1,
+            price=Decimal("1.50"),
+            weight=1.5,
+            active=True,
+            day=day,
+            moment=moment,
+            data={},
+            **values,
+        )
 
     def timed(action: Callable[[], object], times: int = 1) -> float:
         began = time.perf_counter()
@@ -169,6 +179,30 @@ def rows() -> Iterator[tuple[str, int, Callable[[], float]]]:
                 one.delete()
         return time.perf_counter() - began
 
+    def add_tags() -> float:
+        with transaction.atomic():
+            order.tags.clear()
+        return timed(in_transaction(lambda: order.tags.add(*tags)))
+
+    def fast_delete() -> float:
+        with transaction.atomic():
+            Item10.objects.bulk_create([item(name="gone") for _ in range(1_000)], batch_size=500)
+        return timed(in_transaction(Item10.objects.filter(name="gone").delete))
+
+    def bulk_create() -> float:
+        taken = timed(in_transaction(lambda: Item10.objects.bulk_create([item(name="gone") for _ in range(1_000)])))
+        Item10.objects.filter(name="gone")._raw_delete("default")
+        return taken
+
+    def in_transaction(action: Callable[[], object]) -> Callable[[], None]:
+        def work() -> None:
+            with transaction.atomic():
+                action()
+
+        return work
+
+    order = Order.objects.create(number="A-1")
+    tags = [Tag.objects.create(name=str(number)) for number in range(10)]
     client = Client(raise_request_exception=False)
 
     yield "create, 1 per transaction", 60, lambda: timed(create(1), 10)
@@ -178,6 +212,10 @@ def rows() -> Iterator[tuple[str, int, Callable[[], float]]]:
     yield "one autocommit save", 60, lambda: timed(save_alone, 10)
     yield "delete, 100 one by one per transaction", 30, delete
     yield "load 10,000 instances", 15, lambda: timed(lambda: list(Item10.objects.all()))
+    yield "add 10 tags", 60, add_tags
+    yield "update() of 10,000 rows", 15, lambda: timed(in_transaction(lambda: Item10.objects.update(count=next(counter))))
+    yield "bulk_create of 1,000", 20, bulk_create
+    yield "fast delete of 1,000", 20, fast_delete
     yield "request that saves one row", 40, lambda: timed(lambda: client.post("/bench/save/"), 5)
     yield "request answered with 404", 40, lambda: timed(lambda: client.get("/nowhere/"), 5)
 

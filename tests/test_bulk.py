@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
@@ -101,7 +103,9 @@ def test_an_update_of_nothing_is_no_news() -> None:
 
 def test_an_updates_expressions_are_told_by_their_text() -> None:
     order = Order.objects.create(number="A-1", total=Decimal(1))
-    Order.objects.update(total=F("total") * 2, status=Case(When(number="A-1", then=Value("paid")), default=Value("open")))
+    Order.objects.update(
+        total=F("total") * 2, status=Case(When(number="A-1", then=Value("paid")), default=Value("open"))
+    )
     values = args(Order, "update")["values"]
     assert {"expression": "F(total) * Value(2)"} == values["total"]
     assert "expression" in values["status"]
@@ -443,9 +447,7 @@ def test_a_related_managers_bulk_calls_are_updates_of_the_other_side() -> None:
     customer.orders.remove(one)
     customer.orders.set([one])
     customer.orders.clear()
-    found = [
-        (event.data["args"]["values"], sorted(event.data["args"]["keys"])) for event in recorded(Order, "update")
-    ]
+    found = [(event.data["args"]["values"], sorted(event.data["args"]["keys"])) for event in recorded(Order, "update")]
     here = {"customer": customer.pk}
     nowhere = {"customer": None}
     assert [
@@ -510,7 +512,9 @@ def test_keys_of_every_kind_are_told_as_text_unless_they_are_numbers() -> None:
     ):
         manager: Any = model._default_manager
         manager.bulk_create([made])
-        field = next(f.name for f in model._meta.concrete_fields if not f.primary_key and f.name not in ("person", "course"))
+        field = next(
+            f.name for f in model._meta.concrete_fields if not f.primary_key and f.name not in ("person", "course")
+        )
         manager.bulk_update([made], [field])
         manager.update(**{field: "z"})
         manager.all()._raw_delete("default")
@@ -654,3 +658,30 @@ def test_a_large_update_is_fetched_in_parts() -> None:
     Item10.objects.bulk_create([Item10(name="x") for _ in range(2_500)])
     assert 2_500 == Item10.objects.update(count=1)
     assert [2_500, 2_500] == [len(keys) for _, _, keys in told(Item10)]
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="the other databases lock rows, not files")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("operation", ["update", "delete"])
+def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str) -> None:
+    tags("a")
+    refused = []
+
+    def interfere(execute: Any, sql: str, *rest: Any) -> Any:
+        """Write from elsewhere, between the listing and the statement."""
+        if sql.startswith(("UPDATE", "DELETE")):
+            with (
+                closing(sqlite3.connect(connection.settings_dict["NAME"], timeout=0)) as elsewhere,
+                pytest.raises(sqlite3.OperationalError, match="locked") as caught,
+            ):
+                elsewhere.execute("INSERT INTO shop_tag (name) VALUES ('between')")
+            refused.append(caught.value)
+        return execute(sql, *rest)
+
+    with transaction.atomic(), connection.execute_wrapper(interfere):
+        if operation == "update":
+            Tag.objects.update(name="b")
+        else:
+            Tag.objects.all()._raw_delete("default")
+    assert 1 == len(refused)
+    assert 1 == len(told(Tag)[-1][2])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import Model
 
     from signalbox.event import Note
     from signalbox.recording.plans import Plan
@@ -47,7 +48,7 @@ def install(names: frozenset[str], *, rows: bool) -> None:
     """Record the operations among ``names``; ``rows`` makes one event of each row, with its changes."""
     global _rows
     _rows = rows
-    replacements = {
+    replacements: dict[str, tuple[str, Any]] = {
         "bulk_create": ("bulk_create", _bulk_create),
         "bulk_update": ("bulk_update", _bulk_update),
         "update": ("update", _update),
@@ -121,9 +122,7 @@ def _bulk_create(
     return made
 
 
-def _created_in_part(
-    plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted
-) -> None:
+def _created_in_part(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted) -> None:
     """Tell of the objects that were not there yet, as far as the database says which."""
     keys = None if wanted.rows is None else _keys(plan, wanted.rows)
     count = len(objects) if keys is None else len(keys)
@@ -169,18 +168,17 @@ def _updated(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], na
         there = _there(plan, connection, [one.pk for one in objects])
         objects = [one for one in objects if one.pk in there]
     keys = list(dict.fromkeys(one.pk for one in objects))
-    memories = []
+    note: Note | None = snapshots.Memories(objects)
     for one in objects:
         known = snapshots.before(plan, one, connection.alias)
         written = snapshots.keep(plan, _only(plan, plan.values(one), names))
-        memory = snapshots.Memory(one._state, known)
         one._state.__dict__[snapshots.ATTRIBUTE] = snapshots.after_write(known, written)
         if _rows:
             change = RowChange(plan.fields, known, written)
-            _add(_row_draft("bulk_update", plan, connection, plan.key(one), change, memory), connection)
-        memories.append(memory)
+            _add(_row_draft("bulk_update", plan, connection, plan.key(one), change, note), connection)
+            note = None  # one for all of them
     if not _rows:
-        _operation("bulk_update", plan, connection, number, keys, {"fields": names}, snapshots.Memories(memories))
+        _operation("bulk_update", plan, connection, number, keys, {"fields": names}, note)
 
 
 def _there(plan: Plan, connection: BaseDatabaseWrapper, keys: list[Any]) -> set[Any]:
@@ -296,9 +294,7 @@ def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: r
         row = _spread(plan, places, values)
         key = tuple(row[place] for place, _ in plan.pk_places)
         change = RowChange(plan.fields, row, None)
-        draft = _row_draft(
-            "bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None
-        )
+        draft = _row_draft("bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
         _add(draft, connection)
 
 
@@ -348,7 +344,7 @@ def _operation(
     args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
         shown = keys[:MOST_KEYS]
-        args["keys"] = shown if all(type(key) is int for key in shown) else [plan.key_of(key) for key in shown]
+        args["keys"] = shown if {*map(type, shown)} <= {int} else [plan.key_of(key) for key in shown]
         if count > len(shown):
             args["keys_left_out"] = count - len(shown)
     draft.args = args

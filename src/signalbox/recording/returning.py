@@ -1,19 +1,21 @@
 """Learning from a bulk statement itself which rows it changed: RETURNING, where the database has it.
 
-A SELECT before the write would cost a statement, could miss what is changed in between, and in SQLite's deferred
-transactions fails at once when somebody else has written. It is what remains for MySQL's updates, with the rows locked,
-and for the few statements that RETURNING doesn't go with.
+A SELECT before the write costs a statement, and could miss what is changed in between. It is what remains for MySQL's
+updates, with the rows locked, and for the few statements that RETURNING doesn't go with. On SQLite it is several times
+faster for many rows, and exact, as it comes after the write lock: in a deferred transaction, a write that follows a
+SELECT would fail at once if somebody else has written.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from django.core.exceptions import EmptyResultSet
+from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections
-from django.db.models import QuerySet
+from django.db.models import IntegerField, QuerySet
 from django.db.models.constants import OnConflict
 from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
@@ -99,7 +101,7 @@ _original_insert: Any = QuerySet._insert  # type: ignore[attr-defined]
 def install() -> None:
     """Let statements return rows while somebody asks."""
     SQLUpdateCompiler.execute_sql = _update  # type: ignore[method-assign]
-    SQLDeleteCompiler.execute_sql = _delete  # type: ignore[method-assign,assignment]
+    SQLDeleteCompiler.execute_sql = _delete  # type: ignore[method-assign]
     QuerySet._insert = _insert  # type: ignore[attr-defined]
 
 
@@ -121,7 +123,7 @@ def _update(self: Any, result_type: Any) -> Any:
         number = _original_update(self, result_type)
         wanted.take(found)
         return number
-    return _returned(self, wanted) or 0
+    return (_listed(self, wanted) if _lists(self, wanted) else _returned(self, wanted)) or 0
 
 
 def _delete(self: Any, result_type: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -134,7 +136,7 @@ def _delete(self: Any, result_type: Any = None, *args: Any, **kwargs: Any) -> An
         number = _original_execute(self, result_type, *args, **kwargs)
         wanted.take(found)
         return number
-    return _returned(self, wanted)
+    return _listed(self, wanted) if self.single_alias and _lists(self, wanted) else _returned(self, wanted)
 
 
 def _asked(compiler: Any, kind: Kind, result_type: Any) -> Wanted | None:
@@ -142,6 +144,62 @@ def _asked(compiler: Any, kind: Kind, result_type: Any) -> Wanted | None:
     if wanted is None or wanted.kind != kind or result_type != ROW_COUNT:
         return None
     return wanted if compiler.query.model._meta.concrete_model is wanted.model else None
+
+
+def _lists(compiler: Any, wanted: Wanted) -> bool:
+    """Tell whether the rows are to be listed before the statement: on SQLite, where there may be many."""
+    return wanted.most is not None and compiler.connection.vendor == "sqlite"
+
+
+def _listed(compiler: Any, wanted: Wanted) -> int | None:
+    """Take SQLite's write lock, list the rows that the statement is about to change, and execute it; return their
+    number, ``None`` for a statement that can match nothing.
+
+    The application's query log holds its own statement alone.
+    """
+    sql, params = _compiled(compiler)
+    if not sql:
+        wanted.take([])
+        return None
+    connection = compiler.connection
+    quote = connection.ops.quote_name
+    table = quote(wanted.model._meta.db_table)
+    columns = [quote(str(field.column)) for field in wanted.fields]
+    try:
+        where, where_params = compiler.compile(compiler.query.where)
+    except FullResultSet:
+        where, where_params = "1", ()
+    connection.ensure_connection()
+    with connection.wrap_database_errors, closing(connection.create_cursor()) as lister:
+        lister.execute(f"UPDATE {table} SET {columns[0]} = {columns[0]} WHERE 0")  # noqa: S608 - Django's own names
+        listing = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} LIMIT {wanted.most}"  # noqa: S608 - as above
+        if len(columns) == 1 and _integral(wanted.fields[0]):  # as one text: rows by the thousand are dear
+            listing = f"SELECT json_group_array({columns[0]}) FROM ({listing})"  # noqa: S608 - as above
+            lister.execute(listing, tuple(where_params))
+            rows: list[Any] = list(zip(json.loads(lister.fetchone()[0]), strict=True))
+        else:
+            lister.execute(listing, tuple(where_params))
+            rows = lister.fetchall()
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        number: int = cursor.rowcount
+    wanted.take(_converted(compiler, wanted, rows))
+    return number
+
+
+def _integral(field: Any) -> bool:
+    while field.remote_field is not None:
+        field = field.target_field
+    return isinstance(field, IntegerField) and type(field).__module__.startswith("django.")
+
+
+def _compiled(compiler: Any) -> tuple[str, Any]:
+    """Return the statement with its parameters; an empty one if it can match nothing."""
+    try:
+        sql, params = compiler.as_sql()
+    except EmptyResultSet:
+        return "", ()
+    return sql, params
 
 
 def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
@@ -161,10 +219,7 @@ def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
 
 def _returned(compiler: Any, wanted: Wanted) -> int | None:
     """Execute the statement with RETURNING; return the number of rows, ``None`` for one that can match nothing."""
-    try:
-        sql, params = compiler.as_sql()
-    except EmptyResultSet:
-        sql = ""
+    sql, params = _compiled(compiler)
     if not sql:
         wanted.take([])
         return None

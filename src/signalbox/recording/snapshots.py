@@ -76,7 +76,7 @@ def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
 
 
 def _frozen(value: Any) -> Any:
-    """Return ``value`` as it is now: containers are copied, a file is its name, anything else is taken to stay as it is."""
+    """Return ``value`` as it is now: containers are copied, a file is its name, anything else is taken to stay."""
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()} if value else {}
     if isinstance(value, list):
@@ -124,33 +124,40 @@ class Memory:
 class Memories:
     """The same of the many instances that one bulk operation wrote."""
 
-    __slots__ = ("all",)
+    __slots__ = ("rows", "states")
 
-    def __init__(self, all_of_them: list[Memory]) -> None:
-        self.all = all_of_them
+    def __init__(self, instances: Sequence[Model]) -> None:
+        states = [instance._state for instance in instances]
+        self.states = list(map(weakref.ref, states))
+        self.rows = [state.__dict__.get(ATTRIBUTE, UNKNOWN) for state in states]
 
     def take_back(self) -> None:
         """Let each instance know its old row again."""
-        for memory in self.all:
-            memory.take_back()
+        for found, row in zip(self.states, self.rows, strict=True):
+            state = found()
+            if state is not None:
+                state.__dict__[ATTRIBUTE] = row
 
     def alive(self) -> bool:
         """Tell whether any of the instances still exists."""
-        return any(memory.alive() for memory in self.all)
+        return any(state() is not None for state in self.states)
 
 
 def remember(plan: Plan, instances: Sequence[Model]) -> Memories:
     """Note that ``instances`` are in the database as they are, and return how to forget it."""
-    memories = forget(instances)
+    memories = Memories(instances)
     for instance in instances:
-        instance._state.__dict__[ATTRIBUTE] = keep(plan, plan.values(instance))
+        values = plan.values(instance)
+        instance._state.__dict__[ATTRIBUTE] = keep(plan, values) if plan.mutable else values
     return memories
 
 
 def forget(instances: Sequence[Model]) -> Memories:
     """Know nothing any more of the rows of ``instances``, and return how to know it again."""
-    states = [instance._state for instance in instances]
-    return Memories([Memory(state, state.__dict__.pop(ATTRIBUTE, UNKNOWN)) for state in states])
+    memories = Memories(instances)
+    for instance in instances:
+        instance._state.__dict__.pop(ATTRIBUTE, None)
+    return memories
 
 
 # ------------------------------------------------------------------ where Django reads rows
@@ -253,7 +260,7 @@ def _fetch_many(original: Any) -> Any:
 
 
 def _getstate(original: Any) -> Any:
-    def __getstate__(self: ModelState) -> dict[str, Any]:
+    def __getstate__(self: ModelState) -> dict[str, Any]:  # noqa: N807 - it becomes the class's
         state: dict[str, Any] = self.__dict__.copy() if original is None else original(self)
         for name in PRIVATE:
             state.pop(name, None)

@@ -1,0 +1,141 @@
+"""``manage.py signalbox history``: one object's life, or what it was at a time."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.apps import apps
+from django.core.exceptions import ValidationError
+from django.core.management import CommandError
+from django.db import connections
+from django.db.models import Model
+
+from signalbox.event import UNKNOWN
+from signalbox.management.subcommands import options as shared
+from signalbox.management.terminal import events
+from signalbox.management.terminal.screen import Output, Screen
+from signalbox.management.terminal.table import Cell, Column
+from signalbox.management.terminal.text import clean
+from signalbox.models import Event
+from signalbox.objects import ObjectHistory, State, history
+from signalbox.reader import Filter, event_record
+
+COLUMNS: Final = (
+    Column(title="id", width=9, least=5, right=True),
+    Column(title="time", width=16, least=16, rank=1),
+    Column(title="signal", width=14, least=11),
+    Column(title="actor", width=12, least=6, rank=3),
+    Column(title="outcome", width=11, least=11, rank=2),
+    Column(title="what", width=90, least=20),
+)
+FIELDS: Final = (Column(title="field", width=30, least=8), Column(title="value", width=120, least=10))
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("model", metavar="MODEL", help="as shop.Order")
+    parser.add_argument("key", metavar="KEY", help='the primary key; a composite one as JSON, as [17,"maths"]')
+    parser.add_argument(
+        "--as-of", metavar="TIME", help='show its fields at a time: "2h" or "3d" ago, or as 2026-03-01T12:30'
+    )
+    parser.add_argument("--limit", type=shared.number, metavar="N", help="show the newest N events")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--using",
+        choices=tuple(connections),
+        metavar="ALIAS",
+        help=f"the database that holds the object, of {', '.join(connections)}; by default, the router's choice",
+    )
+
+
+def run(options: Mapping[str, Any], stdout: Output) -> int:
+    """Write the object's events, newest first, or its fields. Raises ``CommandError``, with 2 as exit code, for a model
+    or key that there can't be, and with 1 for an object of which nothing is known."""
+    screen = Screen(stdout, options)
+    found = _subject(options)
+    if options["as_of"]:
+        when = Filter.parse({"since": options["as_of"]}).since
+        assert when is not None
+        _state(screen, found, found.as_of(when), options)
+        return 0
+    rows = list(found.events(limit=options["limit"]))
+    if not rows:
+        raise CommandError(f"Nothing is recorded of {options['model']} {options['key']}.", returncode=1)
+    if options["json"]:
+        for event in rows:
+            screen.json(event_record(event))
+    else:
+        screen.table(COLUMNS, [_row(event, exact=not screen.terminal) for event in rows])
+    return 0
+
+
+def _subject(options: Mapping[str, Any]) -> ObjectHistory:
+    try:
+        model: type[Model] = apps.get_model(options["model"])
+    except (LookupError, ValueError) as error:
+        raise CommandError(f"{options['model']!r} is no model: {error}", returncode=2) from error
+    meta = model._meta
+    try:
+        key: Any = options["key"]
+        pk = tuple(json.loads(key)) if len(meta.pk_fields) > 1 else meta.pk.to_python(key)
+    except (TypeError, ValueError, ValidationError) as error:
+        raise CommandError(f"{key!r} is no primary key of {meta.label}.", returncode=2) from error
+    return history(model, pk, using=options["using"])
+
+
+def _state(screen: Screen, found: ObjectHistory, state: State, options: Mapping[str, Any]) -> None:
+    told = {name: None if value is UNKNOWN else value for name, value in state.items()}
+    if options["json"]:
+        known: dict[str, Any] = {"at": state.at.isoformat(), "exists": state.exists}
+        screen.json({**known, "fields": told, "unknown": sorted(state.unknown)})
+    elif not state.exists:
+        screen.text(f"{found.model._meta.label} {found.key} was not there.")
+    else:
+        rows = [
+            [Cell(name), Cell("unknown", "dim") if name in state.unknown else Cell(_shown(value))]
+            for name, value in told.items()
+        ]
+        screen.table(FIELDS, rows)
+
+
+def _row(event: Event, *, exact: bool) -> list[Cell]:
+    return [
+        Cell(str(event.id), "dim"),
+        Cell(events.when(event, exact=exact), "dim"),
+        Cell(event.signal, "cyan"),
+        Cell(event.actor_label or event.actor_key),
+        Cell(event.outcome.replace("_", " "), events.style_of(event.outcome)),
+        Cell(clean(summary(event))),
+    ]
+
+
+def summary(event: Event) -> str:
+    """Return in one line what an event did to its object."""
+    data = event.data
+    args = data.get("args") or {}
+    if "changes" in data:
+        pairs = (f"{name}: {' → '.join(map(_shown, pair))}" for name, pair in data["changes"].items())
+        return ", ".join(pairs) or "nothing changed"
+    if event.signal in ("post_delete", "bulk_delete"):
+        return "deleted"
+    if "row" in data or event.signal == "bulk_create":
+        return "created" if "row" in data else f"created, with {args.get('count', 1) - 1} others"
+    if event.signal == "m2m_changed":
+        what = "added" if "added" in args else "removed"
+        keys = args.get(what)
+        return f"{what} {args.get('model')} {', '.join(map(str, keys))}" if keys else str(args.get("action", ""))
+    if "values" in args:
+        values = (f"{name} = {_shown(value)}" for name, value in args["values"].items())
+        return f"{', '.join(values)} ({args.get('count')} rows)"
+    if "fields" in args:
+        return f"{', '.join(args['fields'])} ({args.get('count')} rows)"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and value.keys() == {"expression"}:
+        return str(value["expression"])
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
