@@ -67,7 +67,7 @@ def row(values: Any, fields: Fields) -> dict[str, Any]:
 
 
 def diff(change: RowChange) -> dict[str, list[Any]]:
-    """Return ``{field: [old, new]}`` for the fields that an update changed; ``[new]`` alone where the old value is unknown."""
+    """Return ``{field: [old, new]}`` for what an update changed; ``[new]`` alone where the old value is unknown."""
     fields, old, new, _ = change
     if old is UNKNOWN:
         old = (UNKNOWN,) * len(fields.names)
@@ -89,7 +89,7 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
 
 
 def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any] | None:
-    """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they are the same."""
+    """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
     if hasattr(after, "resolve_expression"):
         after = _untold(after)
     if before is UNKNOWN or hasattr(before, "resolve_expression"):
@@ -100,7 +100,7 @@ def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any
         try:
             if same(to_python(before), to_python(after)):
                 return None
-        except Exception:  # a field's own code on a value that it may not know; the raw values then speak
+        except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know; the raw values speak
             return [before, after]
     return [before, after]
 
@@ -114,12 +114,12 @@ def same(before: Any, after: Any) -> bool:
     """Tell whether two values are equal; values that can't be compared are not."""
     try:
         return bool(before == after)
-    except Exception:  # a value's own __eq__ may raise anything
+    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
         return False
 
 
 def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
-    """Return what an event stores of ``change``, with its name: the whole ``row`` on create and delete, else ``changes``."""
+    """Return what an event stores of ``change``, with its name: ``row`` on create and delete, else ``changes``."""
     if change.old is None:
         return "row", row(change.new, change.fields)
     if change.new is None:

@@ -58,7 +58,7 @@ def depart_at_once(draft: Draft) -> None:
     Within an event loop, which must not wait for a database, it leaves with its trace nonetheless.
     Raises ``DatabaseError`` if it can't be written.
     """
-    if _in_event_loop():
+    if in_event_loop():
         depart(draft)
         return
     connection = connections[home()]
@@ -130,7 +130,7 @@ def hurry(trace: Trace) -> None:
 
 def drain() -> None:
     """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
-    if not waiting() or getattr(_draining, "now", False) or not apps.ready or _in_event_loop():
+    if not waiting() or getattr(_draining, "now", False) or not apps.ready or in_event_loop():
         return
     _draining.now = True
     try:
@@ -157,7 +157,8 @@ def home() -> str:
     return alias
 
 
-def _in_event_loop() -> bool:
+def in_event_loop() -> bool:
+    """Tell whether an event loop runs in this thread, which must not wait for a database."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

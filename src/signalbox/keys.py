@@ -19,7 +19,7 @@ DIGEST: Final = re.compile("~[0-9a-f]{16}")
 
 
 def text(value: Any, *, secret: bool = False) -> str:
-    """Return a primary key's value as text: empty for none, a JSON array for a composite key, a digest for a secret one."""
+    """Return a primary key's value as text: empty for none, a JSON array if composite, a digest if secret."""
     if type(value) is int:
         return str(value)
     if value is None:

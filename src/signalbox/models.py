@@ -31,6 +31,7 @@ class Register(models.Manager["Any"]):
     """Manager whose readers see what the open transaction has recorded so far."""
 
     def get_queryset(self) -> models.QuerySet[Any]:
+        """Return the table's rows, those of the open transaction included."""
         for call in before_reading:
             call()
         return super().get_queryset()

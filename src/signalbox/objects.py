@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -75,7 +75,7 @@ def history(subject: Model | type[Model], pk: Any = None, *, using: str | None =
             )
         alias = using or router.db_for_write(type(subject), instance=subject)
         return ObjectHistory(type(subject), key, alias)
-    if not (isinstance(subject, type) and issubclass(subject, Model)):
+    if not (isinstance(subject, type) and issubclass(subject, Model)):  # type: ignore[redundant-expr]
         raise TypeError(f"history() was given {type(subject).__name__}; an object, or a model and a key, was expected.")
     if pk is None:
         raise TypeError(f"history({subject.__name__}) lacks the primary key: write history({subject.__name__}, 17).")
@@ -114,13 +114,13 @@ class ObjectHistory:
         """Return the object's fields as they were at ``when``.
 
         A field's value is what the last event up to then says; without one, what the first event after it says was
-        there before; without that either, what the database holds now, as nothing that is recorded has changed it since.
+        there before; without that either, what the database holds now, as nothing recorded has changed it since.
         Raises ``TypeError`` for anything but an aware datetime.
         """
         return self._state(when, self._steps(), self._present())
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
-        """Return ``{field: [value at start, value at end]}`` for the fields that differ; ``None`` where it was not there."""
+        """Return ``{field: [value at start, at end]}`` for the fields that differ; ``None`` where it was not there."""
         steps, present = self._steps(), self._present()
         old, new = self._state(start, steps, present), self._state(end, steps, present)
         names = list(dict.fromkeys([*old, *new]))
@@ -148,8 +148,8 @@ class ObjectHistory:
     def _throughs(self) -> list[str]:
         """Labels of the through tables of the model's many-to-many relations, from either side."""
         meta = self.model._meta
-        near = [field.remote_field.through for field in meta.many_to_many]
-        far = [relation.through for relation in meta.related_objects if relation.many_to_many]
+        near: list[Any] = [field.remote_field.through for field in meta.many_to_many]
+        far = [cast("Any", relation).through for relation in meta.related_objects if relation.many_to_many]
         return [through._meta.label for through in (*near, *far)]
 
     def _concerns(self, event: Event) -> bool:
@@ -173,7 +173,7 @@ class ObjectHistory:
         return [step for step in reversed(steps) if step is not None]
 
     def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
-        if not isinstance(when, dt.datetime) or when.tzinfo is None:
+        if not isinstance(when, dt.datetime) or when.tzinfo is None:  # type: ignore[redundant-expr]
             raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
         moment = microseconds(when)
         before = [step for step in steps if step.time <= moment]
@@ -244,7 +244,7 @@ class _Step:
 
 
 def _step(event: Event, owner: bool) -> _Step | None:
-    """Return what ``event`` did to the row; ``None`` if it did not touch it. ``owner``: with its row goes the object."""
+    """Return what ``event`` did to the row; ``None`` if it did not touch it. An ``owner`` takes the object along."""
     data, time = event.data, event.time
     args = data.get("args") or {}
     if event.signal in DELETES:

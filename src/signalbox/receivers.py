@@ -28,7 +28,7 @@ class Connected:
     receiver: Any
     """The callable itself; ``None`` when it was connected weakly and has been collected."""
     sender: Any
-    """The sender it listens to, where it can still be told; ``None`` for any sender, or where Django keeps its id alone."""
+    """The sender it listens to; ``None`` for any, or where Django keeps the id alone and nothing can be told by it."""
     sender_key: object
     """The id by which Django compares senders; equal to ``any_sender`` for receivers of every sender."""
     weak: bool
@@ -134,7 +134,7 @@ def place(receiver: Any) -> str:
 def _find_site(receiver: Any) -> Site:
     try:
         return Site(_name(receiver), _place(receiver))
-    except Exception:  # a receiver's own __getattr__ may raise anything; its type cannot
+    except Exception:  # noqa: BLE001 - a receiver's own __getattr__ may raise anything; its type cannot
         kind = type(receiver)
         return Site(f"{kind.__module__}.{kind.__qualname__}", "")
 
@@ -169,7 +169,7 @@ def code_of(receiver: Any) -> CodeType | None:
                 return receiver.__code__
             receiver = inner
         else:
-            call = getattr(type(receiver), "__call__", None)
+            call = getattr(type(receiver), "__call__", None)  # noqa: B004 - it is the function itself that is wanted
             if not isinstance(call, FunctionType):
                 return None
             receiver = call
@@ -177,7 +177,7 @@ def code_of(receiver: Any) -> CodeType | None:
 
 
 def short_path(path: str) -> str:
-    """Return ``path`` as a person would say it: from the working directory or from ``site-packages`` on, where it lies there."""
+    """Return ``path`` as a person would say it: from the working directory, or from a folder of packages on."""
     for root in (os.getcwd(), *sys.path):
         if root and path.startswith(root + os.sep):
             return path[len(root) + 1 :]

@@ -136,7 +136,9 @@ def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model
         return instance
     if not manager.through._meta.auto_created:
         raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
-    lacking = set(told) - {_told(key) for key in manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))}
+    lacking = set(told) - {
+        _told(key) for key in manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))
+    }
     if lacking:
         raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, lacking)))} is gone.")
     manager.add(*_keys(manager.model, told))
@@ -155,12 +157,14 @@ def _told(key: Any) -> Any:
 def _accessor(model: type[models.Model], through: str, reverse: bool) -> str:
     """Return the name of the manager on ``model`` that works on the table of the model labelled ``through``."""
     if reverse:
-        for relation in model._meta.related_objects:
-            if relation.many_to_many and relation.through._meta.label == through:
+        relations: list[Any] = [relation for relation in model._meta.related_objects if relation.many_to_many]
+        for relation in relations:
+            if relation.through._meta.label == through:
                 return str(relation.get_accessor_name())
-    for field in model._meta.many_to_many:
+    fields: list[Any] = list(model._meta.many_to_many)
+    for field in fields:
         if field.remote_field.through._meta.label == through:
-            return field.name
+            return str(field.name)
     raise RevertError(f"{model._meta.label} has no relation by {through} any more.")
 
 
@@ -191,7 +195,9 @@ def _field(model: type[models.Model], name: str) -> Any:
 def _value(field: Any, recorded: Any, using: str) -> Any:
     """Return the Python value of what was recorded of ``field``."""
     if isinstance(recorded, dict) and recorded.keys() == {"expression"}:
-        raise RevertError(f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded.")
+        raise RevertError(
+            f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded."
+        )
     if _incomplete(recorded):
         raise RevertError(f"The value of {field.name!r} was not recorded whole, as it is secret or too long.")
     if recorded is None:
@@ -203,7 +209,9 @@ def _value(field: Any, recorded: Any, using: str) -> Any:
     if field.is_relation and not field.remote_field.parent_link:  # a child is saved with its parent
         there = field.related_model._base_manager.using(using).filter(**{field.target_field.name: value})
         if not there.exists():
-            raise RevertError(f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone.")
+            raise RevertError(
+                f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone."
+            )
     return value
 
 

@@ -8,7 +8,7 @@ logger = logging.getLogger("signalbox")
 
 
 def early() -> None:
-    """The registry has made this app's config: models that are prepared, connections that are opened from now on are seen."""
+    """The registry has made this app's config: models prepared and connections opened from now on are seen."""
     from signalbox import recording
 
     try:

@@ -36,7 +36,6 @@ from signalbox.recording.scope import Scope
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from signalbox.event import Draft
     from signalbox.recording.sends import Capture
 
 

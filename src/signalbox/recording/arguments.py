@@ -64,7 +64,7 @@ def render(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environ(environ: Any) -> dict[str, Any]:
-    """Return what a WSGI environ says of the request: never the whole of it, which holds cookies and the server's own variables."""
+    """Return what a WSGI environ says of the request: never all of it, which holds cookies and more."""
     get = environ.get
     facts = {
         "method": get("REQUEST_METHOD", ""),

@@ -103,7 +103,7 @@ class TemplateRendered(Sent):
 
     def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
         """Return the event."""
-        found = named.get("context")
+        found: Any = named.get("context")
         flat = found.flatten() if hasattr(found, "flatten") else {}
         shown = {"template": getattr(named.get("template"), "name", None), "context": sorted(map(str, flat))[:50]}
         return super().start(sender, shown)
@@ -299,6 +299,9 @@ def _deliver(draft: Draft) -> None:
 
     Raises ``registry.NotDelivered`` if it can't be written.
     """
+    if departures.in_event_loop():
+        departures.depart(draft)
+        return
     connection = connections[draft.using or departures.home()]
     open_buffer = buffer.of(connection)
     if open_buffer is not None and store.in_transaction(connection):
@@ -308,7 +311,7 @@ def _deliver(draft: Draft) -> None:
         departures.depart_at_once(draft)
     except DatabaseError as error:
         raise registry.NotDelivered(
-            f"{draft.signal} was sent, but its durable receivers will not run, as their deliveries could not be written: "
+            f"{draft.signal} was sent, but its durable receivers will not run, as their rows could not be written: "
             f"{error}"
         ) from error
 

@@ -52,7 +52,7 @@ def new_signals() -> Iterator[tuple[Signal, str]]:
 def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
     """Return the modules of installed apps that hold something new."""
     roots = tuple(config.name for config in apps.get_app_configs() if config.name != "signalbox")
-    for module_name, module in sorted(list(sys.modules.items()), key=lambda item: (item[0].count("."), item[0])):
+    for module_name, module in sorted(sys.modules.copy().items(), key=lambda item: (item[0].count("."), item[0])):
         inside = any(module_name == root or module_name.startswith(f"{root}.") for root in roots)
         members = getattr(module, "__dict__", None) if inside else None
         if members is not None and _searched.get(module_name) != len(members):

@@ -100,7 +100,7 @@ def _wrap(made: type) -> None:
     for name, wrapper in (("_add_items", _adding), ("_remove_items", _removing), (clearing, _clearing)):
         original = made.__dict__.get(name)
         if original is not None and not hasattr(original, "signalbox_original"):
-            replacement = update_wrapper(wrapper(original), original)
+            replacement: Any = update_wrapper(wrapper(original), original)
             replacement.signalbox_original = original
             setattr(made, name, replacement)
 
@@ -118,7 +118,7 @@ def _adding(original: Any) -> Any:
                 try:
                     if keys := work.keys():
                         _record(self, keys, using)
-                except Exception:  # noqa: BLE001 - Signalbox's own failure; the rows are written
+                except Exception:
                     logger.exception("A change of %s could not be recorded.", self.through)
             return result
 

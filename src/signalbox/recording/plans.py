@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.models import Field, Model
@@ -81,7 +81,7 @@ class Plan:
         self.label = meta.label
         self.concrete = meta.concrete_model or model
         self.recorded = registry.is_named(meta.label) or not ignored(model, config)
-        concrete = [field for field in meta.concrete_fields]
+        concrete = list(meta.concrete_fields)
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
             names=tuple(field.name for field in concrete),
@@ -108,7 +108,7 @@ class Plan:
         self.pk_places = tuple((attnames.index(field.attname), field.attname) for field in meta.pk_fields)
         """Places and attributes of the primary key."""
         self.foreign = {
-            field.cache_name: (place, field.name)
+            cast("Any", field).cache_name: (place, field.name)
             for place, field in enumerate(concrete)
             if field.is_relation and field.name not in self.fields.secret | self.fields.excluded
         }
@@ -128,13 +128,13 @@ class Plan:
         return keys.text(value, secret=self.secret_pk)
 
     def label_of(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
-        """Return what ``instance`` calls itself, without a query and without its secrets; empty if it says nothing of its own."""
+        """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
         if not self.has_str:
             return ""
         refused = _refuse_queries(connection)
         try:
             text = str(instance)
-        except Exception:  # the model's own __str__, which may raise anything, or ask the database
+        except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
             return ""
         finally:
             for own, found in refused:
@@ -201,16 +201,16 @@ def _refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[s
     """Let connections refuse queries, before they are counted or logged; return what undoes it."""
     # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
     alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
-    undo = []
+    undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for one in [connection] if alone else connections.all(initialized_only=True):
         own = one.__dict__
-        undo.append((own, {name: own[name] for name in ("cursor", "chunked_cursor") if name in own}))
+        undo.append((own, {name: own.get(name) for name in ("cursor", "chunked_cursor") if name in own}))
         own["cursor"] = own["chunked_cursor"] = _refuse
     return undo
 
 
 def is_secret(field: Any, redactor: Redactor) -> bool:
-    """Tell whether a field's values are never stored: by its own name, or as the key of an object whose key is secret."""
+    """Tell whether a field's values are never stored: by its name, or as the key of an object whose key is secret."""
     if redactor.is_secret(field.name) or redactor.is_secret(field.attname):
         return True
     if field.primary_key:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 ANNOUNCED: Final = "_signalbox_announced"
-"""On ``instance._state``: the ``pre_save`` that waits for its write; its event, or the time of one that nobody heard."""
+"""On ``instance._state``: the ``pre_save`` that waits for its write; its event, or its time if nobody heard it."""
 CONDEMNED: Final = "_signalbox_condemned"
 """The same of a ``pre_delete`` that nobody heard."""
 SAVED: Final = "_signalbox_saved"
@@ -120,7 +120,6 @@ def _save_row(
     update_fields: Any,
 ) -> Any:
     using = connection.alias
-    state = self._state
     before = plan.values(self)  # expressions are replaced by what the database returns
     try:
         updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
@@ -175,7 +174,7 @@ def _capture(
 def _labels(
     plan: Plan, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
 ) -> dict[str, dict[str, str]] | None:
-    """Return what the objects are called that changed foreign keys point at, where they are loaded: no query is made."""
+    """Return what the objects are called that changed foreign keys point at, where they are loaded: without a query."""
     cached = state.__dict__.get("fields_cache")
     if not cached or not plan.foreign:
         return None
@@ -233,12 +232,13 @@ def _written(plan: Plan, instance: Model, before: Sequence[Any], updated: bool, 
         zip(fields.names, fields.attnames, before, values, strict=True)
     ):
         if place in plan.generated:
-            value = UNKNOWN if stale else value
+            written.append(UNKNOWN if stale else value)
         elif names is not None and name not in names and attname not in names:
-            value = UNKNOWN
+            written.append(UNKNOWN)
         elif value is UNKNOWN and hasattr(was, "resolve_expression"):
-            value = was  # Django 6 defers what the database computed and could not return
-        written.append(value)
+            written.append(was)  # Django 6 defers what the database computed and could not return
+        else:
+            written.append(value)
     return snapshots.keep(plan, written)
 
 
@@ -295,8 +295,7 @@ def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> Dra
 
 
 def _unread(plan: Plan, instance: Model) -> Sequence[Any]:
-    """Return what an instance without a snapshot of its row tells of it: what it carries if it is a copy of one that was
-    read, else its key alone."""
+    """Return what an instance without a snapshot tells of its row: all it carries if it is a copy, else its key."""
     values = plan.values(instance)
     state = instance._state
     if not state.adding and snapshots.old(plan, state) is UNKNOWN:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.dispatch import Signal
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from signalbox.event import Draft
 
 logger = logging.getLogger("signalbox")
+
+Answers: TypeAlias = list[tuple[Any, Any]]
 
 METHODS: Final = ("send", "send_robust", "asend", "asend_robust")
 
@@ -76,7 +78,7 @@ def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | No
         return capture.start(sender, named)
     except registry.REFUSALS:  # what a durable receiver would lose, its sender must hear of
         raise
-    except Exception:  # noqa: BLE001 - Signalbox's own failure, or a value's; the send goes on unrecorded
+    except Exception:
         logger.exception("A send could not be recorded.")
         return None
 
@@ -90,7 +92,7 @@ def _finished(capture: Capture, draft: Draft, named: dict[str, Any], began: int,
         capture.finish(draft, named, error)
     except registry.REFUSALS:
         raise
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:
         logger.exception("A send could not be recorded.")
 
 
@@ -99,7 +101,7 @@ def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
         capture.unheard(sender, named)
     except registry.REFUSALS:
         raise
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:
         logger.exception("A send could not be recorded.")
 
 
@@ -123,7 +125,7 @@ def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Call
         failure: BaseException | None = None
         try:
             if not plain:
-                return _whole(original, signal, sender, named, draft)
+                return cast("Answers", _whole(original, signal, sender, named, draft))
             if listening_async:
                 return _through_django(original, signal, sender, named, draft, listening, listening_async)
             return _run(signal, sender, named, draft, listening, robust)
@@ -153,7 +155,7 @@ def _run(
                 _note(runs, receiver, began, error)
                 if not robust or not isinstance(error, Exception):
                     raise
-                signal._log_robust_failure(receiver, error)
+                signal._log_robust_failure(receiver, error)  # type: ignore[attr-defined]
                 answers.append((receiver, error))
             else:
                 runs.append(ReceiverRun(receivers.site(receiver), perf_counter_ns() - began, None))
@@ -203,7 +205,7 @@ class _Timed:
         return self._live
 
     def _log_robust_failure(self, timed: Any, error: Exception) -> None:
-        self._signal._log_robust_failure(self._originals[id(timed)], error)
+        self._signal._log_robust_failure(self._originals[id(timed)], error)  # type: ignore[attr-defined]
 
     def _timed(self, receiver: Any) -> Callable[..., Any]:
         def timed(**named: Any) -> Any:
@@ -272,8 +274,7 @@ def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Cal
         failure: BaseException | None = None
         try:
             if not plain:
-                answers = await _whole(original, signal, sender, named, draft)
-                return answers
+                return cast("Answers", await _whole(original, signal, sender, named, draft))
             timed = _Timed(signal, draft, *signal._live_receivers(sender))
             return timed.answers(await original(timed, sender, **named))
         except BaseException as error:
