@@ -155,10 +155,10 @@ def test_ten_fields_are_told_in_json() -> None:
 @everywhere
 def test_texts_assigned_for_other_types_are_no_changes() -> None:
     item = Item10.objects.create(count=72, price=Decimal("9.90"), day=dt.date(2024, 2, 29), weight=0.5)
-    item.count, item.price, item.day, item.weight = "72", "9.90", "2024-02-29", "0.5"  # type: ignore[assignment]
+    item.count, item.price, item.day, item.weight = "72", "9.90", "2024-02-29", "0.5"
     item.save()
     assert {} == changes(item)
-    item.count = "73"  # type: ignore[assignment]
+    item.count = "73"
     item.save()
     assert ["count"] == list(changes(item))
 
@@ -264,6 +264,7 @@ def test_an_array_changed_in_place_is_a_change() -> None:
     from django.contrib.postgres.fields import ArrayField
 
     class Shelf(models.Model):
+        objects: models.Manager[Any] = models.Manager()
         books = ArrayField(models.CharField(max_length=20))
 
         class Meta:
@@ -317,7 +318,8 @@ def test_a_foreign_key_has_a_label_where_its_object_is_loaded(
 @everywhere
 def test_a_label_that_would_ask_the_database_is_left_out(django_assert_num_queries: DjangoAssertNumQueries) -> None:
     line = OrderLine.objects.create(order=Order.objects.create(number="A-1"), sku="nut")
-    OrderLine.__str__ = lambda self: f"{Order.objects.get(pk=self.order_id)}/{self.sku}"  # type: ignore[method-assign]
+    asking: Any = lambda self: f"{Order.objects.get(pk=self.order_id)}/{self.sku}"  # noqa: E731
+    OrderLine.__str__ = asking  # type: ignore[method-assign]
     plans.forget()
     try:
         with django_assert_num_queries(1):
@@ -403,9 +405,7 @@ def test_code_can_say_the_same_and_the_setting_wins() -> None:
 
 @pytest.mark.usefixtures("unconfigured")
 def test_configuring_what_is_not_there_says_what_is() -> None:
-    with pytest.raises(
-        ValueError, match="shop.Order has no field 'notes'; it has customer, customer_id|no field 'notes'"
-    ):
+    with pytest.raises(ValueError, match="has no field 'notes'; it has customer, "):
         signalbox.configure(Order, exclude=["notes"])
     with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
         signalbox.configure(Order, hide=["note"])
@@ -416,7 +416,8 @@ def test_configuring_what_is_not_there_says_what_is() -> None:
 def test_a_wrong_setting_of_models_is_told_by_the_checks() -> None:
     from signalbox import conf
 
-    for wrong in ({"Order": {}}, {"shop.Order": []}, {"shop.Order": {"hide": []}}, {"shop.Order": {"record": "no"}}):
+    wrongs: Any = ({"Order": {}}, {"shop.Order": []}, {"shop.Order": {"hide": []}}, {"shop.Order": {"record": "no"}})
+    for wrong in wrongs:
         [(key, message, _)] = conf.problems({"MODELS": wrong})
         assert ("MODELS", True) == (key, "was expected" in message)
     assert [] == conf.problems({"MODELS": {"shop.Order": {"exclude": ["a"], "redact": ["b"], "record": True}}})

@@ -29,7 +29,7 @@ def keep(judge: Any) -> Iterator[None]:
 
 
 def no_tags(event: Mapping[str, Any]) -> bool:
-    return event["sender"] != "shop.Tag"
+    return bool(event["sender"] != "shop.Tag")
 
 
 def test_an_event_is_dropped_by_false_and_its_change_is_not() -> None:

@@ -74,7 +74,7 @@ def everywhere(test: Any) -> Any:
 
 def made(kind: str) -> models.Model:
     person = Person.objects.create(name="Ada")
-    return {
+    kinds: dict[str, Any] = {
         "uuid": lambda: Document(id=KEY, title="Notes"),
         "text": lambda: Word(text='odd "key"/?…ß\'', meaning="x"),
         "big": lambda: Big(id=2**63 - 1, name="x"),
@@ -82,7 +82,9 @@ def made(kind: str) -> models.Model:
         "composite": lambda: Enrolment(person=person, course='m,a"ths', grade="B"),
         "secret": lambda: Key(secret_key="hush-1", note="x"),
         "natural": lambda: Named(code="n/1", title="x"),
-    }[kind]()
+    }
+    one: models.Model = kinds[kind]()
+    return one
 
 
 FIELD = {"Document": "title", "Word": "meaning", "Big": "name", "Enrolment": "grade", "Key": "note", "Named": "title"}

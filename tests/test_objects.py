@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -82,7 +81,11 @@ def test_bulk_operations_that_touched_it_are_among_them() -> None:
 
 
 def test_many_to_many_changes_are_found_from_both_sides() -> None:
-    order, other, tag = Order.objects.create(number="A-1"), Order.objects.create(number="A-2"), Tag.objects.create(name="a")
+    order, other, tag = (
+        Order.objects.create(number="A-1"),
+        Order.objects.create(number="A-2"),
+        Tag.objects.create(name="a"),
+    )
     order.tags.add(tag)
     tag.orders.remove(order)
     order.tags.add(tag)
@@ -184,7 +187,7 @@ def test_a_key_that_can_be_none_has_no_history() -> None:
 
 
 @pytest.fixture
-def life() -> Iterator[dict[str, dt.datetime]]:
+def life() -> dict[str, dt.datetime]:
     """An order's life, by what happened."""
     moments = {"before": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)}
     ada = Customer.objects.create(name="Ada")
@@ -208,7 +211,7 @@ def life() -> Iterator[dict[str, dt.datetime]]:
     moments["saved"] = then()
     order.delete()
     moments["deleted"] = then()
-    yield moments
+    return moments
 
 
 @pytest.mark.usefixtures("life")

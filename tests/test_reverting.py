@@ -121,7 +121,7 @@ def test_a_foreign_key_a_file_and_a_value_of_a_field_of_ones_own_come_back() -> 
     revert(of(note))
     assert Money(Decimal("12.50"), "EUR") == Note.objects.get().price
     attachment = Attachment.objects.create(file="one.txt")
-    attachment.file = "two.txt"  # type: ignore[assignment]
+    attachment.file = "two.txt"
     attachment.save()
     revert(of(attachment))
     assert "one.txt" == Attachment.objects.get().file.name

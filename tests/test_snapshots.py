@@ -203,7 +203,7 @@ def test_what_is_fetched_for_all_peers_is_known_of_each() -> None:
 
     for number in ("A-1", "A-2"):
         order(number=number, meta={"of": number})
-    first, second = Order.objects.fetch_mode(FETCH_PEERS).defer("note", "meta").order_by("number")
+    first, second = Order.objects.all().fetch_mode(FETCH_PEERS).defer("note", "meta").order_by("number")
     assert ("fresh", {"of": "A-1"}) == (first.note, first.meta)
     assert {"note", "meta"} <= second.__dict__.keys()
     second.note = "stale"
@@ -221,7 +221,7 @@ def test_a_peer_that_was_overwritten_before_the_others_fetched_stays_unknown() -
 
     for number in ("A-1", "A-2"):
         order(number=number)
-    first, second = Order.objects.fetch_mode(FETCH_PEERS).defer("note").order_by("number")
+    first, second = Order.objects.all().fetch_mode(FETCH_PEERS).defer("note").order_by("number")
     second.note = "stale"
     assert "fresh" == first.note
     second.save()
@@ -484,7 +484,8 @@ def test_uninstalling_leaves_django_as_it_was() -> None:
     try:
         assert [] == private(Tag.objects.create(name="steam"))
         assert [] == private(Tag.objects.get())
-        modules = {Order.refresh_from_db.__module__, Order.from_db.__func__.__module__}
+        from_db: Any = Order.from_db
+        modules = {Order.refresh_from_db.__module__, from_db.__func__.__module__}
         assert {"django.db.models.base"} == modules
     finally:
         signalbox.install()
@@ -493,7 +494,7 @@ def test_uninstalling_leaves_django_as_it_was() -> None:
 def test_a_model_whose_from_db_is_its_own_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def from_db(cls: Any, db: Any, field_names: Any, values: Any, **modes: Any) -> Any:
+    def from_db(cls: Any, /, db: Any, field_names: Any, values: Any, **modes: Any) -> Any:
         seen.append(cls)
         return super(Tag, cls).from_db(db, field_names, values, **modes)
 

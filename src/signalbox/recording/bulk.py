@@ -56,7 +56,8 @@ def install(names: frozenset[str], *, rows: bool) -> None:
     }
     for name, (attribute, replacement) in replacements.items():
         if name in names:
-            setattr(QuerySet, attribute, update_wrapper(replacement, _originals[attribute]))
+            wrapped: Any = replacement
+            setattr(QuerySet, attribute, update_wrapper(wrapped, _originals[attribute]))
     if "update" in names:
         UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
 

@@ -203,7 +203,7 @@ def _refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[s
     alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
     undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for one in [connection] if alone else connections.all(initialized_only=True):
-        own = one.__dict__
+        own: dict[str, Any] = one.__dict__
         undo.append((own, {name: own.get(name) for name in ("cursor", "chunked_cursor") if name in own}))
         own["cursor"] = own["chunked_cursor"] = _refuse
     return undo

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError
 from django.db import connections
 from django.db.models import Model
+from django.utils import timezone
 
 from signalbox.event import UNKNOWN
 from signalbox.management.subcommands import options as shared
@@ -57,8 +58,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     found = _subject(options)
     if options["as_of"]:
-        when = Filter.parse({"since": options["as_of"]}).since
-        assert when is not None
+        when = Filter.parse({"since": options["as_of"]}).since or timezone.now()
         _state(screen, found, found.as_of(when), options)
         return 0
     rows = list(found.events(limit=options["limit"]))
