@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client, override_settings
-from pytest_django import DjangoDbBlocker
 
 from signalbox import departures
 from signalbox.context import new_trace_id
@@ -134,25 +132,27 @@ def add_delivery(db: None) -> Callable[..., Delivery]:
     return add
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The browser; the reason to go without it is a failure where services are required."""
+    """The browser; the reason to go without it is a failure where services are required.
+
+    It lives for one module: its driver's event loop runs in this thread, and other modules' tests want none there.
+    """
     if reason := browsing.missing():
         if services.required():
             pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
         pytest.skip(reason)
-    # Its driver runs an event loop in this thread, in which Django would refuse the tests' own queries.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with browsing.chromium() as browser:
+    # Within an event loop Django would refuse the tests' own queries.
+    with pytest.MonkeyPatch.context() as patch, browsing.chromium() as browser:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         yield browser
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
-@pytest.fixture(scope="session")
-def site(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def site(django_db_setup: None) -> Iterator[str]:
     """The address of the test site, served under a strict policy."""
     middleware = ["tests.web.browsing.StrictPolicy", *settings.MIDDLEWARE]
-    with django_db_blocker.unblock(), override_settings(MIDDLEWARE=middleware), browsing.serving() as address:
+    with override_settings(MIDDLEWARE=middleware), browsing.serving() as address:
         yield address
 
 
