@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.template.loader import render_to_string
 from django.test import AsyncClient, Client
 from django.urls import reverse
 
+from signalbox.doctor import Finding, Line, Severity
 from signalbox.models import Event, Trace
 from signalbox.web.reading import Position
 from tests.shop.models import Order
@@ -135,6 +137,31 @@ def test_putting_back_needs_a_csrf_token(operator: User, changed: Event) -> None
     strict.force_login(operator)
     assert 403 == strict.post(f"/signalbox/event/{changed.id}/revert/").status_code
     assert "paid" == Order.objects.get().status
+
+
+def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
+    finding = Finding(
+        id="signalbox.D002",
+        rule="shadowed-receiver",
+        severity=Severity.ERROR,
+        app="shop",
+        path="/site/shop/signals.py",
+        line=2,
+        place="shop/signals.py:2",
+        signal="post_save",
+        receiver="shop.signals.tell",
+        happens="<b>tell</b> never runs.",
+        why="A second function took its name.",
+        remedy="Give it another.",
+        excerpt=(
+            Line(number=1, text="@receiver(post_save)", marked=False),
+            Line(number=2, text="def tell():", marked=True),
+        ),
+    )
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5})
+    for said in ("Errors", "&lt;b&gt;tell&lt;/b&gt; never runs.", "shop/signals.py:2", "A second", "Give it another."):
+        assert said in page
+    assert '<span class="code marked"><span class="n">2</span>def tell():' in page
 
 
 def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:
