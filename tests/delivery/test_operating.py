@@ -81,6 +81,30 @@ def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable
     assert health.health("default").well
 
 
+def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    Delivery.objects.update(wake=claiming.now() - 61 * claiming.SECOND)
+    assert not health.health("default").well
+    Claims("default").claim(1, 1)
+    assert health.health("default").well
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_messages_that_nobody_takes_are_not_well(durable: Callable[..., None], settings: Any, well: bool) -> None:
+    settings.SIGNALBOX = {"ENGINE": "celery"}
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    long_ago = claiming.now() - (1 if well else 61) * claiming.SECOND
+    Delivery.objects.update(due=long_ago, wake=long_ago)
+    Claims("default").dispatch(10, claiming.now() + 60 * claiming.SECOND)
+    Claims("default")._leave_blocked_alone(claiming.now())
+    found = health.health("default")
+    assert (well, 2) == (found.well, found.due)
+
+
 def test_a_dead_letter_is_run_again_in_its_old_place(durable: Callable[..., None], notes: Notes) -> None:
     durable(receivers.saved)
     [order] = orders(1)

@@ -20,6 +20,7 @@ from signalbox.recording import plans
 from tests.delivery import receivers
 from tests.shop import signals
 from tests.shop.models import Customer, Order, OrderLine, Tag, Word
+from tests.shop.signals import order_paid as imported_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,6 +251,20 @@ def test_a_signal_that_is_sent_in_an_event_loop_is_delivered_with_its_trace(dura
 
     asyncio.run(work())
     assert {"number": 1} == Delivery.objects.get().payload["packed"]
+
+
+def test_a_signal_of_the_project_is_named_after_the_module_that_makes_it() -> None:
+    assert "tests.shop.signals.order_paid" == registry._search(imported_here)
+    assert signals.order_paid is registry.signal_named("tests.shop.signals.order_paid")
+
+
+def test_a_signal_that_no_module_holds_is_refused_unless_it_is_named() -> None:
+    signal = Signal()
+    with pytest.raises(registry.NotDurable, match=r"name it with signalbox\.track"):
+        signalbox.receiver(signal, durable=True)(receivers.saved)
+    signalbox.track(signal, "shop.nameless")
+    signalbox.receiver(signal, durable=True)(receivers.saved)
+    assert {"shop.nameless"} == registry.heard()
 
 
 def _committed_elsewhere() -> int:

@@ -38,7 +38,7 @@ _COLUMNS: Final = (
     "id receiver queue order_key lane trace_id span signal sender object_key database attempts epoch created payload"
 )
 _COLUMNS_OF_D: Final = ", ".join(f"d.{name}" for name in _COLUMNS.split())
-_HEAD: Final = f"(d.lane IS NULL OR NOT EXISTS (SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.id < d.id))"
+HEAD: Final = f"(d.lane IS NULL OR NOT EXISTS (SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.id < d.id))"
 
 _NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
 """PostgreSQL: that a delivery is done need not outlive a crash of the server; it would be run again, as after a crash
@@ -140,7 +140,7 @@ class Claims:
 
     def _claim_at_once(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
         sql = (
-            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {_HEAD} "
+            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {HEAD} "
             "ORDER BY d.wake LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
             "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS begun FROM picked) "
             f"UPDATE {TABLE} d SET lease = %s, wake = %s, epoch = d.epoch + 1, "
@@ -152,7 +152,7 @@ class Claims:
             return [self._claimed(row, begun=row[-1]) for row in sorted(cursor.fetchall())]
 
     def _claim_in_steps(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
-        pick = f"SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {_HEAD} ORDER BY d.wake LIMIT %s"
+        pick = f"SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {HEAD} ORDER BY d.wake LIMIT %s"
         with self.connection.cursor() as cursor:
             if not self._full:  # reading takes no lock: a worker that finds nothing must not disturb the site
                 cursor.execute(pick, [moment, *self.queues, 1])
@@ -165,7 +165,7 @@ class Claims:
             if not ids:
                 return []
             # Once more: a locking read sees what was committed while it ran, its subquery does not.
-            head = f" AND {_HEAD}" if locked else ""
+            head = f" AND {HEAD}" if locked else ""
             cursor.execute(
                 f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE d.id IN ({_marks(ids)}){head} ORDER BY d.id", ids
             )
@@ -189,7 +189,7 @@ class Claims:
         """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt."""
         moment = now()
         lease = moment + int(conf.get().LEASE * SECOND)
-        free = f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {_HEAD}"
+        free = f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {HEAD}"
         with self._writing(), self.connection.cursor() as cursor:
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
@@ -214,7 +214,7 @@ class Claims:
         The mark is committed when this returns: publish then, and what is not published, or lost, is marked anew.
         """
         moment = now()
-        due = f"d.wake <= %s{self._of_queue()} AND {_HEAD} ORDER BY d.wake LIMIT %s"
+        due = f"d.wake <= %s{self._of_queue()} AND {HEAD} ORDER BY d.wake LIMIT %s"
         pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {due}"
         with self.connection.cursor() as cursor:
             if self.connection.vendor != "postgresql":

@@ -9,7 +9,8 @@ from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 
-from signalbox.delivery.claims import SECOND, TABLE, now
+from signalbox import conf
+from signalbox.delivery.claims import HEAD, SECOND, TABLE, now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ class Health:
     pending: int
     """Neither done nor dead: due, running, or waiting for a retry or for their turn."""
     due: int
-    """Waiting for a worker."""
+    """Waiting for a worker; an engine's messages that led to nothing yet are counted too."""
     running: int
     retrying: int
     """Waiting for the next attempt after a failed one."""
@@ -37,7 +38,7 @@ class Health:
     """Waiting behind a dead letter of their key."""
     dead: int
     oldest: float
-    """Seconds for which the longest waiting has been due."""
+    """Seconds for which the longest waiting has been due; what waits for an earlier one of its key is not meant."""
     rate: float
     """Done per second, over the last minute."""
     last: float | None
@@ -57,11 +58,18 @@ def health(alias: str) -> Health:
     pending = _count(alias, "state = 'pending'")
     running = _count(alias, "state = 'pending' AND lease > %s", moment)
     finished = _one(alias, f"SELECT max(finished) FROM {TABLE} WHERE state = 'done'")
-    oldest = _one(alias, f"SELECT min(wake) FROM {TABLE} WHERE wake <= %s", moment)
+    first = f"SELECT d.wake FROM {TABLE} d WHERE d.wake <= %s AND {HEAD} ORDER BY d.wake LIMIT 1"
+    oldest = _one(alias, f"SELECT min(wake) FROM ({first}) first", moment)
+    due = _count(alias, "wake <= %s AND lease IS NULL", moment)
+    if conf.get().ENGINE in ("celery", "tasks"):  # what is sent out waits for a worker as well, who may not be there
+        sent = f"FROM {TABLE} d WHERE d.wake > %s AND d.due <= %s AND d.lease IS NULL AND {HEAD} LIMIT {COUNTED}"
+        number, since = _row(alias, f"SELECT count(*), min(due) FROM (SELECT d.due {sent}) sent", moment, moment)
+        due += number
+        oldest = min((time for time in (oldest, since) if time is not None), default=None)
     return Health(
         database=alias,
         pending=pending,
-        due=_count(alias, "wake <= %s AND lease IS NULL", moment),
+        due=due,
         running=running,
         retrying=_count(alias, "state = 'pending' AND attempts > 0 AND lease IS NULL"),
         blocked=_count(
@@ -84,9 +92,13 @@ def _count(alias: str, where: str, *params: Any) -> int:
 
 
 def _one(alias: str, sql: str, *params: Any) -> Any:
+    return _row(alias, sql, *params)[0]
+
+
+def _row(alias: str, sql: str, *params: Any) -> Any:
     with connections[alias].cursor() as cursor:
         cursor.execute(sql, params)
-        return cursor.fetchone()[0]
+        return cursor.fetchone()
 
 
 def report(aliases: Sequence[str]) -> dict[str, Any]:

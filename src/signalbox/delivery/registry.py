@@ -7,8 +7,10 @@ register sees the send anyway. It is found by its dotted name, in this process a
 from __future__ import annotations
 
 import inspect
+import linecache
 import logging
 import random
+import re
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -355,12 +357,21 @@ def known_as(signal: Signal, name: str) -> str:
 
 
 def _search(signal: Signal) -> str | None:
-    for module_name, module in sorted(sys.modules.copy().items(), key=lambda item: (item[0].count("."), item[0])):
-        members = getattr(module, "__dict__", None) if module_name != "__main__" else None
-        for name, value in list(members.items()) if members else ():
-            if value is signal:
-                return f"{module_name}.{name}"
-    return None
+    """Return the name of ``signal`` in the module that makes it, else in one that imports it from there."""
+    places = [
+        (module_name, name)
+        for module_name, module in sorted(sys.modules.copy().items(), key=lambda item: (item[0].count("."), item[0]))
+        if module_name != "__main__"
+        for name, value in list(getattr(module, "__dict__", {}).items())
+        if value is signal
+    ]
+    made = [place for place in places if _makes(*place)] or places
+    return ".".join(made[0]) if made else None
+
+
+def _makes(module_name: str, name: str) -> bool:
+    path = getattr(sys.modules.get(module_name), "__file__", None) or ""
+    return any(re.match(rf"{re.escape(name)}\s*(:[^=]*)?=[^=]", line) for line in linecache.getlines(path))
 
 
 def signal_named(name: str) -> Signal | None:
