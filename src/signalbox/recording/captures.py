@@ -233,7 +233,7 @@ class ManyToMany(Recorded):
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
-        if plans.ignored(sender, conf.get()):
+        if not plans.of(sender).recorded:
             return None
         plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
         if not plan.recorded:

@@ -18,7 +18,6 @@ from django.db.models.fields import related_descriptors
 from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
-from signalbox import conf
 from signalbox.recording import bulk, plans, returning
 
 if TYPE_CHECKING:
@@ -145,8 +144,7 @@ _clearing = _removing
 
 
 def _recorded(manager: Any) -> bool:
-    config = conf.get()
-    return plans.of(type(manager.instance)).recorded and not plans.ignored(manager.through, config)
+    return plans.of(type(manager.instance)).recorded and plans.of(manager.through).recorded
 
 
 @contextmanager

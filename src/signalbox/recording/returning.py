@@ -188,6 +188,7 @@ def _listed(compiler: Any, wanted: Wanted) -> int | None:
 
 
 def _integral(field: Any) -> bool:
+    """Tell whether the field's values are whole numbers, which need no reading."""
     while field.remote_field is not None:
         field = field.target_field
     return isinstance(field, IntegerField) and type(field).__module__.startswith("django.")
@@ -241,6 +242,8 @@ def _returned(compiler: Any, wanted: Wanted) -> int | None:
 
 def _converted(compiler: Any, wanted: Wanted, rows: Any) -> list[Sequence[Any]]:
     """Return rows as the fields read them."""
+    if all(map(_integral, wanted.fields)):
+        return list(rows)
     table = wanted.model._meta.db_table
     converters = compiler.get_converters([field.get_col(table) for field in wanted.fields])
     return list(compiler.apply_converters(rows, converters) if converters else rows)
