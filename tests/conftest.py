@@ -53,6 +53,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings_parallel_suffix() -> None:
+    """Leave the databases' names to tests.settings, which a test's child processes read as well."""
+
+
 @pytest.fixture
 def crashes(request: pytest.FixtureRequest) -> int:
     """How often a crash test kills its process."""

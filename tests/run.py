@@ -1,6 +1,6 @@
 """Run the suite: in full on SQLite, then what concerns every database on each of the others.
 
-`python -m tests.run [-m EXPRESSION] [pytest's arguments]`
+`python -m tests.run [-m EXPRESSION] [pytest's arguments]`; SIGNALBOX_TEST_DATABASES="sqlite postgres" runs these alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ import django
 from tests import services
 
 
+WORKERS = ("-n", str(os.cpu_count() or 1), "--dist", "loadfile")
+"""Many tests wait for processes of their own: as many files at a time as there are cores."""
+
+
 def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, str]:
     """Run pytest on `database`, showing its output as it comes; return its exit status and its last line."""
-    command = [sys.executable, "-m", "pytest", *arguments, *(["-m", marker] if marker else [])]
+    command = [sys.executable, "-m", "pytest", *WORKERS, *arguments, *(["-m", marker] if marker else [])]
     if sys.stdout.isatty():
         command.append("--color=yes")
     environment = {**os.environ, "SIGNALBOX_TEST_DB": database}
@@ -42,7 +46,9 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     title = f"Python {platform.python_version()}, Django {django.get_version()}"
     summary, failed = [], False
-    for database, server in services.DATABASES.items():
+    chosen = os.environ.get("SIGNALBOX_TEST_DATABASES", "").split() or list(services.DATABASES)
+    for database in chosen:
+        server = services.DATABASES[database]
         print(f"\n{title}: {database}", flush=True)
         started = monotonic()
         if server and (reason := services.missing(server)):

@@ -16,7 +16,8 @@ if DATABASE not in services.DATABASES:
 
 # Two runs on one machine must not meet, while the processes that a test starts must find its databases:
 # the first process names the run, its children inherit the name.
-RUN = os.environ.setdefault("SIGNALBOX_TEST_RUN", str(os.getpid()))
+# Workers of pytest-xdist share a run, and a worker's children its worker.
+RUN = os.environ.setdefault("SIGNALBOX_TEST_RUN", str(os.getpid())) + os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 def database(alias: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 def pairs(values: dict[str, list[Any]]) -> list[Any]:
-    return [pytest.param(key, value, id=f"{key}-{value!r}"[:60]) for key in values for value in values[key]]
+    return [pytest.param(key, value, id=f"{key}-{n}") for key in values for n, value in enumerate(values[key])]
 
 
 def test_each_key_has_values_to_be_tried_here() -> None:

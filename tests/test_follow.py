@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import signalbox
+from signalbox.management import quiet
+from signalbox.models import Event
 from signalbox.reader import Filter, FilterError, following
 from signalbox.reader.following import Follower, follow
 from signalbox.reader.gaps import GRACE, MOST, PATIENCE, Gaps, Running
-from signalbox.management import quiet
-from signalbox.models import Event
 from tests.rows import event, unsaved_event
 
 

@@ -122,7 +122,7 @@ def test_a_dispatch_uid_is_told(uid: object, sender: type | None) -> None:
         assert (uid, listen) == (found.dispatch_uid, found.receiver)
 
 
-@pytest.mark.parametrize("receiver", [listen, alisten, Station(), Station().hear, partial(listen)], ids=repr)
+@pytest.mark.parametrize("receiver", [listen, alisten, Station(), Station().hear, partial(listen)], ids=range(5))
 def test_what_was_connected_without_a_dispatch_uid_has_none(receiver: Any) -> None:
     with connection(Signal(), receiver, weak=False) as found:
         assert found.dispatch_uid is None

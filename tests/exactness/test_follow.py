@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 from django.db import connection, connections, transaction
 
+from signalbox.models import Event
 from signalbox.reader import Filter
 from signalbox.reader import following as module
 from signalbox.reader.following import Follower, follow
-from signalbox.models import Event
 from tests.rows import event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
