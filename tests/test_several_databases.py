@@ -63,7 +63,10 @@ def add(alias: str, **settings: Any) -> None:
 
 
 def drop(alias: str) -> None:
-    connections[alias].close()
+    dropped: Any = connections[alias]
+    dropped.close()
+    if dropped.vendor == "postgresql":
+        dropped.close_pool()  # it would keep the database from being deleted
     del connections[alias]
     del connections.databases[alias]
     store.forget()
