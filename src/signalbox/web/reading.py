@@ -29,7 +29,7 @@ Each statement looks through twice as many as the one before."""
 PATIENCE: Final = 0.06
 """Seconds after which a search rests and says how far it came."""
 
-SMALL: Final = 200
+SMALL: Final = 100
 """Events up to which a trace's line shows what it is made of, all of it."""
 
 FRESH: Final = 200
@@ -199,7 +199,7 @@ def _search(asked: Asked, before: int | None, size: int) -> _Search:
     full: set[str] = set()
     window, widest = WINDOWS
     while cursor > floor:
-        bottom = floor if asked.jumps else max(floor, cursor - window)
+        bottom = floor if asked.jumps and not full else max(floor, cursor - window)
         query = matching.filter(id__lt=cursor, id__gte=bottom)
         if full:
             query = query.exclude(trace_id__in=full)
@@ -260,13 +260,19 @@ def _complete(lines: Sequence[Line]) -> None:
     by_id = {line.trace_id: line for line in lines}
     for row in Trace.objects.filter(trace_id__in=by_id).order_by("time", "id"):
         by_id[row.trace_id].rows.append(row)
-    partial = [line for line in lines if line.running or line.signals.total() < line.events <= SMALL]
+    partial = [
+        line
+        for line in lines
+        if line.signals.total() < (SMALL if line.running else line.events) and line.events <= SMALL
+    ]
     if not partial:
         return
+    # From the newest on and no further than one search goes: of a trace that is larger than it looks, its end will do.
+    floor = min(line.last for line in partial) - WINDOWS[1]
     for line in partial:
         line.signals.clear()
         line.seen_errors = line.seen_rolled_back = 0
-    query = Event.objects.filter(trace_id__in=[line.trace_id for line in partial]).order_by()
+    query = Event.objects.filter(trace_id__in=[line.trace_id for line in partial], id__gte=floor).order_by("-id")
     for row in query.values_list(*SEEN)[: SMALL * LINES]:
         by_id[row[1]].take(row)
 
@@ -388,7 +394,8 @@ def lines_of(trace_ids: Sequence[str], asked: Asked) -> list[Line]:
         query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids).order_by()
         matching = set(query.values_list("trace_id", flat=True).distinct())
         trace_ids = [trace_id for trace_id in trace_ids if trace_id in matching]
-    lines = [Line(trace_id) for trace_id in trace_ids]
+    newest = newest_event() if trace_ids else 0
+    lines = [Line(trace_id, last=newest) for trace_id in trace_ids]
     _complete(lines)
     return lines
 
