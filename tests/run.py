@@ -16,7 +16,6 @@ import django
 
 from tests import services
 
-
 WORKERS = ("-n", str(os.cpu_count() or 1), "--dist", "loadfile")
 """Many tests wait for processes of their own: as many files at a time as there are cores."""
 

@@ -12,7 +12,7 @@ import logging
 import os
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from django.db import DatabaseError, connections
 
@@ -292,6 +292,21 @@ def of(connection: BaseDatabaseWrapper) -> Buffer | None:
     """Return the buffer of ``connection``, if it has one."""
     found: Buffer | None = connection.__dict__.get(ATTRIBUTE)
     return found
+
+
+def open_for(connection: BaseDatabaseWrapper) -> Buffer:
+    """Return the buffer of ``connection``; one that was open before recording was switched on is given it now.
+
+    What its open transaction did before is unknown, but for the savepoints to which it may still go back.
+    """
+    found = of(connection)
+    if found is None:
+        attach(connection)
+        found = connection.__dict__[ATTRIBUTE]
+        for savepoint in connection.savepoint_ids:
+            if savepoint is not None:
+                found.mark(savepoint)
+    return cast("Buffer", found)
 
 
 def attach(connection: BaseDatabaseWrapper) -> None:

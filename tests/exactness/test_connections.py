@@ -13,6 +13,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import DatabaseError, Error, close_old_connections, connection, connections, transaction
 
+import signalbox
 from signalbox import buffer, departures
 from signalbox.models import Event
 from tests.exactness import register
@@ -171,6 +172,32 @@ class TestAsync:
 
         run(work())
         assert ["a"] == register.told("rolled_back", "post_save")
+
+
+class TestOpenBefore:
+    """A connection that was open when recording was switched on: another thread's, whom nobody could ask."""
+
+    def test_what_its_thread_saves_is_recorded(self) -> None:
+        def elsewhere(ready: threading.Event, go: threading.Event) -> None:
+            Tag.objects.exists()
+            ready.set()
+            go.wait(10)
+            tag("a")
+            with transaction.atomic():
+                tag("b")
+                with undone():
+                    tag("c")
+            connections.close_all()
+
+        ready, go = threading.Event(), threading.Event()
+        thread = threading.Thread(target=elsewhere, args=(ready, go))
+        thread.start()
+        ready.wait(10)
+        signalbox.uninstall()
+        signalbox.install()
+        go.set()
+        thread.join()
+        assert ["a", "b"] == register.exact()
 
 
 def kill() -> None:

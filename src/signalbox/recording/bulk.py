@@ -365,6 +365,4 @@ def _row_draft(
 
 
 def _add(draft: Draft, connection: BaseDatabaseWrapper) -> None:
-    open_buffer = buffer.of(connection)
-    if open_buffer is not None:
-        open_buffer.add(draft)
+    buffer.open_for(connection).add(draft)

@@ -303,9 +303,8 @@ def _deliver(draft: Draft) -> None:
         departures.depart(draft)
         return
     connection = connections[draft.using or departures.home()]
-    open_buffer = buffer.of(connection)
-    if open_buffer is not None and store.in_transaction(connection):
-        open_buffer.add(draft)
+    if store.in_transaction(connection):
+        buffer.open_for(connection).add(draft)
         return
     try:
         departures.depart_at_once(draft)
@@ -323,9 +322,8 @@ def _draft(name: str, sender: str, using: str) -> Draft:
 def _into(draft: Draft) -> None:
     """Put ``draft`` into the open transaction; one of no transaction leaves when it is complete."""
     connection = connections[draft.using]
-    open_buffer = buffer.of(connection)
-    if open_buffer is not None and store.in_transaction(connection):
-        open_buffer.add(draft)
+    if store.in_transaction(connection):
+        buffer.open_for(connection).add(draft)
     else:
         draft.outcome = Outcome.COMMITTED
 

@@ -97,14 +97,12 @@ def _save_table(
     if cls is not plan.concrete or not plan.recorded or not (_every_save or registry.wants("post_save", plan.label)):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     connection = connections[using]
-    open_buffer = buffer.of(connection)
     closed = connection.connection is None  # then ``autocommit`` says what was, not what will be
-    if open_buffer is not None and (connection.in_atomic_block or not (connection.autocommit or closed)):
+    if connection.in_atomic_block or not (connection.autocommit or closed):
+        open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
     with transaction.atomic(using=using, savepoint=False):
-        open_buffer = buffer.of(connection)
-        if open_buffer is None:  # a connection that recording was never told of
-            return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
+        open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
 
 
@@ -276,9 +274,8 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
     except Exception:
         logger.exception("A delete of %s could not be recorded.", plan.label)
     result = _original_delete(collector)
-    open_buffer = buffer.of(connection)
-    if draft is not None and open_buffer is not None and result[0]:
-        open_buffer.add(draft)
+    if draft is not None and result[0]:
+        buffer.open_for(connection).add(draft)
     return result
 
 
