@@ -417,7 +417,7 @@ def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
     statements = list(_values_statements(batch))
     if not inside:
         before, undo, after = "START TRANSACTION", "ROLLBACK", "COMMIT"
-    elif len(statements) > 1:  # one is all or nothing by itself
+    elif len(statements) > 1 and not batch.deliveries:  # one is all or nothing; deliveries take the transaction along
         before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO SAVEPOINT signalbox", "RELEASE SAVEPOINT signalbox"
     else:
         before = undo = after = ""
