@@ -67,7 +67,7 @@ class Event(models.Model):
         ordering = ("-id",)
         default_permissions = ("view", "delete")
         indexes: ClassVar = [
-            models.Index(fields=["trace_id"], name="signalbox_event_trace"),
+            models.Index(fields=["trace_id", "id"], name="signalbox_event_trace"),
             models.Index(fields=["sender", "object_key", "id"], name="signalbox_event_object"),
             models.Index(fields=["signal", "id"], name="signalbox_event_signal"),
             models.Index(fields=["actor_key", "id"], name="signalbox_event_actor"),

@@ -57,7 +57,7 @@ class Migration(migrations.Migration):
                 "ordering": ("-id",),
                 "default_permissions": ("view", "delete"),
                 "indexes": [
-                    models.Index(fields=["trace_id"], name="signalbox_event_trace"),
+                    models.Index(fields=["trace_id", "id"], name="signalbox_event_trace"),
                     models.Index(fields=["sender", "object_key", "id"], name="signalbox_event_object"),
                     models.Index(fields=["signal", "id"], name="signalbox_event_signal"),
                     models.Index(fields=["actor_key", "id"], name="signalbox_event_actor"),
