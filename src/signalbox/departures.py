@@ -168,7 +168,7 @@ def in_event_loop() -> bool:
 
 def _may_write(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
-        if connection.connection is None or not _in_test(connection):
+        if connection.connection is None or not _in_test(connection) or store.aborted(connection):
             return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
