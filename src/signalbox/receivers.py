@@ -178,6 +178,9 @@ def code_of(receiver: Any) -> CodeType | None:
 
 def short_path(path: str) -> str:
     """Return ``path`` as a person would say it: from the working directory, or from a folder of packages on."""
+    for packages in (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"):
+        if packages in path:  # an environment may lie in the working directory
+            return path.rpartition(packages)[2]
     for root in (os.getcwd(), *sys.path):
         if root and path.startswith(root + os.sep):
             return path[len(root) + 1 :]
