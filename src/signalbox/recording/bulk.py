@@ -173,7 +173,7 @@ def _updated(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], na
     for one in objects:
         known = snapshots.before(plan, one, connection.alias)
         written = snapshots.keep(plan, _only(plan, plan.values(one), names))
-        one._state.__dict__[snapshots.ATTRIBUTE] = snapshots.after_write(known, written)
+        setattr(one._state, snapshots.ATTRIBUTE, snapshots.after_write(known, written))
         if _rows:
             change = RowChange(plan.fields, known, written)
             _add(_row_draft("bulk_update", plan, connection, plan.key(one), change, note), connection)

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connections
 from signalbox import buffer, conf, context, departures, store
 from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
-from signalbox.recording import arguments, manytomany, plans, rows
+from signalbox.recording import arguments, manytomany, plans, rows, snapshots
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -147,14 +147,14 @@ class PreSave:
         """Wait for the write; a receiver that raised ends the save before it."""
         if error is None:
             # Only now: a receiver may have saved the same instance.
-            named["instance"]._state.__dict__[rows.ANNOUNCED] = draft
+            setattr(named["instance"]._state, rows.ANNOUNCED, draft)
         else:
             draft.outcome = Outcome.FAILED
             departures.depart(draft)
 
     def unheard(self, sender: type[Model], named: dict[str, Any]) -> None:
         """Note when it was sent."""
-        named["instance"]._state.__dict__[rows.ANNOUNCED] = context.now()
+        setattr(named["instance"]._state, rows.ANNOUNCED, context.now())
 
 
 PLAIN = '{"raw":false,"update_fields":null}'
@@ -168,7 +168,7 @@ class PostSave(Sent):
         """Return the event of the row; a send without a write, as some packages do, makes one of its own."""
         instance = named.get("instance")
         state = getattr(instance, "_state", None)
-        draft: Draft | None = None if state is None else state.__dict__.pop(rows.SAVED, None)
+        draft: Draft | None = None if state is None else snapshots.take(state, rows.SAVED)
         return super().start(sender, named) if draft is None else draft
 
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
@@ -200,7 +200,7 @@ class PreDelete:
 
     def unheard(self, sender: type[Model], named: dict[str, Any]) -> None:
         """Note when it was sent."""
-        named["instance"]._state.__dict__[rows.CONDEMNED] = context.now()
+        setattr(named["instance"]._state, rows.CONDEMNED, context.now())
 
 
 class PostDelete(Recorded):

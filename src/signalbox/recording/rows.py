@@ -142,8 +142,7 @@ def _capture(
     update_fields: Any,
 ) -> None:
     state = instance._state
-    notes = state.__dict__
-    announced = notes.pop(ANNOUNCED, None)
+    announced = snapshots.take(state, ANNOUNCED)
     if type(announced) is Draft and announced.outcome is None:
         announced.key = announced.key or plan.key(instance)
         open_buffer.add(announced)
@@ -160,12 +159,12 @@ def _capture(
         draft.args = ARGS["false" if updated else "true", "true" if raw else "false"]
     else:
         draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
-    draft.note = snapshots.Memory(state, notes.get(snapshots.ATTRIBUTE, UNKNOWN))
+    draft.note = snapshots.Memory(state, getattr(state, snapshots.ATTRIBUTE, UNKNOWN))
     row_now = snapshots.after_write(known if updated else UNKNOWN, written)
     if STALE and updated and plan.generated:
         row_now = [UNKNOWN if place in plan.generated else value for place, value in enumerate(row_now)]
-    notes[snapshots.ATTRIBUTE] = row_now
-    notes[SAVED] = draft
+    setattr(state, snapshots.ATTRIBUTE, row_now)
+    setattr(state, SAVED, draft)
     open_buffer.add(draft)
 
 
@@ -173,8 +172,8 @@ def _labels(
     plan: Plan, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
 ) -> dict[str, dict[str, str]] | None:
     """Return what the objects are called that changed foreign keys point at, where they are loaded: without a query."""
-    cached = state.__dict__.get("fields_cache")
-    if not cached or not plan.foreign:
+    cached = state.__dict__.get("fields_cache") if plan.foreign else None
+    if not cached:
         return None
     labels = {}
     for cache_name in plan.foreign.keys() & cached.keys():
@@ -192,7 +191,7 @@ def _labels(
 def _announced_in_vain(instance: Model, plan: Plan, using: str) -> None:
     """The write failed: its ``pre_save`` makes an event of its own."""
     try:
-        announced = instance._state.__dict__.pop(ANNOUNCED, None)
+        announced = snapshots.take(instance._state, ANNOUNCED)
         if type(announced) is int:
             announced = announcement(plan, instance, using, announced)
         if announced is not None and announced.outcome is None:
@@ -283,7 +282,7 @@ def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> Dra
     """Return the event of a row that is about to be deleted, or just was."""
     draft = Draft(context.now(), context.current(), context.running.get(), "post_delete", plan.label, connection.alias)
     name(draft, plan, instance, connection)
-    draft.announced = instance._state.__dict__.pop(CONDEMNED, None)
+    draft.announced = snapshots.take(instance._state, CONDEMNED)
     known = snapshots.before(plan, instance, connection.alias)
     if known is UNKNOWN:
         known = _unread(plan, instance)

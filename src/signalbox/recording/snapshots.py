@@ -31,12 +31,23 @@ PRIVATE: Final = (ATTRIBUTE, "_signalbox_announced", "_signalbox_condemned", "_s
 """What recording keeps in ``instance._state``; none of it is pickled or copied."""
 
 
+def take(state: ModelState, name: str) -> Any:
+    """Return what was kept in ``state`` under ``name``, ``None`` if nothing was, and forget it.
+
+    Nowhere is ``state.__dict__`` asked for: that would make a dict for each instance, which Python otherwise spares.
+    """
+    found = getattr(state, name, None)
+    if found is not None:
+        delattr(state, name)
+    return found
+
+
 def old(plan: Plan, state: ModelState) -> Any:
     """Return the row's known values in the order of the plan's fields; ``UNKNOWN`` if nothing was read."""
-    row = state.__dict__.get(ATTRIBUTE, UNKNOWN)
+    row = getattr(state, ATTRIBUTE, UNKNOWN)
     if type(row) is Partial:
         row = row.values(plan)
-        state.__dict__[ATTRIBUTE] = row
+        setattr(state, ATTRIBUTE, row)
     return row
 
 
@@ -114,7 +125,7 @@ class Memory:
         """Let the instance know the old row again."""
         state = self.state()
         if state is not None:
-            state.__dict__[ATTRIBUTE] = self.row
+            setattr(state, ATTRIBUTE, self.row)
 
     def alive(self) -> bool:
         """Tell whether the instance still exists."""
@@ -129,14 +140,14 @@ class Memories:
     def __init__(self, instances: Sequence[Model]) -> None:
         states = [instance._state for instance in instances]
         self.states = list(map(weakref.ref, states))
-        self.rows = [state.__dict__.get(ATTRIBUTE, UNKNOWN) for state in states]
+        self.rows = [getattr(state, ATTRIBUTE, UNKNOWN) for state in states]
 
     def take_back(self) -> None:
         """Let each instance know its old row again."""
         for found, row in zip(self.states, self.rows, strict=True):
             state = found()
             if state is not None:
-                state.__dict__[ATTRIBUTE] = row
+                setattr(state, ATTRIBUTE, row)
 
     def alive(self) -> bool:
         """Tell whether any of the instances still exists."""
@@ -148,7 +159,7 @@ def remember(plan: Plan, instances: Sequence[Model]) -> Memories:
     memories = Memories(instances)
     for instance in instances:
         values = plan.values(instance)
-        instance._state.__dict__[ATTRIBUTE] = keep(plan, values) if plan.mutable else values
+        setattr(instance._state, ATTRIBUTE, keep(plan, values) if plan.mutable else values)
     return memories
 
 
@@ -156,7 +167,7 @@ def forget(instances: Sequence[Model]) -> Memories:
     """Know nothing any more of the rows of ``instances``, and return how to know it again."""
     memories = Memories(instances)
     for instance in instances:
-        instance._state.__dict__.pop(ATTRIBUTE, None)
+        take(instance._state, ATTRIBUTE)
     return memories
 
 
@@ -198,7 +209,7 @@ def _from_db(original: Any) -> Any:
             values = Partial(field_names, values)
         elif (plan := plan_of(cls)).mutable:
             values = keep(plan, values)
-        new._state.__dict__[ATTRIBUTE] = values
+        setattr(new._state, ATTRIBUTE, values)
         return new
 
     return from_db
@@ -224,7 +235,7 @@ def _refresh_from_db(original: Any) -> Any:
                 new if name in read or attname in read else was
                 for name, attname, was, new in zip(plan.fields.names, plan.fields.attnames, known, values, strict=True)
             ]
-        self._state.__dict__[ATTRIBUTE] = keep(plan, values)
+        setattr(self._state, ATTRIBUTE, keep(plan, values))
 
     refresh_from_db.alters_data = True  # type: ignore[attr-defined]
     return refresh_from_db
@@ -254,7 +265,7 @@ def _fetch_many(original: Any) -> Any:
             if row is not UNKNOWN and attname in instance.__dict__ and attname in plan.fields.attnames:
                 row = list(row)
                 row[plan.fields.attnames.index(attname)] = _frozen(instance.__dict__[attname])
-                instance._state.__dict__[ATTRIBUTE] = row
+                setattr(instance._state, ATTRIBUTE, row)
 
     return fetch_many
 
