@@ -52,6 +52,7 @@ def run(database: str, factor: float, only: str) -> None:
     from django.db import connection
     from django.test.utils import setup_databases, teardown_databases
 
+    serve()
     old = setup_databases(verbosity=0, interactive=False, aliases={"default"})
     try:
         print(f"\n{connection.display_name}, Django {django.get_version()}, Python {sys.version.split()[0]}")
@@ -61,6 +62,22 @@ def run(database: str, factor: float, only: str) -> None:
                 measure(name, max(5, int(rounds * factor)), work)
     finally:
         teardown_databases(old, verbosity=0)
+
+
+def serve() -> None:
+    """Let this module be the site's addresses: one, which saves a row."""
+    from django.conf import settings
+    from django.http import HttpRequest, HttpResponse
+    from django.urls import path
+
+    def save(request: HttpRequest) -> HttpResponse:
+        from tests.shop.models import Tag
+
+        Tag.objects.create(name="saved")
+        return HttpResponse("saved")
+
+    globals()["urlpatterns"] = [path("bench/save/", save)]
+    settings.ROOT_URLCONF = __name__
 
 
 def measure(name: str, rounds: int, work: Callable[[], float]) -> None:
@@ -204,6 +221,7 @@ def rows() -> Iterator[tuple[str, int, Callable[[], float]]]:
     order = Order.objects.create(number="A-1")
     tags = [Tag.objects.create(name=str(number)) for number in range(10)]
     client = Client(raise_request_exception=False)
+    assert client.post("/bench/save/").content == b"saved"
 
     yield "create, 1 per transaction", 60, lambda: timed(create(1), 10)
     yield "create, 100 per transaction", 60, lambda: timed(create(100))
