@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 from time import monotonic
@@ -43,6 +44,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.run", allow_abbrev=False)
     parser.add_argument("-m", dest="marker", default="", metavar="EXPRESSION", help="as pytest's, for every database")
     options, arguments = parser.parse_known_args()
+    # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts in turn; tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     title = f"Python {platform.python_version()}, Django {django.get_version()}"
     summary, failed = [], False
     chosen = os.environ.get("SIGNALBOX_TEST_DATABASES", "").split() or list(services.DATABASES)
