@@ -155,11 +155,6 @@ class Trace:
         before, self._actor = self._actor, actor
         return before
 
-    @property
-    def duration_so_far(self) -> int:
-        """Nanoseconds since it started."""
-        return now() - self.started
-
 
 def actor_of(user: Any) -> Actor | None:
     """Return ``user`` as an actor, ``None`` for an anonymous one. It reads what is loaded and runs no query."""
@@ -242,10 +237,7 @@ def leave(trace: Trace) -> bool:
     Work may end in another context than it began in (a response closed by the server's thread): a token of
     ``ContextVar.set`` could not be reset there.
     """
-    found = _current.get()
-    while found is not None and found is not trace:
-        found = found.previous
-    if found is None:
+    if not any(found is trace for found in chain()):
         return False
     _current.set(trace.previous)
     return True
@@ -266,14 +258,12 @@ def _after_fork() -> None:
     """A child numbers its own events and leaves the parent's to the parent."""
     global _process
     _process = None
-    trace = _current.get()
-    while trace is not None:
+    for trace in chain():
         trace.renumber()
         trace.pending = []
         trace.late = []
         for counts in trace.counts.values():
             counts.clear()
-        trace = trace.previous
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -68,7 +68,7 @@ def _environ(environ: Any) -> dict[str, Any]:
     get = environ.get
     facts = {
         "method": get("REQUEST_METHOD", ""),
-        "path": redact_path(_target(get("PATH_INFO", ""), get("QUERY_STRING", ""))),
+        "path": address(get("PATH_INFO", ""), get("QUERY_STRING", "")),
         "host": get("HTTP_HOST", ""),
         "user_agent": get("HTTP_USER_AGENT", ""),
     }
@@ -78,20 +78,23 @@ def _environ(environ: Any) -> dict[str, Any]:
 def _scope(scope: Any) -> dict[str, Any]:
     """Return the same of an ASGI scope."""
     headers = dict(scope.get("headers", ()))
-    query = scope.get("query_string", b"")
-    query = query if isinstance(query, str) else query.decode("latin-1")
     return _texts(
         {
             "method": scope.get("method", ""),
-            "path": redact_path(_target(scope.get("path", ""), query)),
+            "path": address(scope.get("path", ""), scope.get("query_string", b"")),
             "host": headers.get(b"host", b"").decode("latin-1"),
             "user_agent": headers.get(b"user-agent", b"").decode("latin-1"),
         }
     )
 
 
-def _target(path: str, query: str) -> str:
-    return f"{path}?{query}" if query else path
+def address(path: str, query: str | bytes) -> str:
+    """Return a request's path with its query, without secrets.
+
+    An ASGI scope's query is bytes by the specification; Django's AsyncClient gives text.
+    """
+    text = query if isinstance(query, str) else query.decode("latin-1")
+    return redact_path(f"{path}?{text}" if text else path)
 
 
 def _texts(facts: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from django.db import connections
 
 from signalbox import buffer, conf, context, departures
 from signalbox.context import Trace
-from signalbox.redaction import redact_path
+from signalbox.recording import arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def begin_request(environ: Any, scope: Any) -> Trace:
 def _facts_of_environ(environ: Any) -> dict[str, Any]:
     return {
         "method": str(environ.get("REQUEST_METHOD", "")),
-        "path": redact_path(_target(environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")))[:2000],
+        "path": arguments.address(environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", ""))[:2000],
         "remote": remote_address(str(environ.get("REMOTE_ADDR", "")), str(environ.get("HTTP_X_FORWARDED_FOR", ""))),
         "traceparent": str(environ.get("HTTP_TRACEPARENT", "")),
     }
@@ -61,19 +61,12 @@ def _facts_of_scope(scope: Any) -> dict[str, Any]:
         name, text = sent.lower(), value.decode("latin-1")
         headers[name] = f"{headers[name]},{text}" if name in headers else text
     client = scope.get("client") or ("",)
-    query = scope.get("query_string", b"")  # bytes by the specification; Django's AsyncClient gives text
     return {
         "method": str(scope.get("method", "")),
-        "path": redact_path(
-            _target(scope.get("path", ""), query if isinstance(query, str) else query.decode("latin-1"))
-        )[:2000],
+        "path": arguments.address(scope.get("path", ""), scope.get("query_string", b""))[:2000],
         "remote": remote_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
         "traceparent": headers.get(b"traceparent", ""),
     }
-
-
-def _target(path: str, query: str) -> str:
-    return f"{path}?{query}" if query else path
 
 
 def remote_address(peer: str, forwarded: str) -> str:
