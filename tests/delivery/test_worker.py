@@ -358,10 +358,13 @@ def _close_the_others() -> None:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            return
-        cursor.execute("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
-        for (number,) in cursor.fetchall():
-            cursor.execute(f"KILL {number}")
+        else:
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+            for (number,) in cursor.fetchall():
+                cursor.execute(f"KILL {number}")
+    if connection.settings_dict["OPTIONS"].get("pool"):  # what waits in this process's own pool is closed as well
+        connection.close()
+        connection.close_pool()  # type: ignore[attr-defined]
 
 
 def test_several_processes_are_supervised_and_replaced(
