@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from django.db import InterfaceError, OperationalError
 
 from signalbox import encoding, keeping
-from signalbox.changes import RowChange, choice_labels, describe, diff
+from signalbox.changes import RowChange, choice_labels, describe
 from signalbox.event import Draft, Outcome, ReceiverRun
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 Row = tuple[Any, ...]
+Described = tuple[str, dict[str, Any]]
 
 EVENT: Final = "signalbox_event"
 EVENT_COLUMNS: Final = (
@@ -167,9 +168,10 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
     word = outcome.value
     for draft in drafts:
         try:
-            if not keep_unchanged and draft.span not in awaited and _unchanged(draft):
+            described = None if draft.change is None else describe(draft.change)
+            if not keep_unchanged and draft.span not in awaited and _unchanged(draft, described):
                 continue
-            row = event_row(draft, word)
+            row = event_row(draft, word, described)
             if keep is not None:
                 text = keeping.judge(keep, dict(zip(_NAMES, row, strict=True)), row[-1])
                 if text is None and draft.span not in awaited:
@@ -182,16 +184,14 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
     return rows
 
 
-def _unchanged(draft: Draft) -> bool:
+def _unchanged(draft: Draft, described: Described | None) -> bool:
     """Tell whether ``draft`` is of an update that changed nothing and whose receivers did not fail."""
-    change = draft.change
-    if change is None or change.old is None or change.new is None or draft.errors:
-        return False
-    return not diff(change)
+    return described == ("changes", {}) and not draft.errors
 
 
-def event_row(draft: Draft, outcome: str) -> Row:
-    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction."""
+def event_row(draft: Draft, outcome: str, described: Described | None = None) -> Row:
+    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction, and
+    ``described`` what ``describe`` says of its change."""
     actor = draft.actor
     duration = draft.duration
     return (
@@ -209,7 +209,7 @@ def event_row(draft: Draft, outcome: str) -> Row:
         settled(draft, outcome),
         None if duration is None else duration // 1000,
         draft.errors,
-        data_text(draft),
+        data_text(draft, described),
     )
 
 
@@ -222,7 +222,7 @@ def settled(draft: Draft, outcome: str) -> str:
     return outcome if draft.change is not None else draft.outcome.value
 
 
-def data_text(draft: Draft) -> str:
+def data_text(draft: Draft, described: Described | None = None) -> str:
     """Return the JSON text of what has no column of its own."""
     parts = []
     args = draft.args
@@ -230,8 +230,8 @@ def data_text(draft: Draft) -> str:
         parts.append('"args":' + (args if type(args) is str else encoding.dumps(args)))
     if draft.announced is not None:
         parts.append(f'"announced":{draft.announced // 1000}')
-    if draft.change is not None:
-        parts.append(_fields_text(draft.change))
+    if described is not None and draft.change is not None:
+        parts.append(_fields_text(draft.change, described))
     if draft.runs is not None:
         parts.append('"receivers":' + encoding.dumps([_run(run) for run in draft.runs]))
     return "{" + ",".join(parts) + "}"
@@ -242,9 +242,9 @@ def _run(run: ReceiverRun) -> dict[str, Any]:
     return {"name": site.name, "place": site.place, "us": None if spent is None else spent // 1000, "error": error}
 
 
-def _fields_text(change: RowChange) -> str:
+def _fields_text(change: RowChange, described: Described) -> str:
     """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
-    part, values = describe(change)
+    part, values = described
     fields = change.fields
     text = f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
     if not fields.choices and not change.labels:
@@ -281,9 +281,10 @@ def trace_row(trace: Trace) -> Row:
 def late_row(draft: Draft) -> Row:
     """Return what is known of ``draft`` only after it was written, in the order of ``LATE_COLUMNS``."""
     duration = draft.duration
-    text = data_text(draft)
+    described = None if draft.change is None else describe(draft.change)
+    text = data_text(draft, described)
     if (keep := keeping.chosen()) is not None:  # what it added is to stay, whatever it says of keeping now
-        text = keeping.judge(keep, dict(zip(_NAMES, event_row(draft, "committed"), strict=True)), text) or text
+        text = keeping.judge(keep, dict(zip(_NAMES, event_row(draft, "committed", described), strict=True)), text) or text
     return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
 
 
