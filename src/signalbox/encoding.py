@@ -59,6 +59,7 @@ _BYTES_SHOWN: Final = 32
 _SORTED_ITEMS: Final = 1_000
 _REMARKS: Final = 2_048  # what the remarks and brackets after the end of the budget can take, generously
 _MARGIN: Final = 256  # read beyond a text's end, so that the cut doesn't hide a secret's shape from the redactor
+_INFINITY: Final = math.inf
 _SMALLEST: Final = -(2**63)
 _BEYOND: Final = 2**63
 
@@ -136,10 +137,13 @@ def fields_text(values: dict[str, Any], *, special: frozenset[str], redactor: Re
     """
     quick = values
     for name in special:
-        if name in values and (rendered := _pair(values[name], redactor)) is not values[name]:
-            if quick is values:
-                quick = {**values}
-            quick[name] = rendered
+        value = values.get(name)
+        kind = type(value)
+        if value is None or (kind is float and -_INFINITY < value < _INFINITY) or (kind is dict and not value):
+            continue
+        if quick is values:
+            quick = {**values}
+        quick[name] = _pair(value, redactor)
     text = _dumps_quick(quick)
     if len(text) <= MAX_TEXT and "$" not in text and "eyJ" not in text and "-----BEGIN" not in text:
         return text

@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from django.db import InterfaceError, OperationalError
 
@@ -125,8 +125,7 @@ keep_unchanged = True
 """Whether a save that changed nothing makes an event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Rows to be written together."""
 
     events: Sequence[Row] = ()
@@ -135,7 +134,7 @@ class Batch:
     deliveries: Sequence[Row] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.traces or self.late or self.deliveries)
+        return any(self)
 
 
 # ------------------------------------------------------------------ drafts to rows
@@ -224,17 +223,17 @@ def settled(draft: Draft, outcome: str) -> str:
 
 def data_text(draft: Draft, described: Described | None = None) -> str:
     """Return the JSON text of what has no column of its own."""
-    parts = []
+    text = ""
     args = draft.args
     if args is not None:  # the common save's arguments come as ready-made text
-        parts.append('"args":' + (args if type(args) is str else encoding.dumps(args)))
+        text = f'"args":{args if type(args) is str else encoding.dumps(args)},'
     if draft.announced is not None:
-        parts.append(f'"announced":{draft.announced // 1000}')
+        text += f'"announced":{draft.announced // 1000},'
     if described is not None and draft.change is not None:
-        parts.append(_fields_text(draft.change, described))
+        text += _fields_text(draft.change, described) + ","
     if draft.runs is not None:
-        parts.append('"receivers":' + encoding.dumps([_run(run) for run in draft.runs]))
-    return "{" + ",".join(parts) + "}"
+        text += f'"receivers":{encoding.dumps([_run(run) for run in draft.runs])},'
+    return f"{{{text[:-1]}}}"
 
 
 def _run(run: ReceiverRun) -> dict[str, Any]:
@@ -246,7 +245,7 @@ def _fields_text(change: RowChange, described: Described) -> str:
     """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
     part, values = described
     fields = change.fields
-    text = f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
+    text = f'"{part}":{encoding.fields_text(values, special=fields.special, redactor=fields.redactor)}'
     if not fields.choices and not change.labels:
         return text
     labels = {**choice_labels(values, fields), **(change.labels or {})}
@@ -284,7 +283,8 @@ def late_row(draft: Draft) -> Row:
     described = None if draft.change is None else describe(draft.change)
     text = data_text(draft, described)
     if (keep := keeping.chosen()) is not None:  # what it added is to stay, whatever it says of keeping now
-        text = keeping.judge(keep, dict(zip(_NAMES, event_row(draft, "committed", described), strict=True)), text) or text
+        row = event_row(draft, "committed", described)
+        text = keeping.judge(keep, dict(zip(_NAMES, row, strict=True)), text) or text
     return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
 
 
@@ -339,17 +339,21 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
     if not inside and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
         before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
+    elif sum(map(len, batch)) == 1:  # one statement is all or nothing by itself
+        before = undo = after = ""
     else:
         before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
-    database.execute(before)
+    if before:
+        database.execute(before)
     try:
         for table, _, rows in _parts(batch):
             database.executemany(_SQLITE[table], rows)
         if batch.late:
             database.executemany(_SQLITE_LATE, batch.late)
-        database.execute(after)
+        if after:
+            database.execute(after)
     except BaseException:
-        if database.in_transaction:  # some errors end it
+        if undo and database.in_transaction:  # some errors end it
             for sql in undo.split("; "):
                 database.execute(sql)
         raise

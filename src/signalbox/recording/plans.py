@@ -123,7 +123,8 @@ class Plan:
 
     def key(self, instance: Model) -> str:
         """Return the primary key of ``instance`` as text; empty where it has none."""
-        return self.key_of(instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk))
+        value = instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk)
+        return str(value) if type(value) is int and not self.secret_pk else self.key_of(value)
 
     def key_of(self, value: Any) -> str:
         """Return a primary key's value as text."""
