@@ -15,7 +15,8 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import context, departures, store
+from signalbox import context, departures, encoding, store
+from signalbox.event import Draft, Outcome
 from signalbox.models import Event, Trace
 from tests.shop.models import Tag
 
@@ -105,6 +106,82 @@ def test_a_command_that_stays_lets_its_events_go(monkeypatch: pytest.MonkeyPatch
         later = context.now() + departures.PATIENCE
         monkeypatch.setattr(context, "now", lambda: later)
         ring("b")
+        assert ["a", "b"] == rung()
+
+
+@pytest.mark.every_database
+def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
+    named = Signal()
+    signalbox.track(named, "tests.caf\udce9." + "x" * 200)
+    with signalbox.trace("import caf\udce9.csv" + "x" * 200, kind="reconciliation-job", actor="caf\udce9") as trace:
+        trace.status = "nul\0 and a status too long"
+        named.send("sender\udce9" + "x" * 200, using="caf\udce9" + "x" * 64)
+    row = Trace.objects.get(trace_id=trace.id)
+    event = Event.objects.get(trace_id=trace.id)
+    assert ("reconciliation-j", "import caf�.csv" + "x" * 185, "nul� and a statu") == (row.kind, row.name, row.status)
+    assert ("caf�", "caf�") == (row.actor_label, event.actor_label)
+    assert ("tests.caf�." + "x" * 189, "sender�" + "x" * 193) == (event.signal, event.sender)
+    assert "caf�" + "x" * 60 == event.database
+
+
+def refused() -> Draft:
+    """An event that no database takes: it has no key, not even an empty one."""
+    draft = Draft(context.now(), context.current(), None, "tests.refused", "", "default")
+    draft.key = None  # type: ignore[assignment]
+    draft.outcome = Outcome.SENT
+    return draft
+
+
+@pytest.mark.every_database
+def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    before = store.tally.dropped
+    with caplog.at_level(logging.ERROR, "signalbox"), signalbox.trace("work") as trace:
+        for name in "abc":
+            ring(name)
+            departures.depart(refused())
+        ring("d")
+    assert not departures.waiting()
+    assert ["a", "b", "c", "d"] == rung()
+    assert 1 == Trace.objects.filter(trace_id=trace.id).count()
+    assert 3 == store.tally.dropped - before
+    assert 3 == sum("could not be written and is dropped" in record.message for record in caplog.records)
+    ring("e")
+    assert ["a", "b", "c", "d", "e"] == rung()
+
+
+@pytest.mark.every_database
+def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "column", lambda text, length: None if text == "refused" else text)
+    with signalbox.trace("refused") as trace:
+        ring("a")
+    assert ["a"] == rung()
+    assert 0 == Trace.objects.filter(trace_id=trace.id).count()
+
+
+def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
+    with signalbox.trace("work"):
+        ring("a")
+        draft = context.current().pending[0]
+        departures.show()
+    ring("b")
+    assert ["a", "b"] == rung()
+    draft.args = {"name": "late"}
+    other = refused()
+    other.written, other.runs = "default", [None]  # type: ignore[list-item]
+    draft.trace.late.extend((other, draft))
+    departures.hurry(draft.trace)
+    assert not departures.waiting()
+    assert ["b", "late"] == rung()
+
+
+def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> None:
+    block = transaction.atomic()
+    block._from_testcase = True
+    with block:
+        with signalbox.trace("work"):
+            ring("a")
+            departures.depart(refused())
+            ring("b")
         assert ["a", "b"] == rung()
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from signalbox import encoding, keeping
 from signalbox.changes import RowChange, choice_labels, describe, diff
 from signalbox.event import Draft, Outcome, ReceiverRun
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
-    from django.db import DatabaseError
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.context import Trace
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 EVENT: Final = "signalbox_event"
 EVENT_COLUMNS: Final = (
@@ -135,6 +136,31 @@ class Batch:
 
     def __bool__(self) -> bool:
         return bool(self.events or self.traces or self.late or self.deliveries)
+
+    def apart(self) -> list[Batch]:
+        """Return the rows one by one, the deliveries with their events."""
+        awaited: dict[Row, list[Row]] = {}
+        for row in self.deliveries:
+            awaited.setdefault(row[4:6], []).append(row)
+        return [
+            *(Batch(traces=[row]) for row in self.traces),
+            *(Batch(events=[row], deliveries=awaited.pop(row[1:3], ())) for row in self.events),
+            *(Batch(late=[row]) for row in self.late),
+            *(Batch(deliveries=rows) for rows in awaited.values()),
+        ]
+
+
+def together(batches: Iterable[Batch]) -> Batch:
+    """Return the rows of ``batches`` as one."""
+    batches = list(batches)
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(
+        *(
+            list(chain.from_iterable(getattr(batch, rows) for batch in batches))
+            for rows in ("events", "traces", "late", "deliveries")
+        )
+    )
 
 
 # ------------------------------------------------------------------ drafts to rows
@@ -264,13 +290,13 @@ def trace_row(trace: Trace) -> Row:
     }
     return (
         trace.id,
-        trace.kind,
-        trace.name[:200],
+        encoding.column(trace.kind, 16),
+        encoding.column(trace.name, 200),
         "" if actor is None else actor.key,
         "" if actor is None else actor.label,
         trace.started // 1000,
         None if trace.duration is None else trace.duration // 1000,
-        trace.status[:16],
+        encoding.column(trace.status, 16),
         trace.events,
         trace.errors,
         trace.rolled_back,
@@ -285,6 +311,27 @@ def late_row(draft: Draft) -> Row:
     if (keep := keeping.chosen()) is not None:  # what it added is to stay, whatever it says of keeping now
         text = keeping.judge(keep, dict(zip(_NAMES, event_row(draft, "committed"), strict=True)), text) or text
     return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
+
+
+def trace_rows(traces: Iterable[Trace]) -> list[Row]:
+    """Return the rows of ``traces`` that can be encoded."""
+    return _encoded(trace_row, traces, "A trace")
+
+
+def late_rows(drafts: Iterable[Draft]) -> list[Row]:
+    """Return the late rows of ``drafts`` that can be encoded."""
+    return _encoded(late_row, drafts, "What came late of an event")
+
+
+def _encoded(encode: Callable[[T], Row], things: Iterable[T], what: str) -> list[Row]:
+    rows = []
+    for thing in things:
+        try:
+            rows.append(encode(thing))
+        except Exception:  # values come from the application; whatever they do stays here
+            tally.dropped += 1
+            logger.exception("%s could not be encoded and is dropped.", what)
+    return rows
 
 
 # ------------------------------------------------------------------ rows to the database
@@ -303,6 +350,39 @@ def write(connection: BaseDatabaseWrapper, batch: Batch) -> None:
     tally.written += len(batch.events)
     if batch.deliveries and deliverer is not None:
         deliverer.delivered(connection)
+
+
+def write_apart(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple[Batch, Exception | None]]:
+    """Write ``batch`` and yield what was written: all of it, unless the database refuses some of its rows. Then the
+    others are written, and each that is refused is yielded with the error.
+
+    Raises what is no fault of the rows: a database that is away, or a transaction that is lost.
+    """
+    parts = deque([[batch]])
+    while parts:
+        part = parts.popleft()
+        whole = together(part)
+        try:
+            write(connection, whole)
+        except Exception as error:
+            if not refused(connection, error) or (in_transaction(connection) and not survived(connection, error)):
+                raise
+            if len(part) == 1:
+                part = part[0].apart()
+            if len(part) == 1:
+                yield whole, error
+            else:
+                middle = len(part) // 2
+                parts.extendleft((part[middle:], part[:middle]))
+        else:
+            yield whole, None
+
+
+def drop(part: Batch, error: Exception) -> None:
+    """Count and log one row that the database refuses."""
+    tally.dropped += 1
+    what = f"An event of {part.events[0][4]}" if part.events else "A trace" if part.traces else "A part of an event"
+    logger.error("%s could not be written and is dropped: %r", what, error)
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -446,7 +526,30 @@ def _values_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
         yield _LATE_SQL.format(table=EVENT, p="%s"), row
 
 
-# ------------------------------------------------------------------ what became of the transaction?
+# ------------------------------------------------------------------ what does an error mean?
+
+_REFUSED_BY_POSTGRESQL: Final = ("21", "22", "23", "44", "54", "P0")
+"""Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, what a trigger raises."""
+_REFUSED_BY_MYSQL: Final = frozenset({1264, 1265, 1292, 1300, 1366, 1406, 1411, 1644, 3140, 3819, 3988, 4025})
+"""Errors about values, constraints, what a trigger raises: most of them come as ``OperationalError``."""
+
+
+def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Tell whether ``error`` is about a row: the database takes others. Else it is away, or busy, or has no table."""
+    if isinstance(error, DataError | IntegrityError | ValueError | OverflowError):  # the last two are a driver's own
+        return True
+    if not isinstance(error, DatabaseError | InterfaceError):
+        return False
+    match connection.vendor:
+        case "sqlite":
+            return "binding parameter" in str(error)
+        case "postgresql":
+            return str(getattr(error.__cause__, "sqlstate", "")).startswith(_REFUSED_BY_POSTGRESQL)
+        case "mysql":
+            return bool(error.args) and error.args[0] in _REFUSED_BY_MYSQL
+    return False
+
+
 
 _INTRANS, _INERROR = 2, 3
 """libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""

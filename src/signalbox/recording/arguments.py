@@ -29,12 +29,12 @@ def sender_label(sender: Any) -> str:
     if isinstance(sender, type):
         meta = getattr(sender, "_meta", None)
         label = getattr(meta, "label", None)
-        return label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}"[:200]
+        return encoding.column(label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}", 200)
     if isinstance(sender, AppConfig):
-        return sender.name
+        return encoding.column(sender.name, 200)
     if isinstance(sender, str):
-        return encoding.clean(sender)[:200]
-    return f"{type(sender).__module__}.{type(sender).__qualname__}"[:200]
+        return encoding.column(sender, 200)
+    return encoding.column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
 
 
 def model_of(sender: Any) -> type[Model] | None:

@@ -78,7 +78,7 @@ class Plan:
         meta = model._meta
         own = options_of(model, config)
         hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
-        self.label = meta.label
+        self.label = encoding.column(meta.label, 200)
         self.concrete = meta.concrete_model or model
         self.recorded = registry.is_named(meta.label) or not ignored(model, config)
         concrete = list(meta.concrete_fields)
