@@ -176,7 +176,7 @@ def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
 
 def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> None:
     block = transaction.atomic()
-    block._from_testcase = True
+    block._from_testcase = True  # type: ignore[attr-defined]
     with block:
         with signalbox.trace("work"):
             ring("a")

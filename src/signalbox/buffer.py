@@ -248,7 +248,7 @@ class Buffer:
             if store.refused(connection, error):
                 _write_apart(connection, batch)
             else:
-                _drop(connection, len(drafts))
+                _drop(connection, len(drafts), error)
         for draft in drafts:
             draft.written = connection.alias
         self.flushed = end
@@ -295,13 +295,13 @@ def _write_apart(connection: BaseDatabaseWrapper, batch: store.Batch) -> None:
     except Exception as error:
         if not store.survived(connection, error):
             raise
-        _drop(connection, left)
+        _drop(connection, left, error)
 
 
-def _drop(connection: BaseDatabaseWrapper, number: int) -> None:
-    """Count and log events that were lost, from within the ``except`` that says why."""
+def _drop(connection: BaseDatabaseWrapper, number: int, error: Exception) -> None:
+    """Count and log events that are lost."""
     store.tally.dropped += number
-    logger.exception("%d events of %r could not be written and are dropped.", number, connection.alias)
+    logger.error("%d events of %r could not be written and are dropped.", number, connection.alias, exc_info=error)
 
 
 # ------------------------------------------------------------------ the seam

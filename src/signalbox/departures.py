@@ -211,11 +211,11 @@ def _drain(connection: BaseDatabaseWrapper) -> None:
         traces = [_waiting.popleft() for _ in range(len(_waiting))]
         due = [_Due(trace) for trace in (*ended, *_introduced(traces))]
         due += [_Due(trace, draft) for trace in traces for draft in _taken(trace.pending)]
-        late = [_Due(trace, draft, late=True) for trace in traces for draft in _taken(trace.late) if draft.written]
+        late = [(trace, draft) for trace in traces for draft in _taken(trace.late) if draft.written]
     elsewhere: dict[str, list[_Due]] = {}
-    for one in late:
-        assert one.draft is not None
-        (due if one.draft.written == connection.alias else elsewhere.setdefault(one.draft.written, [])).append(one)
+    for trace, draft in late:
+        there = due if draft.written == connection.alias else elsewhere.setdefault(draft.written, [])
+        there.append(_Due(trace, draft, late=True))
     try:
         _write(connection, due)
         for alias, rows in elsewhere.items():

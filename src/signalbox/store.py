@@ -550,7 +550,6 @@ def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     return False
 
 
-
 _INTRANS, _INERROR = 2, 3
 """libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 _ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
