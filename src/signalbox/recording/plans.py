@@ -14,7 +14,7 @@ from signalbox import conf, encoding, keys
 from signalbox.changes import Fields
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
-from signalbox.redaction import REDACTED, Redactor, redact_text
+from signalbox.redaction import REDACTED, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ class Plan:
                 own.update(found)
         if self.fields.secret:
             text = self._without_secrets(text, instance)
-        return encoding.clean(redact_text(text[:1000]))[:200]
+        return encoding.clean(self.fields.redactor.text(text[:1000]))[:200]
 
     def _without_secrets(self, text: str, instance: Model) -> str:
         state = instance.__dict__
