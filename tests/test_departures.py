@@ -23,6 +23,8 @@ from tests.shop.models import Tag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_django.plugin import DjangoDbBlocker
+
 pytestmark = pytest.mark.django_db(transaction=True)
 
 here = connections["default"]
@@ -99,8 +101,9 @@ def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
     assert ["a", "b"] == rung()
 
 
-def test_a_command_that_stays_lets_its_events_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    with signalbox.trace("serve", kind="command"):
+@pytest.mark.parametrize("kind", ["command", "task", "work", "cron"])
+def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signalbox.trace("serve", kind=kind):
         ring("a")
         assert [] == rung()
         later = context.now() + departures.PATIENCE
@@ -183,6 +186,95 @@ def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> 
             departures.depart(refused())
             ring("b")
         assert ["a", "b"] == rung()
+
+
+@pytest.mark.parametrize("kind", ["request", "test"])
+def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signalbox.trace("slow", kind=kind):
+        later = context.now() + departures.PATIENCE
+        monkeypatch.setattr(context, "now", lambda: later)
+        ring("a")
+        assert [] == written()
+    assert ["a"] == rung()
+
+
+def written() -> list[str]:
+    """What is in the table, past Signalbox's own manager, which would write what waits."""
+    with here.cursor() as cursor:
+        cursor.execute("SELECT sender, e.signal FROM signalbox_event e WHERE e.signal = 'tests.bell'")
+        return [row[1] for row in cursor.fetchall()]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few events are many."""
+    monkeypatch.setattr(departures, "SPILL", 5)
+    monkeypatch.setattr(departures, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(departures, "MOST_WAITING", 20)
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("kind", ["request", "test", "task", "command", "work"])
+def test_a_trace_holds_no_more_than_so_many_events(kind: str) -> None:
+    with signalbox.trace("many", kind=kind) as trace:
+        for number in range(28):
+            ring(f"{number:02}")
+            assert len(trace.pending) < 5
+        assert 25 == len(written())
+    assert [f"{number:02}" for number in range(28)] == rung()
+    assert [28] == [row.events for row in Trace.objects.filter(trace_id=trace.id)]
+
+
+@pytest.mark.usefixtures("few")
+def test_events_that_many_wait_within_a_transaction_leave_after_it() -> None:
+    with signalbox.trace("many", kind="request") as trace:
+        with transaction.atomic():
+            for number in range(15):
+                ring(f"{number:02}")
+            assert 15 == len(trace.pending)
+            assert [] == written()
+        assert [] == trace.pending
+    assert [f"{number:02}" for number in range(15)] == rung()
+
+
+@pytest.mark.usefixtures("few")
+def test_more_events_than_may_wait_within_a_transaction_are_dropped_the_oldest_first() -> None:
+    before = store.tally.dropped
+    with signalbox.trace("many", kind="request") as trace, transaction.atomic():
+        for number in range(100):
+            ring(f"{number:03}")
+        assert len(trace.pending) <= 20
+    left = 100 - (store.tally.dropped - before)
+    assert [f"{number:03}" for number in range(100)][-left:] == rung()
+
+
+@pytest.mark.usefixtures("few")
+def test_more_events_than_may_wait_within_a_loop_are_dropped_the_oldest_first() -> None:
+    before = store.tally.dropped
+
+    async def work() -> None:
+        for number in range(100):
+            await bell.asend(None, name=f"{number:03}")
+        assert len(context.current().pending) <= 20
+
+    with signalbox.trace("many", kind="request"):
+        asyncio.run(work())
+    left = 100 - (store.tally.dropped - before)
+    assert 10 <= left <= 20
+    assert [f"{number:03}" for number in range(100)][-left:] == rung()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
+    django_db_blocker: DjangoDbBlocker,
+) -> None:
+    with signalbox.trace("many", kind="test") as trace:
+        with django_db_blocker.block():
+            here.close()
+            for number in range(30):
+                ring(str(number))
+        assert len(trace.pending) <= 20
 
 
 @pytest.fixture

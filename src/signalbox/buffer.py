@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-SPILL: int = 1000
+SPILL: int = departures.SPILL
 """Events a transaction keeps in memory; more are written early, still within it."""
 
 _SEAM: Final = (

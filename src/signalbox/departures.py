@@ -36,8 +36,11 @@ MOST_WAITING: Final = 10_000
 MOST_AT_ONCE: Final = 2_000
 """Rows that one statement writes, so that neither side has to hold all that may have come together."""
 
+SPILL: Final = 1000
+"""Events that wait in memory for the end of their trace, or of their transaction; more are written early."""
+
 PATIENCE: Final = 10_000_000_000
-"""Nanoseconds after which a command is taken for one that stays: its events leave as they come."""
+"""Nanoseconds after which work is taken for such that stays: its events leave as they come."""
 
 _waiting: deque[Trace] = deque()
 """Traces with events that are to leave."""
@@ -85,7 +88,9 @@ def waits(trace: Trace) -> bool:
     """Tell whether the events of ``trace`` wait for its end."""
     if trace.duration is not None or context.is_ambient(trace) or trace.kind == "shell":
         return False
-    return trace.kind != "command" or context.now() - trace.started < PATIENCE
+    if len(trace.pending) >= SPILL or len(trace.late) >= SPILL:
+        return False
+    return trace.kind in ("request", "test") or context.now() - trace.started < PATIENCE
 
 
 def end(trace: Trace, status: str = "") -> None:
@@ -136,7 +141,10 @@ def hurry(trace: Trace) -> None:
 
 def drain() -> None:
     """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
-    if not waiting() or getattr(_draining, "now", False) or not apps.ready or in_event_loop():
+    if not waiting() or getattr(_draining, "now", False) or not apps.ready:
+        return
+    if in_event_loop():
+        _limit()
         return
     _draining.now = True
     try:
