@@ -444,7 +444,50 @@ authenticate(username="ann", password="wrong")
     assert [("process", "-c")] == rows
 
 
-def run_python(code: str, place: Any) -> subprocess.CompletedProcess[str]:
+LOADING = """
+import django; django.setup()
+from django.db import connections
+from tests.shop.models import Tag
+Tag.objects.create(name="a")
+from django.contrib.auth import authenticate
+authenticate(username="ann", password="wrong")
+before = connections["default"].settings_dict["NAME"]
+for _ in range(3):
+    Tag.objects.get()
+"""
+
+
+@pytest.mark.every_database
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("end", ["", "connections.close_all()"], ids=["open", "closed"])
+def test_what_a_process_counted_after_its_first_event_is_known_when_it_has_ended(end: str, tmp_path: Any) -> None:
+    Event.objects.all().delete()
+    run = run_python(f"{LOADING}{end}\n", tmp_path, "tests.settings")
+    assert (0, "") == (run.returncode, run.stderr)
+    row = newest(kind="process", name="-c")
+    assert 1 == Trace.objects.filter(trace_id=row.trace_id).count()
+    # One is made, and loaded three times.
+    assert {"pre_init": {"shop.Tag": 4}, "post_init": {"shop.Tag": 4}} == {
+        signal: {"shop.Tag": models["shop.Tag"]} for signal, models in row.data["counts"].items()
+    }
+    assert row.duration is not None
+    assert row.duration > 0
+    assert Event.objects.filter(trace_id=row.trace_id).count() == row.events
+
+
+@pytest.mark.every_database
+@pytest.mark.django_db(transaction=True)
+def test_a_process_whose_test_database_is_gone_leaves_the_other_one_alone(tmp_path: Any) -> None:
+    Event.objects.all().delete()
+    Trace.objects.all().delete()
+    other = 'connections.close_all(); connections["default"].settings_dict["NAME"] = ' + repr(str(tmp_path / "none"))
+    run = run_python(f"{LOADING}{other}\n", tmp_path, "tests.settings")
+    assert (0, "") == (run.returncode, run.stderr)
+    assert not (tmp_path / "none").exists()
+    assert newest(kind="process", name="-c").duration is None
+
+
+def run_python(code: str, place: Any, module: str = "site_settings") -> subprocess.CompletedProcess[str]:
     settings = f"""
 from tests.settings import *
 DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(place / "site.sqlite3")!r}}}}}
@@ -454,7 +497,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(
         [sys.executable, "-W", "error", "-c", code],
         env={
             **os.environ,
-            "DJANGO_SETTINGS_MODULE": "site_settings",
+            "DJANGO_SETTINGS_MODULE": module,
             "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)]),
         },
         capture_output=True,

@@ -88,8 +88,8 @@ class Trace:
         """Drafts already written whose receivers finished afterwards."""
         self.hushed: int | None = None
         """How many of its events were let go unwritten, once ``hush()`` was called."""
-        self.introduced = False
-        """Whether its row was written while it still ran."""
+        self.introduced = ""
+        """The name of the database that its row was written to while it still ran."""
         self.events = self.errors = self.rolled_back = 0
         self._actor: Actor | None = None
         self._seen_user: object = None

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -130,6 +131,7 @@ def forget() -> None:
             trace.late.clear()
         _waiting.clear()
         _ended.clear()
+    context.process().introduced = ""  # the test's database may go, and the row with it
 
 
 def hurry(trace: Trace) -> None:
@@ -253,15 +255,19 @@ def _write(connection: BaseDatabaseWrapper, due: list[_Due]) -> None:
 
 
 def _batch(due: list[_Due]) -> store.Batch:
-    drafts = [one.draft for one in due if one.draft is not None and not one.late]
-    traces = store.trace_rows(one.trace for one in due if one.draft is None)
-    late = store.late_rows(one.draft for one in due if one.draft is not None and one.late)
-    return store.batch_of(drafts, traces=traces, late=late)
+    own = [one.trace for one in due if one.draft is None]
+    return store.batch_of(
+        [one.draft for one in due if one.draft is not None and not one.late],
+        traces=store.trace_rows(trace for trace in own if not trace.introduced),
+        late=store.late_rows(one.draft for one in due if one.draft is not None and one.late),
+        ended=store.ended_rows(trace for trace in own if trace.introduced),
+    )
 
 
 def _keys(part: store.Batch) -> Iterator[tuple[str, int, bool]]:
     """Return the ``_Due.key`` of each row."""
     yield from ((row[0], row[5], False) for row in part.traces)
+    yield from ((row[6], row[7], False) for row in part.ended)
     yield from ((row[1], row[2], False) for row in part.events)
     yield from ((row[3], row[4], True) for row in part.late)
 
@@ -269,7 +275,7 @@ def _keys(part: store.Batch) -> Iterator[tuple[str, int, bool]]:
 def _settle(connection: BaseDatabaseWrapper, written: list[_Due]) -> None:
     for trace, draft, _ in written:
         if draft is None:
-            trace.introduced = True
+            trace.introduced = _database(connection)
         else:
             draft.written = connection.alias
 
@@ -306,9 +312,14 @@ def _may_write_late(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _has_row(trace: Trace) -> bool:
-    """Tell whether the trace's own row is due: when it has ended and something happened in it."""
-    happened = trace.events > 0 or (trace.hushed is None and any(trace.counts.values()))
-    return trace.duration is not None and happened and not trace.introduced
+    """Tell whether the trace's own row is due, or its completion: when it has ended and something happened in it."""
+    if trace.introduced and trace.introduced != _database(connections[home()]):
+        return False  # it was in a test's database
+    return trace.events > 0 or (trace.hushed is None and any(trace.counts.values()))
+
+
+def _database(connection: BaseDatabaseWrapper) -> str:
+    return str(connection.settings_dict["NAME"])
 
 
 def _limit() -> None:
@@ -335,9 +346,16 @@ def _limit() -> None:
 
 def _leave_with_the_process() -> None:
     ambient = context.process()
-    if ambient.pending or any(ambient.counts.values()):
+    connection = connections[home()]
+    reopened = connection.connection is None and ambient.introduced == _database(connection)
+    if reopened:  # before the events are counted: that it is opened is one of them
+        with suppress(Exception):  # the database may be away, or a test's that is gone
+            connection.ensure_connection()
+    if ambient.introduced or ambient.pending or any(ambient.counts.values()):
         end(ambient)
     drain()
+    if reopened:  # nobody else will close it
+        connection.close()
 
 
 atexit.register(_leave_with_the_process)

@@ -66,6 +66,16 @@ TRACE_COLUMNS: Final = (
     ("rolled_back", "int"),
     ("data", "jsonb"),
 )
+ENDED_COLUMNS: Final = (
+    ("duration", "bigint"),
+    ("status", "text"),
+    ("events", "int"),
+    ("errors", "int"),
+    ("rolled_back", "int"),
+    ("data", "jsonb"),
+    ("trace_id", "text"),
+    ("time", "bigint"),
+)
 DELIVERY: Final = "signalbox_delivery"
 DELIVERY_COLUMNS: Final = (
     ("receiver", "text"),
@@ -133,9 +143,11 @@ class Batch:
     traces: Sequence[Row] = ()
     late: Sequence[Row] = ()
     deliveries: Sequence[Row] = ()
+    ended: Sequence[Row] = ()
+    """What completes the rows of traces that were written while they ran."""
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.traces or self.late or self.deliveries)
+        return bool(self.events or self.traces or self.late or self.deliveries or self.ended)
 
     def apart(self) -> list[Batch]:
         """Return the rows one by one, the deliveries with their events."""
@@ -147,6 +159,7 @@ class Batch:
             *(Batch(events=[row], deliveries=awaited.pop(row[1:3], ())) for row in self.events),
             *(Batch(late=[row]) for row in self.late),
             *(Batch(deliveries=rows) for rows in awaited.values()),
+            *(Batch(ended=[row]) for row in self.ended),
         ]
 
 
@@ -158,7 +171,7 @@ def together(batches: Iterable[Batch]) -> Batch:
     return Batch(
         *(
             list(chain.from_iterable(getattr(batch, rows) for batch in batches))
-            for rows in ("events", "traces", "late", "deliveries")
+            for rows in ("events", "traces", "late", "deliveries", "ended")
         )
     )
 
@@ -166,14 +179,16 @@ def together(batches: Iterable[Batch]) -> Batch:
 # ------------------------------------------------------------------ drafts to rows
 
 
-def batch_of(drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Sequence[Row] = ()) -> Batch:
+def batch_of(
+    drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Sequence[Row] = (), ended: Sequence[Row] = ()
+) -> Batch:
     """Return what is to be written of ``drafts``, whose transaction commits unless they say otherwise: their events and
     the deliveries of these.
 
     Raises what making a delivery raises: an event may be dropped, a delivery may not.
     """
     if deliverer is None:
-        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late)
+        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late, ended=ended)
     deliveries: list[Row] = []
     awaited = set()
     drafts = list(drafts)
@@ -181,7 +196,7 @@ def batch_of(drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Seque
         if made := deliverer.delivery_rows(draft):
             deliveries += made
             awaited.add(draft.span)
-    return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries)
+    return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries, ended)
 
 
 def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int] = ()) -> list[Row]:
@@ -313,9 +328,20 @@ def late_row(draft: Draft) -> Row:
     return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
 
 
+def ended_row(trace: Trace) -> Row:
+    """Return what is known of ``trace`` only when it has ended, in the order of ``ENDED_COLUMNS``."""
+    trace_id, *_, started, duration, status, events, errors, rolled_back, data = trace_row(trace)
+    return (duration, status, events, errors, rolled_back, data, trace_id, started)
+
+
 def trace_rows(traces: Iterable[Trace]) -> list[Row]:
     """Return the rows of ``traces`` that can be encoded."""
     return _encoded(trace_row, traces, "A trace")
+
+
+def ended_rows(traces: Iterable[Trace]) -> list[Row]:
+    """Return what completes the rows of ``traces``, of those that can be encoded."""
+    return _encoded(ended_row, traces, "The end of a trace")
 
 
 def late_rows(drafts: Iterable[Draft]) -> list[Row]:
@@ -404,11 +430,16 @@ def _names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
 
 
 _LATE_SQL: Final = "UPDATE {table} SET duration = {p}, errors = {p}, data = {p} WHERE trace_id = {p} AND span = {p}"
+_ENDED_SQL: Final = (
+    f"UPDATE {TRACE} SET duration = {{p}}, status = {{p}}, events = {{p}}, errors = {{p}}, rolled_back = {{p}}, "
+    "data = {p} WHERE trace_id = {p} AND time = {p}"
+)
 _SQLITE: Final = {
     table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
     for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
 }
 _SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
+_SQLITE_ENDED: Final = _ENDED_SQL.format(p="?")
 
 
 def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
@@ -426,6 +457,8 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
             database.executemany(_SQLITE[table], rows)
         if batch.late:
             database.executemany(_SQLITE_LATE, batch.late)
+        if batch.ended:
+            database.executemany(_SQLITE_ENDED, batch.ended)
         database.execute(after)
     except BaseException:
         if database.in_transaction:  # some errors end it
@@ -453,6 +486,13 @@ _POSTGRESQL_LATE: Final = (
 )
 
 
+_POSTGRESQL_ENDED: Final = (
+    f"UPDATE {TRACE} t SET duration = (x->>0)::bigint, status = x->>1, events = (x->>2)::int, "
+    "errors = (x->>3)::int, rolled_back = (x->>4)::int, data = x->5 "
+    "FROM jsonb_array_elements(%s::jsonb) x WHERE t.trace_id = x->>6 AND t.time = (x->>7)::bigint"
+)
+
+
 def _document(rows: Iterable[Row], data_at: int) -> str:
     """Return rows as one JSON text; the column at ``data_at`` is JSON text already and goes in as it is."""
     texts = []
@@ -472,6 +512,9 @@ def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: boo
     if batch.late:
         statements.append(_POSTGRESQL_LATE)
         documents.append(_document(batch.late, 2))
+    if batch.ended:
+        statements.append(_POSTGRESQL_ENDED)
+        documents.append(_document(batch.ended, 5))
     if batch.deliveries:
         statements.append(f"NOTIFY {CHANNEL}")
     if inside:
@@ -524,6 +567,8 @@ def _values_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
             yield head + ", ".join([one] * len(part)), list(chain.from_iterable(part))
     for row in batch.late:
         yield _LATE_SQL.format(table=EVENT, p="%s"), row
+    for row in batch.ended:
+        yield _ENDED_SQL.format(p="%s"), row
 
 
 # ------------------------------------------------------------------ what does an error mean?
