@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-SPILL: int = 1000
+SPILL: int = departures.SPILL
 """Events a transaction keeps in memory; more are written early, still within it."""
 
 _SEAM: Final = (
@@ -245,11 +245,12 @@ class Buffer:
             if not store.survived(connection, error) or not droppable:
                 raise
             store.tally.failures += 1
-            store.tally.dropped += len(drafts)
-            logger.exception("%d events of %r could not be written and are dropped.", len(drafts), connection.alias)
-        else:
-            for draft in drafts:
-                draft.written = connection.alias
+            if store.refused(connection, error):
+                _write_apart(connection, batch)
+            else:
+                _drop(connection, len(drafts), error)
+        for draft in drafts:
+            draft.written = connection.alias
         self.flushed = end
         if end >= SPILL:
             self._let_go()
@@ -281,6 +282,26 @@ class Buffer:
             connection._rollback()
         except Exception:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
             connection.close()
+
+
+def _write_apart(connection: BaseDatabaseWrapper, batch: store.Batch) -> None:
+    """Write what the database takes of ``batch``, which it has refused as a whole, and drop the rest."""
+    left = len(batch.events)
+    try:
+        for part, error in store.write_apart(connection, batch):
+            left -= len(part.events)
+            if error is not None:
+                store.drop(part, error)
+    except Exception as error:
+        if not store.survived(connection, error):
+            raise
+        _drop(connection, left, error)
+
+
+def _drop(connection: BaseDatabaseWrapper, number: int, error: Exception) -> None:
+    """Count and log events that are lost."""
+    store.tally.dropped += number
+    logger.error("%d events of %r could not be written and are dropped.", number, connection.alias, exc_info=error)
 
 
 # ------------------------------------------------------------------ the seam

@@ -15,8 +15,8 @@ from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.db.models.sql import UpdateQuery
 
-from signalbox import buffer, context
-from signalbox.changes import RowChange
+from signalbox import buffer, context, encoding
+from signalbox.changes import RowChange, untold
 from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
 
@@ -219,9 +219,7 @@ def _update(self: Any, **kwargs: Any) -> Any:
 
 
 def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``update()`` was given: keys for objects, the text of expressions, no secrets."""
-    from signalbox import encoding
-
+    """Return what ``update()`` was given: keys for objects, what expressions are made of, no secrets."""
     redactor = plan.fields.redactor
     shown: dict[str, Any] = {}
     for given, value in values.items():
@@ -231,7 +229,7 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
         if name in plan.fields.secret or redactor.hides(name, value):
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
-            shown[name] = {"expression": encoding.clean(str(value))[:500]}
+            shown[name] = untold(value, plan.fields)
         elif hasattr(value, "_meta"):
             shown[name] = encoding.safe(value.pk, redactor=redactor)
         else:

@@ -14,7 +14,7 @@ from signalbox import conf, encoding, keys
 from signalbox.changes import Fields
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
-from signalbox.redaction import REDACTED, Redactor, redact_text
+from signalbox.redaction import REDACTED, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ class Plan:
         meta = model._meta
         own = options_of(model, config)
         hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
-        self.label = meta.label
+        self.label = encoding.column(meta.label, 200)
         self.concrete = meta.concrete_model or model
         self.recorded = registry.is_named(meta.label) or not ignored(model, config)
         concrete = list(meta.concrete_fields)
@@ -145,7 +145,7 @@ class Plan:
                 own.update(found)
         if self.fields.secret:
             text = self._without_secrets(text, instance)
-        return encoding.clean(redact_text(text[:1000]))[:200]
+        return encoding.clean(self.fields.redactor.text(text[:1000]))[:200]
 
     def _without_secrets(self, text: str, instance: Model) -> str:
         state = instance.__dict__
