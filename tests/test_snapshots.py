@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import django
@@ -17,7 +19,19 @@ import signalbox
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans, snapshots
 from tests.events import changes, of, recorded
-from tests.shop.models import Customer, Document, ExpressOrder, Order, Place, Restaurant, Tag, Uniq
+from tests.shop.fields import Money
+from tests.shop.models import (
+    Attachment,
+    Customer,
+    Document,
+    ExpressOrder,
+    Note,
+    Order,
+    Place,
+    Restaurant,
+    Tag,
+    Uniq,
+)
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
@@ -71,6 +85,38 @@ def test_a_save_makes_no_query_more(django_assert_num_queries: DjangoAssertNumQu
     tag = Tag.objects.get()
     with django_assert_num_queries(1):
         Tag(pk=tag.pk, name="blind").save(force_update=True)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: Order.objects.only("meta").get(),
+        lambda: Order.objects.only("note", "meta").get(),
+        lambda: Order.objects.defer("note", "number").get(),
+        lambda: Order.objects.raw("SELECT id, meta FROM shop_order")[0],
+        lambda: Order.objects.raw("SELECT meta, id, note FROM shop_order")[0],
+    ],
+    ids=["only", "only two", "defer", "raw", "raw in another order"],
+)
+def test_what_is_changed_in_place_is_told_of_an_object_that_was_read_in_part(read: Callable[[], Order]) -> None:
+    order(meta={"seats": [1, 2]})
+    found = read()
+    found.meta["seats"].append(3)
+    found.save(update_fields=["meta"])
+    assert {"meta": [{"seats": [1, 2]}, {"seats": [1, 2, 3]}]} == changes(found)
+
+
+def test_a_field_of_ones_own_and_a_file_that_are_read_in_part_are_known_too() -> None:
+    Note.objects.create(text="a", price=Money(Decimal(5), "EUR"))
+    note = Note.objects.only("price").get()
+    note.price = Money(Decimal(7), "EUR")
+    note.save(update_fields=["price"])
+    assert {"price": ["5 EUR", "7 EUR"]} == changes(note)
+    Attachment.objects.create(name="a", file="old.txt")
+    attachment = Attachment.objects.only("file").get()
+    attachment.file.name = "new.txt"
+    attachment.save(update_fields=["file"])
+    assert {"file": ["old.txt", "new.txt"]} == changes(attachment)
 
 
 def test_a_blind_save_by_key_does_not_invent_old_values() -> None:

@@ -7,6 +7,7 @@ The snapshot lives in ``instance._state``, which copies and pickles leave behind
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from django.db import router
@@ -77,6 +78,23 @@ def keep(plan: Plan, values: Sequence[Any]) -> Sequence[Any]:
     for position in plan.mutable:
         kept[position] = _frozen(kept[position])
     return kept
+
+
+def keep_part(plan: Plan, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
+    """Return the same of a row of which these attributes were read; the values are in the order of the fields."""
+    if not plan.mutable or not (places := _mutable_places(plan, tuple(names))):
+        return values
+    kept = list(values)
+    for position in places:
+        kept[position] = _frozen(kept[position])
+    return kept
+
+
+@lru_cache(1024)
+def _mutable_places(plan: Plan, names: tuple[str, ...]) -> list[int]:
+    """Return where among the values of ``names`` those stand that are changed in place."""
+    read = [place for place, attname in enumerate(plan.fields.attnames) if attname in names]
+    return [position for position, place in enumerate(read) if place in plan.mutable]
 
 
 def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
@@ -206,7 +224,7 @@ def _from_db(original: Any) -> Any:
     def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any, **modes: Any) -> Model:
         new: Model = original(cls, db, field_names, values, **modes)
         if len(values) != len(cls._meta.concrete_fields):
-            values = Partial(field_names, values)
+            values = Partial(field_names, keep_part(plan_of(cls), field_names, values))
         elif (plan := plan_of(cls)).mutable:
             values = keep(plan, values)
         setattr(new._state, ATTRIBUTE, values)
