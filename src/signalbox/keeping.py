@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from django.utils.module_loading import import_string
 
-from signalbox import conf, encoding
+from signalbox import conf, encoding, refusing
 from signalbox.redaction import Redactor
 
 logger = logging.getLogger("signalbox")
@@ -37,19 +37,21 @@ def judge(keep: Keep, columns: Mapping[str, Any], data: str) -> str | None:
     """Return the JSON text that is stored of an event, ``None`` if ``keep`` drops it.
 
     ``keep`` is given the event's columns and its ``data``, read-only, and answers ``False`` to drop it, a mapping to be
-    stored under ``extra`` (bounded and without secrets, as everything), or anything else to keep it as it is. What it
-    raises is logged, and the event kept.
+    stored under ``extra`` (bounded and without secrets, as everything), or anything else to keep it as it is. It may not
+    ask the database. What it raises is logged, and the event kept.
     """
     try:
-        answer = keep(MappingProxyType({**columns, "data": json.loads(data)}))
+        with refusing.untouched():
+            answer = keep(MappingProxyType({**columns, "data": json.loads(data)}))
+            extra = dict(answer) if isinstance(answer, Mapping) else None
     except Exception:  # noqa: BLE001 - the project's own code; it must not cost events
         _complain(getattr(keep, "__qualname__", "KEEP"), "raised: the event is kept", exc_info=True)
         return data
     if answer is False:
         return None
-    if isinstance(answer, Mapping) and answer:
-        extra = encoding.dumps(encoding.safe(dict(answer), redactor=Redactor(conf.get().REDACT)))
-        return data[:-1] + ("," if data != "{}" else "") + f'"extra":{extra}}}'
+    if extra:
+        text = encoding.dumps(encoding.safe(extra, redactor=Redactor(conf.get().REDACT)))
+        return data[:-1] + ("," if data != "{}" else "") + f'"extra":{text}}}'
     return data
 
 

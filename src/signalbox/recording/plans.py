@@ -7,10 +7,9 @@ from operator import itemgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.models import Field, Model
 
-from signalbox import conf, encoding, keys
+from signalbox import conf, encoding, keys, refusing
 from signalbox.changes import Fields
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
@@ -131,15 +130,13 @@ class Plan:
         """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
         if not self.has_str:
             return ""
-        refused = _refuse_queries(connection)
+        refused = refusing.refuse_queries(connection)
         try:
             text = str(instance)
         except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
             return ""
         finally:
-            for own, found in refused:
-                del own["cursor"], own["chunked_cursor"]
-                own.update(found)
+            refusing.allow(refused)
         if self.fields.secret:
             text = self._without_secrets(text, instance)
         return encoding.clean(redact_text(text[:1000]))[:200]
@@ -187,26 +184,6 @@ def _scalar_type(field: Any) -> str:
         field = field.target_field
     kind = type(field)
     return kind.__name__ if kind.__module__.startswith("django.db.models.fields") else ""
-
-
-class _Asked(Exception):
-    """A model's ``__str__`` asked the database; its label is left out instead."""
-
-
-def _refuse(*_: object, **__: object) -> Any:
-    raise _Asked
-
-
-def _refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Let connections refuse queries, before they are counted or logged; return what undoes it."""
-    # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
-    alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
-    undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for one in [connection] if alone else connections.all(initialized_only=True):
-        own: dict[str, Any] = one.__dict__
-        undo.append((own, {name: own.get(name) for name in ("cursor", "chunked_cursor") if name in own}))
-        own["cursor"] = own["chunked_cursor"] = _refuse
-    return undo
 
 
 def is_secret(field: Any, redactor: Redactor) -> bool:
