@@ -19,7 +19,7 @@ from signalbox.changes import Fields, RowChange, choice_labels, describe, diff, 
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
 from signalbox.redaction import REDACTED, Redactor
-from tests.events import changes, of, recorded
+from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
 from tests.shop.models import Attachment, Big, Customer, Enrolment, Item10, Measure, Note, Order, OrderLine, Person, Tag
 
@@ -382,6 +382,29 @@ def test_what_is_said_of_a_model_holds_for_its_proxy() -> None:
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"record": False}}}):
         ExpressOrder.objects.create(number="A-2")
         assert 1 == len(recorded(ExpressOrder, "post_save"))
+
+
+@everywhere
+def test_what_is_said_of_a_parent_holds_for_its_child() -> None:
+    from tests.shop.models import Place, Restaurant
+
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"redact": ["name"]}}}):
+        lion = Restaurant.objects.create(name="hush-1", stars=1)
+        lion.name = "hush-2"
+        lion.save()
+        Restaurant.objects.update(name="hush-3")
+        assert {"name": [REDACTED, REDACTED]} == changes(lion)
+        assert REDACTED == newest(Restaurant, "update").data["args"]["values"]["name"]
+        with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Place": {"redact": ["name"]}}}):
+            Restaurant.objects.update(name="hush-4")
+        lion.delete()
+        assert "hush" not in str([(event.object_label, event.data) for event in recorded()])
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"exclude": ["name"]}}}):
+        lion = Restaurant.objects.create(name="hush-1", stars=1)
+        assert "name" not in of(lion).data["row"]
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Restaurant": {"redact": ["name"]}}}):
+        assert "Inn" == of(Place.objects.create(name="Inn")).data["row"]["name"]
+        assert REDACTED == of(Restaurant.objects.create(name="Inn")).data["row"]["name"]
 
 
 @pytest.fixture

@@ -81,6 +81,9 @@ class Redacts(Protocol):
     def is_secret(self, name: str, /) -> bool:
         """Whether a value under this name is secret."""
 
+    def hides_field(self, label: str, name: str, /) -> bool:
+        """Whether this field of the model with this label in lower case is secret, whatever it is called."""
+
     def hides(self, name: str, value: object, /) -> bool:
         """Whether this value under this name is secret."""
 
@@ -217,13 +220,27 @@ def digest(text: str, key: bytes) -> str:
 
 
 def has_secret_key(model: type[models.Model], redactor: Redacts) -> bool:
-    """Whether a model's primary key is itself a secret: by its own name, or a text that is the key of a `Token`."""
-    pk = model._meta.pk
-    if redactor.is_secret(pk.name):
-        return True
-    return isinstance(pk, models.CharField | models.TextField) and redactor.is_secret(
-        f"{model._meta.object_name}_{pk.name}"
-    )
+    """Whether a model's primary key, or a part of it, is itself a secret (see `is_secret_field`)."""
+    meta = model._meta
+    return any(is_secret_field(field, model, redactor) for field in getattr(meta, "pk_fields", (meta.pk,)))
+
+
+def is_secret_field(field: Any, model: type[models.Model], redactor: Redacts) -> bool:
+    """Whether a field's values are secret: by its own name, because the model's owner says so, as the text that is the
+    key of a `Token`, or as a foreign key that holds such a value of another model."""
+    seen: list[Any] = []
+    while field not in seen:
+        labels = {one._meta.label_lower for one in (model, field.model, model._meta.concrete_model or model)}
+        if redactor.is_secret(field.name) or any(redactor.hides_field(label, field.name) for label in labels):
+            return True
+        if field.primary_key and isinstance(field, models.CharField | models.TextField):
+            return redactor.is_secret(f"{model._meta.object_name}_{field.name}")
+        model = field.related_model if field.is_relation else None
+        if not isinstance(model, type):
+            return False
+        seen.append(field)
+        field = field.target_field
+    return False
 
 
 # --- JSON text --------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def judge(keep: Keep, columns: Mapping[str, Any], data: str) -> str | None:
     if answer is False:
         return None
     if extra:
-        text = encoding.dumps(encoding.safe(extra, redactor=Redactor(conf.get().REDACT)))
+        text = encoding.dumps(encoding.safe(extra, redactor=Redactor(conf.get().REDACT, conf.fields_said("redact"))))
         return data[:-1] + ("," if data != "{}" else "") + f'"extra":{text}}}'
     return data
 

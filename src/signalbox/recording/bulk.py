@@ -345,7 +345,7 @@ def _operation(
     args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
         shown = keys[:MOST_KEYS]
-        args["keys"] = shown if {*map(type, shown)} <= {int} else [plan.key_of(key) for key in shown]
+        args["keys"] = shown if {*map(type, shown)} <= {int} and not plan.secret_pk else [plan.key_of(key) for key in shown]
         if count > len(shown):
             args["keys_left_out"] = count - len(shown)
     draft.args = args

@@ -75,8 +75,7 @@ class Plan:
 
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
-        own = options_of(model, config)
-        hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
+        left_out = conf.fields_said("exclude")
         self.label = meta.label
         self.concrete = meta.concrete_model or model
         self.recorded = registry.is_named(meta.label) or not ignored(model, config)
@@ -85,11 +84,15 @@ class Plan:
         self.fields = Fields(
             names=tuple(field.name for field in concrete),
             attnames=attnames,
-            secret=frozenset(field.name for field in concrete if field.name in hidden or is_secret(field, redactor)),
+            secret=frozenset(field.name for field in concrete if is_secret(field, model, redactor)),
             to_python=tuple(field.to_python for field in concrete),
             special=frozenset(field.name for field in concrete if _scalar_type(field) not in SCALAR),
             redactor=redactor,
-            excluded=frozenset(field.name for field in concrete if field.name in left_out),
+            excluded=frozenset(
+                field.name
+                for field in concrete
+                if any(field.name in left_out.get(label, ()) for label in _labels(field, model))
+            ),
             choices={field.name: dict(field.flatchoices) for field in concrete if field.choices},
             primary=frozenset(field.name for field in meta.pk_fields),
             to_text={field.name: _serializing(field) for field in concrete if _serializes(field)},
@@ -186,17 +189,18 @@ def _scalar_type(field: Any) -> str:
     return kind.__name__ if kind.__module__.startswith("django.db.models.fields") else ""
 
 
-def is_secret(field: Any, redactor: Redactor) -> bool:
-    """Tell whether a field's values are never stored: by its name, or as the key of an object whose key is secret."""
-    if redactor.is_secret(field.name) or redactor.is_secret(field.attname):
-        return True
-    if field.primary_key:
-        return encoding.has_secret_key(field.model, redactor)
-    target = field.related_model if field.is_relation else None
-    return isinstance(target, type) and encoding.has_secret_key(target, redactor)
+def is_secret(field: Any, model: type[Model], redactor: Redactor) -> bool:
+    """Tell whether a field's values are never stored: by its name, or as the setting says, of the model, of the one it
+    is a proxy of or of a parent; or as the key of an object whose key is secret."""
+    return redactor.is_secret(field.attname) or encoding.is_secret_field(field, model, redactor)
 
 
-_configured: dict[str, dict[str, Any]] = {}
+def _labels(field: Any, model: type[Model]) -> set[str]:
+    """Return labels of the models of which is said how the field is recorded."""
+    return {one._meta.label_lower for one in (model, field.model, model._meta.concrete_model or model)}
+
+
+_configured = conf.configured
 
 
 def configure(model: type[Model], **options: Any) -> None:
@@ -212,17 +216,7 @@ def configure(model: type[Model], **options: Any) -> None:
         if field not in names:
             raise ValueError(f"{model._meta.label} has no field {field!r}; it has {', '.join(sorted(names))}.")
     _configured[model._meta.label_lower] = options
-    _plans.clear()
-
-
-def options_of(model: type[Model], config: conf.Config) -> dict[str, Any]:
-    """Return what was said of ``model``, or of the model that it is a proxy of."""
-    concrete = model._meta.concrete_model or model
-    said: dict[str, Any] = {}
-    for label in (concrete._meta.label_lower, model._meta.label_lower):
-        said.update(_configured.get(label, {}))
-        said.update(next((own for name, own in config.MODELS.items() if name.lower() == label), {}))
-    return said
+    forget()
 
 
 def ignored(model: type[Model], config: conf.Config) -> bool:
@@ -234,7 +228,9 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
         return False
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
-    return not options_of(model, config).get("record", True)
+    concrete = meta.concrete_model or model
+    said = {**conf.of_model(concrete._meta.label_lower), **conf.of_model(meta.label_lower)}
+    return not said.get("record", True)
 
 
 _plans: dict[type[Model], Plan] = {}
@@ -245,7 +241,7 @@ def redactor() -> Redactor:
     """Return the redactor that the setting asks for."""
     global _redactor
     if _redactor is None:
-        _redactor = Redactor(conf.get().REDACT)
+        _redactor = Redactor(conf.get().REDACT, conf.fields_said("redact"))
     return _redactor
 
 
@@ -269,3 +265,4 @@ def forget() -> None:
     global _redactor
     _plans.clear()
     _redactor = None
+    registry.forget_redactor()
