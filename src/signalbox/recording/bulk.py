@@ -244,6 +244,7 @@ def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs:
     names = [
         field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs
     ]
+    returning.lock(connection, plan.concrete)
     # By key: PostgreSQL locks no rows of an outer join.
     found = plan.concrete._base_manager.using(connection.alias).filter(pk__in=self._chain().order_by().values("pk"))
     if connection.features.has_select_for_update:

@@ -169,9 +169,8 @@ def _listed(compiler: Any, wanted: Wanted) -> int | None:
         where, where_params = compiler.compile(compiler.query.where)
     except FullResultSet:
         where, where_params = "1", ()
-    connection.ensure_connection()
+    lock(connection, wanted.model)
     with connection.wrap_database_errors, closing(connection.create_cursor()) as lister:
-        lister.execute(f"UPDATE {table} SET {columns[0]} = {columns[0]} WHERE 0")  # noqa: S608 - Django's own names
         listing = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} LIMIT {wanted.most}"  # noqa: S608 - as above
         if len(columns) == 1 and _integral(wanted.fields[0]):  # as one text: rows by the thousand are dear
             listing = f"SELECT json_group_array({columns[0]}) FROM ({listing})"  # noqa: S608 - as above
@@ -185,6 +184,18 @@ def _listed(compiler: Any, wanted: Wanted) -> int | None:
         number: int = cursor.rowcount
     wanted.take(_converted(compiler, wanted, rows))
     return number
+
+
+def lock(connection: Any, model: type[Model]) -> None:
+    """Take SQLite's write lock in the open transaction, so that it may read first and write then: it would fail at once
+    if somebody else had written in between. Other databases lock the rows that are read."""
+    if connection.vendor != "sqlite":
+        return
+    quote = connection.ops.quote_name
+    table, column = quote(model._meta.db_table), quote(str(model._meta.pk_fields[0].column))
+    connection.ensure_connection()
+    with connection.wrap_database_errors, closing(connection.create_cursor()) as cursor:
+        cursor.execute(f"UPDATE {table} SET {column} = {column} WHERE 0")  # noqa: S608 - Django's own names
 
 
 def _integral(field: Any) -> bool:
