@@ -102,13 +102,13 @@ class ObjectHistory:
         """Return its events, newest first: at most ``limit``, with ids below ``before``.
 
         Bulk operations that touched it are among them, and many-to-many changes from either side. Those are found by
-        their model and then looked into one by one: a model with millions of them takes its time.
+        their model and then looked into one by one: a model with millions of them takes its time. One that left out
+        keys, and so may have touched it, is marked ``uncertain``.
         """
         found = self._candidates()
         if before is not None:
             found = found.filter(id__lt=before)
-        concerning = (event for event in found.order_by("-id").iterator(chunk_size=500) if self._concerns(event))
-        return islice(concerning, limit)
+        return islice(self._concerning(found.order_by("-id").iterator(chunk_size=500)), limit)
 
     def as_of(self, when: dt.datetime) -> State:
         """Return the object's fields as they were at ``when``.
@@ -152,7 +152,15 @@ class ObjectHistory:
         far = [cast("Any", relation).through for relation in meta.related_objects if relation.many_to_many]
         return [through._meta.label for through in (*near, *far)]
 
-    def _concerns(self, event: Event) -> bool:
+    def _concerning(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            verdict = self._concerns(event)
+            if verdict is not False:
+                event.uncertain = verdict is None
+                yield event
+
+    def _concerns(self, event: Event) -> bool | None:
+        """Tell whether ``event`` is about the object; ``None`` if it leaves that open."""
         args = event.data.get("args") or {}
         if event.signal == "m2m_changed":
             if event.object_key == self.key and args.get("object") in self._labels:
@@ -162,14 +170,20 @@ class ObjectHistory:
             return args.get("model") in self._labels and self.key in others
         if event.object_key:
             return event.object_key == self.key
-        return event.signal in BULK and self.key in map(str, args.get("keys") or ())
+        if event.signal not in BULK:
+            return False
+        told, renamed = args.get("keys"), args.get("new_keys", [])
+        if self.key in map(str, (*(told or ()), *(renamed or ()))):
+            return True
+        return None if told is None or renamed is None or args.get("keys_left_out") else False
 
     # ------------------------------------------------------------ what it was
 
     def _steps(self) -> list[_Step]:
         """Return what was done to the row and committed, oldest first."""
         owners = {model._meta.label for model in apps.get_models() if _same_key(self.model, model)}
-        steps = [_step(event, event.sender in owners) for event in self.events() if event.outcome == "committed"]
+        done = [event for event in self.events() if event.outcome == "committed"]
+        steps = [_step(event, event.sender in owners, self.key) for event in done]
         return [step for step in reversed(steps) if step is not None]
 
     def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
@@ -204,13 +218,20 @@ def _same_key(child: type[Model], parent: type[Model]) -> bool:
 
 
 def _was_there(before: list[_Step], after: list[_Step], present: bool) -> bool:
+    perhaps = False
     for step in reversed(before):
         if step.gone or step.made:
             return step.made
+        if not step.perhaps:
+            continue
+        perhaps = True
+        break
     for step in after:
         if step.gone or step.made:
             return step.gone
-    return bool(before or after) or present
+        if perhaps and not step.perhaps:
+            return True
+    return present if perhaps else bool(before or after) or present
 
 
 def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping[str, Any]) -> Any:
@@ -241,12 +262,16 @@ class _Step:
     """The same after."""
     made: bool = False
     gone: bool = False
+    perhaps: bool = False
+    """Whether it may have made the row, or taken it away."""
 
 
-def _step(event: Event, owner: bool) -> _Step | None:
+def _step(event: Event, owner: bool, key: str) -> _Step | None:
     """Return what ``event`` did to the row; ``None`` if it did not touch it. An ``owner`` takes the object along."""
     data, time = event.data, event.time
     args = data.get("args") or {}
+    if event.uncertain:
+        return _perhaps(event, owner, args)
     if event.signal in DELETES:
         return _Step(time=time, old=data.get("row") or {}, new={}, gone=True) if owner else None
     if "row" in data:
@@ -258,6 +283,10 @@ def _step(event: Event, owner: bool) -> _Step | None:
     match event.signal:
         case "update":
             values = _known(args.get("values", {}))
+            if "new_keys" in args:
+                was, is_now = (key in map(str, args[name] or ()) for name in ("keys", "new_keys"))
+                if was is not is_now:
+                    return _Step(time=time, old={}, new={} if was else values, gone=was, made=is_now)
             return _Step(time=time, old=dict.fromkeys(values, UNKNOWN), new=values)
         case "bulk_update":
             nothing = dict.fromkeys(args.get("fields", ()), UNKNOWN)
@@ -268,6 +297,17 @@ def _step(event: Event, owner: bool) -> _Step | None:
         case "bulk_create":
             return _Step(time=time, old={}, new={}, made=True)
     return None
+
+
+def _perhaps(event: Event, owner: bool, args: Mapping[str, Any]) -> _Step | None:
+    """Return what ``event`` may have done: the fields that it wrote are not known any more."""
+    touched: Mapping[str, Any] = dict.fromkeys([*args.get("values", ()), *args.get("fields", ())], UNKNOWN)
+    if args.get("update_conflicts"):
+        touched = _Everything()
+    moved = event.signal == "bulk_create" or "new_keys" in args
+    if event.signal in DELETES and not owner:
+        return None
+    return _Step(time=event.time, old=touched, new=touched, perhaps=moved or event.signal in DELETES)
 
 
 class _Everything(dict[str, Any]):

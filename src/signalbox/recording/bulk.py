@@ -207,15 +207,53 @@ def _update(self: Any, **kwargs: Any) -> Any:
         return _originals["update"](self, **kwargs)
     self._for_write = True
     with in_transaction(self.db) as connection:
-        if _rows and query.group_by is None:
+        renamed = _renamed(plan, kwargs)
+        if _rows and query.group_by is None and not renamed:
             return _update_rows(self, plan, connection, kwargs)
-        with returning.asking("update", plan.concrete, plan.pks, most=MOST_KEYS) as wanted:
+        with returning.asking("update", plan.concrete, plan.pks, first=bool(renamed), most=MOST_KEYS) as wanted:
             number = _originals["update"](self, **kwargs)
         if number:
             with _guarded("update", plan):
                 keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-                _operation("update", plan, connection, number, keys, {"values": _rendered(plan, kwargs)})
+                told: dict[str, Any] = {"values": _rendered(plan, kwargs)}
+                if renamed:
+                    new = _new_keys(plan, keys, renamed)
+                    told["new_keys"] = None if new is None else _shown(plan, new)
+                _operation("update", plan, connection, number, keys, told)
     return number
+
+
+def _renamed(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of the primary key that ``update()`` was given, by attribute."""
+    return {
+        field.attname: values[given]
+        for field in plan.pks
+        for given in (field.name, field.attname, *(("pk",) if len(plan.pks) == 1 else ()))
+        if given in values
+    }
+
+
+def _new_keys(plan: Plan, keys: list[Any] | None, renamed: dict[str, Any]) -> list[Any] | None:
+    """Return the keys that the rows with ``keys`` were given; ``None`` where only the database knows."""
+    if keys is None or any(hasattr(value, "resolve_expression") for value in renamed.values()):
+        return None
+    given = {
+        place: _plain(plan.pks[place], renamed[field.attname])
+        for place, field in enumerate(plan.pks)
+        if field.attname in renamed
+    }
+    if len(plan.pks) == 1:
+        return [given[0]] * len(keys)
+    return [tuple(given.get(place, part) for place, part in enumerate(key)) for key in keys]
+
+
+def _plain(field: Any, value: Any) -> Any:
+    """Return what a row holds that was given ``value``: of an object its key, of a text the number that it is of."""
+    while field.is_relation:
+        field = field.target_field
+        if hasattr(value, "_meta"):
+            value = getattr(value, field.attname)
+    return field.to_python(value)
 
 
 def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
@@ -345,13 +383,18 @@ def _operation(
     draft.duration = 0
     args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
-        shown = keys[:MOST_KEYS]
-        args["keys"] = shown if {*map(type, shown)} <= {int} and not plan.secret_pk else [plan.key_of(key) for key in shown]
+        shown = args["keys"] = _shown(plan, keys)
         if count > len(shown):
             args["keys_left_out"] = count - len(shown)
     draft.args = args
     draft.note = note
     _add(draft, connection)
+
+
+def _shown(plan: Plan, keys: list[Any]) -> list[Any]:
+    """Return keys as events tell them, as many as one event tells."""
+    shown = keys[:MOST_KEYS]
+    return shown if {*map(type, shown)} <= {int} and not plan.secret_pk else [plan.key_of(key) for key in shown]
 
 
 def _row_draft(

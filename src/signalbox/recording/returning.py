@@ -36,12 +36,21 @@ AT_ONCE: Final = 2_000
 class Wanted:
     """Columns of a model's rows that the next statements of one kind are to return."""
 
-    __slots__ = ("every", "fields", "kind", "model", "most", "number", "rows")
+    __slots__ = ("every", "fields", "first", "kind", "model", "most", "number", "rows")
 
     def __init__(
-        self, kind: Kind, model: type[Model], fields: Sequence[Field[Any, Any]], every: bool, most: int | None
+        self,
+        kind: Kind,
+        model: type[Model],
+        fields: Sequence[Field[Any, Any]],
+        *,
+        every: bool,
+        first: bool,
+        most: int | None,
     ) -> None:
         self.kind = kind
+        self.first = first
+        """Whether an update is to tell what the rows held before it."""
         self.every = every
         """Whether inserts that ignore no conflict are wanted as well: all their rows go in."""
         self.model = model
@@ -71,10 +80,11 @@ def asking(
     fields: Sequence[Field[Any, Any]],
     *,
     every: bool = False,
+    first: bool = False,
     most: int | None = None,
 ) -> Iterator[Wanted]:
     """Let the block's statements of ``kind`` on ``model`` return ``fields``, which lie in its own table."""
-    wanted = Wanted(kind, model, fields, every, most)
+    wanted = Wanted(kind, model, fields, every=every, first=first, most=most)
     token = _wanted.set(wanted)
     try:
         yield wanted
@@ -118,7 +128,8 @@ def _update(self: Any, result_type: Any) -> Any:
     if wanted is None:
         return _original_update(self, result_type)
     # Django updates a parent's table by a statement of its own, having selected the keys itself.
-    if self.query.related_updates or not able("update", self.connection):
+    told_late = wanted.first and not _lists(self, wanted)
+    if self.query.related_updates or told_late or not able("update", self.connection):
         found = _selected(self, wanted)
         number = _original_update(self, result_type)
         wanted.take(found)
@@ -223,7 +234,10 @@ def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
     query.extra = {}
     query.select = ()
     query.add_fields([field.name for field in wanted.fields])
-    query.select_for_update = compiler.connection.vendor == "mysql"
+    vendor = compiler.connection.vendor
+    # PostgreSQL locks no rows of outer joins and groups.
+    alone = sum(map(bool, query.alias_refcount.values())) == 1 and not query.distinct and query.group_by is None
+    query.select_for_update = vendor == "mysql" or (vendor == "postgresql" and alone)
     rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
     found = [row for part in rows for row in part]
     return _converted(compiler, wanted, found)

@@ -66,7 +66,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
         raise CommandError(f"Nothing is recorded of {options['model']} {options['key']}.", returncode=1)
     if options["json"]:
         for event in rows:
-            screen.json(event_record(event))
+            screen.json({**event_record(event), "uncertain": event.uncertain})
     else:
         screen.table(COLUMNS, [_row(event, exact=not screen.terminal) for event in rows])
     return 0
@@ -108,7 +108,7 @@ def _row(event: Event, *, exact: bool) -> list[Cell]:
         Cell(event.signal, "cyan"),
         Cell(event.actor_label or event.actor_key),
         Cell(event.outcome.replace("_", " "), events.style_of(event.outcome)),
-        Cell(clean(summary(event))),
+        Cell(clean(f"perhaps: {summary(event)}" if event.uncertain else summary(event))),
     ]
 
 
