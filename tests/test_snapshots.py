@@ -11,11 +11,12 @@ from typing import Any
 import django
 import pytest
 from django.core import serializers
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.db.models import F
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
+from signalbox import buffer
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans, snapshots
 from tests.events import changes, of, recorded
@@ -293,6 +294,45 @@ def test_a_refreshed_object_is_compared_with_what_it_was_refreshed_to() -> None:
     made.note = "stale"
     made.save()
     assert ["from elsewhere", "stale"] == changes(made)["note"]
+
+
+@pytest.mark.parametrize("fields", [None, ["note"]])
+def test_what_was_refreshed_within_a_block_that_was_rolled_back_is_not_what_the_database_holds(fields: Any) -> None:
+    made = order()
+    with pytest.raises(Undone), transaction.atomic():
+        Order.objects.filter(pk=made.pk).update(note="undone")
+        made.refresh_from_db(fields=fields)
+        assert "undone" == made.note
+        raise Undone
+    made.save()
+    assert ["fresh", "undone"] == changes(made)["note"]
+
+
+def test_a_refresh_within_a_block_that_was_rolled_back_is_undone_with_what_came_before_and_after() -> None:
+    made = order()
+    made.note = "saved"
+    made.save()
+    with pytest.raises(Undone), transaction.atomic():
+        made.note = "one"
+        made.save()
+        with transaction.atomic():
+            Order.objects.update(note="two")
+            made.refresh_from_db()
+        made.note = "three"
+        made.save()
+        raise Undone
+    made.save()
+    assert ["saved", "three"] == changes(made)["note"]
+
+
+def test_refreshing_again_and_again_in_one_transaction_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "SPILL", 10)
+    order()
+    for _ in range(100):
+        Order.objects.get().refresh_from_db()
+    found = buffer.of(connections["default"])
+    assert found is not None
+    assert 25 > len(found.notes)
 
 
 @pytest.mark.parametrize("fields", [["note"], {"note"}, iter(["note"])], ids=["list", "set", "iterator"])

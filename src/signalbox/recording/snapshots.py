@@ -10,12 +10,13 @@ import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import router
+from django.db import connections, router
 from django.db.models import Model
 from django.db.models.base import ModelState
 from django.db.models.fields.files import FieldFile
 from django.db.models.query_utils import DeferredAttribute
 
+from signalbox import buffer
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
 
@@ -131,7 +132,7 @@ class Partial:
 
 
 class Memory:
-    """Takes a snapshot back to what it was before a write that was then rolled back."""
+    """Takes a snapshot back to what it was before a write, or a reading of one, that was then rolled back."""
 
     __slots__ = ("row", "state")
 
@@ -240,6 +241,7 @@ def _refresh_from_db(original: Any) -> Any:
         source = {} if from_queryset is None else {"from_queryset": from_queryset}  # an override may not know it
         whole = from_queryset is None and fields is None
         read = None if whole else _read(self, fields, from_queryset)
+        memory = Memory(self._state, getattr(self._state, ATTRIBUTE, UNKNOWN))
         original(self, using, fields, **source)
         plan = plans.of(self.__class__)
         if not plan.recorded:
@@ -254,6 +256,9 @@ def _refresh_from_db(original: Any) -> Any:
                 for name, attname, was, new in zip(plan.fields.names, plan.fields.attnames, known, values, strict=True)
             ]
         setattr(self._state, ATTRIBUTE, keep(plan, values))
+        # What was read may be a change of the open transaction, and go with it.
+        if self._state.db and (found := buffer.of(connections[self._state.db])) is not None and not found.idle():
+            found.note(memory)
 
     refresh_from_db.alters_data = True  # type: ignore[attr-defined]
     return refresh_from_db
