@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import signalbox
+from signalbox.objects import history
 from signalbox.recording import arguments
 from tests.events import newest, recorded
 from tests.shop.models import Club, Friend, Key, Membership, Order, Person, Tag
@@ -238,13 +239,25 @@ def test_outside_of_a_transaction_change_and_event_commit_together() -> None:
     assert [("post_add", [one.pk, two.pk]), ("post_remove", [one.pk]), ("post_clear", [two.pk])] == told()
 
 
-def test_of_a_large_change_the_first_keys_are_told_and_the_others_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_large_change_is_told_whole_by_several_events(listening: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "MOST_KEYS", 2)
     made = order()
-    some = tags("a", "b", "c")
-    made.tags.add(*some)
-    args = newest(Through, "m2m_changed").data["args"]
-    assert ([some[0].pk, some[1].pk], 1) == (args["added"], args["keys_left_out"])
+    some = tags(*"abcde")
+    keys = [tag.pk for tag in some]
+    with heard() if listening else nullcontext():
+        made.tags.add(*some)
+        made.tags.clear()
+    events = [event for event in recorded(Through, "m2m_changed") if event.data["args"]["action"].startswith("post_")]
+    assert [(1, 3), (2, 3), (3, 3)] * 2 == [
+        (event.data["args"]["part"], event.data["args"]["parts"]) for event in events
+    ]
+    assert keys * 2 == [
+        key for event in events for key in event.data["args"].get("added", event.data["args"].get("removed"))
+    ]
+    assert {str(made.pk)} == {event.object_key for event in events}
+    told = [event.data["args"]["action"] for event in history(some[-1]) if event.signal == "m2m_changed"]
+    assert ["post_clear", "post_add"] == told
 
 
 def test_secret_keys_are_told_by_a_digest() -> None:
