@@ -59,6 +59,7 @@ _BYTES_SHOWN: Final = 32
 _SORTED_ITEMS: Final = 1_000
 _REMARKS: Final = 2_048  # what the remarks and brackets after the end of the budget can take, generously
 _MARGIN: Final = 256  # read beyond a text's end, so that the cut doesn't hide a secret's shape from the redactor
+_INFINITY: Final = math.inf
 _SMALLEST: Final = -(2**63)
 _BEYOND: Final = 2**63
 
@@ -130,7 +131,7 @@ def encode_fields(values: Mapping[str, object], *, redactor: Redacts) -> dict[st
     return fields
 
 
-def fields_text(values: Mapping[str, Any], *, special: frozenset[str], redactor: Redacts) -> str:
+def fields_text(values: dict[str, Any], *, special: frozenset[str], redactor: Redacts) -> str:
     """Return the JSON text of a row's values, {field: value} or {field: [old, new]}, as `encode_fields` renders them.
 
     Secret fields must have been replaced already. `special` names the fields whose values may be containers, or floats,
@@ -138,8 +139,14 @@ def fields_text(values: Mapping[str, Any], *, special: frozenset[str], redactor:
     faster: a text so short holds no value that is too long, and where nothing has a credential's shape none is one.
     """
     quick = values
-    if special and not special.isdisjoint(values):
-        quick = {name: _pair(value, redactor) if name in special else value for name, value in values.items()}
+    for name in special:
+        value = values.get(name)
+        kind = type(value)
+        if value is None or (kind is float and -_INFINITY < value < _INFINITY) or (kind is dict and not value):
+            continue
+        if quick is values:
+            quick = {**values}
+        quick[name] = _pair(value, redactor)
     text = _dumps_quick(quick)
     if len(text) <= MAX_TEXT and "$" not in text and "eyJ" not in text and "-----BEGIN" not in text:
         return text
@@ -259,10 +266,15 @@ def _dumps_orjson(value: object) -> str:
 def _dumps_native(value: object) -> str:
     """The same with orjson's own rendering of dates and times, which is that of `isoformat`, and no call for each."""
     try:
-        text = orjson.dumps(value, _scalar).decode()
+        text = orjson.dumps(value, _number_text).decode()
     except TypeError:
         return _dumps_orjson(value)
     return _dumps_orjson(value) if "\\u0000" in text else text
+
+
+def _number_text(value: Any) -> Any:
+    """What orjson asks of: mostly decimals."""
+    return str(value) if type(value) is Decimal else _scalar(value)
 
 
 def _dumps_standard(value: object) -> str:

@@ -354,14 +354,14 @@ def test_a_worker_survives_that_its_database_closes_its_connections(
 def _close_the_others() -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            end = "SELECT pg_terminate_backend({})"
         else:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
-            for (number,) in cursor.fetchall():
-                cursor.execute(f"KILL {number}")
+            others = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+            end = "KILL {}"
+        cursor.execute(others)
+        for (number,) in cursor.fetchall():
+            cursor.execute(end.format(number))
     if connection.settings_dict["OPTIONS"].get("pool"):  # what waits in this process's own pool is closed as well
         connection.close()
         connection.close_pool()  # type: ignore[attr-defined]

@@ -171,6 +171,12 @@ class PostSave(Sent):
         draft: Draft | None = None if state is None else snapshots.take(state, rows.SAVED)
         return super().start(sender, named) if draft is None else draft
 
+    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+        """Leave the row's event as it is; a send without a write makes one of its own."""
+        state = getattr(named.get("instance"), "_state", None)
+        if state is None or snapshots.take(state, rows.SAVED) is None:
+            super().unheard(sender, named)
+
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Let what the receivers did follow the row's event, where that has been written already."""
         if draft.change is None:

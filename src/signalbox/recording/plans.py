@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.db.models import Field, Model
 
@@ -70,6 +70,7 @@ class Plan:
         "pks",
         "recorded",
         "secret_pk",
+        "size",
         "state_pk",
     )
 
@@ -80,6 +81,7 @@ class Plan:
         self.concrete = meta.concrete_model or model
         self.recorded = registry.is_named(meta.label) or not ignored(model, config)
         concrete = list(meta.concrete_fields)
+        self.size = len(concrete)
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
             names=tuple(field.name for field in concrete),
@@ -123,7 +125,8 @@ class Plan:
 
     def key(self, instance: Model) -> str:
         """Return the primary key of ``instance`` as text; empty where it has none."""
-        return self.key_of(instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk))
+        value = instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk)
+        return str(value) if type(value) is int and not self.secret_pk else self.key_of(value)
 
     def key_of(self, value: Any) -> str:
         """Return a primary key's value as text."""
@@ -234,6 +237,8 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
 
 
 _plans: dict[type[Model], Plan] = {}
+known: Final = _plans.get
+"""Return the plan of a model that has one already: no call of Python's own, for what is done for every row."""
 _redactor: Redactor | None = None
 
 
@@ -254,7 +259,7 @@ def of(model: type[Model]) -> Plan:
         except Exception:  # a field's own code; a model that can't be understood is not recorded
             logger.exception("%s can't be recorded.", model)
             plan = Plan.__new__(Plan)
-            plan.concrete, plan.recorded, plan.mutable = model, False, ()
+            plan.concrete, plan.recorded, plan.mutable, plan.size = model, False, (), len(model._meta.concrete_fields)
         if model.__module__ != "__fake__":  # a migration's models live as long as the migration
             _plans[model] = plan
     return plan
