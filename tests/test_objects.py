@@ -445,6 +445,48 @@ def test_secrets_and_fields_left_out_are_not_shown_from_the_table_either() -> No
         assert REDACTED == history(customer).as_of(timezone.now())["api_token"]
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"expression": "1 + 1"},
+        {"literal": 7},
+        {"literal": {"expression": "F(x)"}},
+        [{"expression": 1}],
+        [{"literal": 1}, {"expression": 2}],
+        [{"expression": 1}, 2, 3],
+        {"expression": "x" * 1_990 + "$"},
+    ],
+    ids=lambda meta: str(meta)[:40],
+)
+def test_a_value_that_looks_like_an_expression_is_the_value_that_it_is(meta: Any) -> None:
+    order = Order.objects.create(number="A-1", meta=meta)
+    created = then()
+    order.meta = {"a": 1}
+    order.save()
+    changed = newest(Order, "post_save")
+    Order.objects.update(meta=meta)
+    updated = then()
+    order.refresh_from_db()
+    order.meta = {"b": 1}
+    order.save()
+    told = history(order)
+    assert [meta, {"a": 1}, meta] == [told.as_of(moment)["meta"] for moment in (created, changed.at, updated)]
+    signalbox.revert(changed)
+    assert meta == Order.objects.get().meta
+    assert meta == told.as_of(then())["meta"]
+    Order.objects.get().delete()
+    signalbox.revert(newest(Order, "post_delete"))
+    assert meta == Order.objects.get().meta
+
+
+def test_an_expression_of_a_json_field_is_an_expression() -> None:
+    order = Order.objects.create(number="A-1", meta={"a": 1})
+    Order.objects.update(meta=F("meta"))
+    updated = then()
+    Order.objects.update(meta={"b": 1})
+    assert UNKNOWN is history(order).as_of(updated)["meta"]
+
+
 def test_a_computed_field_is_unknown_where_nobody_told_it() -> None:
     measure = Measure.objects.create(width=6, height=7)
     before = then()

@@ -117,9 +117,13 @@ def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any
     return [before, after]
 
 
+class Untold(dict[str, str]):
+    """What is told of a value that the database computed. By its class it is no value of a JSON field."""
+
+
 def _untold(expression: Any) -> dict[str, str]:
     """Return what is told of a value that the database computed, and did not say."""
-    return {"expression": str(expression)}
+    return Untold(expression=str(expression))
 
 
 def same(before: Any, after: Any) -> bool:

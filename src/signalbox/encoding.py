@@ -50,6 +50,11 @@ MAX_ERROR: Final = 500
 TOO_DEEP: Final = "… (too deep)"
 TOO_LONG: Final = "… (too long)"
 CYCLE: Final = "… (cycle)"
+EXPRESSION: Final = "expression"
+"""The only key of what stands for a value that the database computed and did not tell."""
+LITERAL: Final = "literal"
+"""The only key of what holds an application's own dict that would be taken for such a thing."""
+_MARKS: Final = ({EXPRESSION}, {LITERAL})
 MORE: Final = "…"
 """The key, and the beginning of the last item, that tell how much of a container was left out."""
 
@@ -122,10 +127,9 @@ def encode_fields(values: Mapping[str, object], *, redactor: Redacts) -> dict[st
     """
     fields: dict[str, JSONValue] = {}
     for name, value in values.items():
-        if type(value) is list and len(value) == 2:
-            old, new = value
-            secret = redactor.hides(name, old) or redactor.hides(name, new)
-            fields[name] = [redactor.mark] * 2 if secret else [_field(old, redactor), _field(new, redactor)]
+        if type(value) is list and 0 < len(value) <= 2:
+            secret = any(redactor.hides(name, part) for part in value)
+            fields[name] = [redactor.mark if secret else _field(part, redactor) for part in value]
         else:
             fields[name] = redactor.mark if redactor.hides(name, value) else _field(value, redactor)
     return fields
@@ -185,7 +189,23 @@ def _field(value: Any, redactor: Redacts) -> JSONValue:
         return text
     elif (kind is dict or kind is list) and not value:
         return value  # type: ignore[no-any-return]
-    return _Walk(redactor, redactor.data).render(value, 0)
+    rendered = _Walk(redactor, redactor.data).render(value, 0)
+    return {LITERAL: rendered} if kind is dict and rendered.keys() in _MARKS else rendered  # type: ignore[union-attr]
+
+
+def is_expression(told: Any) -> bool:
+    """Whether a field's recorded value is the text of an expression, whose value the database did not tell."""
+    return isinstance(told, dict) and told.keys() == {EXPRESSION}
+
+
+def literal(told: Any) -> Any:
+    """The value that was recorded of a field, or one of a change's two."""
+    return told[LITERAL] if isinstance(told, dict) and told.keys() == {LITERAL} else told
+
+
+def literal_of_row(told: Any) -> Any:
+    """The value that was recorded of a field in a whole row, where a list of two is rendered like a change's two."""
+    return [literal(part) for part in told] if isinstance(told, list) and len(told) <= 2 else literal(told)
 
 
 def clean(text: str) -> str:

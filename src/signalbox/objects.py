@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -206,7 +206,7 @@ class ObjectHistory:
         if found is None:
             return None
         plan = plans.of(self.model)
-        return encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor)
+        return _known(encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor))
 
 
 def _same_key(child: type[Model], parent: type[Model]) -> bool:
@@ -273,13 +273,14 @@ def _step(event: Event, owner: bool, key: str) -> _Step | None:
     if event.uncertain:
         return _perhaps(event, owner, args)
     if event.signal in DELETES:
-        return _Step(time=time, old=data.get("row") or {}, new={}, gone=True) if owner else None
+        return _Step(time=time, old=_known(data.get("row") or {}), new={}, gone=True) if owner else None
     if "row" in data:
         return _Step(time=time, old={}, new=_known(data["row"]), made=True)
     if "changes" in data:
         changes = data["changes"]
         old = {name: pair[0] if len(pair) == 2 else UNKNOWN for name, pair in changes.items()}
-        return _Step(time=time, old=_known(old), new=_known({name: pair[-1] for name, pair in changes.items()}))
+        new = {name: pair[-1] for name, pair in changes.items()}
+        return _Step(time=time, old=_known(old, encoding.literal), new=_known(new, encoding.literal))
     match event.signal:
         case "update":
             values = _known(args.get("values", {}))
@@ -320,12 +321,9 @@ class _Everything(dict[str, Any]):
         return UNKNOWN
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _known(values: Mapping[str, Any], read: Callable[[Any], Any] = encoding.literal_of_row) -> dict[str, Any]:
     """Return values as an event tells them; what the database computed is not known."""
-    return {
-        name: UNKNOWN if isinstance(value, dict) and value.keys() == {"expression"} else value
-        for name, value in values.items()
-    }
+    return {name: UNKNOWN if encoding.is_expression(value) else read(value) for name, value in values.items()}
 
 
 __all__ = ["UNKNOWN", "ObjectHistory", "State", "history"]

@@ -16,7 +16,7 @@ from django.db.models import QuerySet
 from django.db.models.sql import UpdateQuery
 
 from signalbox import buffer, context
-from signalbox.changes import RowChange
+from signalbox.changes import RowChange, choice_labels
 from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
 
@@ -215,7 +215,7 @@ def _update(self: Any, **kwargs: Any) -> Any:
         if number:
             with _guarded("update", plan):
                 keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-                told: dict[str, Any] = {"values": _rendered(plan, kwargs)}
+                told = _told_values(plan, kwargs)
                 if renamed:
                     new = _new_keys(plan, keys, renamed)
                     told["new_keys"] = None if new is None else _shown(plan, new)
@@ -256,12 +256,21 @@ def _plain(field: Any, value: Any) -> Any:
     return field.to_python(value)
 
 
-def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``update()`` was given: keys for objects, the text of expressions, no secrets."""
+def _told_values(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of the values that ``update()`` was given, with what choices are called."""
+    rendered, plain = _rendered(plan, values)
+    labels = choice_labels(plain, plan.fields)
+    return {"values": rendered, "labels": labels} if labels else {"values": rendered}
+
+
+def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``update()`` was given, as a save would tell it: keys for objects, the text of expressions, no
+    secrets; and what of it is a plain value."""
     from signalbox import encoding
 
     redactor = plan.fields.redactor
     shown: dict[str, Any] = {}
+    given_values: dict[str, Any] = {}
     for given, value in values.items():
         name = plan.concrete._meta.get_field(given).name if given != "pk" else given
         if name in plan.fields.excluded:
@@ -270,11 +279,19 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
             shown[name] = {"expression": encoding.clean(str(value))[:500]}
-        elif hasattr(value, "_meta"):
-            shown[name] = encoding.safe(value.pk, redactor=redactor)
         else:
-            shown[name] = encoding.safe(value, redactor=redactor)
-    return shown
+            given_values[name] = _written(plan, name, value)
+    return {**shown, **encoding.encode_fields(given_values, redactor=redactor)}, given_values
+
+
+def _written(plan: Plan, name: str, value: Any) -> Any:
+    """Return what ``update()`` wrote of a field, as a save would tell it."""
+    try:
+        found = _plain(plan.concrete._meta.get_field(name), value)
+    except Exception:  # noqa: BLE001 - the field's own code on a value that the database took
+        found = getattr(value, "pk", value)
+    to_text = plan.fields.to_text.get(name)
+    return found if to_text is None else to_text(found)
 
 
 def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]) -> Any:
@@ -351,7 +368,7 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     with in_transaction(using) as connection:
         result = _original_update_batch(self, pk_list, values, using)
         with _guarded("update", plan):
-            _operation("update", plan, connection, len(pk_list), list(pk_list), {"values": _rendered(plan, values)})
+            _operation("update", plan, connection, len(pk_list), list(pk_list), _told_values(plan, values))
     return result
 
 

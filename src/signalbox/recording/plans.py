@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from django.db.models import Field, Model
 
 from signalbox import conf, encoding, keys, refusing
-from signalbox.changes import Fields
+from signalbox.changes import Fields, Untold
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
 from signalbox.redaction import REDACTED, Redactor, redact_text
@@ -174,7 +174,7 @@ def _serializing(field: Any) -> Callable[[Any], Any]:
     """Return what makes a text of a value by the field's own ``value_to_string``, where it needs one."""
 
     def text(value: Any) -> Any:
-        if value is None or type(value) in (bool, int, float, str, dict, list):
+        if value is None or type(value) in (bool, int, float, str, dict, list, Untold):
             return value
         try:
             return field.value_to_string(SimpleNamespace(**{field.attname: value}))

@@ -14,6 +14,7 @@ from django.db import connections
 from django.db.models import Model
 from django.utils import timezone
 
+from signalbox import encoding
 from signalbox.event import UNKNOWN
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal import events
@@ -136,6 +137,7 @@ def summary(event: Event) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict) and value.keys() == {"expression"}:
-        return str(value["expression"])
+    if encoding.is_expression(value):
+        return str(value[encoding.EXPRESSION])
+    value = encoding.literal(value)
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
