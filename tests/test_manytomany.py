@@ -366,6 +366,42 @@ def test_managers_within_receivers_do_not_meet() -> None:
     assert {str(made.pk): [tag.pk], str(other.pk): [tag.pk]} == added
 
 
+def test_what_receivers_do_on_the_managers_own_table_is_told_as_everywhere() -> None:
+    club = Club.objects.create(name="Analysts")
+    ada, bob, eve = (Person.objects.create(name=name) for name in ("Ada", "Bob", "Eve"))
+    club.members.add(ada, bob)
+
+    def hear(action: str, instance: Club, **kwargs: Any) -> None:
+        if action == "post_add":
+            Membership.objects.filter(club=instance).update(role="admin")
+        elif action == "pre_remove":
+            Membership.objects.filter(person=eve).delete()
+        elif action == "pre_clear":
+            Membership.objects.bulk_create([Membership(club=instance, person=bob)])
+
+    m2m_changed.connect(hear, sender=Membership)
+    try:
+        club.members.add(eve)
+        club.members.remove(ada)
+        club.members.clear()
+    finally:
+        m2m_changed.disconnect(hear, sender=Membership)
+    assert ("update", 3) == (
+        newest(Membership, "update").signal,
+        newest(Membership, "update").data["args"]["count"],
+    )
+    assert 1 == len(recorded(Membership, "bulk_create"))
+    [deleted] = recorded(Membership, "bulk_delete", "post_delete")
+    assert 1 == deleted.data["args"]["count"]
+    posts = [entry for entry in told(Membership) if entry[0].startswith("post_")]
+    assert [
+        ("post_add", [ada.pk, bob.pk]),
+        ("post_add", [eve.pk]),
+        ("post_remove", [ada.pk]),
+        ("post_clear", [bob.pk]),
+    ] == posts
+
+
 def test_a_table_whose_rows_are_heard_when_deleted_is_told_too() -> None:
     [tag] = tags("a")
     made = order()

@@ -70,8 +70,8 @@ def uninstall() -> None:
 
 
 @contextmanager
-def telling(model: type[Model]) -> Iterator[None]:
-    """Keep the block's operations on ``model`` from making events: who does them tells of them."""
+def telling(model: type[Model] | None) -> Iterator[None]:
+    """Keep the block's operations on ``model``, and on no other, from making events: who does them tells of them."""
     token = inside.set(model)
     try:
         yield

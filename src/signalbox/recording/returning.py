@@ -92,6 +92,16 @@ def asking(
         _wanted.reset(token)
 
 
+@contextmanager
+def asking_nothing() -> Iterator[None]:
+    """Let the block's statements return nothing more than they would: they are not those that were meant."""
+    token = _wanted.set(None)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
 def able(kind: Kind, connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the database returns rows of statements of ``kind``: MariaDB does of inserts and deletes."""
     if kind == "insert":
