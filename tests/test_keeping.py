@@ -101,6 +101,15 @@ def test_what_cannot_be_imported_keeps_everything_and_says_so(caplog: pytest.Log
     ]
 
 
+def test_what_is_no_callable_keeps_everything_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR), keep("os.sep"):
+        Tag.objects.create(name="a")
+        assert 1 == len(recorded(Tag, "post_save"))
+    assert ['SIGNALBOX["KEEP"] os.sep is no callable: every event is kept.'] == [
+        record.message for record in caplog.records
+    ]
+
+
 def test_the_checks_tell_what_is_no_callable() -> None:
     [(key, message, _)] = conf.problems({"KEEP": 7})
     assert ("KEEP", True) == (key, "a callable or its dotted path was expected" in message)

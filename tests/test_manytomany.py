@@ -16,6 +16,8 @@ from django.test.utils import CaptureQueriesContext
 import signalbox
 from signalbox.objects import history
 from signalbox.recording import arguments
+from signalbox.redaction import REDACTED
+from signalbox.reverting import RevertError
 from tests.events import newest, recorded
 from tests.shop.models import Club, Friend, Key, Membership, Order, Person, Tag
 
@@ -279,6 +281,7 @@ def test_secret_keys_are_told_by_a_digest() -> None:
         {"IGNORE": ["shop.Order_tags"]},
         {"MODELS": {"shop.Order_tags": {"record": False}}},
         {"MODELS": {"shop.Order": {"record": False}}},
+        {"MODELS": {"shop.Order": {"exclude": ["tags"]}}},
         {"RECORD": ["post_save"]},
     ],
     ids=str,
@@ -290,6 +293,51 @@ def test_a_table_that_is_left_out_is_left_out(setting: dict[str, Any]) -> None:
         made.tags.add(tag)
         made.tags.clear()
         assert [] == recorded(Through, "m2m_changed", "bulk_create", "bulk_delete")
+
+
+def test_a_relation_that_is_left_out_is_left_out_from_both_sides() -> None:
+    said = {"shop.Order": {"exclude": ["tags"]}, "shop.Club": {"exclude": ["members"]}}
+    with override_settings(SIGNALBOX={"MODELS": said}):
+        [tag] = tags("a")
+        made = order()
+        tag.orders.add(made)
+        with heard():
+            made.tags.clear()
+            tag.orders.add(made)
+        made.delete()
+        club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
+        club.members.add(ada)
+        ada.clubs.clear()
+        assert [] == recorded(Through, "m2m_changed", "bulk_create", "bulk_delete")
+        assert [] == recorded(Membership, "m2m_changed", "bulk_create", "bulk_delete")
+
+
+def test_the_keys_of_a_relation_that_is_to_be_hidden_are_not_told() -> None:
+    [tag] = tags("a")
+    made = order()
+    said = {"shop.Order": {"redact": ["tags"]}, "shop.Club": {"redact": ["members"]}}
+    with override_settings(SIGNALBOX={"MODELS": said}):
+        made.tags.add(tag)
+        tag.orders.clear()
+        with heard():
+            made.tags.add(tag)
+            made.tags.remove(tag)
+        events = recorded(Through, "m2m_changed")
+        assert [(REDACTED, 1)] * 4 == [
+            (args.get("added", args.get("removed")), args["count"])
+            for event in events
+            if (args := event.data["args"])["action"].startswith("post_")
+        ]
+        assert {REDACTED, None} == {event.data["args"].get("pk_set") for event in events}
+        with pytest.raises(RevertError, match="are hidden and were not recorded"):
+            signalbox.revert(events[0])
+        club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
+        club.members.add(ada)
+        assert REDACTED == newest(Membership, "m2m_changed").data["args"]["added"]
+        with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Order": {"redact": ["tags"]}}}):
+            made.tags.add(tag)
+            made.delete()
+        assert {"tag": REDACTED, "order": REDACTED}.items() <= newest(Through, "bulk_delete").data["row"].items()
 
 
 # ------------------------------------------------------------------ receivers

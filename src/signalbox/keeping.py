@@ -21,16 +21,31 @@ _complained: set[str] = set()
 
 
 def chosen() -> Keep | None:
-    """Return the callable that the setting names; ``None`` where it names none, or none that can be imported."""
+    """Return the callable that the setting names; ``None`` where it names none, or none that can be called."""
     named = conf.get().KEEP
     if named is None or callable(named):
         return named
-    try:
-        found: Keep = import_string(named)
-    except ImportError:
-        _complain(str(named), "can't be imported: every event is kept")
+    found = _imported(named)
+    if isinstance(found, str):
+        _complain(named, f"{found}: every event is kept")
         return None
     return found
+
+
+def problem() -> str | None:
+    """Return why what the setting names can't be asked; ``None`` where it can."""
+    named = conf.get().KEEP
+    found = _imported(named) if isinstance(named, str) else None
+    return found if isinstance(found, str) else None
+
+
+def _imported(path: str) -> Keep | str:
+    """Return the callable with this dotted path, or what is wrong with it."""
+    try:
+        found: Any = import_string(path)
+    except Exception:  # noqa: BLE001 - the project's own module, which may raise anything
+        return "can't be imported"
+    return found if callable(found) else "is no callable"  # type: ignore[no-any-return]
 
 
 def judge(keep: Keep, columns: Mapping[str, Any], data: str) -> str | None:

@@ -120,6 +120,8 @@ def _again(model: type[models.Model], row: Mapping[str, Any], using: str) -> mod
 def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
     added, removed = args.get("added"), args.get("removed")
     told = removed if added is None else added
+    if told == REDACTED:
+        raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
     if not isinstance(told, list) or not told:
         raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
     if args.get("keys_left_out"):

@@ -12,6 +12,7 @@ from signalbox import buffer, conf, context, departures, store
 from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
 from signalbox.recording import arguments, manytomany, plans, rows, snapshots
+from signalbox.redaction import REDACTED
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -239,7 +240,8 @@ class ManyToMany(Recorded):
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
-        if not plans.of(sender).recorded:
+        said = plans.said_of_relation(sender)
+        if not plans.of(sender).recorded or said == "exclude":
             return None
         plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
         if not plan.recorded:
@@ -250,9 +252,10 @@ class ManyToMany(Recorded):
         told = {name: value for name, value in named.items() if name not in ("instance", "using", "model", "pk_set")}
         asked = named["pk_set"]
         first, *others = _changed_keys(named["action"], manytomany.current.get())
+        shown = asked if asked is None or said else arguments.keys(asked, named["model"])[: arguments.MOST_KEYS]
         draft.args = {
             **arguments.render(told),
-            "pk_set": None if asked is None else arguments.keys(asked, named["model"])[: arguments.MOST_KEYS],
+            "pk_set": shown if shown is None or not said else REDACTED,
             **first,
             "object": plan.label,
             "model": arguments.sender_label(named["model"]),
@@ -275,11 +278,14 @@ def _changed_keys(action: str, work: manytomany.Work | None) -> list[dict[str, A
     """Return the keys that a ``post_`` action really added or removed, as its statements told."""
     if work is None or not action.startswith("post_"):
         return [{}]
-    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager.model)
+    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager)
 
 
-def _told_keys(what: str, keys: list[Any], model: type[Model]) -> list[dict[str, Any]]:
-    """Return what is told of ``keys``: all of them, in as many parts as events are needed."""
+def _told_keys(what: str, keys: list[Any], manager: Any) -> list[dict[str, Any]]:
+    """Return what is told of ``keys``: all of them, in as many parts as events are needed; hidden, their number."""
+    if plans.said_of_relation(manager.through) == "redact":
+        return [{what: REDACTED, "count": len(keys)}]
+    model: type[Model] = manager.model
     told, most = arguments.keys(keys, model), arguments.MOST_KEYS
     if len(told) <= most:
         return [{what: told}]
@@ -292,7 +298,7 @@ def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
     plan = plans.of(type(manager.instance))
     draft = _draft("m2m_changed", manager.through._meta.label, using)
     rows.name(draft, plan, manager.instance, connections[using])
-    first, *others = _told_keys("added", keys, manager.model)
+    first, *others = _told_keys("added", keys, manager)
     draft.args = {
         "action": "post_add",
         "reverse": manager.reverse,

@@ -159,6 +159,8 @@ def around_receivers(inner: Any) -> Any:
 
 
 def _recorded(manager: Any) -> bool:
+    if plans.said_of_relation(manager.through) == "exclude":
+        return False
     return plans.of(type(manager.instance)).recorded and plans.of(manager.through).recorded
 
 

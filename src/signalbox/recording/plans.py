@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from django.apps import apps
 from django.db.models import Field, Model
 
 from signalbox import conf, encoding, keys, refusing
@@ -79,14 +81,19 @@ class Plan:
         left_out = conf.fields_said("exclude")
         self.label = meta.label
         self.concrete = meta.concrete_model or model
-        self.recorded = registry.is_named(meta.label) or not ignored(model, config)
+        relation = said_of_relation(model) if meta.auto_created else ""
+        self.recorded = relation != "exclude" and (registry.is_named(meta.label) or not ignored(model, config))
         concrete = list(meta.concrete_fields)
         self.size = len(concrete)
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
             names=tuple(field.name for field in concrete),
             attnames=attnames,
-            secret=frozenset(field.name for field in concrete if is_secret(field, model, redactor)),
+            secret=frozenset(
+                field.name
+                for field in concrete
+                if is_secret(field, model, redactor) or (relation == "redact" and field.is_relation)
+            ),
             to_python=tuple(field.to_python for field in concrete),
             special=frozenset(field.name for field in concrete if _scalar_type(field) not in SCALAR),
             redactor=redactor,
@@ -214,12 +221,37 @@ def configure(model: type[Model], **options: Any) -> None:
     """
     if not conf.model_options(options):
         raise TypeError(f"configure() was given {options!r}; exclude=[...], redact=[...] or record=False was expected.")
-    names = {field.name for field in model._meta.get_fields()}
+    names = recorded_fields(model)
     for field in (*options.get("exclude", ()), *options.get("redact", ())):
         if field not in names:
-            raise ValueError(f"{model._meta.label} has no field {field!r}; it has {', '.join(sorted(names))}.")
+            raise ValueError(
+                f"{model._meta.label} has no field {field!r} that is recorded; it has {', '.join(sorted(names))}."
+            )
     _configured[model._meta.label_lower] = options
     forget()
+
+
+def recorded_fields(model: type[Model]) -> set[str]:
+    """Return names of the fields of which ``exclude`` and ``redact`` can be said: those that lie in the table, and the
+    many-to-many relations that the model itself declares."""
+    meta = model._meta
+    return {field.name for field in (*meta.concrete_fields, *meta.local_many_to_many)}
+
+
+@cache
+def said_of_relation(through: type[Model]) -> str:
+    """Return what is said of the many-to-many field whose rows ``through`` holds: ``"exclude"``, ``"redact"`` or
+    nothing."""
+    for option in ("exclude", "redact"):
+        said = conf.fields_said(cast("Any", option))
+        if not said:
+            continue
+        for model in apps.get_models():
+            fields: list[Any] = list(model._meta.local_many_to_many)
+            names = said.get(model._meta.label_lower, ())
+            if any(field.name in names and field.remote_field.through is through for field in fields):
+                return option
+    return ""
 
 
 def ignored(model: type[Model], config: conf.Config) -> bool:
@@ -269,5 +301,6 @@ def forget() -> None:
     """Work plans out anew: the setting has changed."""
     global _redactor
     _plans.clear()
+    said_of_relation.cache_clear()
     _redactor = None
     registry.forget_redactor()

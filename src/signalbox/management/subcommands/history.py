@@ -127,7 +127,8 @@ def summary(event: Event) -> str:
     if event.signal == "m2m_changed":
         what = "added" if "added" in args else "removed"
         keys = args.get(what)
-        return f"{what} {args.get('model')} {', '.join(map(str, keys))}" if keys else str(args.get("action", ""))
+        shown = ", ".join(map(str, keys)) if isinstance(keys, list) else keys
+        return f"{what} {args.get('model')} {shown}" if keys else str(args.get("action", ""))
     if "values" in args:
         values = (f"{name} = {_shown(value)}" for name, value in args["values"].items())
         return f"{', '.join(values)} ({args.get('count')} rows)"
