@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.db import transaction
 from django.db.models import F
+from django.db.models.signals import post_delete
 from django.test import override_settings
 from django.utils import timezone
 
@@ -96,6 +97,41 @@ def test_many_to_many_changes_are_found_from_both_sides() -> None:
     assert ["m2m_changed"] * 4 + ["post_save"] == signals(order)
     assert ["m2m_changed"] * 4 + ["post_save"] == signals(tag)
     assert ["post_save"] == signals(other)
+
+
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize("side", ["order", "tag"])
+def test_the_end_of_a_relation_by_a_deletion_is_found_from_both_sides(side: str, heard: bool, mode: str) -> None:
+    def hear(**kwargs: Any) -> None:
+        pass
+
+    order, other = Order.objects.create(number="A-1"), Order.objects.create(number="A-2")
+    tag, unrelated = Tag.objects.create(name="a"), Tag.objects.create(name="b")
+    order.tags.add(tag)
+    other.tags.add(unrelated)
+    order_key, tag_key = order.pk, tag.pk
+    if heard:
+        post_delete.connect(hear)
+    try:
+        with override_settings(SIGNALBOX={"BULK": mode}):
+            (order if side == "order" else tag).delete()
+    finally:
+        post_delete.disconnect(hear)
+    for model, key, gone in ((Order, order_key, side == "order"), (Tag, tag_key, side == "tag")):
+        through = [event for event in history(model, key) if event.sender == "shop.Order_tags"]
+        assert ["bulk_delete", "m2m_changed"] == [event.signal for event in through]
+        assert gone is not history(model, key).as_of(then()).exists
+    assert ["m2m_changed", "post_save"] == signals(other)
+    assert ["m2m_changed", "post_save"] == signals(unrelated)
+
+
+def test_a_row_of_a_relation_that_is_deleted_by_itself_is_one_deletion() -> None:
+    order, tag = Order.objects.create(number="A-1"), Tag.objects.create(name="a")
+    order.tags.add(tag)
+    Order.tags.through.objects.get().delete()
+    assert ["post_delete", "m2m_changed", "post_save"] == signals(order)
+    assert ["post_delete", "m2m_changed", "post_save"] == signals(tag)
 
 
 def test_a_symmetrical_relation_is_found_from_both_sides() -> None:

@@ -131,7 +131,7 @@ class ObjectHistory:
     def _candidates(self) -> QuerySet[Any]:
         home = self.using if store.ready(connections[self.using]) else router.db_for_read(Event)
         own = Q(sender__in=self._labels) & (Q(object_key=self.key) | Q(object_key="", signal__in=BULK))
-        others = Q(sender__in=self._throughs, signal="m2m_changed")
+        others = Q(sender__in=self._throughs, signal="m2m_changed") | Q(sender__in=self._ends, signal__in=DELETES)
         return Event.objects.using(home).filter(own | others, database=self.using)
 
     @cached_property
@@ -145,12 +145,26 @@ class ObjectHistory:
         ]
 
     @cached_property
-    def _throughs(self) -> list[str]:
-        """Labels of the through tables of the model's many-to-many relations, from either side."""
+    def _throughs(self) -> dict[str, type[Model]]:
+        """The through models of the model's many-to-many relations, from either side, by label."""
         meta = self.model._meta
         near: list[Any] = [field.remote_field.through for field in meta.many_to_many]
         far = [cast("Any", relation).through for relation in meta.related_objects if relation.many_to_many]
-        return [through._meta.label for through in (*near, *far)]
+        return {through._meta.label: through for through in (*near, *far)}
+
+    @cached_property
+    def _ends(self) -> dict[str, list[str]]:
+        """Labels of those that Django made, whose rows hold nothing else, to the names of the foreign keys in them that
+        point at the object."""
+        return {
+            label: self._pointing(through) for label, through in self._throughs.items() if through._meta.auto_created
+        }
+
+    def _pointing(self, through: type[Model]) -> list[str]:
+        fields: list[Any] = list(through._meta.concrete_fields)
+        return [
+            field.name for field in fields if field.is_relation and field.related_model._meta.label in self._labels
+        ]
 
     def _concerning(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:
@@ -168,6 +182,12 @@ class ObjectHistory:
             told = [args.get("added"), args.get("removed")]
             others = [str(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
             return args.get("model") in self._labels and self.key in others
+        if event.sender in self._ends and event.sender not in self._labels:
+            row, ends = event.data.get("row"), args.get("ends") or {}
+            told_of = row if row is not None else ends
+            if any(self.key in _texts(told_of.get(name)) for name in self._ends[event.sender]):
+                return True
+            return None if ends and args.get("keys_left_out") else False
         if event.object_key:
             return event.object_key == self.key
         if event.signal not in BULK:
@@ -207,6 +227,11 @@ class ObjectHistory:
             return None
         plan = plans.of(self.model)
         return _known(encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor))
+
+
+def _texts(told: Any) -> list[str]:
+    """Return a key, or several, as texts."""
+    return [str(key) for key in told] if isinstance(told, list) else [str(told)]
 
 
 def _same_key(child: type[Model], parent: type[Model]) -> bool:

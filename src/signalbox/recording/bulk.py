@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.db import connections, transaction
 from django.db.models import QuerySet
-from django.db.models.sql import UpdateQuery
+from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox import buffer, context
 from signalbox.changes import RowChange, choice_labels
@@ -21,7 +21,7 @@ from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -41,6 +41,7 @@ _originals: dict[str, Any] = {
     name: QuerySet.__dict__[name] for name in ("bulk_create", "bulk_update", "update", "_raw_delete")
 }
 _original_update_batch: Any = UpdateQuery.update_batch
+_original_delete_batch: Any = DeleteQuery.delete_batch
 _rows = False
 
 
@@ -60,6 +61,8 @@ def install(names: frozenset[str], *, rows: bool) -> None:
             setattr(QuerySet, attribute, update_wrapper(wrapped, _originals[attribute]))
     if "update" in names:
         UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
+    if "bulk_delete" in names:
+        DeleteQuery.delete_batch = _delete_batch  # type: ignore[method-assign]
 
 
 def uninstall() -> None:
@@ -67,6 +70,7 @@ def uninstall() -> None:
     for attribute, original in _originals.items():
         setattr(QuerySet, attribute, original)
     UpdateQuery.update_batch = _original_update_batch  # type: ignore[method-assign]
+    DeleteQuery.delete_batch = _original_delete_batch  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -330,11 +334,15 @@ def _raw_delete(self: Any, using: str) -> Any:
     plan = plans.of(self.model)
     if _silent(plan):
         return _originals["_raw_delete"](self, using)
+    return _deleting(plan, using, lambda: _originals["_raw_delete"](self, using))
+
+
+def _deleting(plan: Plan, using: str, delete: Callable[[], Any]) -> Any:
     with in_transaction(using) as connection:
-        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else plan.pks
+        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else [*plan.pks, *plan.ends]
         most = None if _rows else MOST_KEYS
         with returning.asking("delete", plan.concrete, fields, most=most) as wanted:
-            number = _originals["_raw_delete"](self, using)
+            number = delete()
         if number:
             with _guarded("bulk_delete", plan):
                 _deleted(plan, connection, number, wanted)
@@ -344,7 +352,7 @@ def _raw_delete(self: Any, using: str) -> Any:
 def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: returning.Wanted) -> None:
     if not _rows or wanted.rows is None:
         keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-        _operation("bulk_delete", plan, connection, number, keys, {})
+        _operation("bulk_delete", plan, connection, number, keys, _ends(plan, wanted))
         return
     places = [plan.fields.attnames.index(field.attname) for field in wanted.fields]
     for values in wanted.rows:
@@ -353,6 +361,28 @@ def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: r
         change = RowChange(plan.fields, row, None)
         draft = _row_draft("bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
         _add(draft, connection)
+
+
+def _ends(plan: Plan, wanted: returning.Wanted) -> dict[str, Any]:
+    """Return the keys on both ends of a many-to-many relation's rows, by the foreign key's name."""
+    if not plan.ends or wanted.rows is None:
+        return {}
+    columns = list(zip(*wanted.rows, strict=True))[len(plan.pks) :]
+    return {
+        "ends": {
+            field.name: _shown(plans.of(field.related_model), list(column))
+            for field, column in zip(plan.ends, columns, strict=False)
+        }
+    }
+
+
+def _delete_batch(self: Any, pk_list: Sequence[Any], using: str) -> Any:
+    """Record what becomes of the rows of a many-to-many relation where somebody listens to every delete: Django loads
+    them then, and sends nothing for them."""
+    plan = plans.of(self.get_meta().concrete_model)
+    if not self.get_meta().auto_created or _silent(plan):
+        return _original_delete_batch(self, pk_list, using)
+    return _deleting(plan, using, lambda: _original_delete_batch(self, pk_list, using))
 
 
 def _keys(plan: Plan, rows: Sequence[Sequence[Any]]) -> list[Any]:

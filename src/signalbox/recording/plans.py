@@ -61,6 +61,7 @@ class Plan:
 
     __slots__ = (
         "concrete",
+        "ends",
         "fields",
         "foreign",
         "generated",
@@ -126,6 +127,10 @@ class Plan:
         """Names under which objects that foreign keys point at are cached, to the field's place and name."""
         self.has_str = model.__str__ is not Model.__str__
         self.pks = list(meta.pk_fields)
+        self.ends: list[Any] = (
+            [] if relation or not meta.auto_created else [field for field in concrete if field.is_relation]
+        )
+        """Of a many-to-many relation's own table, the foreign keys; none where they are to be hidden."""
         self.state_pk = meta.pk.attname if len(meta.pk_fields) == 1 else None
         """The attribute that holds the primary key; none where it is composite."""
         self.secret_pk = encoding.has_secret_key(model, redactor)

@@ -120,6 +120,8 @@ def summary(event: Event) -> str:
     if "changes" in data:
         pairs = (f"{name}: {' → '.join(map(_shown, pair))}" for name, pair in data["changes"].items())
         return ", ".join(pairs) or "nothing changed"
+    if "ends" in args:
+        return f"removed {', '.join(f'{name} {_several(keys)}' for name, keys in args['ends'].items())}"
     if event.signal in ("post_delete", "bulk_delete"):
         return "deleted"
     if "row" in data or event.signal == "bulk_create":
@@ -127,14 +129,17 @@ def summary(event: Event) -> str:
     if event.signal == "m2m_changed":
         what = "added" if "added" in args else "removed"
         keys = args.get(what)
-        shown = ", ".join(map(str, keys)) if isinstance(keys, list) else keys
-        return f"{what} {args.get('model')} {shown}" if keys else str(args.get("action", ""))
+        return f"{what} {args.get('model')} {_several(keys)}" if keys else str(args.get("action", ""))
     if "values" in args:
         values = (f"{name} = {_shown(value)}" for name, value in args["values"].items())
         return f"{', '.join(values)} ({args.get('count')} rows)"
     if "fields" in args:
         return f"{', '.join(args['fields'])} ({args.get('count')} rows)"
     return ""
+
+
+def _several(keys: Any) -> str:
+    return ", ".join(map(str, dict.fromkeys(keys))) if isinstance(keys, list) else str(keys)
 
 
 def _shown(value: Any) -> str:
