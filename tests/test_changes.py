@@ -19,7 +19,7 @@ from signalbox.changes import Fields, RowChange, choice_labels, describe, diff, 
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
 from signalbox.redaction import REDACTED, Redactor
-from tests.events import changes, of, recorded
+from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
 from tests.shop.models import Attachment, Big, Customer, Enrolment, Item10, Measure, Note, Order, OrderLine, Person, Tag
 
@@ -391,6 +391,29 @@ def test_what_is_said_of_a_model_holds_for_its_proxy() -> None:
         assert 1 == len(recorded(ExpressOrder, "post_save"))
 
 
+@everywhere
+def test_what_is_said_of_a_parent_holds_for_its_child() -> None:
+    from tests.shop.models import Place, Restaurant
+
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"redact": ["name"]}}}):
+        lion = Restaurant.objects.create(name="hush-1", stars=1)
+        lion.name = "hush-2"
+        lion.save()
+        Restaurant.objects.update(name="hush-3")
+        assert {"name": [REDACTED, REDACTED]} == changes(lion)
+        assert REDACTED == newest(Restaurant, "update").data["args"]["values"]["name"]
+        with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Place": {"redact": ["name"]}}}):
+            Restaurant.objects.update(name="hush-4")
+        lion.delete()
+        assert "hush" not in str([(event.object_label, event.data) for event in recorded()])
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"exclude": ["name"]}}}):
+        lion = Restaurant.objects.create(name="hush-1", stars=1)
+        assert "name" not in of(lion).data["row"]
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Restaurant": {"redact": ["name"]}}}):
+        assert "Inn" == of(Place.objects.create(name="Inn")).data["row"]["name"]
+        assert REDACTED == of(Restaurant.objects.create(name="Inn")).data["row"]["name"]
+
+
 @pytest.fixture
 def unconfigured() -> Iterator[None]:
     yield
@@ -412,7 +435,7 @@ def test_code_can_say_the_same_and_the_setting_wins() -> None:
 
 @pytest.mark.usefixtures("unconfigured")
 def test_configuring_what_is_not_there_says_what_is() -> None:
-    with pytest.raises(ValueError, match="has no field 'notes'; it has customer, "):
+    with pytest.raises(ValueError, match="has no field .notes. that is recorded; it has customer, "):
         signalbox.configure(Order, exclude=["notes"])
     with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
         signalbox.configure(Order, hide=["note"])

@@ -118,12 +118,16 @@ def _entry(before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fie
     return [before, after]
 
 
-def untold(expression: Any, fields: Fields) -> dict[str, str]:
+class Untold(dict[str, str]):
+    """What is told of a value that the database computed. By its class it is no value of a JSON field."""
+
+
+def untold(expression: Any, fields: Fields) -> Untold:
     """Return what is told of a value that the database computed, and did not say."""
     hidden = fields.secret | fields.excluded
     if not hidden.isdisjoint(fields.primary):
         hidden |= {"pk"}
-    return {"expression": expressions.text(expression, fields.redactor, hidden)}
+    return Untold(expression=expressions.text(expression, fields.redactor, hidden))
 
 
 def same(before: Any, after: Any) -> bool:

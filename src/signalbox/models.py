@@ -61,6 +61,9 @@ class Event(models.Model):
 
     objects: ClassVar[Register] = Register()
 
+    uncertain = False
+    """Of an event in an object's history: whether it may have concerned it, as a bulk operation that left out keys."""
+
     class Meta:
         verbose_name = _("event")
         verbose_name_plural = _("events")

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.db import router
 from django.db.models.fields import related_descriptors
@@ -143,7 +144,23 @@ def _silence(manager: Any) -> Any:
 _clearing = _removing
 
 
+def around_receivers(inner: Any) -> Any:
+    """Let what receivers of ``m2m_changed`` do on the manager's table be told as everywhere: it is none of its work."""
+
+    async def asend(sender: Any, **named: Any) -> Any:
+        with bulk.telling(None), returning.asking_nothing():
+            return await inner(sender, **named)
+
+    def send(sender: Any, **named: Any) -> Any:
+        with bulk.telling(None), returning.asking_nothing():
+            return inner(sender, **named)
+
+    return asend if iscoroutinefunction(inner) else send
+
+
 def _recorded(manager: Any) -> bool:
+    if plans.said_of_relation(manager.through) == "exclude":
+        return False
     return plans.of(type(manager.instance)).recorded and plans.of(manager.through).recorded
 
 

@@ -18,7 +18,7 @@ from signalbox import buffer, context, departures
 from signalbox.changes import RowChange
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
-from signalbox.recording import plans, snapshots
+from signalbox.recording import bulk, plans, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,7 +273,11 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
         draft.args = UNSENT
     except Exception:
         logger.exception("A delete of %s could not be recorded.", plan.label)
-    result = _original_delete(collector)
+    if plan.ends:
+        with bulk.telling(plan.concrete):
+            result = _original_delete(collector)
+    else:
+        result = _original_delete(collector)
     if draft is not None and result[0]:
         buffer.open_for(connection).add(draft)
     return result

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from re import findall
 from typing import Any, Final, NamedTuple
 
-from signalbox import catalog
+from signalbox import catalog, encoding
 
 LONG: Final = 60
 """Characters from which a text is shown as one inline diff, and cut in summaries."""
@@ -117,7 +117,7 @@ def changes(data: Mapping[str, Any]) -> list[Changed]:
         if not isinstance(pair, list) or not pair:
             continue
         known = len(pair) > 1
-        old, new = (pair[0] if known else None), pair[-1]
+        old, new = (encoding.literal(pair[0]) if known else None), encoding.literal(pair[-1])
         pieces: tuple[Piece, ...] = ()
         if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) >= LONG:
             pieces = inline(old, new)
