@@ -281,7 +281,11 @@ def test_an_update_of_the_key_ends_one_life_and_begins_another(mode: str) -> Non
             history(Word, "old").as_of(renamed).exists,
         )
         new = history(Word, "new")
-        assert (False, True, "n") == (new.as_of(created).exists, new.as_of(renamed).exists, new.as_of(renamed)["meaning"])
+        assert (False, True, "n") == (
+            new.as_of(created).exists,
+            new.as_of(renamed).exists,
+            new.as_of(renamed)["meaning"],
+        )
 
 
 @pytest.mark.parametrize("mode", ["keys", "rows"])

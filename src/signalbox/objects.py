@@ -162,9 +162,7 @@ class ObjectHistory:
 
     def _pointing(self, through: type[Model]) -> list[str]:
         fields: list[Any] = list(through._meta.concrete_fields)
-        return [
-            field.name for field in fields if field.is_relation and field.related_model._meta.label in self._labels
-        ]
+        return [field.name for field in fields if field.is_relation and field.related_model._meta.label in self._labels]
 
     def _concerning(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:

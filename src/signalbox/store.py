@@ -166,7 +166,11 @@ class Batch(NamedTuple):
 def together(batches: Iterable[Batch]) -> Batch:
     """Return the rows of ``batches`` as one."""
     batches = list(batches)
-    return batches[0] if len(batches) == 1 else Batch(*(list(chain.from_iterable(rows)) for rows in zip(*batches, strict=True)))
+    return (
+        batches[0]
+        if len(batches) == 1
+        else Batch(*(list(chain.from_iterable(rows)) for rows in zip(*batches, strict=True)))
+    )
 
 
 # ------------------------------------------------------------------ drafts to rows
