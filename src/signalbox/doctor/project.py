@@ -10,7 +10,7 @@ from functools import cached_property
 
 from signalbox.doctor.recorded import Record
 from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
-from signalbox.doctor.source import Connect, Function, Module, Source
+from signalbox.doctor.written import Connect, Function, Module, Source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

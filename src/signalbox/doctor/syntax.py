@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from signalbox.doctor.source import Function
+    from signalbox.doctor.written import Function
 
 
 class Step(NamedTuple):

@@ -11,7 +11,7 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
-from signalbox.doctor.source import Connect
+from signalbox.doctor.written import Connect
 
 _BY_CONVENTION: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
 """Modules that servers, workers and the admin look for by name in each app."""

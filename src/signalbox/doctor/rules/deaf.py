@@ -8,7 +8,7 @@ from signalbox import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source import Definition
+from signalbox.doctor.written import Definition
 
 
 @rule(20, "unsent", Severity.WARNING, "a custom signal that nobody sends")

@@ -10,7 +10,7 @@ from typing import Final
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source import Connect, Function
+from signalbox.doctor.written import Connect, Function
 
 MANY: Final = 25
 """Receivers of one sender with one piece of code from which on they are taken for a leak."""

@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source import Connect, Function, Module
 from signalbox.doctor.syntax import dotted
+from signalbox.doctor.written import Connect, Function, Module
 
 _Chain: TypeAlias = tuple[tuple[int, int], ...]
 """Where a statement stands: block and index in it, from the outermost block to its own."""

@@ -10,7 +10,7 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection, Model, Sender
-from signalbox.doctor.source import Connect
+from signalbox.doctor.written import Connect
 
 _MODEL_SIGNALS = frozenset(
     {"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "class_prepared", "m2m_changed"}
