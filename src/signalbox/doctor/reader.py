@@ -6,7 +6,7 @@ import ast
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 from signalbox.doctor.imports import absolute
 from signalbox.doctor.written import AnyFunction, Connect, Function, ReceiverKind, Send, resolve
@@ -15,8 +15,15 @@ OUR_DECORATORS: Final = frozenset({"signalbox.receiver", "signalbox.delivery.reg
 RECEIVER_DECORATORS: Final = OUR_DECORATORS | {"django.dispatch.receiver", "django.dispatch.dispatcher.receiver"}
 SENDS: Final = frozenset({"send", "send_robust", "asend", "asend_robust"})
 
-_What: TypeAlias = tuple[ReceiverKind, str, str, Function | None]
-"""A receiver: what it is, how it is written, where its name leads, its definition."""
+
+class _What(NamedTuple):
+    """A receiver."""
+
+    kind: ReceiverKind
+    text: str
+    target: str = ""
+    function: Function | None = None
+    node: ast.expr | None = None
 
 
 @dataclass(frozen=True)
@@ -292,7 +299,7 @@ class Reader:
         signals = self._signals(_argument(decorator, 0, "signal"), scope)
         options = {keyword.arg: keyword.value for keyword in decorator.keywords}
         if isinstance(target, Function):
-            what: _What = ("function", target.node_name, target.dotted, target)
+            what = _What("function", target.node_name, target.dotted, target)
         else:
             what = self._receiver(target, scope)
         later = _chosen(options, "durable") or _chosen(options, "after_commit")
@@ -311,29 +318,34 @@ class Reader:
         self._add(node, signals, scope, what, options, decorator=False, ours=False, later=False)
 
     def _receiver(self, node: ast.expr, scope: _Scope) -> _What:
+        return self._what(node, scope)._replace(node=node)
+
+    def _what(self, node: ast.expr, scope: _Scope) -> _What:
         text = ast.unparse(node)
         if isinstance(node, ast.Lambda):
-            return "lambda", "<lambda>", "", self._new(node, "<lambda>", scope)
+            return _What("lambda", "<lambda>", function=self._new(node, "<lambda>", scope))
         value = scope.values.get(node.id) if isinstance(node, ast.Name) else node
         if isinstance(value, ast.Lambda):
-            return "lambda", text, "", self._new(value, "<lambda>", scope)
+            return _What("lambda", text, function=self._new(value, "<lambda>", scope))
         if isinstance(value, ast.Call):
             path = self._path(value.func, scope)
-            return ("partial" if path == "functools.partial" else "temporary"), text, path, None
+            return _What("partial" if path == "functools.partial" else "temporary", text, path)
         if isinstance(node, ast.Attribute):
             inner = scope.values.get(node.value.id) if isinstance(node.value, ast.Name) else node.value
             if isinstance(inner, ast.Call):
-                return "method", text, self._path(inner.func, scope), None
+                return _What("method", text, self._path(inner.func, scope))
             if isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"} and scope.function:
                 owner = scope.function.qualname.split(".<locals>")[0].rpartition(".")[0]
-                return "other", text, f"{self.name}.{owner}.{node.attr}", self.by_name.get(f"{owner}.{node.attr}")
+                method = f"{owner}.{node.attr}"
+                return _What("other", text, f"{self.name}.{method}", self.by_name.get(method))
         if isinstance(node, ast.Name):
             local = self.by_name.get(f"{scope.prefix}{node.id}") if scope.function else None
             if local:
-                return "function", text, local.dotted, local
+                return _What("function", text, local.dotted, local)
         path = self._path(node, scope)
         own = path.removeprefix(f"{self.name}.")
-        return ("function" if path else "other"), text, path, self.by_name.get(own) if own != path else None
+        function = self.by_name.get(own) if own != path else None
+        return _What("function" if path else "other", text, path, function)
 
     def _add(
         self,
@@ -347,7 +359,6 @@ class Reader:
         ours: bool,
         later: bool,
     ) -> None:
-        kind, receiver, target, function = what
         sender = options.get("sender")
         if isinstance(sender, ast.Constant) and sender.value is None:
             sender = None
@@ -360,10 +371,11 @@ class Reader:
                 line=node.lineno,
                 signals=signals,
                 decorator=decorator,
-                kind=kind,
-                receiver=receiver,
-                target=target,
-                function=function,
+                kind=what.kind,
+                receiver=what.text,
+                node=what.node,
+                target=what.target,
+                function=what.function,
                 sender=sender,
                 sender_path=self._path(sender.func if isinstance(sender, ast.Call) else sender, scope),
                 weak=weak,

@@ -104,6 +104,8 @@ class Connect:
     """What the receiver is: a function by name, a lambda, a partial, a method, a temporary object or something else."""
     receiver: str
     """The receiver as it is written."""
+    node: ast.expr | None
+    """Its syntax; ``None`` where it is a function that the decorator stands on."""
     target: str
     """Dotted path of the receiver, or of what is called to make it; empty if it can't be told."""
     function: Function | None

@@ -303,14 +303,16 @@ def _temporary(connect: Connect) -> str | None:
 
 def _only_connected(connect: Connect) -> bool:
     """Whether nothing but connect() gets hold of the receiver, and the function around it is done after that."""
-    name = (
-        connect.function.node_name
-        if connect.kind == "function" and connect.function
-        else connect.receiver.partition(".")[0]
-    )
-    scope = connect.scope
-    if not name.isidentifier():
+    owner = connect.node.value if connect.kind == "method" and isinstance(connect.node, ast.Attribute) else connect.node
+    if isinstance(owner, ast.Call | ast.Lambda):
         return True  # made in the call itself: nothing else can hold it
+    if isinstance(owner, ast.Name):
+        name = owner.id
+    elif connect.function and owner is None:
+        name = connect.function.node_name
+    else:
+        return False
+    scope = connect.scope
     if scope is None:
         return False  # a name of the module holds it
     used_by_calls: set[ast.AST] = set()

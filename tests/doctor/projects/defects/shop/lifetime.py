@@ -1,8 +1,10 @@
+import functools
 from functools import partial
 
 from django.db.models.signals import post_save, pre_save
 from django.dispatch import receiver
 
+from . import handlers
 from .models import Note, Order, Tag
 
 
@@ -61,6 +63,9 @@ post_save.connect(lambda sender, **kwargs: None, sender=Tag)  # D003
 post_save.connect(partial(twin, extra=1), sender=Tag)  # D003
 post_save.connect(Handler().on_save, sender=Tag)  # D003
 post_save.connect(Handler(), sender=Tag)  # D003
+post_save.connect(functools.partial(twin, extra=2), sender=Tag)  # D003
+post_save.connect(handlers.Handler().on_save, sender=Tag)  # D003
+post_save.connect(handlers.Handler(), sender=Tag)  # D003
 
 
 def connect():

@@ -1,8 +1,10 @@
+import functools
 from functools import partial
 
 from django.db.models.signals import post_save, pre_save
 from django.dispatch import receiver
 
+from . import handlers
 from .models import Note, Order, Tag
 
 kept = []
@@ -95,6 +97,9 @@ class Registered:
         pass
 
 
+pre_save.connect(handlers.Single(), sender=Tag)
+pre_save.connect(handlers.Single().on_save, sender=Tag)
+pre_save.connect(functools.partial(handler, extra=1), sender=Tag, weak=False)
 pre_save.connect(Registered(), sender=Tag)
 pre_save.connect(Registered().on_save, sender=Tag)
 
