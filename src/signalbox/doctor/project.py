@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from signalbox.doctor.frames import Frame
 from signalbox.doctor.recorded import Record
 from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
 from signalbox.doctor.written import Connect, Function, Module, Source
@@ -82,6 +83,23 @@ class Project:
                 found[key] = Heard(signal=key[0], function=function, connect=None, connection=connections[0])
         return tuple(found.values())
 
+    def frames(self, heard: Heard) -> Iterator[Frame]:
+        """Yield the receiver, and the functions of its module that it calls itself, as they run for a send."""
+        frame = Frame(function=heard.function)
+        yield frame
+        told = {heard.function}
+        for call, conditions in frame.calls():
+            called = self.source.named.get(heard.function.resolve(call.func))
+            if (
+                called
+                and called.module == heard.function.module
+                and not called.opaque
+                and not called.method
+                and called not in told
+            ):
+                told.add(called)
+                yield frame.calling(called, call, conditions)
+
     def loaded(self, module: str) -> bool:
         """Whether the module is imported."""
         return module in self.runtime.modules
@@ -121,9 +139,13 @@ class Project:
 
     def model(self, path: str) -> Model | None:
         """Return the model at a dotted path; an import may lead to it by way of another module of its app."""
-        return self._models_by_path.get(path) or self._models_by_name.get(
-            (path.partition(".")[0], path.rpartition(".")[2])
-        )
+        home, _, name = path.rpartition(".")
+        module = self.source.modules.get(home)
+        for candidate in (path, *(f"{star}.{name}" for star in (module.stars if module else ()))):
+            found = self._models_by_path.get(candidate) or self._models_by_name.get((candidate.partition(".")[0], name))
+            if found:
+                return found
+        return None
 
     @cached_property
     def _models_by_path(self) -> Mapping[str, Model]:

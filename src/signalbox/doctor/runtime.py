@@ -20,6 +20,8 @@ from django.apps import AppConfig, apps
 from django.conf import global_settings, settings
 from django.core.handlers.base import BaseHandler
 from django.db import models
+from django.db.models.fields.reverse_related import ForeignObjectRel
+from django.db.models.options import Options
 from django.dispatch import Signal
 
 from signalbox import catalog
@@ -68,6 +70,14 @@ class Model:
     """Whether its instances may be users of this site: the user model, its proxies and children."""
     relations: tuple[str, ...]
     """Names of its own many-to-many fields."""
+    singles: frozenset[str]
+    """Names by which an object has one other: foreign keys, and one-to-one fields from both sides."""
+    many: frozenset[str]
+    """Names by which an object has others: of the managers of related objects."""
+    managers: frozenset[str]
+    """Names of its managers."""
+    key: frozenset[str]
+    """Names of its primary key, but for ``pk``."""
     fields: tuple[str, ...]
     """Names of its fields."""
 
@@ -473,6 +483,7 @@ class _Senders:
     def model(self, model: type[models.Model]) -> Model:
         options = model._meta
         user = apps.is_installed("django.contrib.auth") and self._is_user(model)
+        related = [] if options.abstract or options.swapped else list(_related(options))
         return Model(
             label=options.label,
             path=f"{model.__module__}.{model.__qualname__}",
@@ -483,6 +494,10 @@ class _Senders:
             through=id(model) in self._through or bool(options.auto_created),
             user=user,
             relations=tuple(field.name for field in options.local_many_to_many),
+            singles=frozenset(name for name, many in related if not many),
+            many=frozenset(name for name, many in related if many),
+            managers=frozenset(manager.name for manager in options.managers),
+            key=frozenset() if options.abstract else frozenset({options.pk.name, options.pk.attname}),
             fields=tuple(field.name for field in options.local_fields)
             if options.abstract
             else tuple(f.name for f in options.fields),
@@ -493,6 +508,15 @@ class _Senders:
         from django.contrib.auth import get_user_model
 
         return issubclass(model, get_user_model())
+
+
+def _related(options: Options[models.Model]) -> Iterator[tuple[str, bool]]:
+    """Yield the names by which an object has others, each with whether it has many by it."""
+    for field in options.get_fields():
+        if field.is_relation:
+            name = field.get_accessor_name() if isinstance(field, ForeignObjectRel) else field.name
+            if name:
+                yield name, bool(field.one_to_many or field.many_to_many)
 
 
 def _fast(connections: Iterable[Connection]) -> Iterator[str]:

@@ -127,7 +127,7 @@ def _join(
         mentioned.update(known(reader.mentions, reader))
     return Source(
         modules={
-            name: Module(name=name, path=reader.path, tree=reader.tree, script=reader.script)
+            name: Module(name=name, path=reader.path, tree=reader.tree, stars=tuple(reader.stars), script=reader.script)
             for name, reader in readers.items()
         },
         connects=tuple(connects),

@@ -6,12 +6,18 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from signalbox.doctor.imports import imported
 from signalbox.doctor.syntax import Step, steps
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
+_PLAIN: Final = frozenset(
+    """django.db.transaction.atomic django.db.transaction.non_atomic_requests functools.wraps staticmethod
+    typing.no_type_check typing.override""".split()
+)
+"""Decorators that are known neither to guard a function nor to keep it alive."""
+
 AnyFunction: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -61,6 +67,11 @@ class Function:
         if isinstance(self.node, ast.Lambda):
             return [ast.copy_location(ast.Expr(self.node.body), self.node.body)]
         return self.node.body
+
+    @property
+    def opaque(self) -> bool:
+        """Whether a decorator stands on it that may guard it or keep it alive."""
+        return any(name.removeprefix(f"{self.module}.") not in _PLAIN for name in self.decorators)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -174,6 +185,8 @@ class Module:
     """Absolute path of the file."""
     tree: ast.Module
     """Its syntax."""
+    stars: tuple[str, ...]
+    """Modules of which it imports all names."""
     script: bool
     """Whether it is written to be run as a program."""
 
@@ -200,6 +213,11 @@ class Source:
     """Absolute path of each file, parsed or not, by dotted name."""
     texts: Mapping[str, str]
     """Text of each file, by absolute path."""
+
+    @cached_property
+    def named(self) -> Mapping[str, Function]:
+        """Functions by dotted name; of several of one name the last."""
+        return {function.dotted: function for function in self.functions.values()}
 
     @cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:

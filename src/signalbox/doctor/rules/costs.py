@@ -103,9 +103,7 @@ def once_per_app(project: Project) -> Iterator[Fault]:
 
 
 def _asks(heard: Heard) -> bool:
-    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(
-        heard.function.decorators
-    )
+    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(heard.function.opaque)
 
 
 def _writes(heard: Heard) -> bool:

@@ -72,7 +72,7 @@ def _lost(project: Project, connect: Connect, signal: str) -> bool:
         or connect.scope is not None
         or connect.weak is not True
         or connect.conditional
-        or function.decorators
+        or function.opaque
         or function.method
         or (signal, function.node_name) in project.source.disconnects
         or (signal, "*") in project.source.disconnects
@@ -112,7 +112,7 @@ def shadowed(project: Project) -> Iterator[Fault]:
             and function is not None
             and function.outer is None
             and not function.method
-            and not function.decorators
+            and not function.opaque
             and function.module == connect.module
         ):
             module = project.module(connect.module)
@@ -291,7 +291,7 @@ def _temporary(connect: Connect) -> str | None:
         case "temporary":
             owner = connect.target.rpartition(".")[2]
             return f"the {owner} made here" if owner[:1].isupper() and _only_connected(connect) else None
-        case "function" if function and function.outer and function.outer is connect.scope and not function.decorators:
+        case "function" if function and function.outer and function.outer is connect.scope and not function.opaque:
             return (
                 f"the function {connect.receiver} once {function.outer.node_name}() returns"
                 if _only_connected(connect)

@@ -30,6 +30,8 @@ class ShopConfig(AppConfig):
             lifetime,
             ours,
             prepared,
+            recursion,
+            rows,
             secrets,
             senders,
             signatures,

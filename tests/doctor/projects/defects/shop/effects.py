@@ -101,4 +101,4 @@ def looks_up(sender, instance, **kwargs):
 @receiver(post_save, sender=Order)
 def tags(sender, instance, **kwargs):
     instance.tags.add(1)  # D012
-    instance.note_set.create(text="Second")
+    instance.notes.create(text="Second")

@@ -38,6 +38,8 @@ class ShopConfig(AppConfig):
             leaks,
             lifetime,
             ours,
+            recursion,
+            rows,
             secrets,
             senders,
             signatures,
