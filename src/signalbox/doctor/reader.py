@@ -66,7 +66,8 @@ class Reader:
         self.script = "__main__" in text and any(
             isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in self.tree.body
         )
-        self._block(self.tree.body, _Scope(names=self._bindings(self.tree.body, {})))
+        self.names = self._bindings(self.tree.body, {})
+        self._block(self.tree.body, _Scope(names=self.names))
 
     # Names
 
@@ -86,12 +87,12 @@ class Reader:
                         self.stars.append(base)
                     else:
                         names[alias.asname or alias.name] = f"{base}.{alias.name}"
-            elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and (name := _assigned(node)):
                 if isinstance(node.value, ast.Name | ast.Attribute) and (path := resolve(node.value, names, self.name)):
                     if path.partition(".")[0] not in {"self", "cls"}:
-                        names[node.targets[0].id] = path
+                        names[name] = path
                 elif function:
-                    names[node.targets[0].id] = ""  # a local value: no dotted path leads to it
+                    names[name] = ""  # a local value: no dotted path leads to it
             elif function and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names[node.name] = ""
         return names
@@ -139,14 +140,12 @@ class Reader:
     def _assignment(self, node: ast.Assign | ast.AnnAssign, scope: _Scope) -> None:
         if node.value is None:
             return
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        name = targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else ""
-        if name and isinstance(node.value, ast.Name | ast.Attribute):
-            return  # another name for the same thing
-        at_top = not scope.function and not scope.in_class
+        name = _assigned(node)
+        if name and isinstance(node.value, ast.Name | ast.Attribute) and not scope.in_class:
+            return  # another name for the same thing; an attribute of a class is reached by `self` as well
         made_by = self._path(node.value.func, scope) if isinstance(node.value, ast.Call) else ""
-        if name and at_top and made_by.endswith("Signal"):
-            self.definitions.append((f"{self.name}.{name}", made_by, node.lineno))
+        if name and not scope.function and made_by.endswith("Signal"):
+            self.definitions.append((f"{self.name}.{scope.prefix}{name}", made_by, node.lineno))
         self._expression(node.value, scope)
 
     def _loop(self, node: ast.For | ast.AsyncFor, scope: _Scope) -> dict[str, tuple[str, ...]]:
@@ -328,6 +327,9 @@ class Reader:
         if isinstance(value, ast.Lambda):
             return _What("lambda", text, function=self._new(value, "<lambda>", scope))
         if isinstance(value, ast.Call):
+            if isinstance(value.func, ast.Call) and self._path(value.func.func, scope) == "functools.wraps":
+                # It returns its argument.
+                return self._what(value.args[0], scope)._replace(text=text) if value.args else _What("other", text)
             path = self._path(value.func, scope)
             return _What("partial" if path == "functools.partial" else "temporary", text, path)
         if isinstance(node, ast.Attribute):
@@ -387,6 +389,12 @@ class Reader:
                 loop=scope.loop,
             )
         )
+
+
+def _assigned(node: ast.Assign | ast.AnnAssign) -> str:
+    """Return the one name that is assigned to; nothing if there are others, or none."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) and node.value else ""
 
 
 def _same_scope(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

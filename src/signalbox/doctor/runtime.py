@@ -180,7 +180,7 @@ def read() -> Runtime:
     from django.contrib.auth import get_user_model
 
     found = list(_apps())
-    signals, aliases = _signals()
+    signals, aliases = _signals(found)
     entries = [(signal, entry) for signal, label in signals for entry in _entries(signal, label)]
     described = _Senders(entry.connected for _, entry in entries)
     accidental = _accidental([entry.connected for _, entry in entries]) if settings.DEBUG else frozenset[int]()
@@ -279,8 +279,8 @@ def _names(value: Any, depth: int) -> Iterator[str]:
 # Signals and connections
 
 
-def _signals() -> tuple[list[tuple[Signal, str]], dict[str, str]]:
-    """Return every signal that an imported module holds, with its name, and all paths to them."""
+def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, str]]:
+    """Return every signal that an imported module holds, or a class of the apps', with its name and all paths to it."""
     paths: dict[int, list[str]] = {}
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
@@ -299,8 +299,15 @@ def _signals() -> tuple[list[tuple[Signal, str]], dict[str, str]]:
                 if issubclass(type(value), Signal):
                     objects[id(value)] = value
                     paths.setdefault(id(value), []).append(f"{label}.{attribute}")
-    names = {key: builtin.get(key) or min(found, key=_plainness) for key, found in paths.items()}
-    aliases = {path: names[key] for key, found in paths.items() for path in found}
+    for label, module in _modules(found):
+        for attribute, value in list(vars(module).items()):
+            if type(value) is type and value.__module__ == label:
+                for inner, held in list(vars(value).items()):
+                    if issubclass(type(held), Signal):
+                        objects[id(held)] = held
+                        paths.setdefault(id(held), []).append(f"{label}.{attribute}.{inner}")
+    names = {key: builtin.get(key) or min(known, key=_plainness) for key, known in paths.items()}
+    aliases = {path: names[key] for key, known in paths.items() for path in known}
     return [(signal, names[key]) for key, signal in objects.items()], aliases
 
 

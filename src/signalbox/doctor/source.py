@@ -10,7 +10,7 @@ from typing import Final
 from signalbox import catalog
 from signalbox.doctor.reader import Reader
 from signalbox.doctor.runtime import App, real
-from signalbox.doctor.written import Connect, Definition, Module, Send, Source
+from signalbox.doctor.written import Connect, Definition, Function, Module, Send, Source
 
 SIGNAL_CLASSES: Final = frozenset(
     {"django.dispatch.Signal", "django.dispatch.dispatcher.Signal", "django.db.models.signals.ModelSignal"}
@@ -101,8 +101,37 @@ def _join(
             if path not in aliases and made_by not in SIGNAL_CLASSES:
                 continue
             signal = names.setdefault(path, path)
-            definitions.append(Definition(module=reader.name, path=reader.path, line=line, signal=signal))
+            definitions.append(
+                Definition(
+                    module=reader.name,
+                    path=reader.path,
+                    line=line,
+                    signal=signal,
+                    inside=path.count(".") > reader.name.count(".") + 1,
+                )
+            )
     functions = {function.dotted: function for reader in readers.values() for function in reader.functions}
+    modules = {
+        name: Module(
+            name=name,
+            path=reader.path,
+            tree=reader.tree,
+            names=reader.names,
+            stars=tuple(reader.stars),
+            script=reader.script,
+        )
+        for name, reader in readers.items()
+    }
+
+    def named(target: str) -> Function | None:
+        """Return the function at a path, which may lead through an object that a module holds."""
+        if target in functions:
+            return functions[target]
+        home, _, name = target.rpartition(".")
+        if home in modules:
+            return functions.get(f"{modules[home].objects.get(name)}.__call__")
+        home, _, held = home.rpartition(".")
+        return functions.get(f"{modules[home].objects.get(held)}.{name}") if home in modules else None
 
     def known(paths: Iterable[str], reader: Reader) -> Iterator[str]:
         for path in paths:
@@ -118,18 +147,16 @@ def _join(
         for written in reader.connects:
             signals = tuple(dict.fromkeys(known(written.signals, reader)))
             if signals:
-                named = functions.get(written.target) if written.kind in {"function", "other"} else None
-                function = written.function or named
+                function = written.function
+                if function is None and written.kind in {"function", "other"}:
+                    function = named(written.target)
                 connects.append(replace(written, signals=signals, function=function))
         disconnects.update((signal, last) for path, last in reader.disconnects for signal in known([path], reader))
         for path, send in reader.sends:
             sends.extend(replace(send, signal=signal) for signal in known([path], reader))
         mentioned.update(known(reader.mentions, reader))
     return Source(
-        modules={
-            name: Module(name=name, path=reader.path, tree=reader.tree, stars=tuple(reader.stars), script=reader.script)
-            for name, reader in readers.items()
-        },
+        modules=modules,
         connects=tuple(connects),
         disconnects=frozenset(disconnects),
         sends=tuple(sends),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,6 +174,8 @@ class Definition:
     """Line of the assignment."""
     signal: str
     """The signal by name."""
+    inside: bool
+    """Whether it is an attribute of a class."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,10 +188,23 @@ class Module:
     """Absolute path of the file."""
     tree: ast.Module
     """Its syntax."""
+    names: Mapping[str, str]
+    """What the names mean that are imported at its level."""
     stars: tuple[str, ...]
     """Modules of which it imports all names."""
     script: bool
     """Whether it is written to be run as a program."""
+
+    @cached_property
+    def objects(self) -> Mapping[str, str]:
+        """Names at its level that hold what a call has made, each with the dotted path of what is called."""
+        return {
+            node.targets[0].id: resolve(node.value.func, self.names, self.name)
+            for node in self.tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Call)
+        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,6 +242,17 @@ class Source:
             name: imported(self.texts[path], name, package=path.endswith("__init__.py"))
             for name, path in self.files.items()
         }
+
+    def reached_otherwise(self, signal: str) -> bool:
+        """Whether a signal that is an attribute of a class may be reached by way of an object or another class."""
+        owner, _, name = signal.rpartition(".")
+        owner = owner.rpartition(".")[2]
+        for text in (self.texts[path] for path in self.files.values()):
+            if name in text:
+                uses = len(re.findall(rf"(?:\.|['\"]){name}\b", text))
+                if uses > len(re.findall(rf"\b{owner}\.{name}\b", text)):
+                    return True
+        return False
 
     def hands_on(self, signal: str) -> bool:
         """Whether the signal is handed on as a value, so that somebody else may send or hear it.

@@ -94,7 +94,7 @@ def _overlap(one: Connection, other: Connection) -> bool:
 
 
 def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[Fault]:
-    seen: dict[tuple[str, str], Connect] = {}
+    seen: dict[tuple[str, ...], Connect] = {}
     for site in sorted(sites, key=lambda site: (site.path, site.line)):
         function = site.function
         if (
@@ -108,6 +108,7 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
         if not (site.scope is None or site.scope.ready):
             continue
         key = (
+            site.target,
             "" if site.sender is None else site.sender_path or ast.unparse(site.sender),
             "" if site.uid is None else ast.unparse(site.uid),
         )

@@ -51,4 +51,9 @@ def unheard(project: Project) -> Iterator[Fault]:
 
 
 def _custom(project: Project) -> Iterator[Definition]:
-    return (definition for definition in project.source.definitions if definition.signal not in catalog.BUILTIN)
+    return (
+        definition
+        for definition in project.source.definitions
+        if definition.signal not in catalog.BUILTIN
+        and not (definition.inside and project.source.reached_otherwise(definition.signal))
+    )
