@@ -67,11 +67,13 @@ def _ask(rule: Rule, project: Project, apps: Collection[str] | None) -> Iterator
 
 def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
     for fault in faults:
-        app = project.runtime.app_of(fault.path) if fault.path else None
-        if apps is not None:
-            shown = app is not None and app.label in apps
+        app = project.runtime.app_of(fault.path) if fault.path else project.runtime.app_named(fault.receiver)
+        if app is None:
+            shown = rule.packages  # it may be any app's
+        elif apps is not None:
+            shown = app.label in apps
         else:
-            shown = rule.packages or (app is not None and app.own)
+            shown = rule.packages or app.own
         if shown:
             yield Finding(
                 id=rule.id,
@@ -103,7 +105,7 @@ def _failed(rule: Rule, error: Exception) -> Finding:
     return Finding(
         id="signalbox.D000",
         rule="rule-failed",
-        severity=Severity.WARNING,
+        severity=Severity.ERROR,  # what the rule would have found is not known: --fail-on must not pass
         app="",
         path="",
         line=0,

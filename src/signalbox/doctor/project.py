@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from signalbox.doctor import factories
 from signalbox.doctor.frames import Frame
 from signalbox.doctor.recorded import Record
 from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
@@ -106,9 +107,13 @@ class Project:
 
     def connections(self, connect: Connect, signal: str) -> tuple[Connection, ...]:
         """Return what lives in the process of what the source connects there."""
-        if connect.function is None:
-            return ()
-        return self.live.get((signal, connect.function.path, connect.function.line), ())
+        function = connect.function or self.made(connect)
+        return self.live.get((signal, function.path, function.line), ()) if function else ()
+
+    def made(self, connect: Connect) -> Function | None:
+        """Return the function that a call makes anew for this connection."""
+        factory = self.source.named.get(connect.target) if connect.kind == "temporary" else None
+        return factories.product(factory, self.source.named) if factory else None
 
     def site(self, connection: Connection) -> Connect | None:
         """Return where the source makes this connection: where the sender agrees, else where no other's does."""

@@ -46,6 +46,8 @@ class App:
     """Whether it is the project's own code: not in ``site-packages`` or the standard library, nor signalbox itself."""
     position: int
     """Its place in ``INSTALLED_APPS``."""
+    config: str = ""
+    """Dotted path of its config's class; empty where it is no installed app."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +176,11 @@ class Runtime:
         holding = [app for app in self.apps if path.startswith(app.path + os.sep)]
         return max(holding, key=lambda app: len(app.path), default=None)
 
+    def app_named(self, name: str) -> App | None:
+        """Return the app that a dotted name belongs to: the one with the longest package that holds it."""
+        holding = [app for app in self.apps if name.startswith(f"{app.module}.")]
+        return max(holding, key=lambda app: len(app.module), default=None)
+
 
 def read() -> Runtime:
     """Read the process as it is now."""
@@ -209,7 +216,14 @@ def _apps() -> Iterator[App]:
     position = 0
     for position, config in enumerate(apps.get_app_configs()):
         path = real(config.path)
-        yield App(label=config.label, module=config.name, path=path, own=not _packaged(path), position=position)
+        yield App(
+            label=config.label,
+            module=config.name,
+            path=path,
+            own=not _packaged(path),
+            position=position,
+            config=f"{type(config).__module__}.{type(config).__qualname__}",
+        )
     package = (getattr(settings, "SETTINGS_MODULE", None) or "").partition(".")[0]
     installed = {config.name for config in apps.get_app_configs()}
     for directory in getattr(sys.modules.get(package), "__path__", ()) if package not in {"tests", "test"} else ():

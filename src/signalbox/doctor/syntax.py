@@ -92,10 +92,10 @@ def _block(body: list[ast.stmt], conditions: Conditions, found: list[Step]) -> N
 
 def _after(node: ast.stmt) -> Conditions:
     """Return the conditions on which one comes past a statement."""
-    if not _leaves(node):
+    if not leaves(node):
         return ()
     if isinstance(node, ast.If):
-        body, orelse = (any(map(_leaves, block)) for block in (node.body, node.orelse))
+        body, orelse = (any(map(leaves, block)) for block in (node.body, node.orelse))
         if body and not orelse and _ends(node.body):
             return (Condition(node.test, False),)
         if orelse and not body and _ends(node.orelse):
@@ -107,7 +107,7 @@ def _ends(block: list[ast.stmt]) -> bool:
     return isinstance(block[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)
 
 
-def _leaves(node: ast.AST, looping: bool = False) -> bool:
+def leaves(node: ast.AST, looping: bool = False) -> bool:
     """Whether something in it may end the function, or the turn of a loop around it; not of a loop within it."""
     if isinstance(node, (*_INNER, ast.expr)):
         return False
@@ -116,7 +116,7 @@ def _leaves(node: ast.AST, looping: bool = False) -> bool:
     if isinstance(node, ast.Continue | ast.Break):
         return not looping
     looping = looping or isinstance(node, _LOOPS)
-    return any(_leaves(child, looping) for child in ast.iter_child_nodes(node))
+    return any(leaves(child, looping) for child in ast.iter_child_nodes(node))
 
 
 def _node(node: ast.AST, conditions: Conditions, found: list[Step]) -> None:
