@@ -8,10 +8,19 @@ from typing import Final
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.frames import Frame
+from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 
 _BEFORE_COMMIT: Final = frozenset({"pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"})
+_MAILS: Final = frozenset({"send_mail", "send_mass_mail", "mail_admins", "mail_managers"})
+_VERBS: Final = frozenset({"get", "post", "put", "patch", "delete", "head", "options", "request"})
+_CLIENTS: Final = frozenset(
+    {"requests.Session", "requests.session", "httpx.Client", "httpx.AsyncClient", "aiohttp.ClientSession"}
+)
+_PROGRAMS: Final = frozenset({"run", "call", "check_call", "check_output", "Popen"})
+_THREADS: Final = frozenset({"threading.Thread", "threading.Timer", "multiprocessing.Process"})
+_SIGNATURES: Final = frozenset({"s", "si", "signature", "subtask", "set", "clone"})
 
 
 @rule(
@@ -26,55 +35,75 @@ def too_early(project: Project) -> Iterator[Fault]:
     for heard in project.heard:
         if heard.signal not in _BEFORE_COMMIT or heard.later:
             continue
-        for call, _ in syntax.calls(heard.function):
-            effect = _effect(heard, call)
-            if effect and (heard.function.path, call.lineno) not in told:
-                told.add((heard.function.path, call.lineno))
-                yield Fault(
-                    path=heard.function.path,
-                    line=call.lineno,
-                    signal=heard.signal,
-                    receiver=heard.receiver,
-                    happens=f"It {effect} for a change that may still be rolled back, and that nobody else can see "
-                    "yet.",
-                    why=f"Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, {heard.signal} is "
-                    "sent within it. A worker that is told of the row looks for it before it is committed; a "
-                    "rollback takes the row back, and not the effect.",
-                    remedy="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
-                    "after_commit=True), and durable=True if it has to be done surely.",
-                )
+        for frame in project.frames(heard):
+            path = frame.function.path
+            for call, _ in frame.calls():
+                effect = _effect(frame, call)
+                if effect and (path, call.lineno) not in told:
+                    told.add((path, call.lineno))
+                    yield Fault(
+                        path=path,
+                        line=call.lineno,
+                        signal=heard.signal,
+                        receiver=heard.receiver,
+                        happens=f"It {effect} for a change that may still be rolled back, and that nobody else can "
+                        "see yet.",
+                        why=f"Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, {heard.signal} is "
+                        "sent within it. A worker that is told of the row looks for it before it is committed; a "
+                        "rollback takes the row back, and not the effect.",
+                        remedy="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
+                        "after_commit=True), and durable=True if it has to be done surely.",
+                    )
 
 
-def _effect(heard: Heard, call: ast.Call) -> str:
-    name = syntax.called(heard.function, call)
+def _effect(frame: Frame, call: ast.Call) -> str:
+    """Return what the call does, as a verb; nothing if it has no effect outside."""
+    name = syntax.called(frame.function, call)
     owner, _, last = name.rpartition(".")
-    if name.startswith("django.core.mail.") and last in {"send_mail", "send_mass_mail", "mail_admins", "mail_managers"}:
+    return (
+        _mails(frame, call, name)
+        or _calls_out(frame, call, name)
+        or _queues(frame, call, name)
+        or ("starts a program" if owner == "subprocess" and last in _PROGRAMS else "")
+        or ("starts a thread" if last == "start" and _maker(frame, call) in _THREADS else "")
+    )
+
+
+def _maker(frame: Frame, call: ast.Call) -> str:
+    """Return what made the object whose method is called, as a dotted path: ``requests.Session``."""
+    owner = frame.value(call.func.value) if isinstance(call.func, ast.Attribute) else None
+    return frame.function.resolve(owner.func) if isinstance(owner, ast.Call) else ""
+
+
+def _mails(frame: Frame, call: ast.Call, name: str) -> str:
+    owner, _, last = name.rpartition(".")
+    maker = _maker(frame, call)
+    if (
+        (name.startswith("django.core.mail.") and last in _MAILS)
+        or (last == "email_user" and owner)
+        or (last == "send" and maker.startswith("django.core.mail.Email"))
+        or (last == "send_messages" and maker == "django.core.mail.get_connection")
+        or (last in {"sendmail", "send_message"} and maker.startswith("smtplib."))
+    ):
         return "sends mail"
-    if last == "email_user" and owner:
-        return "sends mail"
-    if last in {"send", "send_messages"} and _is_mail(heard, call):
-        return "sends mail"
-    if owner in {"requests", "httpx"} and last in {
-        "get",
-        "post",
-        "put",
-        "patch",
-        "delete",
-        "head",
-        "options",
-        "request",
-    }:
+    return ""
+
+
+def _calls_out(frame: Frame, call: ast.Call, name: str) -> str:
+    owner, _, last = name.rpartition(".")
+    if last in _VERBS and (owner in {"requests", "httpx"} or _maker(frame, call) in _CLIENTS):
         return "calls another site"
-    if name in {"urllib.request.urlopen", "urllib3.request"}:
-        return "calls another site"
-    if last in {"delay", "apply_async"} and owner and not owner.startswith("self."):
+    return "calls another site" if name in {"urllib.request.urlopen", "urllib3.request"} else ""
+
+
+def _queues(frame: Frame, call: ast.Call, name: str) -> str:
+    owner, _, last = name.rpartition(".")
+    if last in {"delay", "apply_async"} and owner and _may_be_task(frame, call):
         return "queues a task"
     if last in {"enqueue", "aenqueue", "enqueue_in", "enqueue_at", "send_task"} and owner:
         return "queues a task"
     if name in {"django_q.tasks.async_task", "django_rq.enqueue"}:
         return "queues a task"
-    if owner == "subprocess" and last in {"run", "call", "check_call", "check_output", "Popen"}:
-        return "starts a program"
     if last in {"group_send", "group_add"} and owner:
         return "sends to a channel"
     if isinstance(call.func, ast.Call) and call.func.args and syntax.dotted(call.func.args[0]).endswith("group_send"):
@@ -82,18 +111,14 @@ def _effect(heard: Heard, call: ast.Call) -> str:
     return ""
 
 
-def _is_mail(heard: Heard, call: ast.Call) -> bool:
-    """Whether it is ``send()`` of an ``EmailMessage`` made here."""
-    value = call.func.value if isinstance(call.func, ast.Attribute) else None
-    if isinstance(value, ast.Name):
-        name = value.id
-        value = next(
-            (
-                step.node.value
-                for step in heard.function.steps
-                if isinstance(step.node, ast.Assign)
-                and any(isinstance(target, ast.Name) and target.id == name for target in step.node.targets)
-            ),
-            None,
-        )
-    return isinstance(value, ast.Call) and heard.function.resolve(value.func).startswith("django.core.mail.Email")
+def _may_be_task(frame: Frame, call: ast.Call) -> bool:
+    """Whether ``delay()`` is called on what a module holds, or on a signature of it; other objects have one too."""
+    node = frame.value(call.func.value) if isinstance(call.func, ast.Attribute) else None
+    while node is not None:
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in _SIGNATURES:
+                node = frame.value(node.func.value)
+                continue
+            return frame.function.resolve(node.func).startswith("celery.")
+        return bool(frame.function.resolve(node)) or isinstance(node, ast.Subscript)
+    return False
