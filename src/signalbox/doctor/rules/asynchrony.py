@@ -17,7 +17,8 @@ _HOT: Final = frozenset({"pre_init", "post_init", "pre_save", "post_save", "pre_
     19,
     "async-mismatch",
     Severity.WARNING,
-    "an async receiver on a signal that is sent synchronously in hot code, and the other way round",
+    "an async receiver on a signal that is sent synchronously in hot code, and the other way round; an object whose "
+    "`__call__()` nobody awaits",
 )
 def async_mismatch(project: Project) -> Iterator[Fault]:
     """Find sends that must build a bridge between sync and async code each time."""

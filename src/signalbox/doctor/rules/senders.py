@@ -99,7 +99,8 @@ def _written(project: Project, connect: Connect, signal: str) -> Sender | None:
     model = project.model(connect.sender_path)
     if model and model.path == connect.sender_path:
         return Sender(kind="model", name=model.label, model=model)
-    owner, _, name = connect.sender_path.rpartition(".")
+    # A field is reached by its descriptor, as Order.tags.field.
+    owner, _, name = connect.sender_path.removesuffix(".field").removesuffix(".rel").rpartition(".")
     field = project.model(owner)
     if field and name in field.relations:
         return Sender(kind="instance", name=f"{field.label}.{name}")

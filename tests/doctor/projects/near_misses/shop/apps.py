@@ -33,6 +33,7 @@ class ShopConfig(AppConfig):
             asynchrony,
             costs,
             deaf,
+            early,
             effects,
             failures,
             leaks,

@@ -1,6 +1,8 @@
 from django.conf import settings
 from django.db import models
 
+from . import early
+
 
 class Dated(models.Model):
     at = models.DateTimeField(auto_now=True)
