@@ -127,8 +127,9 @@ docs: $(DOCS) ## Build the documentation; a warning is an error
 	@echo "built docs/_build/html/index.html"
 
 .PHONY: bench
-bench: $(BENCH) ## Measure what recording costs; ARGS are the benchmark's
+bench: $(BENCH) ## Measure what recording costs, for which ARGS are, and how long the doctor takes
 	@$(BIN)/python benchmarks/recording.py $(ARGS)
+	@$(BIN)/python benchmarks/doctor.py
 
 .PHONY: demo
 demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,6 +165,26 @@ def test_with_debug_off_it_is_told_as_gone_whichever_apps_are_asked_for(tmp_path
     (finding,) = examine_project(popped(tmp_path), debug=False, apps=apps)
 
     assert ("signalbox.D001", "", "connection_created") == (finding["id"], finding["place"], finding["signal"])
+
+
+def test_the_garbage_collector_works_again_afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    during: list[bool] = []
+
+    def find(project: Project) -> Iterator[Fault]:
+        during.append(gc.isenabled())
+        return iter(())
+
+    monkeypatch.setitem(RULES, "sound", _rule("sound", find))
+
+    examine(rules=["sound"], records=False)
+    assert ([False], True) == (during, gc.isenabled())
+
+    gc.disable()
+    try:
+        examine(rules=["sound"], records=False)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_the_doctor_changes_no_list_of_receivers() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from signalbox.doctor import recorded, runtime, source
 from signalbox.doctor.findings import Finding, Line, Severity
@@ -32,6 +34,23 @@ def examine(
         ValueError: a rule or an app isn't known; the message lists those that are.
     """
     asked = chosen(rules)
+    with _uncollected():
+        return _examine(asked, apps, records)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: it would go through all the syntax trees again and again while they grow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _examine(asked: list[Rule], apps: Collection[str] | None, records: bool) -> list[Finding]:
     project = read(records=records and any(rule.records for rule in asked))
     if unknown := set(apps or ()) - {app.label for app in project.runtime.apps}:
         known = ", ".join(sorted(app.label for app in project.runtime.apps))

@@ -7,13 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from signalbox.doctor import syntax
 from signalbox.doctor.syntax import Conditions
 from signalbox.doctor.written import Function
 
 How: TypeAlias = Literal["assigned", "each", "entered"]
+
+
+_BINDING: Final = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.AsyncFor, ast.With, ast.AsyncWith)
 
 
 class Binding(NamedTuple):
@@ -45,9 +48,10 @@ class Frame:
     def bindings(self) -> Mapping[str, tuple[Binding, ...]]:
         """What gives the local names their values."""
         found: defaultdict[str, list[Binding]] = defaultdict(list)
-        for step in self.function.steps:
-            for name, binding in _bound(step.node):
-                found[name].append(binding)
+        for node, _ in self.function.steps:
+            if isinstance(node, _BINDING):
+                for name, binding in _bound(node):
+                    found[name].append(binding)
         return {name: tuple(bindings) for name, bindings in found.items()}
 
     def binding(self, node: ast.expr) -> Binding | None:
@@ -85,10 +89,6 @@ class Frame:
         if isinstance(node, ast.Name):
             return node.id in names
         return self.given is None and syntax.from_kwargs(self.function, node) == argument
-
-    def calls(self) -> Iterator[tuple[ast.Call, Conditions]]:
-        """Yield the calls that run, each with all that decides on it within the function."""
-        return syntax.calls(self.function)
 
     def calling(self, function: Function, call: ast.Call, conditions: Conditions) -> Frame:
         """Return the frame of a function that this one calls."""

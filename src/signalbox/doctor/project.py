@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from signalbox.doctor import factories
@@ -49,6 +49,7 @@ class Project:
     """The source."""
     records: tuple[Record, ...] = ()
     """How receivers did in the recorded events."""
+    _frames: dict[Function, tuple[Frame, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def live(self) -> Mapping[tuple[str, str, int], tuple[Connection, ...]]:
@@ -84,16 +85,22 @@ class Project:
                 found[key] = Heard(signal=key[0], function=function, connect=None, connection=connections[0])
         return tuple(found.values())
 
-    def frames(self, heard: Heard) -> Iterator[Frame]:
-        """Yield the receiver, and the functions of its module that it calls itself, as they run for a send."""
-        frame = Frame(function=heard.function)
+    def frames(self, heard: Heard) -> tuple[Frame, ...]:
+        """Return the receiver, and the functions of its module that it calls itself, as they run for a send."""
+        found = self._frames.get(heard.function)
+        if found is None:
+            found = self._frames[heard.function] = tuple(self._called(heard.function))
+        return found
+
+    def _called(self, function: Function) -> Iterator[Frame]:
+        frame = Frame(function=function)
         yield frame
-        told = {heard.function}
-        for call, conditions in frame.calls():
-            called = self.source.named.get(heard.function.resolve(call.func))
+        told = {function}
+        for call, conditions in function.calls:
+            called = self.source.named.get(function.resolve(call.func))
             if (
                 called
-                and called.module == heard.function.module
+                and called.module == function.module
                 and not called.opaque
                 and not called.method
                 and called not in told

@@ -90,7 +90,7 @@ class Rows:
     def deeds(self) -> Iterator[tuple[ast.Call, Deed]]:
         """Yield the calls that read or write other rows than the instance's own."""
         inner: set[ast.AST] = set()
-        for call, _ in self.frame.calls():
+        for call, _ in self.frame.function.calls:
             if call not in inner:
                 # Of `Order.objects.filter(...).get(...)` the whole is judged, and no part of it again.
                 inner.update(node for node in _chain(call) if node is not call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Step(NamedTuple):
 
 _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _LEAVING = (ast.If, ast.Match, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, *_LOOPS)
 
 
@@ -108,15 +109,15 @@ def _ends(block: list[ast.stmt]) -> bool:
 
 
 def leaves(node: ast.AST, looping: bool = False) -> bool:
-    """Whether something in it may end the function, or the turn of a loop around it; not of a loop within it."""
-    if isinstance(node, (*_INNER, ast.expr)):
-        return False
+    """Whether a statement in it may end the function, or the turn of a loop around it; not of a loop within it."""
     if isinstance(node, ast.Return | ast.Raise):
         return True
     if isinstance(node, ast.Continue | ast.Break):
         return not looping
+    if isinstance(node, _INNER):
+        return False
     looping = looping or isinstance(node, _LOOPS)
-    return any(leaves(child, looping) for child in ast.iter_child_nodes(node))
+    return any(leaves(child, looping) for block in _BLOCKS for child in getattr(node, block, ()))
 
 
 def _node(node: ast.AST, conditions: Conditions, found: list[Step]) -> None:
@@ -156,16 +157,29 @@ def _node(node: ast.AST, conditions: Conditions, found: list[Step]) -> None:
             _node(node.subject, conditions, found)
             for case in node.cases:
                 _block(case.body, (*conditions, UNKNOWN), found)
+        case ast.Attribute():
+            _node(node.value, conditions, found)
+        case ast.Call():
+            _node(node.func, conditions, found)
+            for argument in node.args:
+                _node(argument, conditions, found)
+            for keyword in node.keywords:
+                _node(keyword.value, conditions, found)
         case _:
             for child in ast.iter_child_nodes(node):
-                _node(child, conditions, found)
+                if not isinstance(child, ast.expr_context | ast.operator):
+                    _node(child, conditions, found)
 
 
-def calls(function: Function) -> Iterator[tuple[ast.Call, Conditions]]:
-    """Yield the calls that run when the function does, each with its conditions."""
-    for step in function.steps:
-        if isinstance(step.node, ast.Call) and reached(step.conditions, lambda _: None) is not False:
-            yield step.node, step.conditions
+def calls(found: Iterable[Step]) -> Iterator[tuple[ast.Call, Conditions]]:
+    """Yield the calls among steps, each with its conditions; none that is never made."""
+    for node, conditions in found:
+        if isinstance(node, ast.Call) and (not conditions or reached(conditions, _nothing) is not False):
+            yield node, conditions
+
+
+def _nothing(test: ast.expr) -> bool | None:
+    return None
 
 
 def called(function: Function, call: ast.Call) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 from signalbox.doctor.imports import imported
-from signalbox.doctor.syntax import Step, steps
+from signalbox.doctor.syntax import Conditions, Step, calls, steps
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
 _PLAIN: Final = frozenset(
@@ -78,6 +78,11 @@ class Function:
     def steps(self) -> tuple[Step, ...]:
         """What runs when the function does."""
         return tuple(steps(self.body))
+
+    @cached_property
+    def calls(self) -> tuple[tuple[ast.Call, Conditions], ...]:
+        """The calls that are made when the function runs, each with what decides on it."""
+        return tuple(calls(self.steps))
 
     @property
     def coroutine(self) -> bool:

@@ -108,5 +108,5 @@ def _asks(heard: Heard) -> bool:
 
 def _writes(heard: Heard) -> bool:
     """Whether it visibly touches the database: then the repetition is more than a waste of time."""
-    names = [syntax.dotted(call.func).split(".") for call, _ in syntax.calls(heard.function)]
+    names = [syntax.dotted(call.func).split(".") for call, _ in heard.function.calls]
     return any("objects" in name or name[-1] in {"save", "delete", "execute", "call_command"} for name in names)

@@ -37,7 +37,7 @@ def too_early(project: Project) -> Iterator[Fault]:
             continue
         for frame in project.frames(heard):
             path = frame.function.path
-            for call, _ in frame.calls():
+            for call, _ in frame.function.calls:
                 effect = _effect(frame, call)
                 if effect and (path, call.lineno) not in told:
                     told.add((path, call.lineno))

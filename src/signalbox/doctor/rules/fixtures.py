@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.frames import Frame
 from signalbox.doctor.project import Project
 from signalbox.doctor.rows import Rows
 from signalbox.doctor.rules import Fault, rule
@@ -30,7 +29,7 @@ def unguarded_fixture(project: Project) -> Iterator[Fault]:
             or not (project.sender_models(heard) or project.senderless(heard))
         ):
             continue
-        rows = Rows(project=project, heard=heard, frame=Frame(function=function))
+        rows = Rows(project=project, heard=heard, frame=project.frames(heard)[0])
         for call, deed in rows.deeds():
             yield Fault(
                 path=function.path,

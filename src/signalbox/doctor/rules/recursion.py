@@ -30,9 +30,9 @@ class _Again(NamedTuple):
 def recursion(project: Project) -> Iterator[Fault]:
     """Find receivers that bring about the very send that they answer, without end."""
     for heard in project.heard:
-        if heard.signal in {"pre_save", "post_save"} and not heard.function.opaque and not _mutes(heard):
+        if heard.signal in {"pre_save", "post_save"} and not heard.function.opaque:
             fault = next((fault for frame in project.frames(heard) for fault in _endless(project, heard, frame)), None)
-            if fault:
+            if fault and not _mutes(heard):
                 yield fault
 
 
@@ -43,7 +43,7 @@ def _mutes(heard: Heard) -> bool:
 
 def _endless(project: Project, heard: Heard, frame: Frame) -> Iterator[Fault]:
     rows = Rows(project=project, heard=heard, frame=frame)
-    for call, conditions in frame.calls():
+    for call, conditions in frame.function.calls:
         again = _saves_again(rows, call)
         if again and _comes_back(frame, conditions, again) and _comes_back(frame.caller, frame.conditions, again):
             yield Fault(

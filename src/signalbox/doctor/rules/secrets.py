@@ -30,8 +30,10 @@ def secret(project: Project) -> Iterator[Fault]:
     for heard in project.heard:
         for frame in project.frames(heard):
             path = frame.function.path
-            for call, conditions in frame.calls():
+            for call, conditions in frame.function.calls:
                 sink, arguments = _sink(project, frame, call)
+                if not arguments:
+                    continue
                 secrecy = Secrecy(project=project, heard=heard, frame=frame, chosen=bool(conditions))
                 for given in (given for argument in arguments for given in secrecy.of(argument)):
                     text = ast.unparse(given.node)
