@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections import deque
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -20,7 +22,7 @@ from signalbox import conf, departures, store
 from signalbox.event import Draft, Note, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -67,6 +69,7 @@ class Buffer:
         "notes",
         "opener",
         "tests",
+        "unseen",
     )
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -90,6 +93,8 @@ class Buffer:
         """Why this transaction can't be committed any more."""
         self.tests = 0
         """How many blocks of a ``TestCase`` were open when something was last recorded: what they undo is no news."""
+        self.unseen = False
+        """Whether recording has opened this transaction: its end is no statement of the application."""
 
     # ------------------------------------------------------------ what recording calls
 
@@ -366,6 +371,26 @@ def detach_all() -> None:
     _buffers.clear()
 
 
+@contextmanager
+def unlogged(connection: Any) -> Iterator[None]:
+    """Keep what is sent in the block out of the application's query log, and from its execute wrappers."""
+    if not (connection.queries_logged or connection.execute_wrappers):
+        yield
+        return
+    kept = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
+    connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
+    try:
+        yield
+    finally:
+        connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = kept
+
+
+def _unseen(connection: BaseDatabaseWrapper, buffer: Buffer, finish: Callable[[], None]) -> None:
+    with unlogged(connection):
+        finish()
+    buffer.unseen = False
+
+
 def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable[..., Any]]:
     wrapper: Any = connection
     original_commit = wrapper._commit
@@ -378,14 +403,19 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
     sqlite = connection.vendor == "sqlite"
 
     def _commit() -> None:
+        # Only this: what on_commit() has been given runs before the block around it has ended.
+        finish = partial(_unseen, connection, buffer, original_commit) if buffer.unseen else original_commit
         if buffer.idle():
-            original_commit()
+            finish()
         else:
-            buffer.end(original_commit)
+            buffer.end(finish)
 
     def _rollback() -> None:
         try:
-            original_rollback()
+            if buffer.unseen:
+                _unseen(connection, buffer, original_rollback)
+            else:
+                original_rollback()
         finally:
             buffer.rolled_back()
 

@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
@@ -19,6 +18,7 @@ from signalbox import buffer, context, encoding
 from signalbox.changes import RowChange, choice_labels, untold
 from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
+from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,17 +88,6 @@ def _silent(plan: Plan) -> bool:
     return not plan.recorded or inside.get() is plan.concrete
 
 
-@contextmanager
-def in_transaction(using: str) -> Iterator[BaseDatabaseWrapper]:
-    """Make sure that the operation and its event commit together."""
-    connection = connections[using]
-    if connection.in_atomic_block or not connection.get_autocommit():
-        yield connection
-        return
-    with transaction.atomic(using=using, savepoint=False):
-        yield connection
-
-
 # ------------------------------------------------------------------ the operations
 
 
@@ -117,7 +106,7 @@ def _bulk_create(
         return _originals["bulk_create"](self, objs, *how)
     objects = list(objs)
     self._for_write = True
-    with in_transaction(self.db) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
+    with in_transaction(self.db, seen=True) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
         made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
             if ignore_conflicts:
@@ -159,7 +148,7 @@ def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_si
         return _originals["bulk_update"](self, objs, fields, batch_size)
     objects, names = list(objs), list(fields)
     self._for_write = True
-    with in_transaction(self.db) as connection:
+    with in_transaction(self.db, seen=True) as connection:
         with telling(plan.concrete):
             number = _originals["bulk_update"](self, objects, names, batch_size)
         with _guarded("bulk_update", plan):
