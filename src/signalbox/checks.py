@@ -101,7 +101,8 @@ def check_keep(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
     return (
-        _close(name, known) or "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."
+        _close(name, known)
+        or "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."
     )
 
 
