@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,7 @@ from django.test import override_settings
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
+from signalbox import encoding
 from signalbox.changes import Fields, RowChange, choice_labels, describe, diff, row, same
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
@@ -120,6 +122,27 @@ def test_choices_are_called_by_their_name() -> None:
     assert {"a": {"x": "Ex", "1": "One"}} == choice_labels({"a": ["x", 1]}, named)
     assert {"a": {"x": "Ex"}} == choice_labels({"a": ["x", "unheard of"]}, named)
     assert {} == choice_labels({"a": ["unheard of", None]}, named)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Decimal("2.00"),
+        dt.date(2026, 3, 1),
+        dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC),
+        dt.time(12, 30),
+        dt.timedelta(days=1),
+        uuid.UUID(int=1),
+        1.5,
+        True,
+    ],
+    ids=repr,
+)
+def test_a_choice_of_any_type_is_called_by_its_name(value: Any) -> None:
+    named = fields("a", choices={"a": {value: "This"}})
+    encoded = encoding.encode_fields({"a": value}, redactor=named.redactor)["a"]
+    assert {"a": {str(encoded): "This"}} == choice_labels({"a": value}, named)
+    assert {} == choice_labels({"a": {"not": "hashable"}}, named)
 
 
 # ------------------------------------------------------------------ every kind of field
@@ -435,7 +458,7 @@ def test_code_can_say_the_same_and_the_setting_wins() -> None:
 
 @pytest.mark.usefixtures("unconfigured")
 def test_configuring_what_is_not_there_says_what_is() -> None:
-    with pytest.raises(ValueError, match="has no field .notes. that is recorded; it has customer, "):
+    with pytest.raises(ValueError, match=r"has no field .notes. that is recorded; it has customer, "):
         signalbox.configure(Order, exclude=["notes"])
     with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
         signalbox.configure(Order, hide=["note"])

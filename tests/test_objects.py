@@ -272,7 +272,7 @@ def test_an_update_of_the_key_ends_one_life_and_begins_another(mode: str) -> Non
         created = then()
         assert 1 == Word.objects.filter(text="old").update(text="new", meaning="n")
         renamed = then()
-        [event] = [event for event in history(Word, "new")]
+        [event] = list(history(Word, "new"))
         assert (["old"], ["new"]) == (event.data["args"]["keys"], event.data["args"]["new_keys"])
         assert ["update", "post_save"] == signals(Word, "old")
         assert ["post_save"] == signals(Word, "other")
@@ -281,11 +281,8 @@ def test_an_update_of_the_key_ends_one_life_and_begins_another(mode: str) -> Non
             history(Word, "old").as_of(renamed).exists,
         )
         new = history(Word, "new")
-        assert (False, True, "n") == (
-            new.as_of(created).exists,
-            new.as_of(renamed).exists,
-            new.as_of(renamed)["meaning"],
-        )
+        assert [False, True] == [new.as_of(moment).exists for moment in (created, renamed)]
+        assert "n" == new.as_of(renamed)["meaning"]
 
 
 @pytest.mark.parametrize("mode", ["keys", "rows"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import NoneType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
+
+from django.utils.duration import duration_iso_string
 
 from signalbox import expressions
 from signalbox.event import UNKNOWN, Unknown
@@ -147,6 +149,21 @@ def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
     return "changes", diff(change)
 
 
+def _among(value: Any, named: Mapping[Any, str]) -> bool:
+    """Tell whether a field's value is one of its choices; one that can't be hashed is none."""
+    try:
+        return value in named
+    except Exception:  # noqa: BLE001 - a value's own __hash__ and __eq__ may raise anything
+        return False
+
+
+def _as_told(value: Any) -> str:
+    """Return a choice as the text that stands for it in an event."""
+    if isinstance(value, timedelta):
+        return duration_iso_string(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
 def choice_labels(values: Mapping[str, Any], fields: Fields) -> dict[str, dict[str, str]]:
     """Return what the values of fields with choices are called: ``{field: {value: label}}``."""
     labels: dict[str, dict[str, str]] = {}
@@ -156,9 +173,9 @@ def choice_labels(values: Mapping[str, Any], fields: Fields) -> dict[str, dict[s
         value = values[name]
         named = fields.choices[name]
         found = {
-            str(one): str(named[one])
+            _as_told(one): str(named[one])
             for one in (value if type(value) is list else (value,))
-            if isinstance(one, str | int) and one in named
+            if one is not None and _among(one, named)
         }
         if found:
             labels[name] = found

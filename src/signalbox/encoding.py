@@ -54,7 +54,7 @@ EXPRESSION: Final = "expression"
 """The only key of what stands for a value that the database computed and did not tell."""
 LITERAL: Final = "literal"
 """The only key of what holds an application's own dict that would be taken for such a thing."""
-_MARKS: Final = ({EXPRESSION}, {LITERAL})
+_MARKS: Final = frozenset({EXPRESSION, LITERAL})
 MORE: Final = "…"
 """The key, and the beginning of the last item, that tell how much of a container was left out."""
 
@@ -190,7 +190,9 @@ def _field(value: Any, redactor: Redacts) -> JSONValue:
     elif (kind is dict or kind is list) and not value:
         return value  # type: ignore[no-any-return]
     rendered = _Walk(redactor, redactor.data).render(value, 0)
-    return {LITERAL: rendered} if kind is dict and rendered.keys() in _MARKS else rendered  # type: ignore[union-attr]
+    if kind is dict and isinstance(rendered, dict) and len(rendered) == 1 and not _MARKS.isdisjoint(rendered):
+        return {LITERAL: rendered}
+    return rendered
 
 
 def is_expression(told: Any) -> bool:
@@ -267,11 +269,10 @@ def is_secret_field(field: Any, model: type[models.Model], redactor: Redacts) ->
             return True
         if field.primary_key and isinstance(field, models.CharField | models.TextField):
             return redactor.is_secret(f"{model._meta.object_name}_{field.name}")
-        model = field.related_model if field.is_relation else None
-        if not isinstance(model, type):
+        if not field.is_relation or not isinstance(field.related_model, type):
             return False
         seen.append(field)
-        field = field.target_field
+        model, field = field.related_model, field.target_field
     return False
 
 

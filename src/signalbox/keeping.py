@@ -45,15 +45,15 @@ def _imported(path: str) -> Keep | str:
         found: Any = import_string(path)
     except Exception:  # noqa: BLE001 - the project's own module, which may raise anything
         return "can't be imported"
-    return found if callable(found) else "is no callable"  # type: ignore[no-any-return]
+    return found if callable(found) else "is no callable"
 
 
 def judge(keep: Keep, columns: Mapping[str, Any], data: str) -> str | None:
     """Return the JSON text that is stored of an event, ``None`` if ``keep`` drops it.
 
     ``keep`` is given the event's columns and its ``data``, read-only, and answers ``False`` to drop it, a mapping to be
-    stored under ``extra`` (bounded and without secrets, as everything), or anything else to keep it as it is. It may not
-    ask the database. What it raises is logged, and the event kept.
+    stored under ``extra`` (bounded and without secrets, as everything), or anything else to keep it as it is. What it
+    raises is logged, and the event kept. It may not ask the database.
     """
     try:
         with refusing.untouched():

@@ -87,10 +87,10 @@ class ObjectHistory:
 
     def __init__(self, model: type[Model], pk: Any, using: str) -> None:
         self.model = model
-        self.pk = pk
+        self.pk = _as_key(model, pk)
         self.using = using
         """Alias of the database that the object is written to, where its events lie."""
-        self.key = plans.of(model).key_of(pk)
+        self.key = plans.of(model).key_of(self.pk)
 
     def __iter__(self) -> Iterator[Event]:
         return self.events()
@@ -182,7 +182,7 @@ class ObjectHistory:
             return args.get("model") in self._labels and self.key in others
         if event.sender in self._ends and event.sender not in self._labels:
             row, ends = event.data.get("row"), args.get("ends") or {}
-            told_of = row if row is not None else ends
+            told_of: Mapping[str, Any] = ends if row is None else row
             if any(self.key in _texts(told_of.get(name)) for name in self._ends[event.sender]):
                 return True
             return None if ends and args.get("keys_left_out") else False
@@ -190,10 +190,10 @@ class ObjectHistory:
             return event.object_key == self.key
         if event.signal not in BULK:
             return False
-        told, renamed = args.get("keys"), args.get("new_keys", [])
-        if self.key in map(str, (*(told or ()), *(renamed or ()))):
+        named, renamed = args.get("keys"), args.get("new_keys", [])
+        if self.key in map(str, (*(named or ()), *(renamed or ()))):
             return True
-        return None if told is None or renamed is None or args.get("keys_left_out") else False
+        return None if named is None or renamed is None or args.get("keys_left_out") else False
 
     # ------------------------------------------------------------ what it was
 
@@ -225,6 +225,27 @@ class ObjectHistory:
             return None
         plan = plans.of(self.model)
         return _known(encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor))
+
+
+def _as_key(model: type[Model], pk: Any) -> Any:
+    """Return a primary key as its fields read it: a UUID's text in any form is that UUID. What they can't read, as the
+    digest of a secret one, stays as it is."""
+    fields: list[Any] = list(model._meta.pk_fields)
+    parts = (pk,) if len(fields) == 1 else pk
+    if not isinstance(parts, tuple | list) or len(parts) != len(fields):
+        return pk
+    try:
+        read = tuple(_holding(field).to_python(part) for field, part in zip(fields, parts, strict=True))
+    except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know
+        return pk
+    return read[0] if len(fields) == 1 else read
+
+
+def _holding(field: Any) -> Any:
+    """Return the field whose values ``field`` holds: of a foreign key the one that it points at."""
+    while field.is_relation:
+        field = field.target_field
+    return field
 
 
 def _texts(told: Any) -> list[str]:

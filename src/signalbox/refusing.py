@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_ASKING: Final = ("cursor", "chunked_cursor")
-_WAYS: Final = (*_ASKING, "savepoint", "set_autocommit", "commit", "rollback", "close")
-_STATE: Final = ("in_atomic_block", "commit_on_exit", "needs_rollback", "rollback_exc")
+_ASKING: Final[tuple[str, ...]] = ("cursor", "chunked_cursor")
+_WAYS: Final[tuple[str, ...]] = (*_ASKING, "savepoint", "set_autocommit", "commit", "rollback", "close")
+_STATE: Final[tuple[str, ...]] = ("in_atomic_block", "commit_on_exit", "needs_rollback", "rollback_exc")
 
 
 class Refused(Exception):
