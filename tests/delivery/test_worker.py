@@ -359,7 +359,9 @@ def _close_the_others() -> None:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         else:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+            cursor.execute(
+                "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+            )
             for (number,) in cursor.fetchall():
                 cursor.execute(f"KILL {number}")
     if connection.settings_dict["OPTIONS"].get("pool"):  # what waits in this process's own pool is closed as well
