@@ -250,7 +250,7 @@ class TraceAdmin(ReadOnly):
 class DeliveryAdmin(ReadOnly):
     """Deliveries, newest first, to be read; whoever may change them tries them again, lets them go, or replays."""
 
-    list_display = ("moment", "receiver", "state", "attempts", "signal", "sender", "object_key", "key", "error", "page")
+    list_display = ("moment", "receiver", "state", "attempts", "error", "sender", "object_key", "page")
     list_filter = (StateFilter, ReceiverFilter)
     search_fields = ("=trace_id",)
     search_help_text = "A trace id."

@@ -37,7 +37,9 @@ def addresses(add_event: Callable[..., Event], add_delivery: Callable[..., Deliv
 
 def test_every_address_that_shows_something_is_among_those_that_are_tried(addresses: list[str]) -> None:
     names = {pattern.name for pattern in urlpatterns}
-    assert names - {"enter", "change", "replay"} == {resolve(address.partition("?")[0]).url_name for address in addresses}
+    assert names - {"enter", "change", "replay"} == {
+        resolve(address.partition("?")[0]).url_name for address in addresses
+    }
 
 
 def test_an_anonymous_visitor_is_sent_to_log_in_and_shown_nothing(client: Client, addresses: list[str]) -> None:
