@@ -34,7 +34,7 @@ WILD := $(VENV)/.wild
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "PYTHON=$(PYTHON) ($(RUNNING)), VENV=$(VENV), Django $(or $(DJANGO),newest)"
 
 $(MADE):
@@ -130,6 +130,10 @@ docs: $(DOCS) ## Build the documentation; a warning is an error
 bench: $(BENCH) ## Measure what recording costs, for which ARGS are, and how long the doctor takes
 	@$(BIN)/python benchmarks/recording.py $(ARGS)
 	@$(BIN)/python benchmarks/doctor.py
+
+.PHONY: bench-delivery
+bench-delivery: $(BENCH) ## Measure durable receivers beside other queues; all of them need Python 3.12
+	@$(BIN)/python benchmarks/delivery.py $(ARGS)
 
 .PHONY: demo
 demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops

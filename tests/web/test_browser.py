@@ -61,13 +61,17 @@ def addresses(event: Event) -> dict[str, str]:
         "object": "/signalbox/object/?" + urlencode({"sender": event.sender, "key": event.object_key}),
         "map": "/signalbox/map/",
         "deliveries": "/signalbox/deliveries/?state=dead",
+        "delivery": f"/signalbox/deliveries/{Delivery.objects.get().id}/",
         "doctor": "/signalbox/doctor/",
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["timeline", "trace", "event", "revert", "object", "map", pytest.param("deliveries", marks=every_alias), "doctor"],
+    [
+        *("timeline", "trace", "event", "revert", "object", "map", "doctor"),
+        *(pytest.param(name, marks=every_alias) for name in ("deliveries", "delivery")),
+    ],
 )
 def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(window: Window, work: Event, name: str) -> None:
     visitor = window(reduced_motion="reduce")
@@ -76,6 +80,8 @@ def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(window: Window, w
     if name == "timeline":
         visitor.page.click("[data-twist]")
         visitor.page.wait_for_selector(".leaf")
+    elif name == "deliveries":
+        visitor.page.click("text=Replay past events")
     assert [] == visitor.accessibility()
     visitor.page.emulate_media(color_scheme="dark")
     visitor.page.set_viewport_size({"width": 360, "height": 740})
@@ -341,13 +347,15 @@ def test_whatever_is_stored_is_shown_as_text(
     )
     add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
     facts = {"signal": EVIL, "sender": EVIL, "object_key": EVIL, "trace_id": event.trace_id, "span": event.span}
-    add_delivery(**facts, state="dead", receiver=EVIL, queue="<b>q", key=EVIL, error=EVIL, payload={EVIL: EVIL})
+    evil = {"receiver": EVIL, "queue": "<b>q", "key": EVIL, "error": EVIL, "payload": {EVIL: EVIL}}
+    delivery = add_delivery(**facts, **evil, state="dead")
     paths = [
         "/signalbox/",
         f"/signalbox/trace/{ONE}/",
         f"/signalbox/event/{event.id}/",
         "/signalbox/object/?" + urlencode({"sender": EVIL, "key": EVIL}),
         "/signalbox/deliveries/",
+        f"/signalbox/deliveries/{delivery.id}/",
         "/signalbox/deliveries/?" + urlencode({"receiver": EVIL}),
         "/signalbox/?" + urlencode(dict.fromkeys(["text", "signal", "sender", "actor"], EVIL)),
         "/signalbox/?" + urlencode(dict.fromkeys(["since", "object", "outcome", "group", "kind"], EVIL)),

@@ -39,6 +39,14 @@ def deliveries(
         found = found.filter(queue=queue)
     if key is not None:
         found = found.filter(key=key)
+    return in_state(found, state)
+
+
+def in_state(found: QuerySet[Delivery], state: str) -> QuerySet[Delivery]:
+    """Return the deliveries of ``found`` that are in a state of ``STATES``; all of them for an empty one.
+
+    Raises ``ValueError`` for a state that there is not.
+    """
     moment = now()
     match state:
         case "":
