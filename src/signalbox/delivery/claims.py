@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,7 @@ from django.db import Error, connections, transaction
 from signalbox import conf, store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -48,6 +48,12 @@ of the worker between the receiver's effect and this note."""
 def now() -> int:
     """Return the time in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def _moment_and_lease() -> tuple[int, int]:
+    """Return now, and until when a lease lasts that begins now: to be asked for after a lock was waited for."""
+    moment = now()
+    return moment, moment + int(conf.get().LEASE * SECOND)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,17 +125,19 @@ class Claims:
 
     # ------------------------------------------------------------ claiming
 
-    def claim(self, limit: int, begin: int = 0) -> list[Claimed]:
+    def claim(self, limit: int, begin: int = 0, held: Sequence[int] = ()) -> list[Claimed]:
         """Take up to ``limit`` deliveries that are due, longest waiting first; count an attempt of ``begin`` of them.
 
+        What this process still ``held`` is left alone, though its lease may be over: it runs here.
         Raises ``django.db.Error`` if the database is away or locked.
         """
         moment = now()
-        lease = moment + int(conf.get().LEASE * SECOND)
+        wanted = f"d.wake <= %s{self._of_queue()}" + (f" AND d.id NOT IN ({_marks(held)})" if held else "")
+        free = [*self.queues, *held]
         if self.connection.vendor == "postgresql":
-            rows = self._claim_at_once(moment, lease, limit, begin)
+            rows = self._claim_at_once(wanted, free, limit, begin)
         else:
-            rows = self._claim_in_steps(moment, lease, limit, begin)
+            rows = self._claim_in_steps(wanted, free, limit, begin)
         self._full = len(rows) >= limit
         if not self._full:
             try:
@@ -138,9 +146,9 @@ class Claims:
                 logger.debug("Blocked deliveries are looked at again: %s", error)
         return rows
 
-    def _claim_at_once(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
+    def _claim_at_once(self, wanted: str, values: list[Any], limit: int, begin: int) -> list[Claimed]:
         sql = (
-            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {HEAD} "
+            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE {wanted} AND {HEAD} "
             "ORDER BY d.wake LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
             "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS begun FROM picked) "
             f"UPDATE {TABLE} d SET lease = %s, wake = %s, epoch = d.epoch + 1, "
@@ -148,19 +156,21 @@ class Claims:
             f"RETURNING {_COLUMNS_OF_D}, ranked.begun"
         )
         with self.connection.cursor() as cursor:
-            cursor.execute(sql, [moment, *self.queues, limit, begin, lease, lease])
+            moment, lease = _moment_and_lease()
+            cursor.execute(sql, [moment, *values, limit, begin, lease, lease])
             return [self._claimed(row, begun=row[-1]) for row in sorted(cursor.fetchall())]
 
-    def _claim_in_steps(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
-        pick = f"SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {HEAD} ORDER BY d.wake LIMIT %s"
+    def _claim_in_steps(self, wanted: str, values: list[Any], limit: int, begin: int) -> list[Claimed]:
+        pick = f"SELECT d.id FROM {TABLE} d WHERE {wanted} AND {HEAD} ORDER BY d.wake LIMIT %s"
         with self.connection.cursor() as cursor:
             if not self._full:  # reading takes no lock: a worker that finds nothing must not disturb the site
-                cursor.execute(pick, [moment, *self.queues, 1])
+                cursor.execute(pick, [now(), *values, 1])
                 if cursor.fetchone() is None:
                     return []
         with self._writing(), self.connection.cursor() as cursor:
+            moment, lease = _moment_and_lease()
             locked = self.connection.features.has_select_for_update_skip_locked
-            cursor.execute(pick + (" FOR UPDATE SKIP LOCKED" if locked else ""), [moment, *self.queues, limit])
+            cursor.execute(pick + (" FOR UPDATE SKIP LOCKED" if locked else ""), [moment, *values, limit])
             ids = [row[0] for row in cursor.fetchall()]
             if not ids:
                 return []
@@ -187,10 +197,9 @@ class Claims:
 
     def claim_one(self, number: int) -> Claimed | None:
         """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt."""
-        moment = now()
-        lease = moment + int(conf.get().LEASE * SECOND)
         free = f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {HEAD}"
         with self._writing(), self.connection.cursor() as cursor:
+            moment, lease = _moment_and_lease()
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
                 f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {free}" + (" FOR UPDATE SKIP LOCKED" if locked else ""),
@@ -324,9 +333,9 @@ class Claims:
 
     def renew(self, held: Sequence[Claimed]) -> set[int]:
         """Extend the leases of ``held``; return the ids of those that are no longer this process's."""
-        lease = now() + int(conf.get().LEASE * SECOND)
         lost = set()
         with self._writing(), self.connection.cursor() as cursor:
+            _, lease = _moment_and_lease()
             for one in held:
                 cursor.execute(
                     f"UPDATE {TABLE} SET lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
@@ -337,8 +346,8 @@ class Claims:
         return lost
 
     def start(self, one: Claimed) -> bool:
-        """Count the attempt; return whether the delivery is still this process's."""
-        return self._run([(self._start_sql(), [one.id, one.epoch])])[0] == 1
+        """Count the attempt and begin its lease anew; return whether the delivery is still this process's."""
+        return self._run(lambda: [self._start_sql(one)])[0] == 1
 
     def settle(self, one: Claimed, result: Result, following: Claimed | None = None) -> tuple[bool, bool]:
         """Write what became of ``one`` and count the attempt of ``following``, at once.
@@ -346,14 +355,17 @@ class Claims:
         Return whether each was still this process's. Only what comes to be waited for is waited for: a claim that was
         lost in the meantime is left to who has it now.
         """
+        counts = self._run(lambda: self._settling(one, result, following))
+        return counts[0] == 1, following is not None and counts[1] == 1
+
+    def _settling(self, one: Claimed, result: Result, following: Claimed | None) -> list[tuple[str, list[Any]]]:
         statements = [self._settle_sql(one, result)]
         if following is not None:
-            statements.append((self._start_sql(), [following.id, following.epoch]))
+            statements.append(self._start_sql(following))
         moves = result.skip or (result.verdict is Verdict.DONE and one.attempts > 1)
         if one.lane is not None and moves:  # at the first attempt nobody has been told to look later
             statements.append(self._wake_lane_sql(one.lane))
-        counts = self._run(statements)
-        return counts[0] == 1, following is not None and counts[1] == 1
+        return statements
 
     def release(self, held: Sequence[Claimed]) -> None:
         """Give back what was claimed and not begun."""
@@ -372,8 +384,10 @@ class Claims:
                     cursor.execute(sql, params)
 
     @staticmethod
-    def _start_sql() -> str:
-        return f"UPDATE {TABLE} SET attempts = attempts + 1 WHERE id = %s AND epoch = %s AND lease IS NOT NULL"
+    def _start_sql(one: Claimed) -> tuple[str, list[Any]]:
+        moment, lease = _moment_and_lease()
+        sql = "SET attempts = attempts + 1, lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease > %s"
+        return f"UPDATE {TABLE} {sql}", [lease, lease, one.id, one.epoch, moment]
 
     @staticmethod
     def _settle_sql(one: Claimed, result: Result) -> tuple[str, list[Any]]:
@@ -402,15 +416,17 @@ class Claims:
     def _wake_lane_sql(lane: int) -> tuple[str, list[Any]]:
         return f"UPDATE {TABLE} SET wake = due WHERE lane = %s AND lease IS NULL AND wake > due", [lane]
 
-    def _run(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
-        """Run ``statements`` in one transaction, in one message if the database takes it; return row counts."""
+    def _run(self, statements: Callable[[], Sequence[tuple[str, list[Any]]]]) -> list[int]:
+        """Run ``statements`` in one transaction, in one message if the database takes it; return row counts.
+
+        They are asked for when SQLite's lock is there: they tell the time.
+        """
         connection = self.connection
         if connection.vendor == "postgresql":
-            return self._run_at_once(statements)
+            return self._run_at_once(statements())
         counts = []
-        together = self._writing() if len(statements) > 1 else nullcontext()
-        with self._not_waiting_for_disk(), together, connection.cursor() as cursor:
-            for sql, params in statements:
+        with self._not_waiting_for_disk(), self._writing(), connection.cursor() as cursor:
+            for sql, params in statements():
                 cursor.execute(sql, params)
                 counts.append(cursor.rowcount)
         return counts

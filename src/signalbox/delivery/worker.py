@@ -80,6 +80,8 @@ class Worker:
         self._ready: deque[Claimed] = deque()
         self._held: dict[tuple[str, int], Claimed] = {}
         """What is claimed, running or not, and has to be renewed."""
+        self._renewed: dict[str, float] = {}
+        """When the leases in each database were last renewed."""
         self._lock = threading.Lock()
         self._claiming = threading.Lock()
         self._idle = 0
@@ -96,6 +98,7 @@ class Worker:
         """Work until told to stop; return the exit status."""
         self.claims = {alias: Claims(alias, self.options.queues) for alias in self._databases()}
         self._turns = cycle(self.claims.values())
+        self._renewed = dict.fromkeys(self.claims, time.monotonic())
         waiting = Waiting(list(self.claims))
         handlers = {signal.SIGTERM: self._terminate, signal.SIGINT: self._terminate, signal.SIGHUP: self._hang_up}
         try:
@@ -130,7 +133,7 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        renewed = pruned = time.monotonic()
+        pruned = time.monotonic()
         until: float | None = None
         while any(thread.is_alive() for thread in threads):
             waiting.listen()
@@ -139,9 +142,7 @@ class Worker:
                 self._something.set()
             moment = time.monotonic()
             self._interrupt_late()
-            if moment - renewed >= conf.get().LEASE / 3:
-                renewed = moment
-                self._renew()
+            self._renew()
             if moment - pruned >= PRUNE_EVERY:
                 pruned = moment
                 self._prune()
@@ -178,32 +179,56 @@ class Worker:
                 claimed, durable, f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"
             )
             self._surely(lambda: self.claims[claimed.alias].settle(claimed, result), patience=5)
-        self._held.pop((claimed.alias, claimed.id), None)
+        self._let_go(claimed)
         self.stop()
 
     def _renew(self) -> None:
-        """Extend the leases of what is held, and give back what has waited here for long: others may be idle."""
-        with self._lock:
-            old = time.monotonic() - conf.get().LEASE / 3
-            stale = [one for one in self._ready if one.claimed < old and not one.started]
-            for one in stale:
-                self._ready.remove(one)
-                self._held.pop((one.alias, one.id), None)
-        for alias, claims in self.claims.items():
-            self._once(partial(claims.release, [one for one in stale if one.alias == alias]))
-            held = [one for one in list(self._held.values()) if one.alias == alias]
-            if held:
-                lost = self._once(partial(claims.renew, held))
-                lost = {number for number in lost or () if (alias, number) in self._held}  # not what was just finished
-                if lost:
-                    logger.warning("Deliveries %s took this worker for dead, and are run by another.", sorted(lost))
+        """Extend the leases of what is held, and give back what has waited here for long: others may be idle.
+
+        A database that is away, or locked, is tried again at the next tick: leases do not wait for it.
+        """
+        for claims in self.claims.values():
+            if self._unrenewed(claims.alias) < conf.get().LEASE / 3:
+                continue
+            with self._lock:
+                old = time.monotonic() - conf.get().LEASE / 3
+                stale = [
+                    one for one in self._ready if one.alias == claims.alias and one.claimed < old and not one.started
+                ]
+                for one in stale:
+                    self._ready.remove(one)
+                    self._let_go(one)
+            self._once(partial(claims.release, stale))
+            self._once(partial(self._renew_in, claims))
+
+    def _unrenewed(self, alias: str) -> float:
+        """Return for how many seconds the leases in a database have not been renewed."""
+        return time.monotonic() - self._renewed.get(alias, 0.0)
+
+    def _renew_in(self, claims: Claims) -> None:
+        moment = time.monotonic()
+        held = [one for one in list(self._held.values()) if one.alias == claims.alias]
+        if held:
+            lost = claims.renew(held)
+            taken = sorted(one.id for one in held if one.id in lost and self._holds(one))  # not what was just finished
+            if taken:
+                logger.warning("Deliveries %s took this worker for dead, and are run by another.", taken)
+        self._renewed[claims.alias] = moment
+
+    def _holds(self, one: Claimed) -> bool:
+        return self._held.get((one.alias, one.id)) is one
+
+    def _let_go(self, one: Claimed) -> None:
+        """Hold ``one`` no longer; a later claim of the same delivery stays."""
+        if self._holds(one):
+            del self._held[one.alias, one.id]
 
     def _give_back(self) -> None:
         with self._lock:
             left = list(self._ready)
             self._ready.clear()
             for one in left:
-                self._held.pop((one.alias, one.id), None)
+                self._let_go(one)
         for alias, claims in self.claims.items():
             mine = [one for one in left if one.alias == alias]
             if mine:
@@ -241,7 +266,7 @@ class Worker:
             one.started = True
             one.attempts += 1
             return True
-        self._held.pop((one.alias, one.id), None)
+        self._let_go(one)
         return False
 
     def _run(self, one: Claimed) -> Claimed | None:
@@ -256,10 +281,10 @@ class Worker:
         else:
             following = self._pop(one.alias)
         self._settle(one, result, following)
-        self._held.pop((one.alias, one.id), None)
+        self._let_go(one)
         if following is None or following.started:
             return following
-        self._held.pop((following.alias, following.id), None)
+        self._let_go(following)
         return None
 
     def _settle(self, one: Claimed, result: Result, following: Claimed | None) -> None:
@@ -333,7 +358,9 @@ class Worker:
         if time.monotonic() < again:
             return []
         try:
-            found = claims.claim(limit, begin)
+            if self._unrenewed(claims.alias) > conf.get().LEASE / 2:  # it was away: keep what runs here, then look
+                self._renew_in(claims)
+            found = claims.claim(limit, begin, [number for alias, number in list(self._held) if alias == claims.alias])
         except Error as error:
             _close_broken()
             if claims.alias not in self._away:
