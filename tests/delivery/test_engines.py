@@ -9,6 +9,7 @@ import pytest
 from django.db import connection, transaction
 
 from signalbox.delivery import claims as claiming
+from signalbox.delivery import relay as relaying
 from signalbox.delivery.claims import Claims
 from signalbox.delivery.relay import Relay
 from signalbox.delivery.worker import Options
@@ -53,17 +54,50 @@ def relay() -> tuple[Relay, Published]:
 def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
     durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 0.2}
+    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 2}
     durable(receivers.saved)
     orders(3)
     one, published = relay
     one.run()
     one.run()
     assert 3 == len(published.ids), "a message that is on its way is not sent again"
-    time.sleep(0.25)
+    time.sleep(2.1)
     one.run()
     assert 6 == len(published.ids)
     assert 3 == len(set(published.ids))
+
+
+def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
+    durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "MOST_UNDER_WAY", 50)
+    monkeypatch.setattr(relaying, "AT_ONCE", 10)
+    durable(receivers.saved)
+    orders(1)
+    pattern = Delivery.objects.get()
+    fields = {one.attname: getattr(pattern, one.attname) for one in Delivery._meta.fields if one.name != "id"}
+
+    def copies(number: int, **values: Any) -> None:
+        rows = [Delivery(**{**fields, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    soon = claiming.now() + 40 * claiming.SECOND
+    copies(10_000, lane=None, due=soon, wake=soon, attempts=1)
+    copies(1, lane=7, due=soon, wake=soon, attempts=1)
+    copies(200, lane=7)
+    copies(100, lane=None, queue="mail")
+    one, published = relay
+    one.run()
+    assert pattern.pk in published.ids
+    assert 40 < len(published.ids) - 1 <= 50, "those of the full queue"
+    copies(60, lane=None)
+    one.run()
+    assert 80 < len(published.ids) <= 100, "each queue may have so many under way"
+    again = Relay(Options(burst=True, databases=("default",), queues=("other",)), "celery")
+    again.publish = other = Published()
+    copies(3, lane=None, queue="other")
+    again.run()
+    assert 3 == len(other.ids)
 
 
 def test_the_relay_publishes_the_head_of_a_key_alone(
@@ -182,9 +216,8 @@ def test_celery_runs_deliveries(
     theirs.end()
 
 
-@pytest.mark.parametrize("manual", [False, True])
 def test_the_engine_for_development_runs_what_was_committed_at_once(
-    durable: Callable[..., None], notes: Notes, settings: Any, manual: bool
+    durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "immediate"}
     durable(receivers.saved)
