@@ -152,7 +152,12 @@ def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable
     claims._look_at_blocked = moment + 60 * SECOND
     [head] = claims.claim(1, 1)
     blocked = {head.id: list(Delivery.objects.filter(id__gt=head.id).values_list("id", flat=True))}
-    leaving = threading.Thread(target=lambda: (claims.settle(head, DONE), connections.close_all()))
+
+    def leave() -> None:
+        claims.settle(head, DONE)
+        connections.close_all()
+
+    leaving = threading.Thread(target=leave)
     with claims._writing():
         claims._put_to_sleep(blocked, now())
         leaving.start()

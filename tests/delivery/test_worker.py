@@ -363,7 +363,9 @@ def _close_the_others() -> None:
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         else:
-            cursor.execute("SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+            cursor.execute(
+                "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+            )
             for (number,) in cursor.fetchall():
                 cursor.execute(f"KILL {number}")
     if connection.settings_dict["OPTIONS"].get("pool"):  # what waits in this process's own pool is closed as well
@@ -538,9 +540,10 @@ def test_what_a_thread_claims_just_before_it_ends_is_given_back(
 
 def test_a_signal_waits_for_no_lock_that_the_thread_it_interrupts_may_hold() -> None:
     mine = Worker(Options())
+    events: list[Any] = [mine.stopping, mine._something]
 
     def interrupted() -> None:
-        with mine.stopping._cond, mine._something._cond:
+        with events[0]._cond, events[1]._cond:
             mine._terminate()
             mine._hang_up()
 

@@ -49,10 +49,9 @@ _TAKEN: Final = f"SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS N
 # Each half is one look into the index (lane, lease, id), however long the lane is.
 HEAD: Final = f"(d.lane IS NULL OR NOT (EXISTS ({_WAITING}) OR EXISTS ({_TAKEN} AND p.id < d.id)))"
 """The first of its lane."""
-FREE: Final = (
-    f"(d.lane IS NULL OR NOT (EXISTS ({_WAITING}) OR EXISTS ({_TAKEN} AND p.id <> d.id AND (p.id < d.id OR p.lease > %s))))"
-)
-"""The first of its lane, and none behind it runs: that is taken back to its place later, or committed later."""
+_OTHER: Final = f"{_TAKEN} AND p.id <> d.id AND (p.id < d.id OR p.lease > %s)"
+FREE: Final = f"(d.lane IS NULL OR NOT (EXISTS ({_WAITING}) OR EXISTS ({_OTHER})))"
+"""The first of its lane, and none behind it runs, as one may that began before this one came (back) to its place."""
 
 _NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
 """PostgreSQL: that a delivery is done need not outlive a crash of the server; it would be run again, as after a crash
@@ -247,12 +246,13 @@ class Claims:
     def dispatch(self, limit: int, until: int, full: Sequence[str] = ()) -> list[tuple[int, str]]:
         """Mark up to ``limit`` deliveries that are due as sent out until ``until``; return their ids and queues.
 
-        Those of queues that are ``full`` wait. The mark is committed when this returns: publish then, and what is not published, or lost, is marked anew.
+        Those of queues that are ``full`` wait. The mark is committed when this returns: publish then, and what is not
+        published, or lost, is marked anew.
         """
         moment = now()
         wanted = f"d.wake <= %s{self._of_queue()}" + (f" AND d.queue NOT IN ({_marks(full)})" if full else "")
         pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {wanted} AND {FREE} ORDER BY d.wake LIMIT %s"
-        values = [moment, *self.queues, *full, moment]
+        values: list[Any] = [moment, *self.queues, *full, moment]
         self._leave_blocked_alone(moment)
         with self.connection.cursor() as cursor:
             if self.connection.vendor != "postgresql":
