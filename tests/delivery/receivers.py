@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -74,6 +76,27 @@ def spins(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     note("begun", instance.pk, delivery.id, delivery.attempt)
     while True:
         time.sleep(0.01)
+
+
+def exits(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    sys.exit(3)
+
+
+async def cancelled(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    other = asyncio.ensure_future(asyncio.sleep(10))
+    await asyncio.sleep(0)
+    other.cancel()
+    await other
+
+
+def interrupted(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    raise KeyboardInterrupt
+
+
+async def asynchronously_slow(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    await asyncio.sleep(10)
 
 
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
