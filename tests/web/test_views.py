@@ -60,6 +60,43 @@ def test_what_is_not_there_is_not_found(page: Client, path: str) -> None:
     assert 404 == page.get(f"/signalbox/{path}").status_code
 
 
+@pytest.mark.every_database
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("?since=0001-01-01", 200),
+        ("?until=0001-01-01", 200),
+        ("?since=0001-01-01T00:00%2B14:00", 200),
+        ("?since=9999-12-31T23:30", 200),
+        ("?until=9999-12-31T23:30", 200),
+        ("?until=9999-12-31", 200),
+        ("?since=99999999999999999999d", 200),
+        ("strip/?since=0001-01-01&until=9999-12-31T23:30", 200),
+        ("?text=%00", 200),
+        ("?text=a%00b&sender=a.%00B&object=a.B:%00&actor=%00&signal=%00", 200),
+        ("?outcome=%00&group=%00&kind=%00&since=%00", 200),
+        ("strip/?text=a%00b", 200),
+        ("object/?sender=%00&key=1", 404),
+        ("object/?sender=shop.Order&key=%00", 404),
+        (f"object/?sender=shop.Order&key={'9' * 40}", 404),
+        ("trace/%00/", 404),
+        ("trace/%00/tree/", 404),
+        (f"trace/{'z' * 32}/", 404),
+        (f"trace/{'a' * 32}/?after={'9' * 40}", 404),
+        (f"event/{'9' * 40}/", 404),
+        (f"event/{'9' * 5000}/", 404),
+        ("live/?position=1.1~7.1.1.99999999999", 204),
+        (f"live/?position={'9' * 30}.1", 204),
+        (f"live/?position=1.1~0.1.{'9' * 30}.1", 204),
+        (f"live/?position={'9' * 18}.{'9' * 18}~0.1.{'9' * 18}.{'9' * 18}", 204),
+        ("live/?position=-1.1", 204),
+        ("live/?position=%00", 204),
+    ],
+)
+def test_no_address_breaks_the_page(page: Client, path: str, status: int) -> None:
+    assert status == page.get(f"/signalbox/{path}").status_code
+
+
 @pytest.mark.parametrize("query", ["before=x", "before=-1", "before=" + "9" * 40, "before=²", "position=1"])
 def test_a_key_that_is_none_is_left_alone(page: Client, add_event: AddEvent, query: str) -> None:
     add_event()

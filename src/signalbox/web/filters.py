@@ -31,6 +31,15 @@ ERRORS: Final = "errors"
 NOTHING: Final = Q(pk__in=[])
 
 
+LONGEST: Final = 200
+"""Characters of a value in an address that are read."""
+
+
+def clean(given: str) -> str:
+    """Return what an address gives as a value that every database takes: PostgreSQL knows no text with a NUL."""
+    return given.replace("\0", "")[:LONGEST]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """What an address asks for."""
@@ -47,7 +56,7 @@ class Asked:
     @classmethod
     def read(cls, given: Mapping[str, str]) -> Self:
         """Return what ``given`` asks for; of what can't be read, ``problem`` tells."""
-        parts = {name: value for name in LABELS if (value := given.get(name, "").strip()[:200])}
+        parts = {name: value for name in LABELS if (value := clean(given.get(name, "")).strip())}
         errors = parts.get("outcome") == ERRORS
         meant = {name: value for name, value in parts.items() if not (name == "outcome" and errors)}
         try:

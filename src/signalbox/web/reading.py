@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from django.db.models import Count, F, Q, Value
 
-from signalbox.models import Event, Trace, microseconds
+from signalbox.models import Event, Trace
 from signalbox.reader import bounds
 from signalbox.web import formats
 from signalbox.web.filters import Asked
@@ -232,14 +231,14 @@ def _bounds(asked: Asked, before: int | None) -> tuple[int, int]:
     first, below = 0, newest + 1 if before is None else min(before, newest + 1)
     since, until = asked.wanted.since, asked.wanted.until
     if since is not None:
-        first = _first_at(since - bounds.MARGIN) or newest + 1
+        first = _first_at(bounds.written_from(since)) or newest + 1
     if until is not None:
-        below = min(below, _first_at(until + bounds.MARGIN) or newest + 1)
+        below = min(below, _first_at(bounds.written_until(until)) or newest + 1)
     return first, below
 
 
-def _first_at(moment: dt.datetime) -> int | None:
-    return bounds.first_at(Event.objects.all(), bounds.TIMES[Event], microseconds(moment))
+def _first_at(moment: int) -> int | None:
+    return bounds.first_at(Event.objects.all(), bounds.TIMES[Event], moment)
 
 
 def _time_at(key: int) -> int | None:
@@ -314,14 +313,22 @@ class Position:
     def read(cls, text: str) -> Self:
         """Return the position that ``text`` says, the end of the tables where it says none."""
         try:
-            keys, *gaps = text.split("~")
-            event, trace = (int(part) for part in keys.split("."))
-            return cls(event, trace, tuple(Gap(*(int(part) for part in gap.split("."))) for gap in gaps[:GAPS]))
+            keys, *gaps = ([_number(part) for part in parts.split(".")] for parts in text.split("~")[: GAPS + 1])
+            event, trace = keys
+            missing = tuple(Gap(*gap) for gap in gaps)
         except (ValueError, TypeError):
             return cls.now()
+        return cls(event, trace, missing) if all(gap.table in (0, 1) for gap in missing) else cls.now()
 
     def __str__(self) -> str:
         return "~".join([f"{self.event}.{self.trace}", *(".".join(map(str, gap)) for gap in self.gaps)])
+
+
+def _number(text: str) -> int:
+    """Return a number that every database takes for a key."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise ValueError(text)
+    return int(text)
 
 
 GAPS: Final = 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import timedelta
 from typing import Any, Final
@@ -23,7 +24,7 @@ from signalbox.web import changing, deliveries, formats, objects, reading
 from signalbox.web import graph as maps
 from signalbox.web.access import page
 from signalbox.web.addresses import object_address
-from signalbox.web.filters import ERRORS, Asked
+from signalbox.web.filters import ERRORS, Asked, clean
 from signalbox.web.waterfall import tree as as_tree
 from signalbox.web.waterfall import waterfall
 
@@ -42,6 +43,13 @@ def _key(request: HttpRequest, name: str) -> int | None:
     """Return a key from the address, ``None`` where there is none or it is no key."""
     text = request.GET.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _existing(trace_id: str) -> str:
+    """Return a trace's id from the address; 404 for what can be none."""
+    if not re.fullmatch("[0-9a-f]{32}", trace_id):
+        raise Http404("There is no such trace.")
+    return trace_id
 
 
 @page
@@ -130,7 +138,7 @@ def suggestions(request: HttpRequest) -> HttpResponse:
 @require_GET
 def tree(request: HttpRequest, trace_id: str) -> HttpResponse:
     """Return a trace's events, as they stand below its line."""
-    events, more = reading.trace_events(trace_id, most=reading.SMALL)
+    events, more = reading.trace_events(_existing(trace_id), most=reading.SMALL)
     return render(request, "signalbox/parts/tree.html", {"rows": as_tree(events), "more": more, "trace_id": trace_id})
 
 
@@ -139,7 +147,7 @@ def tree(request: HttpRequest, trace_id: str) -> HttpResponse:
 def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
     """Show a trace as a waterfall."""
     after = _key(request, "after") or 0
-    events, more = reading.trace_events(trace_id, after)
+    events, more = reading.trace_events(_existing(trace_id), after)
     rows = reading.trace_rows(trace_id)
     if not events and not rows:
         raise Http404("There is no such trace.")
@@ -211,7 +219,7 @@ def revert(request: HttpRequest, event_id: int) -> HttpResponseBase:
 @require_GET
 def history_of_object(request: HttpRequest) -> HttpResponse:
     """Show what happened to one object, and its state at a time; to htmx the state alone."""
-    sender, key = request.GET.get("sender", "")[:200], request.GET.get("key", "")[:200]
+    sender, key = clean(request.GET.get("sender", "")), clean(request.GET.get("key", ""))
     before = _key(request, "before")
     subject = objects.find(sender, key)
     events, older = subject.events(before)
