@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from signalbox.models import Event, Trace
@@ -135,7 +136,7 @@ def test_nothing_new_costs_one_query(add_event: AddEvent, add_trace: AddTrace) -
     add_trace()
     position = Position.now()
     with CaptureQueriesContext(connection) as queries:
-        assert ([], position) == reading.news(position)
+        assert ([], position, False) == reading.news(position)
     assert 1 == len(queries)
 
 
@@ -144,26 +145,104 @@ def test_a_new_event_and_an_ended_trace_are_news(add_event: AddEvent, add_trace:
     position = Position.now()
     add_trace(trace_id=running.trace_id)
     fresh = add_event()
-    found, after = reading.news(position)
-    assert {running.trace_id, fresh.trace_id} == set(found)
-    assert ([], after) == reading.news(after)
+    found, after, behind = reading.news(position)
+    assert ({running.trace_id, fresh.trace_id}, False) == (set(found), behind)
+    assert ([], after, False) == reading.news(after)
+
+
+def test_what_is_new_tells_the_newest_trace_last(add_event: AddEvent) -> None:
+    position = Position.now()
+    again, other = add_event(), add_event()
+    add_event(trace_id=again.trace_id)
+    assert [other.trace_id, again.trace_id] == reading.news(position).trace_ids
+
+
+@pytest.mark.parametrize("name", ["FRESH", "MOST_NEWS"])
+def test_more_news_than_one_answer_holds_are_not_read_bit_by_bit(
+    name: str, add_event: AddEvent, add_trace: AddTrace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, name, 3)
+    position = Position.now()
+    for _ in range(2):
+        add_event()
+        add_trace(trace_id=add_event().trace_id)
+    assert reading.news(position).behind
+
+
+def test_a_look_for_news_reads_no_more_rows_than_it_may(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_NEWS", 3)
+    position = Position.now()
+    first, second, third, *_ = (add_event() for _ in range(20))
+    found = reading.news(position)
+    assert ([first.trace_id, second.trace_id, third.trace_id], third.id) == (found.trace_ids, found.position.event)
 
 
 def test_an_event_that_is_committed_after_a_later_one_is_not_missed(add_event: AddEvent) -> None:
     last = add_event().id
     position = Position.now()
     overtaking = add_event(id=last + 3)
-    found, position = reading.news(position)
+    found, position, _ = reading.news(position)
     assert [overtaking.trace_id] == found
     overtaken = add_event(id=last + 2)
-    found, position = reading.news(position)
+    found, position, _ = reading.news(position)
     assert [overtaken.trace_id] == found
-    assert [(last + 1, last + 1)] == [(gap.first, gap.last) for gap in position.gaps]
+    assert [(last + 1, last + 1)] == [(gap.first, gap.last) for gap in position.gaps if gap.first > last]
 
 
 def test_a_gap_that_stays_is_given_up() -> None:
     old = Position(10, 5, (Gap(0, 7, 8, 0),))
-    assert Position(10, 5) == reading.news(old)[1]
+    assert Position(10, 5) == reading.news(old).position
+
+
+def gaps_at_the_start() -> list[tuple[int, int, int]]:
+    return [(gap.table, gap.first, gap.last) for gap in Position.now().gaps]
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+def test_a_page_that_is_opened_knows_what_is_missing_among_the_last_keys(
+    add_event: AddEvent, add_trace: AddTrace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = add_event().id
+    for key in (first + 3, first + 4, first + 7):
+        add_event(id=key)
+    end = add_trace().id
+    add_trace(id=end + 2)
+    monkeypatch.setattr(reading, "LOOK_BACK", 2)
+    assert [(0, first + 5, first + 6), (1, end + 1, end + 1)] == gaps_at_the_start()
+    monkeypatch.setattr(reading, "LOOK_BACK", 4)
+    assert [(0, first + 1, first + 2), (0, first + 5, first + 6)] == gaps_at_the_start()[:2]
+    monkeypatch.setattr(reading, "GAPS", 1)
+    assert 1 == len(gaps_at_the_start())
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time")
+@pytest.mark.django_db(transaction=True)
+def test_what_a_transaction_wrote_that_was_open_when_the_page_was_opened_is_news(add_event: AddEvent) -> None:
+    written, opened = threading.Event(), threading.Event()
+    late: list[str] = []
+
+    def work() -> None:
+        try:
+            with transaction.atomic():
+                late.append(add_event().trace_id)
+                written.set()
+                assert opened.wait(20)
+        finally:
+            written.set()
+            connection.close()
+
+    add_event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert written.wait(20)
+        add_event()
+        position = Position.now()
+        assert [] == reading.news(position).trace_ids
+    finally:
+        opened.set()
+        thread.join()
+    assert late == reading.news(position).trace_ids
 
 
 def test_a_position_is_what_its_text_says() -> None:
@@ -178,8 +257,22 @@ def test_a_text_that_is_no_position_means_the_end_of_the_table(add_event: AddEve
 
 def test_news_are_narrowed_as_the_page_is(add_event: AddEvent) -> None:
     wanted, other = add_event(sender="shop.Tag"), add_event()
-    lines = reading.lines_of([wanted.trace_id, other.trace_id], ask(sender="shop.Tag"))
-    assert [wanted.trace_id] == [line.trace_id for line in lines]
+    add_event(trace_id=wanted.trace_id)
+    lines = reading.lines_of([wanted.trace_id, other.trace_id], ask(sender="shop.Tag"), other.id + 1)
+    assert [(wanted.trace_id, 1, 2)] == [(line.trace_id, line.matches, line.events) for line in lines]
+
+
+def test_looking_for_what_matches_is_bounded_by_keys(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "WINDOWS", (2, 4))
+    asked = ask(sender="shop.Tag")
+    far, *_, near = (add_event(trace_id="a" * 32, sender="shop.Tag") for _ in range(10))
+    assert {"a" * 32: 4} == reading.matches(["a" * 32], asked, near.id)
+    other = add_event(trace_id="b" * 32, sender="shop.Tag", id=near.id + 10)
+    assert [other.trace_id] == [line.trace_id for line in reading.page(asked, None, 1).lines]
+    with CaptureQueriesContext(connection) as queries:
+        reading.page(asked, far.id + 1, 5)
+    [above] = [one["sql"] for one in queries if "DISTINCT" in one["sql"]]
+    assert str(far.id + 5) in above
 
 
 # ------------------------------------------------------------------ sums

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -10,6 +11,7 @@ from django.urls import reverse
 
 from signalbox.doctor import Finding, Line, Severity
 from signalbox.models import Event, Trace
+from signalbox.web import reading
 from signalbox.web.reading import Position
 from tests.shop.models import Order
 
@@ -25,6 +27,38 @@ def test_a_poll_is_answered_with_the_lines_that_are_new(page: Client, add_event:
     answer = page.get(reverse("signalbox:live"), {"position": position}).content.decode()
     assert f'id="t-{event.trace_id}"' in answer
     assert f"position={Position.now()}" in answer
+
+
+def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
+    page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "FRESH", 2)
+    position = str(Position.now())
+    for _ in range(3):
+        add_event()
+    answer = page.get(reverse("signalbox:live"), {"position": position})
+    assert (204, "behind", b"") == (answer.status_code, answer["HX-Trigger"], answer.content)
+    fetched = page.get(reverse("signalbox:timeline"), headers={"HX-Target": "found"}).content.decode()
+    assert f"position={Position.now()}" in fetched
+
+
+def counted(page: Client, **given: str) -> dict[str, Any]:
+    answer: dict[str, Any] = page.get(reverse("signalbox:live"), {"count": "1", **given}).json()
+    return answer
+
+
+def test_a_paused_page_is_told_how_much_is_new_and_no_more(
+    page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position = str(Position.now())
+    assert {"traces": 0, "more": False} == counted(page, position=position)
+    again = add_event()
+    add_event(trace_id=again.trace_id)
+    add_event(sender="shop.Tag")
+    assert {"traces": 2, "more": False} == counted(page, position=position)
+    assert {"traces": 1, "more": False} == counted(page, position=position, sender="shop.Tag")
+    monkeypatch.setattr(reading, "FRESH", 1)
+    assert {"traces": 1, "more": True} == counted(page, position=position)
 
 
 @pytest.mark.django_db(transaction=True)

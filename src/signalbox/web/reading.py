@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from django.db.models import Count, F, Q, Value
+from django.db import connections
+from django.db.models import Count, F, IntegerField, Q, QuerySet, Value
 
 from signalbox.models import Event, Trace
 from signalbox.reader import bounds
 from signalbox.web import formats
 from signalbox.web.filters import Asked
+
+Row = TypeVar("Row", Event, Trace)
 
 LINES: Final = 40
 """Traces on one page of the timeline."""
@@ -31,8 +34,8 @@ PATIENCE: Final = 0.06
 SMALL: Final = 100
 """Events up to which a trace's line shows what it is made of, all of it."""
 
-FRESH: Final = 200
-"""Traces that one answer of the live timeline holds at most."""
+FRESH: Final = 100
+"""Traces that one answer of the live timeline holds at most; where more are new, the page asks for its list anew."""
 
 STRIP_EVENTS: Final = 20_000
 """Keys that the strip chart looks back over."""
@@ -247,10 +250,14 @@ def _time_at(key: int) -> int | None:
 
 
 def _also_above(asked: Asked, before: int | None, trace_ids: set[str]) -> set[str]:
-    """Return those traces that an earlier page has shown, by a newer event."""
+    """Return those traces that an earlier page has shown, by a newer event.
+
+    It looks no further than one step of a search does: a trace with nothing in between for longer is shown twice.
+    """
     if before is None or not trace_ids:
         return set()
-    query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__gte=before)
+    near = (before, before + WINDOWS[1])
+    query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__range=near)
     return set(query.order_by().values_list("trace_id", flat=True).distinct())
 
 
@@ -305,9 +312,21 @@ class Position:
 
     @classmethod
     def now(cls) -> Self:
-        """Return the position at the end of the tables."""
-        trace = Trace.objects.order_by("-id").values_list("id", flat=True).first() or 0
-        return cls(newest_event(), trace)
+        """Return the position at the end of the tables, with what is missing before it: where a transaction is open,
+        keys will come that lie below the greatest."""
+        ends: list[int] = []
+        gaps: list[Gap] = []
+        now = int(time.time())
+        for table, rows in enumerate((Event.objects.all(), Trace.objects.all())):
+            # SQLite has one writer at a time: nothing comes there below the greatest key.
+            look_back = 1 if connections[rows.db].vendor == "sqlite" else LOOK_BACK
+            keys = list(rows.order_by("-id").values_list("id", flat=True)[:look_back])[::-1]
+            ends.append(keys[-1] if keys else 0)
+            if look_back > 1 and keys:
+                # The table's beginning is known only where it was reached.
+                first = keys[0] if len(keys) == look_back else 1
+                gaps += _holes(Gap(table, first, keys[-1], now), keys)[-GAPS:]
+        return cls(*ends, tuple(gaps[-GAPS:]))
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -338,8 +357,26 @@ OPEN_FOR: Final = 60
 """Seconds after which a gap is taken for one that stays: its transaction was rolled back."""
 
 
-def news(position: Position) -> tuple[list[str], Position]:
-    """Return the traces of which something is new since ``position``, the newest last, and the position after them.
+LOOK_BACK: Final = 1_000
+"""Keys among which a page that is opened looks for gaps."""
+
+MOST_NEWS: Final = 2_000
+"""Rows of each table that one look for news reads."""
+
+
+class News(NamedTuple):
+    """What is new since a position."""
+
+    trace_ids: list[str]
+    """The traces of which something is new, the newest last."""
+    position: Position
+    """The position after them."""
+    behind: bool
+    """Whether more is new than one look reads or one answer holds: the list is to be asked for anew."""
+
+
+def news(position: Position) -> News:
+    """Return what is new since ``position``.
 
     One statement, which finds nothing where nothing is new. A key's order is not the order of commits: keys that are
     missing are looked for again.
@@ -348,28 +385,37 @@ def news(position: Position) -> tuple[list[str], Position]:
     for gap in position.gaps:
         conditions[gap.table] |= Q(id__range=(gap.first, gap.last))
     events, traces = (
-        queryset.filter(condition).order_by().annotate(table=Value(table)).values_list("table", "id", "trace_id")
+        _first(queryset.filter(condition), MOST_NEWS)
+        .annotate(table=Value(table, output_field=IntegerField()))
+        .values_list("table", "id", "trace_id")
         for table, (queryset, condition) in enumerate(
             zip((Event.objects.all(), Trace.objects.all()), conditions, strict=True)
         )
     )
-    rows = list(events.union(traces, all=True).order_by("table", "id")[:MOST_NEWS])
+    rows = sorted(events.union(traces, all=True))
     now = int(time.time())
     after: list[int] = []
     gaps: list[Gap] = []
+    behind = False
     for table, before in enumerate((position.event, position.trace)):
         keys = [key for found, key, _ in rows if found == table]
+        behind |= len(keys) == MOST_NEWS
         after.append(max([before, *keys]))
         gaps += _gaps(table, before, [gap for gap in position.gaps if gap.table == table], keys, now)
     newest: dict[str, int] = {}
     for _, key, trace_id in rows:
         newest.pop(trace_id, None)
         newest[trace_id] = key
-    return list(newest)[-FRESH:], Position(after[0], after[1], tuple(sorted(gaps, key=lambda gap: gap.since)[-GAPS:]))
+    reached = Position(after[0], after[1], tuple(sorted(gaps, key=lambda gap: gap.since)[-GAPS:]))
+    return News(list(newest), reached, behind or len(newest) > FRESH)
 
 
-MOST_NEWS: Final = 4_000
-"""Rows that one look for news reads; the next look reads on."""
+def _first(rows: QuerySet[Row], most: int) -> QuerySet[Row]:
+    """Return the ``most`` rows with the least keys, so that they can be part of a union."""
+    least = rows.order_by("id")[:most]
+    if connections[rows.db].features.supports_slicing_ordering_in_compound:
+        return least
+    return rows.model._base_manager.using(rows.db).filter(id__in=least.values("id")).order_by()
 
 
 def _gaps(table: int, before: int, gaps: Iterable[Gap], keys: Sequence[int], now: int) -> list[Gap]:
@@ -395,16 +441,22 @@ def _holes(gap: Gap, present: Iterable[int]) -> list[Gap]:
     return found
 
 
-def lines_of(trace_ids: Sequence[str], asked: Asked) -> list[Line]:
-    """Return the lines of these traces, in this order, without those in which ``asked`` finds nothing."""
+def lines_of(trace_ids: Sequence[str], asked: Asked, newest: int) -> list[Line]:
+    """Return the lines of these traces, in this order, without those in which ``asked`` finds nothing; ``newest`` is
+    the greatest key that was seen."""
+    found: Mapping[str, int] = dict.fromkeys(trace_ids, 0)
     if asked and trace_ids:
-        query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids).order_by()
-        matching = set(query.values_list("trace_id", flat=True).distinct())
-        trace_ids = [trace_id for trace_id in trace_ids if trace_id in matching]
-    newest = newest_event() if trace_ids else 0
-    lines = [Line(trace_id, last=newest) for trace_id in trace_ids]
+        found = matches(trace_ids, asked, newest)
+    lines = [Line(trace_id, last=newest, matches=found[trace_id]) for trace_id in trace_ids if trace_id in found]
     _complete(lines)
     return lines
+
+
+def matches(trace_ids: Sequence[str], asked: Asked, newest: int) -> dict[str, int]:
+    """Return in how many of their newest events ``asked`` finds something, by trace; those in which it finds none are
+    left out. It looks no further back than one step of a search does."""
+    near = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__gt=newest - WINDOWS[1])
+    return dict(near.order_by().values_list("trace_id").annotate(number=Count("id")))
 
 
 # ------------------------------------------------------------------ one trace, one event, one object

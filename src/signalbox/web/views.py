@@ -88,13 +88,29 @@ def timeline(request: HttpRequest) -> HttpResponse:
 @page
 @require_GET
 def live(request: HttpRequest) -> HttpResponse:
-    """Return the lines of which something is new since the page last asked; 204 where nothing is."""
+    """Return the lines of which something is new since the page's position.
+
+    - 204: nothing is new.
+    - 200: lines, and the position after them.
+    - 204 with the event ``behind``: more is new than one answer holds. The page is to ask for its list anew, which
+      brings a position of its own; until then the answer stays the same.
+
+    With ``count=1``, for a page that is paused: JSON, how many ``traces`` are new, and whether there are ``more``,
+    which were not counted; it need not ask again then. Nothing is rendered, and the position stays.
+    """
     asked = Asked.read(request.GET)
-    changed, position = reading.news(reading.Position.read(request.GET.get("position", "")))
-    if not changed:
+    position = reading.Position.read(request.GET.get("position", ""))
+    found = reading.news(position)
+    if request.GET.get("count"):
+        fresh = found.trace_ids[-reading.FRESH :]
+        number = len(reading.matches(fresh, asked, found.position.event)) if asked and fresh else len(fresh)
+        return JsonResponse({"traces": number, "more": found.behind})
+    if found.behind:
+        return HttpResponse(status=204, headers={"HX-Trigger": "behind"})
+    if not found.trace_ids:
         return HttpResponse(status=204)
-    lines = reading.lines_of(changed[::-1], asked)
-    about = {"lines": lines, "position": position, "asked": asked}
+    lines = reading.lines_of(found.trace_ids[::-1], asked, found.position.event)
+    about = {"lines": lines, "position": found.position, "asked": asked}
     return render(request, "signalbox/parts/live.html", about)
 
 
