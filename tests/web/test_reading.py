@@ -119,6 +119,42 @@ def test_work_that_shares_a_trace_is_one_line(add_event: AddEvent, add_trace: Ad
     assert ("GET /first/", 1_000, 9_000, 2, "ada") == (line.name, line.time, line.duration, line.events, line.actor)
 
 
+@pytest.fixture
+def shared(add_event: AddEvent, add_trace: AddTrace, monkeypatch: pytest.MonkeyPatch) -> list[Trace]:
+    """The rows of a trace that a caller gave to many requests."""
+    monkeypatch.setattr(reading, "SHARED", 3)
+    monkeypatch.setattr(reading, "MOST_ROWS", 8)
+    add_event(trace_id="c" * 32)
+    return [add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number) for number in range(20)]
+
+
+def test_of_a_trace_that_very_many_share_the_newest_rows_are_read(
+    shared: list[Trace], add_event: AddEvent, add_trace: AddTrace
+) -> None:
+    other = add_trace(trace_id=add_event().trace_id)
+    first, second = reading.page(ask()).lines
+    assert ([other], False) == (first.rows, first.more)
+    assert (shared[-3:], True) == (second.rows, second.more)
+    assert shared[-3:] == reading.line_of("c" * 32).rows
+    assert "GET /17/" == reading.name_of("c" * 32)
+
+
+def test_a_shared_trace_costs_a_bounded_number_of_rows(shared: list[Trace]) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        reading.page(ask())
+    of_traces = [one["sql"] for one in queries if 'FROM "signalbox_trace"' in one["sql"].replace("`", '"')]
+    assert of_traces
+    for sql in of_traces:
+        assert "LIMIT" in sql
+        assert "data" not in sql
+
+
+def test_few_rows_too_many_are_left_out_in_the_same_way(shared: list[Trace], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_ROWS", 100)
+    [line] = reading.page(ask()).lines
+    assert (shared[-3:], True) == (line.rows, line.more)
+
+
 def test_a_page_takes_a_few_queries_however_many_events_there_are(add_event: AddEvent, add_trace: AddTrace) -> None:
     for _ in range(50):
         event = add_event()

@@ -147,6 +147,21 @@ def test_a_trace_of_more_events_than_a_page_goes_on(page: Client, add_event: Add
     )
 
 
+def test_a_trace_says_that_more_work_shares_it_than_is_told(
+    page: Client, add_event: AddEvent, add_trace: Callable[..., Trace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = add_event(trace_id="c" * 32)
+    for number in range(4):
+        add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number)
+    address = f"/signalbox/trace/{'c' * 32}/"
+    assert "4 pieces of work share this trace: " in page.get(address).content.decode()
+    monkeypatch.setattr(reading, "SHARED", 2)
+    answer = page.get(address).content.decode()
+    assert "More than 2 pieces of work share this trace; the newest of them: " in answer
+    assert "GET /1/" not in answer
+    assert "GET /2/" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+
+
 def test_an_event_names_its_neighbours(page: Client, add_event: AddEvent) -> None:
     before, event, after = add_event(), add_event(), add_event()
     add_event(object_key="8")

@@ -34,6 +34,12 @@ PATIENCE: Final = 0.06
 SMALL: Final = 100
 """Events up to which a trace's line shows what it is made of, all of it."""
 
+SHARED: Final = 20
+"""Rows of one trace that are read, the newest; there are more where a caller gives many requests the same id."""
+
+MOST_ROWS: Final = 500
+"""Rows of traces that one statement reads for the lines of a page."""
+
 FRESH: Final = 100
 """Traces that one answer of the live timeline holds at most; where more are new, the page asks for its list anew."""
 
@@ -48,6 +54,8 @@ class Line:
     trace_id: str
     rows: list[Trace] = field(default_factory=list)
     """Its rows, the first to begin first: several where a request took up another's trace, none while it runs."""
+    more: bool = False
+    """Whether it has more rows than were read."""
     last: int = 0
     """The newest of its events that were seen."""
     started: int = 0
@@ -147,6 +155,11 @@ class Line:
             found.append((group, f"{left:.2f}", f"{width:.2f}"))
             left += width
         return found
+
+    def sharing(self, rows: Sequence[Trace]) -> None:
+        """Set its rows, given by rising keys: the newest ``SHARED`` of them."""
+        self.more = len(rows) > SHARED
+        self.rows = sorted(rows[-SHARED:], key=lambda row: (row.time, row.id))
 
     def take(self, row: Sequence[Any]) -> None:
         """Count one event, given in the order of ``SEEN``."""
@@ -264,8 +277,8 @@ def _also_above(asked: Asked, before: int | None, trace_ids: set[str]) -> set[st
 def _complete(lines: Sequence[Line]) -> None:
     """Give each line its trace's rows and, where the trace is small, the whole of its events."""
     by_id = {line.trace_id: line for line in lines}
-    for row in Trace.objects.filter(trace_id__in=by_id).order_by("time", "id"):
-        by_id[row.trace_id].rows.append(row)
+    for trace_id, rows in _rows(by_id).items():
+        by_id[trace_id].sharing(rows)
     partial = [
         line
         for line in lines
@@ -281,6 +294,32 @@ def _complete(lines: Sequence[Line]) -> None:
     query = Event.objects.filter(trace_id__in=[line.trace_id for line in partial], id__gte=floor).order_by("-id")
     for row in query.values_list(*SEEN)[: SMALL * LINES]:
         by_id[row[1]].take(row)
+
+
+def _rows(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
+    """Return the newest rows of each trace, ``SHARED`` of them and one more where there are more."""
+    found: dict[str, list[Trace]] = {}
+    left = set(trace_ids)
+    while left:
+        rows = list(Trace.objects.filter(trace_id__in=left).defer("data").order_by()[:MOST_ROWS])
+        of_each: dict[str, list[Trace]] = {}
+        for row in rows:
+            of_each.setdefault(row.trace_id, []).append(row)
+        if len(rows) < MOST_ROWS:
+            return found | {trace_id: sorted(of, key=_key)[-SHARED - 1 :] for trace_id, of in of_each.items()}
+        # A caller that gives everybody the same id would have all of its rows read: it is asked for by itself.
+        shared = max(of_each, key=lambda trace_id: len(of_each[trace_id]))
+        found[shared] = _newest_rows(Trace.objects.defer("data"), shared)
+        left.discard(shared)
+    return found
+
+
+def _newest_rows(rows: QuerySet[Trace], trace_id: str) -> list[Trace]:
+    return list(rows.filter(trace_id=trace_id).order_by("-id")[: SHARED + 1])[::-1]
+
+
+def _key(row: Trace) -> int:
+    return row.id
 
 
 def newest_event() -> int:
@@ -462,9 +501,18 @@ def matches(trace_ids: Sequence[str], asked: Asked, newest: int) -> dict[str, in
 # ------------------------------------------------------------------ one trace, one event, one object
 
 
-def trace_rows(trace_id: str) -> list[Trace]:
-    """Return the rows of a trace, the first to begin first."""
-    return list(Trace.objects.filter(trace_id=trace_id).order_by("time", "id"))
+def line_of(trace_id: str) -> Line:
+    """Return the line of a trace, with the data of its rows, and without its events."""
+    line = Line(trace_id)
+    line.sharing(_newest_rows(Trace.objects.all(), trace_id))
+    return line
+
+
+def name_of(trace_id: str) -> str:
+    """Return what the work of a trace is called; empty while it runs."""
+    line = Line(trace_id)
+    line.sharing(_newest_rows(Trace.objects.defer("data"), trace_id))
+    return line.row.name if line.row else ""
 
 
 def trace_events(trace_id: str, after: int = 0, most: int = 500) -> tuple[list[Event], int | None]:

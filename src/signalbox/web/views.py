@@ -164,10 +164,9 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
     """Show a trace as a waterfall."""
     after = _key(request, "after") or 0
     events, more = reading.trace_events(_existing(trace_id), after)
-    rows = reading.trace_rows(trace_id)
-    if not events and not rows:
+    line = reading.line_of(trace_id)
+    if not events and not line.rows:
         raise Http404("There is no such trace.")
-    line = reading.Line(trace_id, rows)
     for found in events:
         line.take(tuple(getattr(found, name) for name in reading.SEEN))
     return render(
@@ -175,7 +174,7 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
         "signalbox/trace.html",
         {
             "line": line,
-            "fall": waterfall(events, [] if after or more else rows, AXES.get(request.GET.get("axis", ""))),
+            "fall": waterfall(events, [] if after or more or line.more else line.rows, AXES.get(request.GET.get("axis", ""))),
             "groups": reading.GROUPS,
             "after": after,
             "more": more,
@@ -190,14 +189,13 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
     found = find_event(event_id)
     if found is None:
         raise Http404("There is no such event.")
-    rows = reading.trace_rows(found.trace_id)
     earlier, later = reading.neighbours(found)
     return render(
         request,
         "signalbox/event.html",
         {
             "event": found,
-            "trace": rows[0] if rows else None,
+            "trace_name": reading.name_of(found.trace_id),
             "entry": catalog.BUILTIN.get(found.signal),
             "deliveries": deliveries.of_event(found),
             "now": claims.now(),
