@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -105,10 +106,37 @@ def test_a_line_tells_of_its_trace(add_event: AddEvent, add_trace: AddTrace) -> 
 
 
 def test_a_trace_without_a_row_runs(add_event: AddEvent) -> None:
-    event = add_event(errors=2, outcome="rolled_back")
+    event = add_event(errors=2, outcome="rolled_back", time=time.time_ns() // 1000)
     [line] = reading.page(ask()).lines
-    assert (True, "", "running", "post_save") == (line.running, line.kind, line.tone, line.name)
+    assert (True, "", "running", "running", "post_save") == (
+        line.running,
+        line.kind,
+        line.status,
+        line.tone,
+        line.name,
+    )
     assert (1, 2, 1, None, event.time) == (line.events, line.errors, line.rolled_back, line.duration, line.time)
+
+
+@pytest.mark.parametrize(("minutes", "status"), [(59, "running"), (61, "unfinished")])
+def test_a_trace_without_a_row_in_which_nothing_happens_is_unfinished(
+    minutes: int, status: str, add_event: AddEvent
+) -> None:
+    hours_ago = time.time_ns() // 1000 - 5 * 3_600_000_000
+    add_event(trace_id="d" * 32, time=time.time_ns() // 1000 - minutes * 60_000_000)
+    add_event(trace_id="d" * 32, time=hours_ago)
+    [line] = reading.page(ask()).lines
+    assert (status, status, status == "unfinished") == (line.status, line.tone, line.unfinished)
+
+
+def test_a_crashed_request_is_an_error_of_its_line(add_event: AddEvent, add_trace: AddTrace) -> None:
+    crash = add_event(signal="got_request_exception", outcome="sent")
+    add_trace(trace_id=crash.trace_id, status="500")
+    failed = add_event(outcome="failed", errors=1)
+    add_event(trace_id=failed.trace_id, outcome="failed")
+    seldom_looked_at = add_trace(trace_id=add_event().trace_id, status="500", events=100_000)
+    found = {line.trace_id: line.errors for line in reading.page(ask()).lines}
+    assert {crash.trace_id: 1, failed.trace_id: 2, seldom_looked_at.trace_id: 1} == found
 
 
 def test_work_that_shares_a_trace_is_one_line(add_event: AddEvent, add_trace: AddTrace) -> None:
@@ -319,7 +347,9 @@ def test_the_strip_sums_up_events_by_step_and_group(add_event: AddEvent) -> None
     add_event(time=14_999_999, errors=1)
     add_event(time=15_000_000, signal="update")
     add_event(time=9_000_000)
-    assert [(10_000_000, "model", 2, 1), (15_000_000, "bulk", 1, 0)] == reading.strip(ask(), 10_000_000, 5_000_000)
+    add_event(time=15_000_000, signal="got_request_exception", outcome="sent")
+    expected = [(10_000_000, "model", 2, 1), (15_000_000, "bulk", 1, 0), (15_000_000, "request", 1, 1)]
+    assert expected == reading.strip(ask(), 10_000_000, 5_000_000)
 
 
 def test_names_are_those_of_the_latest_events(add_event: AddEvent) -> None:

@@ -162,6 +162,21 @@ def test_a_trace_says_that_more_work_shares_it_than_is_told(
     assert "GET /2/" in page.get(f"/signalbox/event/{event.id}/").content.decode()
 
 
+def test_a_trace_that_was_left_is_not_said_to_run(page: Client, add_event: AddEvent) -> None:
+    event = add_event()
+    for address in ("/signalbox/", f"/signalbox/trace/{event.trace_id}/"):
+        answer = page.get(address).content.decode()
+        assert ('class="status' in answer, ">unfinished<" in answer, "unning" in answer) == (True, True, False)
+
+
+def test_a_crashed_request_is_marked(page: Client, add_event: AddEvent) -> None:
+    crash = add_event(signal="got_request_exception", outcome="sent")
+    assert "has-errors" in page.get("/signalbox/").content.decode()
+    assert "flag bad" in page.get(f"/signalbox/trace/{crash.trace_id}/tree/").content.decode()
+    answer = page.get(f"/signalbox/trace/{crash.trace_id}/").content.decode()
+    assert ("has-errors" in answer, "went-wrong" in answer) == (True, True)
+
+
 def test_an_event_names_its_neighbours(page: Client, add_event: AddEvent) -> None:
     before, event, after = add_event(), add_event(), add_event()
     add_event(object_key="8")

@@ -14,7 +14,7 @@ from django.db.models import Count, F, IntegerField, Q, QuerySet, Value
 from signalbox.models import Event, Trace
 from signalbox.reader import bounds
 from signalbox.web import formats
-from signalbox.web.filters import Asked
+from signalbox.web.filters import CRASH, WENT_WRONG, Asked
 
 Row = TypeVar("Row", Event, Trace)
 
@@ -33,6 +33,9 @@ PATIENCE: Final = 0.06
 
 SMALL: Final = 100
 """Events up to which a trace's line shows what it is made of, all of it."""
+
+SILENCE: Final = 3_600_000_000
+"""Microseconds without an event after which a trace without a row is no longer said to run."""
 
 SHARED: Final = 20
 """Rows of one trace that are read, the newest; there are more where a caller gives many requests the same id."""
@@ -59,6 +62,8 @@ class Line:
     last: int = 0
     """The newest of its events that were seen."""
     started: int = 0
+    latest: int = 0
+    """When the newest of its events that were seen was sent, in microseconds."""
     signals: Counter[str] = field(default_factory=Counter)
     """What of it was looked at, by signal."""
     seen_errors: int = 0
@@ -74,8 +79,13 @@ class Line:
 
     @property
     def running(self) -> bool:
-        """Whether its row is still to come."""
-        return not self.rows
+        """Whether its row is still to come, as far as can be told: it has none, and something happened of late."""
+        return not self.rows and self.latest > time.time_ns() // 1_000 - SILENCE
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its row will hardly come: its process may have been killed."""
+        return not self.rows and not self.running
 
     @property
     def kind(self) -> str:
@@ -112,8 +122,9 @@ class Line:
 
     @property
     def errors(self) -> int:
-        """How many receivers raised."""
-        return max(sum(row.errors for row in self.rows), self.seen_errors)
+        """How many receivers, operations and requests raised, as far as was looked."""
+        crashed = sum(row.status == "500" for row in self.rows)
+        return max(sum(row.errors for row in self.rows), crashed, self.seen_errors)
 
     @property
     def rolled_back(self) -> int:
@@ -122,17 +133,17 @@ class Line:
 
     @property
     def status(self) -> str:
-        """Its status; empty while it runs."""
-        return self.rows[-1].status if self.rows else ""
+        """Its status; ``running`` or ``unfinished`` where it has no row."""
+        return self.rows[-1].status if self.rows else "running" if self.running else "unfinished"
 
     @property
     def tone(self) -> str:
-        """Whether the status is good, bad or doubtful; empty where there is none."""
+        """Whether the status is good, bad or doubtful, or what it is where it has no row; empty if there is none."""
         status = self.status
+        if not self.rows:
+            return status
         if status.startswith("5") or status == "failed":
             return "bad"
-        if self.running:
-            return "running"
         return "doubtful" if status.startswith("4") else "good" if status else ""
 
     def groups(self) -> list[tuple[str, int]]:
@@ -166,8 +177,9 @@ class Line:
         event_id, _, moment, signal, outcome, errors, actor = row
         self.last = max(self.last, event_id)
         self.started = min(self.started or moment, moment)
+        self.latest = max(self.latest, moment)
         self.signals[signal] += 1
-        self.seen_errors += errors
+        self.seen_errors += errors or (signal == CRASH or outcome == "failed")
         self.seen_rolled_back += outcome == "rolled_back"
         self.seen_actor = self.seen_actor or actor
 
@@ -282,7 +294,7 @@ def _complete(lines: Sequence[Line]) -> None:
     partial = [
         line
         for line in lines
-        if line.signals.total() < (SMALL if line.running else line.events) and line.events <= SMALL
+        if line.signals.total() < (line.events if line.rows else SMALL) and line.events <= SMALL
     ]
     if not partial:
         return
@@ -550,7 +562,7 @@ def strip(asked: Asked, since: int, step: int) -> list[tuple[int, str, int, int]
     found: Counter[tuple[int, str]] = Counter()
     failed: Counter[tuple[int, str]] = Counter()
     for bucket, signal, number, errors in rows.annotate(
-        number=Count("id"), failed=Count("id", filter=Q(errors__gt=0) | Q(outcome="failed"))
+        number=Count("id"), failed=Count("id", filter=WENT_WRONG)
     ):
         found[bucket, formats.group(signal)] += number
         failed[bucket, formats.group(signal)] += errors
