@@ -266,15 +266,14 @@ def signal_map(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "signalbox/map.html",
-        {"here": "map", "edges": found, "apps": sorted({edge.app for edge in found}), "looked_at": maps.EVENTS},
+        {
+            "here": "map",
+            "edges": found,
+            "drawn": maps.as_json(found),
+            "apps": sorted({edge.app for edge in found}),
+            "looked_at": maps.EVENTS,
+        },
     )
-
-
-@page
-@require_GET
-def graph(request: HttpRequest) -> JsonResponse:
-    """Return the map's connections."""
-    return JsonResponse({"edges": maps.as_json(maps.edges())})
 
 
 @page
