@@ -240,6 +240,26 @@ def test_putting_back_needs_a_csrf_token(operator: User, changed: Event) -> None
     assert "paid" == Order.objects.get().status
 
 
+def test_a_finding_without_a_place_names_its_receiver_and_signal() -> None:
+    finding = Finding(
+        id="signalbox.D001",
+        rule="dead-receiver",
+        severity=Severity.WARNING,
+        app="shop",
+        path="",
+        line=0,
+        place="",
+        signal="post_save",
+        receiver="shop.signals.tell",
+        happens="It never runs.",
+        why="Nothing held it.",
+        remedy="Hold it.",
+        excerpt=(),
+    )
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5})
+    assert ("shop.signals.tell" in page, ">post_save<" in page, "data-copy" in page) == (True, True, False)
+
+
 def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
     finding = Finding(
         id="signalbox.D002",
