@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signalbox.reader.trees import grow
 from signalbox.web import formats
+from signalbox.web.filters import CRASH
 
 if TYPE_CHECKING:
     from signalbox.models import Event, Trace
@@ -58,6 +59,11 @@ class Row:
     def indent(self) -> int:
         """Its level, as far as levels are shown."""
         return min(self.depth, DEEPEST)
+
+    @property
+    def bad(self) -> bool:
+        """Whether it tells of an error: a receiver raised, the operation did, or the request."""
+        return bool(self.event.errors) or self.event.outcome == "failed" or self.event.signal == CRASH
 
     @property
     def took(self) -> str:

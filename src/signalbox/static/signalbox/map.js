@@ -5,7 +5,7 @@
   const form = document.querySelector("[data-map-filter]");
   const rows = [...document.querySelectorAll("[data-edges] tbody tr")];
   const svgNamespace = "http://www.w3.org/2000/svg";
-  const worst = ["idle", "ok", "slow", "failing", "dead"];
+  const worst = ["unmeasured", "idle", "ok", "slow", "failing", "dead"];
   const make = (name, given = {}, text = null) => {
     const element = document.createElementNS(svgNamespace, name);
     for (const [key, value] of Object.entries(given)) element.setAttribute(key, value);
@@ -29,12 +29,12 @@
     const nodes = new Map();
     const links = new Map();
     const node = (id, label, full, kind, more) => {
-      if (!nodes.has(id)) nodes.set(id, { id, label, full, kind, width: Math.max(60, cut(label, 30).length * 7.3 + 30), height: 26, health: "idle", ...more });
+      if (!nodes.has(id)) nodes.set(id, { id, label, full, kind, width: Math.max(60, cut(label, 30).length * 7.3 + 30), height: 26, health: "unmeasured", ...more });
       return nodes.get(id);
     };
     const link = (from, to, edge) => {
       const id = `${from}\n${to}`;
-      const known = links.get(id) || { from, to, calls: 0, health: "idle" };
+      const known = links.get(id) || { from, to, calls: 0, health: "unmeasured" };
       known.calls += edge.calls;
       if (worst.indexOf(edge.health) > worst.indexOf(known.health)) known.health = edge.health;
       links.set(id, known);
@@ -96,8 +96,7 @@
       svg.append(line);
     }
     for (const each of nodes.values()) {
-      const timeline = canvas.dataset.map.replace("map/graph/", "");
-      const address = each.kind === "receiver" ? `#r-${each.row}` : `${timeline}?${each.kind}=${encodeURIComponent(each.full)}`;
+      const address = each.kind === "receiver" ? `#r-${each.row}` : `${canvas.dataset.map}?${each.kind}=${encodeURIComponent(each.full)}`;
       const box = /^any |^\?$/.test(each.full) ? make("g") : make("a", { href: address });
       box.setAttribute("class", `node ${each.kind}`);
       box.append(make("title", {}, each.full));
@@ -118,10 +117,8 @@
     canvas.replaceChildren(svg);
   };
 
-  const start = async () => {
-    const answer = await fetch(canvas.dataset.map);
-    if (!answer.ok) return;
-    edges = (await answer.json()).edges.map((edge, index) => ({ ...edge, row: index }));
+  const start = () => {
+    edges = JSON.parse(document.getElementById("edges").textContent);
     form.addEventListener("change", draw);
     draw();
   };
