@@ -86,13 +86,14 @@ class Visitor:
         self.page = page
         self.address = address
         self.complaints: list[str] = []
+        # htmx complains of a poll that was under way when the page was left.
+        self.expected: tuple[str, ...] = ("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")
         page.on("console", lambda message: self._note(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self._note(str(error)))
         page.on("dialog", lambda dialog: self._note(f"dialog: {dialog.message}"))
 
     def _note(self, text: str) -> None:
-        # htmx complains of a poll that was under way when the page was left.
-        if not text.startswith(("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")):
+        if not text.startswith(self.expected):
             self.complaints.append(text)
 
     def go(self, path: str) -> None:

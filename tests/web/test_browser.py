@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import pytest
@@ -14,6 +15,9 @@ from django.contrib.auth.models import User
 from signalbox.models import Delivery, Event, Trace
 from tests.shop.models import Order
 from tests.web.browsing import Visitor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -135,6 +139,150 @@ def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
     line.locator(".leaf >> text=late").wait_for()
     assert 1 == visitor.page.locator(f"#t-{ONE}").count()
     assert "true" == line.locator("[data-twist]").get_attribute("aria-expanded")
+
+
+HEIGHTS = """(line) => {
+  window.heights = [];
+  const look = () => { heights.push(line.offsetHeight); requestAnimationFrame(look); };
+  look();
+}"""
+
+
+def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
+    window: Window, work: Event, add_event: AddEvent
+) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    line = visitor.page.locator(f"#t-{ONE}")
+    line.locator("[data-twist]").click()
+    line.locator(".leaf-link").nth(1).focus()
+    focused = visitor.page.evaluate("document.activeElement.href")
+    line.evaluate(HEIGHTS)
+    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
+    line.locator(".leaf >> text=late").wait_for()
+    assert focused == visitor.page.evaluate("document.activeElement.href")
+    heights = visitor.page.evaluate("heights")
+    assert heights == sorted(heights)
+
+
+def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: Window, add_event: AddEvent) -> None:
+    visitor = window()
+    oldest = [add_event(object_label=f"Order {number}") for number in range(45)][0]
+    visitor.go("/signalbox/")
+    visitor.page.click("text=Older traces")
+    visitor.page.wait_for_selector("text=The beginning of the register")
+    line = visitor.page.locator(f"[id='t-{oldest.trace_id}']")
+    add_event(trace_id=oldest.trace_id, object_label="late")
+    line.locator(".events >> text=2 event").wait_for()
+    assert (1, 45) == (line.count(), visitor.page.locator(".line").count())
+
+
+def refuse(visitor: Visitor) -> None:
+    """Let complaints about the refusals that a test provokes pass."""
+    visitor.expected += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
+
+
+def label(visitor: Visitor) -> str:
+    return visitor.page.locator("[data-pause-label]").inner_text()
+
+
+def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: Window, work: Event) -> None:
+    visitor = window()
+    refuse(visitor)
+    visitor.go("/signalbox/")
+    assert "Live" == label(visitor)
+    asked: list[float] = []
+
+    def fail(route: Route) -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            route.abort()
+        else:
+            route.fulfill(status=502, body="away")
+
+    visitor.page.route("**/live/**", fail)
+    visitor.page.wait_for_selector("[data-pause-label]:text-is('Reconnecting…')")
+    visitor.page.wait_for_timeout(5000)
+    assert 2 == len(asked)
+    assert asked[1] - asked[0] >= 2
+    visitor.page.unroute("**/live/**")
+    visitor.page.evaluate("dispatchEvent(new Event('online'))")
+    visitor.page.wait_for_selector("[data-pause-label]:text-is('Live')")
+    saved_elsewhere("relief train")
+    visitor.page.wait_for_selector(".line >> text=relief train")
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: Window, work: Event, paused: bool) -> None:
+    visitor = window()
+    refuse(visitor)
+    visitor.go("/signalbox/?group=model")
+    cookies = visitor.page.context.cookies()
+    if paused:
+        visitor.page.keyboard.press("p")
+    visitor.page.context.clear_cookies()
+    link = visitor.page.locator("[data-out]")
+    link.wait_for()
+    assert "Logged out · log in" == link.inner_text()
+    assert visitor.page.locator("[data-pause]").is_hidden()
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    visitor.page.wait_for_timeout(2500)
+    assert [] == asked
+    visitor.page.context.add_cookies(cookies)  # type: ignore[arg-type]
+    visitor.page.evaluate("dispatchEvent(new Event('focus'))")
+    link.wait_for(state="hidden")
+    assert ("Paused" if paused else "Live") == label(visitor)
+    visitor.page.context.clear_cookies()
+    link.wait_for()
+    link.click()
+    visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fgroup%3Dmodel")
+
+
+def test_a_poll_that_is_led_to_a_login_stops_too(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.route(
+        "**/live/**", lambda route: route.fulfill(status=302, headers={"Location": f"{visitor.address}/admin/login/"})
+    )
+    visitor.page.locator("[data-out]").wait_for()
+    assert 2 == visitor.page.locator(".line").count()
+
+
+def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.click(f"[id='t-{ONE}'] [data-twist]")
+    visitor.page.locator(".leaf").first.wait_for()
+    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
+    behind = {"HX-Trigger": "behind"}
+    visitor.page.route("**/live/**", lambda route: route.fulfill(status=204, headers=behind), times=1)
+    visitor.page.wait_for_selector("#found:not([data-old])")
+    visitor.page.locator(".leaf").first.wait_for()
+    assert 2 == visitor.page.locator(".line").count()
+
+
+def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        more = len(asked) > 1
+        route.fulfill(json={"traces": 240 if more else 12, "more": more})
+
+    visitor.page.keyboard.press("p")
+    visitor.page.wait_for_load_state("networkidle")
+    visitor.page.route("**/live/**", answer)
+    visitor.page.wait_for_selector("[data-news]:text-is('12 new')")
+    visitor.page.wait_for_selector("[data-news]:text-is('240+ new')")
+    visitor.page.wait_for_timeout(2500)
+    assert ["count=1", "count=1"] == [address.rpartition("&")[2] for address in asked]
+    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
+    visitor.page.click("[data-news]")
+    visitor.page.wait_for_selector("#found:not([data-old])")
+    assert visitor.page.locator("[data-news]").is_hidden()
 
 
 def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: Window, work: Event) -> None:
