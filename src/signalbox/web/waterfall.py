@@ -93,10 +93,10 @@ class Tick(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """A commit or a rollback, where it can have come at the earliest.
+    """A commit or a rollback, as far as events tell of it.
 
-    The register doesn't hold the moment, nor which events shared a transaction. What follows each other in one database
-    with the same outcome is taken together, and its ending stands where the last of it ended.
+    They hold neither its moment nor which of them shared a transaction. Those that follow each other in one database with
+    the same outcome are taken together, and the ending stands where the last of them ended.
     """
 
     outcome: str
@@ -109,6 +109,10 @@ class Ending(NamedTuple):
     """Microseconds since the axis begins."""
     named: bool = True
     """Whether there is room for its name."""
+
+    def __str__(self) -> str:
+        number = f"{self.number} event{'' if self.number == 1 else 's'}"
+        return f"{self.word} of {number} on {self.database}: the last ended at {formats.duration(self.offset)}"
 
     @property
     def word(self) -> str:

@@ -55,7 +55,7 @@
     const failed = errors.some((value) => value > 0);
     const total = Math.round(sums.reduce((sum, value) => sum + value, 0) * latest.step);
     plot.setAttribute("aria-label", `${total} event${total === 1 ? "" : "s"} in the last ${minutes} minutes${present.length ? `: ${present.join(", ")}` : ""}${failed ? "; some failed" : ""}`);
-    limit.textContent = latest.reached ? `Only the latest events, since ${clock(latest.reached, 8)}` : "";
+    limit.textContent = latest.begins ? `only the latest events, since ${clock(latest.begins, 8)}` : total ? "" : `none in the last ${minutes} minutes`;
     legend.replaceChildren(...present.map((group) => glyph(group, `g-${group}`)), ...(failed ? [glyph("errors", "bad")] : []));
     strip.classList.toggle("quiet-now", total === 0);
     chart?.destroy();

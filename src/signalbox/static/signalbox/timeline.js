@@ -19,6 +19,21 @@
   });
   if (all("select, input", fields).some((field) => field.value !== "")) showFields(true);
 
+  // Ranges of time that one press asks for; a second press asks for all of it again.
+  const ranges = all("[data-since]", fields);
+  const [since, until] = ["since", "until"].map((name) => one(`[name=${name}]`, fields));
+  const showRange = () => {
+    for (const button of ranges) button.setAttribute("aria-pressed", String(button.dataset.since === since.value && !until.value));
+  };
+  for (const button of ranges) {
+    button.addEventListener("click", () => {
+      since.value = button.getAttribute("aria-pressed") === "true" ? "" : button.dataset.since;
+      until.value = "";
+      since.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+  fields.addEventListener("change", showRange);
+
   // A search that is being typed is one step back, not one for each letter.
   document.addEventListener("htmx:beforeHistoryUpdate", (event) => {
     if (event.detail.target.id !== "found") return;
