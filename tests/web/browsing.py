@@ -127,7 +127,8 @@ class Visitor:
         answer = self.page.goto(self.address + path)
         assert answer is not None
         assert 200 == answer.status, f"{path} answered {answer.status}"
-        self.page.wait_for_selector("[aria-busy=true]", state="detached")
+        # The doctor reads every file of the project: on a busy machine that takes its time.
+        self.page.wait_for_selector("[aria-busy=true]", state="detached", timeout=60_000)
 
     def accessibility(self) -> list[str]:
         """Return what axe has against the page."""
