@@ -86,7 +86,7 @@ def test_a_page_is_accessible_in_both_schemes_at_any_width(window: Window, work:
         visitor.page.set_viewport_size({"width": width, "height": 740})
         assert (width, 0) == (width, visitor.overflow())
         for scheme in ("light", "dark"):
-            visitor.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            visitor.page.emulate_media(color_scheme=scheme)
             assert (width, scheme, []) == (width, scheme, visitor.accessibility())
 
 
@@ -179,7 +179,7 @@ def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
 
 def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: Window, add_event: AddEvent) -> None:
     visitor = window()
-    oldest = [add_event(object_label=f"Order {number}") for number in range(45)][0]
+    oldest, *_ = [add_event(object_label=f"Order {number}") for number in range(45)]
     visitor.go("/signalbox/")
     visitor.page.click("text=Older traces")
     visitor.page.wait_for_selector("text=The beginning of the register")

@@ -105,7 +105,7 @@ def healths() -> list[tuple[str, str]]:
 
 @register.filter
 def undoing(data: Mapping[str, Any]) -> list[formats.Changed]:
-    """Return what it would change to put back an event's changes; ``known`` tells whether it is known what comes back."""
+    """Return what putting an event's changes back would change; ``known`` tells whether it is known what comes back."""
     return [
         formats.Changed(
             found.field, found.known, found.new, found.old, formats.inline(found.new, found.old) if found.pieces else ()

@@ -95,8 +95,8 @@ class Tick(NamedTuple):
 class Ending(NamedTuple):
     """A commit or a rollback, as far as events tell of it.
 
-    They hold neither its moment nor which of them shared a transaction. Those that follow each other in one database with
-    the same outcome are taken together, and the ending stands where the last of them ended.
+    They hold neither its moment nor which of them shared a transaction. Those that follow each other in one database
+    with the same outcome are taken together, and the ending stands where the last of them ended.
     """
 
     outcome: str
