@@ -461,6 +461,45 @@ def test_the_strip_keeps_the_server_s_time_where_the_browser_s_clock_is_wrong(
     assert "1 event in the last 10 minutes: model" == visitor.page.get_attribute("[data-strip]", "aria-label")
 
 
+WRITTEN = """
+window.written = [];
+const fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const width = this.measureText(text).width;
+  const begin = x - (this.textAlign === "center" ? width / 2 : this.textAlign === "right" ? width : 0);
+  written.push([text, begin >= 0 && begin + width <= this.canvas.width]);
+  return fillText.call(this, text, x, y);
+};
+"""
+
+
+@pytest.mark.parametrize("second", [1, 20, 40])
+def test_no_time_below_the_strip_is_cut(window: Window, work: Event, second: int) -> None:
+    visitor = window()
+    now = 1_790_000_400 + second
+    answer = {"now": now, "offset": 0, "seconds": 600, "step": 5, "groups": ["model"], "begins": None}
+    bucket = [(now - 60) // 5 * 5, "model", 1, 0]
+    visitor.page.route("**/strip/**", lambda route: route.fulfill(json=answer | {"buckets": [bucket]}))
+    visitor.page.add_init_script(WRITTEN)
+    visitor.go("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.wait_for_function("written.length > 5")
+    assert [] == [text for text, whole in visitor.page.evaluate("written") if not whole]
+
+
+def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(window: Window, work: Event) -> None:
+    visitor = window()
+    refuse(visitor)
+    visitor.go("/signalbox/")
+    visitor.page.route("**/tree/", lambda route: route.fulfill(status=502, body="away"), times=1)
+    line = visitor.page.locator(f"#t-{ONE}")
+    line.locator("[data-twist]").click()
+    line.locator("text=The server did not answer").wait_for()
+    line.locator("[data-twist]").click()
+    line.locator("[data-twist]").click()
+    line.locator(".leaf").first.wait_for()
+
+
 def test_older_traces_are_fetched_below(window: Window, add_event: AddEvent) -> None:
     visitor = window()
     for number in range(45):
