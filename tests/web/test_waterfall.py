@@ -7,7 +7,7 @@ from signalbox.web.waterfall import tree, waterfall
 
 
 def event(span: int, **given: Any) -> Event:
-    values: dict[str, Any] = {"span": span, "time": span * 100, "parent": None, "duration": 100, "data": {}}
+    values: dict[str, Any] = {"span": span, "time": span * 100, "parent": None, "duration": 100, "errors": 0, "data": {}}
     return Event(**{"signal": "post_save", "outcome": "committed"} | values | given)
 
 
@@ -47,6 +47,11 @@ def test_in_a_short_bar_only_receivers_that_raised_are_drawn() -> None:
     runs = [{"name": "a", "us": 2, "error": None}, {"name": "b", "us": 1, "error": "E: no"}]
     [row] = waterfall([event(1, duration=3, data={"receivers": runs})], [trace()], whole=True).rows
     assert (["a", "b"], ["b"]) == ([run.name for run in row.runs], [run.name for run in row.shown_runs])
+
+
+def test_what_went_wrong_is_told_whoever_raised() -> None:
+    events = [event(1), event(2, errors=1), event(3, outcome="failed"), event(4, signal="got_request_exception")]
+    assert [False, True, True, True] == [row.bad for row in tree(events)]
 
 
 def test_ticks_stand_at_round_times() -> None:

@@ -19,7 +19,6 @@ urlpatterns = [
     path("event/<int:event_id>/revert/", views.revert, name="revert"),
     path("object/", views.history_of_object, name="object"),
     path("map/", views.signal_map, name="map"),
-    path("map/graph/", views.graph, name="graph"),
     path("deliveries/", deliveries.deliveries, name="deliveries"),
     path("deliveries/change/", deliveries.change, name="change"),
     path("doctor/", views.doctor, name="doctor"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signalbox.reader.trees import grow
 from signalbox.web import formats
+from signalbox.web.filters import CRASH
 
 if TYPE_CHECKING:
     from signalbox.models import Event, Trace
@@ -68,9 +69,14 @@ class Row:
         return min(self.depth, DEEPEST)
 
     @property
+    def bad(self) -> bool:
+        """Whether it tells of an error: a receiver raised, the operation did, or the request."""
+        return bool(self.event.errors) or self.event.outcome == "failed" or self.event.signal == CRASH
+
+    @property
     def raised(self) -> bool:
-        """Whether it tells of an exception that no receiver's run shows: the operation's own, or a request's."""
-        return self.event.outcome == "failed" or self.event.signal == "got_request_exception"
+        """Whether it tells of an error that no receiver's run shows: its bar is red."""
+        return self.bad and not self.event.errors
 
     @property
     def took(self) -> str:

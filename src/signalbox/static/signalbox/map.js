@@ -111,8 +111,7 @@
       svg.append(line);
     }
     for (const each of nodes.values()) {
-      const timeline = canvas.dataset.map.replace("map/graph/", "");
-      const address = each.kind === "receiver" ? `#r-${each.row}` : `${timeline}?${each.kind}=${encodeURIComponent(each.full)}`;
+      const address = each.kind === "receiver" ? `#r-${each.row}` : `${canvas.dataset.map}?${each.kind}=${encodeURIComponent(each.full)}`;
       const box = /^any |^\?$/.test(each.full) ? make("g") : make("a", { href: address });
       box.setAttribute("class", `node ${each.kind}`);
       box.append(make("title", {}, each.full));
@@ -133,10 +132,8 @@
     canvas.replaceChildren(svg);
   };
 
-  const start = async () => {
-    const answer = await fetch(canvas.dataset.map);
-    if (!answer.ok) return;
-    edges = (await answer.json()).edges.map((edge, index) => ({ ...edge, row: index }));
+  const start = () => {
+    edges = JSON.parse(document.getElementById("edges").textContent);
     readAddress();
     form.addEventListener("change", () => {
       writeAddress();
