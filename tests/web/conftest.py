@@ -163,10 +163,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def site(django_db_setup: None) -> Iterator[str]:
-    """The address of the test site, served under a strict policy."""
+def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[str]:
+    """The address of the test site, served under a strict policy; under WSGI where a test doesn't ask for ASGI."""
     middleware = ["tests.web.browsing.StrictPolicy", *settings.MIDDLEWARE]
-    with override_settings(MIDDLEWARE=middleware), browsing.serving() as address:
+    serving = {"wsgi": browsing.serving, "asgi": browsing.serving_asgi}[getattr(request, "param", "wsgi")]
+    with override_settings(MIDDLEWARE=middleware), serving() as address:
         yield address
 
 

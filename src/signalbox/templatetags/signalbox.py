@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from django import template
 from django.http import HttpRequest
@@ -78,6 +78,40 @@ def delivery_state(one: Delivery, now: int) -> dict[str, str]:
         name = "running" if one.lease and one.lease > now else "retrying" if one.attempts else "due"
     tones = {"done": "good", "dead": "bad", "retrying": "doubtful", "running": "running"}
     return {"name": name, "tone": tones.get(name, "")}
+
+
+HEALTH: Final = {
+    "ok": "runs",
+    "slow": "slow",
+    "failing": "raises",
+    "dead": "collected",
+    "idle": "not called",
+    "unmeasured": "not measured",
+}
+"""What the page calls the states of a receiver."""
+
+
+@register.filter
+def health(name: str) -> str:
+    """Return what a receiver's state is called."""
+    return HEALTH.get(name, name)
+
+
+@register.simple_tag
+def healths() -> list[tuple[str, str]]:
+    """Return each state of a receiver with what it is called."""
+    return list(HEALTH.items())
+
+
+@register.filter
+def undoing(data: Mapping[str, Any]) -> list[formats.Changed]:
+    """Return what putting an event's changes back would change; ``known`` tells whether it is known what comes back."""
+    return [
+        formats.Changed(
+            found.field, found.known, found.new, found.old, formats.inline(found.new, found.old) if found.pieces else ()
+        )
+        for found in formats.changes(data)
+    ]
 
 
 @register.filter

@@ -569,6 +569,12 @@ def strip(asked: Asked, since: int, step: int) -> list[tuple[int, str, int, int]
     return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]
 
 
+def strip_begins(since: int) -> int | None:
+    """Return the time before which the strip does not look, where its limit is the reason, in microseconds."""
+    reached = _time_at(newest_event() - STRIP_EVENTS)
+    return reached if reached is not None and reached > since else None
+
+
 def recent_names(most: int = 3000) -> dict[str, list[str]]:
     """Return the signals, senders and actors of the latest events."""
     newest = newest_event()
@@ -576,4 +582,15 @@ def recent_names(most: int = 3000) -> dict[str, list[str]]:
     for name in ("signal", "sender", "actor_label"):
         query = Event.objects.filter(id__gt=newest - most).order_by().values_list(name, flat=True).distinct()
         found[name] = sorted(value for value in query if value)
+    return found
+
+
+def recent_objects(most: int = 3000, shown: int = 200) -> dict[str, str]:
+    """Return the objects of the latest events, the newest first: how each is asked for, and what it is called."""
+    query = Event.objects.filter(id__gt=newest_event() - most).exclude(object_key="").order_by("-id")
+    found: dict[str, str] = {}
+    for sender, key, label in query.values_list("sender", "object_key", "object_label").iterator():
+        found.setdefault(f"{sender}:{key}", label)
+        if len(found) == shown:
+            break
     return found

@@ -34,6 +34,9 @@ STRIP_SECONDS: Final = 600
 STRIP_STEP: Final = 5
 """Seconds that one bar of the strip chart stands for."""
 
+RANGES: Final = (("5m", "5 min"), ("15m", "15 min"), ("1h", "hour"), ("6h", "6 hours"), ("1d", "day"), ("7d", "week"))
+"""Ranges of time that one press asks for."""
+
 AXES: Final = {"whole": True, "events": False}
 
 KINDS: Final = ("request", "command", "task", "work", "shell", "test", "process")
@@ -79,6 +82,7 @@ def timeline(request: HttpRequest) -> HttpResponse:
             "kinds": KINDS,
             "groups": reading.GROUPS,
             "outcomes": [*(outcome.value for outcome in Outcome), ERRORS],
+            "ranges": RANGES,
             "strip_seconds": STRIP_SECONDS,
             "strip_step": STRIP_STEP,
         },
@@ -121,6 +125,7 @@ def strip(request: HttpRequest) -> JsonResponse:
     now = time.time()
     since = int(now - STRIP_SECONDS) * 1_000_000
     buckets = reading.strip(Asked.read(request.GET), since, STRIP_STEP * 1_000_000)
+    begins = reading.strip_begins(since)
     return JsonResponse(
         {
             "now": now,
@@ -128,6 +133,7 @@ def strip(request: HttpRequest) -> JsonResponse:
             "seconds": STRIP_SECONDS,
             "step": STRIP_STEP,
             "groups": reading.GROUPS,
+            "begins": begins and begins / 1_000_000,
             "buckets": [[moment // 1_000_000, group, number, errors] for moment, group, number, errors in buckets],
         }
     )
@@ -146,6 +152,8 @@ def suggestions(request: HttpRequest) -> HttpResponse:
             "signals": sorted(known | set(names["signal"])),
             "senders": names["sender"],
             "actors": names["actor_label"],
+            "objects": reading.recent_objects(),
+            "days": [localtime() - timedelta(days=days) for days in range(7)],
         },
     )
 

@@ -18,8 +18,23 @@
 
   const wanted = () => {
     const { app, health, django } = form.elements;
-    return (edge) =>
-      (app.value ? edge.app === app.value : django.checked || !edge.django) && (!health.value || edge.health === health.value);
+    const state = health.selectedOptions[0].dataset.health;
+    return (edge) => (app.value ? edge.app === app.value : django.checked || !edge.django) && (!state || edge.health === state);
+  };
+
+  // What the map is narrowed to stands in the address: it survives a reload, and can be shared.
+  const readAddress = () => {
+    const given = new URLSearchParams(location.search);
+    form.reset();
+    for (const field of form.elements) {
+      if (!given.has(field.name)) continue;
+      if (field.type === "checkbox") field.checked = true;
+      else if ([...field.options].some((option) => option.value === given.get(field.name))) field.value = given.get(field.name);
+    }
+  };
+  const writeAddress = () => {
+    const chosen = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
+    history.replaceState(history.state, "", `${location.pathname}${chosen.size ? `?${chosen}` : ""}${location.hash}`);
   };
 
   const layout = (shown) => {
@@ -119,7 +134,11 @@
 
   const start = () => {
     edges = JSON.parse(document.getElementById("edges").textContent);
-    form.addEventListener("change", draw);
+    readAddress();
+    form.addEventListener("change", () => {
+      writeAddress();
+      draw();
+    });
     draw();
   };
   start();
