@@ -182,7 +182,9 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
         "signalbox/trace.html",
         {
             "line": line,
-            "fall": waterfall(events, [] if after or more or line.more else line.rows, AXES.get(request.GET.get("axis", ""))),
+            "fall": waterfall(
+                events, [] if after or more or line.more else line.rows, AXES.get(request.GET.get("axis", ""))
+            ),
             "groups": reading.GROUPS,
             "after": after,
             "more": more,
