@@ -68,9 +68,7 @@ def test_a_search_leads_by_index(boss: Client, add_event: AddEvent) -> None:
 
 @pytest.mark.every_database
 @pytest.mark.parametrize("model", ["event", "trace"])
-def test_a_trace_id_is_compared_as_it_is(
-    boss: Client, add_event: AddEvent, add_trace: Any, model: str
-) -> None:
+def test_a_trace_id_is_compared_as_it_is(boss: Client, add_event: AddEvent, add_trace: Any, model: str) -> None:
     trace_id = "ab" * 16
     row = {"event": add_event, "trace": add_trace}[model](trace_id=trace_id)
     with CaptureQueriesContext(connection) as queries:
