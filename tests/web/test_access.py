@@ -27,7 +27,6 @@ def addresses(add_event: Callable[..., Event]) -> list[str]:
         reverse("signalbox:revert", args=[event.id]),
         reverse("signalbox:object") + "?sender=shop.Order&key=7",
         reverse("signalbox:map"),
-        reverse("signalbox:graph"),
         reverse("signalbox:deliveries"),
         reverse("signalbox:doctor"),
         reverse("signalbox:findings"),
