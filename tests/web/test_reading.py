@@ -147,6 +147,31 @@ def test_work_that_shares_a_trace_is_one_line(add_event: AddEvent, add_trace: Ad
     assert ("GET /first/", 1_000, 9_000, 2, "ada") == (line.name, line.time, line.duration, line.events, line.actor)
 
 
+def test_lines_that_lie_far_apart_are_looked_at_one_by_one(
+    add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "WINDOWS", (1000, 1000))
+    monkeypatch.setattr(reading, "SMALL", 3)
+    old = add_event(object_key="5")
+    for _ in range(6):
+        last = add_event(trace_id=old.trace_id)
+    new = add_event(object_key="5", id=last.id + 10_000)
+    with CaptureQueriesContext(connection) as queries:
+        found = reading.page(ask(object="shop.Order:5"))
+    assert [(new.trace_id, 1, 1), (old.trace_id, 1, 3)] == [
+        (line.trace_id, line.matches, line.events) for line in found.lines
+    ]
+    assert 2 == len([one for one in queries if "BETWEEN" in one["sql"] and "trace_id" in one["sql"]])
+
+
+def test_a_trace_s_events_are_read_in_the_order_of_its_index(add_event: AddEvent) -> None:
+    events = [add_event(trace_id="a" * 32) for _ in range(4)]
+    with CaptureQueriesContext(connection) as queries:
+        assert (events[1:3], events[2].id) == reading.trace_events("a" * 32, events[0].id, 2)
+    [order] = [one["sql"].rpartition("ORDER BY")[2] for one in queries]
+    assert order.index("trace_id") < order.index('"id"' if '"id"' in order else "`id`")
+
+
 @pytest.fixture
 def shared(add_event: AddEvent, add_trace: AddTrace, monkeypatch: pytest.MonkeyPatch) -> list[Trace]:
     """The rows of a trace that a caller gave to many requests."""

@@ -296,14 +296,34 @@ def _complete(lines: Sequence[Line]) -> None:
     ]
     if not partial:
         return
-    # From the newest on and no further than one search goes: of a trace that is larger than it looks, its end will do.
-    floor = min(line.last for line in partial) - WINDOWS[1]
     for line in partial:
         line.signals.clear()
         line.seen_errors = line.seen_rolled_back = 0
-    query = Event.objects.filter(trace_id__in=[line.trace_id for line in partial], id__gte=floor).order_by("-id")
-    for row in query.values_list(*SEEN)[: SMALL * LINES]:
+    for row in _around(partial):
         by_id[row[1]].take(row)
+
+
+def _around(lines: Sequence[Line]) -> list[Any]:
+    """Return the newest events of these traces, ``SEEN`` of each."""
+    least, greatest = min(line.last for line in lines), max(line.last for line in lines)
+    near = WINDOWS[1]
+    if greatest - least <= 2 * near:
+        # No further than one search goes: of a trace that is larger than it looks, a part will do.
+        query = Event.objects.filter(trace_id__in=[line.trace_id for line in lines])
+        query = query.filter(id__range=(least - near, greatest + near)).order_by("-id")
+        return list(query.values_list(*SEEN)[: SMALL * LINES])
+    # Lines that a filter found far apart: one statement for all would read what lies between them.
+    return [row for line in lines for row in _of(line.trace_id, "-").values_list(*SEEN)[:SMALL]]
+
+
+def _of(trace_id: str, backwards: str = "") -> QuerySet[Event]:
+    """Return a trace's events in the order of their keys.
+
+    With ``=`` and an order by the key alone, PostgreSQL reads the whole table in that order where it takes the trace
+    for a large one; in the order of both it has the trace's index.
+    """
+    events = Event.objects.filter(trace_id__range=(trace_id, trace_id))
+    return events.order_by(f"{backwards}trace_id", f"{backwards}id")
 
 
 def _rows(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
@@ -527,7 +547,7 @@ def name_of(trace_id: str) -> str:
 
 def trace_events(trace_id: str, after: int = 0, most: int = 500) -> tuple[list[Event], int | None]:
     """Return a trace's events beyond the key ``after``, in the order of their keys, and where the next ones begin."""
-    rows = list(Event.objects.filter(trace_id=trace_id, id__gt=after).order_by("id")[: most + 1])
+    rows = list(_of(trace_id).filter(id__gt=after)[: most + 1])
     return rows[:most], rows[most - 1].id if len(rows) > most else None
 
 
