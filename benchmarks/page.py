@@ -253,7 +253,7 @@ def pages() -> dict[str, str]:
         "signal": f"{root}?signal=shop.signals.order_paid",
         "signal that is not there": f"{root}?signal=class_prepared",
         "group": f"{root}?group=custom",
-        "sender": f"{root}?sender=shop.Model7",
+        "sender": f"{root}?sender=shop.Model11",
         "object": f"{root}?object=shop.Model11:76",
         "actor": f"{root}?actor=77",
         "outcome": f"{root}?outcome=rolled_back",
