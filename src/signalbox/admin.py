@@ -32,6 +32,9 @@ LOOKED_AT: Final = 50_000
 """Newest rows that a filter without an index looks at."""
 
 
+SHORTENED: Final = f"The list ends after the newest {MOST:,} that fit; Signalbox's own page leads to all."
+
+
 class SignalboxHistory:
     """Mixin for a ``ModelAdmin``: a button beside the admin's own history leads to the object's life in Signalbox.
 
@@ -61,11 +64,14 @@ class _Choice(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
-        return queryset.filter(**{self.parameter_name: value}) if value and self.parameter_name else queryset
+        if not value or not self.parameter_name:
+            return queryset
+        known = value in dict(self.lookup_choices)
+        return queryset.filter(**{self.parameter_name: value}) if known else queryset.none()
 
 
 class _AmongNewest(_Choice):
-    """A filter that no index helps: it looks at the newest rows alone."""
+    """A filter that no index helps: it looks at the newest rows alone, and says so."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         found = super().queryset(request, queryset)
@@ -86,7 +92,7 @@ class SignalFilter(_Choice):
 class OutcomeFilter(_AmongNewest):
     """By outcome, among the newest rows."""
 
-    title = "outcome"
+    title = f"outcome, among the newest {LOOKED_AT:,} rows"
     parameter_name = "outcome"
     values = tuple(Outcome)
 
@@ -94,7 +100,7 @@ class OutcomeFilter(_AmongNewest):
 class KindFilter(_AmongNewest):
     """By kind of trace, among the newest rows."""
 
-    title = "kind"
+    title = f"kind, among the newest {LOOKED_AT:,} rows"
     parameter_name = "kind"
     values = ("request", "command", "task", "work", "shell", "test", "process")
 
@@ -109,6 +115,18 @@ class ReadOnly(Admin):
     ordering = ("-id",)
     sortable_by = ()
     actions = None
+    search_fields = ("trace_id",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by what has an index, as it is: ``iexact`` and ``icontains`` have no use for one."""
+        term = search_term.strip()
+        return (queryset.filter(self.named(term)) if term else queryset), False
+
+    def named(self, term: str) -> Q:
+        """Return what a row meets that ``term`` leads to."""
+        return Q(trace_id=term.lower())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: what is recorded is recorded by what happens."""
@@ -151,10 +169,9 @@ class ReadOnly(Admin):
 class EventAdmin(ReadOnly):
     """Events, newest first."""
 
-    list_display = ("moment", "signal", "sender", "object_label", "actor_label", "outcome", "errors", "took", "page")
+    list_display = ("moment", "signal", "outcome", "errors", "sender", "object_label", "actor_label", "took", "page")
     list_filter = (SignalFilter, OutcomeFilter)
-    search_fields = ("trace_id",)
-    search_help_text = "A trace id, a user's key as actor:7, or a model and a key as shop.Order:17."
+    search_help_text = f"A trace id, a user's key as actor:7, or a model and a key as shop.Order:17. {SHORTENED}"
     fields = (
         *(
             "moment",
@@ -171,16 +188,12 @@ class EventAdmin(ReadOnly):
     )
     readonly_fields = ("moment", "took", "details", "page")
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """Find by what has an index: a trace id, an actor's key, an object."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
+    def named(self, term: str) -> Q:
+        """A trace id, an actor's key, an object."""
         name, _, key = term.partition(":")
-        by = Q(actor_key=key) if name == "actor" else Q(sender=name, object_key=key) if key else Q(trace_id=term)
-        return queryset.filter(by), False
+        if name == "actor":
+            return Q(actor_key=key)
+        return Q(sender=name, object_key=key) if key else super().named(term)
 
 
 @admin.register(Trace)
@@ -191,17 +204,16 @@ class TraceAdmin(ReadOnly):
         "moment",
         "kind",
         "name",
-        "actor_label",
         "status",
-        "events",
         "errors",
         "rolled_back",
+        "events",
+        "actor_label",
         "took",
         "page",
     )
     list_filter = (KindFilter,)
-    search_fields = ("=trace_id",)
-    search_help_text = "A trace id."
+    search_help_text = f"A trace id. {SHORTENED}"
     fields = (
         *("moment", "kind", "name", "actor_key", "actor_label", "status", "took", "events", "errors", "rolled_back"),
         *("trace_id", "details", "page"),

@@ -66,6 +66,43 @@ def test_a_search_leads_by_index(boss: Client, add_event: AddEvent) -> None:
         assert [event] == listed(boss, f"?q={term}")
 
 
+@pytest.mark.every_database
+@pytest.mark.parametrize("model", ["event", "trace"])
+def test_a_trace_id_is_compared_as_it_is(boss: Client, add_event: AddEvent, add_trace: Any, model: str) -> None:
+    trace_id = "ab" * 16
+    row = {"event": add_event, "trace": add_trace}[model](trace_id=trace_id)
+    with CaptureQueriesContext(connection) as queries:
+        found = boss.get(f"/admin/signalbox/{model}/?q=+{trace_id.upper()}+").context["cl"].result_list
+    assert [row] == list(found)
+    asked = [one["sql"] for one in queries if trace_id in one["sql"].lower()]
+    assert asked
+    assert [] == [sql for sql in asked if "UPPER(" in sql or "LIKE" in sql]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("event/", "The list ends after the newest 2,000 that fit"),
+        ("trace/", "The list ends after the newest 2,000 that fit"),
+        ("event/", "outcome, among the newest 50,000 rows"),
+        ("trace/", "kind, among the newest 50,000 rows"),
+    ],
+)
+def test_the_list_says_what_it_leaves_out(
+    boss: Client, add_event: AddEvent, add_trace: Any, address: str, said: str
+) -> None:
+    add_event()
+    add_trace()
+    assert said in boss.get(f"/admin/signalbox/{address}").content.decode()
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("query", ["?signal=%00", "?outcome=lost", "?q=%00"])
+def test_a_filter_that_is_none_breaks_nothing(boss: Client, add_event: AddEvent, query: str) -> None:
+    add_event()
+    assert boss.get(f"/admin/signalbox/event/{query}").status_code in (200, 302)
+
+
 def test_filters_choose(boss: Client, add_event: AddEvent) -> None:
     event = add_event(signal="update", outcome="rolled_back")
     assert [event] == listed(boss, "?signal=update&outcome=rolled_back")

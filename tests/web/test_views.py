@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.template.loader import render_to_string
 from django.test import AsyncClient, Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from signalbox.doctor import Finding, Line, Severity
@@ -27,6 +30,17 @@ def test_a_poll_is_answered_with_the_lines_that_are_new(page: Client, add_event:
     answer = page.get(reverse("signalbox:live"), {"position": position}).content.decode()
     assert f'id="t-{event.trace_id}"' in answer
     assert f"position={Position.now()}" in answer
+
+
+def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_new(
+    page: Client, add_event: AddEvent
+) -> None:
+    add_event()
+    given = {"position": str(Position.now())}
+    with CaptureQueriesContext(connection) as queries:
+        assert 204 == page.get(reverse("signalbox:live"), given).status_code
+    tables = [re.findall(r"FROM .(\w+)", one["sql"])[0] for one in queries]
+    assert ["django_session", "auth_user", "auth_permission", "auth_permission", "signalbox_event"] == tables
 
 
 def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
@@ -232,12 +246,52 @@ def test_what_can_t_be_put_back_says_why(page: Client, operator: User, changed: 
     assert (409, True) == (answer.status_code, b"is gone" in answer.content)
 
 
+@pytest.mark.parametrize(
+    ("told", "signal", "offered"),
+    [
+        ({"changes": {"status": ["open", "paid"]}}, "post_save", True),
+        ({"changes": {"status": ["open", "paid"], "colour": ["red", "blue"]}}, "post_save", False),
+        ({"row": {"id": 5, "status": "open", "colour": "red"}}, "post_delete", False),
+        ({"row": {"id": 5, "lines": []}}, "post_delete", False),
+        ({"row": {"id": 5, "status": "open"}}, "post_delete", True),
+    ],
+)
+def test_putting_back_is_offered_where_the_fields_are_still_there(
+    told: dict[str, Any], signal: str, offered: bool, page: Client, operator: User, add_event: AddEvent
+) -> None:
+    for name in ("change_order", "add_order"):
+        operator.user_permissions.add(Permission.objects.get(codename=name))
+    event = add_event(signal=signal, data=told)
+    assert offered == ("Put back" in page.get(f"/signalbox/event/{event.id}/").content.decode())
+    assert (200 if offered else 403) == page.get(f"/signalbox/event/{event.id}/revert/").status_code
+
+
 def test_putting_back_needs_a_csrf_token(operator: User, changed: Event) -> None:
     operator.user_permissions.add(Permission.objects.get(codename="change_order"))
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(operator)
     assert 403 == strict.post(f"/signalbox/event/{changed.id}/revert/").status_code
     assert "paid" == Order.objects.get().status
+
+
+def test_a_finding_without_a_place_names_its_receiver_and_signal() -> None:
+    finding = Finding(
+        id="signalbox.D001",
+        rule="dead-receiver",
+        severity=Severity.WARNING,
+        app="shop",
+        path="",
+        line=0,
+        place="",
+        signal="post_save",
+        receiver="shop.signals.tell",
+        happens="It never runs.",
+        why="Nothing held it.",
+        remedy="Hold it.",
+        excerpt=(),
+    )
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5})
+    assert ("shop.signals.tell" in page, ">post_save<" in page, "data-copy" in page) == (True, True, False)
 
 
 def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:

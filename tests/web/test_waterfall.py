@@ -7,8 +7,8 @@ from signalbox.web.waterfall import tree, waterfall
 
 
 def event(span: int, **given: Any) -> Event:
-    values: dict[str, Any] = {"span": span, "time": span * 100, "parent": None, "duration": 100, "errors": 0, "data": {}}
-    return Event(**{"signal": "post_save", "outcome": "committed"} | values | given)
+    values: dict[str, Any] = {"span": span, "time": span * 100, "parent": None, "duration": 100, "data": {}}
+    return Event(**{"signal": "post_save", "outcome": "committed", "errors": 0} | values | given)
 
 
 def trace(**given: Any) -> Trace:

@@ -292,9 +292,7 @@ def _complete(lines: Sequence[Line]) -> None:
     for trace_id, rows in _rows(by_id).items():
         by_id[trace_id].sharing(rows)
     partial = [
-        line
-        for line in lines
-        if line.signals.total() < (line.events if line.rows else SMALL) and line.events <= SMALL
+        line for line in lines if line.signals.total() < (line.events if line.rows else SMALL) and line.events <= SMALL
     ]
     if not partial:
         return
@@ -377,7 +375,7 @@ class Position:
                 # The table's beginning is known only where it was reached.
                 first = keys[0] if len(keys) == look_back else 1
                 gaps += _holes(Gap(table, first, keys[-1], now), keys)[-GAPS:]
-        return cls(*ends, tuple(gaps[-GAPS:]))
+        return cls(ends[0], ends[1], tuple(gaps[-GAPS:]))
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -561,9 +559,7 @@ def strip(asked: Asked, since: int, step: int) -> list[tuple[int, str, int, int]
     rows = query.annotate(bucket=F("time") - F("time") % step).values_list("bucket", "signal")
     found: Counter[tuple[int, str]] = Counter()
     failed: Counter[tuple[int, str]] = Counter()
-    for bucket, signal, number, errors in rows.annotate(
-        number=Count("id"), failed=Count("id", filter=WENT_WRONG)
-    ):
+    for bucket, signal, number, errors in rows.annotate(number=Count("id"), failed=Count("id", filter=WENT_WRONG)):
         found[bucket, formats.group(signal)] += number
         failed[bucket, formats.group(signal)] += errors
     return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]

@@ -173,6 +173,7 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
     after = _key(request, "after") or 0
     events, more = reading.trace_events(_existing(trace_id), after)
     line = reading.line_of(trace_id)
+    part = bool(after or more or line.more)
     if not events and not line.rows:
         raise Http404("There is no such trace.")
     for found in events:
@@ -182,7 +183,7 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
         "signalbox/trace.html",
         {
             "line": line,
-            "fall": waterfall(events, [] if after or more or line.more else line.rows, AXES.get(request.GET.get("axis", ""))),
+            "fall": waterfall(events, [] if part else line.rows, AXES.get(request.GET.get("axis", ""))),
             "groups": reading.GROUPS,
             "after": after,
             "more": more,
