@@ -66,6 +66,12 @@ def crashes(request: pytest.FixtureRequest) -> int:
     return number
 
 
+def pytest_sessionfinish() -> None:
+    from signalbox import departures
+
+    departures.forget()  # the databases are gone
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     """The Redis that tests may use; for tests with the marker `redis`."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from types import NoneType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from django.utils.duration import duration_iso_string
+
+from signalbox import expressions
 from signalbox.event import UNKNOWN, Unknown
 from signalbox.redaction import REDACTED, Redactor
 
@@ -58,13 +61,13 @@ _PLAIN: Final = frozenset({NoneType, bool, int, float, str, Decimal, datetime, d
 
 def row(values: Any, fields: Fields) -> dict[str, Any]:
     """Return the known values of a whole row by field name."""
-    found = dict(zip(fields.names, values, strict=True))
+    found = {name: value for name, value in zip(fields.names, values, strict=True)}  # noqa: C416 - dict() is slower
     if type(values) is not tuple:  # a tuple holds every value
         found = {name: value for name, value in found.items() if value is not UNKNOWN}
     if not _PLAIN.issuperset(map(type, values)):
         for name, value in found.items():
             if hasattr(value, "resolve_expression"):
-                found[name] = _untold(value)
+                found[name] = untold(value, fields)
     for name in fields.secret:
         if found.get(name) is not None:
             found[name] = REDACTED
@@ -86,7 +89,7 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
         for position, (before, after) in enumerate(zip(old, new, strict=True)):
             if before is after or after is UNKNOWN:
                 continue
-            entry = _entry(before, after, fields.to_python[position])
+            entry = _entry(before, after, fields.to_python[position], fields)
             if entry is not None and (name := fields.names[position]) not in fields.primary:
                 found[name] = entry
     for name in fields.excluded:
@@ -100,10 +103,10 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
     return found
 
 
-def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any] | None:
+def _entry(before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fields) -> list[Any] | None:
     """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
     if hasattr(after, "resolve_expression"):
-        after = _untold(after)
+        after = untold(after, fields)
     if before is UNKNOWN or hasattr(before, "resolve_expression"):
         return [after]
     if same(before, after):
@@ -117,9 +120,16 @@ def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any
     return [before, after]
 
 
-def _untold(expression: Any) -> dict[str, str]:
+class Untold(dict[str, str]):
+    """What is told of a value that the database computed. By its class it is no value of a JSON field."""
+
+
+def untold(expression: Any, fields: Fields) -> Untold:
     """Return what is told of a value that the database computed, and did not say."""
-    return {"expression": str(expression)}
+    hidden = fields.secret | fields.excluded
+    if not hidden.isdisjoint(fields.primary):
+        hidden |= {"pk"}
+    return Untold(expression=expressions.text(expression, fields.redactor, hidden))
 
 
 def same(before: Any, after: Any) -> bool:
@@ -139,6 +149,21 @@ def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
     return "changes", diff(change)
 
 
+def _among(value: Any, named: Mapping[Any, str]) -> bool:
+    """Tell whether a field's value is one of its choices; one that can't be hashed is none."""
+    try:
+        return value in named
+    except Exception:  # noqa: BLE001 - a value's own __hash__ and __eq__ may raise anything
+        return False
+
+
+def _as_told(value: Any) -> str:
+    """Return a choice as the text that stands for it in an event."""
+    if isinstance(value, timedelta):
+        return duration_iso_string(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
 def choice_labels(values: Mapping[str, Any], fields: Fields) -> dict[str, dict[str, str]]:
     """Return what the values of fields with choices are called: ``{field: {value: label}}``."""
     labels: dict[str, dict[str, str]] = {}
@@ -148,9 +173,9 @@ def choice_labels(values: Mapping[str, Any], fields: Fields) -> dict[str, dict[s
         value = values[name]
         named = fields.choices[name]
         found = {
-            str(one): str(named[one])
+            _as_told(one): str(named[one])
             for one in (value if type(value) is list else (value,))
-            if isinstance(one, str | int) and one in named
+            if one is not None and _among(one, named)
         }
         if found:
             labels[name] = found

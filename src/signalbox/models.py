@@ -61,6 +61,9 @@ class Event(models.Model):
 
     objects: ClassVar[Register] = Register()
 
+    uncertain = False
+    """Of an event in an object's history: whether it may have concerned it, as a bulk operation that left out keys."""
+
     class Meta:
         verbose_name = _("event")
         verbose_name_plural = _("events")
@@ -173,7 +176,7 @@ class Delivery(models.Model):
             # What is finished holds no place in the first two: it leaves them null, which every backend can do
             # while only some have partial indexes.
             models.Index(fields=["wake"], name="signalbox_delivery_wake"),
-            models.Index(fields=["lane", "id"], name="signalbox_delivery_lane"),
+            models.Index(fields=["lane", "lease", "id"], name="signalbox_delivery_lane"),
             models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
             models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
         ]

@@ -117,6 +117,24 @@ class Word(models.Model):
     meaning = models.TextField(blank=True)
 
 
+class Sentence(models.Model):
+    word = models.ForeignKey(Word, models.CASCADE, related_name="sentences")
+    also = models.ManyToManyField(Word, related_name="other_sentences")
+
+
+class Ticket(models.Model):
+    """Its number is let in."""
+
+    token = models.BigIntegerField(primary_key=True)
+    note = models.CharField(max_length=20, blank=True)
+
+
+class SeasonTicket(Ticket):
+    """Its key is a foreign key that holds a secret."""
+
+    year = models.IntegerField(default=2026)
+
+
 class Big(models.Model):
     id = models.BigIntegerField(primary_key=True)
     name = models.CharField(max_length=50, blank=True)

@@ -13,10 +13,13 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client, override_settings
 
-from signalbox import departures
+import signalbox
+from signalbox import departures, store
 from signalbox.context import new_trace_id
+from signalbox.delivery import registry
 from signalbox.models import Delivery, Event, Trace
 from tests import services
+from tests.delivery import receivers
 from tests.web import browsing
 from tests.web.browsing import Visitor
 
@@ -130,6 +133,17 @@ def add_delivery(db: None) -> Callable[..., Delivery]:
         return delivery
 
     return add
+
+
+@pytest.fixture
+def durable() -> Iterator[str]:
+    """A durable receiver's name."""
+    signalbox.receiver("post_save", sender="shop.Order", durable=True)(receivers.saved)
+    [name] = registry.durables()
+    yield name
+    registry.disconnect(name)
+    store.deliverer = None
+    signalbox.install()
 
 
 @pytest.fixture(scope="module")

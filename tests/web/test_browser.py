@@ -68,13 +68,17 @@ def addresses(event: Event) -> dict[str, str]:
         "object": "/signalbox/object/?" + urlencode({"sender": event.sender, "key": event.object_key}),
         "map": "/signalbox/map/",
         "deliveries": "/signalbox/deliveries/?state=dead",
+        "delivery": f"/signalbox/deliveries/{Delivery.objects.get().id}/",
         "doctor": "/signalbox/doctor/",
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["timeline", "trace", "event", "revert", "object", "map", pytest.param("deliveries", marks=every_alias), "doctor"],
+    [
+        *("timeline", "trace", "event", "revert", "object", "map", "doctor"),
+        *(pytest.param(name, marks=every_alias) for name in ("deliveries", "delivery")),
+    ],
 )
 def test_a_page_is_accessible_in_both_schemes_at_any_width(window: Window, work: Event, name: str) -> None:
     visitor = window(reduced_motion="reduce")
@@ -82,6 +86,8 @@ def test_a_page_is_accessible_in_both_schemes_at_any_width(window: Window, work:
     if name == "timeline":
         visitor.page.click("[data-twist]")
         visitor.page.wait_for_selector(".leaf")
+    elif name == "deliveries":
+        visitor.page.click("text=Replay past events")
     for width in (1280, 900, 360):
         visitor.page.set_viewport_size({"width": width, "height": 740})
         assert (width, 0) == (width, visitor.overflow())
@@ -767,13 +773,15 @@ def test_whatever_is_stored_is_shown_as_text(
     )
     add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
     facts = {"signal": EVIL, "sender": EVIL, "object_key": EVIL, "trace_id": event.trace_id, "span": event.span}
-    add_delivery(**facts, state="dead", receiver=EVIL, queue="<b>q", key=EVIL, error=EVIL, payload={EVIL: EVIL})
+    evil = {"receiver": EVIL, "queue": "<b>q", "key": EVIL, "error": EVIL, "payload": {EVIL: EVIL}}
+    delivery = add_delivery(**facts, **evil, state="dead")
     paths = [
         "/signalbox/",
         f"/signalbox/trace/{ONE}/",
         f"/signalbox/event/{event.id}/",
         "/signalbox/object/?" + urlencode({"sender": EVIL, "key": EVIL}),
         "/signalbox/deliveries/",
+        f"/signalbox/deliveries/{delivery.id}/",
         "/signalbox/deliveries/?" + urlencode({"receiver": EVIL}),
         "/signalbox/?" + urlencode(dict.fromkeys(["text", "signal", "sender", "actor"], EVIL)),
         "/signalbox/?" + urlencode(dict.fromkeys(["since", "object", "outcome", "group", "kind"], EVIL)),

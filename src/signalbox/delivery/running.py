@@ -27,7 +27,7 @@ from signalbox.delivery.claims import DONE, Claimed, Result, Verdict
 from signalbox.models import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -294,26 +294,33 @@ class Watch:
 
 
 def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
-    """Run the receiver of ``claimed`` and return what became of it. Only what ends the process is raised."""
+    """Run the receiver of ``claimed`` and return what became of it.
+
+    Whatever it raises is its failure, ``SystemExit`` too. Only Ctrl-C leaves here, which the main thread alone gets.
+    """
     try:
         durable = durable_of(claimed)
     except Deferred as error:
         return _deferred(claimed, error)
     if claimed.attempts > durable.retries + 1:  # counted before each, and none has said what became of it
         return failed(claimed, durable, DIED)
+    others = {connection for connection in connections.all(initialized_only=True) if _in_transaction(connection)}
     try:
         call(claimed, durable, watch)
     except Deferred as error:
         return _deferred(claimed, error)
     except TimedOut:
         for connection in connections.all(initialized_only=True):  # it may have been in the middle of a statement
-            _throw_away(connection)
+            if connection not in others:
+                _throw_away(connection)
         return failed(claimed, durable, f"TimedOut: it took longer than its timeout of {durable.timeout:g} seconds")
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         logger.warning("%s failed (attempt %d).", claimed.receiver, claimed.attempts, exc_info=True)
         return failed(claimed, durable, encoding.exception_text(error, redactor=registry.redactor()))
     finally:
-        _tidy()
+        _tidy(others)
     return DONE
 
 
@@ -367,12 +374,19 @@ def _traced(claimed: Claimed) -> Iterator[None]:
         departures.end(trace, status)
 
 
-def _tidy() -> None:
-    """Leave no connection behind in a transaction or broken, whatever the receiver did with it."""
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    return connection.connection is not None and (connection.in_atomic_block or not connection.autocommit)
+
+
+def _tidy(others: Collection[BaseDatabaseWrapper]) -> None:
+    """Leave no connection behind in a transaction or broken, whatever the receiver did with it.
+
+    ``others`` were in somebody's transaction before the receiver was called: that is theirs.
+    """
     for connection in connections.all(initialized_only=True):
-        if connection.connection is None:
+        if connection.connection is None or connection in others:
             continue
-        if connection.in_atomic_block or not connection.autocommit or connection.errors_occurred:
+        if _in_transaction(connection) or connection.errors_occurred:
             _throw_away(connection)
 
 

@@ -88,7 +88,7 @@ class Migration(migrations.Migration):
                 "default_permissions": ("view", "change", "delete"),
                 "indexes": [
                     models.Index(fields=["wake"], name="signalbox_delivery_wake"),
-                    models.Index(fields=["lane", "id"], name="signalbox_delivery_lane"),
+                    models.Index(fields=["lane", "lease", "id"], name="signalbox_delivery_lane"),
                     models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
                     models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
                 ],

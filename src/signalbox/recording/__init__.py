@@ -12,10 +12,10 @@ from django.apps import apps
 from django.core.signals import request_finished, request_started, setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
-from django.db.models.signals import post_migrate
+from django.db.models.signals import m2m_changed, post_migrate
 from django.dispatch import Signal
 
-from signalbox import buffer, catalog, conf, store
+from signalbox import buffer, catalog, conf, encoding, store
 from signalbox.delivery import registry
 from signalbox.recording import (
     bulk,
@@ -160,6 +160,7 @@ def track(signal: Signal, name: str) -> None:
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
+    name = encoding.column(name, 200)
     custom.track(signal, name)
     registry.known_as(signal, name)
     if _state.scope is not None and _state.scope.custom(name):
@@ -181,6 +182,8 @@ def _watch(signal: Signal, name: str) -> None:
         capture = captures.Awaited(name, capture)
     sends.watch(signal, capture)
     hook = _BOUNDARIES.get(signal) or tasks.hook(signal)
+    if signal is m2m_changed:
+        hook = manytomany.around_receivers
     if hook is not None:  # a boundary stands around what records its signal
         sends.bound(signal, hook)
 

@@ -11,17 +11,17 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import connections, transaction
 from django.db.models import QuerySet
-from django.db.models.sql import UpdateQuery
+from django.db.models.sql import DeleteQuery, UpdateQuery
 
-from signalbox import buffer, context
-from signalbox.changes import RowChange
+from signalbox import buffer, context, encoding
+from signalbox.changes import RowChange, choice_labels, untold
 from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
+from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -41,6 +41,7 @@ _originals: dict[str, Any] = {
     name: QuerySet.__dict__[name] for name in ("bulk_create", "bulk_update", "update", "_raw_delete")
 }
 _original_update_batch: Any = UpdateQuery.update_batch
+_original_delete_batch: Any = DeleteQuery.delete_batch
 _rows = False
 
 
@@ -60,6 +61,8 @@ def install(names: frozenset[str], *, rows: bool) -> None:
             setattr(QuerySet, attribute, update_wrapper(wrapped, _originals[attribute]))
     if "update" in names:
         UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
+    if "bulk_delete" in names:
+        DeleteQuery.delete_batch = _delete_batch  # type: ignore[method-assign]
 
 
 def uninstall() -> None:
@@ -67,11 +70,12 @@ def uninstall() -> None:
     for attribute, original in _originals.items():
         setattr(QuerySet, attribute, original)
     UpdateQuery.update_batch = _original_update_batch  # type: ignore[method-assign]
+    DeleteQuery.delete_batch = _original_delete_batch  # type: ignore[method-assign]
 
 
 @contextmanager
-def telling(model: type[Model]) -> Iterator[None]:
-    """Keep the block's operations on ``model`` from making events: who does them tells of them."""
+def telling(model: type[Model] | None) -> Iterator[None]:
+    """Keep the block's operations on ``model``, and on no other, from making events: who does them tells of them."""
     token = inside.set(model)
     try:
         yield
@@ -82,17 +86,6 @@ def telling(model: type[Model]) -> Iterator[None]:
 def _silent(plan: Plan) -> bool:
     """Tell whether an operation on the plan's model makes no event."""
     return not plan.recorded or inside.get() is plan.concrete
-
-
-@contextmanager
-def in_transaction(using: str) -> Iterator[BaseDatabaseWrapper]:
-    """Make sure that the operation and its event commit together."""
-    connection = connections[using]
-    if connection.in_atomic_block or not connection.get_autocommit():
-        yield connection
-        return
-    with transaction.atomic(using=using, savepoint=False):
-        yield connection
 
 
 # ------------------------------------------------------------------ the operations
@@ -113,7 +106,7 @@ def _bulk_create(
         return _originals["bulk_create"](self, objs, *how)
     objects = list(objs)
     self._for_write = True
-    with in_transaction(self.db) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
+    with in_transaction(self.db, seen=True) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
         made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
             if ignore_conflicts:
@@ -155,7 +148,7 @@ def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_si
         return _originals["bulk_update"](self, objs, fields, batch_size)
     objects, names = list(objs), list(fields)
     self._for_write = True
-    with in_transaction(self.db) as connection:
+    with in_transaction(self.db, seen=True) as connection:
         with telling(plan.concrete):
             number = _originals["bulk_update"](self, objects, names, batch_size)
         with _guarded("bulk_update", plan):
@@ -207,23 +200,68 @@ def _update(self: Any, **kwargs: Any) -> Any:
         return _originals["update"](self, **kwargs)
     self._for_write = True
     with in_transaction(self.db) as connection:
-        if _rows and query.group_by is None:
+        renamed = _renamed(plan, kwargs)
+        if _rows and query.group_by is None and not renamed:
             return _update_rows(self, plan, connection, kwargs)
-        with returning.asking("update", plan.concrete, plan.pks, most=MOST_KEYS) as wanted:
+        with returning.asking("update", plan.concrete, plan.pks, first=bool(renamed), most=MOST_KEYS) as wanted:
             number = _originals["update"](self, **kwargs)
         if number:
             with _guarded("update", plan):
                 keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-                _operation("update", plan, connection, number, keys, {"values": _rendered(plan, kwargs)})
+                told = _told_values(plan, kwargs)
+                if renamed:
+                    new = _new_keys(plan, keys, renamed)
+                    told["new_keys"] = None if new is None else _shown(plan, new)
+                _operation("update", plan, connection, number, keys, told)
     return number
 
 
-def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``update()`` was given: keys for objects, the text of expressions, no secrets."""
-    from signalbox import encoding
+def _renamed(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of the primary key that ``update()`` was given, by attribute."""
+    return {
+        field.attname: values[given]
+        for field in plan.pks
+        for given in (field.name, field.attname, *(("pk",) if len(plan.pks) == 1 else ()))
+        if given in values
+    }
 
+
+def _new_keys(plan: Plan, keys: list[Any] | None, renamed: dict[str, Any]) -> list[Any] | None:
+    """Return the keys that the rows with ``keys`` were given; ``None`` where only the database knows."""
+    if keys is None or any(hasattr(value, "resolve_expression") for value in renamed.values()):
+        return None
+    given = {
+        place: _plain(plan.pks[place], renamed[field.attname])
+        for place, field in enumerate(plan.pks)
+        if field.attname in renamed
+    }
+    if len(plan.pks) == 1:
+        return [given[0]] * len(keys)
+    return [tuple(given.get(place, part) for place, part in enumerate(key)) for key in keys]
+
+
+def _plain(field: Any, value: Any) -> Any:
+    """Return what a row holds that was given ``value``: of an object its key, of a text the number that it is of."""
+    while field.is_relation:
+        field = field.target_field
+        if hasattr(value, "_meta"):
+            value = getattr(value, field.attname)
+    return field.to_python(value)
+
+
+def _told_values(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of the values that ``update()`` was given, with what choices are called."""
+    rendered, plain = _rendered(plan, values)
+    labels = choice_labels(plain, plan.fields)
+    return {"values": rendered, "labels": labels} if labels else {"values": rendered}
+
+
+def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``update()`` was given, as a save would tell it: keys for objects, what expressions are made of, no
+    secrets; and what of it is a plain value."""
     redactor = plan.fields.redactor
     shown: dict[str, Any] = {}
+    given_values: dict[str, Any] = {}
     for given, value in values.items():
         name = plan.concrete._meta.get_field(given).name if given != "pk" else given
         if name in plan.fields.excluded:
@@ -231,12 +269,20 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
         if name in plan.fields.secret or redactor.hides(name, value):
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
-            shown[name] = {"expression": encoding.clean(str(value))[:500]}
-        elif hasattr(value, "_meta"):
-            shown[name] = encoding.safe(value.pk, redactor=redactor)
+            shown[name] = untold(value, plan.fields)
         else:
-            shown[name] = encoding.safe(value, redactor=redactor)
-    return shown
+            given_values[name] = _written(plan, name, value)
+    return {**shown, **encoding.encode_fields(given_values, redactor=redactor)}, given_values
+
+
+def _written(plan: Plan, name: str, value: Any) -> Any:
+    """Return what ``update()`` wrote of a field, as a save would tell it."""
+    try:
+        found = _plain(plan.concrete._meta.get_field(name), value)
+    except Exception:  # noqa: BLE001 - the field's own code on a value that the database took
+        found = getattr(value, "pk", value)
+    to_text = plan.fields.to_text.get(name)
+    return found if to_text is None else to_text(found)
 
 
 def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]) -> Any:
@@ -244,6 +290,7 @@ def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs:
     names = [
         field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs
     ]
+    returning.lock(connection, plan.concrete)
     # By key: PostgreSQL locks no rows of an outer join.
     found = plan.concrete._base_manager.using(connection.alias).filter(pk__in=self._chain().order_by().values("pk"))
     if connection.features.has_select_for_update:
@@ -274,11 +321,15 @@ def _raw_delete(self: Any, using: str) -> Any:
     plan = plans.of(self.model)
     if _silent(plan):
         return _originals["_raw_delete"](self, using)
+    return _deleting(plan, using, lambda: _originals["_raw_delete"](self, using))
+
+
+def _deleting(plan: Plan, using: str, delete: Callable[[], Any]) -> Any:
     with in_transaction(using) as connection:
-        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else plan.pks
+        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else [*plan.pks, *plan.ends]
         most = None if _rows else MOST_KEYS
         with returning.asking("delete", plan.concrete, fields, most=most) as wanted:
-            number = _originals["_raw_delete"](self, using)
+            number = delete()
         if number:
             with _guarded("bulk_delete", plan):
                 _deleted(plan, connection, number, wanted)
@@ -288,7 +339,7 @@ def _raw_delete(self: Any, using: str) -> Any:
 def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: returning.Wanted) -> None:
     if not _rows or wanted.rows is None:
         keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-        _operation("bulk_delete", plan, connection, number, keys, {})
+        _operation("bulk_delete", plan, connection, number, keys, _ends(plan, wanted))
         return
     places = [plan.fields.attnames.index(field.attname) for field in wanted.fields]
     for values in wanted.rows:
@@ -297,6 +348,28 @@ def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: r
         change = RowChange(plan.fields, row, None)
         draft = _row_draft("bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
         _add(draft, connection)
+
+
+def _ends(plan: Plan, wanted: returning.Wanted) -> dict[str, Any]:
+    """Return the keys on both ends of a many-to-many relation's rows, by the foreign key's name."""
+    if not plan.ends or wanted.rows is None:
+        return {}
+    columns = list(zip(*wanted.rows, strict=True))[len(plan.pks) :]
+    return {
+        "ends": {
+            field.name: _shown(plans.of(field.related_model), list(column))
+            for field, column in zip(plan.ends, columns, strict=False)
+        }
+    }
+
+
+def _delete_batch(self: Any, pk_list: Sequence[Any], using: str) -> Any:
+    """Record what becomes of the rows of a many-to-many relation where somebody listens to every delete: Django loads
+    them then, and sends nothing for them."""
+    plan = plans.of(self.get_meta().concrete_model)
+    if not self.get_meta().auto_created or _silent(plan):
+        return _original_delete_batch(self, pk_list, using)
+    return _deleting(plan, using, lambda: _original_delete_batch(self, pk_list, using))
 
 
 def _keys(plan: Plan, rows: Sequence[Sequence[Any]]) -> list[Any]:
@@ -312,7 +385,7 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     with in_transaction(using) as connection:
         result = _original_update_batch(self, pk_list, values, using)
         with _guarded("update", plan):
-            _operation("update", plan, connection, len(pk_list), list(pk_list), {"values": _rendered(plan, values)})
+            _operation("update", plan, connection, len(pk_list), list(pk_list), _told_values(plan, values))
     return result
 
 
@@ -344,13 +417,18 @@ def _operation(
     draft.duration = 0
     args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
-        shown = keys[:MOST_KEYS]
-        args["keys"] = shown if {*map(type, shown)} <= {int} else [plan.key_of(key) for key in shown]
+        shown = args["keys"] = _shown(plan, keys)
         if count > len(shown):
             args["keys_left_out"] = count - len(shown)
     draft.args = args
     draft.note = note
     _add(draft, connection)
+
+
+def _shown(plan: Plan, keys: list[Any]) -> list[Any]:
+    """Return keys as events tell them, as many as one event tells."""
+    shown = keys[:MOST_KEYS]
+    return shown if {*map(type, shown)} <= {int} and not plan.secret_pk else [plan.key_of(key) for key in shown]
 
 
 def _row_draft(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
 
-from signalbox import buffer, conf, context, departures, store
+from signalbox import buffer, conf, context, departures, encoding, store
 from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
 from signalbox.recording import arguments, manytomany, plans, rows, snapshots
+from signalbox.redaction import REDACTED
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -69,7 +70,7 @@ class Sent(Recorded):
         """Return the event, unless its sender is ignored."""
         if _ignored(sender):
             return None
-        draft = _draft(self.name, arguments.sender_label(sender), str(named.get("using") or ""))
+        draft = _draft(self.name, arguments.sender_label(sender), encoding.column(str(named.get("using") or ""), 64))
         draft.args = arguments.render(named)
         if registry.wants(self.name, draft.sender):
             draft.travels = registry.pack(self.name, draft.sender, named, draft.args)
@@ -117,7 +118,7 @@ class SettingChanged(Sent):
         setting = str(named.get("setting"))
         draft = super().start(sender, {**named, "value": None})
         if draft is not None:
-            draft.key = setting[:200]
+            draft.key = encoding.column(setting, 200)
             shown = arguments.render({setting: named.get("value")})
             draft.args = {**arguments.render({**named, "value": None}), "value": shown[setting]}
         return draft
@@ -239,24 +240,29 @@ class ManyToMany(Recorded):
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
-        if not plans.of(sender).recorded:
+        through = plans.of(sender)
+        said = plans.said_of_relation(sender)
+        if not through.recorded or said == "exclude":
             return None
         plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
         if not plan.recorded:
             return None
-        draft = _draft("m2m_changed", sender._meta.label, named["using"])
+        draft = _draft("m2m_changed", through.label, named["using"])
         if not isinstance(instance, type):
             rows.name(draft, plan, instance, connections[named["using"]])
         told = {name: value for name, value in named.items() if name not in ("instance", "using", "model", "pk_set")}
         asked = named["pk_set"]
+        first, *others = _changed_keys(named["action"], manytomany.current.get())
+        shown = asked if asked is None or said else arguments.keys(asked, named["model"])[: arguments.MOST_KEYS]
         draft.args = {
             **arguments.render(told),
-            "pk_set": None if asked is None else arguments.keys(asked, named["model"]),
-            **_changed_keys(named["action"], manytomany.current.get()),
+            "pk_set": shown if shown is None or not said else REDACTED,
+            **first,
             "object": plan.label,
             "model": arguments.sender_label(named["model"]),
         }
         _into(draft)
+        _into_parts(draft, others)
         return draft
 
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
@@ -269,35 +275,54 @@ class ManyToMany(Recorded):
             super().unheard(sender, named)
 
 
-def _changed_keys(action: str, work: manytomany.Work | None) -> dict[str, Any]:
+def _changed_keys(action: str, work: manytomany.Work | None) -> list[dict[str, Any]]:
     """Return the keys that a ``post_`` action really added or removed, as its statements told."""
     if work is None or not action.startswith("post_"):
-        return {}
-    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager.model)
+        return [{}]
+    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager)
 
 
-def _told_keys(what: str, keys: list[Any], model: type[Model]) -> dict[str, Any]:
-    told: dict[str, Any] = {what: arguments.keys(keys, model)}
-    if len(keys) > arguments.MOST_KEYS:
-        told["keys_left_out"] = len(keys) - arguments.MOST_KEYS
-    return told
+def _told_keys(what: str, keys: list[Any], manager: Any) -> list[dict[str, Any]]:
+    """Return what is told of ``keys``: all of them, in as many parts as events are needed; hidden, their number."""
+    if plans.said_of_relation(manager.through) == "redact":
+        return [{what: REDACTED, "count": len(keys)}]
+    model: type[Model] = manager.model
+    told, most = arguments.keys(keys, model), arguments.MOST_KEYS
+    if len(told) <= most:
+        return [{what: told}]
+    parts = [told[start : start + most] for start in range(0, len(told), most)]
+    return [{what: part, "part": number, "parts": len(parts)} for number, part in enumerate(parts, 1)]
 
 
 def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
     """Make the event of an ``add()`` for which Django sent nothing, as nobody listens."""
     plan = plans.of(type(manager.instance))
-    draft = _draft("m2m_changed", manager.through._meta.label, using)
+    draft = _draft("m2m_changed", plans.of(manager.through).label, using)
     rows.name(draft, plan, manager.instance, connections[using])
+    first, *others = _told_keys("added", keys, manager)
     draft.args = {
         "action": "post_add",
         "reverse": manager.reverse,
-        **_told_keys("added", keys, manager.model),
+        **first,
         "object": plan.label,
         "model": manager.model._meta.label,
         "unsent": True,
     }
     draft.duration = 0
     _into(draft)
+    _into_parts(draft, others)
+
+
+def _into_parts(first: Draft, others: list[dict[str, Any]]) -> None:
+    """Let the keys of a large change that ``first`` does not tell be told by events of their own."""
+    told: dict[str, Any] = {name: value for name, value in cast("Any", first.args).items() if name != "pk_set"}
+    for part in others:
+        draft = _draft(first.signal, first.sender, first.using)
+        draft.key, draft.label = first.key, first.label
+        draft.args = {**told, **part}
+        draft.duration = 0
+        _into(draft)
+        _completed(draft, None)
 
 
 def _deliver(draft: Draft) -> None:

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.db import router
 from django.db.models.fields import related_descriptors
@@ -19,6 +20,7 @@ from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
 from signalbox.recording import bulk, plans, returning
+from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +113,7 @@ def _adding(original: Any) -> Any:
             with _silence(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with bulk.in_transaction(using), _silence(self), _work(self, "insert") as work:
+        with in_transaction(using), _silence(self), _work(self, "insert") as work:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
             if _record is not None and not m2m_changed.has_listeners(self.through):
                 try:
@@ -143,7 +145,23 @@ def _silence(manager: Any) -> Any:
 _clearing = _removing
 
 
+def around_receivers(inner: Any) -> Any:
+    """Let what receivers of ``m2m_changed`` do on the manager's table be told as everywhere: it is none of its work."""
+
+    async def asend(sender: Any, **named: Any) -> Any:
+        with bulk.telling(None), returning.asking_nothing():
+            return await inner(sender, **named)
+
+    def send(sender: Any, **named: Any) -> Any:
+        with bulk.telling(None), returning.asking_nothing():
+            return inner(sender, **named)
+
+    return asend if iscoroutinefunction(inner) else send
+
+
 def _recorded(manager: Any) -> bool:
+    if plans.said_of_relation(manager.through) == "exclude":
+        return False
     return plans.of(type(manager.instance)).recorded and plans.of(manager.through).recorded
 
 

@@ -7,15 +7,17 @@ The snapshot lives in ``instance._state``, which copies and pickles leave behind
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import django
-from django.db import router
+from django.db import connections, router
 from django.db.models import Model
 from django.db.models.base import ModelState
 from django.db.models.fields.files import FieldFile
 from django.db.models.query_utils import DeferredAttribute
 
+from signalbox import buffer
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
 
@@ -81,6 +83,24 @@ def keep(plan: Plan, values: Sequence[Any]) -> Sequence[Any]:
     return tuple(kept) if type(values) is tuple else kept
 
 
+def keep_part(plan: Plan, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
+    """Return the same of a row of which these attributes were read; the values are in the order of the fields."""
+    places = _mutable_places(plan, tuple(names))
+    if not places:
+        return values
+    kept = list(values)
+    for position in places:
+        kept[position] = _frozen(kept[position])
+    return kept
+
+
+@lru_cache(1024)
+def _mutable_places(plan: Plan, names: tuple[str, ...]) -> list[int]:
+    """Return where among the values of ``names`` those stand that are changed in place."""
+    read = [place for place, attname in enumerate(plan.fields.attnames) if attname in names]
+    return [position for position, place in enumerate(read) if place in plan.mutable]
+
+
 def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
     """Return the row as it is known after ``written`` was written over ``known``."""
     if known is UNKNOWN or type(written) is tuple:
@@ -117,7 +137,7 @@ class Partial:
 
 
 class Memory:
-    """Takes a snapshot back to what it was before a write that was then rolled back."""
+    """Takes a snapshot back to what it was before a write, or a reading of one, that was then rolled back."""
 
     __slots__ = ("row", "state")
 
@@ -225,7 +245,7 @@ def _read_row(model: type[Model], names: Any, values: Any) -> Any:
     that what is changed in place is copied within it."""
     plan = plans.known(model) or plans.of(model)
     if len(values) != plan.size:
-        return Partial(names, values)
+        return Partial(names, keep_part(plan, names, values) if plan.mutable else values)
     if not plan.mutable:
         return values
     if type(values) is not list:
@@ -244,6 +264,7 @@ def _refresh_from_db(original: Any) -> Any:
         source = {} if from_queryset is None else {"from_queryset": from_queryset}  # an override may not know it
         whole = from_queryset is None and fields is None
         read = None if whole else _read(self, fields, from_queryset)
+        memory = Memory(self._state, getattr(self._state, ATTRIBUTE, UNKNOWN))
         original(self, using, fields, **source)
         plan = plans.of(self.__class__)
         if not plan.recorded:
@@ -258,6 +279,9 @@ def _refresh_from_db(original: Any) -> Any:
                 for name, attname, was, new in zip(plan.fields.names, plan.fields.attnames, known, values, strict=True)
             ]
         setattr(self._state, ATTRIBUTE, keep(plan, values))
+        # What was read may be a change of the open transaction, and go with it.
+        if self._state.db and (found := buffer.of(connections[self._state.db])) is not None and not found.idle():
+            found.note(memory)
 
     refresh_from_db.alters_data = True  # type: ignore[attr-defined]
     return refresh_from_db

@@ -18,7 +18,7 @@ from signalbox.models import Delivery, moment
 from signalbox.objects import history
 from signalbox.web import formats
 from signalbox.web.access import allowed
-from signalbox.web.addresses import object_address
+from signalbox.web.addresses import delivery_address, object_address
 
 register = template.Library()
 
@@ -135,6 +135,9 @@ def labelled(data: Mapping[str, Any], name: str, key: object) -> str:
 
 
 register.simple_tag(object_address)
+
+register.simple_tag(delivery_address)
+register.simple_tag(delivery_address)
 
 
 @register.simple_tag(takes_context=True)

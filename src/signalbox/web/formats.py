@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from re import findall
 from typing import Any, Final, NamedTuple
 
-from signalbox import catalog
+from signalbox import catalog, encoding
 
 LONG: Final = 60
 """Characters from which a text is shown as one inline diff, and cut in summaries."""
@@ -130,7 +130,8 @@ def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any]]:
     """Yield each changed field, whether its old value is known, the old and the new one."""
     for field, pair in (data.get("changes") or {}).items():
         if isinstance(pair, list) and pair:
-            yield field, len(pair) > 1, pair[0] if len(pair) > 1 else None, pair[-1]
+            old = encoding.literal(pair[0]) if len(pair) > 1 else None
+            yield field, len(pair) > 1, old, encoding.literal(pair[-1])
 
 
 def touched(data: Mapping[str, Any]) -> frozenset[str]:
