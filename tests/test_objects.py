@@ -464,7 +464,7 @@ def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest
     looked_at: list[int] = []
     concerns = objects.ObjectHistory._concerns
 
-    def counting(self: objects.ObjectHistory, event: Event) -> bool:
+    def counting(self: objects.ObjectHistory, event: Event) -> bool | None:
         looked_at.append(event.id)
         return concerns(self, event)
 

@@ -280,6 +280,37 @@ def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was
     assert 2 == visitor.page.locator(".line").count()
 
 
+HIDE = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => %s });"
+COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+@pytest.mark.parametrize("away", ["hidden", "paused"])
+def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
+    window: Window, work: Event, add_event: AddEvent, away: str
+) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    if away == "paused":
+        visitor.page.keyboard.press("p")
+    else:
+        visitor.page.evaluate(HIDE % "true")
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    newest = [add_event() for _ in range(130)][-1]
+    visitor.page.wait_for_timeout(2500)
+    if away == "paused":
+        visitor.page.wait_for_selector("[data-news]:text-is('100+ new')")
+        assert 2 == visitor.page.locator(".line").count()
+        visitor.page.click("[data-news]")
+    else:
+        assert [] == asked
+        visitor.page.evaluate(HIDE % "false" + COME_BACK)
+    visitor.page.wait_for_selector(f"[id='t-{newest.trace_id}']")
+    assert 40 == visitor.page.locator(".line").count()
+    assert f"t-{newest.trace_id}" == visitor.page.locator(".line").first.get_attribute("id")
+    assert "Live" == label(visitor)
+
+
 def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: Window, work: Event) -> None:
     visitor = window()
     visitor.go("/signalbox/")
