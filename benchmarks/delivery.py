@@ -162,6 +162,19 @@ def contest(name: str, number: int) -> None:
         print(number / float(result.read_text()), spent / number * 1e6)
     finally:
         teardown_databases(old, verbosity=0)
+        if name == "celery":
+            forget()
+
+
+def forget() -> None:
+    """Delete what Celery keeps in Redis about this run's queue."""
+    import redis
+
+    from benchmarks.peers import noop
+
+    with redis.Redis.from_url(os.environ["SIGNALBOX_BENCH_BROKER"]) as client:
+        for key in client.scan_iter(f"{noop.QUEUE}:*"):
+            client.delete(key)
 
 
 def put(name: str, noop: Any) -> None:

@@ -604,6 +604,28 @@ def test_rows_tell_what_an_expression_made() -> None:
 
 
 @pytest.mark.usefixtures("rows")
+def test_rows_that_went_in_while_conflicts_were_ignored_are_told_whole() -> None:
+    Word.objects.create(text="old")
+    Word.objects.bulk_create([Word(text="old", meaning="x"), Word(text="new", meaning="y")], ignore_conflicts=True)
+    [event] = recorded(Word, "bulk_create")
+    assert ("new", {"text": "new", "meaning": "y"}) == (event.object_key, event.data["row"])
+    Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")], ignore_conflicts=True)
+    assert [(str(tag.pk), {"id": tag.pk, "name": tag.name}) for tag in Tag.objects.order_by("pk")] == [
+        (event.object_key, event.data["row"]) for event in recorded(Tag, "bulk_create")
+    ]
+
+
+@pytest.mark.usefixtures("rows")
+def test_rows_of_an_update_batch_are_told_each() -> None:
+    orders = [Order.objects.create(number=number, note=number) for number in ("A-1", "A-2")]
+    values: dict[str, Any] = {"note": "z"}
+    models.sql.UpdateQuery(Order).update_batch([order.pk for order in orders], values, "default")
+    assert [(str(order.pk), {"note": [order.number, "z"]}) for order in orders] == [
+        (event.object_key, event.data["changes"]) for event in recorded(Order, "update")
+    ]
+
+
+@pytest.mark.usefixtures("rows")
 def test_rows_of_a_child_are_told_with_its_parents_fields_where_they_are_known() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=1)
     Restaurant.objects.update(name="Inn", stars=2)

@@ -18,9 +18,9 @@ import signalbox
 from signalbox.objects import history
 from signalbox.recording import arguments
 from signalbox.redaction import REDACTED
-from signalbox.reverting import RevertError
+from signalbox.reverting import RevertError, revert
 from tests.events import newest, recorded
-from tests.shop.models import Club, Friend, Key, Membership, Order, Person, Tag
+from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
@@ -199,6 +199,28 @@ def test_an_explicit_through_model_is_told_like_any() -> None:
         ("post_add", [club.pk]),
         ("post_clear", [bob.pk]),
     ] == told(Membership)
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_relation_by_other_columns_than_the_keys_tells_the_keys(listening: bool) -> None:
+    Coded.objects.create(code="unrelated")
+    holder, one, two = Holder.objects.create(code="h"), Coded.objects.create(code="c"), Coded.objects.create(code="d")
+    with heard(Holding) if listening else nullcontext():
+        holder.coded.add(one, two)
+        one.holders.remove(holder)
+        holder.coded.clear()
+        one.holders.add(holder)
+    assert [
+        ("post_add", [one.pk, two.pk]),
+        ("post_remove", [holder.pk]),
+        ("post_clear", [two.pk]),
+        ("post_add", [holder.pk]),
+    ] == [entry for entry in told(Holding) if entry[0].startswith("post_")]
+    for subject, number in ((one, 3), (two, 2), (holder, 4)):
+        found = [event for event in history(subject) if event.data["args"].get("action", "").startswith("post_")]
+        assert number == len(found)
+    revert(newest(Holding, "m2m_changed"))
+    assert 0 == Holding.objects.count()
 
 
 def test_a_row_of_an_explicit_through_model_that_is_saved_is_a_save() -> None:

@@ -173,9 +173,9 @@ def choice_labels(values: Mapping[str, Any], fields: Fields) -> dict[str, dict[s
         value = values[name]
         named = fields.choices[name]
         found = {
-            _as_told(one): str(named[one])
+            one if type(one) is str else _as_told(one): str(named[one])
             for one in (value if type(value) is list else (value,))
-            if one is not None and _among(one, named)
+            if (one in named if type(one) is str else one is not None and _among(one, named))
         }
         if found:
             labels[name] = found

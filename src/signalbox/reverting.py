@@ -133,17 +133,17 @@ def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model
     manager = getattr(instance, _accessor(model, event.sender, bool(args.get("reverse"))))
     if plans.of(manager.model).secret_pk:
         raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
+    # Objects and not keys: a relation's rows may point at another column.
+    others = manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))
     if added is not None:
-        manager.remove(*_keys(manager.model, told))
+        manager.remove(*others.values())
         return instance
     if not manager.through._meta.auto_created:
         raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
-    lacking = set(told) - {
-        _told(key) for key in manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))
-    }
+    lacking = set(told) - set(map(_told, others))
     if lacking:
         raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, lacking)))} is gone.")
-    manager.add(*_keys(manager.model, told))
+    manager.add(*others.values())
     return instance
 
 

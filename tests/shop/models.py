@@ -155,6 +155,22 @@ class Membership(models.Model):
     role = models.CharField(max_length=20, default="member")
 
 
+class Coded(models.Model):
+    code = models.CharField(max_length=20, unique=True)
+
+
+class Holder(models.Model):
+    """Its relation's rows hold codes, not primary keys."""
+
+    code = models.CharField(max_length=20, unique=True)
+    coded = models.ManyToManyField(Coded, through="Holding", related_name="holders")
+
+
+class Holding(models.Model):
+    holder = models.ForeignKey(Holder, models.CASCADE, to_field="code")
+    coded = models.ForeignKey(Coded, models.CASCADE, to_field="code")
+
+
 class Enrolment(models.Model):
     """A primary key of two columns."""
 

@@ -352,6 +352,14 @@ def test_the_strip_sums_up_events_by_step_and_group(add_event: AddEvent) -> None
     assert expected == reading.strip(ask(), 10_000_000, 5_000_000)
 
 
+def test_the_strip_of_a_text_looks_less_far_back(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "STRIP_EVENTS", 8)
+    for _ in range(10):
+        add_event(time=15_000_000)
+    numbers = [reading.strip(asked, 10_000_000, 5_000_000)[0][2] for asked in (ask(), ask(text="order"))]
+    assert [8, 2] == numbers
+
+
 def test_names_are_those_of_the_latest_events(add_event: AddEvent) -> None:
     add_event(sender="shop.Tag", actor_label="")
     assert {"signal": ["post_save"], "sender": ["shop.Tag"], "actor_label": []} == reading.recent_names()

@@ -106,7 +106,9 @@ def _bulk_create(
         return _originals["bulk_create"](self, objs, *how)
     objects = list(objs)
     self._for_write = True
-    with in_transaction(self.db, seen=True) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
+    whole = _rows and ignore_conflicts
+    fields = list(plan.concrete._meta.local_concrete_fields) if whole else plan.pks
+    with in_transaction(self.db, seen=True) as connection, returning.asking("insert", self.model, fields) as wanted:
         made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
             if ignore_conflicts:
@@ -118,6 +120,9 @@ def _bulk_create(
 
 def _created_in_part(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted) -> None:
     """Tell of the objects that were not there yet, as far as the database says which."""
+    if _rows and wanted.rows is not None:
+        _tell_whole_rows("bulk_create", plan, connection, wanted)
+        return
     keys = None if wanted.rows is None else _keys(plan, wanted.rows)
     count = len(objects) if keys is None else len(keys)
     _operation("bulk_create", plan, connection, count, keys, {"ignore_conflicts": True})
@@ -287,18 +292,35 @@ def _written(plan: Plan, name: str, value: Any) -> Any:
 
 def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]) -> Any:
     """Update, and tell of each row what changed: the old values are read first, the new ones afterwards."""
-    names = [
-        field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs
-    ]
+    names = _names(plan, kwargs)
     returning.lock(connection, plan.concrete)
     # By key: PostgreSQL locks no rows of an outer join.
     found = plan.concrete._base_manager.using(connection.alias).filter(pk__in=self._chain().order_by().values("pk"))
+    old = _read(found, connection, names)
+    number = _originals["update"](self, **kwargs)
+    if number:
+        _tell_changed_rows(plan, connection, names, old)
+    return number
+
+
+def _names(plan: Plan, values: dict[str, Any]) -> list[str]:
+    """Return the names of the fields that ``values`` are of, in the model's order."""
+    return [
+        field.name for field in plan.concrete._meta.concrete_fields if field.name in values or field.attname in values
+    ]
+
+
+def _read(found: Any, connection: BaseDatabaseWrapper, names: list[str]) -> dict[Any, Sequence[Any]]:
+    """Return these fields' values by key, their rows locked."""
     if connection.features.has_select_for_update:
         found = found.select_for_update()
-    old = {row[0]: row[1:] for row in found.values_list("pk", *names)}
-    number = _originals["update"](self, **kwargs)
-    if not number:
-        return number
+    return {row[0]: row[1:] for row in found.values_list("pk", *names)}
+
+
+def _tell_changed_rows(
+    plan: Plan, connection: BaseDatabaseWrapper, names: list[str], old: dict[Any, Sequence[Any]]
+) -> None:
+    """Make one event of each row that held ``old`` values and was updated."""
     with _guarded("update", plan):
         places = [plan.fields.names.index(name) for name in names]
         for start in range(0, len(old), 500):
@@ -307,7 +329,6 @@ def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs:
             for key, *values in new:
                 change = RowChange(plan.fields, _spread(plan, places, old[key]), _spread(plan, places, values))
                 _add(_row_draft("update", plan, connection, plan.key_of(key), change, None), connection)
-    return number
 
 
 def _spread(plan: Plan, places: Sequence[int], values: Sequence[Any]) -> list[Any]:
@@ -341,12 +362,17 @@ def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: r
         keys = None if wanted.rows is None else _keys(plan, wanted.rows)
         _operation("bulk_delete", plan, connection, number, keys, _ends(plan, wanted))
         return
+    _tell_whole_rows("bulk_delete", plan, connection, wanted)
+
+
+def _tell_whole_rows(operation: str, plan: Plan, connection: BaseDatabaseWrapper, wanted: returning.Wanted) -> None:
+    """Make one event of each row that a statement returned, as one that was created or deleted."""
     places = [plan.fields.attnames.index(field.attname) for field in wanted.fields]
-    for values in wanted.rows:
+    for values in wanted.rows or ():
         row = _spread(plan, places, values)
         key = tuple(row[place] for place, _ in plan.pk_places)
-        change = RowChange(plan.fields, row, None)
-        draft = _row_draft("bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
+        change = RowChange(plan.fields, row, None) if operation == "bulk_delete" else RowChange(plan.fields, None, row)
+        draft = _row_draft(operation, plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
         _add(draft, connection)
 
 
@@ -383,9 +409,25 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     if _silent(plan):
         return _original_update_batch(self, pk_list, values, using)
     with in_transaction(using) as connection:
+        if _rows and not _renamed(plan, values):
+            return _update_batch_rows(self, plan, connection, pk_list, values)
         result = _original_update_batch(self, pk_list, values, using)
         with _guarded("update", plan):
             _operation("update", plan, connection, len(pk_list), list(pk_list), _told_values(plan, values))
+    return result
+
+
+def _update_batch_rows(
+    self: Any, plan: Plan, connection: BaseDatabaseWrapper, pk_list: Sequence[Any], values: dict[str, Any]
+) -> Any:
+    names = _names(plan, values)
+    returning.lock(connection, plan.concrete)
+    rows = plan.concrete._base_manager.using(connection.alias)
+    old: dict[Any, Sequence[Any]] = {}
+    for start in range(0, len(pk_list), 500):
+        old |= _read(rows.filter(pk__in=pk_list[start : start + 500]), connection, names)
+    result = _original_update_batch(self, pk_list, values, connection.alias)
+    _tell_changed_rows(plan, connection, names, old)
     return result
 
 

@@ -47,7 +47,7 @@ FRESH: Final = 100
 """Traces that one answer of the live timeline holds at most; where more are new, the page asks for its list anew."""
 
 STRIP_EVENTS: Final = 20_000
-"""Keys that the strip chart looks back over."""
+"""Keys that the strip chart looks back over; a quarter of them where each one's data must be searched for a text."""
 
 
 @dataclass(slots=True)
@@ -554,8 +554,8 @@ def neighbours(event: Event) -> tuple[Event | None, Event | None]:
 
 def strip(asked: Asked, since: int, step: int) -> list[tuple[int, str, int, int]]:
     """Return ``(time, group, events, errors)`` of each step since ``since``; all times in microseconds."""
-    newest = newest_event()
-    query = Event.objects.filter(asked.conditions(), id__gt=newest - STRIP_EVENTS, time__gte=since).order_by()
+    floor = newest_event() - (STRIP_EVENTS // 4 if asked.wanted.text else STRIP_EVENTS)
+    query = Event.objects.filter(asked.conditions(), id__gt=floor, time__gte=since).order_by()
     rows = query.annotate(bucket=F("time") - F("time") % step).values_list("bucket", "signal")
     found: Counter[tuple[int, str]] = Counter()
     failed: Counter[tuple[int, str]] = Counter()
