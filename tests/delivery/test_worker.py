@@ -87,6 +87,7 @@ def test_a_delivery_without_attempts_left_is_a_dead_letter_that_blocks_its_key(
     assert 0 == running.end()
     dead, blocked = Delivery.objects.order_by("id")
     assert ("dead", 2, "ValueError: password=[redacted] is wrong") == (dead.state, dead.attempts, dead.error)
+    assert (True, False) == ("in never_works" in dead.traceback, "hunter2" in dead.traceback)
     assert ("pending", 0) == (blocked.state, blocked.attempts)
 
 

@@ -280,6 +280,37 @@ def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was
     assert 2 == visitor.page.locator(".line").count()
 
 
+HIDE = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => %s });"
+COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+@pytest.mark.parametrize("away", ["hidden", "paused"])
+def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
+    window: Window, work: Event, add_event: AddEvent, away: str
+) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    if away == "paused":
+        visitor.page.keyboard.press("p")
+    else:
+        visitor.page.evaluate(HIDE % "true")
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    newest = [add_event() for _ in range(130)][-1]
+    visitor.page.wait_for_timeout(2500)
+    if away == "paused":
+        visitor.page.wait_for_selector("[data-news]:text-is('100+ new')")
+        assert 2 == visitor.page.locator(".line").count()
+        visitor.page.click("[data-news]")
+    else:
+        assert [] == asked
+        visitor.page.evaluate(HIDE % "false" + COME_BACK)
+    visitor.page.wait_for_selector(f"[id='t-{newest.trace_id}']")
+    assert 40 == visitor.page.locator(".line").count()
+    assert f"t-{newest.trace_id}" == visitor.page.locator(".line").first.get_attribute("id")
+    assert "Live" == label(visitor)
+
+
 def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: Window, work: Event) -> None:
     visitor = window()
     visitor.go("/signalbox/")
@@ -661,7 +692,7 @@ def test_a_state_is_never_broken_within_its_word(window: Window, work: Event, ad
     add_delivery(state="discarded", trace_id=ONE, span=work.span, error="ValueError: " + "no such customer " * 20)
     for width in (1280, 360):
         visitor = window(viewport={"width": width, "height": 740})
-        visitor.go(addresses(work)["event"])
+        visitor.go(f"/signalbox/event/{work.id}/")
         heights = visitor.page.eval_on_selector_all(".status", "all => all.map(one => one.getClientRects().length)")
         assert {1} == set(heights)
         assert visitor.page.locator(".status >> text=discarded").bounding_box()["height"] < 30  # type: ignore[index]
@@ -790,7 +821,7 @@ def test_whatever_is_stored_is_shown_as_text_on_the_map_and_where_it_is_put_back
 ) -> None:
     visitor = window()
     runs = [{"name": f"shop.{EVIL}", "place": EVIL, "us": 10, "error": EVIL}]
-    changes = {"status": [EVIL, EVIL * 2], EVIL: ["a" * 80, EVIL], "blank": [EVIL]}
+    changes = {"status": [EVIL, EVIL * 2], "note": ["a" * 80, EVIL], "number": [EVIL]}
     event = add_event(object_label=EVIL, actor_label=EVIL, errors=1, data={"receivers": runs, "changes": changes})
     for path in ("/signalbox/map/", f"/signalbox/event/{event.id}/revert/"):
         visitor.go(path)

@@ -175,3 +175,12 @@ def test_replaying_needs_its_own_permission_a_post_and_a_token(
     strict.force_login(operator)
     assert 403 == strict.post(f"{ADDRESS}replay/", order).status_code
     assert not Delivery.objects.exists()
+
+
+def test_a_dead_letter_tells_where_it_was_raised(
+    page: Client, add_delivery: Callable[..., Delivery], dead: Delivery
+) -> None:
+    dead.traceback = '  File "shop/signals.py", line 7, in <lambda>\nValueError: no such customer'
+    dead.save(update_fields=["traceback"])
+    for address in (ADDRESS, f"{ADDRESS}{dead.id}/"):
+        assert "line 7, in &lt;lambda&gt;" in page.get(address).content.decode()

@@ -112,6 +112,8 @@ class Result:
 
     verdict: Verdict
     error: str = ""
+    traceback: str | None = None
+    """Where it was raised."""
     pause: float = 0.0
     """Seconds to wait before the next attempt."""
     skip: bool = False
@@ -458,15 +460,15 @@ class Claims:
             case Verdict.DONE if not conf.get().KEEP_DELIVERIES:
                 return f"DELETE FROM {TABLE}{mine}", its
             case Verdict.DONE:
-                sql = "SET state = 'done', finished = %s, wake = NULL, lane = NULL, lease = NULL, error = ''"
-                return f"UPDATE {TABLE} {sql}{mine}", [moment, *its]
+                sql = "SET state = 'done', finished = %s, wake = NULL, lane = NULL, lease = NULL"
+                return f"UPDATE {TABLE} {sql}, error = '', traceback = NULL{mine}", [moment, *its]
             case Verdict.DEAD:
                 lane = ", lane = NULL" if result.skip else ""
-                sql = f"SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s{lane}"
-                return f"UPDATE {TABLE} {sql}{mine}", [moment, result.error, *its]
+                sql = f"SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s, traceback = %s{lane}"
+                return f"UPDATE {TABLE} {sql}{mine}", [moment, result.error, result.traceback, *its]
             case Verdict.RETRY:
-                sql = "SET due = %s, wake = %s, lease = NULL, error = %s"
-                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]
+                sql = "SET due = %s, wake = %s, lease = NULL, error = %s, traceback = %s"
+                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, result.traceback, *its]
             case Verdict.DEFERRED:
                 sql = f"SET due = %s, wake = %s, lease = NULL, error = %s, attempts = attempts - {int(one.started)}"
                 return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]

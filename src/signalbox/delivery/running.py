@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
+from traceback import format_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
@@ -42,6 +43,11 @@ DEFERRED_PAUSE: Final = 30.0
 GRACE: Final = 10.0
 """Seconds that a receiver is given to end after its timeout, before its process is given up."""
 
+LONGEST_TRACEBACK: Final = 8_000
+"""Characters of a failed attempt's traceback that are kept."""
+
+MOST_CAUSES: Final = 5
+"""Exceptions of a chain that are told."""
 
 DIED: Final = "The worker died in each attempt, or lost its lease, and wrote nothing."
 
@@ -318,7 +324,8 @@ def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
         logger.warning("%s failed (attempt %d).", claimed.receiver, claimed.attempts, exc_info=True)
-        return failed(claimed, durable, encoding.exception_text(error, redactor=registry.redactor()))
+        text = encoding.exception_text(error, redactor=registry.redactor())
+        return failed(claimed, durable, text, _told(error))
     finally:
         _tidy(others)
     return DONE
@@ -398,12 +405,26 @@ def _throw_away(connection: BaseDatabaseWrapper) -> None:
         del connections[connection.alias]
 
 
-def failed(claimed: Claimed, durable: Durable, error: str) -> Result:
+def failed(claimed: Claimed, durable: Durable, error: str, traceback: str | None = None) -> Result:
     """Return what a failed attempt leads to: the next one, or a dead letter."""
     if claimed.attempts <= durable.retries:
-        return Result(verdict=Verdict.RETRY, error=error, pause=durable.pause(claimed.attempts))
+        pause = durable.pause(claimed.attempts)
+        return Result(verdict=Verdict.RETRY, error=error, traceback=traceback, pause=pause)
     logger.error("%s for %s %s is a dead letter: %s", claimed.receiver, claimed.sender, claimed.object_key, error)
-    return Result(verdict=Verdict.DEAD, error=error, skip=durable.on_dead == "skip")
+    return Result(verdict=Verdict.DEAD, error=error, traceback=traceback, skip=durable.on_dead == "skip")
+
+
+def _told(error: BaseException) -> str:
+    """Return where ``error`` was raised and what led to it, the cause first, without secrets; the end if it is long."""
+    redactor = registry.redactor()
+    told: list[str] = []
+    found: BaseException | None = error
+    while found is not None and len(told) < MOST_CAUSES:
+        places = "".join(format_tb(found.__traceback__))
+        told.insert(0, redactor.text(places) + encoding.exception_text(found, redactor=redactor))
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    text = encoding.clean("\n\n".join(told))
+    return text if len(text) <= LONGEST_TRACEBACK else "…" + text[-LONGEST_TRACEBACK:]
 
 
 def _deferred(claimed: Claimed, error: Deferred) -> Result:

@@ -72,6 +72,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("error", models.CharField(db_default="", max_length=600, verbose_name="error")),
+                ("traceback", models.TextField(null=True, verbose_name="traceback")),
                 ("created", models.BigIntegerField(help_text="Microseconds since 1970, UTC.", verbose_name="created")),
                 (
                     "finished",

@@ -5,7 +5,7 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const say = (text) => document.dispatchEvent(new CustomEvent("signalbox:say", { detail: text }));
 
-  // Filters: opened by a button, open from the start where one is in force.
+  // Filters: opened by a button, and open from the start where one is in force and there is room for both.
   const filters = one("[data-filters]");
   const fields = one("#filters");
   const showFields = (open) => {
@@ -17,7 +17,8 @@
     showFields(fields.hidden);
     if (!fields.hidden) one("select, input", fields).focus();
   });
-  if (all("select, input", fields).some((field) => field.value !== "")) showFields(true);
+  const roomy = matchMedia("(min-width: 761px)").matches;
+  if (roomy && all("select, input", fields).some((field) => field.value !== "")) showFields(true);
 
   // Ranges of time that one press asks for; a second press asks for all of it again.
   const ranges = all("[data-since]", fields);
