@@ -18,8 +18,8 @@ import django
 
 from tests import services
 
-WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadgroup")
-"""Most tests wait for processes and servers more than they compute: two at a time for each core."""
+WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile")
+"""Most tests wait for processes and servers more than they compute: two files at a time for each core."""
 
 VARIANTS = ("sqlitewal", "postgrespool")
 """Databases that differ from another one in how transactions come to be alone."""
