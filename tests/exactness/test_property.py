@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
-from django.db.transaction import TransactionManagementError
+from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.test import override_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from signalbox import buffer
+from signalbox import buffer, store
 from tests.exactness import register
 from tests.exactness.blocks import Undo, savepoint
-from tests.shop.models import Order, Tag
+from tests.shop.models import Friend, Order, Tag, Uniq
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -29,6 +29,12 @@ WRITES = st.one_of(
     st.tuples(st.just("remove"), WHICH, WHICH),
     st.tuples(st.just("clear"), WHICH),
     st.tuples(st.just("flush")),
+    st.tuples(st.just("clash"), st.booleans(), st.booleans()),
+    st.tuples(st.just("bulk_create"), st.integers(1, 3)),
+    st.tuples(st.just("bulk_update")),
+    st.tuples(st.just("bulk_change"), WHICH),
+    st.tuples(st.just("bulk_delete"), WHICH),
+    st.tuples(st.just("elsewhere"), st.booleans(), st.booleans()),
 )
 
 
@@ -46,13 +52,22 @@ PROGRAMS = st.lists(
 )
 
 
+def atomic(own_savepoint: bool = True) -> Any:
+    """A block. Django does not recover from one that begins in a manual transaction which PostgreSQL has given up."""
+    if not connection.in_atomic_block and not connection.autocommit and store.aborted(connection):
+        raise DatabaseError("The transaction is aborted.")
+    return transaction.atomic(savepoint=own_savepoint)
+
+
 class Program:
     """Runs a program. Its instances live on when their rows are rolled back, as an application's do."""
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
         self.tags = [Tag.objects.create(name=str(number)) for number in range(4)]
+        self.friends: list[Friend] = []
         self.number = 0
+        Uniq.objects.create(k="taken")
 
     def run(self, steps: list[Step]) -> None:
         for name, *arguments in steps:
@@ -93,8 +108,42 @@ class Program:
     def flush(self) -> None:
         buffer.flush_all()
 
+    def clash(self, inner: bool, bulk: bool) -> None:
+        """The database refuses a row. PostgreSQL then takes no other statement until the transaction, or a savepoint,
+        is rolled back."""
+        with suppress(IntegrityError), atomic() if inner else nullcontext():
+            Uniq.objects.create(k=f"free {self._number()}")
+            if bulk:
+                Uniq.objects.bulk_create([Uniq(k=self._number()), Uniq(k="taken")])
+            else:
+                Uniq.objects.create(k="taken")
+
+    def bulk_create(self, number: int) -> None:
+        self.friends += Friend.objects.bulk_create([Friend(name=self._number()) for _ in range(number)])
+
+    def bulk_update(self) -> None:
+        for friend in self.friends:
+            friend.name = self._number()
+        Friend.objects.bulk_update(self.friends, ["name"])
+
+    def bulk_change(self, which: int) -> None:
+        Friend.objects.filter(pk__in=self._keys(which)).update(name=self._number())
+
+    def bulk_delete(self, which: int) -> None:
+        Friend.objects.filter(pk__in=self._keys(which))._raw_delete("default")
+
+    def _keys(self, which: int) -> list[int]:
+        return list(Friend.objects.order_by("pk").values_list("pk", flat=True)[: which + 1])
+
+    def elsewhere(self, block: bool, fails: bool) -> None:
+        """Another database has its own transactions."""
+        with suppress(Undo), transaction.atomic(using="other") if block else nullcontext():
+            Tag.objects.using("other").create(name=self._number())
+            if fails and block:
+                raise Undo
+
     def block(self, own_savepoint: bool, fails: bool, steps: list[Step]) -> None:
-        with suppress(Undo, TransactionManagementError), transaction.atomic(savepoint=own_savepoint):
+        with suppress(Undo, DatabaseError), atomic(own_savepoint):
             self.run(steps)
             if fails:
                 raise Undo
@@ -112,7 +161,7 @@ class Program:
 
     def manual(self, commits: bool, steps: list[Step]) -> None:
         transaction.set_autocommit(False)
-        with suppress(TransactionManagementError):
+        with suppress(DatabaseError):
             self.run(steps)
         if commits and not connection.needs_rollback:
             transaction.commit()
@@ -122,14 +171,25 @@ class Program:
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-@given(spill=st.sampled_from([1, 2, 5, 1000]), program=PROGRAMS)
-@example(spill=2, program=[("block", True, False, [("create",), ("savepoint", True, [("update", 0)]), ("update", 0)])])
-@example(spill=1000, program=[("manual", True, [("block", True, False, [("create",)]), ("flush",)])])
-@example(spill=1, program=[("create",), ("block", True, True, [("update", 0)]), ("update", 0)])
-def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, program: list[Step]) -> None:
-    register.empty("default")
-    with pytest.MonkeyPatch.context() as patch:
+@given(spill=st.sampled_from([1, 2, 5, 1000]), program=PROGRAMS, bulk=st.sampled_from(["keys", "rows"]))
+@example(
+    spill=2,
+    bulk="keys",
+    program=[("block", True, False, [("create",), ("savepoint", True, [("update", 0)]), ("update", 0)])],
+)
+@example(spill=1000, bulk="keys", program=[("manual", True, [("block", True, False, [("create",)]), ("flush",)])])
+@example(spill=1, bulk="keys", program=[("create",), ("block", True, True, [("update", 0)]), ("update", 0)])
+@example(spill=1, bulk="keys", program=[("manual", True, [("create",), ("clash", False, False), ("create",)])])
+@example(
+    spill=1000, bulk="rows", program=[("manual", True, [("savepoint", True, [("clash", False, True)]), ("create",)])]
+)
+def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, bulk: str, program: list[Step]) -> None:
+    for alias in ("default", "other"):
+        register.empty(alias)
+    with pytest.MonkeyPatch.context() as patch, override_settings(SIGNALBOX={"BULK": bulk}):
         patch.setattr(buffer, "SPILL", spill)
         Program().run(program)
-    register.exact("shop.Order")
+    for sender in ("shop.Order", "shop.Friend", "shop.Uniq"):
+        register.exact(sender)
+    register.exact("shop.Tag", "other")
     assert register.links() == register.replayed_links()
