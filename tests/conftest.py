@@ -11,6 +11,8 @@ import pytest
 from tests import services, settings
 
 EXACTNESS = Path(__file__).parent / "exactness"
+TOGETHER = [Path(__file__).parent / name for name in ("web", "test_example.py", "test_packaging.py")]
+"""Tests whose modules share something dear, as a browser: each module runs in one process."""
 
 # No deadline: a busy machine is no bug. The blob reproduces a failure of another machine.
 hypothesis.settings.register_profile("signalbox", deadline=None, print_blob=True)
@@ -36,6 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(EXACTNESS):
             item.add_marker("every_database")
+            item.add_marker("transactions")
+        if any(item.path.is_relative_to(place) for place in TOGETHER):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
         for name in ("postgres", "mariadb"):
             if item.get_closest_marker(name) and name != server:
                 reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"
@@ -64,6 +69,12 @@ def crashes(request: pytest.FixtureRequest) -> int:
     number = request.config.getoption("crashes")
     assert isinstance(number, int)
     return number
+
+
+def pytest_sessionfinish() -> None:
+    from signalbox import departures
+
+    departures.forget()  # the databases are gone
 
 
 @pytest.fixture(scope="session")

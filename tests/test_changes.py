@@ -363,6 +363,13 @@ def test_secrets_are_not_told_but_their_change_is() -> None:
 
 
 @everywhere
+def test_what_the_setting_calls_secret_is_not_told_in_a_label() -> None:
+    with override_settings(SIGNALBOX={"REDACT": ["iban"]}):
+        customer = Customer.objects.create(name="Ada, iban: DE02100100100006820101")
+        assert f"Ada, iban: {REDACTED}" == of(customer).object_label
+
+
+@everywhere
 def test_the_primary_key_is_no_change() -> None:
     person = Person.objects.create(name="Ada")
     for made in (Big.objects.create(id=2**62, name="x"), Enrolment.objects.create(person=person, course="maths")):

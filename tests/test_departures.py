@@ -15,12 +15,15 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import context, departures, store
+from signalbox import context, departures, encoding, store
+from signalbox.event import Draft, Outcome
 from signalbox.models import Event, Trace
 from tests.shop.models import Tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pytest_django.plugin import DjangoDbBlocker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -98,14 +101,180 @@ def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
     assert ["a", "b"] == rung()
 
 
-def test_a_command_that_stays_lets_its_events_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    with signalbox.trace("serve", kind="command"):
+@pytest.mark.parametrize("kind", ["command", "task", "work", "cron"])
+def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signalbox.trace("serve", kind=kind):
         ring("a")
         assert [] == rung()
         later = context.now() + departures.PATIENCE
         monkeypatch.setattr(context, "now", lambda: later)
         ring("b")
         assert ["a", "b"] == rung()
+
+
+@pytest.mark.every_database
+def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
+    named = Signal()
+    signalbox.track(named, "tests.caf\udce9." + "x" * 200)
+    with signalbox.trace("import caf\udce9.csv" + "x" * 200, kind="reconciliation-job", actor="caf\udce9") as trace:
+        trace.status = "nul\0 and a status too long"
+        named.send("sender\udce9" + "x" * 200, using="caf\udce9" + "x" * 64)
+    row = Trace.objects.get(trace_id=trace.id)
+    event = Event.objects.get(trace_id=trace.id)
+    assert ("reconciliation-j", "import caf�.csv" + "x" * 185, "nul� and a statu") == (row.kind, row.name, row.status)
+    assert ("caf�", "caf�") == (row.actor_label, event.actor_label)
+    assert ("tests.caf�." + "x" * 189, "sender�" + "x" * 193) == (event.signal, event.sender)
+    assert "caf�" + "x" * 60 == event.database
+
+
+def refused() -> Draft:
+    """An event that no database takes: it has no key, not even an empty one."""
+    draft = Draft(context.now(), context.current(), None, "tests.refused", "", "default")
+    draft.key = None  # type: ignore[assignment]
+    draft.outcome = Outcome.SENT
+    return draft
+
+
+@pytest.mark.every_database
+def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    before = store.tally.dropped
+    with caplog.at_level(logging.ERROR, "signalbox"), signalbox.trace("work") as trace:
+        for name in "abc":
+            ring(name)
+            departures.depart(refused())
+        ring("d")
+    assert not departures.waiting()
+    assert ["a", "b", "c", "d"] == rung()
+    assert 1 == Trace.objects.filter(trace_id=trace.id).count()
+    assert 3 == store.tally.dropped - before
+    assert 3 == sum("could not be written and is dropped" in record.message for record in caplog.records)
+    ring("e")
+    assert ["a", "b", "c", "d", "e"] == rung()
+
+
+@pytest.mark.every_database
+def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "column", lambda text, length: None if text == "refused" else text)
+    with signalbox.trace("refused") as trace:
+        ring("a")
+    assert ["a"] == rung()
+    assert 0 == Trace.objects.filter(trace_id=trace.id).count()
+
+
+def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
+    with signalbox.trace("work"):
+        ring("a")
+        draft = context.current().pending[0]
+        departures.show()
+    ring("b")
+    assert ["a", "b"] == rung()
+    draft.args = {"name": "late"}
+    other = refused()
+    other.written, other.runs = "default", [None]  # type: ignore[list-item]
+    draft.trace.late.extend((other, draft))
+    departures.hurry(draft.trace)
+    assert not departures.waiting()
+    assert ["b", "late"] == rung()
+
+
+def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> None:
+    block = transaction.atomic()
+    block._from_testcase = True  # type: ignore[attr-defined]
+    with block:
+        with signalbox.trace("work"):
+            ring("a")
+            departures.depart(refused())
+            ring("b")
+        assert ["a", "b"] == rung()
+
+
+@pytest.mark.parametrize("kind", ["request", "test"])
+def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signalbox.trace("slow", kind=kind):
+        later = context.now() + departures.PATIENCE
+        monkeypatch.setattr(context, "now", lambda: later)
+        ring("a")
+        assert [] == written()
+    assert ["a"] == rung()
+
+
+def written() -> list[str]:
+    """What is in the table, past Signalbox's own manager, which would write what waits."""
+    with here.cursor() as cursor:
+        cursor.execute("SELECT sender, e.signal FROM signalbox_event e WHERE e.signal = 'tests.bell'")
+        return [row[1] for row in cursor.fetchall()]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few events are many."""
+    monkeypatch.setattr(departures, "SPILL", 5)
+    monkeypatch.setattr(departures, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(departures, "MOST_WAITING", 20)
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("kind", ["request", "test", "task", "command", "work"])
+def test_a_trace_holds_no_more_than_so_many_events(kind: str) -> None:
+    with signalbox.trace("many", kind=kind) as trace:
+        for number in range(28):
+            ring(f"{number:02}")
+            assert len(trace.pending) < 5
+        assert 25 == len(written())
+    assert [f"{number:02}" for number in range(28)] == rung()
+    assert [28] == [row.events for row in Trace.objects.filter(trace_id=trace.id)]
+
+
+@pytest.mark.usefixtures("few")
+def test_events_that_many_wait_within_a_transaction_leave_after_it() -> None:
+    with signalbox.trace("many", kind="request") as trace:
+        with transaction.atomic():
+            for number in range(15):
+                ring(f"{number:02}")
+            assert 15 == len(trace.pending)
+            assert [] == written()
+        assert [] == trace.pending
+    assert [f"{number:02}" for number in range(15)] == rung()
+
+
+@pytest.mark.usefixtures("few")
+def test_more_events_than_may_wait_within_a_transaction_are_dropped_the_oldest_first() -> None:
+    before = store.tally.dropped
+    with signalbox.trace("many", kind="request") as trace, transaction.atomic():
+        for number in range(100):
+            ring(f"{number:03}")
+        assert len(trace.pending) <= 20
+    left = 100 - (store.tally.dropped - before)
+    assert [f"{number:03}" for number in range(100)][-left:] == rung()
+
+
+@pytest.mark.usefixtures("few")
+def test_more_events_than_may_wait_within_a_loop_are_dropped_the_oldest_first() -> None:
+    before = store.tally.dropped
+
+    async def work() -> None:
+        for number in range(100):
+            await bell.asend(None, name=f"{number:03}")
+        assert len(context.current().pending) <= 20
+
+    with signalbox.trace("many", kind="request"):
+        asyncio.run(work())
+    left = 100 - (store.tally.dropped - before)
+    assert 10 <= left <= 20
+    assert [f"{number:03}" for number in range(100)][-left:] == rung()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
+    django_db_blocker: DjangoDbBlocker,
+) -> None:
+    with signalbox.trace("many", kind="test") as trace:
+        with django_db_blocker.block():
+            here.close()
+            for number in range(30):
+                ring(str(number))
+        assert len(trace.pending) <= 20
 
 
 @pytest.fixture

@@ -177,6 +177,16 @@ def test_the_demo_prints_each_event_on_a_line_with_what_became_of_it(visit: Visi
 
 
 @pytest.mark.slow
+def test_the_readme_shows_lines_that_the_demo_prints(visit: Visit) -> None:
+    _, _, shown = (SITE.parent.parent / "README.md").read_text().partition("```text\n")
+    lines = shown.partition("```")[0].splitlines()
+    assert len(lines) >= 5
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} ", line) for line in lines)
+    printed = {line[13:] for line in visit.output.splitlines()}
+    assert [] == [line for line in lines if line[13:] not in printed]
+
+
+@pytest.mark.slow
 def test_no_secret_of_the_demo_is_printed_or_recorded(visit: Visit) -> None:
     assert len(visit.secrets) >= 5  # three passwords, a session's key, a CSRF token
     for secret in [*visit.secrets, "pbkdf2_sha256$"]:

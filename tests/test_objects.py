@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 import signalbox
+from signalbox import objects
 from signalbox.event import UNKNOWN
 from signalbox.models import Event
 from signalbox.objects import history
@@ -400,6 +402,78 @@ def test_only_an_aware_time_will_do() -> None:
     for when in (dt.datetime(2024, 1, 1), dt.date(2024, 1, 1), "2024-01-01", None):  # noqa: DTZ001
         with pytest.raises(TypeError, match="an aware datetime was expected"):
             history(tag).as_of(when)  # type: ignore[arg-type]
+
+
+def something_happens(rng: Random, order: Order) -> None:
+    """Do one of many things to an order, which may be there or not."""
+    rows = Order.objects.filter(pk=order.pk)
+    what = rng.choice(["save", "save", "save", "update", "compute", "bulk", "delete", "create", "other", "unrecorded"])
+    if what == "create" and not rows.exists():
+        Order.objects.create(pk=order.pk, number=str(rng.random()))
+    elif what == "update":
+        rows.update(note=str(rng.random()))
+    elif what == "compute":
+        rows.update(total=F("total") + 1)
+    elif what == "other":
+        Order.objects.exclude(pk=order.pk).update(note="another")
+    elif what == "unrecorded":
+        signalbox.uninstall()
+        rows.update(status=rng.choice(["open", "paid"]))
+        signalbox.install()
+    elif (found := rows.first()) is not None:
+        found.total = Decimal(rng.randrange(5))
+        found.status = rng.choice(["open", "paid"])
+        if what == "save":
+            found.save()
+        elif what == "bulk":
+            Order.objects.bulk_update([found], ["total"])
+        elif rng.random() < 0.5:
+            found.delete()
+        else:
+            rows.delete()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_told_is_what_all_its_events_tell(seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = Random(seed)
+    monkeypatch.setattr(objects, "STEPS", steps)
+    order = unrecorded(number="A-1") if seed % 2 else Order.objects.create(number="A-1")
+    Order.objects.create(number="B-1")
+    for _ in range(15):
+        something_happens(rng, order)
+    told = history(Order, order.pk)
+    every, present = told._steps(told), told._present()
+    assert every
+    for moment in {event.at for event in Event.objects.all()}:
+        for when in (moment - dt.timedelta(microseconds=1), moment):
+            expected, state = told._state(when, every, present), told.as_of(when)
+            assert (expected.exists, dict(expected)) == (state.exists, dict(state))
+
+
+def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "STEPS", 5)
+    order = Order.objects.create(number="A-1")
+    for number in range(60):
+        order.note = str(number)
+        order.save()
+    middle = then()
+    for number in range(60):
+        order.note = str(number)
+        order.save()
+    looked_at: list[int] = []
+    concerns = objects.ObjectHistory._concerns
+
+    def counting(self: objects.ObjectHistory, event: Event) -> bool | None:
+        looked_at.append(event.id)
+        return concerns(self, event)
+
+    monkeypatch.setattr(objects.ObjectHistory, "_concerns", counting)
+    for when in (middle, then()):
+        looked_at.clear()
+        state = history(order).as_of(when)
+        assert ("59", "A-1", order.pk) == (state["note"], state["number"], state["id"])
+        assert len(looked_at) <= 15
 
 
 def unrecorded(**values: Any) -> Order:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db.models.signals import post_save
+from django.apps import apps
+from django.db.models.signals import post_migrate, post_save
 from django.dispatch import Signal
 
 from signalbox import receivers
@@ -80,8 +81,14 @@ def test_a_lazy_sender_is_told_as_the_model() -> None:
         post_save.disconnect(listen, sender="shop.Tag")
 
 
+def test_an_app_as_sender_is_told_on_each_version_of_django() -> None:
+    app = apps.get_app_config("shop")
+    with connection(post_migrate, listen, sender=app) as found:
+        assert (app, False) == (found.sender, found.any_sender)
+
+
 def test_another_sender_is_told_where_django_keeps_it() -> None:
-    """Before Django 6.0 a signal keeps the id of its sender alone, and only models can be found by it."""
+    """Before Django 6.0 a signal keeps the id of its sender alone; only models and apps can be found by it."""
     with connection(Signal(), listen, sender=Station) as found:
         assert not found.any_sender
         assert found.sender in (Station, None)

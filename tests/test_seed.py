@@ -160,6 +160,7 @@ def test_receivers_are_called_one_at_a_time_in_the_order_of_registration() -> No
     ]
 
 
+@pytest.mark.django_db
 def test_certain_senders_notify_a_set_of_receivers() -> None:
     with heard(departed, sender=Tag) as of_tags, heard(departed) as of_all:
         departed.send(sender=Tag)
@@ -167,6 +168,9 @@ def test_certain_senders_notify_a_set_of_receivers() -> None:
 
     assert [Tag] == [sender for sender, _ in of_tags]
     assert [Tag, Order] == [sender for sender, _ in of_all]
+    assert [("shop.Tag", 2), ("shop.Order", 1)] == [
+        (event.sender, len(event.data["receivers"])) for event in register("tests.departed")
+    ]
 
 
 def test_a_receiver_must_take_the_wildcard_keyword_arguments() -> None:
@@ -214,6 +218,7 @@ def test_a_weak_local_function_is_gone_and_one_that_is_not_weak_stays() -> None:
     assert run["place"].startswith("tests/test_seed.py:")
 
 
+@pytest.mark.django_db
 def test_a_dispatch_uid_keeps_a_receiver_from_being_connected_twice() -> None:
     called = []
 
@@ -242,8 +247,10 @@ def test_a_dispatch_uid_keeps_a_receiver_from_being_connected_twice() -> None:
     for uid in ("one", "two"):
         assert departed.disconnect(dispatch_uid=uid)
     assert 4 == len(called)
+    assert [1, 1, 2] == [len(event.data["receivers"]) for event in register("tests.departed")]
 
 
+@pytest.mark.django_db
 def test_the_decorator_takes_one_signal_or_a_list_and_a_sender() -> None:
     called = []
 
@@ -257,6 +264,12 @@ def test_the_decorator_takes_one_signal_or_a_list_and_a_sender() -> None:
         assert signal.disconnect(listen, sender=Tag)
 
     assert [departed, arrived] == called
+    for name in ("tests.departed", "tests.arrived"):
+        of_tag, of_order = register(name)
+        assert ("shop.Tag", "shop.Order") == (of_tag.sender, of_order.sender)
+        [run] = of_tag.data["receivers"]
+        assert run["name"].endswith("<locals>.listen")
+        assert "receivers" not in of_order.data
 
 
 @pytest.mark.django_db
@@ -658,6 +671,7 @@ def test_class_prepared_is_heard_from_the_app_s_constructor_and_not_from_ready(f
     assert ("early.Engine",) in rows
 
 
+@pytest.mark.django_db
 def test_class_prepared_is_sent_by_the_class() -> None:
     from django.apps.registry import Apps
 
@@ -666,6 +680,7 @@ def test_class_prepared_is_sent_by_the_class() -> None:
         made = type("Prepared", (models.Model,), {"__module__": __name__, "Meta": meta})
 
     assert [(made, {})] == sends
+    assert ["seed.Prepared"] == [event.sender for event in register("class_prepared", sender="seed.Prepared")]
 
 
 # ------------------------------------------------------------------ requests
@@ -919,14 +934,18 @@ def test_setting_changed_of_a_secret_setting_tells_no_value() -> None:
     assert "s3cr3t-key" not in json.dumps([event.data for event in events])
 
 
+@pytest.mark.django_db
 def test_setting_changed_is_sent_by_the_settings_handler() -> None:
     handler: Any = settings
-    with heard(setting_changed) as sends:
+    with signalbox.trace("seed") as trace, heard(setting_changed) as sends:
         with override_settings(LANGUAGE_CODE="cy"):
             during = type(handler._wrapped)
         after = type(handler._wrapped)
 
     assert [during, after] == [sender for sender, _ in sends]
+    assert [f"{sender.__module__}.{sender.__qualname__}" for sender in (during, after)] == [
+        event.sender for event in register("setting_changed", trace_id=trace.id)
+    ]
 
 
 def test_setting_changed_is_sent_by_the_context_manager_of_test_cases(settings: Any) -> None:

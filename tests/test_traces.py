@@ -13,7 +13,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-from django.core.handlers.wsgi import WSGIHandler
+from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.core.signals import request_finished
@@ -58,11 +58,21 @@ def newest(**fields: Any) -> Trace:
     return found
 
 
-def served(url: str, **environ: str) -> str:
+asked = Signal()
+signalbox.track(asked, "tests.asked")
+
+
+def environ(path_info: str, query: str, **more: str) -> dict[str, Any]:
+    """What a WSGI server tells of a request."""
+    found: dict[str, Any] = {"PATH_INFO": path_info, "QUERY_STRING": query, **more}
+    setup_testing_defaults(found)
+    return found
+
+
+def served(url: str, **more: str) -> str:
     """What a WSGI server does for one request; returns the status."""
     path_info, _, query = url.partition("?")
-    environment: dict[str, Any] = {"PATH_INFO": path_info, "QUERY_STRING": query, **environ}
-    setup_testing_defaults(environment)
+    environment = environ(path_info, query, **more)
     answers: list[str] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
@@ -126,6 +136,61 @@ def test_secrets_in_the_query_string_are_not_stored() -> None:
 
     assert "s3cr3t-value" not in str(row.data) + row.name
     assert "page=2" in row.data["path"]
+
+
+SECRETIVE = override_settings(SIGNALBOX={"REDACT": ["iban"]})
+
+
+@pytest.mark.django_db(transaction=True)  # a real request closes the connection
+@pytest.mark.usefixtures("site")
+def test_what_the_setting_calls_secret_is_not_stored_of_an_address() -> None:
+    with SECRETIVE:
+        served("/tag/?iban=DE02100100100006820101&page=2")
+        trace = traces.begin_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
+        context.leave(trace)
+    row = newest(kind="request")
+    stored = [row.name, row.data, trace.name, trace.data, *Event.objects.values_list("data", flat=True)]
+    assert "DE02" not in str(stored)
+    assert "page=2" in row.name
+
+
+@pytest.mark.django_db
+def test_what_the_setting_calls_secret_is_not_stored_of_a_request_that_is_an_argument() -> None:
+    request = HttpRequest()
+    request.method, request.path, request.META["QUERY_STRING"] = "GET", "/iban=DE02/", "iban=DE02"
+    with SECRETIVE, signalbox.trace("work") as trace:
+        asked.send(None, request=request)
+    [event] = Event.objects.filter(trace_id=trace.id)
+    assert "/iban=[redacted]?iban=[redacted]" == event.data["args"]["request"]["path"]
+
+
+@pytest.mark.django_db(transaction=True)  # a real request closes the connection
+@pytest.mark.usefixtures("site")
+def test_a_path_is_stored_as_people_read_it() -> None:
+    """A WSGI server gives the bytes of a path as Latin-1, an ASGI server their text; Django quotes them once more."""
+    mojibake = "/größe/東京/".encode().decode("latin-1")
+    served(mojibake + "?größe=1".encode().decode("latin-1"))
+    row = newest(kind="request")
+    assert ("GET /größe/東京/?größe=1", "/größe/東京/?größe=1") == (row.name, row.data["path"])
+    begun = Event.objects.filter(signal="request_started").latest("id")
+    assert "/größe/東京/?größe=1" == begun.data["args"]["environ"]["path"]
+
+    scope = {"method": "GET", "path": "/größe/東京/", "query_string": "größe=1".encode()}
+    trace = traces.begin_request(None, scope)
+    context.leave(trace)
+    assert "/größe/東京/?größe=1" == trace.data["path"]
+    with signalbox.trace("work") as work:
+        asked.send(None, request=WSGIRequest(environ(mojibake, "a=1")), scope=scope)
+    [event] = Event.objects.filter(trace_id=work.id)
+    assert "/größe/東京/?a=1" == event.data["args"]["request"]["path"]
+    assert "/größe/東京/?größe=1" == event.data["args"]["scope"]["path"]
+
+
+@pytest.mark.parametrize("path", ["/caf\xe9/", "/東京/", "/\udce9/", ""])
+def test_a_path_that_is_no_utf_8_is_stored_all_the_same(path: str) -> None:
+    trace = traces.begin_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
+    context.leave(trace)
+    assert path == trace.data["path"]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +444,50 @@ authenticate(username="ann", password="wrong")
     assert [("process", "-c")] == rows
 
 
-def run_python(code: str, place: Any) -> subprocess.CompletedProcess[str]:
+LOADING = """
+import django; django.setup()
+from django.db import connections
+from tests.shop.models import Tag
+Tag.objects.create(name="a")
+from django.contrib.auth import authenticate
+authenticate(username="ann", password="wrong")
+before = connections["default"].settings_dict["NAME"]
+for _ in range(3):
+    Tag.objects.get()
+"""
+
+
+@pytest.mark.every_database
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("end", ["", "connections.close_all()"], ids=["open", "closed"])
+def test_what_a_process_counted_after_its_first_event_is_known_when_it_has_ended(end: str, tmp_path: Any) -> None:
+    Event.objects.all().delete()
+    run = run_python(f"{LOADING}{end}\n", tmp_path, "tests.settings")
+    assert (0, "") == (run.returncode, run.stderr)
+    row = newest(kind="process", name="-c")
+    assert 1 == Trace.objects.filter(trace_id=row.trace_id).count()
+    # One is made, and loaded three times.
+    assert {"pre_init": {"shop.Tag": 4}, "post_init": {"shop.Tag": 4}} == {
+        signal: {"shop.Tag": models["shop.Tag"]} for signal, models in row.data["counts"].items()
+    }
+    assert row.duration is not None
+    assert row.duration > 0
+    assert Event.objects.filter(trace_id=row.trace_id).count() == row.events
+
+
+@pytest.mark.every_database
+@pytest.mark.django_db(transaction=True)
+def test_a_process_whose_test_database_is_gone_leaves_the_other_one_alone(tmp_path: Any) -> None:
+    Event.objects.all().delete()
+    Trace.objects.all().delete()
+    other = 'connections.close_all(); connections["default"].settings_dict["NAME"] = ' + repr(str(tmp_path / "none"))
+    run = run_python(f"{LOADING}{other}\n", tmp_path, "tests.settings")
+    assert (0, "") == (run.returncode, run.stderr)
+    assert not (tmp_path / "none").exists()
+    assert newest(kind="process", name="-c").duration is None
+
+
+def run_python(code: str, place: Any, module: str = "site_settings") -> subprocess.CompletedProcess[str]:
     settings = f"""
 from tests.settings import *
 DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(place / "site.sqlite3")!r}}}}}
@@ -389,7 +497,7 @@ DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(
         [sys.executable, "-W", "error", "-c", code],
         env={
             **os.environ,
-            "DJANGO_SETTINGS_MODULE": "site_settings",
+            "DJANGO_SETTINGS_MODULE": module,
             "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)]),
         },
         capture_output=True,

@@ -10,19 +10,22 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction
-from django.db import connection, connections, models, transaction
+from django.db import IntegrityError, connection, connections, models, transaction
 from django.db.models.signals import ModelSignal, m2m_changed, post_delete, post_init, post_save, pre_delete, pre_save
 from django.dispatch import Signal, receiver
+from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
+from pytest_django import DjangoAssertNumQueries
 
 import signalbox
 from signalbox import buffer, catalog, recording
-from tests.shop.models import Customer, Enrolment, Item10, Order, OrderLine, Person, Tag
+from tests.shop.models import Customer, Enrolment, Item10, Order, OrderLine, Person, Restaurant, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(databases=["default", "other"])]
 
@@ -479,6 +482,113 @@ BULK: dict[str, Callable[[], Any]] = {
     "update of nothing": lambda: Tag.objects.filter(name="nobody").update(name="b"),
     "raw delete": lambda: Tag.objects.all()._raw_delete("default"),
 }
+
+
+class Rollback(Exception):
+    """Ends a block."""
+
+
+def rolled_back(order: Order) -> None:
+    with suppress(Rollback), transaction.atomic():
+        order.save()
+        raise Rollback
+
+
+def refused(order: Order) -> None:
+    with suppress(IntegrityError):
+        Order(pk=order.pk, number="b").save(force_insert=True)
+
+
+def hooked(order: Order) -> None:
+    """What a hook does is told, whatever it does."""
+
+    def hook() -> None:
+        with suppress(Rollback), transaction.atomic():
+            Tag.objects.create(name="of a hook")
+            raise Rollback
+
+    with transaction.atomic():
+        transaction.on_commit(hook)
+        order.save()
+
+
+def by_hand(order: Order) -> None:
+    transaction.set_autocommit(False)
+    order.save()
+    transaction.commit()
+    transaction.set_autocommit(True)
+
+
+AUTOCOMMIT: dict[str, Callable[[Order], Any]] = {
+    **WORKS,
+    "bulk_create": lambda order: Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)]),
+    "bulk_update": lambda order: Tag.objects.bulk_update(list(Tag.objects.all()), ["name"]),
+    "update": lambda order: Tag.objects.filter(name="a").update(name="b"),
+    "raw delete": lambda order: OrderLine.objects.all()._raw_delete("default"),
+    "save in a block": rolled_back,
+    "save that is refused": refused,
+    "on_commit": hooked,
+    "child and parent": lambda order: Restaurant.objects.create(name="r", stars=1),
+    "transaction by hand": by_hand,
+}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("debug", [False, True], ids=["captured", "debug"])
+@pytest.mark.parametrize("name", AUTOCOMMIT)
+def test_the_applications_statements_are_its_own_in_autocommit(name: str, debug: bool) -> None:
+    def observe() -> tuple[list[str], list[str]]:
+        for model in (OrderLine, Order, Customer, Restaurant, Tag):
+            model._default_manager.all().delete()
+        order = Order.objects.create(number="a", customer=Customer.objects.create(name="c"))
+        OrderLine.objects.create(order=order, sku="x")
+        order.tags.add(Tag.objects.create(name="a"))
+        Tag.objects.create(name="b")
+        fresh, wrapped = Order.objects.get(), []
+
+        def wrapper(execute: Any, sql: str, *rest: Any) -> Any:
+            wrapped.append(sql)
+            return execute(sql, *rest)
+
+        connection.queries_log.clear()
+        with (
+            override_settings(DEBUG=debug),
+            CaptureQueriesContext(connection) as captured,
+            connection.execute_wrapper(wrapper),
+        ):
+            AUTOCOMMIT[name](fresh)
+        assert connection.get_autocommit()
+        logged = [re.sub(r"\d+", "0", re.sub(r"'[^']*'", "''", query["sql"])) for query in captured]
+        return _without_keys(logged), _without_keys([re.sub(r"\d+", "0", sql) for sql in wrapped])
+
+    assert both(observe)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_save_in_autocommit_is_one_query(django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    with django_assert_num_queries(1):
+        Tag.objects.create(name="a")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_commit_runs_afterwards_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    insert: Any = Tag._do_insert  # type: ignore[attr-defined]
+    seen: list[int] = []
+
+    def hooking(self: Tag, *args: Any, **kwargs: Any) -> Any:
+        transaction.on_commit(lambda: seen.append(Tag.objects.count()))
+        return insert(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tag, "_do_insert", hooking)
+
+    def observe() -> list[str]:
+        seen.clear()
+        with CaptureQueriesContext(connection) as captured:
+            Tag(name="a").save()
+        assert 1 == len(seen)
+        return sorted(query["sql"].split()[0] for query in captured)
+
+    assert ["INSERT", "SELECT"] == both(observe)
 
 
 def _without_keys(found: list[str]) -> list[str]:

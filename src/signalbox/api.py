@@ -71,7 +71,7 @@ def set_actor(actor: Any) -> None:
 
 
 def _actor(actor: Any) -> Actor:
-    found = actor if isinstance(actor, Actor) else context.actor_of(actor)
+    found = context.named_actor(actor.key, actor.label) if isinstance(actor, Actor) else context.actor_of(actor)
     if found is None:
         raise TypeError(f"{type(actor).__name__} is no actor; a user who has logged in, or a text, was expected.")
     return found

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections import deque
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -20,13 +22,13 @@ from signalbox import conf, departures, store
 from signalbox.event import Draft, Note, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("signalbox")
 
-SPILL: int = 1000
+SPILL: int = departures.SPILL
 """Events a transaction keeps in memory; more are written early, still within it."""
 
 _SEAM: Final = (
@@ -67,6 +69,7 @@ class Buffer:
         "notes",
         "opener",
         "tests",
+        "unseen",
     )
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -90,6 +93,8 @@ class Buffer:
         """Why this transaction can't be committed any more."""
         self.tests = 0
         """How many blocks of a ``TestCase`` were open when something was last recorded: what they undo is no news."""
+        self.unseen = False
+        """Whether recording has opened this transaction: its end is no statement of the application."""
 
     # ------------------------------------------------------------ what recording calls
 
@@ -251,11 +256,12 @@ class Buffer:
             if not store.survived(connection, error) or not droppable:
                 raise
             store.tally.failures += 1
-            store.tally.dropped += len(drafts)
-            logger.exception("%d events of %r could not be written and are dropped.", len(drafts), connection.alias)
-        else:
-            for draft in drafts:
-                draft.written = connection.alias
+            if store.refused(connection, error):
+                _write_apart(connection, batch)
+            else:
+                _drop(connection, len(drafts), error)
+        for draft in drafts:
+            draft.written = connection.alias
         self.flushed = end
         if end >= SPILL:
             self._let_go()
@@ -292,6 +298,26 @@ class Buffer:
             connection._rollback()
         except Exception:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
             connection.close()
+
+
+def _write_apart(connection: BaseDatabaseWrapper, batch: store.Batch) -> None:
+    """Write what the database takes of ``batch``, which it has refused as a whole, and drop the rest."""
+    left = len(batch.events)
+    try:
+        for part, error in store.write_apart(connection, batch):
+            left -= len(part.events)
+            if error is not None:
+                store.drop(part, error)
+    except Exception as error:
+        if not store.survived(connection, error):
+            raise
+        _drop(connection, left, error)
+
+
+def _drop(connection: BaseDatabaseWrapper, number: int, error: Exception) -> None:
+    """Count and log events that are lost."""
+    store.tally.dropped += number
+    logger.error("%d events of %r could not be written and are dropped.", number, connection.alias, exc_info=error)
 
 
 # ------------------------------------------------------------------ the seam
@@ -345,6 +371,26 @@ def detach_all() -> None:
     _buffers.clear()
 
 
+@contextmanager
+def unlogged(connection: Any) -> Iterator[None]:
+    """Keep what is sent in the block out of the application's query log, and from its execute wrappers."""
+    if not (connection.queries_logged or connection.execute_wrappers):
+        yield
+        return
+    kept = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
+    connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
+    try:
+        yield
+    finally:
+        connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = kept
+
+
+def _unseen(connection: BaseDatabaseWrapper, buffer: Buffer, finish: Callable[[], None]) -> None:
+    with unlogged(connection):
+        finish()
+    buffer.unseen = False
+
+
 def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable[..., Any]]:
     wrapper: Any = connection
     original_commit = wrapper._commit
@@ -357,14 +403,19 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
     sqlite = connection.vendor == "sqlite"
 
     def _commit() -> None:
+        # Only this: what on_commit() has been given runs before the block around it has ended.
+        finish = partial(_unseen, connection, buffer, original_commit) if buffer.unseen else original_commit
         if buffer.idle():
-            original_commit()
+            finish()
         else:
-            buffer.end(original_commit)
+            buffer.end(finish)
 
     def _rollback() -> None:
         try:
-            original_rollback()
+            if buffer.unseen:
+                _unseen(connection, buffer, original_rollback)
+            else:
+                original_rollback()
         finally:
             buffer.rolled_back()
 

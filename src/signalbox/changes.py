@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django.utils.duration import duration_iso_string
 
+from signalbox import expressions
 from signalbox.event import UNKNOWN, Unknown
 from signalbox.redaction import REDACTED, Redactor
 
@@ -66,7 +67,7 @@ def row(values: Any, fields: Fields) -> dict[str, Any]:
     if not _PLAIN.issuperset(map(type, values)):
         for name, value in found.items():
             if hasattr(value, "resolve_expression"):
-                found[name] = _untold(value)
+                found[name] = untold(value, fields)
     for name in fields.secret:
         if found.get(name) is not None:
             found[name] = REDACTED
@@ -88,7 +89,7 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
         for position, (before, after) in enumerate(zip(old, new, strict=True)):
             if before is after or after is UNKNOWN:
                 continue
-            entry = _entry(before, after, fields.to_python[position])
+            entry = _entry(before, after, fields.to_python[position], fields)
             if entry is not None and (name := fields.names[position]) not in fields.primary:
                 found[name] = entry
     for name in fields.excluded:
@@ -102,10 +103,10 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
     return found
 
 
-def _entry(before: Any, after: Any, to_python: Callable[[Any], Any]) -> list[Any] | None:
+def _entry(before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fields) -> list[Any] | None:
     """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
     if hasattr(after, "resolve_expression"):
-        after = _untold(after)
+        after = untold(after, fields)
     if before is UNKNOWN or hasattr(before, "resolve_expression"):
         return [after]
     if same(before, after):
@@ -123,9 +124,12 @@ class Untold(dict[str, str]):
     """What is told of a value that the database computed. By its class it is no value of a JSON field."""
 
 
-def _untold(expression: Any) -> dict[str, str]:
+def untold(expression: Any, fields: Fields) -> Untold:
     """Return what is told of a value that the database computed, and did not say."""
-    return Untold(expression=str(expression))
+    hidden = fields.secret | fields.excluded
+    if not hidden.isdisjoint(fields.primary):
+        hidden |= {"pk"}
+    return Untold(expression=expressions.text(expression, fields.redactor, hidden))
 
 
 def same(before: Any, after: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.utils.functional import empty
 
+from signalbox import encoding
 from signalbox.event import Actor, Draft
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Trace:
         """Drafts already written whose receivers finished afterwards."""
         self.hushed: int | None = None
         """How many of its events were let go unwritten, once ``hush()`` was called."""
-        self.introduced = False
-        """Whether its row was written while it still ran."""
+        self.introduced = ""
+        """The name of the database that its row was written to while it still ran."""
         self.events = self.errors = self.rolled_back = 0
         self._actor: Actor | None = None
         self._seen_user: object = None
@@ -159,14 +160,19 @@ class Trace:
 def actor_of(user: Any) -> Actor | None:
     """Return ``user`` as an actor, ``None`` for an anonymous one. It reads what is loaded and runs no query."""
     if isinstance(user, str):
-        return Actor(key="", label=user[:150])
+        return named_actor("", user)
     if not getattr(user, "is_authenticated", False):
         return None
     user = getattr(user, "_wrapped", user)  # a lazy user, which the line above has loaded
     state = getattr(user, "__dict__", {})
     name = state.get(getattr(type(user), "USERNAME_FIELD", "username"), "")
     key = getattr(user, "pk", None)
-    return Actor(key="" if key is None else str(key)[:64], label=str(name)[:150])
+    return named_actor("" if key is None else str(key), str(name))
+
+
+def named_actor(key: str, label: str) -> Actor:
+    """Return an actor as the columns take it."""
+    return Actor(key=encoding.column(key, 64), label=encoding.column(label, 150))
 
 
 def new_trace_id() -> str:

@@ -12,7 +12,9 @@ import logging
 import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from django.apps import apps
 from django.db import connections, router
@@ -20,6 +22,8 @@ from django.db import connections, router
 from signalbox import context, store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.context import Trace
@@ -30,8 +34,17 @@ logger = logging.getLogger("signalbox")
 MOST_WAITING: Final = 10_000
 """Events that wait for a database which is away; beyond that the oldest are dropped, counted and logged."""
 
+MOST_AT_ONCE: Final = 2_000
+"""Rows that one statement writes, so that neither side has to hold all that may have come together."""
+
+SPILL: Final = 1000
+"""Events that wait in memory for the end of their trace, or of their transaction; more are written early."""
+
 PATIENCE: Final = 10_000_000_000
-"""Nanoseconds after which a command is taken for one that stays: its events leave as they come."""
+"""Nanoseconds after which work is taken for such that stays: its events leave as they come."""
+
+GONE: Final = "(gone)"
+"""No database's name: a trace's row was written to that of a test, which may go, and the row with it."""
 
 _waiting: deque[Trace] = deque()
 """Traces with events that are to leave."""
@@ -79,7 +92,9 @@ def waits(trace: Trace) -> bool:
     """Tell whether the events of ``trace`` wait for its end."""
     if trace.duration is not None or context.is_ambient(trace) or trace.kind == "shell":
         return False
-    return trace.kind != "command" or context.now() - trace.started < PATIENCE
+    if len(trace.pending) >= SPILL or len(trace.late) >= SPILL:
+        return False
+    return trace.kind in ("request", "test") or context.now() - trace.started < PATIENCE
 
 
 def end(trace: Trace, status: str = "") -> None:
@@ -119,6 +134,8 @@ def forget() -> None:
             trace.late.clear()
         _waiting.clear()
         _ended.clear()
+    if context.process().introduced:
+        context.process().introduced = GONE
 
 
 def hurry(trace: Trace) -> None:
@@ -130,7 +147,10 @@ def hurry(trace: Trace) -> None:
 
 def drain() -> None:
     """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
-    if not waiting() or getattr(_draining, "now", False) or not apps.ready or in_event_loop():
+    if not waiting() or getattr(_draining, "now", False) or not apps.ready:
+        return
+    if in_event_loop():
+        _limit()
         return
     _draining.now = True
     try:
@@ -186,33 +206,96 @@ def _in_test(connection: BaseDatabaseWrapper) -> bool:
     )
 
 
+class _Due(NamedTuple):
+    """A row that is to be written: of a draft, or without one the trace's own."""
+
+    trace: Trace
+    draft: Draft | None = None
+    late: bool = False
+
+    @property
+    def key(self) -> tuple[str, int, bool]:
+        """What tells its row from others."""
+        return (self.trace.id, self.trace.started // 1000 if self.draft is None else self.draft.span, self.late)
+
+
 def _drain(connection: BaseDatabaseWrapper) -> None:
     with _lock:  # another thread may be appending: lists are emptied, never replaced
         ended = [_ended.popleft() for _ in range(len(_ended))]
         traces = [_waiting.popleft() for _ in range(len(_waiting))]
-        taken = [(trace, _taken(trace.pending), _taken(trace.late)) for trace in traces]
-    drafts = [draft for _, pending, _ in taken for draft in pending]
-    late = [draft for _, _, late in taken for draft in late if draft.written]
+        due = [_Due(trace) for trace in (*ended, *_introduced(traces))]
+        due += [_Due(trace, draft) for trace in traces for draft in _taken(trace.pending)]
+        late = [(trace, draft) for trace in traces for draft in _taken(trace.late) if draft.written]
+    elsewhere: dict[str, list[_Due]] = {}
+    for trace, draft in late:
+        there = due if draft.written == connection.alias else elsewhere.setdefault(draft.written, [])
+        there.append(_Due(trace, draft, late=True))
     try:
-        batch = store.batch_of(
-            drafts,
-            traces=[store.trace_row(trace) for trace in (*ended, *_introduced(traces))],
-            late=[store.late_row(draft) for draft in late if draft.written == connection.alias],
-        )
-        if batch:
-            store.write(connection, batch)
-    except BaseException:
-        with _lock:
-            for trace, pending, late in taken:
-                trace.pending[:0], trace.late[:0] = pending, late
-            _waiting.extendleft(reversed([trace for trace in traces if trace not in _waiting]))
-            _ended.extendleft(reversed(ended))
-        raise
-    for trace in _introduced(traces):
-        trace.introduced = True
-    for draft in drafts:
-        draft.written = connection.alias
-    _complete_elsewhere([draft for draft in late if draft.written != connection.alias])
+        _write(connection, due)
+        for alias, rows in elsewhere.items():
+            if _may_write_late(connections[alias]):
+                _write(connections[alias], rows)
+    finally:
+        _put_back(list(chain(due, *elsewhere.values())))
+
+
+def _write(connection: BaseDatabaseWrapper, due: list[_Due]) -> None:
+    """Write ``due``, so many rows at once, and take out of it what needs no other attempt."""
+    while due:
+        now = due[:MOST_AT_ONCE]
+        written: list[store.Batch] = []
+        try:
+            for part, error in store.write_apart(connection, _batch(now)):
+                written.append(part)
+                if error is not None:
+                    store.drop(part, error)
+        except BaseException:
+            done = {key for part in written for key in _keys(part)}
+            due[: len(now)] = [one for one in now if one.key not in done]
+            _settle(connection, [one for one in now if one.key in done])
+            raise
+        del due[: len(now)]
+        _settle(connection, now)
+
+
+def _batch(due: list[_Due]) -> store.Batch:
+    own = [one.trace for one in due if one.draft is None]
+    return store.batch_of(
+        [one.draft for one in due if one.draft is not None and not one.late],
+        traces=store.trace_rows(trace for trace in own if not trace.introduced),
+        late=store.late_rows(one.draft for one in due if one.draft is not None and one.late),
+        ended=store.ended_rows(trace for trace in own if trace.introduced),
+    )
+
+
+def _keys(part: store.Batch) -> Iterator[tuple[str, int, bool]]:
+    """Return the ``_Due.key`` of each row."""
+    yield from ((row[0], row[5], False) for row in part.traces)
+    yield from ((row[6], row[7], False) for row in part.ended)
+    yield from ((row[1], row[2], False) for row in part.events)
+    yield from ((row[3], row[4], True) for row in part.late)
+
+
+def _settle(connection: BaseDatabaseWrapper, written: list[_Due]) -> None:
+    for trace, draft, _ in written:
+        if draft is None:
+            trace.introduced = _database(connection)
+        else:
+            draft.written = connection.alias
+
+
+def _put_back(due: list[_Due]) -> None:
+    """Let what could not be written wait on, before what has come meanwhile."""
+    _ended.extendleft(one.trace for one in reversed(due) if one.draft is None and one.trace.duration is not None)
+    held: dict[tuple[int, bool], tuple[Trace, list[Draft]]] = {}
+    for trace, draft, late in due:
+        if draft is not None:
+            held.setdefault((id(trace), late), (trace, []))[1].append(draft)
+    with _lock:
+        for (_, late), (trace, drafts) in reversed(held.items()):
+            (trace.late if late else trace.pending)[:0] = drafts
+            if trace not in _waiting:
+                _waiting.appendleft(trace)
 
 
 def _introduced(traces: list[Trace]) -> list[Trace]:
@@ -227,25 +310,20 @@ def _taken(held: list[Draft]) -> list[Draft]:
     return found
 
 
-def _complete_elsewhere(drafts: list[Draft]) -> None:
-    """Let what became known late follow the events that were written to other databases than ``home()``."""
-    for alias in {draft.written for draft in drafts}:
-        connection = connections[alias]
-        there = [draft for draft in drafts if draft.written == alias]
-        if not (_in_test(connection) if connection.in_atomic_block else connection.get_autocommit()):
-            with _lock:
-                for draft in there:
-                    draft.trace.late.append(draft)
-                    if draft.trace not in _waiting:
-                        _waiting.append(draft.trace)
-        else:
-            store.write(connection, store.Batch(late=[store.late_row(draft) for draft in there]))
+def _may_write_late(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether what became known late can follow its events on ``connection``, which is not that of ``home()``."""
+    return _in_test(connection) if connection.in_atomic_block else connection.get_autocommit()
 
 
 def _has_row(trace: Trace) -> bool:
-    """Tell whether the trace's own row is due: when it has ended and something happened in it."""
-    happened = trace.events > 0 or (trace.hushed is None and any(trace.counts.values()))
-    return trace.duration is not None and happened and not trace.introduced
+    """Tell whether the trace's own row is due, or its completion: when it has ended and something happened in it."""
+    if trace.introduced and trace.introduced != _database(connections[home()]):
+        return False  # it was in a test's database
+    return trace.events > 0 or (trace.hushed is None and any(trace.counts.values()))
+
+
+def _database(connection: BaseDatabaseWrapper) -> str:
+    return str(connection.settings_dict["NAME"])
 
 
 def _limit() -> None:
@@ -272,9 +350,18 @@ def _limit() -> None:
 
 def _leave_with_the_process() -> None:
     ambient = context.process()
-    if ambient.pending or any(ambient.counts.values()):
+    reopened = None
+    if ambient.introduced:
+        connection = connections[home()]
+        if connection.connection is None and ambient.introduced == _database(connection):
+            reopened = connection
+            with suppress(Exception):  # the database may be away, or a test's that is gone
+                connection.ensure_connection()  # now: that it is opened is an event, which is to be counted
+    if ambient.introduced or ambient.pending or any(ambient.counts.values()):
         end(ambient)
     drain()
+    if reopened is not None:  # nobody else will close it
+        reopened.close()
 
 
 atexit.register(_leave_with_the_process)

@@ -217,6 +217,11 @@ def clean(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
+def column(text: str, length: int) -> str:
+    """The text as every database takes it into a column of so many characters."""
+    return clean(_plain_text(text)[:length])
+
+
 def exception_text(error: BaseException, *, redactor: Redacts | None = None) -> str:
     """`ValueError: text`, without secrets, of at most 500 characters. Never raises.
 

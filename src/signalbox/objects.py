@@ -27,6 +27,9 @@ BULK: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
 
 DELETES: Final = frozenset({"post_delete", "bulk_delete"})
 
+STEPS: Final = 100
+"""Events that are read at a time on the way to an object's state."""
+
 
 class State(Mapping[str, Any]):
     """What an object's fields held at a time, as they are recorded: a mapping of field to JSON value.
@@ -117,11 +120,11 @@ class ObjectHistory:
         there before; without that either, what the database holds now, as nothing recorded has changed it since.
         Raises ``TypeError`` for anything but an aware datetime.
         """
-        return self._state(when, self._steps(), self._present())
+        return self._state(when, self._steps(self._telling(when)), self._present())
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
         """Return ``{field: [value at start, at end]}`` for the fields that differ; ``None`` where it was not there."""
-        steps, present = self._steps(), self._present()
+        steps, present = self._steps(self), self._present()
         old, new = self._state(start, steps, present), self._state(end, steps, present)
         names = list(dict.fromkeys([*old, *new]))
         return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
@@ -197,17 +200,57 @@ class ObjectHistory:
 
     # ------------------------------------------------------------ what it was
 
-    def _steps(self) -> list[_Step]:
+    def _telling(self, when: dt.datetime) -> list[Event]:
+        """Return those of its events, newest first, without which its state at ``when`` can't be told: from then
+        backwards until each field is told, and forwards for what is not. The others would change nothing."""
+        moment = _moment(when)
+        before, told = self._walk(Q(time__lte=moment), "-id")
+        after = [] if told else self._walk(Q(time__gt=moment), "id")[0]
+        return [*reversed(after), *before]
+
+    def _walk(self, side: Q, order: str) -> tuple[list[Event], bool]:
+        """Return the events on one ``side`` up to the one that made the row, and whether they tell every field.
+
+        Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
+        change a field that was not met before.
+        """
+        query = self._candidates().filter(side, outcome="committed").exclude(signal="m2m_changed").order_by(order)
+        beyond = "id__lt" if order == "-id" else "id__gt"
+        open_names = {field.name for field in self.model._meta.concrete_fields}
+        found: list[Event] = []
+        touched, plain = False, True
+        page: list[Event] = []
+        while True:
+            rows = query.filter(**{beyond: page[-1].id}) if page else query
+            if touched:
+                changing = Q(data__changes__has_any_keys=sorted(open_names)) if open_names else Q()
+                rows = rows.filter(Q(signal__in=BULK | DELETES) | Q(data__has_key="row") | changing)
+            page = list(rows[:STEPS])
+            for event in self._concerning(page):
+                found.append(event)
+                if event.signal in BULK:
+                    plain = False  # it tells no more than that a value was written
+                    continue
+                made = event.signal not in DELETES and "row" in event.data
+                touched = touched or made or "changes" in event.data
+                values = event.data["row"] if made else event.data.get("changes") or {}
+                for name in open_names & values.keys():
+                    value = values[name] if made else values[name][-1]
+                    plain = plain and not isinstance(value, dict)  # which may be what the database computed
+                open_names -= values.keys()
+                if made:
+                    return found, plain and not open_names
+            if len(page) < STEPS:
+                return found, False
+
+    def _steps(self, events: Iterable[Event]) -> list[_Step]:
         """Return what was done to the row and committed, oldest first."""
         owners = {model._meta.label for model in apps.get_models() if _same_key(self.model, model)}
-        done = [event for event in self.events() if event.outcome == "committed"]
-        steps = [_step(event, event.sender in owners, self.key) for event in done]
+        steps = [_step(event, event.sender in owners, self.key) for event in events if event.outcome == "committed"]
         return [step for step in reversed(steps) if step is not None]
 
     def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
-        if not isinstance(when, dt.datetime) or when.tzinfo is None:  # type: ignore[redundant-expr]
-            raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
-        moment = microseconds(when)
+        moment = _moment(when)
         before = [step for step in steps if step.time <= moment]
         after = [step for step in steps if step.time > moment]
         if not _was_there(before, after, present is not None):
@@ -251,6 +294,12 @@ def _holding(field: Any) -> Any:
 def _texts(told: Any) -> list[str]:
     """Return a key, or several, as texts."""
     return [str(key) for key in told] if isinstance(told, list) else [str(told)]
+
+
+def _moment(when: dt.datetime) -> int:
+    if not isinstance(when, dt.datetime) or when.tzinfo is None:  # type: ignore[redundant-expr]
+        raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
+    return microseconds(when)
 
 
 def _same_key(child: type[Model], parent: type[Model]) -> bool:

@@ -56,11 +56,11 @@ class Site(NamedTuple):
 def connected(signal: Signal) -> list[Connected]:
     """Return what is connected to ``signal``, in the order of connection, dead references included."""
     entries = list(signal.receivers)
-    classes = _classes_by_id() if any(len(entry) < 4 for entry in entries) else {}
-    return [_connected(entry, classes) for entry in entries]
+    senders = _senders_by_id() if any(len(entry) < 4 for entry in entries) else {}
+    return [_connected(entry, senders) for entry in entries]
 
 
-def _connected(entry: Any, classes: Mapping[object, type]) -> Connected:
+def _connected(entry: Any, senders: Mapping[object, Any]) -> Connected:
     (receiver_key, sender_key), receiver, *rest = entry
     is_async = rest[-1]
     sender_ref = rest[0] if len(rest) > 1 else None
@@ -68,7 +68,7 @@ def _connected(entry: Any, classes: Mapping[object, type]) -> Connected:
     target = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
     return Connected(
         receiver=target,
-        sender=_sender(sender_key, sender_ref, classes),
+        sender=_sender(sender_key, sender_ref, senders),
         sender_key=sender_key,
         weak=weak,
         dispatch_uid=None if target is None or receiver_key == _make_id(target) else _uid(receiver_key, target),
@@ -88,19 +88,20 @@ def _uid(receiver_key: object, target: Any) -> object | None:
     return None if receiver_key == _make_id(target) else receiver_key
 
 
-def _sender(sender_key: object, sender_ref: Any, classes: Mapping[object, type]) -> Any:
+def _sender(sender_key: object, sender_ref: Any, senders: Mapping[object, Any]) -> Any:
     if sender_key == NONE_ID:
         return None
     if sender_ref is not None:
         return sender_ref()
-    return classes.get(sender_key)
+    return senders.get(sender_key)
 
 
-def _classes_by_id() -> dict[object, type]:
-    """Return the models by id: before Django 6.0 a signal keeps no reference to its senders, only their ids."""
+def _senders_by_id() -> dict[object, Any]:
+    """Return models and apps by id: before Django 6.0 a signal keeps no reference to its senders, only their ids."""
     from django.apps import apps
 
-    return {id(model): model for model in apps.get_models(include_auto_created=True, include_swapped=True)}
+    models = apps.get_models(include_auto_created=True, include_swapped=True)
+    return {id(sender): sender for sender in (*models, *apps.get_app_configs())}
 
 
 _sites: dict[int, tuple[weakref.ref[Any], Site]] = {}

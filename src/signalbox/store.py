@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from signalbox import encoding, keeping
 from signalbox.changes import RowChange, choice_labels, describe
 from signalbox.event import Draft, Outcome, ReceiverRun
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
-    from django.db import DatabaseError
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.context import Trace
@@ -31,6 +31,7 @@ logger = logging.getLogger("signalbox")
 
 Row = tuple[Any, ...]
 Described = tuple[str, dict[str, Any]]
+T = TypeVar("T")
 
 EVENT: Final = "signalbox_event"
 EVENT_COLUMNS: Final = (
@@ -65,6 +66,16 @@ TRACE_COLUMNS: Final = (
     ("errors", "int"),
     ("rolled_back", "int"),
     ("data", "jsonb"),
+)
+ENDED_COLUMNS: Final = (
+    ("duration", "bigint"),
+    ("status", "text"),
+    ("events", "int"),
+    ("errors", "int"),
+    ("rolled_back", "int"),
+    ("data", "jsonb"),
+    ("trace_id", "text"),
+    ("time", "bigint"),
 )
 DELIVERY: Final = "signalbox_delivery"
 DELIVERY_COLUMNS: Final = (
@@ -132,22 +143,49 @@ class Batch(NamedTuple):
     traces: Sequence[Row] = ()
     late: Sequence[Row] = ()
     deliveries: Sequence[Row] = ()
+    ended: Sequence[Row] = ()
+    """What completes the rows of traces that were written while they ran."""
 
     def __bool__(self) -> bool:
         return any(self)
+
+    def apart(self) -> list[Batch]:
+        """Return the rows one by one, the deliveries with their events."""
+        awaited: dict[Row, list[Row]] = {}
+        for row in self.deliveries:
+            awaited.setdefault(row[4:6], []).append(row)
+        return [
+            *(Batch(traces=[row]) for row in self.traces),
+            *(Batch(events=[row], deliveries=awaited.pop(row[1:3], ())) for row in self.events),
+            *(Batch(late=[row]) for row in self.late),
+            *(Batch(deliveries=rows) for rows in awaited.values()),
+            *(Batch(ended=[row]) for row in self.ended),
+        ]
+
+
+def together(batches: Iterable[Batch]) -> Batch:
+    """Return the rows of ``batches`` as one."""
+    batches = list(batches)
+    return (
+        batches[0]
+        if len(batches) == 1
+        else Batch(*(list(chain.from_iterable(rows)) for rows in zip(*batches, strict=True)))
+    )
 
 
 # ------------------------------------------------------------------ drafts to rows
 
 
-def batch_of(drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Sequence[Row] = ()) -> Batch:
+def batch_of(
+    drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Sequence[Row] = (), ended: Sequence[Row] = ()
+) -> Batch:
     """Return what is to be written of ``drafts``, whose transaction commits unless they say otherwise: their events and
     the deliveries of these.
 
     Raises what making a delivery raises: an event may be dropped, a delivery may not.
     """
     if deliverer is None:
-        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late)
+        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late, ended=ended)
     deliveries: list[Row] = []
     awaited = set()
     drafts = list(drafts)
@@ -155,7 +193,7 @@ def batch_of(drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Seque
         if made := deliverer.delivery_rows(draft):
             deliveries += made
             awaited.add(draft.span)
-    return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries)
+    return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries, ended)
 
 
 def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int] = ()) -> list[Row]:
@@ -263,13 +301,13 @@ def trace_row(trace: Trace) -> Row:
     }
     return (
         trace.id,
-        trace.kind,
-        trace.name[:200],
+        encoding.column(trace.kind, 16),
+        encoding.column(trace.name, 200),
         "" if actor is None else actor.key,
         "" if actor is None else actor.label,
         trace.started // 1000,
         None if trace.duration is None else trace.duration // 1000,
-        trace.status[:16],
+        encoding.column(trace.status, 16),
         trace.events,
         trace.errors,
         trace.rolled_back,
@@ -288,6 +326,38 @@ def late_row(draft: Draft) -> Row:
     return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
 
 
+def ended_row(trace: Trace) -> Row:
+    """Return what is known of ``trace`` only when it has ended, in the order of ``ENDED_COLUMNS``."""
+    trace_id, *_, started, duration, status, events, errors, rolled_back, data = trace_row(trace)
+    return (duration, status, events, errors, rolled_back, data, trace_id, started)
+
+
+def trace_rows(traces: Iterable[Trace]) -> list[Row]:
+    """Return the rows of ``traces`` that can be encoded."""
+    return _encoded(trace_row, traces, "A trace")
+
+
+def ended_rows(traces: Iterable[Trace]) -> list[Row]:
+    """Return what completes the rows of ``traces``, of those that can be encoded."""
+    return _encoded(ended_row, traces, "The end of a trace")
+
+
+def late_rows(drafts: Iterable[Draft]) -> list[Row]:
+    """Return the late rows of ``drafts`` that can be encoded."""
+    return _encoded(late_row, drafts, "What came late of an event")
+
+
+def _encoded(encode: Callable[[T], Row], things: Iterable[T], what: str) -> list[Row]:
+    rows = []
+    for thing in things:
+        try:
+            rows.append(encode(thing))
+        except Exception:  # values come from the application; whatever they do stays here
+            tally.dropped += 1
+            logger.exception("%s could not be encoded and is dropped.", what)
+    return rows
+
+
 # ------------------------------------------------------------------ rows to the database
 
 
@@ -304,6 +374,39 @@ def write(connection: BaseDatabaseWrapper, batch: Batch) -> None:
     tally.written += len(batch.events)
     if batch.deliveries and deliverer is not None:
         deliverer.delivered(connection)
+
+
+def write_apart(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple[Batch, Exception | None]]:
+    """Write ``batch`` and yield what was written: all of it, unless the database refuses some of its rows. Then the
+    others are written, and each that is refused is yielded with the error.
+
+    Raises what is no fault of the rows: a database that is away, or a transaction that is lost.
+    """
+    parts = deque([[batch]])
+    while parts:
+        part = parts.popleft()
+        whole = together(part)
+        try:
+            write(connection, whole)
+        except Exception as error:
+            if not refused(connection, error) or (in_transaction(connection) and not survived(connection, error)):
+                raise
+            if len(part) == 1:
+                part = part[0].apart()
+            if len(part) == 1:
+                yield whole, error
+            else:
+                middle = len(part) // 2
+                parts.extendleft((part[middle:], part[:middle]))
+        else:
+            yield whole, None
+
+
+def drop(part: Batch, error: Exception) -> None:
+    """Count and log one row that the database refuses."""
+    tally.dropped += 1
+    what = f"An event of {part.events[0][4]}" if part.events else "A trace" if part.traces else "A part of an event"
+    logger.error("%s could not be written and is dropped: %r", what, error)
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -325,11 +428,16 @@ def _names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
 
 
 _LATE_SQL: Final = "UPDATE {table} SET duration = {p}, errors = {p}, data = {p} WHERE trace_id = {p} AND span = {p}"
+_ENDED_SQL: Final = (
+    f"UPDATE {TRACE} SET duration = {{p}}, status = {{p}}, events = {{p}}, errors = {{p}}, rolled_back = {{p}}, "
+    "data = {p} WHERE trace_id = {p} AND time = {p}"
+)
 _SQLITE: Final = {
     table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
     for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
 }
 _SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
+_SQLITE_ENDED: Final = _ENDED_SQL.format(p="?")
 
 
 def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
@@ -350,6 +458,8 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
             database.executemany(_SQLITE[table], rows)
         if batch.late:
             database.executemany(_SQLITE_LATE, batch.late)
+        if batch.ended:
+            database.executemany(_SQLITE_ENDED, batch.ended)
         if after:
             database.execute(after)
     except BaseException:
@@ -378,6 +488,13 @@ _POSTGRESQL_LATE: Final = (
 )
 
 
+_POSTGRESQL_ENDED: Final = (
+    f"UPDATE {TRACE} t SET duration = (x->>0)::bigint, status = x->>1, events = (x->>2)::int, "
+    "errors = (x->>3)::int, rolled_back = (x->>4)::int, data = x->5 "
+    "FROM jsonb_array_elements(%s::jsonb) x WHERE t.trace_id = x->>6 AND t.time = (x->>7)::bigint"
+)
+
+
 def _document(rows: Iterable[Row], data_at: int) -> str:
     """Return rows as one JSON text; the column at ``data_at`` is JSON text already and goes in as it is."""
     texts = []
@@ -397,6 +514,9 @@ def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: boo
     if batch.late:
         statements.append(_POSTGRESQL_LATE)
         documents.append(_document(batch.late, 2))
+    if batch.ended:
+        statements.append(_POSTGRESQL_ENDED)
+        documents.append(_document(batch.ended, 5))
     if batch.deliveries:
         statements.append(f"NOTIFY {CHANNEL}")
     if inside:
@@ -449,9 +569,33 @@ def _values_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
             yield head + ", ".join([one] * len(part)), list(chain.from_iterable(part))
     for row in batch.late:
         yield _LATE_SQL.format(table=EVENT, p="%s"), row
+    for row in batch.ended:
+        yield _ENDED_SQL.format(p="%s"), row
 
 
-# ------------------------------------------------------------------ what became of the transaction?
+# ------------------------------------------------------------------ what does an error mean?
+
+_REFUSED_BY_POSTGRESQL: Final = ("21", "22", "23", "44", "54", "P0")
+"""Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, what a trigger raises."""
+_REFUSED_BY_MYSQL: Final = frozenset({1264, 1265, 1292, 1300, 1366, 1406, 1411, 1644, 3140, 3819, 3988, 4025})
+"""Errors about values, constraints, what a trigger raises: most of them come as ``OperationalError``."""
+
+
+def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Tell whether ``error`` is about a row: the database takes others. Else it is away, or busy, or has no table."""
+    if isinstance(error, DataError | IntegrityError | ValueError | OverflowError):  # the last two are a driver's own
+        return True
+    if not isinstance(error, DatabaseError | InterfaceError):
+        return False
+    match connection.vendor:
+        case "sqlite":
+            return "binding parameter" in str(error)
+        case "postgresql":
+            return str(getattr(error.__cause__, "sqlstate", "")).startswith(_REFUSED_BY_POSTGRESQL)
+        case "mysql":
+            return bool(error.args) and error.args[0] in _REFUSED_BY_MYSQL
+    return False
+
 
 _INTRANS, _INERROR = 2, 3
 """libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""

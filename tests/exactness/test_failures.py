@@ -12,9 +12,10 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from django.test import override_settings
 
+import signalbox
 from signalbox import buffer, store
 from tests.exactness import register
-from tests.exactness.blocks import tag, undone
+from tests.exactness.blocks import savepoint, tag, undone
 from tests.shop.models import Place, Tag, Uniq
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class TestLog:
             assert ["poison"] == [row.name for row in Tag.objects.all()]
         assert ["poison"] == names()
         assert 1 == dropped()
-        assert "could not be written and are dropped" in caplog.text
+        assert "could not be written" in caplog.text
 
     def test_a_save_of_its_own_keeps_its_row(self, dropped: Callable[[], int]) -> None:
         tag("poison")
@@ -122,13 +123,32 @@ class TestLog:
 class TestPoison:
     """One event that the database refuses."""
 
-    def test_nothing_is_left_of_the_write_that_failed(self, dropped: Callable[[], int]) -> None:
+    @pytest.mark.usefixtures("spill")
+    def test_the_others_of_its_transaction_are_recorded(self, dropped: Callable[[], int]) -> None:
         with transaction.atomic():
+            for name in ("a", "poison", "b", "c", "poison"):
+                tag(name)
+        assert ["a", "b", "c", "poison", "poison"] == names()
+        assert ["a", "b", "c"] == register.told("committed", "post_save")
+        assert 2 == dropped()
+
+    def test_the_others_that_were_rolled_back_with_it_are_told(self) -> None:
+        with undone():
             for name in ("a", "poison", "b"):
                 tag(name)
-        assert ["a", "b", "poison"] == names()
-        assert [] == register.told("committed", "post_save")
-        assert 3 == dropped()
+        assert ["a", "b"] == register.told("rolled_back", "post_save")
+
+    def test_a_save_point_of_the_application_is_still_there(self) -> None:
+        with transaction.atomic():
+            before = savepoint()
+            tag("a")
+            tag("poison")
+            buffer.flush_all()
+            tag("b")
+            transaction.savepoint_rollback(before)
+            tag("c")
+        assert ["c"] == names()
+        assert ["c"] == register.told("committed", "post_save")
 
     def test_other_transactions_are_recorded(self) -> None:
         with transaction.atomic():
@@ -143,7 +163,7 @@ class TestPoison:
                 tag(str(number))
             tag("poison")
         assert 401 == len(names())
-        assert "poison" not in register.told("committed", "post_save")
+        assert [str(number) for number in range(400)] == register.told("committed", "post_save")
 
     @raising
     def test_what_was_written_early_goes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +179,35 @@ class TestPoison:
         assert [] == register.exact()
         tag("after")
         assert ["after"] == register.exact()
+
+
+class TestText:
+    """A text that the database has no letters for."""
+
+    def test_what_names_the_actor_is_cleaned(self, dropped: Callable[[], int]) -> None:
+        with signalbox.trace("work", actor="caf\udce9"), transaction.atomic():
+            tag("a")
+        assert ["a"] == register.told("committed", "post_save")
+        assert 0 == dropped()
+
+    @pytest.mark.mariadb
+    def test_a_letter_that_an_old_schema_has_not_takes_no_other_event_with_it(self, dropped: Callable[[], int]) -> None:
+        column = "ALTER TABLE signalbox_event MODIFY object_label varchar(200) CHARACTER SET {} NOT NULL"
+        register.execute("default", column.format("utf8mb3"))
+        try:
+            with signalbox.trace("work"):
+                with transaction.atomic():
+                    tag("a")
+                    tag("\U0001f600")
+                with undone():
+                    tag("b")
+                    tag("\U0001f600")
+        finally:
+            connection.close()
+            register.execute("default", column.format("utf8mb4"))
+        assert ["a"] == register.told("committed", "post_save")
+        assert ["b"] == register.told("rolled_back", "post_save")
+        assert 2 == dropped()
 
 
 @pytest.mark.usefixtures("broken", "spill")

@@ -44,16 +44,27 @@ def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.dateti
     found = queryset.alias(written=time)
     table = queryset.model._base_manager.using(queryset.db)
     if since is not None:
-        first = first_at(table, time, microseconds(since - MARGIN))
+        first = first_at(table, time, written_from(since))
         if first is None:
             return queryset.none()
         found = found.filter(id__gte=first, written__gte=microseconds(since))
     if until is not None:
-        after = first_at(table, time, microseconds(until + MARGIN))
+        after = first_at(table, time, written_until(until))
         found = found.filter(written__lt=microseconds(until))
         if after is not None:
             found = found.filter(id__lt=after)
     return found
+
+
+def written_from(since: dt.datetime) -> int:
+    """Return a moment (µs) before which nothing younger than ``since`` was written."""
+    # In microseconds: there is no datetime before the year 1 or after the year 9999, while either may be asked for.
+    return microseconds(since) - MARGIN // dt.timedelta(microseconds=1)
+
+
+def written_until(until: dt.datetime) -> int:
+    """Return a moment (µs) after which nothing older than ``until`` is expected to be written."""
+    return microseconds(until) + MARGIN // dt.timedelta(microseconds=1)
 
 
 def first_at(table: QuerySet[Row], time: Combinable, moment: int) -> int | None:

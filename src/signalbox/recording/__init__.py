@@ -15,7 +15,7 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import m2m_changed, post_migrate
 from django.dispatch import Signal
 
-from signalbox import buffer, catalog, conf, store
+from signalbox import buffer, catalog, conf, encoding, store
 from signalbox.delivery import registry
 from signalbox.recording import (
     bulk,
@@ -160,6 +160,7 @@ def track(signal: Signal, name: str) -> None:
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
+    name = encoding.column(name, 200)
     custom.track(signal, name)
     registry.known_as(signal, name)
     if _state.scope is not None and _state.scope.custom(name):

@@ -29,12 +29,12 @@ def sender_label(sender: Any) -> str:
     if isinstance(sender, type):
         meta = getattr(sender, "_meta", None)
         label = getattr(meta, "label", None)
-        return label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}"[:200]
+        return encoding.column(label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}", 200)
     if isinstance(sender, AppConfig):
-        return sender.name
+        return encoding.column(sender.name, 200)
     if isinstance(sender, str):
-        return encoding.clean(sender)[:200]
-    return f"{type(sender).__module__}.{type(sender).__qualname__}"[:200]
+        return encoding.column(sender, 200)
+    return encoding.column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
 
 
 def model_of(sender: Any) -> type[Model] | None:
@@ -89,12 +89,22 @@ def _scope(scope: Any) -> dict[str, Any]:
 
 
 def address(path: str, query: str | bytes) -> str:
-    """Return a request's path with its query, without secrets.
+    """Return a request's path with its query as people read it, without secrets.
 
     An ASGI scope's query is bytes by the specification; Django's AsyncClient gives text.
     """
-    text = query if isinstance(query, str) else query.decode("latin-1")
-    return redact_path(f"{path}?{text}" if text else path)
+    path, text = _readable(path), _readable(query if isinstance(query, str) else query.decode("latin-1"))
+    return redact_path(f"{path}?{text}" if text else path, plans.redactor())
+
+
+def _readable(text: str) -> str:
+    """Return the text of bytes that WSGI gives as Latin-1; what is text already stays."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def _texts(facts: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +114,8 @@ def _texts(facts: dict[str, Any]) -> dict[str, Any]:
 def _request(request: Any) -> Any:
     if request is None:
         return None
-    return _texts({"method": request.method, "path": redact_path(request.get_full_path())})
+    query = getattr(request, "META", {}).get("QUERY_STRING", "")
+    return _texts({"method": request.method, "path": address(request.path, query)})
 
 
 def _plan(migrations: Any) -> list[Any]:

@@ -11,14 +11,14 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
-from signalbox import buffer, context
-from signalbox.changes import RowChange, choice_labels
+from signalbox import buffer, context, encoding
+from signalbox.changes import RowChange, choice_labels, untold
 from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
+from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,17 +88,6 @@ def _silent(plan: Plan) -> bool:
     return not plan.recorded or inside.get() is plan.concrete
 
 
-@contextmanager
-def in_transaction(using: str) -> Iterator[BaseDatabaseWrapper]:
-    """Make sure that the operation and its event commit together."""
-    connection = connections[using]
-    if connection.in_atomic_block or not connection.get_autocommit():
-        yield connection
-        return
-    with transaction.atomic(using=using, savepoint=False):
-        yield connection
-
-
 # ------------------------------------------------------------------ the operations
 
 
@@ -119,7 +108,7 @@ def _bulk_create(
     self._for_write = True
     whole = _rows and ignore_conflicts
     fields = list(plan.concrete._meta.local_concrete_fields) if whole else plan.pks
-    with in_transaction(self.db) as connection, returning.asking("insert", self.model, fields) as wanted:
+    with in_transaction(self.db, seen=True) as connection, returning.asking("insert", self.model, fields) as wanted:
         made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
             if ignore_conflicts:
@@ -164,7 +153,7 @@ def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_si
         return _originals["bulk_update"](self, objs, fields, batch_size)
     objects, names = list(objs), list(fields)
     self._for_write = True
-    with in_transaction(self.db) as connection:
+    with in_transaction(self.db, seen=True) as connection:
         with telling(plan.concrete):
             number = _originals["bulk_update"](self, objects, names, batch_size)
         with _guarded("bulk_update", plan):
@@ -273,10 +262,8 @@ def _told_values(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what ``update()`` was given, as a save would tell it: keys for objects, the text of expressions, no
+    """Return what ``update()`` was given, as a save would tell it: keys for objects, what expressions are made of, no
     secrets; and what of it is a plain value."""
-    from signalbox import encoding
-
     redactor = plan.fields.redactor
     shown: dict[str, Any] = {}
     given_values: dict[str, Any] = {}
@@ -287,7 +274,7 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[
         if name in plan.fields.secret or redactor.hides(name, value):
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
-            shown[name] = {"expression": encoding.clean(str(value))[:500]}
+            shown[name] = untold(value, plan.fields)
         else:
             given_values[name] = _written(plan, name, value)
     return {**shown, **encoding.encode_fields(given_values, redactor=redactor)}, given_values

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
 
-from signalbox import buffer, conf, context, departures, store
+from signalbox import buffer, conf, context, departures, encoding, store
 from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
 from signalbox.recording import arguments, manytomany, plans, rows, snapshots
@@ -70,7 +70,7 @@ class Sent(Recorded):
         """Return the event, unless its sender is ignored."""
         if _ignored(sender):
             return None
-        draft = _draft(self.name, arguments.sender_label(sender), str(named.get("using") or ""))
+        draft = _draft(self.name, arguments.sender_label(sender), encoding.column(str(named.get("using") or ""), 64))
         draft.args = arguments.render(named)
         if registry.wants(self.name, draft.sender):
             draft.travels = registry.pack(self.name, draft.sender, named, draft.args)
@@ -118,7 +118,7 @@ class SettingChanged(Sent):
         setting = str(named.get("setting"))
         draft = super().start(sender, {**named, "value": None})
         if draft is not None:
-            draft.key = setting[:200]
+            draft.key = encoding.column(setting, 200)
             shown = arguments.render({setting: named.get("value")})
             draft.args = {**arguments.render({**named, "value": None}), "value": shown[setting]}
         return draft
@@ -240,13 +240,14 @@ class ManyToMany(Recorded):
     def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
+        through = plans.of(sender)
         said = plans.said_of_relation(sender)
-        if not plans.of(sender).recorded or said == "exclude":
+        if not through.recorded or said == "exclude":
             return None
         plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
         if not plan.recorded:
             return None
-        draft = _draft("m2m_changed", sender._meta.label, named["using"])
+        draft = _draft("m2m_changed", through.label, named["using"])
         if not isinstance(instance, type):
             rows.name(draft, plan, instance, connections[named["using"]])
         told = {name: value for name, value in named.items() if name not in ("instance", "using", "model", "pk_set")}
@@ -296,7 +297,7 @@ def _told_keys(what: str, keys: list[Any], manager: Any) -> list[dict[str, Any]]
 def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
     """Make the event of an ``add()`` for which Django sent nothing, as nobody listens."""
     plan = plans.of(type(manager.instance))
-    draft = _draft("m2m_changed", manager.through._meta.label, using)
+    draft = _draft("m2m_changed", plans.of(manager.through).label, using)
     rows.name(draft, plan, manager.instance, connections[using])
     first, *others = _told_keys("added", keys, manager)
     draft.args = {

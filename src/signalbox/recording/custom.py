@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.dispatch import Signal
 
-from signalbox import catalog
+from signalbox import catalog, encoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def new_signals() -> Iterator[tuple[Signal, str]]:
                 found.setdefault(value, []).append((module_name, name))
     for signal, places in found.items():
         made = places if len(places) == 1 else [place for place in places if _makes(*place)] or places
-        yield signal, _named.get(signal) or ".".join(made[0])
+        yield signal, _named.get(signal) or encoding.column(".".join(made[0]), 200)
 
 
 def _modules() -> Iterator[tuple[str, dict[str, Any]]]:

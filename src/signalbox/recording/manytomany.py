@@ -20,6 +20,7 @@ from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
 from signalbox.recording import bulk, plans, returning
+from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +126,7 @@ def _adding(original: Any) -> Any:
             with _silence(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with bulk.in_transaction(using), _silence(self), _work(self, "insert", objs) as work:
+        with in_transaction(using), _silence(self), _work(self, "insert", objs) as work:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
             if _record is not None and not m2m_changed.has_listeners(self.through):
                 try:

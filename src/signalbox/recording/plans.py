@@ -15,7 +15,7 @@ from signalbox import conf, encoding, keys, refusing
 from signalbox.changes import Fields, Untold
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
-from signalbox.redaction import REDACTED, Redactor, redact_text
+from signalbox.redaction import REDACTED, Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ class Plan:
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
         left_out = conf.fields_said("exclude")
-        self.label = meta.label
+        self.label = encoding.column(meta.label, 200)
         self.concrete = meta.concrete_model or model
         relation = said_of_relation(model) if meta.auto_created else ""
         self.recorded = relation != "exclude" and (registry.is_named(meta.label) or not ignored(model, config))
@@ -157,7 +157,7 @@ class Plan:
             refusing.allow(refused)
         if self.fields.secret:
             text = self._without_secrets(text, instance)
-        return encoding.clean(redact_text(text[:1000]))[:200]
+        return encoding.clean(self.fields.redactor.text(text[:1000]))[:200]
 
     def _without_secrets(self, text: str, instance: Model) -> str:
         state = instance.__dict__

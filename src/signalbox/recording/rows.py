@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import django
-from django.db import connections, transaction
+from django.db import connections
 from django.db.models import Model
 from django.db.models.deletion import Collector
 
@@ -18,7 +18,7 @@ from signalbox import buffer, context, departures
 from signalbox.changes import RowChange
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
-from signalbox.recording import bulk, plans, snapshots
+from signalbox.recording import blocks, bulk, plans, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,7 @@ def _save_table(
     if connection.in_atomic_block or not (connection.autocommit or closed):
         open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
-    with transaction.atomic(using=using, savepoint=False):
+    with blocks.Unseen(using):
         open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
 
@@ -249,7 +249,7 @@ def _delete(self: Collector) -> Any:
     connection = connections[self.using]
     if connection.in_atomic_block or not connection.get_autocommit():
         return _delete_row(self, plan, instance, connection)
-    with transaction.atomic(using=self.using, savepoint=False):
+    with blocks.Unseen(self.using):
         return _delete_row(self, plan, instance, connection)
 
 

@@ -10,7 +10,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from signalbox import context, departures
-from signalbox.event import Actor
 from signalbox.recording import sends, traces
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from django.dispatch import Signal
 
     from signalbox.context import Trace
+    from signalbox.event import Actor
 
 logger = logging.getLogger("signalbox")
 
@@ -131,7 +131,7 @@ def _actor(sent: Any) -> Actor | None:
     """Return the actor in a message's header; whoever may send jobs may say who sends them."""
     match sent:
         case [str(key), str(label)]:
-            return Actor(key=key[:64], label=label[:150])
+            return context.named_actor(key, label)
     return None
 
 
