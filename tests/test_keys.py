@@ -29,6 +29,7 @@ from tests.shop.models import (
     Named,
     Order,
     Person,
+    Phrase,
     Restaurant,
     SeasonTicket,
     Sentence,
@@ -212,40 +213,40 @@ def test_a_number_that_is_a_secret_is_told_by_a_digest_by_every_operation() -> N
 
 
 @pytest.fixture
-def hidden_words() -> Iterator[None]:
-    with override_settings(SIGNALBOX={"MODELS": {"shop.Word": {"redact": ["text"]}}}):
+def hidden_phrases() -> Iterator[None]:
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Phrase": {"redact": ["text"]}}}):
         yield
 
 
 @everywhere
-@pytest.mark.usefixtures("hidden_words")
+@pytest.mark.usefixtures("hidden_phrases")
 def test_a_key_that_is_to_be_hidden_is_told_by_a_digest_wherever_it_stands() -> None:
-    word = Word.objects.create(text="hush-1", meaning="a")
-    Word.objects.bulk_create([Word(text="hush-2")])
-    Word.objects.update(meaning="b")
-    sentence = Sentence.objects.create(word=word)
-    sentence.also.add(word, Word.objects.get(text="hush-2"))
-    word.other_sentences.clear()
-    Sentence.objects.update(word="hush-2")
-    Word.objects.get(text="hush-2").delete()
-    word.delete()
+    phrase = Phrase.objects.create(text="hush-1", meaning="a")
+    Phrase.objects.bulk_create([Phrase(text="hush-2")])
+    Phrase.objects.update(meaning="b")
+    sentence = Sentence.objects.create(phrase=phrase)
+    sentence.also.add(phrase, Phrase.objects.get(text="hush-2"))
+    phrase.other_sentences.clear()
+    Sentence.objects.update(phrase="hush-2")
+    Phrase.objects.get(text="hush-2").delete()
+    phrase.delete()
     assert "hush" not in everything()
     assert ["post_delete", "m2m_changed", "m2m_changed", "update", "post_save"] == [
-        event.signal for event in history(Word, "hush-1")
+        event.signal for event in history(Phrase, "hush-1")
     ]
-    assert REDACTED == newest(Sentence, "update").data["args"]["values"]["word"]
+    assert REDACTED == newest(Sentence, "update").data["args"]["values"]["phrase"]
 
 
 def hear(**kwargs: Any) -> None:
     pass
 
 
-@pytest.mark.usefixtures("hidden_words")
+@pytest.mark.usefixtures("hidden_phrases")
 def test_an_object_with_a_hidden_key_is_no_sender_of_durable_receivers() -> None:
-    with pytest.raises(NotDurable, match=r"the primary key of shop\.Word is a secret"):
-        receiver(post_save, sender=Word, durable=True)(hear)
+    with pytest.raises(NotDurable, match=r"the primary key of shop\.Phrase is a secret"):
+        receiver(post_save, sender=Phrase, durable=True)(hear)
 
 
-@pytest.mark.usefixtures("hidden_words")
+@pytest.mark.usefixtures("hidden_phrases")
 def test_an_argument_with_a_hidden_key_does_not_tell_it() -> None:
-    assert {"word": {"model": "shop.Word", "pk": REDACTED}} == arguments.render({"word": Word(text="hush-1")})
+    assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == arguments.render({"phrase": Phrase(text="hush-1")})

@@ -117,9 +117,14 @@ class Word(models.Model):
     meaning = models.TextField(blank=True)
 
 
+class Phrase(models.Model):
+    text = models.CharField(max_length=50, primary_key=True)
+    meaning = models.TextField(blank=True)
+
+
 class Sentence(models.Model):
-    word = models.ForeignKey(Word, models.CASCADE, related_name="sentences")
-    also = models.ManyToManyField(Word, related_name="other_sentences")
+    phrase = models.ForeignKey(Phrase, models.CASCADE, related_name="sentences")
+    also = models.ManyToManyField(Phrase, related_name="other_sentences")
 
 
 class Ticket(models.Model):
