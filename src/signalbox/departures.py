@@ -43,6 +43,9 @@ SPILL: Final = 1000
 PATIENCE: Final = 10_000_000_000
 """Nanoseconds after which work is taken for such that stays: its events leave as they come."""
 
+GONE: Final = "(gone)"
+"""No database's name: a trace's row was written to that of a test, which may go, and the row with it."""
+
 _waiting: deque[Trace] = deque()
 """Traces with events that are to leave."""
 _ended: deque[Trace] = deque()
@@ -131,7 +134,8 @@ def forget() -> None:
             trace.late.clear()
         _waiting.clear()
         _ended.clear()
-    context.process().introduced = ""  # the test's database may go, and the row with it
+    if context.process().introduced:
+        context.process().introduced = GONE
 
 
 def hurry(trace: Trace) -> None:
@@ -346,16 +350,18 @@ def _limit() -> None:
 
 def _leave_with_the_process() -> None:
     ambient = context.process()
-    connection = connections[home()]
-    reopened = connection.connection is None and ambient.introduced == _database(connection)
-    if reopened:  # before the events are counted: that it is opened is one of them
-        with suppress(Exception):  # the database may be away, or a test's that is gone
-            connection.ensure_connection()
+    reopened = None
+    if ambient.introduced:
+        connection = connections[home()]
+        if connection.connection is None and ambient.introduced == _database(connection):
+            reopened = connection
+            with suppress(Exception):  # the database may be away, or a test's that is gone
+                connection.ensure_connection()  # now: that it is opened is an event, which is to be counted
     if ambient.introduced or ambient.pending or any(ambient.counts.values()):
         end(ambient)
     drain()
-    if reopened:  # nobody else will close it
-        connection.close()
+    if reopened is not None:  # nobody else will close it
+        reopened.close()
 
 
 atexit.register(_leave_with_the_process)

@@ -692,7 +692,7 @@ def test_a_state_is_never_broken_within_its_word(window: Window, work: Event, ad
     add_delivery(state="discarded", trace_id=ONE, span=work.span, error="ValueError: " + "no such customer " * 20)
     for width in (1280, 360):
         visitor = window(viewport={"width": width, "height": 740})
-        visitor.go(addresses(work)["event"])
+        visitor.go(f"/signalbox/event/{work.id}/")
         heights = visitor.page.eval_on_selector_all(".status", "all => all.map(one => one.getClientRects().length)")
         assert {1} == set(heights)
         assert visitor.page.locator(".status >> text=discarded").bounding_box()["height"] < 30  # type: ignore[index]
@@ -821,7 +821,7 @@ def test_whatever_is_stored_is_shown_as_text_on_the_map_and_where_it_is_put_back
 ) -> None:
     visitor = window()
     runs = [{"name": f"shop.{EVIL}", "place": EVIL, "us": 10, "error": EVIL}]
-    changes = {"status": [EVIL, EVIL * 2], EVIL: ["a" * 80, EVIL], "blank": [EVIL]}
+    changes = {"status": [EVIL, EVIL * 2], "note": ["a" * 80, EVIL], "number": [EVIL]}
     event = add_event(object_label=EVIL, actor_label=EVIL, errors=1, data={"receivers": runs, "changes": changes})
     for path in ("/signalbox/map/", f"/signalbox/event/{event.id}/revert/"):
         visitor.go(path)

@@ -87,7 +87,7 @@
       scales: { x: { time: true, range: [times[0], end] }, y: { range: [0, top * 1.1] } },
       axes: [
         { stroke: ink, font, size: 22, gap: 4, grid: { show: false }, ticks: { show: false }, space: 90, values: (_, splits) => splits.map((at) => (at + half > end ? "" : clock(at))) },
-        { stroke: ink, font, size: 38, gap: 6, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, space: 30 },
+        { stroke: ink, font, size: 38, gap: 6, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, space: 20 },
       ],
       series,
     };
