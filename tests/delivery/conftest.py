@@ -33,6 +33,7 @@ def _no_durable_receivers_left() -> Iterator[None]:
     store.deliverer = None
     signalbox.install()
     departures.forget()
+    connections["other"].close()  # a test that used it leaves it open when its tables are emptied
 
 
 @pytest.fixture

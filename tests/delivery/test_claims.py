@@ -176,6 +176,9 @@ def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) 
         copies(1, lane=9, due=moment, wake=moment)
         [head] = claims.claim(1, 1)
         copies(behind, lane=9, due=moment, wake=moment)
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one lane is nearly everything
         for _ in range(20):
             assert [] == claims.claim(1, 1)
             claims._look_at_blocked = 0

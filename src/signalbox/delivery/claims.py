@@ -44,15 +44,8 @@ _COLUMNS: Final = (
     "id receiver queue order_key lane trace_id span signal sender object_key database attempts epoch created payload"
 )
 _COLUMNS_OF_D: Final = ", ".join(f"d.{name}" for name in _COLUMNS.split())
-_WAITING: Final = f"SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS NULL AND p.id < d.id"
-_TAKEN: Final = f"SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS NOT NULL"
-# Each half is one look into the index (lane, lease, id), however long the lane is.
-HEAD: Final = f"(d.lane IS NULL OR NOT (EXISTS ({_WAITING}) OR EXISTS ({_TAKEN} AND p.id < d.id)))"
-"""The first of its lane."""
-_OTHER: Final = f"{_TAKEN} AND p.id <> d.id AND (p.id < d.id OR p.lease > %s)"
-FREE: Final = f"(d.lane IS NULL OR NOT (EXISTS ({_WAITING}) OR EXISTS ({_OTHER})))"
-"""The first of its lane, and none behind it runs, as one may that began before this one came (back) to its place."""
-
+_NO_JIT: Final = "SET LOCAL jit TO off"
+"""PostgreSQL: it takes the search for what is due for a long one, and compiling costs more than it takes."""
 _NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
 """PostgreSQL: that a delivery is done need not outlive a crash of the server; it would be run again, as after a crash
 of the worker between the receiver's effect and this note."""
@@ -61,6 +54,24 @@ of the worker between the receiver's effect and this note."""
 def now() -> int:
     """Return the time in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def head(vendor: str) -> str:
+    """Return the SQL for: ``d`` is the first of its lane."""
+    return _before_all(vendor, "p.id < d.id")
+
+
+def _before_all(vendor: str, taken: str) -> str:
+    # Each half is one look into the index (lane, lease, id), however long the lane is.
+    halves = [_lane(vendor, half) for half in ("p.lease IS NULL AND p.id < d.id", f"p.lease IS NOT NULL AND {taken}")]
+    return f"(d.lane IS NULL OR ({' AND '.join(f'({half}) IS NULL' for half in halves)}))"
+
+
+def _lane(vendor: str, which: str) -> str:
+    """Return a query for one delivery of the lane of ``d``."""
+    # PostgreSQL would read the table where it knows of one long lane, MariaDB sort the lane where it is told an order.
+    order = "ORDER BY p.lease, p.id " if vendor == "postgresql" else ""
+    return f"SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND {which} {order}LIMIT 1"
 
 
 def _moment_and_lease() -> tuple[int, int]:
@@ -138,6 +149,18 @@ class Claims:
         """This thread's connection."""
         return connections[self.alias]
 
+    @property
+    def _head(self) -> str:
+        return head(self.connection.vendor)
+
+    @property
+    def _free(self) -> str:
+        """SQL for: ``d`` is the first of its lane, and none behind it runs at the moment that is its parameter.
+
+        One may that began before this one came, or came back, to its place.
+        """
+        return _before_all(self.connection.vendor, "p.id <> d.id AND (p.id < d.id OR p.lease > %s)")
+
     # ------------------------------------------------------------ claiming
 
     def claim(self, limit: int, begin: int = 0, held: Sequence[int] = ()) -> list[Claimed]:
@@ -159,21 +182,21 @@ class Claims:
 
     def _claim_at_once(self, wanted: str, values: list[Any], limit: int, begin: int) -> list[Claimed]:
         sql = (
-            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE {wanted} AND {FREE} "
+            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE {wanted} AND {self._free} "
             "ORDER BY d.wake LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
             "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS begun FROM picked) "
             f"UPDATE {TABLE} d SET lease = %s, wake = %s, epoch = d.epoch + 1, "
             "attempts = d.attempts + ranked.begun::int FROM ranked WHERE d.id = ranked.id "
             f"RETURNING {_COLUMNS_OF_D}, ranked.begun"
         )
-        with self.connection.cursor() as cursor:
-            moment, lease = _moment_and_lease()
-            cursor.execute(sql, [moment, *values, moment, limit, begin, lease, lease])
-            claimed = [self._claimed(row, begun=row[-1]) for row in sorted(cursor.fetchall())]
+        self.connection.ensure_connection()  # that may take its time
+        moment, lease = _moment_and_lease()
+        rows = self._at_once(f"{_NO_JIT}; {sql}", [moment, *values, moment, limit, begin, lease, lease])
+        claimed = [self._claimed(row, begun=row[-1]) for row in sorted(rows)]
         return self._without_late(claimed)
 
     def _claim_in_steps(self, wanted: str, values: list[Any], limit: int, begin: int) -> list[Claimed]:
-        pick = f"SELECT d.id FROM {TABLE} d WHERE {wanted} AND {FREE} ORDER BY d.wake LIMIT %s"
+        pick = f"SELECT d.id FROM {TABLE} d WHERE {wanted} AND {self._free} ORDER BY d.wake LIMIT %s"
         with self.connection.cursor() as cursor:
             if not self._full:  # reading takes no lock: a worker that finds nothing must not disturb the site
                 cursor.execute(pick, [now(), *values, now(), 1])
@@ -187,9 +210,9 @@ class Claims:
             if not ids:
                 return []
             # Once more: a locking read sees what was committed while it ran, its subquery does not.
-            head = f" AND {HEAD}" if locked else ""
+            first = f" AND {self._head}" if locked else ""
             cursor.execute(
-                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE d.id IN ({_marks(ids)}){head} ORDER BY d.id", ids
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE d.id IN ({_marks(ids)}){first} ORDER BY d.id", ids
             )
             rows = cursor.fetchall()
             ids = [row[0] for row in rows]
@@ -217,7 +240,7 @@ class Claims:
         if not ids or self.connection.vendor == "sqlite":  # who has its write lock claims alone
             return claimed
         with self.connection.cursor() as cursor:
-            cursor.execute(f"SELECT d.id FROM {TABLE} d WHERE d.id IN ({_marks(ids)}) AND NOT {HEAD}", ids)
+            cursor.execute(f"SELECT d.id FROM {TABLE} d WHERE d.id IN ({_marks(ids)}) AND NOT {self._head}", ids)
             late = {row[0] for row in cursor.fetchall()}
         if late:
             self.release([one for one in claimed if one.id in late])
@@ -225,12 +248,15 @@ class Claims:
 
     def claim_one(self, number: int) -> Claimed | None:
         """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt."""
-        free = f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {FREE}"
+        its_turn = (
+            f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {self._free}"
+        )
         with self._writing(), self.connection.cursor() as cursor:
             moment, lease = _moment_and_lease()
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
-                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {free}" + (" FOR UPDATE SKIP LOCKED" if locked else ""),
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {its_turn}"
+                + (" FOR UPDATE SKIP LOCKED" if locked else ""),
                 [number, moment, moment, moment],
             )
             row = cursor.fetchone()
@@ -253,7 +279,7 @@ class Claims:
         """
         moment = now()
         wanted = f"d.wake <= %s{self._of_queue()}" + (f" AND d.queue NOT IN ({_marks(full)})" if full else "")
-        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {wanted} AND {FREE} ORDER BY d.wake LIMIT %s"
+        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {wanted} AND {self._free} ORDER BY d.wake LIMIT %s"
         values: list[Any] = [moment, *self.queues, *full, moment]
         self._leave_blocked_alone(moment)
         with self.connection.cursor() as cursor:
@@ -266,6 +292,8 @@ class Claims:
             lock = " FOR UPDATE SKIP LOCKED" if locked else ""
             if lock and self.connection.features.has_select_for_update_of:
                 lock = " FOR UPDATE OF d SKIP LOCKED"
+            if self.connection.vendor == "postgresql":
+                cursor.execute(_NO_JIT)
             cursor.execute(pick + lock, [*values, limit])
             rows = sorted(cursor.fetchall())
             if rows:
@@ -292,7 +320,7 @@ class Claims:
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT d.queue, count(*) FROM {TABLE} d WHERE d.wake > %s AND d.wake <= %s{self._of_queue()} "
-                f"AND d.due <= %s AND d.lease IS NULL AND {HEAD} GROUP BY d.queue",
+                f"AND d.due <= %s AND d.lease IS NULL AND {self._head} GROUP BY d.queue",
                 [moment, until, *self.queues, moment],
             )
             return dict(cursor.fetchall())
@@ -350,12 +378,12 @@ class Claims:
 
     def _blocked(self, moment: int) -> dict[int, list[int]]:
         """Return, by a delivery, those behind it that are due and need not be looked at until it has left."""
-        before = f"SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND p.id < d.id AND p.lease IS"
+        waiting, taken = (_lane(self.connection.vendor, f"p.lease IS {n}NULL AND p.id < d.id") for n in ("", "NOT "))
         with self.connection.cursor() as cursor:
             cursor.execute(
                 "SELECT d.id, h.id, h.lease IS NULL AND (h.wake IS NULL OR h.due > %s) FROM "
                 f"(SELECT d.id, d.lane FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} ORDER BY d.wake LIMIT %s) d "
-                f"JOIN {TABLE} h ON h.id = COALESCE(({before} NULL LIMIT 1), ({before} NOT NULL LIMIT 1)) "
+                f"JOIN {TABLE} h ON h.id = COALESCE(({waiting}), ({taken})) "
                 "WHERE d.lane IS NOT NULL",
                 [moment, moment, *self.queues, IN_FRONT],
             )
@@ -525,13 +553,17 @@ class Claims:
         parts = [f"w{n} AS ({sql}{after if n else ''} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
         answers = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
         sql = f"{_NO_WAIT_FOR_DISK}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
+        return list(self._at_once(sql, [value for _, params in statements for value in params])[0])
+
+    def _at_once(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """Send several statements in one message to PostgreSQL; return the rows of the last one."""
         connection = self.connection
         connection.ensure_connection()
         with connection.wrap_database_errors, store._postgresql_cursor(connection) as cursor:
-            cursor.execute(sql, [value for _, params in statements for value in params])
+            cursor.execute(sql, values)
             while hasattr(cursor, "nextset") and cursor.description is None and cursor.nextset():
                 pass
-            return list(cursor.fetchone())
+            return list(cursor.fetchall())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
