@@ -192,7 +192,7 @@ def window(browser: Browser, site: str, transactional_db: None) -> Iterator[Call
 
     def open_window(**options: Any) -> Visitor:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
-        context.set_default_timeout(8000)
+        context.set_default_timeout(20_000)
         context.add_cookies([{"name": "sessionid", "value": session, "url": site}])
         contexts.append(context)
         opened.append(Visitor(context.new_page(), site))
