@@ -68,6 +68,16 @@ def test_a_search_finds_every_trace_once_on_its_way_through_the_table(
     assert page.reached is not None
 
 
+def test_a_search_that_rests_where_nothing_lies_further_back_has_ended(
+    add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", -1.0)
+    monkeypatch.setattr(reading, "WINDOWS", (3, 3))
+    add_event(id=1_000_000, sender="shop.Order")
+    page = reading.page(ask(sender="shop.Tag"))
+    assert ([], None, True) == (page.lines, page.older, page.complete)
+
+
 def test_a_trace_of_very_many_events_leaves_room_for_the_others(
     add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,7 +249,10 @@ def _search(asked: Asked, before: int | None, size: int) -> _Search:
         else:
             cursor, window = bottom, min(2 * window, widest)
         if cursor > floor and time.monotonic() - began > PATIENCE:
-            return _Search(lines, cursor, False, rows[-1][2] if rows else _time_at(cursor))
+            reached = rows[-1][2] if rows else _time_at(cursor)
+            if reached is None:  # nothing lies further back
+                break
+            return _Search(lines, cursor, False, reached)
     return _Search(lines, None, True, None)
 
 
