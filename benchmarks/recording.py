@@ -57,7 +57,9 @@ def run(database: str, factor: float, only: str) -> None:
     serve()
     old = setup_databases(verbosity=0, interactive=False, aliases={"default"})
     try:
-        print(f"\n{connection.display_name} ({database}), Django {django.get_version()}, Python {sys.version.split()[0]}")
+        print(
+            f"\n{connection.display_name} ({database}), Django {django.get_version()}, Python {sys.version.split()[0]}"
+        )
         print(f"{'':44}{'bare':>12}" + "".join(f"{preset:>10}" for preset in PRESETS))
         for name, rounds, work in rows():
             if only in name:

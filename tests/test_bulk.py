@@ -25,6 +25,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
+from signalbox.models import Event
 from signalbox.recording import bulk
 from signalbox.redaction import REDACTED
 from tests.events import args, changes, newest, of, recorded
@@ -751,3 +752,18 @@ def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str, mode: st
             Tag.objects.all()._raw_delete("default")
     assert 1 == len(refused)
     assert 1 == len(recorded(Tag, "update", "bulk_delete"))
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_of_two_objects_with_one_key_what_the_row_holds_is_told(size: int | None) -> None:
+    tag = Tag.objects.create(name="first")
+    copies = [Tag.objects.get(), Tag.objects.get()]
+    copies[0].name, copies[1].name = "one", "other"
+    with override_settings(SIGNALBOX={"BULK": "rows"}):
+        Tag.objects.bulk_update(copies, ["name"], batch_size=size)
+    [event] = Event.objects.filter(signal="bulk_update")
+    assert (str(tag.pk), {"name": ["first", Tag.objects.get().name]}) == (event.object_key, event.data["changes"])
+    copies[1].name = "last"
+    copies[1].save()
+    changes = Event.objects.filter(signal="post_save").latest("id").data["changes"]
+    assert {"name": ["one" if size is None else "other", "last"]} == changes

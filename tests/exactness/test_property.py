@@ -170,7 +170,7 @@ class Program:
         transaction.set_autocommit(True)
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(spill=st.sampled_from([1, 2, 5, 1000]), program=PROGRAMS, bulk=st.sampled_from(["keys", "rows"]))
 @example(
     spill=2,
@@ -182,6 +182,13 @@ class Program:
 @example(spill=1, bulk="keys", program=[("manual", True, [("create",), ("clash", False, False), ("create",)])])
 @example(
     spill=1000, bulk="rows", program=[("manual", True, [("savepoint", True, [("clash", False, True)]), ("create",)])]
+)
+@example(
+    spill=1,
+    bulk="rows",
+    program=[
+        ("manual", True, [("block", True, True, [("bulk_create", 1)]), ("bulk_create", 1), ("bulk_update",)])  # one key
+    ],
 )
 def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, bulk: str, program: list[Step]) -> None:
     for alias in ("default", "other"):

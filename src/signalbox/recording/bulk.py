@@ -163,16 +163,22 @@ def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_si
 
 
 def _updated(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], names: list[str], number: int) -> None:
-    if number != len(objects):  # some are not there any more, or are meant twice
-        there = _there(plan, connection, [one.pk for one in objects])
-        objects = [one for one in objects if one.pk in there]
     keys = list(dict.fromkeys(one.pk for one in objects))
+    stored: dict[Any, Sequence[Any]] = {}
+    if number != len(objects) or number != len(keys):  # some are not there any more, or are meant twice
+        # Which of two objects with one key the database took depends on how it was asked: the row itself says.
+        stored = _stored(plan, connection, keys, names)
+        objects = [one for one in objects if one.pk in stored]
+        keys = list(stored)
+    told: set[Any] = set()
     note: Note | None = snapshots.Memories(objects)
     for one in objects:
         known = snapshots.before(plan, one, connection.alias)
-        written = snapshots.keep(plan, _only(plan, plan.values(one), names))
+        values = stored[one.pk] if stored else plan.values(one)
+        written = snapshots.keep(plan, _only(plan, values, names))
         setattr(one._state, snapshots.ATTRIBUTE, snapshots.after_write(known, written))
-        if _rows:
+        if _rows and one.pk not in told:
+            told.add(one.pk)
             change = RowChange(plan.fields, known, written)
             _add(_row_draft("bulk_update", plan, connection, plan.key(one), change, note), connection)
             note = None  # one for all of them
@@ -180,11 +186,27 @@ def _updated(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], na
         _operation("bulk_update", plan, connection, number, keys, {"fields": names}, note)
 
 
-def _there(plan: Plan, connection: BaseDatabaseWrapper, keys: list[Any]) -> set[Any]:
-    """Return those of ``keys`` that the table holds."""
+def _stored(
+    plan: Plan, connection: BaseDatabaseWrapper, keys: list[Any], names: Sequence[str]
+) -> dict[Any, Sequence[Any]]:
+    """Return those of ``keys`` that the table holds, in their order, with their rows as far as ``names`` go."""
     rows = plan.concrete._base_manager.using(connection.alias)
-    parts = [keys[start : start + 500] for start in range(0, len(keys), 500)]
-    return {key for part in parts for key in rows.filter(pk__in=part).values_list("pk", flat=True)}
+    fields = [plan.concrete._meta.get_field(name) for name in names]
+    places = [plan.fields.names.index(field.name) for field in fields]
+    attnames = [plan.fields.attnames[place] for place in places]
+    found: dict[Any, Sequence[Any]] = {}
+    for start in range(0, len(keys), 500):
+        part = rows.filter(pk__in=keys[start : start + 500]).values_list("pk", *attnames)
+        for key, *values in part:
+            row = _spread(plan, places, values)
+            for place, value in zip((place for place, _ in plan.pk_places), _parts_of(key), strict=True):
+                row[place] = value
+            found[key] = row
+    return {key: found[key] for key in keys if key in found}
+
+
+def _parts_of(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
 
 
 def _only(plan: Plan, values: Sequence[Any], names: Iterable[str]) -> list[Any]:
