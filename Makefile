@@ -18,6 +18,10 @@ comma := ,
 EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
+PACKAGES := tests/doctor/wild-requirements.txt
+# Sets the shell's $$python to the one of $$version that runs, from PATH or pyenv; to nothing if none does.
+FIND_PYTHON = python=; for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
+  if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; done
 
 # Empty files in the environment say what is installed there. MADE's name holds the versions: others start it afresh.
 MADE := $(VENV)/.python-$(RUNNING)-django-$(or $(DJANGO),newest)
@@ -26,10 +30,11 @@ TEST := $(VENV)/.test$(MYSQL)
 LINT := $(VENV)/.lint$(MYSQL)
 DOCS := $(VENV)/.docs
 BENCH := $(VENV)/.bench$(MYSQL)
+WILD := $(VENV)/.wild
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "PYTHON=$(PYTHON) ($(RUNNING)), VENV=$(VENV), Django $(or $(DJANGO),newest)"
 
 $(MADE):
@@ -65,6 +70,11 @@ $(BENCH): $(MADE) $(INPUTS)
 	@$(PIP) -e '.[fast]' '$(DJANGO_PIN)' --group bench $(if $(MYSQL),--group mysql)
 	@touch $@
 
+$(WILD): $(MADE) $(INPUTS) $(PACKAGES)
+	@echo "installing the packages for the doctor into $(VENV)"
+	@$(PIP) -e . --group test -r $(PACKAGES)
+	@touch $@
+
 .PHONY: test
 test: $(TEST) ## Run the suite, then what concerns every database on each of them; ARGS="-k word" for pytest
 	@$(BIN)/python -m tests.run $(ARGS)
@@ -72,14 +82,21 @@ test: $(TEST) ## Run the suite, then what concerns every database on each of the
 .PHONY: matrix
 matrix: ## Run the suite on each Python and Django of MATRIX
 	@failed=; for pair in $(MATRIX); do \
-	  version=$${pair%/*}; python=; \
-	  for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
-	    if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; \
-	  done; \
+	  version=$${pair%/*}; $(FIND_PYTHON); \
 	  if test -z "$$python"; then echo "python$$version is missing: install it, or set MATRIX" >&2; failed=1; continue; fi; \
 	  echo; echo "=== Python $$version, Django $${pair#*/}"; \
 	  $(MAKE) --no-print-directory test PYTHON="$$python" DJANGO=$${pair#*/} VENV=.venv-$$version || failed=1; \
 	done; test -z "$$failed"
+
+.PHONY: wild
+wild: ## Run the doctor over well-known packages, on the oldest Python that all of them run on
+	@for version in 3.12 3.13; do $(FIND_PYTHON); if test -n "$$python"; then break; fi; done; \
+	  if test -z "$$python"; then echo "python3.12 or later is missing: install it" >&2; exit 1; fi; \
+	  $(MAKE) --no-print-directory wild-here PYTHON="$$python" DJANGO=6.0 VENV=.venv-wild
+
+.PHONY: wild-here
+wild-here: $(WILD)
+	@SIGNALBOX_REQUIRE_WILD=1 $(BIN)/python -m pytest tests/doctor/test_wild.py $(ARGS)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
@@ -110,8 +127,13 @@ docs: $(DOCS) ## Build the documentation; a warning is an error
 	@echo "built docs/_build/html/index.html"
 
 .PHONY: bench
-bench: $(BENCH) ## Measure what recording costs; ARGS are the benchmark's
+bench: $(BENCH) ## Measure what recording costs, for which ARGS are, and how long the doctor takes
 	@$(BIN)/python benchmarks/recording.py $(ARGS)
+	@$(BIN)/python benchmarks/doctor.py
+
+.PHONY: bench-delivery
+bench-delivery: $(BENCH) ## Measure durable receivers beside other queues; all of them need Python 3.12
+	@$(BIN)/python benchmarks/delivery.py $(ARGS)
 
 .PHONY: demo
 demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops
@@ -123,4 +145,4 @@ screenshots: $(TEST) ## Take the pictures of the demo in docs/images, with Chrom
 
 .PHONY: clean
 clean: ## Remove environments and everything that was built
-	rm -rf .venv .venv-3.* .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build
+	rm -rf .venv .venv-3.* .venv-wild .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build

@@ -1,11 +1,12 @@
 """Durable receivers: what they cost who saves, and how many a worker runs, beside others in the same run.
 
-One worker each, a receiver that does nothing, the database's fsync as it is (SQLite: WAL, synchronous FULL).
+One worker each, a receiver that does nothing, the database's fsync as it is (SQLite: WAL, synchronous FULL). The
+contestants take turns, round by round; the table has the medians, and of each ratio to ours the median of the rounds.
 
-    python benchmarks/delivery.py [--database sqlite|postgres|mariadb] [--number 2000] [--peer NAME] [--rounds 60]
+    python benchmarks/delivery.py [--database sqlite|postgres|mariadb] [--number 2000] [--rounds 5] [--saving 60]
 
-Contestants that are not installed are left out; procrastinate works on PostgreSQL alone, Celery over the Redis of
-SIGNALBOX_TEST_REDIS.
+A contestant that is not installed is an error, unless `--without NAME` leaves it out: django-ox needs Python 3.12.
+procrastinate works on PostgreSQL alone; Celery is given the Redis of SIGNALBOX_TEST_REDIS, and no database.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 NAMES = {"sqlite": "sqlitewal", "postgres": "postgres", "mariadb": "mariadb"}
+USUAL = ("sqlite", "postgres")
 WORKERS = {
     "signalbox": ["-m", "django", "signalbox", "work", "--burst"],
     "django-tasks-db": ["-m", "django", "db_worker", "--batch", "--no-startup-delay", "--verbosity", "0"],
@@ -36,51 +38,93 @@ WORKERS = {
     "procrastinate": ["-m", "django", "procrastinate", "worker", "--one-shot", "--concurrency", "1"],
     "celery": ["-m", "celery", "-A", "benchmarks.peers.noop:celery", "worker", "-P", "solo", "-l", "ERROR"],
 }
-MODULES = {"django-tasks-db": "django_tasks_db", "django-ox": "django_ox"}
+PEERS = tuple(name for name in WORKERS if name != "signalbox")
 
 
 def main() -> None:
     """Run every contestant on every database, and the cost of saving."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", choices=tuple(NAMES), action="append")
-    parser.add_argument("--number", type=int, default=2000, help="deliveries of each contestant")
-    parser.add_argument("--rounds", type=int, default=60, help="rounds of saving")
-    parser.add_argument("--peer", choices=tuple(WORKERS), action="append")
+    parser.add_argument("--database", choices=tuple(NAMES), action="append", help="default: sqlite and postgres")
+    parser.add_argument("--number", type=int, default=2000, help="deliveries of each contestant and round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the contest")
+    parser.add_argument("--saving", type=int, default=60, help="rounds of saving; 0: none")
+    parser.add_argument("--without", choices=PEERS, action="append", default=[], help="leave a peer out")
     parser.add_argument("--run", choices=(*WORKERS, "saving"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.number % 100:
+        parser.error("--number is put in by transactions of 100")
     if options.run == "saving":
-        saving(options.rounds)
+        saving(options.saving)
     elif options.run:
         contest(options.run, options.number)
     else:
-        for database in options.database or NAMES:
-            print(f"\n{database}", flush=True)
-            for name in (*(options.peer or WORKERS), "saving"):
-                start(name, database, options)
+        versions = installed([name for name in PEERS if name not in options.without])
+        print(f"Python {sys.version.split()[0]}, Django {version('Django')}, {', '.join(versions)}")
+        for database in options.database or USUAL:
+            compare(database, options)
 
 
-def start(name: str, database: str, options: argparse.Namespace) -> None:
-    """Run one contestant in a process of its own: settings are read once."""
-    if name == "procrastinate" and database != "postgres":
-        return
-    if name not in ("signalbox", "saving") and find_spec(MODULES.get(name, name)) is None:
-        print(f"{name:20} is not installed")
-        return
-    environment = {
-        **os.environ,
-        "SIGNALBOX_TEST_DB": NAMES[database],
-        "SIGNALBOX_BENCH_PEER": "signalbox" if name == "saving" else name,
-        "SIGNALBOX_BENCH_NUMBER": str(options.number),
-        "SIGNALBOX_BENCH_RESULT": tempfile.mktemp(),  # the run's own, and read once
-        "DJANGO_SETTINGS_MODULE": "benchmarks.peers.settings",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
-    }
-    arguments = [__file__, "--run", name, "--number", str(options.number), "--rounds", str(options.rounds)]
-    subprocess.run([sys.executable, *arguments], env=environment, check=True)
+def installed(peers: list[str]) -> list[str]:
+    """Return the peers with their versions; exit if one is missing, and say what to do."""
+    found, missing = [], []
+    for name in peers:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        sys.exit(
+            f"not installed: {', '.join(missing)}. `make bench-delivery` installs them (on Python 3.12 or later: "
+            f"PYTHON=python3.12 VENV=.venv-3.12), {' '.join(f'--without {name}' for name in missing)} leaves them out."
+        )
+    return found
+
+
+def compare(database: str, options: argparse.Namespace) -> None:
+    """Print the table of one database."""
+    left_out = {*options.without, *(() if database == "postgres" else ("procrastinate",))}
+    names = [name for name in WORKERS if name not in left_out]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    puts: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(options.rounds):
+        for name in names if number % 2 else reversed(names):
+            rate, put = start(name, database, options).split()
+            rates[name].append(float(rate))
+            puts[name].append(float(put))
+    print(f"\n{database}: {options.rounds} rounds of {options.number}\n")
+    print(f"{'':18}{'run a second':>14}{'least - most':>16}{'signalbox is':>14}{'put in, each':>15}")
+    for name in names:
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(rates["signalbox"], rates[name], strict=True))
+        span = f"{min(rates[name]):.0f} - {max(rates[name]):.0f}"
+        print(
+            f"{name:18}{statistics.median(rates[name]):14.0f}{span:>16}{ratio:>12.2f} x"
+            f"{statistics.median(puts[name]):12.0f} us"
+        )
+    if options.saving:
+        print(start("saving", database, options), flush=True)
+
+
+def start(name: str, database: str, options: argparse.Namespace) -> str:
+    """Run one contestant in a process of its own, as settings are read once; return what it prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            "SIGNALBOX_TEST_DB": NAMES[database],
+            "SIGNALBOX_BENCH_PEER": "signalbox" if name == "saving" else name,
+            "SIGNALBOX_BENCH_NUMBER": str(options.number),
+            "SIGNALBOX_BENCH_RESULT": str(Path(folder, "result")),
+            "DJANGO_SETTINGS_MODULE": "benchmarks.peers.settings",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
+        }
+        arguments = [__file__, "--run", name, "--number", str(options.number), "--saving", str(options.saving)]
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout
 
 
 def contest(name: str, number: int) -> None:
-    """Put ``number`` of them into the database, let the worker run, and print what it did in a second."""
+    """Put ``number`` of them in, let the worker run, and print what it did in a second and what one took to put in."""
     from tests import services
 
     os.environ["SIGNALBOX_BENCH_BROKER"] = services.ADDRESSES["redis"]
@@ -113,12 +157,24 @@ def contest(name: str, number: int) -> None:
                 time.sleep(0.05)
             time.sleep(0.5)
             worker.terminate()
-        seconds = float(result.read_text())
-        print(
-            f"{name:20}{number / seconds:8.0f} run a second     put in {spent / number * 1e6:6.0f} us each", flush=True
-        )
+        if not result.exists():
+            sys.exit(f"{name} did not run all: its worker ended with status {worker.returncode}.")
+        print(number / float(result.read_text()), spent / number * 1e6)
     finally:
         teardown_databases(old, verbosity=0)
+        if name == "celery":
+            forget()
+
+
+def forget() -> None:
+    """Delete what Celery keeps in Redis about this run's queue."""
+    import redis
+
+    from benchmarks.peers import noop
+
+    with redis.Redis.from_url(os.environ["SIGNALBOX_BENCH_BROKER"]) as client:
+        for key in client.scan_iter(f"{noop.QUEUE}:*"):
+            client.delete(key)
 
 
 def put(name: str, noop: Any) -> None:
@@ -182,7 +238,7 @@ def saving(rounds: int) -> None:
                 after = timed(work, times)
                 ratios.append(2 * with_it / (without + after))
             gc.enable()
-            print(f"{title:28} with a durable receiver: {statistics.median(ratios):.3f} of without", flush=True)
+            print(f"{title:28} with a durable receiver: {statistics.median(ratios):.3f} of without")
     finally:
         teardown_databases(old, verbosity=0)
 

@@ -1,9 +1,10 @@
 """What recording costs, as ratios to bare Django in the same run.
 
 Each row alternates bare Django with recording, round by round, and prints the median of the rounds' ratios. Databases:
-SQLite in WAL mode, a file; PostgreSQL at SIGNALBOX_TEST_POSTGRES, with its fsync as it is.
+SQLite with the journal that Django leaves it, and in WAL mode, each a file; PostgreSQL at SIGNALBOX_TEST_POSTGRES, with
+its fsync as it is.
 
-    python benchmarks/recording.py [--database sqlite|postgres] [--rounds 1.0] [--only TEXT]
+    python benchmarks/recording.py [--database sqlite|sqlitewal|postgres] [--rounds 1.0] [--only TEXT]
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
+DATABASES = ("sqlite", "sqlitewal", "postgres")
 PRESETS = ("audit", "all")
 
 
 def main() -> None:
     """Set up the database, run every row, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", choices=("sqlite", "postgres"), action="append")
+    parser.add_argument("--database", choices=DATABASES)
     parser.add_argument("--rounds", type=float, default=1.0, help="factor on the number of rounds")
     parser.add_argument("--only", default="", help="run the rows whose name holds this text")
     options = parser.parse_args()
     if options.database is None:
         # One process a database: settings are read once.
-        for database in ("sqlite", "postgres"):
+        for database in DATABASES:
             arguments = [sys.executable, __file__, "--database", database, "--rounds", str(options.rounds)]
             os.spawnv(os.P_WAIT, sys.executable, [*arguments, "--only", options.only])
         return
-    run(options.database[0], options.rounds, options.only)
+    run(options.database, options.rounds, options.only)
 
 
 def run(database: str, factor: float, only: str) -> None:
     """Print the table of one database."""
-    os.environ["SIGNALBOX_TEST_DB"] = {"sqlite": "sqlitewal", "postgres": "postgres"}[database]
+    os.environ["SIGNALBOX_TEST_DB"] = database
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     import django
 
@@ -55,7 +57,9 @@ def run(database: str, factor: float, only: str) -> None:
     serve()
     old = setup_databases(verbosity=0, interactive=False, aliases={"default"})
     try:
-        print(f"\n{connection.display_name}, Django {django.get_version()}, Python {sys.version.split()[0]}")
+        print(
+            f"\n{connection.display_name} ({database}), Django {django.get_version()}, Python {sys.version.split()[0]}"
+        )
         print(f"{'':44}{'bare':>12}" + "".join(f"{preset:>10}" for preset in PRESETS))
         for name, rounds, work in rows():
             if only in name:

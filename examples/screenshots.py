@@ -54,7 +54,7 @@ def photograph(page: Any, address: str, name: str, window: dict[str, int], *sche
         page.goto(address)
         page.wait_for_load_state("networkidle") if "signalbox/map" in address else page.wait_for_timeout(900)
         if name == "timeline":
-            line = page.locator("[data-line]", has=page.locator(".name", has_text=OPENED)).first
+            line = page.locator("[data-line]", has=page.locator(f".name:text-is('{OPENED}')")).first
             line.locator("[data-twist]").click()
             line.locator(".leaf").first.wait_for()
             page.evaluate("scrollTo(0, 0)")

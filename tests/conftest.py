@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(EXACTNESS):
             item.add_marker("every_database")
+            item.add_marker("transactions")
         for name in ("postgres", "mariadb"):
             if item.get_closest_marker(name) and name != server:
                 reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"

@@ -1,4 +1,5 @@
-"""Run the suite: in full on SQLite, then what concerns every database on each of the others.
+"""Run the suite: in full on SQLite, then what concerns every database on each of the others, and what concerns
+transactions with another journal of SQLite's and with a pool of connections.
 
 `python -m tests.run [-m EXPRESSION] [pytest's arguments]`; SIGNALBOX_TEST_DATABASES="sqlite postgres" runs these alone.
 """
@@ -17,8 +18,11 @@ import django
 
 from tests import services
 
-WORKERS = ("-n", str(os.cpu_count() or 1), "--dist", "loadfile")
-"""Many tests wait for processes of their own: as many files at a time as there are cores."""
+WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile")
+"""Most tests wait for processes and servers more than they compute: two files at a time for each core."""
+
+VARIANTS = ("sqlitewal", "postgrespool")
+"""Databases that differ from another one in how transactions come to be alone."""
 
 
 def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, str]:
@@ -59,7 +63,7 @@ def main() -> int:
         else:
             marker = options.marker
             if database != "sqlite":
-                concerned = f"every_database or {server}" if server else "every_database"
+                concerned = "transactions" if database in VARIANTS else f"every_database or {server}"
                 marker = f"({marker}) and ({concerned})" if marker else concerned
             status, line = pytest_run(database, marker, arguments)
         failed |= status != 0

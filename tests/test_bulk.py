@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import sqlite3
 import uuid
@@ -27,6 +28,7 @@ import signalbox
 from signalbox.recording import bulk
 from signalbox.redaction import REDACTED
 from tests.events import args, changes, newest, of, recorded
+from tests.shop.fields import Money
 from tests.shop.models import (
     Big,
     Customer,
@@ -34,6 +36,7 @@ from tests.shop.models import (
     Enrolment,
     Item10,
     Key,
+    Note,
     Order,
     OrderLine,
     Person,
@@ -111,6 +114,38 @@ def test_an_updates_expressions_are_told_by_what_they_are_made_of() -> None:
     assert {"expression": "Case(When(number='A-1', Value('paid')), Value('open'))"} == values["status"]
     order.refresh_from_db()
     assert (Decimal(2), "paid") == (order.total, order.status)
+
+
+def test_an_update_tells_values_as_a_save_does() -> None:
+    def told_by_save(one: models.Model, name: str) -> tuple[Any, Any]:
+        data = of(one).data
+        return data["row"][name], data.get("labels", {}).get(name)
+
+    def told_by_update(model: type[models.Model], name: str) -> tuple[Any, Any]:
+        told_args = args(model, "update")
+        return told_args["values"][name], told_args.get("labels", {}).get(name)
+
+    moment = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+    item: dict[str, Any] = {"name": "x"}
+    for name, value in (
+        ("price", Decimal("10.50")),
+        ("data", {"a": [1, {"password": "hush"}], "b": "x" * 3_000}),
+        ("moment", moment),
+        ("day", moment.date()),
+        ("weight", 1.5),
+        ("name", "y" * 90),
+    ):
+        made = Item10.objects.create(**{**item, name: value})
+        Item10.objects.update(**{name: value})
+        assert told_by_save(made, name) == told_by_update(Item10, name)
+    note = Note.objects.create(price=Money(Decimal(5), "EUR"))
+    Note.objects.update(price=Money(Decimal(5), "EUR"))
+    assert ("5 EUR", None) == told_by_save(note, "price") == told_by_update(Note, "price")
+    order = Order.objects.create(number="A-1", status=Order.Status.PAID)
+    Order.objects.update(status=Order.Status.PAID)
+    assert ("paid", {"paid": "Paid"}) == told_by_save(order, "status") == told_by_update(Order, "status")
+    Item10.objects.update(count="72")
+    assert 72 == args(Item10, "update")["values"]["count"]
 
 
 def test_an_updates_secrets_are_not_told() -> None:
@@ -569,6 +604,28 @@ def test_rows_tell_what_an_expression_made() -> None:
 
 
 @pytest.mark.usefixtures("rows")
+def test_rows_that_went_in_while_conflicts_were_ignored_are_told_whole() -> None:
+    Word.objects.create(text="old")
+    Word.objects.bulk_create([Word(text="old", meaning="x"), Word(text="new", meaning="y")], ignore_conflicts=True)
+    [event] = recorded(Word, "bulk_create")
+    assert ("new", {"text": "new", "meaning": "y"}) == (event.object_key, event.data["row"])
+    Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")], ignore_conflicts=True)
+    assert [(str(tag.pk), {"id": tag.pk, "name": tag.name}) for tag in Tag.objects.order_by("pk")] == [
+        (event.object_key, event.data["row"]) for event in recorded(Tag, "bulk_create")
+    ]
+
+
+@pytest.mark.usefixtures("rows")
+def test_rows_of_an_update_batch_are_told_each() -> None:
+    orders = [Order.objects.create(number=number, note=number) for number in ("A-1", "A-2")]
+    values: dict[str, Any] = {"note": "z"}
+    models.sql.UpdateQuery(Order).update_batch([order.pk for order in orders], values, "default")
+    assert [(str(order.pk), {"note": [order.number, "z"]}) for order in orders] == [
+        (event.object_key, event.data["changes"]) for event in recorded(Order, "update")
+    ]
+
+
+@pytest.mark.usefixtures("rows")
 def test_rows_of_a_child_are_told_with_its_parents_fields_where_they_are_known() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=1)
     Restaurant.objects.update(name="Inn", stars=2)
@@ -667,8 +724,12 @@ def test_a_large_update_is_fetched_in_parts() -> None:
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="the other databases lock rows, not files")
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("operation", ["update", "delete"])
-def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str) -> None:
+@pytest.mark.parametrize(
+    # Where whole rows are deleted, the statement itself returns them: nothing comes before it.
+    ("operation", "mode"),
+    [("update", "keys"), ("update", "rows"), ("delete", "keys")],
+)
+def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str, mode: str) -> None:
     tags("a")
     refused = []
 
@@ -683,10 +744,10 @@ def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str) -> None:
             refused.append(caught.value)
         return execute(sql, *rest)
 
-    with transaction.atomic(), connection.execute_wrapper(interfere):
+    with override_settings(SIGNALBOX={"BULK": mode}), transaction.atomic(), connection.execute_wrapper(interfere):
         if operation == "update":
             Tag.objects.update(name="b")
         else:
             Tag.objects.all()._raw_delete("default")
     assert 1 == len(refused)
-    assert 1 == len(told(Tag)[-1][2])
+    assert 1 == len(recorded(Tag, "update", "bulk_delete"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -15,11 +16,12 @@ from django.test import override_settings
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
+from signalbox import encoding
 from signalbox.changes import Fields, RowChange, choice_labels, describe, diff, row, same
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
 from signalbox.redaction import REDACTED, Redactor
-from tests.events import changes, of, recorded
+from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
 from tests.shop.models import Attachment, Big, Customer, Enrolment, Item10, Measure, Note, Order, OrderLine, Person, Tag
 
@@ -120,6 +122,27 @@ def test_choices_are_called_by_their_name() -> None:
     assert {"a": {"x": "Ex", "1": "One"}} == choice_labels({"a": ["x", 1]}, named)
     assert {"a": {"x": "Ex"}} == choice_labels({"a": ["x", "unheard of"]}, named)
     assert {} == choice_labels({"a": ["unheard of", None]}, named)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Decimal("2.00"),
+        dt.date(2026, 3, 1),
+        dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC),
+        dt.time(12, 30),
+        dt.timedelta(days=1),
+        uuid.UUID(int=1),
+        1.5,
+        True,
+    ],
+    ids=repr,
+)
+def test_a_choice_of_any_type_is_called_by_its_name(value: Any) -> None:
+    named = fields("a", choices={"a": {value: "This"}})
+    encoded = encoding.encode_fields({"a": value}, redactor=named.redactor)["a"]
+    assert {"a": {str(encoded): "This"}} == choice_labels({"a": value}, named)
+    assert {} == choice_labels({"a": {"not": "hashable"}}, named)
 
 
 # ------------------------------------------------------------------ every kind of field
@@ -391,6 +414,29 @@ def test_what_is_said_of_a_model_holds_for_its_proxy() -> None:
         assert 1 == len(recorded(ExpressOrder, "post_save"))
 
 
+@everywhere
+def test_what_is_said_of_a_parent_holds_for_its_child() -> None:
+    from tests.shop.models import Place, Restaurant
+
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"redact": ["name"]}}}):
+        lion = Restaurant.objects.create(name="hush-1", stars=1)
+        lion.name = "hush-2"
+        lion.save()
+        Restaurant.objects.update(name="hush-3")
+        assert {"name": [REDACTED, REDACTED]} == changes(lion)
+        assert REDACTED == newest(Restaurant, "update").data["args"]["values"]["name"]
+        with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Place": {"redact": ["name"]}}}):
+            Restaurant.objects.update(name="hush-4")
+        lion.delete()
+        assert "hush" not in str([(event.object_label, event.data) for event in recorded()])
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"exclude": ["name"]}}}):
+        lion = Restaurant.objects.create(name="hush-1", stars=1)
+        assert "name" not in of(lion).data["row"]
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Restaurant": {"redact": ["name"]}}}):
+        assert "Inn" == of(Place.objects.create(name="Inn")).data["row"]["name"]
+        assert REDACTED == of(Restaurant.objects.create(name="Inn")).data["row"]["name"]
+
+
 @pytest.fixture
 def unconfigured() -> Iterator[None]:
     yield
@@ -412,7 +458,7 @@ def test_code_can_say_the_same_and_the_setting_wins() -> None:
 
 @pytest.mark.usefixtures("unconfigured")
 def test_configuring_what_is_not_there_says_what_is() -> None:
-    with pytest.raises(ValueError, match="has no field 'notes'; it has customer, "):
+    with pytest.raises(ValueError, match=r"has no field .notes. that is recorded; it has customer, "):
         signalbox.configure(Order, exclude=["notes"])
     with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
         signalbox.configure(Order, hide=["note"])

@@ -93,6 +93,46 @@ def test_apps_and_models_are_known_in_any_case_and_the_defaults_always() -> None
         assert [] == found(checks.check_names)
 
 
+def test_a_field_that_is_not_there_or_never_recorded_is_a_warning() -> None:
+    options = {"exclude": ["nots", "lines"], "redact": ["number", "tags", "customer"]}
+    with override_settings(SIGNALBOX={"MODELS": {"shop.order": options, "shop.Tag": {"redact": ["orders"]}}}):
+        assert [
+            (
+                "signalbox.W005",
+                f'SIGNALBOX["MODELS"] names {field!r}, which is no field of {label} that is recorded.',
+                hint,
+            )
+            for field, label, hint in (
+                ("nots", "shop.order", "Did you mean 'note'?"),
+                (
+                    "lines",
+                    "shop.order",
+                    "It has customer, id, meta, note, number, placed, status, tags, total, updated.",
+                ),
+                ("orders", "shop.Tag", "It has id, name."),
+            )
+        ] == found(checks.check_names)
+
+
+@pytest.mark.parametrize(
+    ("keep", "what"),
+    [
+        ("nowhere.keep", "can't be imported"),
+        ("keep", "can't be imported"),
+        ("os.sep", "is no callable"),
+        ("os.path.join", None),
+        (len, None),
+        (None, None),
+    ],
+)
+def test_what_cannot_be_asked_what_to_keep_is_an_error(keep: Any, what: str | None) -> None:
+    with override_settings(SIGNALBOX={"KEEP": keep}):
+        expected = f'SIGNALBOX["KEEP"] is {keep!r}, which {what}: every event is kept.'
+        assert ([] if what is None else [("signalbox.E002", expected)]) == [
+            (id_, message) for id_, message, _ in found(checks.check_keep)
+        ]
+
+
 def test_standing_behind_other_apps_is_a_warning_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = apps.app_configs
     moved = {label: configs[label] for label in [*[label for label in configs if label != "signalbox"], "signalbox"]}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.signals import post_save
 from django.test import override_settings
 
@@ -101,6 +101,15 @@ def test_what_cannot_be_imported_keeps_everything_and_says_so(caplog: pytest.Log
     ]
 
 
+def test_what_is_no_callable_keeps_everything_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR), keep("os.sep"):
+        Tag.objects.create(name="a")
+        assert 1 == len(recorded(Tag, "post_save"))
+    assert ['SIGNALBOX["KEEP"] os.sep is no callable: every event is kept.'] == [
+        record.message for record in caplog.records
+    ]
+
+
 def test_the_checks_tell_what_is_no_callable() -> None:
     [(key, message, _)] = conf.problems({"KEEP": 7})
     assert ("KEEP", True) == (key, "a callable or its dotted path was expected" in message)
@@ -131,3 +140,84 @@ def test_events_of_no_transaction_and_of_one_rolled_back_are_judged_too() -> Non
             raise ZeroDivisionError
         found = [event.sender for event in Event.objects.filter(outcome="rolled_back", signal="post_save")]
     assert ["shop.Order"] == found
+
+
+def count_what_is_not_there() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM nothing_there")
+
+
+def count_and_go_on() -> None:
+    with suppress(Exception):
+        count_what_is_not_there()
+
+
+def save_another() -> None:
+    with suppress(Exception):
+        Tag.objects.create(name="another")
+
+
+def save_another_in_a_block() -> None:
+    with suppress(Exception), transaction.atomic():
+        Tag.objects.create(name="another")
+
+
+def update_all() -> None:
+    with suppress(Exception):
+        Tag.objects.update(name="another")
+
+
+def undo() -> None:
+    with suppress(Exception):
+        connection.rollback()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "query",
+    [count_what_is_not_there, count_and_go_on, save_another, save_another_in_a_block, update_all, undo],
+    ids=lambda query: query.__name__,
+)
+@pytest.mark.parametrize("where", ["autocommit", "atomic", "read within"])
+def test_it_may_not_ask_the_database_and_takes_no_transaction_along(query: Callable[[], None], where: str) -> None:
+    asked = []
+
+    def ask(event: Mapping[str, Any]) -> None:
+        if event["sender"] == "shop.Tag" and event["signal"] == "post_save":
+            asked.append(event)
+            query()
+
+    with keep(ask):
+        if where == "autocommit":
+            Tag.objects.create(name="a")
+        else:
+            with transaction.atomic():
+                Tag.objects.create(name="a")
+                if where == "read within":
+                    assert 1 == len(recorded(Tag, "post_save"))
+                Order.objects.create(number="A-1")
+        assert 1 == len(recorded(Tag, "post_save"))
+    assert 1 == len(asked)
+    assert ["a"] == list(Tag.objects.values_list("name", flat=True))
+    assert (True, False, False) == (
+        connection.get_autocommit(),
+        connection.in_atomic_block,
+        connection.needs_rollback,
+    )
+
+
+def test_an_answer_that_cannot_be_read_keeps_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Mapping[str, Any]):
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Iterator[str]:
+            raise ValueError("no")
+
+        def __getitem__(self, name: str) -> Any:
+            raise KeyError(name)
+
+    with caplog.at_level(logging.ERROR), keep(lambda event: Broken()):
+        Tag.objects.create(name="a")
+        assert 1 == len(recorded(Tag, "post_save"))
+    assert any("KEEP" in record.message and record.exc_info for record in caplog.records)

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.core import serializers
-from django.db import models
+from django.db import connection, models
+from django.db.models.signals import post_save
+from django.test import override_settings
+from django.utils import timezone
 
-from signalbox import keys
+from signalbox import keys, receiver
+from signalbox.delivery.registry import NotDurable
 from signalbox.objects import history
-from tests.events import of, recorded
-from tests.shop.models import Big, Document, Enrolment, Key, Named, Order, Person, Tag, Word
+from signalbox.recording import arguments
+from signalbox.redaction import REDACTED
+from tests.events import newest, of, recorded
+from tests.shop.models import (
+    Big,
+    Document,
+    Enrolment,
+    Key,
+    Named,
+    Order,
+    Person,
+    Phrase,
+    Restaurant,
+    SeasonTicket,
+    Sentence,
+    Tag,
+    Ticket,
+    Word,
+)
 
 database = [pytest.mark.every_database, pytest.mark.django_db]
 
@@ -66,6 +88,11 @@ def test_a_secret_key_is_a_digest_that_only_this_site_makes(settings: Any) -> No
     assert here != keys.text("hush", secret=True)
 
 
+def test_a_secret_number_is_a_digest_too() -> None:
+    assert keys.text("7", secret=True) == keys.text(7, secret=True)
+    assert "7" != keys.text(7, secret=True)
+
+
 def everywhere(test: Any) -> Any:
     for mark in database:
         test = mark(test)
@@ -107,11 +134,38 @@ def test_an_object_is_found_again_by_its_key(kind: str) -> None:
     assert "hush" not in str([(event.object_key, event.object_label, event.data) for event in history(type(one), key)])
 
 
-@pytest.mark.postgres
-@pytest.mark.django_db
-def test_a_key_with_what_the_register_cannot_hold_is_found_by_what_stands_for_it() -> None:
-    long = "x" * 40 + "\ud800"
-    assert keys.text(long) == keys.text("x" * 40 + "\ufffd")
+@everywhere
+@pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL's own tables hold no NUL either")
+def test_a_key_with_what_the_register_cannot_hold_is_found_by_itself_and_by_what_stands_for_it() -> None:
+    Word.objects.create(text="a\0b", meaning="x")
+    Word.objects.filter(text="a\0b").update(meaning="y")
+    for key in ("a\0b", "a\ufffdb"):
+        assert ["update", "post_save"] == [event.signal for event in history(Word, key)]
+
+
+@everywhere
+def test_a_key_may_be_given_in_any_form_that_its_field_reads() -> None:
+    from io import StringIO
+
+    from django.core.management import call_command
+
+    Document.objects.create(id=KEY, title="x")
+    person = Person.objects.create(name="Ada")
+    Enrolment.objects.create(person=person, course="7")
+    lion = Restaurant.objects.create(name="Lion")
+    for model, forms in (
+        (Document, (KEY, str(KEY), KEY.hex, str(KEY).upper(), f"{{{KEY}}}")),
+        (Enrolment, ((person.pk, "7"), (str(person.pk), 7), [person.pk, "7"])),
+        (Person, (person.pk, str(person.pk))),
+        (Restaurant, (lion.pk, str(lion.pk))),
+    ):
+        for form in forms:
+            assert ["post_save"] == [event.signal for event in history(model, form)]
+            assert history(model, form).as_of(timezone.now()).exists
+    for label, form in (("shop.Document", KEY.hex.upper()), ("shop.Enrolment", f'["{person.pk}",7]')):
+        output = StringIO()
+        call_command("signalbox", "history", label, form, stdout=output)
+        assert "created" in output.getvalue()
 
 
 @everywhere
@@ -133,3 +187,66 @@ def test_an_object_without_a_key_yet_has_none() -> None:
     assert "" == keys.text(Enrolment().pk)
     order = Order.objects.create(number="A-1")
     assert [str(order.pk)] == [event.object_key for event in recorded(Order, "post_save")]
+
+
+def everything() -> str:
+    return str([(event.object_key, event.object_label, event.data) for event in recorded()])
+
+
+@everywhere
+def test_a_number_that_is_a_secret_is_told_by_a_digest_by_every_operation() -> None:
+    one = Ticket.objects.create(token=123456789)
+    one.note = "x"
+    one.save()
+    Ticket.objects.bulk_create([Ticket(token=123456788)])
+    Ticket.objects.update(note="z")
+    Ticket.objects.bulk_update([one], ["note"])
+    with override_settings(SIGNALBOX={"BULK": "rows"}):
+        Ticket.objects.update(note="y")
+    season = SeasonTicket.objects.create(token=123456787)
+    SeasonTicket.objects.update(year=2027)
+    season.delete()
+    Ticket.objects.all()._raw_delete("default")
+    assert "12345678" not in everything()
+    signals = ["bulk_delete", "update", "bulk_update", "update", "post_save", "post_save"]
+    assert signals == [event.signal for event in history(Ticket, 123456789)]
+
+
+@pytest.fixture
+def hidden_phrases() -> Iterator[None]:
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Phrase": {"redact": ["text"]}}}):
+        yield
+
+
+@everywhere
+@pytest.mark.usefixtures("hidden_phrases")
+def test_a_key_that_is_to_be_hidden_is_told_by_a_digest_wherever_it_stands() -> None:
+    phrase = Phrase.objects.create(text="hush-1", meaning="a")
+    Phrase.objects.bulk_create([Phrase(text="hush-2")])
+    Phrase.objects.update(meaning="b")
+    sentence = Sentence.objects.create(phrase=phrase)
+    sentence.also.add(phrase, Phrase.objects.get(text="hush-2"))
+    phrase.other_sentences.clear()
+    Sentence.objects.update(phrase="hush-2")
+    Phrase.objects.get(text="hush-2").delete()
+    phrase.delete()
+    assert "hush" not in everything()
+    assert ["post_delete", "m2m_changed", "m2m_changed", "update", "post_save"] == [
+        event.signal for event in history(Phrase, "hush-1")
+    ]
+    assert REDACTED == newest(Sentence, "update").data["args"]["values"]["phrase"]
+
+
+def hear(**kwargs: Any) -> None:
+    pass
+
+
+@pytest.mark.usefixtures("hidden_phrases")
+def test_an_object_with_a_hidden_key_is_no_sender_of_durable_receivers() -> None:
+    with pytest.raises(NotDurable, match=r"the primary key of shop\.Phrase is a secret"):
+        receiver(post_save, sender=Phrase, durable=True)(hear)
+
+
+@pytest.mark.usefixtures("hidden_phrases")
+def test_an_argument_with_a_hidden_key_does_not_tell_it() -> None:
+    assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == arguments.render({"phrase": Phrase(text="hush-1")})

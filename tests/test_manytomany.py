@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import signalbox
+from signalbox.objects import history
 from signalbox.recording import arguments
+from signalbox.redaction import REDACTED
+from signalbox.reverting import RevertError, revert
 from tests.events import newest, recorded
-from tests.shop.models import Club, Friend, Key, Membership, Order, Person, Tag
+from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
@@ -197,6 +201,28 @@ def test_an_explicit_through_model_is_told_like_any() -> None:
     ] == told(Membership)
 
 
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_relation_by_other_columns_than_the_keys_tells_the_keys(listening: bool) -> None:
+    Coded.objects.create(code="unrelated")
+    holder, one, two = Holder.objects.create(code="h"), Coded.objects.create(code="c"), Coded.objects.create(code="d")
+    with heard(Holding) if listening else nullcontext():
+        holder.coded.add(one, two)
+        one.holders.remove(holder)
+        holder.coded.clear()
+        one.holders.add(holder)
+    assert [
+        ("post_add", [one.pk, two.pk]),
+        ("post_remove", [holder.pk]),
+        ("post_clear", [two.pk]),
+        ("post_add", [holder.pk]),
+    ] == [entry for entry in told(Holding) if entry[0].startswith("post_")]
+    for subject, number in ((one, 3), (two, 2), (holder, 4)):
+        found = [event for event in history(subject) if event.data["args"].get("action", "").startswith("post_")]
+        assert number == len(found)
+    revert(newest(Holding, "m2m_changed"))
+    assert 0 == Holding.objects.count()
+
+
 def test_a_row_of_an_explicit_through_model_that_is_saved_is_a_save() -> None:
     club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
     Membership.objects.create(club=club, person=ada)
@@ -238,13 +264,25 @@ def test_outside_of_a_transaction_change_and_event_commit_together() -> None:
     assert [("post_add", [one.pk, two.pk]), ("post_remove", [one.pk]), ("post_clear", [two.pk])] == told()
 
 
-def test_of_a_large_change_the_first_keys_are_told_and_the_others_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_large_change_is_told_whole_by_several_events(listening: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "MOST_KEYS", 2)
     made = order()
-    some = tags("a", "b", "c")
-    made.tags.add(*some)
-    args = newest(Through, "m2m_changed").data["args"]
-    assert ([some[0].pk, some[1].pk], 1) == (args["added"], args["keys_left_out"])
+    some = tags(*"abcde")
+    keys = [tag.pk for tag in some]
+    with heard() if listening else nullcontext():
+        made.tags.add(*some)
+        made.tags.clear()
+    events = [event for event in recorded(Through, "m2m_changed") if event.data["args"]["action"].startswith("post_")]
+    assert [(1, 3), (2, 3), (3, 3)] * 2 == [
+        (event.data["args"]["part"], event.data["args"]["parts"]) for event in events
+    ]
+    assert keys * 2 == [
+        key for event in events for key in event.data["args"].get("added", event.data["args"].get("removed"))
+    ]
+    assert {str(made.pk)} == {event.object_key for event in events}
+    told = [event.data["args"]["action"] for event in history(some[-1]) if event.signal == "m2m_changed"]
+    assert ["post_clear", "post_add"] == told
 
 
 def test_secret_keys_are_told_by_a_digest() -> None:
@@ -266,6 +304,7 @@ def test_secret_keys_are_told_by_a_digest() -> None:
         {"IGNORE": ["shop.Order_tags"]},
         {"MODELS": {"shop.Order_tags": {"record": False}}},
         {"MODELS": {"shop.Order": {"record": False}}},
+        {"MODELS": {"shop.Order": {"exclude": ["tags"]}}},
         {"RECORD": ["post_save"]},
     ],
     ids=str,
@@ -277,6 +316,51 @@ def test_a_table_that_is_left_out_is_left_out(setting: dict[str, Any]) -> None:
         made.tags.add(tag)
         made.tags.clear()
         assert [] == recorded(Through, "m2m_changed", "bulk_create", "bulk_delete")
+
+
+def test_a_relation_that_is_left_out_is_left_out_from_both_sides() -> None:
+    said = {"shop.Order": {"exclude": ["tags"]}, "shop.Club": {"exclude": ["members"]}}
+    with override_settings(SIGNALBOX={"MODELS": said}):
+        [tag] = tags("a")
+        made = order()
+        tag.orders.add(made)
+        with heard():
+            made.tags.clear()
+            tag.orders.add(made)
+        made.delete()
+        club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
+        club.members.add(ada)
+        ada.clubs.clear()
+        assert [] == recorded(Through, "m2m_changed", "bulk_create", "bulk_delete")
+        assert [] == recorded(Membership, "m2m_changed", "bulk_create", "bulk_delete")
+
+
+def test_the_keys_of_a_relation_that_is_to_be_hidden_are_not_told() -> None:
+    [tag] = tags("a")
+    made = order()
+    said = {"shop.Order": {"redact": ["tags"]}, "shop.Club": {"redact": ["members"]}}
+    with override_settings(SIGNALBOX={"MODELS": said}):
+        made.tags.add(tag)
+        tag.orders.clear()
+        with heard():
+            made.tags.add(tag)
+            made.tags.remove(tag)
+        events = recorded(Through, "m2m_changed")
+        assert [(REDACTED, 1)] * 4 == [
+            (args.get("added", args.get("removed")), args["count"])
+            for event in events
+            if (args := event.data["args"])["action"].startswith("post_")
+        ]
+        assert {REDACTED, None} == {event.data["args"].get("pk_set") for event in events}
+        with pytest.raises(RevertError, match="are hidden and were not recorded"):
+            signalbox.revert(events[0])
+        club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
+        club.members.add(ada)
+        assert REDACTED == newest(Membership, "m2m_changed").data["args"]["added"]
+        with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Order": {"redact": ["tags"]}}}):
+            made.tags.add(tag)
+            made.delete()
+        assert {"tag": REDACTED, "order": REDACTED}.items() <= newest(Through, "bulk_delete").data["row"].items()
 
 
 # ------------------------------------------------------------------ receivers
@@ -353,6 +437,42 @@ def test_managers_within_receivers_do_not_meet() -> None:
     assert {str(made.pk): [tag.pk], str(other.pk): [tag.pk]} == added
 
 
+def test_what_receivers_do_on_the_managers_own_table_is_told_as_everywhere() -> None:
+    club = Club.objects.create(name="Analysts")
+    ada, bob, eve = (Person.objects.create(name=name) for name in ("Ada", "Bob", "Eve"))
+    club.members.add(ada, bob)
+
+    def hear(action: str, instance: Club, **kwargs: Any) -> None:
+        if action == "post_add":
+            Membership.objects.filter(club=instance).update(role="admin")
+        elif action == "pre_remove":
+            Membership.objects.filter(person=eve).delete()
+        elif action == "pre_clear":
+            Membership.objects.bulk_create([Membership(club=instance, person=bob)])
+
+    m2m_changed.connect(hear, sender=Membership)
+    try:
+        club.members.add(eve)
+        club.members.remove(ada)
+        club.members.clear()
+    finally:
+        m2m_changed.disconnect(hear, sender=Membership)
+    assert ("update", 3) == (
+        newest(Membership, "update").signal,
+        newest(Membership, "update").data["args"]["count"],
+    )
+    assert 1 == len(recorded(Membership, "bulk_create"))
+    [deleted] = recorded(Membership, "bulk_delete", "post_delete")
+    assert 1 == deleted.data["args"]["count"]
+    posts = [entry for entry in told(Membership) if entry[0].startswith("post_")]
+    assert [
+        ("post_add", [ada.pk, bob.pk]),
+        ("post_add", [eve.pk]),
+        ("post_remove", [ada.pk]),
+        ("post_clear", [bob.pk]),
+    ] == posts
+
+
 def test_a_table_whose_rows_are_heard_when_deleted_is_told_too() -> None:
     [tag] = tags("a")
     made = order()
@@ -397,6 +517,55 @@ def test_statements_are_those_of_bare_django(listening: bool) -> None:
         return
     with heard():
         assert bare(lambda: shapes(work)) == shapes(work)
+
+
+@contextmanager
+def sent() -> Iterator[list[str]]:
+    """Every statement that reaches the database's driver, by whoever sent it."""
+    statements: list[str] = []
+    connection.ensure_connection()
+    if connection.vendor == "sqlite":
+        connection.connection.set_trace_callback(statements.append)
+        try:
+            yield statements
+        finally:
+            connection.connection.set_trace_callback(None)
+        return
+    module: Any = import_module("psycopg" if connection.vendor == "postgresql" else "MySQLdb.cursors")
+    owner = module.Cursor if connection.vendor == "postgresql" else module.BaseCursor
+    original = owner.execute
+
+    def execute(self: Any, query: Any, *rest: Any, **options: Any) -> Any:
+        statements.append(str(query))
+        return original(self, query, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, "execute", execute)
+        yield statements
+
+
+@pytest.mark.django_db(transaction=True)
+def test_additions_cost_one_statement_more_for_each_transaction() -> None:
+    some = tags(*"abcdefghij")
+    with transaction.atomic():
+        order().tags.add(some[0])  # what is asked once is asked here
+
+    def statements(additions: int) -> list[str]:
+        made = [order(str(number)) for number in range(additions)]
+        with sent() as found, transaction.atomic():
+            for one in made:
+                one.tags.add(*some)
+        return found
+
+    for additions in (1, 3):
+        without, found = bare(lambda: statements(additions)), statements(additions)  # noqa: B023 - it is called here
+        ours = [sql for sql in found if "signalbox" in sql.lower()]
+        assert len(without) == len(found) - len(ours)
+        if connection.vendor == "sqlite":  # its driver has no call for several rows, nor one that is all or nothing
+            assert additions == len([sql for sql in ours if sql.startswith("INSERT")])
+            assert (0 if additions == 1 else 2) == len([sql for sql in ours if not sql.startswith("INSERT")])
+        else:
+            assert 1 == len(ours)
 
 
 def test_uninstalling_leaves_the_managers_as_django_made_them() -> None:

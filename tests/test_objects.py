@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
 from django.db import transaction
 from django.db.models import F
+from django.db.models.signals import post_delete
 from django.test import override_settings
 from django.utils import timezone
 
 import signalbox
+from signalbox import objects
 from signalbox.event import UNKNOWN
 from signalbox.models import Event
 from signalbox.objects import history
+from signalbox.recording import bulk
 from signalbox.redaction import REDACTED
 from tests.events import newest
 from tests.shop.models import (
+    Big,
     Customer,
     Enrolment,
     ExpressOrder,
@@ -30,6 +35,7 @@ from tests.shop.models import (
     Place,
     Restaurant,
     Tag,
+    Word,
 )
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
@@ -93,6 +99,41 @@ def test_many_to_many_changes_are_found_from_both_sides() -> None:
     assert ["m2m_changed"] * 4 + ["post_save"] == signals(order)
     assert ["m2m_changed"] * 4 + ["post_save"] == signals(tag)
     assert ["post_save"] == signals(other)
+
+
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize("side", ["order", "tag"])
+def test_the_end_of_a_relation_by_a_deletion_is_found_from_both_sides(side: str, heard: bool, mode: str) -> None:
+    def hear(**kwargs: Any) -> None:
+        pass
+
+    order, other = Order.objects.create(number="A-1"), Order.objects.create(number="A-2")
+    tag, unrelated = Tag.objects.create(name="a"), Tag.objects.create(name="b")
+    order.tags.add(tag)
+    other.tags.add(unrelated)
+    order_key, tag_key = order.pk, tag.pk
+    if heard:
+        post_delete.connect(hear)
+    try:
+        with override_settings(SIGNALBOX={"BULK": mode}):
+            (order if side == "order" else tag).delete()
+    finally:
+        post_delete.disconnect(hear)
+    for model, key, gone in ((Order, order_key, side == "order"), (Tag, tag_key, side == "tag")):
+        through = [event for event in history(model, key) if event.sender == "shop.Order_tags"]
+        assert ["bulk_delete", "m2m_changed"] == [event.signal for event in through]
+        assert gone is not history(model, key).as_of(then()).exists
+    assert ["m2m_changed", "post_save"] == signals(other)
+    assert ["m2m_changed", "post_save"] == signals(unrelated)
+
+
+def test_a_row_of_a_relation_that_is_deleted_by_itself_is_one_deletion() -> None:
+    order, tag = Order.objects.create(number="A-1"), Tag.objects.create(name="a")
+    order.tags.add(tag)
+    Order.tags.through.objects.get().delete()
+    assert ["post_delete", "m2m_changed", "post_save"] == signals(order)
+    assert ["post_delete", "m2m_changed", "post_save"] == signals(tag)
 
 
 def test_a_symmetrical_relation_is_found_from_both_sides() -> None:
@@ -175,6 +216,108 @@ def test_a_subject_that_is_none_says_what_is_expected() -> None:
 def test_the_public_name_is_the_same() -> None:
     tag = Tag.objects.create(name="a")
     assert 1 == len(list(signalbox.history(tag)))
+
+
+def test_an_operation_that_left_out_keys_may_have_concerned_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "MOST_KEYS", 2)
+    tags = [Tag.objects.create(name=name) for name in "abc"]
+    Tag.objects.update(name="z")
+    told = {str(key) for key in newest(Tag, "update").data["args"]["keys"]}
+    for tag in tags:
+        found = list(history(tag))
+        assert ["update", "post_save"] == [event.signal for event in found]
+        assert [str(tag.pk) not in told, False] == [event.uncertain for event in found]
+    left_out = next(tag for tag in tags if str(tag.pk) not in told)
+    updated = then()
+    assert ["z"] * 3 == [history(tag).as_of(updated)["name"] for tag in tags]
+    Tag.objects.update(name="y")
+    assert {"z", UNKNOWN} == {history(tag).as_of(updated)["name"] for tag in tags}
+    assert UNKNOWN is history(left_out).as_of(updated)["name"]
+
+
+def test_a_delete_that_left_out_keys_is_believed_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "MOST_KEYS", 1)
+    *gone, stays = [Tag.objects.create(name=name) for name in "abc"]
+    created = then()
+    Tag.objects.filter(name__in="ab")._raw_delete("default")
+    deleted = then()
+    for tag in gone:
+        told = history(tag)
+        assert [True, False] == [told.as_of(moment).exists for moment in (created, deleted)]
+        assert "a" <= told.as_of(created)["name"] <= "b"
+    assert [True, True] == [history(stays).as_of(moment).exists for moment in (created, deleted)]
+    assert "c" == history(stays).as_of(deleted)["name"]
+    stays.save()
+    stays.delete()
+    assert history(Tag, int(newest(Tag, "post_delete").object_key)).as_of(deleted).exists
+
+
+def test_a_creation_whose_keys_nobody_told_may_be_an_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "MOST_KEYS", 1)
+    made = Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")])
+    created = then()
+    made[1].name = "c"
+    made[1].save()
+    told = history(made[1])
+    assert [("post_save", False), ("bulk_create", True)] == [(event.signal, event.uncertain) for event in told]
+    assert ["b", "c"] == [told.as_of(moment)["name"] for moment in (created, then())]
+
+
+# ------------------------------------------------------------------ a key that was changed
+
+
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+def test_an_update_of_the_key_ends_one_life_and_begins_another(mode: str) -> None:
+    with override_settings(SIGNALBOX={"BULK": mode}):
+        Word.objects.create(text="old", meaning="m")
+        Word.objects.create(text="other", meaning="m")
+        created = then()
+        assert 1 == Word.objects.filter(text="old").update(text="new", meaning="n")
+        renamed = then()
+        [event] = list(history(Word, "new"))
+        assert (["old"], ["new"]) == (event.data["args"]["keys"], event.data["args"]["new_keys"])
+        assert ["update", "post_save"] == signals(Word, "old")
+        assert ["post_save"] == signals(Word, "other")
+        assert (True, False) == (
+            history(Word, "old").as_of(created).exists,
+            history(Word, "old").as_of(renamed).exists,
+        )
+        new = history(Word, "new")
+        assert [False, True] == [new.as_of(moment).exists for moment in (created, renamed)]
+        assert "n" == new.as_of(renamed)["meaning"]
+
+
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+def test_a_part_of_a_composite_key_is_told_in_the_whole_key(mode: str) -> None:
+    person = Person.objects.create(name="Ada")
+    for course in ("maths", "logic"):
+        Enrolment.objects.create(person=person, course=course)
+    with override_settings(SIGNALBOX={"BULK": mode}):
+        assert 1 == Enrolment.objects.filter(course="maths").update(course="physics")
+    args = newest(Enrolment, "update").data["args"]
+    assert [[f'[{person.pk},"maths"]'], [f'[{person.pk},"physics"]']] == [args["keys"], args["new_keys"]]
+    assert not history(Enrolment, (person.pk, "maths")).as_of(then()).exists
+    assert history(Enrolment, (person.pk, "physics")).as_of(then()).exists
+
+
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+def test_the_keys_that_the_database_computed_are_not_known(mode: str) -> None:
+    for key in (1, 2, 50):
+        Big.objects.create(id=key, name=f"n{key}")
+    with override_settings(SIGNALBOX={"BULK": mode}):
+        assert 2 == Big.objects.filter(id__lt=10).update(id=F("id") + 100)
+    args = newest(Big, "update").data["args"]
+    assert ([1, 2], None) == (sorted(args["keys"]), args["new_keys"])
+    assert (False, True, True) == tuple(history(Big, key).as_of(then()).exists for key in (1, 101, 50))
+    assert [False, True] == [next(iter(history(Big, key))).uncertain for key in (1, 101)]
+    assert "n50" == history(Big, 50).as_of(then())["name"]
+
+
+def test_an_update_that_leaves_the_key_as_it_is_is_an_update() -> None:
+    Word.objects.create(text="old", meaning="m")
+    Word.objects.filter(text="old").update(text="old", meaning="n")
+    state = history(Word, "old").as_of(then())
+    assert (True, "n") == (state.exists, state["meaning"])
 
 
 def test_a_key_that_can_be_none_has_no_history() -> None:
@@ -261,6 +404,78 @@ def test_only_an_aware_time_will_do() -> None:
             history(tag).as_of(when)  # type: ignore[arg-type]
 
 
+def something_happens(rng: Random, order: Order) -> None:
+    """Do one of many things to an order, which may be there or not."""
+    rows = Order.objects.filter(pk=order.pk)
+    what = rng.choice(["save", "save", "save", "update", "compute", "bulk", "delete", "create", "other", "unrecorded"])
+    if what == "create" and not rows.exists():
+        Order.objects.create(pk=order.pk, number=str(rng.random()))
+    elif what == "update":
+        rows.update(note=str(rng.random()))
+    elif what == "compute":
+        rows.update(total=F("total") + 1)
+    elif what == "other":
+        Order.objects.exclude(pk=order.pk).update(note="another")
+    elif what == "unrecorded":
+        signalbox.uninstall()
+        rows.update(status=rng.choice(["open", "paid"]))
+        signalbox.install()
+    elif (found := rows.first()) is not None:
+        found.total = Decimal(rng.randrange(5))
+        found.status = rng.choice(["open", "paid"])
+        if what == "save":
+            found.save()
+        elif what == "bulk":
+            Order.objects.bulk_update([found], ["total"])
+        elif rng.random() < 0.5:
+            found.delete()
+        else:
+            rows.delete()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_told_is_what_all_its_events_tell(seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = Random(seed)
+    monkeypatch.setattr(objects, "STEPS", steps)
+    order = unrecorded(number="A-1") if seed % 2 else Order.objects.create(number="A-1")
+    Order.objects.create(number="B-1")
+    for _ in range(15):
+        something_happens(rng, order)
+    told = history(Order, order.pk)
+    every, present = told._steps(told), told._present()
+    assert every
+    for moment in {event.at for event in Event.objects.all()}:
+        for when in (moment - dt.timedelta(microseconds=1), moment):
+            expected, state = told._state(when, every, present), told.as_of(when)
+            assert (expected.exists, dict(expected)) == (state.exists, dict(state))
+
+
+def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "STEPS", 5)
+    order = Order.objects.create(number="A-1")
+    for number in range(60):
+        order.note = str(number)
+        order.save()
+    middle = then()
+    for number in range(60):
+        order.note = str(number)
+        order.save()
+    looked_at: list[int] = []
+    concerns = objects.ObjectHistory._concerns
+
+    def counting(self: objects.ObjectHistory, event: Event) -> bool | None:
+        looked_at.append(event.id)
+        return concerns(self, event)
+
+    monkeypatch.setattr(objects.ObjectHistory, "_concerns", counting)
+    for when in (middle, then()):
+        looked_at.clear()
+        state = history(order).as_of(when)
+        assert ("59", "A-1", order.pk) == (state["note"], state["number"], state["id"])
+        assert len(looked_at) <= 15
+
+
 def unrecorded(**values: Any) -> Order:
     signalbox.uninstall()
     try:
@@ -339,6 +554,48 @@ def test_secrets_and_fields_left_out_are_not_shown_from_the_table_either() -> No
         state = history(order).as_of(timezone.now())
         assert (UNKNOWN, REDACTED) == (state["note"], state["number"])
         assert REDACTED == history(customer).as_of(timezone.now())["api_token"]
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"expression": "1 + 1"},
+        {"literal": 7},
+        {"literal": {"expression": "F(x)"}},
+        [{"expression": 1}],
+        [{"literal": 1}, {"expression": 2}],
+        [{"expression": 1}, 2, 3],
+        {"expression": "x" * 1_990 + "$"},
+    ],
+    ids=lambda meta: str(meta)[:40],
+)
+def test_a_value_that_looks_like_an_expression_is_the_value_that_it_is(meta: Any) -> None:
+    order = Order.objects.create(number="A-1", meta=meta)
+    created = then()
+    order.meta = {"a": 1}
+    order.save()
+    changed = newest(Order, "post_save")
+    Order.objects.update(meta=meta)
+    updated = then()
+    order.refresh_from_db()
+    order.meta = {"b": 1}
+    order.save()
+    told = history(order)
+    assert [meta, {"a": 1}, meta] == [told.as_of(moment)["meta"] for moment in (created, changed.at, updated)]
+    signalbox.revert(changed)
+    assert meta == Order.objects.get().meta
+    assert meta == told.as_of(then())["meta"]
+    Order.objects.get().delete()
+    signalbox.revert(newest(Order, "post_delete"))
+    assert meta == Order.objects.get().meta
+
+
+def test_an_expression_of_a_json_field_is_an_expression() -> None:
+    order = Order.objects.create(number="A-1", meta={"a": 1})
+    Order.objects.update(meta=F("meta"))
+    updated = then()
+    Order.objects.update(meta={"b": 1})
+    assert UNKNOWN is history(order).as_of(updated)["meta"]
 
 
 def test_a_computed_field_is_unknown_where_nobody_told_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import django
 import pytest
 from django.db import connection, transaction
 from django.db.models import F
@@ -139,7 +140,10 @@ def test_an_expression_is_told_and_does_not_crash() -> None:
     item.count = F("count") + 1
     item.save()
     old, new = changes(item)["count"]
-    assert (1, True) == (old, new in (2, {"expression": "F(count) + Value(1)"}))
+    if django.VERSION >= (6, 0) and connection.vendor != "mysql":  # the database says what it made of it
+        assert [1, 2] == [old, new]
+    else:
+        assert [1, "F(count) + Value(1)"] == [old, new["expression"]]
 
 
 def test_a_deferred_field_is_neither_fetched_nor_taken_for_changed(

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import django
 import pytest
 from django.core import serializers
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.db.models import F
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
+from signalbox import buffer
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans, snapshots
 from tests.events import changes, of, recorded
-from tests.shop.models import Customer, Document, ExpressOrder, Order, Place, Restaurant, Tag, Uniq
+from tests.shop.fields import Money
+from tests.shop.models import (
+    Attachment,
+    Customer,
+    Document,
+    ExpressOrder,
+    Note,
+    Order,
+    Place,
+    Restaurant,
+    Tag,
+    Uniq,
+)
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
@@ -71,6 +86,38 @@ def test_a_save_makes_no_query_more(django_assert_num_queries: DjangoAssertNumQu
     tag = Tag.objects.get()
     with django_assert_num_queries(1):
         Tag(pk=tag.pk, name="blind").save(force_update=True)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: Order.objects.only("meta").get(),
+        lambda: Order.objects.only("note", "meta").get(),
+        lambda: Order.objects.defer("note", "number").get(),
+        lambda: Order.objects.raw("SELECT id, meta FROM shop_order")[0],
+        lambda: Order.objects.raw("SELECT meta, id, note FROM shop_order")[0],
+    ],
+    ids=["only", "only two", "defer", "raw", "raw in another order"],
+)
+def test_what_is_changed_in_place_is_told_of_an_object_that_was_read_in_part(read: Callable[[], Order]) -> None:
+    order(meta={"seats": [1, 2]})
+    found = read()
+    found.meta["seats"].append(3)
+    found.save(update_fields=["meta"])
+    assert {"meta": [{"seats": [1, 2]}, {"seats": [1, 2, 3]}]} == changes(found)
+
+
+def test_a_field_of_ones_own_and_a_file_that_are_read_in_part_are_known_too() -> None:
+    Note.objects.create(text="a", price=Money(Decimal(5), "EUR"))
+    note = Note.objects.only("price").get()
+    note.price = Money(Decimal(7), "EUR")
+    note.save(update_fields=["price"])
+    assert {"price": ["5 EUR", "7 EUR"]} == changes(note)
+    Attachment.objects.create(name="a", file="old.txt")
+    attachment = Attachment.objects.only("file").get()
+    attachment.file.name = "new.txt"
+    attachment.save(update_fields=["file"])
+    assert {"file": ["old.txt", "new.txt"]} == changes(attachment)
 
 
 def test_a_blind_save_by_key_does_not_invent_old_values() -> None:
@@ -247,6 +294,45 @@ def test_a_refreshed_object_is_compared_with_what_it_was_refreshed_to() -> None:
     made.note = "stale"
     made.save()
     assert ["from elsewhere", "stale"] == changes(made)["note"]
+
+
+@pytest.mark.parametrize("fields", [None, ["note"]])
+def test_what_was_refreshed_within_a_block_that_was_rolled_back_is_not_what_the_database_holds(fields: Any) -> None:
+    made = order()
+    with pytest.raises(Undone), transaction.atomic():
+        Order.objects.filter(pk=made.pk).update(note="undone")
+        made.refresh_from_db(fields=fields)
+        assert "undone" == made.note
+        raise Undone
+    made.save()
+    assert ["fresh", "undone"] == changes(made)["note"]
+
+
+def test_a_refresh_within_a_block_that_was_rolled_back_is_undone_with_what_came_before_and_after() -> None:
+    made = order()
+    made.note = "saved"
+    made.save()
+    with pytest.raises(Undone), transaction.atomic():
+        made.note = "one"
+        made.save()
+        with transaction.atomic():
+            Order.objects.update(note="two")
+            made.refresh_from_db()
+        made.note = "three"
+        made.save()
+        raise Undone
+    made.save()
+    assert ["saved", "three"] == changes(made)["note"]
+
+
+def test_refreshing_again_and_again_in_one_transaction_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffer, "SPILL", 10)
+    order()
+    for _ in range(100):
+        Order.objects.get().refresh_from_db()
+    found = buffer.of(connections["default"])
+    assert found is not None
+    assert 25 > len(found.notes)
 
 
 @pytest.mark.parametrize("fields", [["note"], {"note"}, iter(["note"])], ids=["list", "set", "iterator"])

@@ -43,9 +43,12 @@ elif PEER == "procrastinate":
 elif PEER == "celery":
     from celery import Celery
 
+    QUEUE = f"signalbox_bench_{os.environ['SIGNALBOX_TEST_RUN']}"
+
     celery = Celery("bench", broker=os.environ["SIGNALBOX_BENCH_BROKER"])
     celery.conf.update(
-        task_default_queue=f"signalbox_bench_{os.environ['SIGNALBOX_TEST_RUN']}",
+        task_default_queue=QUEUE,
+        broker_transport_options={"global_keyprefix": f"{QUEUE}:"},
         task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -58,7 +61,10 @@ elif PEER == "celery":
         count()
 
 else:
-    from django.tasks import task
+    try:
+        from django.tasks import task
+    except ImportError:  # Django 5.2: the same by another name
+        from django_tasks import task
 
     @task
     def noop() -> None:

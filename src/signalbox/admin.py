@@ -1,22 +1,30 @@
-"""Events and traces in Django's admin, to be read without counting a table; and the button that leads to the page."""
+"""Signalbox in Django's admin, read without counting a table; and the button that leads from an object to the page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
-from django.http import HttpRequest
-from django.urls import NoReverseMatch, reverse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from signalbox import catalog
+from signalbox.delivery import operating, registry
 from signalbox.event import Outcome
-from signalbox.models import Event, Trace
+from signalbox.models import Delivery, Event, Trace
+from signalbox.models import moment as at
+from signalbox.web.addresses import delivery_address
+from signalbox.web.deliveries import AT_ONCE
+from signalbox.web.deliveries import PERMISSION as MAY_CHANGE
 from signalbox.web.formats import duration, pretty
+from signalbox.web.replaying import ReplayForm
 
 if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
     Admin = admin.ModelAdmin[Model]
@@ -30,6 +38,9 @@ MOST: Final = 2_000
 
 LOOKED_AT: Final = 50_000
 """Newest rows that a filter without an index looks at."""
+
+
+SHORTENED: Final = f"The list ends after the newest {MOST:,} that fit; Signalbox's own page leads to all."
 
 
 class SignalboxHistory:
@@ -61,11 +72,14 @@ class _Choice(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
-        return queryset.filter(**{self.parameter_name: value}) if value and self.parameter_name else queryset
+        if not value or not self.parameter_name:
+            return queryset
+        known = value in dict(self.lookup_choices)
+        return queryset.filter(**{self.parameter_name: value}) if known else queryset.none()
 
 
 class _AmongNewest(_Choice):
-    """A filter that no index helps: it looks at the newest rows alone."""
+    """A filter that no index helps: it looks at the newest rows alone, and says so."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         found = super().queryset(request, queryset)
@@ -86,7 +100,7 @@ class SignalFilter(_Choice):
 class OutcomeFilter(_AmongNewest):
     """By outcome, among the newest rows."""
 
-    title = "outcome"
+    title = f"outcome, among the newest {LOOKED_AT:,} rows"
     parameter_name = "outcome"
     values = tuple(Outcome)
 
@@ -94,9 +108,32 @@ class OutcomeFilter(_AmongNewest):
 class KindFilter(_AmongNewest):
     """By kind of trace, among the newest rows."""
 
-    title = "kind"
+    title = f"kind, among the newest {LOOKED_AT:,} rows"
     parameter_name = "kind"
     values = ("request", "command", "task", "work", "shell", "test", "process")
+
+
+class StateFilter(_Choice):
+    """By state; those of deliveries that are pending are told apart."""
+
+    title = "state"
+    parameter_name = "state"
+    values = operating.STATES
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return those of a state."""
+        return operating.in_state(queryset, self.value() or "")
+
+
+class ReceiverFilter(_AmongNewest):
+    """By receiver, of those that this process knows, among the newest rows."""
+
+    title = "receiver"
+    parameter_name = "receiver"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        """Return the durable receivers."""
+        return [(name, name) for name in sorted(registry.durables())]
 
 
 class ReadOnly(Admin):
@@ -108,7 +145,19 @@ class ReadOnly(Admin):
     list_per_page = 100
     ordering = ("-id",)
     sortable_by = ()
-    actions = None
+    actions: Sequence[str] | None = None
+    search_fields = ("trace_id",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by what has an index, as it is: ``iexact`` and ``icontains`` have no use for one."""
+        term = search_term.strip()
+        return (queryset.filter(self.named(term)) if term else queryset), False
+
+    def named(self, term: str) -> Q:
+        """Return what a row meets that ``term`` leads to."""
+        return Q(trace_id=term.lower())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: what is recorded is recorded by what happens."""
@@ -123,7 +172,7 @@ class ReadOnly(Admin):
         return False
 
     @admin.display(description="time")
-    def moment(self, row: Event | Trace) -> Any:
+    def moment(self, row: Event | Trace | Delivery) -> Any:
         """When it happened."""
         return row.at
 
@@ -138,23 +187,28 @@ class ReadOnly(Admin):
         return format_html("<pre>{}</pre>", pretty(row.data))
 
     @admin.display(description="in Signalbox")
-    def page(self, row: Event | Trace) -> str:
+    def page(self, row: Event | Trace | Delivery) -> str:
         """The way to its page, where the site has it."""
-        name, key = ("event", row.pk) if isinstance(row, Event) else ("trace", row.trace_id)
         try:
-            return format_html('<a href="{}">Open</a>', reverse(f"signalbox:{name}", args=[key]))
+            return format_html('<a href="{}">Open</a>', _address(row))
         except NoReverseMatch:
             return "\u2013"
+
+
+def _address(row: Event | Trace | Delivery) -> str:
+    if isinstance(row, Delivery):
+        return delivery_address(row)
+    name, key = ("event", row.pk) if isinstance(row, Event) else ("trace", row.trace_id)
+    return reverse(f"signalbox:{name}", args=[key])
 
 
 @admin.register(Event)
 class EventAdmin(ReadOnly):
     """Events, newest first."""
 
-    list_display = ("moment", "signal", "sender", "object_label", "actor_label", "outcome", "errors", "took", "page")
+    list_display = ("moment", "signal", "outcome", "errors", "sender", "object_label", "actor_label", "took", "page")
     list_filter = (SignalFilter, OutcomeFilter)
-    search_fields = ("trace_id",)
-    search_help_text = "A trace id, a user's key as actor:7, or a model and a key as shop.Order:17."
+    search_help_text = f"A trace id, a user's key as actor:7, or a model and a key as shop.Order:17. {SHORTENED}"
     fields = (
         *(
             "moment",
@@ -171,16 +225,12 @@ class EventAdmin(ReadOnly):
     )
     readonly_fields = ("moment", "took", "details", "page")
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """Find by what has an index: a trace id, an actor's key, an object."""
-        term = search_term.strip()
-        if not term:
-            return queryset, False
+    def named(self, term: str) -> Q:
+        """A trace id, an actor's key, an object."""
         name, _, key = term.partition(":")
-        by = Q(actor_key=key) if name == "actor" else Q(sender=name, object_key=key) if key else Q(trace_id=term)
-        return queryset.filter(by), False
+        if name == "actor":
+            return Q(actor_key=key)
+        return Q(sender=name, object_key=key) if key else super().named(term)
 
 
 @admin.register(Trace)
@@ -191,19 +241,103 @@ class TraceAdmin(ReadOnly):
         "moment",
         "kind",
         "name",
-        "actor_label",
         "status",
-        "events",
         "errors",
         "rolled_back",
+        "events",
+        "actor_label",
         "took",
         "page",
     )
     list_filter = (KindFilter,)
-    search_fields = ("=trace_id",)
-    search_help_text = "A trace id."
+    search_help_text = f"A trace id. {SHORTENED}"
     fields = (
         *("moment", "kind", "name", "actor_key", "actor_label", "status", "took", "events", "errors", "rolled_back"),
         *("trace_id", "details", "page"),
     )
     readonly_fields = ("moment", "took", "details", "page")
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnly):
+    """Deliveries, newest first, to be read; whoever may change them tries them again, lets them go, or replays."""
+
+    list_display = ("moment", "receiver", "state", "attempts", "error", "sender", "object_key", "page")
+    list_filter = (StateFilter, ReceiverFilter)
+    search_help_text = "A trace id."
+    fields = (
+        *("moment", "receiver", "state", "attempts", "error", "signal", "sender", "object_key", "database"),
+        *("key", "queue", "due_at", "leased_until", "finished_at", "trace_id", "details", "page"),
+    )
+    readonly_fields = ("moment", "due_at", "leased_until", "finished_at", "details", "page")
+    actions = ("retry", "discard")
+    change_list_template = "admin/signalbox/delivery/change_list.html"
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the actions are open to the user. Nobody edits a delivery by hand."""
+        return bool(request.user.has_perm(MAY_CHANGE))
+
+    @admin.action(description="Retry: run now, with all attempts", permissions=["operate"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Let the chosen deliveries be run now."""
+        self._act(request, queryset, operating.retry, "to be run now")
+
+    @admin.action(description="Discard: let go", permissions=["operate"])
+    def discard(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        """Let the chosen deliveries go."""
+        self._act(request, queryset, operating.discard, "discarded")
+
+    def _act(self, request: HttpRequest, queryset: QuerySet[Any], act: Callable[..., int], done: str) -> None:
+        chosen = list(queryset[:AT_ONCE])
+        number = act(chosen, queryset.db)
+        self.message_user(request, f"{number} of {len(chosen)} deliveries: {done}.", messages.SUCCESS)
+
+    @admin.display(description="due")
+    def due_at(self, row: Delivery) -> Any:
+        """Before when it is not run."""
+        return at(row.due)
+
+    @admin.display(description="its worker has it until")
+    def leased_until(self, row: Delivery) -> Any:
+        """Until when it belongs to a worker."""
+        return None if row.lease is None else at(row.lease)
+
+    @admin.display(description="finished")
+    def finished_at(self, row: Delivery) -> Any:
+        """When it was done, dead or discarded."""
+        return None if row.finished is None else at(row.finished)
+
+    @admin.display(description="payload")
+    def details(self, row: Any) -> str:
+        """What the receiver is given."""
+        return format_html("<pre>{}</pre>", pretty(row.payload))
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the page from which past events are replayed."""
+        mine = path("replay/", self.admin_site.admin_view(self.replay), name="signalbox_delivery_replay")
+        return [mine, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show the list, with the way to a replay for whoever may."""
+        return super().changelist_view(
+            request, {**(extra_context or {}), "may_replay": self.has_operate_permission(request)}
+        )
+
+    def replay(self, request: HttpRequest) -> HttpResponse:
+        """Send past events to a receiver once more, or count them."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        form = ReplayForm(request.POST or None)
+        if request.method == "POST" and form.is_valid():
+            counts = "count" in request.POST
+            number = form.replay(registry.home(), dry_run=counts)
+            self.message_user(request, f"{number} deliveries {'would be' if counts else 'were'} made.")
+            if not counts:
+                return HttpResponseRedirect(reverse(f"{self.admin_site.name}:signalbox_delivery_changelist"))
+        about = {
+            **self.admin_site.each_context(request),
+            "title": "Replay past events",
+            "form": form,
+            "opts": self.opts,
+        }
+        return TemplateResponse(request, "admin/signalbox/delivery/replay.html", about)

@@ -108,6 +108,12 @@ class Buffer:
         if len(self.drafts) - self.flushed >= SPILL:
             self.flush()
 
+    def note(self, note: Note) -> None:
+        """Let ``note`` be taken back if the transaction that is open now is rolled back."""
+        self.notes.append(note)
+        if len(self.notes) > 2 * max(self.noted, SPILL):
+            self._forget_gone()
+
     # ------------------------------------------------------------ what the seam calls
 
     def idle(self) -> bool:
@@ -265,12 +271,17 @@ class Buffer:
 
         If it is rolled back after all, these events are gone: they are not told as rolled back.
         """
-        drafts, notes = (self.marks[-1].drafts, self.marks[-1].notes) if self.marks else (0, 0)
+        drafts = self.marks[-1].drafts if self.marks else 0
         del self.drafts[drafts : self.flushed]
         self.flushed = drafts
         if len(self.notes) > 2 * self.noted:  # looking at each of them every time would take ever longer
-            self.notes[notes:] = [note for note in self.notes[notes:] if note.alive()]
-            self.noted = len(self.notes)
+            self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Throw away the notes of instances that are gone."""
+        start = self.marks[-1].notes if self.marks else 0
+        self.notes[start:] = [note for note in self.notes[start:] if note.alive()]
+        self.noted = len(self.notes)
 
     def refusal(self) -> DatabaseError:
         """Return what says that this transaction can't be committed: Django commits on SQLite and MariaDB after an

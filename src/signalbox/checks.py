@@ -11,9 +11,9 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Caution
 from django.core.checks import register as register_check
 
-from signalbox import catalog, conf
+from signalbox import catalog, conf, keeping
 from signalbox.delivery import checks as delivery
-from signalbox.recording import custom
+from signalbox.recording import custom, plans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +25,7 @@ def register() -> None:
     """Let ``manage.py check`` run the checks."""
     register_check(check_setting, TAG)
     register_check(check_names, TAG)
+    register_check(check_keep, TAG)
     register_check(check_place, TAG)
     register_check(delivery.check_receivers, TAG)
     register_check(delivery.check_engine, TAG)
@@ -39,7 +40,7 @@ def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """W004, W005: the setting names a signal, an app or a model that is not there."""
+    """W004, W005: the setting names a signal, an app, a model or a field that is not there."""
     config = conf.get()
     groups = {entry.group for entry in catalog.BUILTIN.values()} | {"custom"}
     known = catalog.BUILTIN.keys() | groups | set(custom.named().values())
@@ -66,14 +67,48 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         for name in names
         if name not in labels and name.lower() not in models
     ]
+    found += [
+        Caution(
+            f'SIGNALBOX["MODELS"] names {field!r}, which is no field of {label} that is recorded.',
+            hint=_close(field, known_fields) or f"It has {', '.join(sorted(known_fields))}.",
+            obj='SIGNALBOX["MODELS"]',
+            id="signalbox.W005",
+        )
+        for label, options in config.MODELS.items()
+        if label.lower() in models
+        for known_fields in [plans.recorded_fields(apps.get_model(label))]
+        for field in (*options.get("exclude", ()), *options.get("redact", ()))
+        if field not in known_fields
+    ]
     return found
 
 
+def check_keep(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """E002: ``KEEP`` names nothing that can be called."""
+    problem = keeping.problem()
+    if problem is None:
+        return []
+    named = conf.get().KEEP
+    return [
+        Error(
+            f'SIGNALBOX["KEEP"] is {named!r}, which {problem}: every event is kept.',
+            hint='Name a function by its dotted path, as "shop.audit.keep".',
+            obj='SIGNALBOX["KEEP"]',
+            id="signalbox.E002",
+        )
+    ]
+
+
 def _suggestion(name: str, known: Iterable[str]) -> str:
+    return (
+        _close(name, known)
+        or "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."
+    )
+
+
+def _close(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."
+    return f"Did you mean {close[0]!r}?" if close else ""
 
 
 def check_place(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:

@@ -89,6 +89,22 @@ def get() -> Config:
     return _cache.config
 
 
+configured: Final[dict[str, Mapping[str, Any]]] = {}
+"""What code said of models, by label in lower case: the same as ``MODELS``, which wins."""
+
+
+def of_model(label: str) -> Mapping[str, Any]:
+    """Return what was said of the model with this label in lower case, of no other."""
+    said = next((own for name, own in get().MODELS.items() if name.lower() == label), {})
+    return {**configured.get(label, {}), **said}
+
+
+def fields_said(option: Literal["exclude", "redact"]) -> dict[str, frozenset[str]]:
+    """Return the fields that ``option`` lists, by model's label in lower case."""
+    labels = {*configured, *(name.lower() for name in get().MODELS)}
+    return {label: frozenset(fields) for label in labels if (fields := of_model(label).get(option))}
+
+
 def read(raw: object) -> Config:
     """Return the configuration that ``raw`` says, leaving out what ``problems`` complains about."""
     if not isinstance(raw, Mapping):

@@ -50,6 +50,11 @@ MAX_ERROR: Final = 500
 TOO_DEEP: Final = "… (too deep)"
 TOO_LONG: Final = "… (too long)"
 CYCLE: Final = "… (cycle)"
+EXPRESSION: Final = "expression"
+"""The only key of what stands for a value that the database computed and did not tell."""
+LITERAL: Final = "literal"
+"""The only key of what holds an application's own dict that would be taken for such a thing."""
+_MARKS: Final = frozenset({EXPRESSION, LITERAL})
 MORE: Final = "…"
 """The key, and the beginning of the last item, that tell how much of a container was left out."""
 
@@ -59,6 +64,7 @@ _BYTES_SHOWN: Final = 32
 _SORTED_ITEMS: Final = 1_000
 _REMARKS: Final = 2_048  # what the remarks and brackets after the end of the budget can take, generously
 _MARGIN: Final = 256  # read beyond a text's end, so that the cut doesn't hide a secret's shape from the redactor
+_INFINITY: Final = math.inf
 _SMALLEST: Final = -(2**63)
 _BEYOND: Final = 2**63
 
@@ -80,6 +86,9 @@ class Redacts(Protocol):
 
     def is_secret(self, name: str, /) -> bool:
         """Whether a value under this name is secret."""
+
+    def hides_field(self, label: str, name: str, /) -> bool:
+        """Whether this field of the model with this label in lower case is secret, whatever it is called."""
 
     def hides(self, name: str, value: object, /) -> bool:
         """Whether this value under this name is secret."""
@@ -118,16 +127,15 @@ def encode_fields(values: Mapping[str, object], *, redactor: Redacts) -> dict[st
     """
     fields: dict[str, JSONValue] = {}
     for name, value in values.items():
-        if type(value) is list and len(value) == 2:
-            old, new = value
-            secret = redactor.hides(name, old) or redactor.hides(name, new)
-            fields[name] = [redactor.mark] * 2 if secret else [_field(old, redactor), _field(new, redactor)]
+        if type(value) is list and 0 < len(value) <= 2:
+            secret = any(redactor.hides(name, part) for part in value)
+            fields[name] = [redactor.mark if secret else _field(part, redactor) for part in value]
         else:
             fields[name] = redactor.mark if redactor.hides(name, value) else _field(value, redactor)
     return fields
 
 
-def fields_text(values: Mapping[str, Any], *, special: frozenset[str], redactor: Redacts) -> str:
+def fields_text(values: dict[str, Any], *, special: frozenset[str], redactor: Redacts) -> str:
     """Return the JSON text of a row's values, {field: value} or {field: [old, new]}, as `encode_fields` renders them.
 
     Secret fields must have been replaced already. `special` names the fields whose values may be containers, or floats,
@@ -135,8 +143,14 @@ def fields_text(values: Mapping[str, Any], *, special: frozenset[str], redactor:
     faster: a text so short holds no value that is too long, and where nothing has a credential's shape none is one.
     """
     quick = values
-    if special and not special.isdisjoint(values):
-        quick = {name: _pair(value, redactor) if name in special else value for name, value in values.items()}
+    for name in special:
+        value = values.get(name)
+        kind = type(value)
+        if value is None or (kind is float and -_INFINITY < value < _INFINITY) or (kind is dict and not value):
+            continue
+        if quick is values:
+            quick = {**values}
+        quick[name] = _pair(value, redactor)
     text = _dumps_quick(quick)
     if len(text) <= MAX_TEXT and "$" not in text and "eyJ" not in text and "-----BEGIN" not in text:
         return text
@@ -175,7 +189,25 @@ def _field(value: Any, redactor: Redacts) -> JSONValue:
         return text
     elif (kind is dict or kind is list) and not value:
         return value  # type: ignore[no-any-return]
-    return _Walk(redactor, redactor.data).render(value, 0)
+    rendered = _Walk(redactor, redactor.data).render(value, 0)
+    if kind is dict and isinstance(rendered, dict) and len(rendered) == 1 and not _MARKS.isdisjoint(rendered):
+        return {LITERAL: rendered}
+    return rendered
+
+
+def is_expression(told: Any) -> bool:
+    """Whether a field's recorded value is the text of an expression, whose value the database did not tell."""
+    return isinstance(told, dict) and told.keys() == {EXPRESSION}
+
+
+def literal(told: Any) -> Any:
+    """The value that was recorded of a field, or one of a change's two."""
+    return told[LITERAL] if isinstance(told, dict) and told.keys() == {LITERAL} else told
+
+
+def literal_of_row(told: Any) -> Any:
+    """The value that was recorded of a field in a whole row, where a list of two is rendered like a change's two."""
+    return [literal(part) for part in told] if isinstance(told, list) and len(told) <= 2 else literal(told)
 
 
 def clean(text: str) -> str:
@@ -222,13 +254,26 @@ def digest(text: str, key: bytes) -> str:
 
 
 def has_secret_key(model: type[models.Model], redactor: Redacts) -> bool:
-    """Whether a model's primary key is itself a secret: by its own name, or a text that is the key of a `Token`."""
-    pk = model._meta.pk
-    if redactor.is_secret(pk.name):
-        return True
-    return isinstance(pk, models.CharField | models.TextField) and redactor.is_secret(
-        f"{model._meta.object_name}_{pk.name}"
-    )
+    """Whether a model's primary key, or a part of it, is itself a secret (see `is_secret_field`)."""
+    meta = model._meta
+    return any(is_secret_field(field, model, redactor) for field in getattr(meta, "pk_fields", (meta.pk,)))
+
+
+def is_secret_field(field: Any, model: type[models.Model], redactor: Redacts) -> bool:
+    """Whether a field's values are secret: by its own name, because the model's owner says so, as the text that is the
+    key of a `Token`, or as a foreign key that holds such a value of another model."""
+    seen: list[Any] = []
+    while field not in seen:
+        labels = {one._meta.label_lower for one in (model, field.model, model._meta.concrete_model or model)}
+        if redactor.is_secret(field.name) or any(redactor.hides_field(label, field.name) for label in labels):
+            return True
+        if field.primary_key and isinstance(field, models.CharField | models.TextField):
+            return redactor.is_secret(f"{model._meta.object_name}_{field.name}")
+        if not field.is_relation or not isinstance(field.related_model, type):
+            return False
+        seen.append(field)
+        model, field = field.related_model, field.target_field
+    return False
 
 
 # --- JSON text --------------------------------------------------------------------------------------------------------
@@ -247,10 +292,15 @@ def _dumps_orjson(value: object) -> str:
 def _dumps_native(value: object) -> str:
     """The same with orjson's own rendering of dates and times, which is that of `isoformat`, and no call for each."""
     try:
-        text = orjson.dumps(value, _scalar).decode()
+        text = orjson.dumps(value, _number_text).decode()
     except TypeError:
         return _dumps_orjson(value)
     return _dumps_orjson(value) if "\\u0000" in text else text
+
+
+def _number_text(value: Any) -> Any:
+    """What orjson asks of: mostly decimals."""
+    return str(value) if type(value) is Decimal else _scalar(value)
 
 
 def _dumps_standard(value: object) -> str:

@@ -20,7 +20,7 @@ DIGEST: Final = re.compile("~[0-9a-f]{16}")
 
 def text(value: Any, *, secret: bool = False) -> str:
     """Return a primary key's value as text: empty for none, a JSON array if composite, a digest if secret."""
-    if type(value) is int:
+    if type(value) is int and not secret:
         return str(value)
     if value is None:
         return ""

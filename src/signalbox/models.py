@@ -61,6 +61,9 @@ class Event(models.Model):
 
     objects: ClassVar[Register] = Register()
 
+    uncertain = False
+    """Of an event in an object's history: whether it may have concerned it, as a bulk operation that left out keys."""
+
     class Meta:
         verbose_name = _("event")
         verbose_name_plural = _("events")
@@ -158,6 +161,8 @@ class Delivery(models.Model):
         db_default=0, help_text=_("Rises with each claim: a worker that was taken for dead notices.")
     )
     error = models.CharField(_("error"), max_length=600, db_default="")
+    # Null: MySQL's texts have no plain default, and rows are written without it.
+    traceback = models.TextField(_("traceback"), null=True)  # noqa: DJ001
     created = models.BigIntegerField(_("created"), help_text=_("Microseconds since 1970, UTC."))
     finished = models.BigIntegerField(_("finished"), null=True, help_text=_("When it was done, dead or discarded."))
     payload = models.JSONField()
@@ -173,7 +178,7 @@ class Delivery(models.Model):
             # What is finished holds no place in the first two: it leaves them null, which every backend can do
             # while only some have partial indexes.
             models.Index(fields=["wake"], name="signalbox_delivery_wake"),
-            models.Index(fields=["lane", "id"], name="signalbox_delivery_lane"),
+            models.Index(fields=["lane", "lease", "id"], name="signalbox_delivery_lane"),
             models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
             models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
         ]

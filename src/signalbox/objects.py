@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BULK: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
 
 DELETES: Final = frozenset({"post_delete", "bulk_delete"})
+
+STEPS: Final = 100
+"""Events that are read at a time on the way to an object's state."""
 
 
 class State(Mapping[str, Any]):
@@ -87,10 +90,10 @@ class ObjectHistory:
 
     def __init__(self, model: type[Model], pk: Any, using: str) -> None:
         self.model = model
-        self.pk = pk
+        self.pk = _as_key(model, pk)
         self.using = using
         """Alias of the database that the object is written to, where its events lie."""
-        self.key = plans.of(model).key_of(pk)
+        self.key = plans.of(model).key_of(self.pk)
 
     def __iter__(self) -> Iterator[Event]:
         return self.events()
@@ -102,13 +105,13 @@ class ObjectHistory:
         """Return its events, newest first: at most ``limit``, with ids below ``before``.
 
         Bulk operations that touched it are among them, and many-to-many changes from either side. Those are found by
-        their model and then looked into one by one: a model with millions of them takes its time.
+        their model and then looked into one by one: a model with millions of them takes its time. One that left out
+        keys, and so may have touched it, is marked ``uncertain``.
         """
         found = self._candidates()
         if before is not None:
             found = found.filter(id__lt=before)
-        concerning = (event for event in found.order_by("-id").iterator(chunk_size=500) if self._concerns(event))
-        return islice(concerning, limit)
+        return islice(self._concerning(found.order_by("-id").iterator(chunk_size=500)), limit)
 
     def as_of(self, when: dt.datetime) -> State:
         """Return the object's fields as they were at ``when``.
@@ -117,11 +120,11 @@ class ObjectHistory:
         there before; without that either, what the database holds now, as nothing recorded has changed it since.
         Raises ``TypeError`` for anything but an aware datetime.
         """
-        return self._state(when, self._steps(), self._present())
+        return self._state(when, self._steps(self._telling(when)), self._present())
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
         """Return ``{field: [value at start, at end]}`` for the fields that differ; ``None`` where it was not there."""
-        steps, present = self._steps(), self._present()
+        steps, present = self._steps(self), self._present()
         old, new = self._state(start, steps, present), self._state(end, steps, present)
         names = list(dict.fromkeys([*old, *new]))
         return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
@@ -131,7 +134,7 @@ class ObjectHistory:
     def _candidates(self) -> QuerySet[Any]:
         home = self.using if store.ready(connections[self.using]) else router.db_for_read(Event)
         own = Q(sender__in=self._labels) & (Q(object_key=self.key) | Q(object_key="", signal__in=BULK))
-        others = Q(sender__in=self._throughs, signal="m2m_changed")
+        others = Q(sender__in=self._throughs, signal="m2m_changed") | Q(sender__in=self._ends, signal__in=DELETES)
         return Event.objects.using(home).filter(own | others, database=self.using)
 
     @cached_property
@@ -145,14 +148,34 @@ class ObjectHistory:
         ]
 
     @cached_property
-    def _throughs(self) -> list[str]:
-        """Labels of the through tables of the model's many-to-many relations, from either side."""
+    def _throughs(self) -> dict[str, type[Model]]:
+        """The through models of the model's many-to-many relations, from either side, by label."""
         meta = self.model._meta
         near: list[Any] = [field.remote_field.through for field in meta.many_to_many]
         far = [cast("Any", relation).through for relation in meta.related_objects if relation.many_to_many]
-        return [through._meta.label for through in (*near, *far)]
+        return {through._meta.label: through for through in (*near, *far)}
 
-    def _concerns(self, event: Event) -> bool:
+    @cached_property
+    def _ends(self) -> dict[str, list[str]]:
+        """Labels of those that Django made, whose rows hold nothing else, to the names of the foreign keys in them that
+        point at the object."""
+        return {
+            label: self._pointing(through) for label, through in self._throughs.items() if through._meta.auto_created
+        }
+
+    def _pointing(self, through: type[Model]) -> list[str]:
+        fields: list[Any] = list(through._meta.concrete_fields)
+        return [field.name for field in fields if field.is_relation and field.related_model._meta.label in self._labels]
+
+    def _concerning(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            verdict = self._concerns(event)
+            if verdict is not False:
+                event.uncertain = verdict is None
+                yield event
+
+    def _concerns(self, event: Event) -> bool | None:
+        """Tell whether ``event`` is about the object; ``None`` if it leaves that open."""
         args = event.data.get("args") or {}
         if event.signal == "m2m_changed":
             if event.object_key == self.key and args.get("object") in self._labels:
@@ -160,22 +183,74 @@ class ObjectHistory:
             told = [args.get("added"), args.get("removed")]
             others = [str(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
             return args.get("model") in self._labels and self.key in others
+        if event.sender in self._ends and event.sender not in self._labels:
+            row, ends = event.data.get("row"), args.get("ends") or {}
+            told_of: Mapping[str, Any] = ends if row is None else row
+            if any(self.key in _texts(told_of.get(name)) for name in self._ends[event.sender]):
+                return True
+            return None if ends and args.get("keys_left_out") else False
         if event.object_key:
             return event.object_key == self.key
-        return event.signal in BULK and self.key in map(str, args.get("keys") or ())
+        if event.signal not in BULK:
+            return False
+        named, renamed = args.get("keys"), args.get("new_keys", [])
+        if self.key in map(str, (*(named or ()), *(renamed or ()))):
+            return True
+        return None if named is None or renamed is None or args.get("keys_left_out") else False
 
     # ------------------------------------------------------------ what it was
 
-    def _steps(self) -> list[_Step]:
+    def _telling(self, when: dt.datetime) -> list[Event]:
+        """Return those of its events, newest first, without which its state at ``when`` can't be told: from then
+        backwards until each field is told, and forwards for what is not. The others would change nothing."""
+        moment = _moment(when)
+        before, told = self._walk(Q(time__lte=moment), "-id")
+        after = [] if told else self._walk(Q(time__gt=moment), "id")[0]
+        return [*reversed(after), *before]
+
+    def _walk(self, side: Q, order: str) -> tuple[list[Event], bool]:
+        """Return the events on one ``side`` up to the one that made the row, and whether they tell every field.
+
+        Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
+        change a field that was not met before.
+        """
+        query = self._candidates().filter(side, outcome="committed").exclude(signal="m2m_changed").order_by(order)
+        beyond = "id__lt" if order == "-id" else "id__gt"
+        open_names = {field.name for field in self.model._meta.concrete_fields}
+        found: list[Event] = []
+        touched, plain = False, True
+        page: list[Event] = []
+        while True:
+            rows = query.filter(**{beyond: page[-1].id}) if page else query
+            if touched:
+                changing = Q(data__changes__has_any_keys=sorted(open_names)) if open_names else Q()
+                rows = rows.filter(Q(signal__in=BULK | DELETES) | Q(data__has_key="row") | changing)
+            page = list(rows[:STEPS])
+            for event in self._concerning(page):
+                found.append(event)
+                if event.signal in BULK:
+                    plain = False  # it tells no more than that a value was written
+                    continue
+                made = event.signal not in DELETES and "row" in event.data
+                touched = touched or made or "changes" in event.data
+                values = event.data["row"] if made else event.data.get("changes") or {}
+                for name in open_names & values.keys():
+                    value = values[name] if made else values[name][-1]
+                    plain = plain and not isinstance(value, dict)  # which may be what the database computed
+                open_names -= values.keys()
+                if made:
+                    return found, plain and not open_names
+            if len(page) < STEPS:
+                return found, False
+
+    def _steps(self, events: Iterable[Event]) -> list[_Step]:
         """Return what was done to the row and committed, oldest first."""
         owners = {model._meta.label for model in apps.get_models() if _same_key(self.model, model)}
-        steps = [_step(event, event.sender in owners) for event in self.events() if event.outcome == "committed"]
+        steps = [_step(event, event.sender in owners, self.key) for event in events if event.outcome == "committed"]
         return [step for step in reversed(steps) if step is not None]
 
     def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
-        if not isinstance(when, dt.datetime) or when.tzinfo is None:  # type: ignore[redundant-expr]
-            raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
-        moment = microseconds(when)
+        moment = _moment(when)
         before = [step for step in steps if step.time <= moment]
         after = [step for step in steps if step.time > moment]
         if not _was_there(before, after, present is not None):
@@ -192,7 +267,39 @@ class ObjectHistory:
         if found is None:
             return None
         plan = plans.of(self.model)
-        return encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor)
+        return _known(encoding.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor))
+
+
+def _as_key(model: type[Model], pk: Any) -> Any:
+    """Return a primary key as its fields read it: a UUID's text in any form is that UUID. What they can't read, as the
+    digest of a secret one, stays as it is."""
+    fields: list[Any] = list(model._meta.pk_fields)
+    parts = (pk,) if len(fields) == 1 else pk
+    if not isinstance(parts, tuple | list) or len(parts) != len(fields):
+        return pk
+    try:
+        read = tuple(_holding(field).to_python(part) for field, part in zip(fields, parts, strict=True))
+    except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know
+        return pk
+    return read[0] if len(fields) == 1 else read
+
+
+def _holding(field: Any) -> Any:
+    """Return the field whose values ``field`` holds: of a foreign key the one that it points at."""
+    while field.is_relation:
+        field = field.target_field
+    return field
+
+
+def _texts(told: Any) -> list[str]:
+    """Return a key, or several, as texts."""
+    return [str(key) for key in told] if isinstance(told, list) else [str(told)]
+
+
+def _moment(when: dt.datetime) -> int:
+    if not isinstance(when, dt.datetime) or when.tzinfo is None:  # type: ignore[redundant-expr]
+        raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
+    return microseconds(when)
 
 
 def _same_key(child: type[Model], parent: type[Model]) -> bool:
@@ -204,13 +311,20 @@ def _same_key(child: type[Model], parent: type[Model]) -> bool:
 
 
 def _was_there(before: list[_Step], after: list[_Step], present: bool) -> bool:
+    perhaps = False
     for step in reversed(before):
         if step.gone or step.made:
             return step.made
+        if not step.perhaps:
+            continue
+        perhaps = True
+        break
     for step in after:
         if step.gone or step.made:
             return step.gone
-    return bool(before or after) or present
+        if perhaps and not step.perhaps:
+            return True
+    return present if perhaps else bool(before or after) or present
 
 
 def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping[str, Any]) -> Any:
@@ -241,23 +355,32 @@ class _Step:
     """The same after."""
     made: bool = False
     gone: bool = False
+    perhaps: bool = False
+    """Whether it may have made the row, or taken it away."""
 
 
-def _step(event: Event, owner: bool) -> _Step | None:
+def _step(event: Event, owner: bool, key: str) -> _Step | None:
     """Return what ``event`` did to the row; ``None`` if it did not touch it. An ``owner`` takes the object along."""
     data, time = event.data, event.time
     args = data.get("args") or {}
+    if event.uncertain:
+        return _perhaps(event, owner, args)
     if event.signal in DELETES:
-        return _Step(time=time, old=data.get("row") or {}, new={}, gone=True) if owner else None
+        return _Step(time=time, old=_known(data.get("row") or {}), new={}, gone=True) if owner else None
     if "row" in data:
         return _Step(time=time, old={}, new=_known(data["row"]), made=True)
     if "changes" in data:
         changes = data["changes"]
         old = {name: pair[0] if len(pair) == 2 else UNKNOWN for name, pair in changes.items()}
-        return _Step(time=time, old=_known(old), new=_known({name: pair[-1] for name, pair in changes.items()}))
+        new = {name: pair[-1] for name, pair in changes.items()}
+        return _Step(time=time, old=_known(old, encoding.literal), new=_known(new, encoding.literal))
     match event.signal:
         case "update":
             values = _known(args.get("values", {}))
+            if "new_keys" in args:
+                was, is_now = (key in map(str, args[name] or ()) for name in ("keys", "new_keys"))
+                if was is not is_now:
+                    return _Step(time=time, old={}, new={} if was else values, gone=was, made=is_now)
             return _Step(time=time, old=dict.fromkeys(values, UNKNOWN), new=values)
         case "bulk_update":
             nothing = dict.fromkeys(args.get("fields", ()), UNKNOWN)
@@ -270,6 +393,17 @@ def _step(event: Event, owner: bool) -> _Step | None:
     return None
 
 
+def _perhaps(event: Event, owner: bool, args: Mapping[str, Any]) -> _Step | None:
+    """Return what ``event`` may have done: the fields that it wrote are not known any more."""
+    touched: Mapping[str, Any] = dict.fromkeys([*args.get("values", ()), *args.get("fields", ())], UNKNOWN)
+    if args.get("update_conflicts"):
+        touched = _Everything()
+    moved = event.signal == "bulk_create" or "new_keys" in args
+    if event.signal in DELETES and not owner:
+        return None
+    return _Step(time=event.time, old=touched, new=touched, perhaps=moved or event.signal in DELETES)
+
+
 class _Everything(dict[str, Any]):
     """Any field, with a value that nobody knows."""
 
@@ -280,12 +414,9 @@ class _Everything(dict[str, Any]):
         return UNKNOWN
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _known(values: Mapping[str, Any], read: Callable[[Any], Any] = encoding.literal_of_row) -> dict[str, Any]:
     """Return values as an event tells them; what the database computed is not known."""
-    return {
-        name: UNKNOWN if isinstance(value, dict) and value.keys() == {"expression"} else value
-        for name, value in values.items()
-    }
+    return {name: UNKNOWN if encoding.is_expression(value) else read(value) for name, value in values.items()}
 
 
 __all__ = ["UNKNOWN", "ObjectHistory", "State", "history"]

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from fnmatch import translate
 from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote_plus
 
@@ -79,6 +80,9 @@ def _names_secret(words: list[str]) -> bool:
     return any(f"{first} {second}" in _PHRASES for first, second in pairwise(words))
 
 
+NO_FIELDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType({})
+
+
 class Redactor:
     """Decides by name whether a value is secret. Immutable; make one and keep it, it remembers the names it has seen.
 
@@ -104,19 +108,22 @@ class Redactor:
     `extra`: further secret names. Words (`"iban"`, `"national_id"`) match wherever they stand in a row in a name; with
     `*`, `?` or `[` the text is a shell pattern for the whole name in lower case (`"internal_*"`). TypeError for a
     single text instead of several, ValueError for a text without a word in it.
+
+    `fields`: fields of single models that are secret whatever they are called, by the model's label in lower case.
     """
 
     mark: ClassVar[str] = REDACTED
     """What stands where a secret was."""
 
-    __slots__ = ("_extra", "_patterns", "_phrases", "_verdicts")
+    __slots__ = ("_extra", "_fields", "_patterns", "_phrases", "_verdicts")
 
     _extra: tuple[str, ...]
+    _fields: Mapping[str, frozenset[str]]
     _patterns: tuple[re.Pattern[str], ...]
     _phrases: tuple[str, ...]
     _verdicts: dict[str, bool]
 
-    def __init__(self, extra: Iterable[str] = ()) -> None:
+    def __init__(self, extra: Iterable[str] = (), fields: Mapping[str, frozenset[str]] = NO_FIELDS) -> None:
         if isinstance(extra, str):
             raise TypeError(f"extra is the text {extra!r}, but several names were expected: write [{extra!r}].")
         extra = tuple(extra)
@@ -132,6 +139,7 @@ class Redactor:
                 phrases.append(f" {' '.join(words)} ")
         put = object.__setattr__
         put(self, "_extra", extra)
+        put(self, "_fields", fields)
         put(self, "_patterns", tuple(patterns))
         put(self, "_phrases", tuple(phrases))
         put(self, "_verdicts", {})
@@ -146,6 +154,10 @@ class Redactor:
         """Whether a value under this name must not be shown."""
         verdict = self._verdicts.get(name)
         return self._judge(name) if verdict is None else verdict
+
+    def hides_field(self, label: str, name: str) -> bool:
+        """Whether the field `name` of the model with this label in lower case is one of `fields`."""
+        return name in self._fields.get(label, ())
 
     def hides(self, name: str, value: object) -> bool:
         """Whether this value must not be shown under this name: `is_secret`, or `credentials` that are no container."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.apps import apps
@@ -82,7 +82,7 @@ def _back(model: type[models.Model], event: Event, changes: Mapping[str, Any], u
             continue
         if len(pair) != 2:
             raise RevertError(f"The value that {name!r} had before event {event.pk} is not known.")
-        values[field] = _value(field, pair[0], using)
+        values[field] = _value(field, pair[0], using, encoding.literal)
     if not values:
         raise RevertError(f"Event {event.pk} changed nothing but what the database computes.")
     instance = _find(model, event.object_key, using)
@@ -120,6 +120,8 @@ def _again(model: type[models.Model], row: Mapping[str, Any], using: str) -> mod
 def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
     added, removed = args.get("added"), args.get("removed")
     told = removed if added is None else added
+    if told == REDACTED:
+        raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
     if not isinstance(told, list) or not told:
         raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
     if args.get("keys_left_out"):
@@ -131,17 +133,17 @@ def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model
     manager = getattr(instance, _accessor(model, event.sender, bool(args.get("reverse"))))
     if plans.of(manager.model).secret_pk:
         raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
+    # Objects and not keys: a relation's rows may point at another column.
+    others = manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))
     if added is not None:
-        manager.remove(*_keys(manager.model, told))
+        manager.remove(*others.values())
         return instance
     if not manager.through._meta.auto_created:
         raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
-    lacking = set(told) - {
-        _told(key) for key in manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))
-    }
+    lacking = set(told) - set(map(_told, others))
     if lacking:
         raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, lacking)))} is gone.")
-    manager.add(*_keys(manager.model, told))
+    manager.add(*others.values())
     return instance
 
 
@@ -192,9 +194,10 @@ def _field(model: type[models.Model], name: str) -> Any:
     return field
 
 
-def _value(field: Any, recorded: Any, using: str) -> Any:
+def _value(field: Any, told: Any, using: str, read: Callable[[Any], Any] = encoding.literal_of_row) -> Any:
     """Return the Python value of what was recorded of ``field``."""
-    if isinstance(recorded, dict) and recorded.keys() == {"expression"}:
+    recorded = read(told)
+    if encoding.is_expression(told):
         raise RevertError(
             f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded."
         )

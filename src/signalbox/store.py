@@ -12,12 +12,12 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from signalbox import encoding, keeping
-from signalbox.changes import RowChange, choice_labels, describe, diff
+from signalbox.changes import RowChange, choice_labels, describe
 from signalbox.event import Draft, Outcome, ReceiverRun
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 Row = tuple[Any, ...]
+Described = tuple[str, dict[str, Any]]
 T = TypeVar("T")
 
 EVENT: Final = "signalbox_event"
@@ -135,8 +136,7 @@ keep_unchanged = True
 """Whether a save that changed nothing makes an event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Rows to be written together."""
 
     events: Sequence[Row] = ()
@@ -147,7 +147,7 @@ class Batch:
     """What completes the rows of traces that were written while they ran."""
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.traces or self.late or self.deliveries or self.ended)
+        return any(self)
 
     def apart(self) -> list[Batch]:
         """Return the rows one by one, the deliveries with their events."""
@@ -166,13 +166,10 @@ class Batch:
 def together(batches: Iterable[Batch]) -> Batch:
     """Return the rows of ``batches`` as one."""
     batches = list(batches)
-    if len(batches) == 1:
-        return batches[0]
-    return Batch(
-        *(
-            list(chain.from_iterable(getattr(batch, rows) for batch in batches))
-            for rows in ("events", "traces", "late", "deliveries", "ended")
-        )
+    return (
+        batches[0]
+        if len(batches) == 1
+        else Batch(*(list(chain.from_iterable(rows)) for rows in zip(*batches, strict=True)))
     )
 
 
@@ -208,9 +205,10 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
     word = outcome.value
     for draft in drafts:
         try:
-            if not keep_unchanged and draft.span not in awaited and _unchanged(draft):
+            described = None if draft.change is None else describe(draft.change)
+            if not keep_unchanged and draft.span not in awaited and _unchanged(draft, described):
                 continue
-            row = event_row(draft, word)
+            row = event_row(draft, word, described)
             if keep is not None:
                 text = keeping.judge(keep, dict(zip(_NAMES, row, strict=True)), row[-1])
                 if text is None and draft.span not in awaited:
@@ -223,16 +221,14 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
     return rows
 
 
-def _unchanged(draft: Draft) -> bool:
+def _unchanged(draft: Draft, described: Described | None) -> bool:
     """Tell whether ``draft`` is of an update that changed nothing and whose receivers did not fail."""
-    change = draft.change
-    if change is None or change.old is None or change.new is None or draft.errors:
-        return False
-    return not diff(change)
+    return described == ("changes", {}) and not draft.errors
 
 
-def event_row(draft: Draft, outcome: str) -> Row:
-    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction."""
+def event_row(draft: Draft, outcome: str, described: Described | None = None) -> Row:
+    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction, and
+    ``described`` what ``describe`` says of its change."""
     actor = draft.actor
     duration = draft.duration
     return (
@@ -250,7 +246,7 @@ def event_row(draft: Draft, outcome: str) -> Row:
         settled(draft, outcome),
         None if duration is None else duration // 1000,
         draft.errors,
-        data_text(draft),
+        data_text(draft, described),
     )
 
 
@@ -263,19 +259,19 @@ def settled(draft: Draft, outcome: str) -> str:
     return outcome if draft.change is not None else draft.outcome.value
 
 
-def data_text(draft: Draft) -> str:
+def data_text(draft: Draft, described: Described | None = None) -> str:
     """Return the JSON text of what has no column of its own."""
-    parts = []
+    text = ""
     args = draft.args
     if args is not None:  # the common save's arguments come as ready-made text
-        parts.append('"args":' + (args if type(args) is str else encoding.dumps(args)))
+        text = f'"args":{args if type(args) is str else encoding.dumps(args)},'
     if draft.announced is not None:
-        parts.append(f'"announced":{draft.announced // 1000}')
-    if draft.change is not None:
-        parts.append(_fields_text(draft.change))
+        text += f'"announced":{draft.announced // 1000},'
+    if described is not None and draft.change is not None:
+        text += _fields_text(draft.change, described) + ","
     if draft.runs is not None:
-        parts.append('"receivers":' + encoding.dumps([_run(run) for run in draft.runs]))
-    return "{" + ",".join(parts) + "}"
+        text += f'"receivers":{encoding.dumps([_run(run) for run in draft.runs])},'
+    return f"{{{text[:-1]}}}"
 
 
 def _run(run: ReceiverRun) -> dict[str, Any]:
@@ -283,11 +279,11 @@ def _run(run: ReceiverRun) -> dict[str, Any]:
     return {"name": site.name, "place": site.place, "us": None if spent is None else spent // 1000, "error": error}
 
 
-def _fields_text(change: RowChange) -> str:
+def _fields_text(change: RowChange, described: Described) -> str:
     """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
-    part, values = describe(change)
+    part, values = described
     fields = change.fields
-    text = f'"{part}":' + encoding.fields_text(values, special=fields.special, redactor=fields.redactor)
+    text = f'"{part}":{encoding.fields_text(values, special=fields.special, redactor=fields.redactor)}'
     if not fields.choices and not change.labels:
         return text
     labels = {**choice_labels(values, fields), **(change.labels or {})}
@@ -322,9 +318,11 @@ def trace_row(trace: Trace) -> Row:
 def late_row(draft: Draft) -> Row:
     """Return what is known of ``draft`` only after it was written, in the order of ``LATE_COLUMNS``."""
     duration = draft.duration
-    text = data_text(draft)
+    described = None if draft.change is None else describe(draft.change)
+    text = data_text(draft, described)
     if (keep := keeping.chosen()) is not None:  # what it added is to stay, whatever it says of keeping now
-        text = keeping.judge(keep, dict(zip(_NAMES, event_row(draft, "committed"), strict=True)), text) or text
+        row = event_row(draft, "committed", described)
+        text = keeping.judge(keep, dict(zip(_NAMES, row, strict=True)), text) or text
     return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
 
 
@@ -449,9 +447,12 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
     if not inside and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
         before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
+    elif sum(map(len, batch)) == 1:  # one statement is all or nothing by itself
+        before = undo = after = ""
     else:
         before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
-    database.execute(before)
+    if before:
+        database.execute(before)
     try:
         for table, _, rows in _parts(batch):
             database.executemany(_SQLITE[table], rows)
@@ -459,9 +460,10 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
             database.executemany(_SQLITE_LATE, batch.late)
         if batch.ended:
             database.executemany(_SQLITE_ENDED, batch.ended)
-        database.execute(after)
+        if after:
+            database.execute(after)
     except BaseException:
-        if database.in_transaction:  # some errors end it
+        if undo and database.in_transaction:  # some errors end it
             for sql in undo.split("; "):
                 database.execute(sql)
         raise

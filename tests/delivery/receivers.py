@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import signal
+import sys
+import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.models.signals import post_delete, post_save
 
 import signalbox
+
+if TYPE_CHECKING:
+    from signalbox.models import Event
 
 
 def note(*words: object) -> None:
@@ -24,6 +31,22 @@ def told(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
 
 def saved(sender: Any, instance: Any, created: bool, delivery: Any, **kwargs: Any) -> None:
     note("saved", instance.pk, delivery.id, delivery.attempt)
+
+
+def note_saved(event: Event) -> str:
+    """Return the note with which an order was saved, as its event recorded it."""
+    changes = event.data.get("changes")
+    found: str = changes["note"][-1] if changes else event.data["row"]["note"]
+    return found
+
+
+def noted(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    """Note when and where a receiver begins and ends, and which save it is about."""
+    text = note_saved(delivery.event)
+    facts = (instance.pk, text, delivery.id, delivery.attempt, os.getpgrp(), os.getpid(), threading.get_ident())
+    note("begin", time.monotonic_ns(), *facts)
+    time.sleep(random.uniform(0, 0.01))
+    note("end", time.monotonic_ns(), *facts)
 
 
 def fails_once(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
@@ -53,6 +76,27 @@ def spins(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     note("begun", instance.pk, delivery.id, delivery.attempt)
     while True:
         time.sleep(0.01)
+
+
+def exits(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    sys.exit(3)
+
+
+async def cancelled(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    note("tried", instance.pk, delivery.id, delivery.attempt)
+    other = asyncio.ensure_future(asyncio.sleep(10))
+    await asyncio.sleep(0)
+    other.cancel()
+    await other
+
+
+def interrupted(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    raise KeyboardInterrupt
+
+
+async def asynchronously_slow(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    await asyncio.sleep(10)
 
 
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:

@@ -9,6 +9,11 @@ from tests.settings import *  # noqa: F403
 
 DATABASES = {"default": DATABASES["default"]}  # noqa: F405 - others were not made for these tests
 
+if os.environ.get("SIGNALBOX_TEST_TIMEOUT") and "timeout" in DATABASES["default"]["OPTIONS"]:
+    DATABASES["default"]["OPTIONS"]["timeout"] = float(os.environ["SIGNALBOX_TEST_TIMEOUT"])
+if os.environ.get("SIGNALBOX_TEST_PORT"):
+    DATABASES["default"] |= {"HOST": "127.0.0.1", "PORT": os.environ["SIGNALBOX_TEST_PORT"]}
+
 SIGNALBOX = ast.literal_eval(os.environ.get("SIGNALBOX_TEST_BOX", "{}"))
 
 LOGGING = {

@@ -2,142 +2,185 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import signal
 import time
-from collections import Counter
+from contextlib import suppress
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import transaction
 
 from signalbox.models import Delivery
 from tests.delivery import receivers
-from tests.shop.models import Order
+from tests.delivery.ledger import Ledger, Runs, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.delivery.conftest import Notes, Process
+    from tests.delivery.ledger import Run
+
+logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.every_database, pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("clean")]
 
-RECEIVER = "saved:post_save:shop.Order:retries=1000:backoff=0.01"
-BOX = {"LEASE": 0.7, "REDISPATCH": 1}
-KEYS = 8
+RECEIVER = "noted:post_save:shop.Order:retries=1000:backoff=0.01"
+KEYS = 24
+BEHIND = 30
+"""Deliveries that may wait: a longer queue would only take longer to empty."""
 
 
-def change(orders: list[Order], number: int) -> None:
-    """Save every order, in transactions of three of which some are rolled back."""
-    for start in range(0, len(orders), 3):
-        try:
-            with transaction.atomic():
-                for order in orders[start : start + 3]:
-                    order.note = f"{number}"
-                    order.save()
-                if random.random() < 0.3:
-                    raise RuntimeError
-        except RuntimeError:
-            continue
+@pytest.fixture
+def book(durable: Callable[..., None]) -> Ledger:
+    durable(receivers.noted, retries=1000)
+    return Ledger(KEYS)
 
 
-def prepared(durable: Callable[..., None]) -> list[Order]:
-    durable(receivers.saved, retries=1000)
-    orders = [Order.objects.create(number=str(number)) for number in range(KEYS)]
-    for number in range(3):
-        change(orders, number)
-    return orders
+@pytest.fixture
+def runs(notes: Notes) -> Runs:
+    return Runs(notes.path)
 
 
-def left() -> int:
-    return Delivery.objects.exclude(state="done").count()
+def run_that_began(book: Ledger, runs: Runs, process: Process) -> Run:
+    """Write until the receiver is called some more times, and return the last call. ``process`` has a log to show."""
+    runs.more()
+    more = random.randint(1, 8)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(book) - runs.ended < BEHIND:
+            book.write()
+        else:
+            time.sleep(0.002)
+        new = runs.more()
+        more -= len(new)
+        if new and more <= 0:
+            return new[-1]
+    raise AssertionError(f"nothing is run\n{process.log.read_text()[-3000:]}")
 
 
-def check(notes: Notes, deaths: int) -> None:
-    """Compare what was done with what was committed."""
-    wanted = {(one.object_key, str(one.pk)) for one in Delivery.objects.all()}
-    done = [(line[1], line[2]) for line in notes.lines("saved")]
-    assert wanted == set(done), "every delivery of a committed event was run, and no other"
-    assert not left()
-    seen: dict[str, int] = {}
-    for key, number in done:
-        assert int(number) >= seen.get(key, 0), "in the order of its key"
-        seen[key] = int(number)
-    attempts = Counter((line[2], line[3]) for line in notes.lines("saved"))
-    assert {1} == set(attempts.values()), "no attempt ran twice"
-    again = sum(count - 1 for count in Counter(done).values())
-    assert again <= deaths, f"{again} ran again, though {deaths} runs alone can have died between effect and finish"
+def wait_until_all_is_done(last: Process, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while number := Delivery.objects.exclude(state="done").count():
+        assert time.monotonic() < deadline, f"{number} are left\n{last.log.read_text()[-3000:]}"
+        time.sleep(0.1)
 
 
 def test_killed_workers_lose_nothing_and_keep_the_order(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, crashes: int
+    book: Ledger, runs: Runs, worker: Callable[..., Process], crashes: int
 ) -> None:
-    orders = prepared(durable)
-    threads = 2
+    def begin() -> Process:
+        return worker("--threads", "2", receivers=RECEIVER, box={"LEASE": 1.5})
+
+    deaths: dict[int, int] = {}
+    running = [begin(), begin()]
     for number in range(crashes):
-        before = len(notes.lines("saved"))
-        running = worker("--threads", str(threads), receivers=RECEIVER, box=BOX)
-        change(orders, number)
-        deadline = time.monotonic() + random.choice([0.5, 3])
-        while len(notes.lines("saved")) == before and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.05))
-        running.kill()
-    last = worker("--threads", "4", receivers=RECEIVER, box=BOX)
-    deadline = time.monotonic() + 60
-    while left():
-        assert time.monotonic() < deadline, last.log.read_text()[-2000:]
-        time.sleep(0.1)
-    last.end()
-    check(notes, crashes * threads)
+        began = run_that_began(book, runs, running[0])
+        victim = next(one for one in running if one.popen.pid == began.pid)
+        if number % 4 == 3:  # one that has just been started, perhaps
+            victim = random.choice(running)
+        time.sleep(random.uniform(0, 0.02))
+        deaths[victim.popen.pid] = time.monotonic_ns()
+        victim.kill()
+        running[running.index(victim)] = begin()
+    wait_until_all_is_done(running[0], 60)
+    for one in running:
+        one.kill()
+    logger.info(compare(book, runs, deaths))
+
+
+class Broker:
+    """A queue of this test's own in a broker."""
+
+    def __init__(self, name: str, url: str) -> None:
+        celery = pytest.importorskip("celery")
+        self.name = name
+        self.url = url
+        self.queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
+        self.app = celery.Celery(broker=url)
+        self.app.conf.broker_transport_options = {"global_keyprefix": f"{self.queue}:"}
+        self.lost = 0
+
+    def lose(self, seconds: float) -> None:
+        """Empty the queue, as soon as it holds something."""
+        deadline = time.monotonic() + seconds
+        with self.app.connection_for_write() as connection:
+            while time.monotonic() < deadline:
+                if lost := connection.default_channel.queue_purge(self.queue):
+                    self.lost += lost
+                    return
+                time.sleep(0.005)
+
+    def remove(self) -> None:
+        with self.app.connection_for_write() as connection:
+            connection.default_channel.queue_delete(self.queue)
+        if self.name == "redis":
+            import redis
+
+            with redis.Redis.from_url(self.url) as client:
+                for key in client.scan_iter(f"{self.queue}:*"):
+                    client.delete(key)
 
 
 @pytest.mark.parametrize(
-    "broker", [pytest.param("redis", marks=pytest.mark.redis), pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+    "name", [pytest.param("redis", marks=pytest.mark.redis), pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
 )
-def test_killed_celery_workers_and_an_emptied_broker_lose_nothing(
-    durable: Callable[..., None],
+def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
+    book: Ledger,
+    runs: Runs,
     start: Callable[..., Process],
     worker: Callable[..., Process],
-    notes: Notes,
     crashes: int,
-    broker: str,
+    name: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    celery = pytest.importorskip("celery")
-    url = request.getfixturevalue(f"{broker}_url")
-    queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
+    broker = Broker(name, request.getfixturevalue(f"{name}_url"))
+    names = map(str, range(1_000_000))
     more: dict[str, Any] = {
         "receivers": RECEIVER,
-        "box": {**BOX, "ENGINE": "celery"},
-        "SIGNALBOX_TEST_BROKER": url,
-        "SIGNALBOX_TEST_QUEUE": queue,
+        "box": {"LEASE": 2, "REDISPATCH": 1, "ENGINE": "celery"},
+        "SIGNALBOX_TEST_BROKER": broker.url,
+        "SIGNALBOX_TEST_QUEUE": broker.queue,
     }
-    arguments = ["-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING"]
-    arguments += ["--without-gossip", "--without-mingle", "-n", f"{queue}@%h"]
-    app = celery.Celery(broker=url)
-    orders = prepared(durable)
+
+    def begin() -> Process:
+        command = ("-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING")
+        return start(*command, "--without-gossip", "--without-mingle", "-n", f"{broker.queue}-{next(names)}@%h", **more)
+
+    # A worker of Celery's takes seconds to start, and replaces a child of its own at once.
+    victims = cycle(["child", "relay", "child", "worker"])
+    deaths: dict[int, int] = {}
+    relays = 0
     relay = worker(**more)
-    crashes = max(2, crashes // 4)  # a worker of Celery's takes seconds to start
+    running = [begin()]
     for number in range(crashes):
-        before = len(notes.lines("saved"))
-        running = start(*arguments, **more)
-        change(orders, number)
-        deadline = time.monotonic() + 15
-        while len(notes.lines("saved")) == before and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.1))
-        running.kill()
-        if number % 2:
-            with app.connection_for_write() as connection:  # the broker loses what it holds
-                connection.default_channel.queue_purge(queue)
-    last = start(*arguments, **more)
-    deadline = time.monotonic() + 90
-    while left():
-        assert time.monotonic() < deadline, last.log.read_text()[-3000:]
-        time.sleep(0.1)
-    last.end()
-    assert 0 == relay.end()
-    with app.connection_for_write() as connection:
-        connection.default_channel.queue_delete(queue)
-    check(notes, crashes * 2)
+        began = run_that_began(book, runs, relay)
+        if len(running) < 2:  # while one starts, the other works
+            running.append(begin())
+        if number % 3 == 1:
+            broker.lose(2)
+            began = run_that_began(book, runs, relay)
+        victim = next(victims)
+        time.sleep(random.uniform(0, 0.01))
+        moment = time.monotonic_ns()
+        if victim == "relay":
+            relay.kill()
+            relay = worker(**more)
+            relays += 1
+        elif victim == "worker":
+            process = next(one for one in running if one.popen.pid == began.group)
+            process.kill()
+            running[running.index(process)] = begin()
+            deaths[began.group] = moment
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(began.pid, signal.SIGKILL)
+            deaths[began.pid] = moment
+    wait_until_all_is_done(relay, 90)
+    for one in (relay, *running):
+        one.kill()
+    broker.remove()
+    assert broker.lost, "the broker has lost messages"
+    logger.info("%s; %d relays killed, %d messages lost", compare(book, runs, deaths), relays, broker.lost)

@@ -1,23 +1,25 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
 from signalbox.delivery import claims as claiming
+from signalbox.delivery import relay as relaying
 from signalbox.delivery.claims import Claims
 from signalbox.delivery.relay import Relay
 from signalbox.delivery.worker import Options
 from signalbox.models import Delivery
 from tests.delivery import receivers
-from tests.shop.models import Order
+from tests.shop.models import Order, Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.delivery.conftest import Notes, Process
 
@@ -53,17 +55,50 @@ def relay() -> tuple[Relay, Published]:
 def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
     durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 0.2}
+    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 2}
     durable(receivers.saved)
     orders(3)
     one, published = relay
     one.run()
     one.run()
     assert 3 == len(published.ids), "a message that is on its way is not sent again"
-    time.sleep(0.25)
+    time.sleep(2.1)
     one.run()
     assert 6 == len(published.ids)
     assert 3 == len(set(published.ids))
+
+
+def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
+    durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "MOST_UNDER_WAY", 50)
+    monkeypatch.setattr(relaying, "AT_ONCE", 10)
+    durable(receivers.saved)
+    orders(1)
+    pattern = Delivery.objects.get()
+    fields = {one.attname: getattr(pattern, one.attname) for one in Delivery._meta.fields if one.name != "id"}
+
+    def copies(number: int, **values: Any) -> None:
+        rows = [Delivery(**{**fields, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    soon = claiming.now() + 40 * claiming.SECOND
+    copies(10_000, lane=None, due=soon, wake=soon, attempts=1)
+    copies(1, lane=7, due=soon, wake=soon, attempts=1)
+    copies(200, lane=7)
+    copies(100, lane=None, queue="mail")
+    one, published = relay
+    one.run()
+    assert pattern.pk in published.ids
+    assert 40 < len(published.ids) - 1 <= 50, "those of the full queue"
+    copies(60, lane=None)
+    one.run()
+    assert 80 < len(published.ids) <= 100, "each queue may have so many under way"
+    again = Relay(Options(burst=True, databases=("default",), queues=("other",)), "celery")
+    again.publish = other = Published()
+    copies(3, lane=None, queue="other")
+    again.run()
+    assert 3 == len(other.ids)
 
 
 def test_the_relay_publishes_the_head_of_a_key_alone(
@@ -156,35 +191,63 @@ def _drop(app: str) -> None:
         )
 
 
-@pytest.mark.redis
+BROKERS = [pytest.param("redis", marks=pytest.mark.redis), pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+CELERY = ("-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING")
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """What the relay and a worker of Celery's have to be told, with a queue of their own."""
+    celery = pytest.importorskip("celery")
+    url = request.getfixturevalue(f"{request.param}_url")
+    queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
+    yield {"box": {"ENGINE": "celery"}, "SIGNALBOX_TEST_BROKER": url, "SIGNALBOX_TEST_QUEUE": queue}
+    with celery.Celery(broker=url).connection_for_write() as found:
+        found.default_channel.queue_delete(queue)
+
+
+@pytest.mark.parametrize("broker", BROKERS, indirect=True)
 def test_celery_runs_deliveries(
     durable: Callable[..., None],
     start: Callable[..., Process],
     worker: Callable[..., Process],
     notes: Notes,
-    redis_url: str,
+    broker: dict[str, Any],
 ) -> None:
-    pytest.importorskip("celery")
     durable(receivers.fails_once, backoff=0.2)
     found = orders(3)
     found[0].save()
-    more: dict[str, Any] = {
-        "receivers": "fails_once:post_save:shop.Order:backoff=0.2",
-        "box": {"ENGINE": "celery"},
-        "SIGNALBOX_TEST_BROKER": redis_url,
-        "SIGNALBOX_TEST_QUEUE": f"signalbox_{os.getpid()}_plain",
-    }
-    arguments = ("-m", "celery", "-A", "tests.delivery.celeryapp", "worker", "-c", "2", "-l", "WARNING")
-    theirs = start(*arguments, "--without-gossip", "--without-mingle", **more)
+    more = {"receivers": "fails_once:post_save:shop.Order:backoff=0.2", **broker}
+    theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
     relay = worker(**more)
     notes.wait_for("saved", 4, 60)
     assert 0 == relay.end()
     theirs.end()
 
 
-@pytest.mark.parametrize("manual", [False, True])
+@pytest.mark.parametrize("broker", BROKERS, indirect=True)
+def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
+    durable: Callable[..., None],
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    notes: Notes,
+    broker: dict[str, Any],
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    more = {"receivers": "slow:post_save:shop.Order", "SIGNALBOX_TEST_SLOW": "3", **broker}
+    theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
+    relay = worker(**more)
+    notes.wait_for("begun", 1, 60)
+    theirs.end()
+    assert 0 == relay.end()
+    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    [one] = Delivery.objects.all()
+    assert ("done", 1) == (one.state, one.attempts)
+
+
 def test_the_engine_for_development_runs_what_was_committed_at_once(
-    durable: Callable[..., None], notes: Notes, settings: Any, manual: bool
+    durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "immediate"}
     durable(receivers.saved)
@@ -202,6 +265,22 @@ def test_the_engine_for_development_runs_what_was_committed_at_once(
         pass
     assert 2 == len(notes.lines("saved"))
     assert not Delivery.objects.exclude(state="done").exists()
+
+
+@pytest.mark.django_db(databases=["default", "other"], transaction=True)
+@pytest.mark.parametrize("name", ["saved", "never_works", "asynchronously_slow"])
+def test_the_engine_for_development_leaves_the_transactions_of_other_databases_open(
+    durable: Callable[..., None], notes: Notes, settings: Any, name: str
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(getattr(receivers, name), retries=0, timeout=0.2)
+    with transaction.atomic(using="other"):
+        Tag.objects.using("other").create(name="before")
+        Order.objects.create(number="1")
+        assert connections["other"].in_atomic_block
+        Tag.objects.using("other").create(name="after")
+    assert {"before", "after"} == set(Tag.objects.using("other").values_list("name", flat=True))
+    assert ("done" if name == "saved" else "dead") == Delivery.objects.get().state
 
 
 def test_a_failure_in_development_reaches_nobody_and_is_kept(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ from django.db import connection, transaction
 
 from signalbox.delivery import claims as claiming
 from signalbox.delivery.claims import Claims
+from signalbox.delivery.worker import Options, Worker
 from signalbox.models import Delivery
 from tests.delivery import receivers
 from tests.shop.models import Order
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
 
 SAVED = "saved:post_save:shop.Order"
+SLOW = "slow:post_save:shop.Order"
 
 
 def orders(number: int) -> list[Order]:
@@ -83,6 +87,7 @@ def test_a_delivery_without_attempts_left_is_a_dead_letter_that_blocks_its_key(
     assert 0 == running.end()
     dead, blocked = Delivery.objects.order_by("id")
     assert ("dead", 2, "ValueError: password=[redacted] is wrong") == (dead.state, dead.attempts, dead.error)
+    assert (True, False) == ("in never_works" in dead.traceback, "hunter2" in dead.traceback)
     assert ("pending", 0) == (blocked.state, blocked.attempts)
 
 
@@ -354,16 +359,14 @@ def test_a_worker_survives_that_its_database_closes_its_connections(
 def _close_the_others() -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            end = "SELECT pg_terminate_backend({})"
         else:
-            cursor.execute(
-                "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
-            )
-            for (number,) in cursor.fetchall():
-                cursor.execute(f"KILL {number}")
+            others = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+            end = "KILL {}"
+        cursor.execute(others)
+        for (number,) in cursor.fetchall():
+            cursor.execute(end.format(number))
     if connection.settings_dict["OPTIONS"].get("pool"):  # what waits in this process's own pool is closed as well
         connection.close()
         connection.close_pool()  # type: ignore[attr-defined]
@@ -382,3 +385,168 @@ def test_several_processes_are_supervised_and_replaced(
     orders(1)
     notes.wait_for("saved", 2)
     assert 0 == running.end()
+
+
+def test_a_supervisor_that_is_told_to_end_lets_its_workers_finish_what_runs(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    running = worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
+    notes.wait_for("begun", 1)
+    assert 0 == running.end()
+    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    assert "done" == Delivery.objects.get().state
+
+
+def test_a_supervisor_reloads_its_code_on_sighup(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker("--processes", "2", receivers=SAVED)
+    notes.wait_for("saved", 1)
+    running.popen.send_signal(signal.SIGHUP)
+    time.sleep(1.5)
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert 0 == running.end()
+
+
+STARTING = """
+import os, signal
+import django
+
+django.setup()
+from signalbox.delivery.worker import Options, Supervisor
+
+supervisor = Supervisor(4, Options(databases=("default",)))
+start, parent = supervisor._start, os.getpid()
+
+
+def start_and_signal():
+    start()
+    if os.getpid() == parent and len(supervisor.children) == 2:
+        os.kill(parent, signal.SIGTERM)
+
+
+supervisor._start = start_and_signal
+status = supervisor.run()
+assert not supervisor.children
+raise SystemExit(status)
+"""
+
+
+def test_a_supervisor_that_is_told_to_end_while_it_starts_workers_starts_no_more_and_ends(
+    start: Callable[..., Process],
+) -> None:
+    assert 0 == start("-c", STARTING).wait(30)
+
+
+def test_workers_end_without_their_supervisor(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    running = worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
+    notes.wait_for("begun", 1)
+    os.kill(running.popen.pid, signal.SIGKILL)
+    running.popen.wait()
+    notes.wait_for("saved", 1)
+    time.sleep(1.5)
+    orders(1)
+    time.sleep(1.5)
+    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_worker_that_is_told_twice_to_end_waits_for_nothing(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, processes: str
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    running = worker("--processes", processes, receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
+    notes.wait_for("begun", 1)
+    running.popen.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert running.popen.poll() is None
+    assert (75 if processes == "1" else 0) == running.end(seconds=15)
+    assert ["begun"] == [line[0] for line in notes.lines()]
+
+
+def test_a_worker_that_is_told_to_end_waits_no_longer_than_its_grace(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(2)
+    running = worker("--grace", "0.5", receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
+    notes.wait_for("begun", 1)
+    assert 75 == running.end(seconds=15)
+    begun, waiting = Delivery.objects.order_by("id")
+    assert begun.lease is not None
+    assert (None, 0) == (waiting.lease, waiting.attempts)
+
+
+def test_once_runs_one_delivery_however_many_threads_there_are(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(4)
+    assert 0 == worker("--once", "--threads", "3", receivers=SLOW, SIGNALBOX_TEST_SLOW="0.5").wait()
+    assert 1 == len(notes.lines("saved"))
+    states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
+    assert [("done", 1, None), *[("pending", 0, None)] * 3] == states
+
+
+@pytest.mark.parametrize("name", ["exits", "cancelled"])
+def test_a_receiver_that_wants_to_end_its_process_fails_and_the_worker_goes_on(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, name: str
+) -> None:
+    durable(getattr(receivers, name), retries=0)
+    durable(receivers.saved)
+    orders(2)
+    assert 0 == worker("--burst", receivers=f"{name}:post_save:shop.Order:retries=0 {SAVED}").wait()
+    assert 2 == len(notes.lines("saved"))
+    assert ["dead", "dead"] == [one.state for one in Delivery.objects.filter(receiver__endswith=name)]
+
+
+def test_a_worker_whose_thread_fails_says_so_by_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError
+
+    mine = Worker(Options(databases=("default",)))
+    monkeypatch.setattr(mine, "_next", fails)
+    assert 1 == mine.run()
+
+
+def test_what_a_thread_claims_just_before_it_ends_is_given_back(
+    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    mine = Worker(Options(databases=("default",)))
+
+    def claims_and_ends() -> None:
+        mine.stop()
+        time.sleep(0.6)  # until the main thread has given back what there was
+        assert mine._claim()
+
+    monkeypatch.setattr(mine, "_next", claims_and_ends)
+    assert 0 == mine.run()
+    [one] = Delivery.objects.all()
+    assert (None, 0) == (one.lease, one.attempts)
+
+
+def test_a_signal_waits_for_no_lock_that_the_thread_it_interrupts_may_hold() -> None:
+    mine = Worker(Options())
+    events: list[Any] = [mine.stopping, mine._something]
+
+    def interrupted() -> None:
+        with events[0]._cond, events[1]._cond:
+            mine._terminate()
+            mine._hang_up()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -16,17 +16,23 @@ PROJECTS = Path(__file__).parent / "projects"
 SOURCE = Path(__file__).parents[2] / "src"
 
 _EXAMINE = """
-import json, sys
+import importlib, json, sys
 import django
 django.setup()
 from signalbox.doctor import examine
-for finding in examine(**json.loads(sys.argv[1])):
+options = json.loads(sys.argv[1])
+if before := options.pop("before", None):
+    importlib.import_module(before)
+for finding in examine(**options):
     print(json.dumps(finding.as_json()), file=sys.stderr)
 """
 
 
 def examine(project: Path, *, debug: bool, settings: str = "settings", **options: Any) -> list[dict[str, Any]]:
-    """Return the findings on a project, as its own process finds them."""
+    """Return the findings on a project, as its own process finds them.
+
+    ``before`` names a module that does something worth recording first.
+    """
     lines = _examined(project, json.dumps({"records": False, **options}), debug, settings)
     return [json.loads(line) for line in lines]
 

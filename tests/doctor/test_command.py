@@ -6,13 +6,16 @@ import io
 import json
 import subprocess
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.core.management import CommandError
 
 from signalbox.doctor import command
-from signalbox.doctor.rules import RULES
+from signalbox.doctor.project import Project
+from signalbox.doctor.rules import RULES, Fault
 from tests.doctor.sites import PROJECTS
 from tests.doctor.sites import run as run_python
 
@@ -69,6 +72,16 @@ def test_json_gives_each_finding_on_a_line_of_its_own() -> None:
 )
 def test_it_fails_from_the_severity_on_that_it_is_told(arguments: list[str], code: int) -> None:
     assert code == doctor(*arguments).returncode
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_it_fails_at_any_severity_where_a_rule_has_failed_itself(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    def fail(project: Project) -> Iterator[Fault]:
+        raise LookupError("a mistake")
+
+    monkeypatch.setitem(RULES, "secret", replace(RULES["secret"], find=fail))
+
+    assert 1 == command.run(options("--rule", "secret", "--fail-on", level), io.StringIO())
 
 
 def test_a_healthy_project_gets_one_line() -> None:

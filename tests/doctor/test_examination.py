@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from django.core.signals import request_finished
@@ -42,10 +44,10 @@ def test_a_rule_that_raises_is_named_and_logged_and_costs_no_other_findings(
     monkeypatch.setitem(RULES, "sound", _rule("sound", _find))
 
     with caplog.at_level(logging.ERROR, "signalbox.doctor"):
-        sound, failed = examine(rules=["broken", "sound"], records=False)
+        failed, sound = examine(rules=["broken", "sound"], records=False)
 
     assert ("signalbox.sound", "Nothing.") == (sound.id, sound.happens)
-    assert ("signalbox.D000", Severity.WARNING) == (failed.id, failed.severity)
+    assert ("signalbox.D000", Severity.ERROR) == (failed.id, failed.severity)
     assert "The rule broken (signalbox.broken) failed and found nothing: LookupError." == failed.happens
     assert "The doctor's rule broken failed." in caplog.text
 
@@ -107,6 +109,82 @@ def test_a_shadowed_receiver_is_told_apart_with_debug_on_and_off() -> None:
 
     assert happens(debug=True).startswith("This twin never runs in production. It works as long as DEBUG is on")
     assert happens(debug=False).startswith("This twin never runs. With DEBUG on it would, by accident")
+
+
+_SETTINGS = """
+import os
+
+SECRET_KEY = "a patient's"
+DEBUG = os.environ["DEBUG"] == "1"
+INSTALLED_APPS = ["shop"]
+"""
+_POPPED = """
+from django.apps import AppConfig
+from django.db.backends.signals import connection_created
+
+
+class ShopConfig(AppConfig):
+    name = "shop"
+
+    def ready(self):
+        handlers = [make()]
+        connection_created.connect(handlers.pop())
+
+
+def make():
+    def made(sender, **kwargs):
+        pass
+
+    return made
+"""
+
+
+def popped(directory: Path) -> Path:
+    """Write a project that connects a receiver in a way that its source doesn't show."""
+    (directory / "shop").mkdir()
+    (directory / "settings.py").write_text(_SETTINGS)
+    (directory / "shop" / "__init__.py").touch()
+    (directory / "shop" / "apps.py").write_text(_POPPED)
+    return directory
+
+
+def test_with_debug_on_a_receiver_that_only_the_cache_keeps_is_found_however_it_was_connected(tmp_path: Path) -> None:
+    (finding,) = examine_project(popped(tmp_path), debug=True)
+
+    assert ("signalbox.D001", "shop/apps.py:15", "shop.apps.make.<locals>.made", "error") == (
+        finding["id"],
+        finding["place"],
+        finding["receiver"],
+        finding["severity"],
+    )
+    assert finding["happens"].startswith("The receiver never runs in production. It works as long as DEBUG is on")
+
+
+@pytest.mark.parametrize("apps", [None, ["shop"]])
+def test_with_debug_off_it_is_told_as_gone_whichever_apps_are_asked_for(tmp_path: Path, apps: list[str] | None) -> None:
+    (finding,) = examine_project(popped(tmp_path), debug=False, apps=apps)
+
+    assert ("signalbox.D001", "", "connection_created") == (finding["id"], finding["place"], finding["signal"])
+
+
+def test_the_garbage_collector_works_again_afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    during: list[bool] = []
+
+    def find(project: Project) -> Iterator[Fault]:
+        during.append(gc.isenabled())
+        return iter(())
+
+    monkeypatch.setitem(RULES, "sound", _rule("sound", find))
+
+    examine(rules=["sound"], records=False)
+    assert ([False], True) == (during, gc.isenabled())
+
+    gc.disable()
+    try:
+        examine(rules=["sound"], records=False)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_the_doctor_changes_no_list_of_receivers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from signalbox.doctor.rules import RULES
 from tests.doctor.sites import PROJECTS, actual, examine, expected
 
 debug_on_and_off = pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
@@ -18,3 +19,19 @@ def test_a_project_has_exactly_the_findings_that_its_comments_say(project: str, 
     findings = examine(PROJECTS / project, settings=settings, debug=debug)
 
     assert expected(PROJECTS / project) == actual(findings)
+
+
+@debug_on_and_off
+def test_what_was_recorded_tells_which_receivers_raise_and_which_are_slow(debug: bool) -> None:
+    findings = examine(PROJECTS / "recorded", debug=debug, records=True, before="work")
+
+    assert expected(PROJECTS / "recorded") == actual(findings)
+    raised, waited = (finding["happens"] for finding in findings)
+    assert "It raised in 1 of 1 recorded runs, last: LookupError: no such group." == raised
+    assert waited.startswith("Of 20 recorded runs, one in twenty took more than 1")
+
+
+def test_every_rule_has_a_defect_among_the_fixtures() -> None:
+    found = {rule for project in ("defects", "recorded") for _, _, rule in expected(PROJECTS / project)}
+
+    assert {rule.id.removeprefix("signalbox.") for rule in RULES.values()} == found

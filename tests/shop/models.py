@@ -117,6 +117,29 @@ class Word(models.Model):
     meaning = models.TextField(blank=True)
 
 
+class Phrase(models.Model):
+    text = models.CharField(max_length=50, primary_key=True)
+    meaning = models.TextField(blank=True)
+
+
+class Sentence(models.Model):
+    phrase = models.ForeignKey(Phrase, models.CASCADE, related_name="sentences")
+    also = models.ManyToManyField(Phrase, related_name="other_sentences")
+
+
+class Ticket(models.Model):
+    """Its number is let in."""
+
+    token = models.BigIntegerField(primary_key=True)
+    note = models.CharField(max_length=20, blank=True)
+
+
+class SeasonTicket(Ticket):
+    """Its key is a foreign key that holds a secret."""
+
+    year = models.IntegerField(default=2026)
+
+
 class Big(models.Model):
     id = models.BigIntegerField(primary_key=True)
     name = models.CharField(max_length=50, blank=True)
@@ -135,6 +158,22 @@ class Membership(models.Model):
     person = models.ForeignKey(Person, models.CASCADE)
     club = models.ForeignKey(Club, models.CASCADE)
     role = models.CharField(max_length=20, default="member")
+
+
+class Coded(models.Model):
+    code = models.CharField(max_length=20, unique=True)
+
+
+class Holder(models.Model):
+    """Its relation's rows hold codes, not primary keys."""
+
+    code = models.CharField(max_length=20, unique=True)
+    coded = models.ManyToManyField(Coded, through="Holding", related_name="holders")
+
+
+class Holding(models.Model):
+    holder = models.ForeignKey(Holder, models.CASCADE, to_field="code")
+    coded = models.ForeignKey(Coded, models.CASCADE, to_field="code")
 
 
 class Enrolment(models.Model):

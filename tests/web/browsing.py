@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
+from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, HttpResponse
 from django.test.testcases import LiveServerThread
 
@@ -67,6 +70,29 @@ def serving() -> Iterator[str]:
 
 
 @contextmanager
+def serving_asgi() -> Iterator[str]:
+    """Serve the test site under ASGI to other threads; yield its address."""
+    import uvicorn
+
+    application = ASGIStaticFilesHandler(get_asgi_application())
+    # Uvicorn starts an event loop of its own, whatever loop the browser's driver runs in this thread.
+    server = uvicorn.Server(uvicorn.Config(application, port=0, lifespan="off", log_config=None, ws="none"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    for _ in range(400):
+        if server.started or not thread.is_alive():
+            break
+        time.sleep(0.025)
+    try:
+        assert server.started, "uvicorn did not start"
+        [socket] = server.servers[0].sockets
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
 def chromium() -> Iterator[Browser]:
     """Start the browser."""
     from playwright.sync_api import sync_playwright
@@ -86,13 +112,14 @@ class Visitor:
         self.page = page
         self.address = address
         self.complaints: list[str] = []
+        # htmx complains of a poll that was under way when the page was left.
+        self.expected: tuple[str, ...] = ("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")
         page.on("console", lambda message: self._note(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self._note(str(error)))
         page.on("dialog", lambda dialog: self._note(f"dialog: {dialog.message}"))
 
     def _note(self, text: str) -> None:
-        # htmx complains of a poll that was under way when the page was left.
-        if not text.startswith(("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")):
+        if not text.startswith(self.expected):
             self.complaints.append(text)
 
     def go(self, path: str) -> None:
@@ -100,7 +127,8 @@ class Visitor:
         answer = self.page.goto(self.address + path)
         assert answer is not None
         assert 200 == answer.status, f"{path} answered {answer.status}"
-        self.page.wait_for_selector("[aria-busy=true]", state="detached")
+        # The doctor reads every file of the project: on a busy machine that takes its time.
+        self.page.wait_for_selector("[aria-busy=true]", state="detached", timeout=60_000)
 
     def accessibility(self) -> list[str]:
         """Return what axe has against the page."""

@@ -13,10 +13,13 @@ from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client, override_settings
 
-from signalbox import departures
+import signalbox
+from signalbox import departures, store
 from signalbox.context import new_trace_id
+from signalbox.delivery import registry
 from signalbox.models import Delivery, Event, Trace
 from tests import services
+from tests.delivery import receivers
 from tests.web import browsing
 from tests.web.browsing import Visitor
 
@@ -132,6 +135,17 @@ def add_delivery(db: None) -> Callable[..., Delivery]:
     return add
 
 
+@pytest.fixture
+def durable() -> Iterator[str]:
+    """A durable receiver's name."""
+    signalbox.receiver("post_save", sender="shop.Order", durable=True)(receivers.saved)
+    [name] = registry.durables()
+    yield name
+    registry.disconnect(name)
+    store.deliverer = None
+    signalbox.install()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The browser; the reason to go without it is a failure where services are required.
@@ -149,10 +163,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def site(django_db_setup: None) -> Iterator[str]:
-    """The address of the test site, served under a strict policy."""
+def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[str]:
+    """The address of the test site, served under a strict policy; under WSGI where a test doesn't ask for ASGI."""
     middleware = ["tests.web.browsing.StrictPolicy", *settings.MIDDLEWARE]
-    with override_settings(MIDDLEWARE=middleware), browsing.serving() as address:
+    serving = {"wsgi": browsing.serving, "asgi": browsing.serving_asgi}[getattr(request, "param", "wsgi")]
+    with override_settings(MIDDLEWARE=middleware), serving() as address:
         yield address
 
 
@@ -177,7 +192,7 @@ def window(browser: Browser, site: str, transactional_db: None) -> Iterator[Call
 
     def open_window(**options: Any) -> Visitor:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
-        context.set_default_timeout(8000)
+        context.set_default_timeout(20_000)
         context.add_cookies([{"name": "sessionid", "value": session, "url": site}])
         contexts.append(context)
         opened.append(Visitor(context.new_page(), site))

@@ -7,14 +7,14 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import resolve, reverse
 
-from signalbox.models import Event, Trace
+from signalbox.models import Delivery, Event, Trace
 from signalbox.urls import urlpatterns
 
 pytestmark = pytest.mark.django_db(databases="__all__")  # the deliveries' page asks each one
 
 
 @pytest.fixture
-def addresses(add_event: Callable[..., Event]) -> list[str]:
+def addresses(add_event: Callable[..., Event], add_delivery: Callable[..., Delivery]) -> list[str]:
     event = add_event()
     return [
         reverse("signalbox:timeline"),
@@ -27,8 +27,8 @@ def addresses(add_event: Callable[..., Event]) -> list[str]:
         reverse("signalbox:revert", args=[event.id]),
         reverse("signalbox:object") + "?sender=shop.Order&key=7",
         reverse("signalbox:map"),
-        reverse("signalbox:graph"),
         reverse("signalbox:deliveries"),
+        reverse("signalbox:delivery", args=[add_delivery().id]),
         reverse("signalbox:doctor"),
         reverse("signalbox:findings"),
     ]
@@ -36,7 +36,9 @@ def addresses(add_event: Callable[..., Event]) -> list[str]:
 
 def test_every_address_that_shows_something_is_among_those_that_are_tried(addresses: list[str]) -> None:
     names = {pattern.name for pattern in urlpatterns}
-    assert names - {"enter", "change"} == {resolve(address.partition("?")[0]).url_name for address in addresses}
+    assert names - {"enter", "change", "replay"} == {
+        resolve(address.partition("?")[0]).url_name for address in addresses
+    }
 
 
 def test_an_anonymous_visitor_is_sent_to_log_in_and_shown_nothing(client: Client, addresses: list[str]) -> None:

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from signalbox import admin as signalbox_admin
 from signalbox.admin import SignalboxHistory
-from signalbox.models import Event
+from signalbox.models import Delivery, Event
 
 pytestmark = pytest.mark.django_db
 
@@ -30,8 +30,8 @@ def listed(client: Client, query: str = "") -> list[Any]:
     return list(client.get(f"/admin/signalbox/event/{query}").context["cl"].result_list)
 
 
-def test_events_and_traces_are_read_and_no_more(boss: Client, add_event: AddEvent, add_trace: Any) -> None:
-    for row in (add_event(), add_trace()):
+def test_rows_are_read_and_no_more(boss: Client, add_event: AddEvent, add_trace: Any, add_delivery: Any) -> None:
+    for row in (add_event(), add_trace(), add_delivery()):
         name = row._meta.model_name
         assert 200 == boss.get(f"/admin/signalbox/{name}/").status_code
         page = boss.get(f"/admin/signalbox/{name}/{row.pk}/change/")
@@ -41,11 +41,16 @@ def test_events_and_traces_are_read_and_no_more(boss: Client, add_event: AddEven
         assert 403 == boss.post(f"/admin/signalbox/{name}/{row.pk}/change/", {}).status_code
 
 
-@pytest.mark.parametrize("model", ["event", "trace"])
-def test_the_list_does_not_count_the_table(boss: Client, add_event: AddEvent, add_trace: Any, model: str) -> None:
-    add_event()
-    add_trace()
-    for query in ("", "?q=nothing", "?outcome=failed" if model == "event" else "?kind=task"):
+FILTERS = {"event": "?outcome=failed", "trace": "?kind=task", "delivery": "?state=dead&receiver=shop.tell"}
+
+
+@pytest.mark.parametrize("model", FILTERS)
+def test_the_list_does_not_count_the_table(
+    boss: Client, add_event: AddEvent, add_trace: Any, add_delivery: Any, model: str
+) -> None:
+    for add in (add_event, add_trace, add_delivery):
+        add()
+    for query in ("", "?q=nothing", FILTERS[model]):
         with CaptureQueriesContext(connection) as queries:
             boss.get(f"/admin/signalbox/{model}/{query}")
         assert not [one["sql"] for one in queries if "COUNT(" in one["sql"].upper() and "signalbox" in one["sql"]]
@@ -66,9 +71,100 @@ def test_a_search_leads_by_index(boss: Client, add_event: AddEvent) -> None:
         assert [event] == listed(boss, f"?q={term}")
 
 
+@pytest.mark.every_database
+@pytest.mark.parametrize("model", ["event", "trace"])
+def test_a_trace_id_is_compared_as_it_is(boss: Client, add_event: AddEvent, add_trace: Any, model: str) -> None:
+    trace_id = "ab" * 16
+    row = {"event": add_event, "trace": add_trace}[model](trace_id=trace_id)
+    with CaptureQueriesContext(connection) as queries:
+        found = boss.get(f"/admin/signalbox/{model}/?q=+{trace_id.upper()}+").context["cl"].result_list
+    assert [row] == list(found)
+    asked = [one["sql"] for one in queries if trace_id in one["sql"].lower()]
+    assert asked
+    assert [] == [sql for sql in asked if "UPPER(" in sql or "LIKE" in sql]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("event/", "The list ends after the newest 2,000 that fit"),
+        ("trace/", "The list ends after the newest 2,000 that fit"),
+        ("event/", "outcome, among the newest 50,000 rows"),
+        ("trace/", "kind, among the newest 50,000 rows"),
+    ],
+)
+def test_the_list_says_what_it_leaves_out(
+    boss: Client, add_event: AddEvent, add_trace: Any, address: str, said: str
+) -> None:
+    add_event()
+    add_trace()
+    assert said in boss.get(f"/admin/signalbox/{address}").content.decode()
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("query", ["?signal=%00", "?outcome=lost", "?q=%00"])
+def test_a_filter_that_is_none_breaks_nothing(boss: Client, add_event: AddEvent, query: str) -> None:
+    add_event()
+    assert boss.get(f"/admin/signalbox/event/{query}").status_code in (200, 302)
+
+
 def test_filters_choose(boss: Client, add_event: AddEvent) -> None:
     event = add_event(signal="update", outcome="rolled_back")
     assert [event] == listed(boss, "?signal=update&outcome=rolled_back")
+
+
+DELIVERIES = "/admin/signalbox/delivery/"
+REPLAY = f"{DELIVERIES}replay/"
+
+
+@pytest.fixture
+def clerk(client: Client) -> Client:
+    """Staff who may see deliveries, and change nothing."""
+    user = User.objects.create_user("clerk", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_delivery"))
+    client.force_login(user)
+    return client
+
+
+def may_change(client: Client) -> None:
+    User.objects.get(username="clerk").user_permissions.add(Permission.objects.get(codename="change_delivery"))
+
+
+def test_deliveries_are_filtered_by_what_they_do(boss: Client, add_delivery: Any) -> None:
+    letter = add_delivery(state="dead", wake=None)
+    waits = add_delivery(attempts=1)
+    for state, found in (("dead", [letter]), ("retrying", [waits]), ("pending", [waits]), ("done", [])):
+        assert found == list(boss.get(f"{DELIVERIES}?state={state}").context["cl"].result_list)
+
+
+@pytest.mark.parametrize(("action", "state"), [("retry", "pending"), ("discard", "discarded")])
+def test_a_dead_letter_is_changed_by_whoever_may(clerk: Client, add_delivery: Any, action: str, state: str) -> None:
+    letter = add_delivery(state="dead", wake=None)
+    order = {"action": action, "_selected_action": [letter.pk]}
+    assert b'name="action"' not in clerk.get(DELIVERIES).content
+    clerk.post(DELIVERIES, order)
+    letter.refresh_from_db()
+    assert "dead" == letter.state
+    may_change(clerk)
+    assert f'value="{action}"' in clerk.get(DELIVERIES).content.decode()
+    assert "1 of 1 deliveries" in clerk.post(DELIVERIES, order, follow=True).content.decode()
+    letter.refresh_from_db()
+    assert state == letter.state
+
+
+def test_past_events_are_replayed_by_whoever_may(clerk: Client, add_event: AddEvent, durable: str) -> None:
+    add_event()
+    order = {"receiver": durable, "since": "2026-01-01"}
+    assert b"Replay past events" not in clerk.get(DELIVERIES).content
+    assert [403, 403] == [answer.status_code for answer in (clerk.get(REPLAY), clerk.post(REPLAY, order))]
+    may_change(clerk)
+    assert REPLAY.encode() in clerk.get(DELIVERIES).content
+    assert durable in clerk.get(REPLAY).content.decode()
+    assert "1 deliveries would be made" in clerk.post(REPLAY, {**order, "count": "1"}).content.decode()
+    assert "a time was expected" in clerk.post(REPLAY, {**order, "since": "soon"}).content.decode()
+    assert not Delivery.objects.exists()
+    assert DELIVERIES == clerk.post(REPLAY, order)["Location"]
+    assert durable == Delivery.objects.get().receiver
 
 
 class WithButton(SignalboxHistory, UserAdmin):  # type: ignore[type-arg]

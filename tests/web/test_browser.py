@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import pytest
 from django.contrib.auth.models import User
+from django.db.models.signals import post_save
 
+from signalbox.doctor import Finding, Line, Severity
 from signalbox.models import Delivery, Event, Trace
 from tests.shop.models import Order
 from tests.web.browsing import Visitor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -61,26 +68,32 @@ def addresses(event: Event) -> dict[str, str]:
         "object": "/signalbox/object/?" + urlencode({"sender": event.sender, "key": event.object_key}),
         "map": "/signalbox/map/",
         "deliveries": "/signalbox/deliveries/?state=dead",
+        "delivery": f"/signalbox/deliveries/{Delivery.objects.get().id}/",
         "doctor": "/signalbox/doctor/",
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["timeline", "trace", "event", "revert", "object", "map", pytest.param("deliveries", marks=every_alias), "doctor"],
+    [
+        *("timeline", "trace", "event", "revert", "object", "map", "doctor"),
+        *(pytest.param(name, marks=every_alias) for name in ("deliveries", "delivery")),
+    ],
 )
-def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(window: Window, work: Event, name: str) -> None:
+def test_a_page_is_accessible_in_both_schemes_at_any_width(window: Window, work: Event, name: str) -> None:
     visitor = window(reduced_motion="reduce")
-    visitor.page.emulate_media(color_scheme="light")
     visitor.go(addresses(work)[name])
     if name == "timeline":
         visitor.page.click("[data-twist]")
         visitor.page.wait_for_selector(".leaf")
-    assert [] == visitor.accessibility()
-    visitor.page.emulate_media(color_scheme="dark")
-    visitor.page.set_viewport_size({"width": 360, "height": 740})
-    assert 0 == visitor.overflow()
-    assert [] == visitor.accessibility()
+    elif name == "deliveries":
+        visitor.page.click("text=Replay past events")
+    for width in (1280, 900, 360):
+        visitor.page.set_viewport_size({"width": width, "height": 740})
+        assert (width, 0) == (width, visitor.overflow())
+        for scheme in ("light", "dark"):
+            visitor.page.emulate_media(color_scheme=scheme)
+            assert (width, scheme, []) == (width, scheme, visitor.accessibility())
 
 
 SAVE = """
@@ -99,13 +112,28 @@ def saved_elsewhere(name: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def soonest(visitor: Visitor) -> float:
+    """Return seconds from a commit elsewhere until the page shows it: of three, as others may need the machine."""
+    taken = []
+    for number in range(3):
+        committed = saved_elsewhere(f"night train {number}")
+        visitor.page.wait_for_selector(f".line >> text=night train {number}")
+        taken.append(time.time() - committed)
+    return min(taken)
+
+
 def test_what_another_process_does_shows_within_two_seconds(window: Window, work: Event) -> None:
     visitor = window()
     visitor.go("/signalbox/")
-    committed = saved_elsewhere("night train")
-    visitor.page.wait_for_selector(".line >> text=night train")
-    assert time.time() - committed < 2
+    assert soonest(visitor) < 2
     assert "night train" in visitor.page.locator(".line .name").first.inner_text()
+
+
+@pytest.mark.parametrize("site", ["asgi"], indirect=True)
+def test_it_is_live_under_asgi_too(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    assert soonest(visitor) < 2
 
 
 def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: Window, work: Event) -> None:
@@ -137,6 +165,181 @@ def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
     assert "true" == line.locator("[data-twist]").get_attribute("aria-expanded")
 
 
+HEIGHTS = """(line) => {
+  window.heights = [];
+  const look = () => { heights.push(line.offsetHeight); requestAnimationFrame(look); };
+  look();
+}"""
+
+
+def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
+    window: Window, work: Event, add_event: AddEvent
+) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    line = visitor.page.locator(f"#t-{ONE}")
+    line.locator("[data-twist]").click()
+    line.locator(".leaf-link").nth(1).focus()
+    focused = visitor.page.evaluate("document.activeElement.href")
+    line.evaluate(HEIGHTS)
+    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
+    line.locator(".leaf >> text=late").wait_for()
+    assert focused == visitor.page.evaluate("document.activeElement.href")
+    heights = visitor.page.evaluate("heights")
+    assert heights == sorted(heights)
+
+
+def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: Window, add_event: AddEvent) -> None:
+    visitor = window()
+    oldest, *_ = [add_event(object_label=f"Order {number}") for number in range(45)]
+    visitor.go("/signalbox/")
+    visitor.page.click("text=Older traces")
+    visitor.page.wait_for_selector("text=The beginning of the register")
+    line = visitor.page.locator(f"[id='t-{oldest.trace_id}']")
+    add_event(trace_id=oldest.trace_id, object_label="late")
+    line.locator(".events >> text=2 event").wait_for()
+    assert (1, 45) == (line.count(), visitor.page.locator(".line").count())
+
+
+def refuse(visitor: Visitor) -> None:
+    """Let complaints about the refusals that a test provokes pass."""
+    visitor.expected += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
+
+
+def label(visitor: Visitor) -> str:
+    return visitor.page.locator("[data-pause-label]").inner_text()
+
+
+def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: Window, work: Event) -> None:
+    visitor = window()
+    refuse(visitor)
+    visitor.go("/signalbox/")
+    assert "Live" == label(visitor)
+    asked: list[float] = []
+
+    def fail(route: Route) -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            route.abort()
+        else:
+            route.fulfill(status=502, body="away")
+
+    visitor.page.route("**/live/**", fail)
+    visitor.page.wait_for_selector("[data-pause-label]:text-is('Reconnecting…')")
+    visitor.page.wait_for_timeout(5000)
+    assert 2 == len(asked)
+    assert asked[1] - asked[0] >= 2
+    visitor.page.unroute("**/live/**")
+    visitor.page.evaluate("dispatchEvent(new Event('online'))")
+    visitor.page.wait_for_selector("[data-pause-label]:text-is('Live')")
+    saved_elsewhere("relief train")
+    visitor.page.wait_for_selector(".line >> text=relief train")
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: Window, work: Event, paused: bool) -> None:
+    visitor = window()
+    refuse(visitor)
+    visitor.go("/signalbox/?group=model")
+    cookies = visitor.page.context.cookies()
+    if paused:
+        visitor.page.keyboard.press("p")
+    visitor.page.context.clear_cookies()
+    link = visitor.page.locator("[data-out]")
+    link.wait_for()
+    assert "Logged out · log in" == link.inner_text()
+    assert visitor.page.locator("[data-pause]").is_hidden()
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    visitor.page.wait_for_timeout(2500)
+    assert [] == asked
+    visitor.page.context.add_cookies(cookies)  # type: ignore[arg-type]
+    visitor.page.evaluate("dispatchEvent(new Event('focus'))")
+    link.wait_for(state="hidden")
+    assert ("Paused" if paused else "Live") == label(visitor)
+    visitor.page.context.clear_cookies()
+    link.wait_for()
+    link.click()
+    visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fgroup%3Dmodel")
+
+
+def test_a_poll_that_is_led_to_a_login_stops_too(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.route(
+        "**/live/**", lambda route: route.fulfill(status=302, headers={"Location": f"{visitor.address}/admin/login/"})
+    )
+    visitor.page.locator("[data-out]").wait_for()
+    assert 2 == visitor.page.locator(".line").count()
+
+
+def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.click(f"[id='t-{ONE}'] [data-twist]")
+    visitor.page.locator(".leaf").first.wait_for()
+    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
+    behind = {"HX-Trigger": "behind"}
+    visitor.page.route("**/live/**", lambda route: route.fulfill(status=204, headers=behind), times=1)
+    visitor.page.wait_for_selector("#found:not([data-old])")
+    visitor.page.locator(".leaf").first.wait_for()
+    assert 2 == visitor.page.locator(".line").count()
+
+
+HIDE = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => %s });"
+COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+@pytest.mark.parametrize("away", ["hidden", "paused"])
+def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
+    window: Window, work: Event, add_event: AddEvent, away: str
+) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    if away == "paused":
+        visitor.page.keyboard.press("p")
+    else:
+        visitor.page.evaluate(HIDE % "true")
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    newest = [add_event() for _ in range(130)][-1]
+    visitor.page.wait_for_timeout(2500)
+    if away == "paused":
+        visitor.page.wait_for_selector("[data-news]:text-is('100+ new')")
+        assert 2 == visitor.page.locator(".line").count()
+        visitor.page.click("[data-news]")
+    else:
+        assert [] == asked
+        visitor.page.evaluate(HIDE % "false" + COME_BACK)
+    visitor.page.wait_for_selector(f"[id='t-{newest.trace_id}']")
+    assert 40 == visitor.page.locator(".line").count()
+    assert f"t-{newest.trace_id}" == visitor.page.locator(".line").first.get_attribute("id")
+    assert "Live" == label(visitor)
+
+
+def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        more = len(asked) > 1
+        route.fulfill(json={"traces": 240 if more else 12, "more": more})
+
+    visitor.page.keyboard.press("p")
+    visitor.page.wait_for_load_state("networkidle")
+    visitor.page.route("**/live/**", answer)
+    visitor.page.wait_for_selector("[data-news]:text-is('12 new')")
+    visitor.page.wait_for_selector("[data-news]:text-is('240+ new')")
+    visitor.page.wait_for_timeout(2500)
+    assert ["count=1", "count=1"] == [address.rpartition("&")[2] for address in asked]
+    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
+    visitor.page.click("[data-news]")
+    visitor.page.wait_for_selector("#found:not([data-old])")
+    assert visitor.page.locator("[data-news]").is_hidden()
+
+
 def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: Window, work: Event) -> None:
     visitor = window()
     visitor.go("/signalbox/")
@@ -165,6 +368,35 @@ def test_the_filter_s_fields_suggest_what_was_recorded(window: Window, work: Eve
     assert ["shop.Order", "shop.OrderLine", "wsgi"] == visitor.page.eval_on_selector_all(
         "#senders option", "options => options.map(option => option.value)"
     )
+
+
+def test_objects_and_times_are_suggested_with_their_names(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("#objects option", state="attached")
+    said = "options => options.map(option => [option.value, option.label])"
+    objects = visitor.page.eval_on_selector_all("#objects option", said)
+    assert [["shop.OrderLine:9", "Line 9"], ["shop.Order:7", "Order 7"]] == objects
+    assert ["15m", "15 minutes ago"] in visitor.page.eval_on_selector_all("#times option", said)
+    for field, options in (("object", "objects"), ("since", "times"), ("until", "times")):
+        assert options == visitor.page.get_attribute(f"[name={field}]", "list")
+
+
+def test_one_press_asks_for_a_range_of_time_and_another_for_all(window: Window, add_event: AddEvent) -> None:
+    add_event()
+    recent = add_event(time=int(time.time() * 1_000_000))
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.keyboard.press("f")
+    visitor.page.click("[data-since='15m']")
+    visitor.page.wait_for_url("**/signalbox/?since=15m")
+    visitor.page.wait_for_selector(".chip")
+    assert [f"t-{recent.trace_id}"] == visitor.page.eval_on_selector_all(".line", "lines => lines.map(line => line.id)")
+    assert "true" == visitor.page.get_attribute("[data-since='15m']", "aria-pressed")
+    visitor.page.click("[data-since='15m']")
+    visitor.page.wait_for_url("**/signalbox/")
+    assert "false" == visitor.page.get_attribute("[data-since='15m']", "aria-pressed")
 
 
 def test_a_filter_that_can_t_be_read_says_so(window: Window, work: Event) -> None:
@@ -236,7 +468,79 @@ def test_the_strip_chart_tells_its_numbers_to_a_screen_reader(window: Window, ad
     visitor.go("/signalbox/")
     visitor.page.wait_for_selector("[data-strip] canvas")
     label = visitor.page.get_attribute("[data-strip]", "aria-label")
-    assert "1 events in the last 10 minutes: model; some failed" == label
+    assert "1 event in the last 10 minutes: model; some failed" == label
+
+
+def test_a_strip_with_nothing_to_draw_takes_no_room(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    visitor.page.wait_for_selector(".strip.quiet-now")
+    assert visitor.page.locator(".strip").bounding_box()["height"] < 50  # type: ignore[index]
+    assert "none in the last 10 minutes" in visitor.page.locator(".strip h2").inner_text()
+
+
+def test_the_strip_says_when_a_limit_cut_it_off(
+    window: Window, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = window()
+    monkeypatch.setattr("signalbox.web.reading.STRIP_EVENTS", 2)
+    moment = int(time.time() * 1_000_000)
+    for _ in range(3):
+        add_event(time=moment)
+    visitor.go("/signalbox/")
+    since = dt.datetime.fromtimestamp(moment / 1_000_000, tz=dt.UTC)
+    visitor.page.wait_for_selector(f"text=only the latest events, since {since:%H:%M:%S}")
+
+
+def test_the_strip_keeps_the_server_s_time_where_the_browser_s_clock_is_wrong(
+    window: Window, add_event: AddEvent
+) -> None:
+    visitor = window()
+    visitor.page.clock.install(time=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=20))
+    add_event(time=int(time.time() * 1_000_000))
+    visitor.go("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.clock.run_for(11_000)
+    assert "1 event in the last 10 minutes: model" == visitor.page.get_attribute("[data-strip]", "aria-label")
+
+
+WRITTEN = """
+window.written = [];
+const fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const width = this.measureText(text).width;
+  const begin = x - (this.textAlign === "center" ? width / 2 : this.textAlign === "right" ? width : 0);
+  written.push([text, begin >= 0 && begin + width <= this.canvas.width]);
+  return fillText.call(this, text, x, y);
+};
+"""
+
+
+@pytest.mark.parametrize("second", [1, 20, 40])
+def test_no_time_below_the_strip_is_cut(window: Window, work: Event, second: int) -> None:
+    visitor = window()
+    now = 1_790_000_400 + second
+    answer = {"now": now, "offset": 0, "seconds": 600, "step": 5, "groups": ["model"], "begins": None}
+    bucket = [(now - 60) // 5 * 5, "model", 1, 0]
+    visitor.page.route("**/strip/**", lambda route: route.fulfill(json=answer | {"buckets": [bucket]}))
+    visitor.page.add_init_script(WRITTEN)
+    visitor.go("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.wait_for_function("written.length > 5")
+    assert [] == [text for text, whole in visitor.page.evaluate("written") if not whole]
+
+
+def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(window: Window, work: Event) -> None:
+    visitor = window()
+    refuse(visitor)
+    visitor.go("/signalbox/")
+    visitor.page.route("**/tree/", lambda route: route.fulfill(status=502, body="away"), times=1)
+    line = visitor.page.locator(f"#t-{ONE}")
+    line.locator("[data-twist]").click()
+    line.locator("text=The server did not answer").wait_for()
+    line.locator("[data-twist]").click()
+    line.locator("[data-twist]").click()
+    line.locator(".leaf").first.wait_for()
 
 
 def test_older_traces_are_fetched_below(window: Window, add_event: AddEvent) -> None:
@@ -264,6 +568,44 @@ def test_the_slider_shows_an_object_s_state_then(window: Window) -> None:
     visitor.page.wait_for_selector("#state td:text-is('open')")
     assert "open" == visitor.page.locator("#state tr:has(th:text-matches('^status')) td").inner_text()
     assert "at=" in visitor.page.url
+
+
+def test_a_slider_s_steps_are_one_step_back_and_only_the_last_is_fetched(window: Window) -> None:
+    visitor = window()
+    order = Order.objects.create(number="1889")
+    for number in range(12):
+        order.number = str(number)
+        order.save()
+    visitor.go("/signalbox/map/")
+    visitor.go(f"/signalbox/object/?sender=shop.Order&key={order.pk}")
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    before = visitor.page.evaluate("history.length")
+    visitor.page.focus("[data-slider]")
+    for _ in range(8):
+        visitor.page.keyboard.press("ArrowLeft")
+    stop = visitor.page.evaluate(
+        "document.querySelector('[data-slider]').dataset.versions.split(',').at(document.querySelector('[data-slider]').value)"
+    )
+    visitor.page.wait_for_selector(f"#state[data-at='{stop}']")
+    assert len(asked) < 8
+    assert before == visitor.page.evaluate("history.length")
+    assert f"at={stop}" in visitor.page.url
+    visitor.page.go_back()
+    visitor.page.wait_for_url("**/map/")
+
+
+def test_a_search_that_is_typed_is_one_step_back(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/")
+    before = visitor.page.evaluate("history.length")
+    visitor.page.keyboard.press("/")
+    for typed in ("im", "import", "import_prices"):
+        visitor.page.keyboard.type(typed[len(visitor.page.input_value("#text")) :])
+        visitor.page.wait_for_url(f"**/signalbox/?text={typed}")
+    assert before + 1 == visitor.page.evaluate("history.length")
+    visitor.page.go_back()
+    visitor.page.wait_for_url("**/signalbox/")
 
 
 def test_what_an_event_changed_is_put_back_after_a_confirmation(window: Window) -> None:
@@ -294,6 +636,102 @@ def test_the_map_draws_receivers_and_narrows_them(window: Window, work: Event) -
     assert 0 < drawn <= listed
     visitor.page.select_option("[name=app]", "auth")
     assert 0 < visitor.page.locator("[data-edges] tbody tr:visible").count() < listed
+
+
+def test_the_map_s_filter_stands_in_the_address_and_survives_a_reload(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/map/")
+    visitor.page.check("[name=django]")
+    visitor.page.select_option("[name=health]", "not called")
+    visitor.page.wait_for_url("**/signalbox/map/?health=not+called&django=on")
+    shown = visitor.page.locator("[data-count]").inner_text()
+    visitor.page.reload()
+    visitor.page.wait_for_selector("svg.graph")
+    assert shown == visitor.page.locator("[data-count]").inner_text()
+    assert visitor.page.is_checked("[name=django]")
+    assert "not called" == visitor.page.input_value("[name=health]")
+
+
+def test_the_map_calls_a_receiver_s_state_the_same_everywhere(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go("/signalbox/map/")
+    said = [
+        set(visitor.page.locator(where).all_inner_texts())
+        for where in (".legend li", "[name=health] option:not([value=''])")
+    ]
+    assert said[0] == said[1]
+    assert said[0] > set(visitor.page.locator("[data-edges] .health").all_inner_texts())
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 700, 360])
+def test_a_line_tells_who_and_how_much_at_any_width(window: Window, work: Event, width: int) -> None:
+    visitor = window(viewport={"width": width, "height": 740})
+    visitor.go("/signalbox/")
+    line = visitor.page.locator(f"#t-{ONE}")
+    for what in (".actor", ".events", ".took", ".flags .bad", ".time"):
+        box = line.locator(what).bounding_box()
+        assert box is not None, what
+        assert box["width"] > 5, what
+        assert box["x"] + box["width"] <= width, what
+    assert "POST /orders/7/" == line.locator(".name").get_attribute("title")
+    assert 0 == visitor.overflow()
+
+
+@every_alias
+def test_on_a_phone_tables_stand_as_cards_and_nothing_scrolls_sideways(window: Window, work: Event) -> None:
+    visitor = window(viewport={"width": 360, "height": 740})
+    for name in ("event", "map", "deliveries"):
+        visitor.go(addresses(work)[name])
+        beyond = visitor.page.eval_on_selector_all(
+            ".receivers", "tables => tables.filter(table => table.scrollWidth > innerWidth).length"
+        )
+        assert (name, 0) == (name, beyond)
+    visitor.go(addresses(work)["event"])
+    for what in ("shop/signals.py:12", "900 µs"):
+        box = visitor.page.locator(f".receivers >> text={what}").first.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 360
+
+
+@every_alias
+def test_a_state_is_never_broken_within_its_word(window: Window, work: Event, add_delivery: AddDelivery) -> None:
+    add_delivery(state="discarded", trace_id=ONE, span=work.span, error="ValueError: " + "no such customer " * 20)
+    for width in (1280, 360):
+        visitor = window(viewport={"width": width, "height": 740})
+        visitor.go(f"/signalbox/event/{work.id}/")
+        heights = visitor.page.eval_on_selector_all(".status", "all => all.map(one => one.getClientRects().length)")
+        assert {1} == set(heights)
+        assert visitor.page.locator(".status >> text=discarded").bounding_box()["height"] < 30  # type: ignore[index]
+
+
+def test_a_value_that_was_empty_says_so(window: Window, add_event: AddEvent) -> None:
+    event = add_event(errors=1, data={"changes": {"subtitle": ["", "Now"], "note": ["Then", ""], "blind": ["new"]}})
+    visitor = window()
+    visitor.go(f"/signalbox/event/{event.id}/")
+    rows = [row.split("	") for row in visitor.page.locator(".diff tbody").inner_text().splitlines()]
+    assert [["subtitle", "empty", "Now"], ["note", "Then", "empty"], ["blind", "unknown", "new"]] == rows
+    outcome, flag = (visitor.page.locator(f".head {what}").bounding_box() for what in (".outcome", ".flag"))
+    assert outcome is not None
+    assert flag is not None
+    assert 0 < flag["x"] - outcome["x"] - outcome["width"] < 30
+
+
+def test_the_page_that_puts_back_shows_long_texts_as_one(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go(f"/signalbox/event/{work.id}/revert/")
+    row = visitor.page.locator(".diff tr", has_text="note").locator(".inline-diff")
+    assert "Ring" in row.locator("del").first.inner_text()
+    assert "Leave" in row.locator("ins").first.inner_text()
+
+
+def test_commits_and_rollbacks_stand_on_the_axis(window: Window, work: Event) -> None:
+    visitor = window()
+    visitor.go(f"/signalbox/trace/{ONE}/")
+    assert ["commit"] == visitor.page.locator(".fall-ends text").all_text_contents()
+    assert 3 == visitor.page.locator(".fall-row line.end-committed").count()
+    visitor.go(f"/signalbox/trace/{TWO}/")
+    assert ["rollback"] == visitor.page.locator(".fall-ends text").all_text_contents()
+    assert 1 == visitor.page.locator(".fall-row .send.hatched").count()
 
 
 def test_a_button_copies(window: Window, work: Event) -> None:
@@ -341,20 +779,22 @@ def test_whatever_is_stored_is_shown_as_text(
     )
     add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
     facts = {"signal": EVIL, "sender": EVIL, "object_key": EVIL, "trace_id": event.trace_id, "span": event.span}
-    add_delivery(**facts, state="dead", receiver=EVIL, queue="<b>q", key=EVIL, error=EVIL, payload={EVIL: EVIL})
+    evil = {"receiver": EVIL, "queue": "<b>q", "key": EVIL, "error": EVIL, "payload": {EVIL: EVIL}}
+    delivery = add_delivery(**facts, **evil, state="dead")
     paths = [
         "/signalbox/",
         f"/signalbox/trace/{ONE}/",
         f"/signalbox/event/{event.id}/",
         "/signalbox/object/?" + urlencode({"sender": EVIL, "key": EVIL}),
         "/signalbox/deliveries/",
+        f"/signalbox/deliveries/{delivery.id}/",
         "/signalbox/deliveries/?" + urlencode({"receiver": EVIL}),
         "/signalbox/?" + urlencode(dict.fromkeys(["text", "signal", "sender", "actor"], EVIL)),
         "/signalbox/?" + urlencode(dict.fromkeys(["since", "object", "outcome", "group", "kind"], EVIL)),
     ]
     for path in paths:
         visitor.go(path)
-        assert 0 == visitor.page.locator("img, main script").count(), path
+        assert 0 == visitor.page.locator("img, main script:not([type='application/json'])").count(), path
         assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path
     visitor.go("/signalbox/")
     visitor.page.click("[data-twist]")
@@ -365,3 +805,81 @@ def test_whatever_is_stored_is_shown_as_text(
     visitor.page.wait_for_selector(f"#t-{TWO}")
     visitor.page.wait_for_timeout(100)
     assert 0 == visitor.page.locator("img, main script").count()
+
+
+@pytest.fixture
+def evil_receiver() -> Iterator[None]:
+    """A receiver of orders whose name is hostile."""
+
+    def receiver(**given: object) -> None:
+        pass
+
+    receiver.__module__ = "shop"
+    receiver.__qualname__ = EVIL
+    post_save.connect(receiver, sender=Order, weak=False)
+    yield
+    post_save.disconnect(receiver, sender=Order)
+
+
+@pytest.mark.usefixtures("evil_receiver")
+def test_whatever_is_stored_is_shown_as_text_on_the_map_and_where_it_is_put_back(
+    window: Window, add_event: AddEvent
+) -> None:
+    visitor = window()
+    runs = [{"name": f"shop.{EVIL}", "place": EVIL, "us": 10, "error": EVIL}]
+    changes = {"status": [EVIL, EVIL * 2], "note": ["a" * 80, EVIL], "number": [EVIL]}
+    event = add_event(object_label=EVIL, actor_label=EVIL, errors=1, data={"receivers": runs, "changes": changes})
+    for path in ("/signalbox/map/", f"/signalbox/event/{event.id}/revert/"):
+        visitor.go(path)
+        if "map" in path:
+            visitor.page.wait_for_selector("svg.graph .node.receiver")
+        assert 0 == visitor.page.locator("img, main script:not([type='application/json'])").count(), path
+        assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path
+    visitor.go("/signalbox/map/?" + urlencode({"app": EVIL, "health": EVIL, "django": EVIL, EVIL: EVIL}))
+    visitor.page.wait_for_selector("svg.graph .node.receiver")
+
+
+def test_whatever_the_doctor_finds_is_shown_as_text(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Finding(
+        id=EVIL,
+        rule=EVIL,
+        severity=Severity.ERROR,
+        app=EVIL,
+        path=EVIL,
+        line=1,
+        place=EVIL,
+        signal=EVIL,
+        receiver=EVIL,
+        happens=EVIL,
+        why=EVIL,
+        remedy=EVIL,
+        excerpt=(Line(number=1, text=EVIL, marked=True),),
+    )
+    monkeypatch.setattr("signalbox.doctor.examine", lambda: [found])
+    visitor = window()
+    visitor.go("/signalbox/doctor/")
+    visitor.page.wait_for_selector(".finding")
+    assert 0 == visitor.page.locator("img, main script").count()
+    assert EVIL in visitor.page.locator(".finding .excerpt").inner_text()
+
+
+def test_whatever_is_stored_is_shown_as_text_in_the_admin(
+    window: Window, add_event: AddEvent, add_trace: AddTrace
+) -> None:
+    visitor = window()
+    visitor.expected += ("Failed to load resource",)  # the admin has no icon of its own
+    User.objects.filter(username="operator").update(username=EVIL)
+    trace = add_trace(trace_id=ONE, name=EVIL, status="<i>5", actor_label=EVIL, data={"path": EVIL})
+    event = add_event(
+        trace_id=ONE,
+        signal=EVIL,
+        sender=EVIL,
+        object_key=EVIL,
+        object_label=EVIL,
+        actor_label=EVIL,
+        data={"args": {EVIL: EVIL}, "changes": {EVIL: [EVIL, EVIL]}},
+    )
+    for path in ("event/", f"event/{event.pk}/change/", "trace/", f"trace/{trace.pk}/change/"):
+        visitor.go(f"/admin/signalbox/{path}")
+        assert 0 == visitor.page.locator("img[src='x'], [onerror]").count(), path
+        assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path

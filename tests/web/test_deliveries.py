@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from signalbox.models import Delivery, Event
+from signalbox.models import Delivery, Event, Trace
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -101,3 +101,86 @@ def test_nobody_else_changes_a_delivery(client: Client, dead: Delivery) -> None:
 def test_an_event_shows_its_deliveries(page: Client, add_event: Callable[..., Event], dead: Delivery) -> None:
     event = add_event(trace_id=dead.trace_id, span=dead.span)
     assert "no such customer" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+
+
+def test_a_delivery_tells_what_it_is_for_and_what_became_of_it(
+    page: Client, add_event: Callable[..., Event], add_trace: Callable[..., Trace], dead: Delivery
+) -> None:
+    event = add_event(trace_id=dead.trace_id, span=dead.span, data={"changes": {"status": ["open", "paid"]}})
+    add_trace(trace_id=dead.trace_id, kind="task", status="failed", data={"delivery": dead.id, "attempt": 4})
+    assert f'href="{ADDRESS}{dead.id}/"' in page.get(ADDRESS).content.decode()
+    answer = page.get(f"{ADDRESS}{dead.id}/").content.decode()
+    for text in ("send_invoice", "no such customer", f"/signalbox/event/{event.id}/", "paid", "Attempts that left"):
+        assert text in answer
+    assert 404 == page.get(f"{ADDRESS}{dead.id + 1}/").status_code
+
+
+def test_a_delivery_says_behind_which_dead_letter_it_stands(
+    page: Client, add_delivery: Callable[..., Delivery]
+) -> None:
+    letter = add_delivery(state="dead", wake=None, lane=9)
+    behind = add_delivery(lane=9)
+    answer = page.get(f"{ADDRESS}{behind.id}/").content.decode()
+    assert f'behind <a href="{ADDRESS}{letter.id}/">' in answer
+
+
+def test_a_delivery_is_tried_again_on_its_own_page_by_whoever_may(page: Client, operator: User, dead: Delivery) -> None:
+    address, order = f"{ADDRESS}{dead.id}/", {"id": str(dead.id), "action": "retry", "one": "1"}
+    assert "<form" not in page.get(address).content.decode().partition("<main")[2].partition("</main")[0]
+    assert 403 == page.post(f"{ADDRESS}change/", order).status_code
+    operator.user_permissions.add(Permission.objects.get(codename="change_delivery"))
+    assert 'value="discard"' in page.get(address).content.decode()
+    assert address == page.post(f"{ADDRESS}change/", order)["Location"]
+    dead.refresh_from_db()
+    assert "pending" == dead.state
+
+
+def test_nobody_else_sees_a_delivery(client: Client, dead: Delivery) -> None:
+    assert 302 == client.get(f"{ADDRESS}{dead.id}/").status_code
+    client.force_login(User.objects.create_user("clerk", is_staff=True))
+    assert 403 == client.get(f"{ADDRESS}{dead.id}/").status_code
+
+
+def test_past_events_are_counted_and_replayed(clerk: Client, add_event: Callable[..., Event], durable: str) -> None:
+    add_event()
+    add_event(sender="shop.Tag")
+    assert f'<option value="{durable}">' in clerk.get(ADDRESS).content.decode()
+    order = {"receiver": durable, "since": "2026-01-01"}
+    counted = clerk.post(f"{ADDRESS}replay/", {**order, "count": "1"}).content.decode()
+    assert "<strong>1</strong> delivery would be made" in counted
+    assert not Delivery.objects.exists()
+    assert f"{ADDRESS}?receiver={durable}" == clerk.post(f"{ADDRESS}replay/", order)["Location"]
+    assert durable == Delivery.objects.get().receiver
+    clerk.post(f"{ADDRESS}replay/", {**order, "missing": "on"})
+    assert 1 == Delivery.objects.count()
+
+
+@pytest.mark.parametrize("given", [{"receiver": "shop.nobody"}, {"since": "tomorrow-ish"}, {"since": ""}])
+def test_a_replay_that_makes_no_sense_says_why(clerk: Client, durable: str, given: dict[str, str]) -> None:
+    answer = clerk.post(f"{ADDRESS}replay/", {"receiver": durable, "since": "2h", **given})
+    assert (400, True) == (answer.status_code, 'role="alert"' in answer.content.decode())
+    assert not Delivery.objects.exists()
+
+
+def test_replaying_needs_its_own_permission_a_post_and_a_token(
+    page: Client, operator: User, add_event: Callable[..., Event], durable: str
+) -> None:
+    add_event()
+    order = {"receiver": durable, "since": "2026-01-01"}
+    assert "Replay past events" not in page.get(ADDRESS).content.decode()
+    assert 403 == page.post(f"{ADDRESS}replay/", order).status_code
+    operator.user_permissions.add(Permission.objects.get(codename="change_delivery"))
+    assert 405 == page.get(f"{ADDRESS}replay/", order).status_code
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(operator)
+    assert 403 == strict.post(f"{ADDRESS}replay/", order).status_code
+    assert not Delivery.objects.exists()
+
+
+def test_a_dead_letter_tells_where_it_was_raised(
+    page: Client, add_delivery: Callable[..., Delivery], dead: Delivery
+) -> None:
+    dead.traceback = '  File "shop/signals.py", line 7, in <lambda>\nValueError: no such customer'
+    dead.save(update_fields=["traceback"])
+    for address in (ADDRESS, f"{ADDRESS}{dead.id}/"):
+        assert "line 7, in &lt;lambda&gt;" in page.get(address).content.decode()

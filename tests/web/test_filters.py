@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from signalbox.models import Event
+from signalbox.models import Event, Trace
 from signalbox.web.filters import Asked
 
 
@@ -56,6 +56,30 @@ def test_a_filter_finds_what_it_asks_for(
     assert "" == asked.problem
     events = Event.objects.filter(asked.conditions()).order_by("id")
     assert found == [event.object_label for event in events]
+
+
+@pytest.mark.django_db
+def test_a_crashed_request_is_an_error(add_event: Callable[..., Event]) -> None:
+    Event.objects.all().delete()
+    add_event()
+    crash = add_event(signal="got_request_exception", sender="", object_key="", outcome="sent")
+    assert [crash] == list(Event.objects.filter(Asked.read({"outcome": "errors"}).conditions()))
+
+
+@pytest.mark.parametrize(
+    ("status", "found"), [("5xx", ["500", "503"]), ("503", ["503"]), ("failed", ["failed"]), ("5", []), ("9xx", [])]
+)
+@pytest.mark.django_db
+def test_the_events_of_traces_with_a_status_are_found(
+    status: str, found: list[str], add_event: Callable[..., Event], add_trace: Callable[..., Trace]
+) -> None:
+    Event.objects.all().delete()
+    add_event(object_label="running")
+    for told in ("200", "500", "503", "failed"):
+        add_trace(status=told, trace_id=add_event(object_label=told).trace_id)
+    asked = Asked.read({"status": status})
+    events = Event.objects.filter(asked.conditions()).order_by("id")
+    assert (found, False) == ([event.object_label for event in events], asked.jumps)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from typing import Any
 
 import pytest
@@ -57,9 +58,68 @@ def test_long_texts_are_compared_word_by_word() -> None:
     ] == list(change.pieces)
 
 
-def test_very_long_texts_are_shown_one_after_the_other() -> None:
+def test_texts_that_differ_all_over_are_shown_one_after_the_other() -> None:
     old, new = "a " * 3000, "b " * 3000
-    assert (Piece("old", old), Piece("new", new)) == formats.inline(old, new)
+    assert [("old", "a " * 2999 + "a"), ("new", "b " * 2999 + "b"), ("same", " ")] == list(formats.inline(old, new))
+
+
+def test_what_long_texts_have_in_common_at_both_ends_is_not_compared(compared: list[int]) -> None:
+    same = "lorem ipsum dolor sit amet " * 500
+    pieces = formats.inline(f"{same}was {same}", f"{same}is {same}")
+    assert [("same", same), ("old", "was"), ("new", "is"), ("same", f" {same}")] == list(pieces)
+    assert [2] == compared
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many parts each comparison was given."""
+    given: list[int] = []
+
+    class Counting(SequenceMatcher[str]):
+        def __init__(self, junk: None, one: list[str], other: list[str], autojunk: bool) -> None:
+            given.append(len(one) + len(other))
+            super().__init__(junk, one, other, autojunk)
+
+    monkeypatch.setattr(formats, "SequenceMatcher", Counting)
+    return given
+
+
+REPEATED = "lorem ipsum dolor sit amet " * 190
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a b " * 300, "b a c " * 300),
+        (REPEATED, REPEATED.replace("dolor", "DOLOR")),
+        (REPEATED.replace("amet ", "amet\n"), REPEATED.replace("dolor", "DOLOR").replace("amet ", "amet\n")),
+        ("a\n" * 900, "b\na\n" * 900),
+        ("", "x " * 900),
+    ],
+)
+def test_texts_of_the_same_few_words_are_compared_within_bounds(old: str, new: str, compared: list[int]) -> None:
+    pieces = formats.inline(old, new)
+    assert [] == [number for number in compared if number > formats.MOST_PARTS]
+    assert old == "".join(piece.text for piece in pieces if piece.kind != "new")
+    assert new == "".join(piece.text for piece in pieces if piece.kind != "old")
+
+
+def test_long_texts_of_few_lines_are_compared_line_by_line() -> None:
+    lines = [f"{'word ' * 40}{number}\n" for number in range(20)]
+    changed = [line.replace("word", "term") if number in (2, 17) else line for number, line in enumerate(lines)]
+    pieces = formats.inline("".join(lines), "".join(changed))
+    assert ["same", "old", "new", "same", "old", "new", "same"] == [piece.kind for piece in pieces]
+
+
+def test_of_an_event_that_changed_many_long_texts_some_are_compared(compared: list[int]) -> None:
+    data = {"changes": {f"text{number}": ["a " * 40, "b " * 40] for number in range(30)}}
+    assert 30 == len(formats.changes(data))
+    assert formats.MOST_TEXTS == len(compared)
+
+
+def test_the_gist_of_an_event_compares_no_texts(compared: list[int]) -> None:
+    assert formats.gist({"changes": {"body": [REPEATED, REPEATED.upper()]}}).startswith("body lorem")
+    assert [] == compared
 
 
 @pytest.mark.parametrize(

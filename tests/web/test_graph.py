@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db.models.signals import post_save
+from django.db import connection
+from django.db.models.signals import post_init, post_save
 from django.dispatch import Signal
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from signalbox.models import Event
 from signalbox.web import graph
-from tests.shop.models import Order
+from tests.shop.models import Order, Tag
 
 pytestmark = pytest.mark.django_db
 
@@ -57,6 +61,31 @@ def test_calls_are_those_of_the_latest_events(add_event: Callable[..., Event]) -
     assert (1, 2) == (edge("listen").calls, edge("listen_to_all").calls)
 
 
+def test_of_two_senders_each_has_its_own_calls_and_health(add_event: Callable[..., Event]) -> None:
+    post_save.connect(listen, sender=Tag)
+    try:
+        Event.objects.all().delete()
+        add_event(data=ran("listen", 60_000, "ValueError: no"))
+        add_event(data=ran("listen", 60_000))
+        found = {edge.sender: edge for edge in graph.edges() if edge.receiver == f"{__name__}.listen"}
+    finally:
+        post_save.disconnect(listen, sender=Tag)
+    told = {sender: (edge.calls, edge.errors, edge.p90, edge.error, edge.health) for sender, edge in found.items()}
+    assert {
+        "shop.Order": (2, 1, 60_000, "ValueError: no", "failing"),
+        "shop.Tag": (0, 0, None, "", "idle"),
+    } == told
+
+
+def test_receivers_of_what_is_counted_or_not_recorded_are_not_measured() -> None:
+    post_init.connect(listen, sender=Order)
+    try:
+        health = {edge.signal: edge.health for edge in graph.edges() if edge.receiver == f"{__name__}.listen"}
+        assert {"post_init": "unmeasured", "post_save": "idle"} == health
+    finally:
+        post_init.disconnect(listen, sender=Order)
+
+
 @pytest.mark.parametrize(
     ("runs", "health"),
     [
@@ -89,6 +118,14 @@ def test_source_is_shown_where_the_setting_says_so_alone(page: Client, settings:
     assert said in page.get(reverse("signalbox:map")).content.decode()
 
 
-def test_the_graph_is_told_as_json(page: Client) -> None:
-    edges = page.get(reverse("signalbox:graph")).json()["edges"]
+def test_the_page_holds_the_graph_in_the_order_of_its_table(page: Client, add_event: Callable[..., Event]) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        answer = page.get(reverse("signalbox:map")).content.decode()
+    assert 1 == len([one for one in queries if "signalbox_event" in one["sql"]])
+    told = re.search(r'<script id="edges" type="application/json">(.*?)</script>', answer)
+    assert told is not None
+    edges = json.loads(told[1])
+    assert list(range(len(edges))) == [edge["row"] for edge in edges]
+    rows = re.findall(r'<tr id="r-(\d+)" .*?data-health="(\w+)"', answer)
+    assert [(str(edge["row"]), edge["health"]) for edge in edges] == rows
     assert f"{__name__}.listen" in [edge["receiver"] for edge in edges]

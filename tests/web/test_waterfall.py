@@ -8,7 +8,7 @@ from signalbox.web.waterfall import tree, waterfall
 
 def event(span: int, **given: Any) -> Event:
     values: dict[str, Any] = {"span": span, "time": span * 100, "parent": None, "duration": 100, "data": {}}
-    return Event(**{"signal": "post_save", "outcome": "committed"} | values | given)
+    return Event(**{"signal": "post_save", "outcome": "committed", "errors": 0} | values | given)
 
 
 def trace(**given: Any) -> Trace:
@@ -49,6 +49,11 @@ def test_in_a_short_bar_only_receivers_that_raised_are_drawn() -> None:
     assert (["a", "b"], ["b"]) == ([run.name for run in row.runs], [run.name for run in row.shown_runs])
 
 
+def test_what_went_wrong_is_told_whoever_raised() -> None:
+    events = [event(1), event(2, errors=1), event(3, outcome="failed"), event(4, signal="got_request_exception")]
+    assert [False, True, True, True] == [row.bad for row in tree(events)]
+
+
 def test_ticks_stand_at_round_times() -> None:
     fall = waterfall([event(1)], [trace(duration=20_500)], whole=True)
     assert ["0", "5.00 ms", "10.0 ms", "15.0 ms"] == [tick.label for tick in fall.ticks]
@@ -65,3 +70,44 @@ def test_events_that_take_little_of_the_trace_have_an_axis_of_their_own() -> Non
 
 def test_a_trace_without_events_or_end_has_an_axis() -> None:
     assert ([], 1) == (waterfall([], [trace(duration=None)]).rows, waterfall([], []).span)
+
+
+def test_a_transaction_s_end_stands_where_its_last_event_ended() -> None:
+    events = [
+        event(1, database="default", duration=350),
+        event(2, database="default", parent=1),
+        event(6, database="default", outcome="rolled_back"),
+        event(7, database="default", outcome="rolled_back", parent=6),
+        event(8, outcome="sent"),
+    ]
+    fall = waterfall(events, [trace()], whole=True)
+    assert [("commit", 2, 450, "45.000"), ("rollback", 2, 800, "80.000")] == [
+        (ending.word, ending.number, ending.offset, ending.at) for ending in fall.endings
+    ]
+
+
+def test_each_database_has_its_own_ends() -> None:
+    fall = waterfall([event(1, database="a"), event(2, database="b"), event(3, database="a")], [trace()], whole=True)
+    assert [("b", 1, 300), ("a", 2, 400)] == [(end.database, end.number, end.offset) for end in fall.endings]
+
+
+def test_a_savepoint_that_is_rolled_back_in_a_receiver_ends_no_transaction_around_it() -> None:
+    events = [
+        event(1, database="default", duration=500),
+        event(2, database="default", parent=1, outcome="rolled_back"),
+        event(4, database="default", parent=1),
+        event(7, database="default"),
+    ]
+    fall = waterfall(events, [trace()], whole=True)
+    assert [("rollback", 1, 300), ("commit", 3, 800)] == [(end.word, end.number, end.offset) for end in fall.endings]
+
+
+def test_names_of_ends_that_lie_close_together_give_way() -> None:
+    events = [event(at, database="default", outcome=("committed", "rolled_back")[at % 2]) for at in range(1, 6)]
+    fall = waterfall(events, [trace(duration=10_000)], whole=True)
+    assert [True, False, False, False, False] == [ending.named for ending in fall.endings]
+
+
+def test_what_failed_without_a_receiver_is_told_apart() -> None:
+    events = [event(1), event(2, outcome="failed"), event(3, signal="got_request_exception", outcome="sent")]
+    assert [False, True, True] == [row.raised for row in tree(events)]

@@ -2,7 +2,8 @@
 
 ``wake`` is when to look at a row next: when it is due, when its lease runs out, when its message is taken for lost. So
 one index finds what there is to do, whatever the rest of the table holds. ``lane`` is set as long as a row holds its
-place in the order of its key: the lowest id of a lane is the one to run. What is finished has neither.
+place in the order of its key: the lowest id of a lane is the one to run. What is finished has neither. What stands far
+behind in a lane sleeps, with a late ``wake``: whoever leaves the lane wakes the next.
 
 Every write names the epoch of its claim, so that a worker that was taken for dead cannot finish what another runs.
 """
@@ -12,17 +13,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from django.db import Error, connections, transaction
 
 from signalbox import conf, store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -32,14 +34,18 @@ TABLE: Final = store.DELIVERY
 SECOND: Final = 1_000_000
 
 LOOK_AT_BLOCKED: Final = 300 * SECOND
-"""How long a delivery behind a dead letter is left alone; whoever retries or discards that one wakes it at once."""
+"""How long a delivery behind others sleeps, if nobody wakes it: whoever leaves the lane does."""
+IN_FRONT: Final = 1000
+"""Deliveries that are due of which it is asked, once a second, whether they stand behind others."""
+CROWD: Final = 10
+"""So many of one lane among them are put to sleep; fewer are soon run, and cost less where they are."""
 
 _COLUMNS: Final = (
     "id receiver queue order_key lane trace_id span signal sender object_key database attempts epoch created payload"
 )
 _COLUMNS_OF_D: Final = ", ".join(f"d.{name}" for name in _COLUMNS.split())
-HEAD: Final = f"(d.lane IS NULL OR NOT EXISTS (SELECT 1 FROM {TABLE} p WHERE p.lane = d.lane AND p.id < d.id))"
-
+_NO_JIT: Final = "SET LOCAL jit TO off"
+"""PostgreSQL: it takes the search for what is due for a long one, and compiling costs more than it takes."""
 _NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
 """PostgreSQL: that a delivery is done need not outlive a crash of the server; it would be run again, as after a crash
 of the worker between the receiver's effect and this note."""
@@ -48,6 +54,30 @@ of the worker between the receiver's effect and this note."""
 def now() -> int:
     """Return the time in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def head(vendor: str) -> str:
+    """Return the SQL for: ``d`` is the first of its lane."""
+    return _before_all(vendor, "p.id < d.id")
+
+
+def _before_all(vendor: str, taken: str) -> str:
+    # Each half is one look into the index (lane, lease, id), however long the lane is.
+    halves = [_lane(vendor, half) for half in ("p.lease IS NULL AND p.id < d.id", f"p.lease IS NOT NULL AND {taken}")]
+    return f"(d.lane IS NULL OR ({' AND '.join(f'({half}) IS NULL' for half in halves)}))"
+
+
+def _lane(vendor: str, which: str) -> str:
+    """Return a query for one delivery of the lane of ``d``."""
+    # PostgreSQL would read the table where it knows of one long lane, MariaDB sort the lane where it is told an order.
+    order = "ORDER BY p.lease, p.id " if vendor == "postgresql" else ""
+    return f"SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND {which} {order}LIMIT 1"
+
+
+def _moment_and_lease() -> tuple[int, int]:
+    """Return now, and until when a lease lasts that begins now: to be asked for after a lock was waited for."""
+    moment = now()
+    return moment, moment + int(conf.get().LEASE * SECOND)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,6 +123,8 @@ class Result:
 
     verdict: Verdict
     error: str = ""
+    traceback: str | None = None
+    """Where it was raised."""
     pause: float = 0.0
     """Seconds to wait before the next attempt."""
     skip: bool = False
@@ -117,57 +149,70 @@ class Claims:
         """This thread's connection."""
         return connections[self.alias]
 
+    @property
+    def _head(self) -> str:
+        return head(self.connection.vendor)
+
+    @property
+    def _free(self) -> str:
+        """SQL for: ``d`` is the first of its lane, and none behind it runs at the moment that is its parameter.
+
+        One may that began before this one came, or came back, to its place.
+        """
+        return _before_all(self.connection.vendor, "p.id <> d.id AND (p.id < d.id OR p.lease > %s)")
+
     # ------------------------------------------------------------ claiming
 
-    def claim(self, limit: int, begin: int = 0) -> list[Claimed]:
+    def claim(self, limit: int, begin: int = 0, held: Sequence[int] = ()) -> list[Claimed]:
         """Take up to ``limit`` deliveries that are due, longest waiting first; count an attempt of ``begin`` of them.
 
+        What this process still ``held`` is left alone, though its lease may be over: it runs here.
         Raises ``django.db.Error`` if the database is away or locked.
         """
         moment = now()
-        lease = moment + int(conf.get().LEASE * SECOND)
+        wanted = f"d.wake <= %s{self._of_queue()}" + (f" AND d.id NOT IN ({_marks(held)})" if held else "")
+        free = [*self.queues, *held]
         if self.connection.vendor == "postgresql":
-            rows = self._claim_at_once(moment, lease, limit, begin)
+            rows = self._claim_at_once(wanted, free, limit, begin)
         else:
-            rows = self._claim_in_steps(moment, lease, limit, begin)
+            rows = self._claim_in_steps(wanted, free, limit, begin)
         self._full = len(rows) >= limit
-        if not self._full:
-            try:
-                self._leave_blocked_alone(moment)
-            except Error as error:  # two workers at once; what was claimed is claimed nevertheless
-                logger.debug("Blocked deliveries are looked at again: %s", error)
+        self._leave_blocked_alone(moment)
         return rows
 
-    def _claim_at_once(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
+    def _claim_at_once(self, wanted: str, values: list[Any], limit: int, begin: int) -> list[Claimed]:
         sql = (
-            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {HEAD} "
+            f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE {wanted} AND {self._free} "
             "ORDER BY d.wake LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
             "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS begun FROM picked) "
             f"UPDATE {TABLE} d SET lease = %s, wake = %s, epoch = d.epoch + 1, "
             "attempts = d.attempts + ranked.begun::int FROM ranked WHERE d.id = ranked.id "
             f"RETURNING {_COLUMNS_OF_D}, ranked.begun"
         )
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, [moment, *self.queues, limit, begin, lease, lease])
-            return [self._claimed(row, begun=row[-1]) for row in sorted(cursor.fetchall())]
+        self.connection.ensure_connection()  # that may take its time
+        moment, lease = _moment_and_lease()
+        rows = self._at_once(f"{_NO_JIT}; {sql}", [moment, *values, moment, limit, begin, lease, lease])
+        claimed = [self._claimed(row, begun=row[-1]) for row in sorted(rows)]
+        return self._without_late(claimed)
 
-    def _claim_in_steps(self, moment: int, lease: int, limit: int, begin: int) -> list[Claimed]:
-        pick = f"SELECT d.id FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} AND {HEAD} ORDER BY d.wake LIMIT %s"
+    def _claim_in_steps(self, wanted: str, values: list[Any], limit: int, begin: int) -> list[Claimed]:
+        pick = f"SELECT d.id FROM {TABLE} d WHERE {wanted} AND {self._free} ORDER BY d.wake LIMIT %s"
         with self.connection.cursor() as cursor:
             if not self._full:  # reading takes no lock: a worker that finds nothing must not disturb the site
-                cursor.execute(pick, [moment, *self.queues, 1])
+                cursor.execute(pick, [now(), *values, now(), 1])
                 if cursor.fetchone() is None:
                     return []
         with self._writing(), self.connection.cursor() as cursor:
+            moment, lease = _moment_and_lease()
             locked = self.connection.features.has_select_for_update_skip_locked
-            cursor.execute(pick + (" FOR UPDATE SKIP LOCKED" if locked else ""), [moment, *self.queues, limit])
+            cursor.execute(pick + (" FOR UPDATE SKIP LOCKED" if locked else ""), [moment, *values, moment, limit])
             ids = [row[0] for row in cursor.fetchall()]
             if not ids:
                 return []
             # Once more: a locking read sees what was committed while it ran, its subquery does not.
-            head = f" AND {HEAD}" if locked else ""
+            first = f" AND {self._head}" if locked else ""
             cursor.execute(
-                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE d.id IN ({_marks(ids)}){head} ORDER BY d.id", ids
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE d.id IN ({_marks(ids)}){first} ORDER BY d.id", ids
             )
             rows = cursor.fetchall()
             ids = [row[0] for row in rows]
@@ -183,18 +228,36 @@ class Claims:
             one.epoch += 1
             one.started = place < begin
             one.attempts += one.started
-        return claimed
+        return self._without_late(claimed)
+
+    def _without_late(self, claimed: list[Claimed]) -> list[Claimed]:
+        """Give back what is not the first of its lane any more, or never was: who looks sees what was committed before.
+
+        Another worker may take an earlier one that came to its place during the claim. It either saw this claim, and
+        left that one alone, or this look sees it.
+        """
+        ids = [one.id for one in claimed if one.lane is not None]
+        if not ids or self.connection.vendor == "sqlite":  # who has its write lock claims alone
+            return claimed
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"SELECT d.id FROM {TABLE} d WHERE d.id IN ({_marks(ids)}) AND NOT {self._head}", ids)
+            late = {row[0] for row in cursor.fetchall()}
+        if late:
+            self.release([one for one in claimed if one.id in late])
+        return [one for one in claimed if one.id not in late]
 
     def claim_one(self, number: int) -> Claimed | None:
         """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt."""
-        moment = now()
-        lease = moment + int(conf.get().LEASE * SECOND)
-        free = f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {HEAD}"
+        its_turn = (
+            f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {self._free}"
+        )
         with self._writing(), self.connection.cursor() as cursor:
+            moment, lease = _moment_and_lease()
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
-                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {free}" + (" FOR UPDATE SKIP LOCKED" if locked else ""),
-                [number, moment, moment],
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {its_turn}"
+                + (" FOR UPDATE SKIP LOCKED" if locked else ""),
+                [number, moment, moment, moment],
             )
             row = cursor.fetchone()
             if row is None:
@@ -206,34 +269,36 @@ class Claims:
         claimed = self._claimed(row, begun=True)
         claimed.epoch += 1
         claimed.attempts += 1
-        return claimed
+        return next(iter(self._without_late([claimed])), None)
 
-    def dispatch(self, limit: int, until: int) -> list[tuple[int, str]]:
+    def dispatch(self, limit: int, until: int, full: Sequence[str] = ()) -> list[tuple[int, str]]:
         """Mark up to ``limit`` deliveries that are due as sent out until ``until``; return their ids and queues.
 
-        The mark is committed when this returns: publish then, and what is not published, or lost, is marked anew.
+        Those of queues that are ``full`` wait. The mark is committed when this returns: publish then, and what is not
+        published, or lost, is marked anew.
         """
         moment = now()
-        due = f"d.wake <= %s{self._of_queue()} AND {HEAD} ORDER BY d.wake LIMIT %s"
-        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {due}"
+        wanted = f"d.wake <= %s{self._of_queue()}" + (f" AND d.queue NOT IN ({_marks(full)})" if full else "")
+        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {wanted} AND {self._free} ORDER BY d.wake LIMIT %s"
+        values: list[Any] = [moment, *self.queues, *full, moment]
+        self._leave_blocked_alone(moment)
         with self.connection.cursor() as cursor:
             if self.connection.vendor != "postgresql":
-                cursor.execute(pick, [moment, *self.queues, 1])
+                cursor.execute(pick, [*values, 1])
                 if cursor.fetchone() is None:
-                    self._leave_blocked_alone(moment)
                     return []
         with self._writing(), self.connection.cursor() as cursor:
             locked = self.connection.features.has_select_for_update_skip_locked
             lock = " FOR UPDATE SKIP LOCKED" if locked else ""
             if lock and self.connection.features.has_select_for_update_of:
                 lock = " FOR UPDATE OF d SKIP LOCKED"
-            cursor.execute(pick + lock, [moment, *self.queues, limit])
+            if self.connection.vendor == "postgresql":
+                cursor.execute(_NO_JIT)
+            cursor.execute(pick + lock, [*values, limit])
             rows = sorted(cursor.fetchall())
             if rows:
                 ids = [row[0] for row in rows]
                 cursor.execute(f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_marks(ids)})", [until, *ids])
-        if len(rows) < limit:
-            self._leave_blocked_alone(moment)
         return rows
 
     def recall(self, ids: Sequence[int], until: int) -> None:
@@ -244,20 +309,21 @@ class Claims:
                 [now(), *ids, until],
             )
 
-    def wake_lane(self, lane: int) -> None:
-        """Look at once at what stood behind somebody who has left the lane."""
+    def wake_next(self, lane: int, number: int) -> None:
+        """Look at once at what stands behind the delivery ``number``, which has left the lane."""
         with self.connection.cursor() as cursor:
-            cursor.execute(*self._wake_lane_sql(lane))
+            cursor.execute(*self._wake_next_sql(lane, number))
 
-    def under_way(self, until: int, most: int) -> int:
-        """Return how many deliveries wake until ``until``, ``most`` at most: those that are sent out are among them."""
+    def under_way(self, until: int) -> dict[str, int]:
+        """Return how many deliveries are sent out and not begun, by queue. What waits for its time or turn is none."""
+        moment = now()
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE wake > %s AND wake <= %s LIMIT %s) w",
-                [now(), until, most],
+                f"SELECT d.queue, count(*) FROM {TABLE} d WHERE d.wake > %s AND d.wake <= %s{self._of_queue()} "
+                f"AND d.due <= %s AND d.lease IS NULL AND {self._head} GROUP BY d.queue",
+                [moment, until, *self.queues, moment],
             )
-            found: int = cursor.fetchone()[0]
-            return found
+            return dict(cursor.fetchall())
 
     def next_wake(self) -> int | None:
         """Return when the next delivery is to be looked at that need not be now; ``None`` if there is none."""
@@ -294,39 +360,72 @@ class Claims:
         )
 
     def _leave_blocked_alone(self, moment: int) -> None:
-        """Don't look at what stands behind a waiting retry or a dead letter before that has its turn.
+        """Put to sleep what stands in the way: behind a waiting retry, behind a dead letter, or far behind in its lane.
 
-        A lane that stands still would else be walked through at every look. Whatever moves it wakes it.
+        It would else be walked through at every look. A failure is for the next time: what was claimed is claimed.
         """
         if moment < self._look_at_blocked:
             return
         self._look_at_blocked = moment + SECOND
+        enough = time.monotonic() + 0.2
+        try:
+            while (blocked := self._blocked(moment)) and self._put_to_sleep(blocked, moment) > CROWD:
+                if time.monotonic() > enough:
+                    self._look_at_blocked = 0
+                    return
+        except Error as error:  # two workers at once
+            logger.debug("Blocked deliveries are looked at again: %s", error)
+
+    def _blocked(self, moment: int) -> dict[int, list[int]]:
+        """Return, by a delivery, those behind it that are due and need not be looked at until it has left."""
+        waiting, taken = (_lane(self.connection.vendor, f"p.lease IS {n}NULL AND p.id < d.id") for n in ("", "NOT "))
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT d.id, CASE WHEN h.wake IS NULL THEN NULL ELSE h.due END FROM {TABLE} d JOIN {TABLE} h "
-                f"ON h.id = (SELECT min(p.id) FROM {TABLE} p WHERE p.lane = d.lane) "
-                "WHERE d.wake <= %s AND d.lane IS NOT NULL AND h.id < d.id AND (h.wake IS NULL OR h.due > %s) "
-                "AND h.lease IS NULL ORDER BY d.id LIMIT 1000",
-                [moment, moment],
+                "SELECT d.id, h.id, h.lease IS NULL AND (h.wake IS NULL OR h.due > %s) FROM "
+                f"(SELECT d.id, d.lane FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} ORDER BY d.wake LIMIT %s) d "
+                f"JOIN {TABLE} h ON h.id = COALESCE(({waiting}), ({taken})) "
+                "WHERE d.lane IS NOT NULL",
+                [moment, moment, *self.queues, IN_FRONT],
             )
-            blocked = cursor.fetchall()
-            by_wake: dict[int, list[int]] = {}
-            for number, wake in blocked:
-                by_wake.setdefault(wake or moment + LOOK_AT_BLOCKED, []).append(number)
-            for wake, ids in by_wake.items():
-                cursor.execute(
-                    f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_marks(ids)}) AND wake <= %s", [wake, *ids, moment]
-                )
-        if len(blocked) >= 1000:
-            self._look_at_blocked = 0
+            rows = cursor.fetchall()
+        behind: dict[int, list[int]] = {}
+        still = set()
+        for number, head, stands_still in rows:
+            behind.setdefault(head, []).append(number)
+            if stands_still:
+                still.add(head)
+        return {head: ids for head, ids in behind.items() if head in still or len(ids) >= CROWD}
+
+    def _put_to_sleep(self, blocked: dict[int, list[int]], moment: int) -> int:
+        """Let deliveries sleep that stand behind others; return how many.
+
+        Those others are locked meanwhile: one that has left the lane already can wake nobody, one that leaves it later
+        sees who sleeps.
+        """
+        with self._writing(), self.connection.cursor() as cursor:
+            locked = self.connection.features.has_select_for_update_skip_locked
+            cursor.execute(
+                f"SELECT id FROM {TABLE} WHERE id IN ({_marks(blocked)}) AND lane IS NOT NULL"
+                + (" FOR UPDATE SKIP LOCKED" if locked else ""),
+                list(blocked),
+            )
+            ids = sorted(number for row in cursor.fetchall() for number in blocked[row[0]])
+            if not ids:
+                return 0
+            cursor.execute(
+                f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_marks(ids)}) AND wake <= %s AND lease IS NULL",
+                [moment + LOOK_AT_BLOCKED, *ids, moment],
+            )
+            found: int = cursor.rowcount
+            return found
 
     # ------------------------------------------------------------ while it runs
 
     def renew(self, held: Sequence[Claimed]) -> set[int]:
         """Extend the leases of ``held``; return the ids of those that are no longer this process's."""
-        lease = now() + int(conf.get().LEASE * SECOND)
         lost = set()
         with self._writing(), self.connection.cursor() as cursor:
+            _, lease = _moment_and_lease()
             for one in held:
                 cursor.execute(
                     f"UPDATE {TABLE} SET lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
@@ -337,8 +436,8 @@ class Claims:
         return lost
 
     def start(self, one: Claimed) -> bool:
-        """Count the attempt; return whether the delivery is still this process's."""
-        return self._run([(self._start_sql(), [one.id, one.epoch])])[0] == 1
+        """Count the attempt and begin its lease anew; return whether the delivery is still this process's."""
+        return self._run(lambda: [self._start_sql(one)])[0] == 1
 
     def settle(self, one: Claimed, result: Result, following: Claimed | None = None) -> tuple[bool, bool]:
         """Write what became of ``one`` and count the attempt of ``following``, at once.
@@ -346,14 +445,16 @@ class Claims:
         Return whether each was still this process's. Only what comes to be waited for is waited for: a claim that was
         lost in the meantime is left to who has it now.
         """
+        counts = self._run(lambda: self._settling(one, result, following))
+        return counts[0] == 1, following is not None and counts[1] == 1
+
+    def _settling(self, one: Claimed, result: Result, following: Claimed | None) -> list[tuple[str, list[Any]]]:
         statements = [self._settle_sql(one, result)]
         if following is not None:
-            statements.append((self._start_sql(), [following.id, following.epoch]))
-        moves = result.skip or (result.verdict is Verdict.DONE and one.attempts > 1)
-        if one.lane is not None and moves:  # at the first attempt nobody has been told to look later
-            statements.append(self._wake_lane_sql(one.lane))
-        counts = self._run(statements)
-        return counts[0] == 1, following is not None and counts[1] == 1
+            statements.append(self._start_sql(following))
+        if one.lane is not None and (result.verdict is Verdict.DONE or result.skip):
+            statements.append(self._wake_next_sql(one.lane, one.id))
+        return statements
 
     def release(self, held: Sequence[Claimed]) -> None:
         """Give back what was claimed and not begun."""
@@ -372,8 +473,10 @@ class Claims:
                     cursor.execute(sql, params)
 
     @staticmethod
-    def _start_sql() -> str:
-        return f"UPDATE {TABLE} SET attempts = attempts + 1 WHERE id = %s AND epoch = %s AND lease IS NOT NULL"
+    def _start_sql(one: Claimed) -> tuple[str, list[Any]]:
+        moment, lease = _moment_and_lease()
+        sql = "SET attempts = attempts + 1, lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease > %s"
+        return f"UPDATE {TABLE} {sql}", [lease, lease, one.id, one.epoch, moment]
 
     @staticmethod
     def _settle_sql(one: Claimed, result: Result) -> tuple[str, list[Any]]:
@@ -385,32 +488,40 @@ class Claims:
             case Verdict.DONE if not conf.get().KEEP_DELIVERIES:
                 return f"DELETE FROM {TABLE}{mine}", its
             case Verdict.DONE:
-                sql = "SET state = 'done', finished = %s, wake = NULL, lane = NULL, lease = NULL, error = ''"
-                return f"UPDATE {TABLE} {sql}{mine}", [moment, *its]
+                sql = "SET state = 'done', finished = %s, wake = NULL, lane = NULL, lease = NULL"
+                return f"UPDATE {TABLE} {sql}, error = '', traceback = NULL{mine}", [moment, *its]
             case Verdict.DEAD:
                 lane = ", lane = NULL" if result.skip else ""
-                sql = f"SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s{lane}"
-                return f"UPDATE {TABLE} {sql}{mine}", [moment, result.error, *its]
+                sql = f"SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s, traceback = %s{lane}"
+                return f"UPDATE {TABLE} {sql}{mine}", [moment, result.error, result.traceback, *its]
             case Verdict.RETRY:
-                sql = "SET due = %s, wake = %s, lease = NULL, error = %s"
-                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]
+                sql = "SET due = %s, wake = %s, lease = NULL, error = %s, traceback = %s"
+                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, result.traceback, *its]
             case Verdict.DEFERRED:
                 sql = f"SET due = %s, wake = %s, lease = NULL, error = %s, attempts = attempts - {int(one.started)}"
                 return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]
 
-    @staticmethod
-    def _wake_lane_sql(lane: int) -> tuple[str, list[Any]]:
-        return f"UPDATE {TABLE} SET wake = due WHERE lane = %s AND lease IS NULL AND wake > due", [lane]
+    def _wake_next_sql(self, lane: int, number: int) -> tuple[str, list[Any]]:
+        # Without asking whether it sleeps: PostgreSQL would answer from before the lock that it has waited for.
+        behind = "lane = %s AND lease IS NULL AND id > %s"
+        first = "ORDER BY lease, id LIMIT 1"  # the index's order
+        if self.connection.vendor == "mysql":  # an id that a subquery tells it would look for in the whole table
+            table = f"{TABLE} FORCE INDEX (signalbox_delivery_lane)"
+            return f"UPDATE {table} SET wake = due WHERE {behind} AND wake IS NOT NULL {first}", [lane, number]
+        following = f"SELECT id FROM {TABLE} WHERE {behind} {first}"
+        return f"UPDATE {TABLE} SET wake = due WHERE id = ({following}) AND wake IS NOT NULL", [lane, number]
 
-    def _run(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
-        """Run ``statements`` in one transaction, in one message if the database takes it; return row counts."""
+    def _run(self, statements: Callable[[], Sequence[tuple[str, list[Any]]]]) -> list[int]:
+        """Run ``statements`` in one transaction, in one message if the database takes it; return row counts.
+
+        They are asked for when SQLite's lock is there: they tell the time.
+        """
         connection = self.connection
         if connection.vendor == "postgresql":
-            return self._run_at_once(statements)
+            return self._run_at_once(statements())
         counts = []
-        together = self._writing() if len(statements) > 1 else nullcontext()
-        with self._not_waiting_for_disk(), together, connection.cursor() as cursor:
-            for sql, params in statements:
+        with self._not_waiting_for_disk(), self._writing(), connection.cursor() as cursor:
+            for sql, params in statements():
                 cursor.execute(sql, params)
                 counts.append(cursor.rowcount)
         return counts
@@ -424,27 +535,35 @@ class Claims:
             return
         connection.ensure_connection()
         raw: Any = connection.connection
-        full = raw.execute("PRAGMA synchronous").fetchone()[0]
-        if full < 2 or raw.in_transaction or raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            yield
-            return
-        raw.execute("PRAGMA synchronous = 1")
+        with connection.wrap_database_errors:
+            full = raw.execute("PRAGMA synchronous").fetchone()[0]
+            relax = full >= 2 and not raw.in_transaction and _journal_mode(connection) == "wal"
+            if relax:
+                raw.execute("PRAGMA synchronous = 1")
         try:
             yield
         finally:
-            raw.execute(f"PRAGMA synchronous = {full}")
+            if relax:
+                with connection.wrap_database_errors:
+                    raw.execute(f"PRAGMA synchronous = {full}")
 
     def _run_at_once(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
-        parts = [f"w{n} AS ({sql} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
+        # The first comes first: what it waits for has to be over when the others look.
+        after = " AND (SELECT count(*) FROM w0) >= 0"
+        parts = [f"w{n} AS ({sql}{after if n else ''} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
         answers = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
         sql = f"{_NO_WAIT_FOR_DISK}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
+        return list(self._at_once(sql, [value for _, params in statements for value in params])[0])
+
+    def _at_once(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        """Send several statements in one message to PostgreSQL; return the rows of the last one."""
         connection = self.connection
         connection.ensure_connection()
         with connection.wrap_database_errors, store._postgresql_cursor(connection) as cursor:
-            cursor.execute(sql, [value for _, params in statements for value in params])
+            cursor.execute(sql, values)
             while hasattr(cursor, "nextset") and cursor.description is None and cursor.nextset():
                 pass
-            return list(cursor.fetchone())
+            return list(cursor.fetchall())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -480,7 +599,19 @@ class Claims:
         return len(ids)
 
 
-def _marks(values: Sequence[Any]) -> str:
+_journal_modes: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
+"""What SQLite's connections answered: to ask a file that is locked is an error."""
+
+
+def _journal_mode(connection: BaseDatabaseWrapper) -> str:
+    raw: Any = connection.connection
+    known = _journal_modes.get(connection)
+    if known is None or known[0] is not raw:
+        known = _journal_modes[connection] = (raw, raw.execute("PRAGMA journal_mode").fetchone()[0])
+    return known[1]
+
+
+def _marks(values: Collection[Any]) -> str:
     return ", ".join(["%s"] * len(values))
 
 

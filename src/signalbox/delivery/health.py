@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 
 from signalbox import conf
-from signalbox.delivery.claims import HEAD, SECOND, TABLE, now
+from signalbox.delivery.claims import SECOND, TABLE, head, now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,14 +55,17 @@ def health(alias: str) -> Health:
     """Return how the deliveries in the database ``alias`` get on."""
     moment = now()
     minute = moment - 60 * SECOND
+    first_of_lane = head(connections[alias].vendor)
     pending = _count(alias, "state = 'pending'")
     running = _count(alias, "state = 'pending' AND lease > %s", moment)
     finished = _one(alias, f"SELECT max(finished) FROM {TABLE} WHERE state = 'done'")
-    first = f"SELECT d.wake FROM {TABLE} d WHERE d.wake <= %s AND {HEAD} ORDER BY d.wake LIMIT 1"
+    first = f"SELECT d.wake FROM {TABLE} d WHERE d.wake <= %s AND {first_of_lane} ORDER BY d.wake LIMIT 1"
     oldest = _one(alias, f"SELECT min(wake) FROM ({first}) first", moment)
     due = _count(alias, "wake <= %s AND lease IS NULL", moment)
     if conf.get().ENGINE in ("celery", "tasks"):  # what is sent out waits for a worker as well, who may not be there
-        sent = f"FROM {TABLE} d WHERE d.wake > %s AND d.due <= %s AND d.lease IS NULL AND {HEAD} LIMIT {COUNTED}"
+        sent = (
+            f"FROM {TABLE} d WHERE d.wake > %s AND d.due <= %s AND d.lease IS NULL AND {first_of_lane} LIMIT {COUNTED}"
+        )
         number, since = _row(alias, f"SELECT count(*), min(due) FROM (SELECT d.due {sent}) sent", moment, moment)
         due += number
         oldest = min((time for time in (oldest, since) if time is not None), default=None)

@@ -25,16 +25,18 @@ PATIENCE: Final = 20.0
 def run_one(alias: str, number: int) -> bool:
     """Run the delivery of this id, if it is to be run now; return whether it was. A message may come late or twice."""
     claims = Claims(alias)
+    keeper = _keeper()
+    if (alias, number) in keeper.held:  # its lease may be over, but it runs here
+        return False
     claimed = claims.claim_one(number)
     if claimed is None:
         return False
-    keeper = _keeper()
     keeper.held[alias, number] = claimed
     keeper.begin()
     try:
         result = attempt(claimed, keeper.watch)
     finally:
-        keeper.held.pop((alias, number), None)
+        keeper.let_go(claimed)
     if not _settle(claims, claimed, result):
         logger.warning("%s has run (delivery %d), but its lease was over.", claimed.receiver, number)
     return True
@@ -71,6 +73,14 @@ class Keeper:
                 self._thread = threading.Thread(target=self._keep, name="signalbox-keeper", daemon=True)
                 self._thread.start()
 
+    def let_go(self, claimed: Claimed) -> bool:
+        """Hold ``claimed`` no longer, a later claim of the same delivery stays; return whether it was held."""
+        key = (claimed.alias, claimed.id)
+        if self.held.get(key) is not claimed:
+            return False
+        del self.held[key]
+        return True
+
     def _keep(self) -> None:
         renewed = time.monotonic()
         try:
@@ -86,25 +96,29 @@ class Keeper:
                         self._give_up(running)
                     elif late > 0:
                         running.interrupt()
-                if time.monotonic() - renewed >= conf.get().LEASE / 3:
-                    renewed = time.monotonic()
-                    self._renew()
+                moment = time.monotonic()
+                if moment - renewed >= conf.get().LEASE / 3 and self._renew():
+                    renewed = moment
         finally:
             connections.close_all()
 
-    def _renew(self) -> None:
-        for alias in {alias for alias, _ in self.held}:
-            held = [one for one in list(self.held.values()) if one.alias == alias]
+    def _renew(self) -> bool:
+        """Extend the leases of what is held; return whether all were: if not, it is tried again at the next tick."""
+        renewed = True
+        held = list(self.held.values())
+        for alias in {one.alias for one in held}:
             try:
-                Claims(alias).renew(held)
+                Claims(alias).renew([one for one in held if one.alias == alias])
             except Error as error:
+                renewed = False
                 logger.warning("Leases could not be renewed: %s", error)
                 connections[alias].close_if_unusable_or_obsolete()
+        return renewed
 
     def _give_up(self, running: Attempt) -> None:
         """Write down that a receiver does not end; its thread belongs to the engine, and is left to it."""
         claimed = running.claimed
-        if self.held.pop((claimed.alias, claimed.id), None) is None:
+        if not self.let_go(claimed):
             return
         logger.critical(
             "%s does not end (delivery %d), and holds a thread of its worker.", claimed.receiver, claimed.id

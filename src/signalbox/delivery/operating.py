@@ -39,6 +39,14 @@ def deliveries(
         found = found.filter(queue=queue)
     if key is not None:
         found = found.filter(key=key)
+    return in_state(found, state)
+
+
+def in_state(found: QuerySet[Delivery], state: str) -> QuerySet[Delivery]:
+    """Return the deliveries of ``found`` that are in a state of ``STATES``; all of them for an empty one.
+
+    Raises ``ValueError`` for a state that there is not.
+    """
     moment = now()
     match state:
         case "":
@@ -71,8 +79,6 @@ def retry(found: Iterable[Delivery], alias: str) -> int:
             number += waiting.update(
                 state="pending", lane=lane, due=moment, wake=moment, lease=None, finished=None, attempts=0
             )
-            if lane is not None:
-                Claims(alias).wake_lane(lane)
     return number
 
 
@@ -87,7 +93,7 @@ def discard(found: Iterable[Delivery], alias: str) -> int:
             )
             gone = waiting.update(state="discarded", lane=None, wake=None, lease=None, finished=moment)
             if gone and one.lane is not None:
-                Claims(alias).wake_lane(one.lane)
+                Claims(alias).wake_next(one.lane, one.pk)
             number += gone
     return number
 

@@ -664,16 +664,22 @@ def _payload(draft: Draft, values: dict[str, Any]) -> str:
     return '{"args":' + text + ',"row":' + row + "}"
 
 
-_redactor: tuple[tuple[str, ...], Redactor] | None = None
+_redactor: tuple[conf.Config, Redactor] | None = None
 
 
 def redactor() -> Redactor:
     """Return the redactor that the setting asks for."""
     global _redactor
-    names = conf.get().REDACT
-    if _redactor is None or _redactor[0] != names:
-        _redactor = (names, Redactor(names))
+    config = conf.get()
+    if _redactor is None or _redactor[0] is not config:
+        _redactor = (config, Redactor(config.REDACT, conf.fields_said("redact")))
     return _redactor[1]
+
+
+def forget_redactor() -> None:
+    """Make it anew: code has said something of a model."""
+    global _redactor
+    _redactor = None
 
 
 # ------------------------------------------------------------------ the engine "immediate"

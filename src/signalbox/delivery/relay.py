@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 MOST_UNDER_WAY: Final = 1000
-"""Messages that are out at a time: the queue is in the database, and the broker's stays short."""
+"""Messages of a queue that are out at a time: the queue is in the database, and the broker's stays short."""
 AT_ONCE: Final = 200
 SHORTEST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 0.5
@@ -40,6 +40,10 @@ class Relay:
         self.stopping = False
         self.reload = False
         self.published = 0
+        self._room: dict[str, int] = {}
+        """Messages that each database may send before it is counted again what is out."""
+        self._full: dict[str, list[str]] = {}
+        """Queues of each database that may have no more."""
 
     def run(self) -> int:
         """Relay until told to stop; return the exit status."""
@@ -80,10 +84,14 @@ class Relay:
     def _relay(self, claims: Claims) -> int:
         """Hand over what is due in one database, as much as may be under way; return how many."""
         until = now() + int(conf.get().REDISPATCH * SECOND)
-        room = min(AT_ONCE, MOST_UNDER_WAY - claims.under_way(until, MOST_UNDER_WAY))
-        if room <= 0:
-            return 0
-        found = claims.dispatch(room, until)
+        if self._full.get(claims.alias) or self._room.get(claims.alias, 0) < AT_ONCE:
+            out = claims.under_way(until)
+            self._full[claims.alias] = [queue for queue, number in out.items() if number > MOST_UNDER_WAY - AT_ONCE]
+            self._room[claims.alias] = MOST_UNDER_WAY - max(
+                (number for queue, number in out.items() if queue not in self._full[claims.alias]), default=0
+            )
+        found = claims.dispatch(AT_ONCE, until, self._full[claims.alias])
+        self._room[claims.alias] -= len(found)
         if found:
             try:
                 self.publish(claims.alias, found)

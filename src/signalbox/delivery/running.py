@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
+from traceback import format_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
@@ -27,7 +28,7 @@ from signalbox.delivery.claims import DONE, Claimed, Result, Verdict
 from signalbox.models import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -42,6 +43,11 @@ DEFERRED_PAUSE: Final = 30.0
 GRACE: Final = 10.0
 """Seconds that a receiver is given to end after its timeout, before its process is given up."""
 
+LONGEST_TRACEBACK: Final = 8_000
+"""Characters of a failed attempt's traceback that are kept."""
+
+MOST_CAUSES: Final = 5
+"""Exceptions of a chain that are told."""
 
 DIED: Final = "The worker died in each attempt, or lost its lease, and wrote nothing."
 
@@ -294,26 +300,34 @@ class Watch:
 
 
 def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
-    """Run the receiver of ``claimed`` and return what became of it. Only what ends the process is raised."""
+    """Run the receiver of ``claimed`` and return what became of it.
+
+    Whatever it raises is its failure, ``SystemExit`` too. Only Ctrl-C leaves here, which the main thread alone gets.
+    """
     try:
         durable = durable_of(claimed)
     except Deferred as error:
         return _deferred(claimed, error)
     if claimed.attempts > durable.retries + 1:  # counted before each, and none has said what became of it
         return failed(claimed, durable, DIED)
+    others = {connection for connection in connections.all(initialized_only=True) if _in_transaction(connection)}
     try:
         call(claimed, durable, watch)
     except Deferred as error:
         return _deferred(claimed, error)
     except TimedOut:
         for connection in connections.all(initialized_only=True):  # it may have been in the middle of a statement
-            _throw_away(connection)
+            if connection not in others:
+                _throw_away(connection)
         return failed(claimed, durable, f"TimedOut: it took longer than its timeout of {durable.timeout:g} seconds")
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         logger.warning("%s failed (attempt %d).", claimed.receiver, claimed.attempts, exc_info=True)
-        return failed(claimed, durable, encoding.exception_text(error, redactor=registry.redactor()))
+        text = encoding.exception_text(error, redactor=registry.redactor())
+        return failed(claimed, durable, text, _told(error))
     finally:
-        _tidy()
+        _tidy(others)
     return DONE
 
 
@@ -367,12 +381,19 @@ def _traced(claimed: Claimed) -> Iterator[None]:
         departures.end(trace, status)
 
 
-def _tidy() -> None:
-    """Leave no connection behind in a transaction or broken, whatever the receiver did with it."""
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    return connection.connection is not None and (connection.in_atomic_block or not connection.autocommit)
+
+
+def _tidy(others: Collection[BaseDatabaseWrapper]) -> None:
+    """Leave no connection behind in a transaction or broken, whatever the receiver did with it.
+
+    ``others`` were in somebody's transaction before the receiver was called: that is theirs.
+    """
     for connection in connections.all(initialized_only=True):
-        if connection.connection is None:
+        if connection.connection is None or connection in others:
             continue
-        if connection.in_atomic_block or not connection.autocommit or connection.errors_occurred:
+        if _in_transaction(connection) or connection.errors_occurred:
             _throw_away(connection)
 
 
@@ -384,12 +405,26 @@ def _throw_away(connection: BaseDatabaseWrapper) -> None:
         del connections[connection.alias]
 
 
-def failed(claimed: Claimed, durable: Durable, error: str) -> Result:
+def failed(claimed: Claimed, durable: Durable, error: str, traceback: str | None = None) -> Result:
     """Return what a failed attempt leads to: the next one, or a dead letter."""
     if claimed.attempts <= durable.retries:
-        return Result(verdict=Verdict.RETRY, error=error, pause=durable.pause(claimed.attempts))
+        pause = durable.pause(claimed.attempts)
+        return Result(verdict=Verdict.RETRY, error=error, traceback=traceback, pause=pause)
     logger.error("%s for %s %s is a dead letter: %s", claimed.receiver, claimed.sender, claimed.object_key, error)
-    return Result(verdict=Verdict.DEAD, error=error, skip=durable.on_dead == "skip")
+    return Result(verdict=Verdict.DEAD, error=error, traceback=traceback, skip=durable.on_dead == "skip")
+
+
+def _told(error: BaseException) -> str:
+    """Return where ``error`` was raised and what led to it, the cause first, without secrets; the end if it is long."""
+    redactor = registry.redactor()
+    told: list[str] = []
+    found: BaseException | None = error
+    while found is not None and len(told) < MOST_CAUSES:
+        places = "".join(format_tb(found.__traceback__))
+        told.insert(0, redactor.text(places) + encoding.exception_text(found, redactor=redactor))
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    text = encoding.clean("\n\n".join(told))
+    return text if len(text) <= LONGEST_TRACEBACK else "…" + text[-LONGEST_TRACEBACK:]
 
 
 def _deferred(claimed: Claimed, error: Deferred) -> Result:

@@ -39,6 +39,7 @@ AHEAD: Final = 1.0
 TICK: Final = 0.25
 """Seconds between two looks of the main thread at what runs too long."""
 PRUNE_EVERY: Final = 60.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 GIVEN_UP: Final = 75
 """Exit status after a receiver that did not end: sysexits' EX_TEMPFAIL, start me again."""
@@ -65,8 +66,10 @@ class Options:
 class Worker:
     """A process's worker."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, supervisor: int | None = None) -> None:
         self.options = options
+        self._supervisor = supervisor
+        """The process without which this one is to end."""
         self.claims: dict[str, Claims] = {}
         self._turns: Iterator[Claims] = cycle(())
         self.watch = Watch()
@@ -74,12 +77,18 @@ class Worker:
         self.reload = False
         self.done = 0
         """Attempts that this worker made."""
-        self._impatient = False
+        self._asked = 0
+        """How often it was told to end; asked twice, it waits for nothing."""
+        self._failed = False
+        self._taken = 0
+        """Deliveries that threads took to run them."""
         self._stuck: set[int | None] = set()
         """Threads with a receiver that does not end."""
         self._ready: deque[Claimed] = deque()
         self._held: dict[tuple[str, int], Claimed] = {}
         """What is claimed, running or not, and has to be renewed."""
+        self._renewed: dict[str, float] = {}
+        """When the leases in each database were last renewed."""
         self._lock = threading.Lock()
         self._claiming = threading.Lock()
         self._idle = 0
@@ -96,8 +105,11 @@ class Worker:
         """Work until told to stop; return the exit status."""
         self.claims = {alias: Claims(alias, self.options.queues) for alias in self._databases()}
         self._turns = cycle(self.claims.values())
+        self._renewed = dict.fromkeys(self.claims, time.monotonic())
         waiting = Waiting(list(self.claims))
         handlers = {signal.SIGTERM: self._terminate, signal.SIGINT: self._terminate, signal.SIGHUP: self._hang_up}
+        if self._supervisor is not None:  # Ctrl-C reaches both, and who supervises passes it on
+            handlers[signal.SIGINT] = lambda: None
         try:
             with waiting.signals(handlers):
                 return self._watch_over(waiting)
@@ -115,13 +127,17 @@ class Worker:
         self.stopping.set()
         self._something.set()
 
+    # Handlers set plain values alone: an event has a lock, which the thread that they interrupt may hold.
+
     def _terminate(self) -> None:
-        self._impatient = self.stopping.is_set()  # asked twice: wait for nothing
-        self.stop()
+        self._asked += 1
 
     def _hang_up(self) -> None:
         self.reload = True
-        self.stop()
+        self._asked += 1
+
+    def _told_to_end(self) -> bool:
+        return bool(self._asked) or (self._supervisor is not None and os.getppid() != self._supervisor)
 
     def _watch_over(self, waiting: Waiting) -> int:
         threads = [
@@ -130,18 +146,18 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        renewed = pruned = time.monotonic()
+        pruned = time.monotonic()
         until: float | None = None
         while any(thread.is_alive() for thread in threads):
             waiting.listen()
             self._listens = waiting.listens()
             if waiting.wait(TICK):
                 self._something.set()
+            if self._told_to_end():
+                self.stop()
             moment = time.monotonic()
             self._interrupt_late()
-            if moment - renewed >= conf.get().LEASE / 3:
-                renewed = moment
-                self._renew()
+            self._renew()
             if moment - pruned >= PRUNE_EVERY:
                 pruned = moment
                 self._prune()
@@ -149,13 +165,14 @@ class Worker:
                 until = until or moment + self.options.grace
                 self._give_back()
                 ended = all(not thread.is_alive() or thread.ident in self._stuck for thread in threads)
-                if ended or self._impatient or moment > until:
+                if ended or self._asked > 1 or moment > until:
                     break
+        self._give_back()  # a thread may have claimed something just before it ended
         if self._held:
             logger.error("%d deliveries did not end; others run them when their lease is over.", len(self._held))
         if any(thread.is_alive() for thread in threads):
             return GIVEN_UP
-        return 1 if self._away and (self.options.once or self.options.burst) else 0
+        return 1 if self._failed or (self._away and (self.options.once or self.options.burst)) else 0
 
     def _interrupt_late(self) -> None:
         for running in list(self.watch.attempts.values()):
@@ -178,32 +195,56 @@ class Worker:
                 claimed, durable, f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"
             )
             self._surely(lambda: self.claims[claimed.alias].settle(claimed, result), patience=5)
-        self._held.pop((claimed.alias, claimed.id), None)
+        self._let_go(claimed)
         self.stop()
 
     def _renew(self) -> None:
-        """Extend the leases of what is held, and give back what has waited here for long: others may be idle."""
-        with self._lock:
-            old = time.monotonic() - conf.get().LEASE / 3
-            stale = [one for one in self._ready if one.claimed < old and not one.started]
-            for one in stale:
-                self._ready.remove(one)
-                self._held.pop((one.alias, one.id), None)
-        for alias, claims in self.claims.items():
-            self._once(partial(claims.release, [one for one in stale if one.alias == alias]))
-            held = [one for one in list(self._held.values()) if one.alias == alias]
-            if held:
-                lost = self._once(partial(claims.renew, held))
-                lost = {number for number in lost or () if (alias, number) in self._held}  # not what was just finished
-                if lost:
-                    logger.warning("Deliveries %s took this worker for dead, and are run by another.", sorted(lost))
+        """Extend the leases of what is held, and give back what has waited here for long: others may be idle.
+
+        A database that is away, or locked, is tried again at the next tick: leases do not wait for it.
+        """
+        for claims in self.claims.values():
+            if self._unrenewed(claims.alias) < conf.get().LEASE / 3:
+                continue
+            with self._lock:
+                old = time.monotonic() - conf.get().LEASE / 3
+                stale = [
+                    one for one in self._ready if one.alias == claims.alias and one.claimed < old and not one.started
+                ]
+                for one in stale:
+                    self._ready.remove(one)
+                    self._let_go(one)
+            self._once(partial(claims.release, stale))
+            self._once(partial(self._renew_in, claims))
+
+    def _unrenewed(self, alias: str) -> float:
+        """Return for how many seconds the leases in a database have not been renewed."""
+        return time.monotonic() - self._renewed.get(alias, 0.0)
+
+    def _renew_in(self, claims: Claims) -> None:
+        moment = time.monotonic()
+        held = [one for one in list(self._held.values()) if one.alias == claims.alias]
+        if held:
+            lost = claims.renew(held)
+            taken = sorted(one.id for one in held if one.id in lost and self._holds(one))  # not what was just finished
+            if taken:
+                logger.warning("Deliveries %s took this worker for dead, and are run by another.", taken)
+        self._renewed[claims.alias] = moment
+
+    def _holds(self, one: Claimed) -> bool:
+        return self._held.get((one.alias, one.id)) is one
+
+    def _let_go(self, one: Claimed) -> None:
+        """Hold ``one`` no longer; a later claim of the same delivery stays."""
+        if self._holds(one):
+            del self._held[one.alias, one.id]
 
     def _give_back(self) -> None:
         with self._lock:
             left = list(self._ready)
             self._ready.clear()
             for one in left:
-                self._held.pop((one.alias, one.id), None)
+                self._let_go(one)
         for alias, claims in self.claims.items():
             mine = [one for one in left if one.alias == alias]
             if mine:
@@ -211,7 +252,7 @@ class Worker:
 
     def _prune(self) -> None:
         for claims in self.claims.values():
-            while not self.stopping.is_set() and (self._once(claims.prune) or 0) >= 1000:
+            while not self.stopping.is_set() and not self._told_to_end() and (self._once(claims.prune) or 0) >= 1000:
                 time.sleep(0.05)  # a purge must not keep SQLite's write lock to itself
 
     # ------------------------------------------------------------ the threads
@@ -228,6 +269,7 @@ class Worker:
                     following = self._run(one)
         except BaseException:
             logger.exception("A worker's thread failed.")
+            self._failed = True
             self.stop()
         finally:
             connections.close_all()
@@ -241,7 +283,7 @@ class Worker:
             one.started = True
             one.attempts += 1
             return True
-        self._held.pop((one.alias, one.id), None)
+        self._let_go(one)
         return False
 
     def _run(self, one: Claimed) -> Claimed | None:
@@ -256,10 +298,10 @@ class Worker:
         else:
             following = self._pop(one.alias)
         self._settle(one, result, following)
-        self._held.pop((one.alias, one.id), None)
+        self._let_go(one)
         if following is None or following.started:
             return following
-        self._held.pop((following.alias, following.id), None)
+        self._let_go(following)
         return None
 
     def _settle(self, one: Claimed, result: Result, following: Claimed | None) -> None:
@@ -288,9 +330,10 @@ class Worker:
         try:
             with self._claiming:
                 pause = SHORTEST_PAUSE
-                while not self.stopping.is_set():
+                while not self.stopping.is_set() and not (self.options.once and self._taken):
                     with self._lock:
                         if self._ready:
+                            self._taken += 1
                             return self._ready.popleft()
                     self._something.clear()
                     if self._claim():
@@ -333,7 +376,9 @@ class Worker:
         if time.monotonic() < again:
             return []
         try:
-            found = claims.claim(limit, begin)
+            if self._unrenewed(claims.alias) > conf.get().LEASE / 2:  # it was away: keep what runs here, then look
+                self._renew_in(claims)
+            found = claims.claim(limit, begin, [number for alias, number in list(self._held) if alias == claims.alias])
         except Error as error:
             _close_broken()
             if claims.alias not in self._away:
@@ -383,11 +428,6 @@ def _close_broken() -> None:
             connection.close_if_unusable_or_obsolete()
 
 
-def supervise(processes: int, options: Options) -> int:
-    """Keep ``processes`` workers running until told to stop, each in a process of its own; return the exit status."""
-    return Supervisor(processes, options).run()
-
-
 class Supervisor:
     """Starts workers, and starts them anew when they die."""
 
@@ -395,47 +435,77 @@ class Supervisor:
         self.processes = processes
         self.options = options
         self.children: dict[int, float] = {}
-        self.stopping = False
+        """Each worker's process, and when it began."""
         self.reload = False
+        self._asked = 0
+        """How often this process was told to end."""
+        self._told: dict[int, int] = {}
+        """How often each worker was."""
+        self._finished = False
         self._pause = 1.0
 
     def run(self) -> int:
         """Supervise until told to stop."""
         waiting = Waiting([])
         handlers = {
-            signal.SIGTERM: self._stop,
-            signal.SIGINT: self._stop,
+            signal.SIGTERM: self._terminate,
+            signal.SIGINT: self._terminate,
             signal.SIGHUP: self._hang_up,
             signal.SIGCHLD: lambda: None,
         }
         connections.close_all()
-        with waiting.signals(handlers):
-            again = 0.0
-            while True:
-                missing = self.processes - len(self.children)
-                if not self.stopping and missing and time.monotonic() >= again:
-                    for _ in range(missing):
-                        self._start()
+        try:
+            with waiting.signals(handlers):
+                self._supervise(waiting)
+        finally:
+            waiting.close()
+        return 0
+
+    def _supervise(self, waiting: Waiting) -> None:
+        again = 0.0
+        while True:
+            if time.monotonic() >= again:
+                while not self.stopping and len(self.children) < self.processes:
+                    self._start()
+            self._pass_on()
+            if not (self.stopping and not self.children):
                 waiting.wait(1.0)
-                if self._reap():
-                    again = time.monotonic() + self._pause
-                if (self.stopping or self.options.burst or self.options.once) and not self.children:
-                    return 0
+            if self._reap():
+                again = time.monotonic() + self._pause
+            if (self.stopping or self.options.burst or self.options.once) and not self.children:
+                return
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no worker is to be started any more."""
+        return bool(self._asked) or self._finished
 
     def _start(self) -> None:
+        supervisor = os.getpid()
+        # A signal waits until the new process has put the handlers aside that it got from this one.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         number = os.fork()
         if number:
             self.children[number] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             return
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            for one in _SIGNALS:
                 signal.signal(one, signal.SIG_DFL)
-            status = Worker(self.options).run()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            status = Worker(self.options, supervisor=supervisor).run()
         finally:
             logging.shutdown()
             os._exit(status)
+
+    def _pass_on(self) -> None:
+        """Tell every worker to end as often as this process was told, also those that were started meanwhile."""
+        for number in self.children:
+            if self._told.get(number, 0) < self._asked:
+                self._told[number] = self._asked
+                os.kill(number, signal.SIGTERM)
 
     def _reap(self) -> bool:
         """Forget the workers that ended; return whether one died that nobody told to."""
@@ -445,9 +515,10 @@ class Supervisor:
             if not ended:
                 continue
             del self.children[number]
+            self._told.pop(number, None)
             finished = (self.options.burst or self.options.once) and status == 0
             if finished:
-                self.stopping = True
+                self._finished = True
             elif not self.stopping:
                 died = True
                 quickly = time.monotonic() - began < 10
@@ -455,11 +526,11 @@ class Supervisor:
                 logger.error("Worker %d ended with status %d and is replaced in %g s.", number, status, self._pause)
         return died
 
-    def _stop(self) -> None:
-        self.stopping = True
-        for number in list(self.children):
-            os.kill(number, signal.SIGTERM)
+    # Handlers set plain values alone, see `Worker`.
+
+    def _terminate(self) -> None:
+        self._asked += 1
 
     def _hang_up(self) -> None:
         self.reload = True
-        self._stop()
+        self._asked += 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from signalbox.doctor import recorded, runtime, source
 from signalbox.doctor.findings import Finding, Line, Severity
@@ -32,6 +34,23 @@ def examine(
         ValueError: a rule or an app isn't known; the message lists those that are.
     """
     asked = chosen(rules)
+    with _uncollected():
+        return _examine(asked, apps, records)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: it would go through all the syntax trees again and again while they grow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _examine(asked: list[Rule], apps: Collection[str] | None, records: bool) -> list[Finding]:
     project = read(records=records and any(rule.records for rule in asked))
     if unknown := set(apps or ()) - {app.label for app in project.runtime.apps}:
         known = ", ".join(sorted(app.label for app in project.runtime.apps))
@@ -67,11 +86,13 @@ def _ask(rule: Rule, project: Project, apps: Collection[str] | None) -> Iterator
 
 def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
     for fault in faults:
-        app = project.runtime.app_of(fault.path) if fault.path else None
-        if apps is not None:
-            shown = app is not None and app.label in apps
+        app = project.runtime.app_of(fault.path) if fault.path else project.runtime.app_named(fault.receiver)
+        if app is None:
+            shown = rule.packages  # it may be any app's
+        elif apps is not None:
+            shown = app.label in apps
         else:
-            shown = rule.packages or (app is not None and app.own)
+            shown = rule.packages or app.own
         if shown:
             yield Finding(
                 id=rule.id,
@@ -103,7 +124,7 @@ def _failed(rule: Rule, error: Exception) -> Finding:
     return Finding(
         id="signalbox.D000",
         rule="rule-failed",
-        severity=Severity.WARNING,
+        severity=Severity.ERROR,  # what the rule would have found is not known: --fail-on must not pass
         app="",
         path="",
         line=0,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from signalbox.doctor import factories
+from signalbox.doctor.frames import Frame
 from signalbox.doctor.recorded import Record
 from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
-from signalbox.doctor.source import Connect, Function, Module, Source
+from signalbox.doctor.written import Connect, Function, Module, Source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +49,7 @@ class Project:
     """The source."""
     records: tuple[Record, ...] = ()
     """How receivers did in the recorded events."""
+    _frames: dict[Function, tuple[Frame, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def live(self) -> Mapping[tuple[str, str, int], tuple[Connection, ...]]:
@@ -82,15 +85,42 @@ class Project:
                 found[key] = Heard(signal=key[0], function=function, connect=None, connection=connections[0])
         return tuple(found.values())
 
+    def frames(self, heard: Heard) -> tuple[Frame, ...]:
+        """Return the receiver, and the functions of its module that it calls itself, as they run for a send."""
+        found = self._frames.get(heard.function)
+        if found is None:
+            found = self._frames[heard.function] = tuple(self._called(heard.function))
+        return found
+
+    def _called(self, function: Function) -> Iterator[Frame]:
+        frame = Frame(function=function)
+        yield frame
+        told = {function}
+        for call, conditions in function.calls:
+            called = self.source.named.get(function.resolve(call.func))
+            if (
+                called
+                and called.module == function.module
+                and not called.opaque
+                and not called.method
+                and called not in told
+            ):
+                told.add(called)
+                yield frame.calling(called, call, conditions)
+
     def loaded(self, module: str) -> bool:
         """Whether the module is imported."""
         return module in self.runtime.modules
 
     def connections(self, connect: Connect, signal: str) -> tuple[Connection, ...]:
         """Return what lives in the process of what the source connects there."""
-        if connect.function is None:
-            return ()
-        return self.live.get((signal, connect.function.path, connect.function.line), ())
+        function = connect.function or self.made(connect)
+        return self.live.get((signal, function.path, function.line), ()) if function else ()
+
+    def made(self, connect: Connect) -> Function | None:
+        """Return the function that a call makes anew for this connection."""
+        factory = self.source.named.get(connect.target) if connect.kind == "temporary" else None
+        return factories.product(factory, self.source.named) if factory else None
 
     def site(self, connection: Connection) -> Connect | None:
         """Return where the source makes this connection: where the sender agrees, else where no other's does."""
@@ -121,9 +151,13 @@ class Project:
 
     def model(self, path: str) -> Model | None:
         """Return the model at a dotted path; an import may lead to it by way of another module of its app."""
-        return self._models_by_path.get(path) or self._models_by_name.get(
-            (path.partition(".")[0], path.rpartition(".")[2])
-        )
+        home, _, name = path.rpartition(".")
+        module = self.source.modules.get(home)
+        for candidate in (path, *(f"{star}.{name}" for star in (module.stars if module else ()))):
+            found = self._models_by_path.get(candidate) or self._models_by_name.get((candidate.partition(".")[0], name))
+            if found:
+                return found
+        return None
 
     @cached_property
     def _models_by_path(self) -> Mapping[str, Model]:

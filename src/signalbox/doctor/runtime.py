@@ -20,6 +20,8 @@ from django.apps import AppConfig, apps
 from django.conf import global_settings, settings
 from django.core.handlers.base import BaseHandler
 from django.db import models
+from django.db.models.fields.reverse_related import ForeignObjectRel
+from django.db.models.options import Options
 from django.dispatch import Signal
 
 from signalbox import catalog
@@ -44,6 +46,8 @@ class App:
     """Whether it is the project's own code: not in ``site-packages`` or the standard library, nor signalbox itself."""
     position: int
     """Its place in ``INSTALLED_APPS``."""
+    config: str = ""
+    """Dotted path of its config's class; empty where it is no installed app."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,14 @@ class Model:
     """Whether its instances may be users of this site: the user model, its proxies and children."""
     relations: tuple[str, ...]
     """Names of its own many-to-many fields."""
+    singles: frozenset[str]
+    """Names by which an object has one other: foreign keys, and one-to-one fields from both sides."""
+    many: frozenset[str]
+    """Names by which an object has others: of the managers of related objects."""
+    managers: frozenset[str]
+    """Names of its managers."""
+    key: frozenset[str]
+    """Names of its primary key, but for ``pk``."""
     fields: tuple[str, ...]
     """Names of its fields."""
 
@@ -164,13 +176,18 @@ class Runtime:
         holding = [app for app in self.apps if path.startswith(app.path + os.sep)]
         return max(holding, key=lambda app: len(app.path), default=None)
 
+    def app_named(self, name: str) -> App | None:
+        """Return the app that a dotted name belongs to: the one with the longest package that holds it."""
+        holding = [app for app in self.apps if name.startswith(f"{app.module}.")]
+        return max(holding, key=lambda app: len(app.module), default=None)
+
 
 def read() -> Runtime:
     """Read the process as it is now."""
     from django.contrib.auth import get_user_model
 
     found = list(_apps())
-    signals, aliases = _signals()
+    signals, aliases = _signals(found)
     entries = [(signal, entry) for signal, label in signals for entry in _entries(signal, label)]
     described = _Senders(entry.connected for _, entry in entries)
     accidental = _accidental([entry.connected for _, entry in entries]) if settings.DEBUG else frozenset[int]()
@@ -199,7 +216,14 @@ def _apps() -> Iterator[App]:
     position = 0
     for position, config in enumerate(apps.get_app_configs()):
         path = real(config.path)
-        yield App(label=config.label, module=config.name, path=path, own=not _packaged(path), position=position)
+        yield App(
+            label=config.label,
+            module=config.name,
+            path=path,
+            own=not _packaged(path),
+            position=position,
+            config=f"{type(config).__module__}.{type(config).__qualname__}",
+        )
     package = (getattr(settings, "SETTINGS_MODULE", None) or "").partition(".")[0]
     installed = {config.name for config in apps.get_app_configs()}
     for directory in getattr(sys.modules.get(package), "__path__", ()) if package not in {"tests", "test"} else ():
@@ -269,8 +293,8 @@ def _names(value: Any, depth: int) -> Iterator[str]:
 # Signals and connections
 
 
-def _signals() -> tuple[list[tuple[Signal, str]], dict[str, str]]:
-    """Return every signal that an imported module holds, with its name, and all paths to them."""
+def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, str]]:
+    """Return every signal that an imported module holds, or a class of the apps', with its name and all paths to it."""
     paths: dict[int, list[str]] = {}
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
@@ -289,8 +313,15 @@ def _signals() -> tuple[list[tuple[Signal, str]], dict[str, str]]:
                 if issubclass(type(value), Signal):
                     objects[id(value)] = value
                     paths.setdefault(id(value), []).append(f"{label}.{attribute}")
-    names = {key: builtin.get(key) or min(found, key=_plainness) for key, found in paths.items()}
-    aliases = {path: names[key] for key, found in paths.items() for path in found}
+    for label, module in _modules(found):
+        for attribute, value in list(vars(module).items()):
+            if type(value) is type and value.__module__ == label:
+                for inner, held in list(vars(value).items()):
+                    if issubclass(type(held), Signal):
+                        objects[id(held)] = held
+                        paths.setdefault(id(held), []).append(f"{label}.{attribute}.{inner}")
+    names = {key: builtin.get(key) or min(known, key=_plainness) for key, known in paths.items()}
+    aliases = {path: names[key] for key, known in paths.items() for path in known}
     return [(signal, names[key]) for key, signal in objects.items()], aliases
 
 
@@ -473,6 +504,7 @@ class _Senders:
     def model(self, model: type[models.Model]) -> Model:
         options = model._meta
         user = apps.is_installed("django.contrib.auth") and self._is_user(model)
+        related = [] if options.abstract or options.swapped else list(_related(options))
         return Model(
             label=options.label,
             path=f"{model.__module__}.{model.__qualname__}",
@@ -483,6 +515,10 @@ class _Senders:
             through=id(model) in self._through or bool(options.auto_created),
             user=user,
             relations=tuple(field.name for field in options.local_many_to_many),
+            singles=frozenset(name for name, many in related if not many),
+            many=frozenset(name for name, many in related if many),
+            managers=frozenset(manager.name for manager in options.managers),
+            key=frozenset() if options.abstract else frozenset({options.pk.name, options.pk.attname}),
             fields=tuple(field.name for field in options.local_fields)
             if options.abstract
             else tuple(f.name for f in options.fields),
@@ -493,6 +529,15 @@ class _Senders:
         from django.contrib.auth import get_user_model
 
         return issubclass(model, get_user_model())
+
+
+def _related(options: Options[models.Model]) -> Iterator[tuple[str, bool]]:
+    """Yield the names by which an object has others, each with whether it has many by it."""
+    for field in options.get_fields():
+        if field.is_relation:
+            name = field.get_accessor_name() if isinstance(field, ForeignObjectRel) else field.name
+            if name:
+                yield name, bool(field.one_to_many or field.many_to_many)
 
 
 def _fast(connections: Iterable[Connection]) -> Iterator[str]:

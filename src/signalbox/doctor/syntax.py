@@ -1,13 +1,29 @@
-"""Questions to a function's syntax: what runs when it does, under which conditions, by which names."""
+"""Questions to a function's syntax: what runs when it does, and on which conditions."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from signalbox.doctor.source import Function
+    from signalbox.doctor.written import Function
+
+
+class Condition(NamedTuple):
+    """What decides whether a place is reached."""
+
+    test: ast.expr | None
+    """The expression that is asked; ``None`` for what is no plain question, as an exception or a pattern."""
+    truth: bool
+    """The answer that leads to the place."""
+
+
+Conditions: TypeAlias = tuple[Condition, ...]
+Known: TypeAlias = Callable[[ast.expr], bool | None]
+"""Says what is known of an expression: whether it is true; ``None`` for nothing."""
+
+UNKNOWN: Final = Condition(None, True)
 
 
 class Step(NamedTuple):
@@ -15,83 +31,155 @@ class Step(NamedTuple):
 
     node: ast.AST
     """Its syntax."""
-    guarded: bool
-    """Whether a condition decides on it: an ``if`` around it, or an earlier one that may return or raise."""
+    conditions: Conditions
+    """What decides on it: an ``if`` around it, or an earlier one that may return, raise or end the turn of a loop."""
 
 
 _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+_LEAVING = (ast.If, ast.Match, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, *_LOOPS)
 
 
 def steps(body: list[ast.stmt]) -> list[Step]:
     """Return what runs when a function with this body does; not what stands in functions within it."""
     found: list[Step] = []
-    _block(body, False, found)
+    _block(body, (), found)
     return found
 
 
-def _block(body: list[ast.stmt], guarded: bool, found: list[Step]) -> None:
+def reached(conditions: Conditions, known: Known) -> bool | None:
+    """Whether a place with these conditions is surely reached, or surely not; ``None`` if it can't be told."""
+    answers = [None if c.test is None else _agrees(c, known) for c in conditions]
+    return False if False in answers else None if None in answers else True
+
+
+def _agrees(condition: Condition, known: Known) -> bool | None:
+    answer = truth(condition.test, known) if condition.test else None
+    return None if answer is None else answer is condition.truth
+
+
+def truth(test: ast.expr, known: Known) -> bool | None:
+    """Return whether ``test`` is true, as far as that follows from what is known."""
+    answer = known(test)
+    if answer is not None:
+        return answer
+    match test:
+        case ast.Constant(value=value):
+            return bool(value)
+        case ast.UnaryOp(op=ast.Not()):
+            inner = truth(test.operand, known)
+            return None if inner is None else not inner
+        case ast.BoolOp():
+            answers = [truth(value, known) for value in test.values]
+            deciding = isinstance(test.op, ast.Or)
+            return deciding if deciding in answers else None if None in answers else not deciding
+        case ast.Compare(ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=bool() as value)]):
+            inner = truth(test.left, known)
+            return None if inner is None else inner is value
+        case ast.Compare(ops=[ast.IsNot() | ast.NotEq()], comparators=[ast.Constant(value=bool() as value)]):
+            inner = truth(test.left, known)
+            return None if inner is None else inner is not value
+        case _:
+            return None
+
+
+def _block(body: list[ast.stmt], conditions: Conditions, found: list[Step]) -> None:
     for node in body:
-        _node(node, guarded, found)
-        if not guarded and isinstance(node, ast.If | ast.Match | ast.Try | ast.For | ast.While):
-            guarded = _leaves(node)
+        _node(node, conditions, found)
+        if isinstance(node, _LEAVING):
+            conditions += _after(node)
 
 
-def _leaves(node: ast.AST) -> bool:
-    """Whether something in it may end the function or the turn of a loop."""
-    if isinstance(node, (*_INNER, ast.expr)):
-        return False
-    if isinstance(node, ast.Return | ast.Raise | ast.Continue | ast.Break):
+def _after(node: ast.stmt) -> Conditions:
+    """Return the conditions on which one comes past a statement."""
+    if not leaves(node):
+        return ()
+    if isinstance(node, ast.If):
+        body, orelse = (any(map(leaves, block)) for block in (node.body, node.orelse))
+        if body and not orelse and _ends(node.body):
+            return (Condition(node.test, False),)
+        if orelse and not body and _ends(node.orelse):
+            return (Condition(node.test, True),)
+    return (UNKNOWN,)
+
+
+def _ends(block: list[ast.stmt]) -> bool:
+    return isinstance(block[-1], ast.Return | ast.Raise | ast.Continue | ast.Break)
+
+
+def leaves(node: ast.AST, looping: bool = False) -> bool:
+    """Whether a statement in it may end the function, or the turn of a loop around it; not of a loop within it."""
+    if isinstance(node, ast.Return | ast.Raise):
         return True
-    return any(_leaves(child) for child in ast.iter_child_nodes(node))
+    if isinstance(node, ast.Continue | ast.Break):
+        return not looping
+    if isinstance(node, _INNER):
+        return False
+    looping = looping or isinstance(node, _LOOPS)
+    return any(leaves(child, looping) for block in _BLOCKS for child in getattr(node, block, ()))
 
 
-def _node(node: ast.AST, guarded: bool, found: list[Step]) -> None:
+def _node(node: ast.AST, conditions: Conditions, found: list[Step]) -> None:
     if isinstance(node, _INNER):
         return
-    found.append(Step(node, guarded))
+    found.append(Step(node, conditions))
     match node:
-        case ast.If() | ast.While():
-            _node(node.test, guarded, found)
-            _block(node.body, True, found)
-            _block(node.orelse, True, found)
-        case ast.IfExp():
-            _node(node.test, guarded, found)
-            _node(node.body, True, found)
-            _node(node.orelse, True, found)
-        case ast.BoolOp():
-            _node(node.values[0], guarded, found)
-            for value in node.values[1:]:
-                _node(value, True, found)
-        case ast.Try() | ast.TryStar():
-            _block(node.body, guarded, found)
-            for handler in node.handlers:
-                _block(handler.body, True, found)
-            _block(node.orelse, guarded, found)
-            _block(node.finalbody, guarded, found)
-        case ast.For() | ast.AsyncFor():
-            _node(node.iter, guarded, found)
-            _block(node.body, guarded, found)
-            _block(node.orelse, guarded, found)
-        case ast.With() | ast.AsyncWith():
-            for item in node.items:
-                _node(item.context_expr, guarded, found)
-            _block(node.body, guarded, found)
-        case ast.Match():
-            _node(node.subject, guarded, found)
-            for case in node.cases:
-                _block(case.body, True, found)
         case ast.Name() | ast.Constant():
             pass  # nothing in them runs, and they are every other node
+        case ast.If() | ast.While():
+            _node(node.test, conditions, found)
+            _block(node.body, (*conditions, Condition(node.test, True)), found)
+            _block(node.orelse, (*conditions, Condition(node.test, False)), found)
+        case ast.IfExp():
+            _node(node.test, conditions, found)
+            _node(node.body, (*conditions, Condition(node.test, True)), found)
+            _node(node.orelse, (*conditions, Condition(node.test, False)), found)
+        case ast.BoolOp():
+            for value in node.values:
+                _node(value, conditions, found)
+                conditions += (Condition(value, isinstance(node.op, ast.And)),)
+        case ast.Try() | ast.TryStar():
+            _block(node.body, conditions, found)
+            for handler in node.handlers:
+                _block(handler.body, (*conditions, UNKNOWN), found)
+            _block(node.orelse, conditions, found)
+            _block(node.finalbody, conditions, found)
+        case ast.For() | ast.AsyncFor():
+            _node(node.iter, conditions, found)
+            _block(node.body, conditions, found)
+            _block(node.orelse, conditions, found)
+        case ast.With() | ast.AsyncWith():
+            for item in node.items:
+                _node(item.context_expr, conditions, found)
+            _block(node.body, conditions, found)
+        case ast.Match():
+            _node(node.subject, conditions, found)
+            for case in node.cases:
+                _block(case.body, (*conditions, UNKNOWN), found)
+        case ast.Attribute():
+            _node(node.value, conditions, found)
+        case ast.Call():
+            _node(node.func, conditions, found)
+            for argument in node.args:
+                _node(argument, conditions, found)
+            for keyword in node.keywords:
+                _node(keyword.value, conditions, found)
         case _:
             for child in ast.iter_child_nodes(node):
-                _node(child, guarded, found)
+                if not isinstance(child, ast.expr_context | ast.operator):
+                    _node(child, conditions, found)
 
 
-def calls(function: Function) -> Iterator[tuple[ast.Call, bool]]:
-    """Yield the calls that run when the function does, each with whether a condition decides on it."""
-    for step in function.steps:
-        if isinstance(step.node, ast.Call):
-            yield step.node, step.guarded
+def calls(found: Iterable[Step]) -> Iterator[tuple[ast.Call, Conditions]]:
+    """Yield the calls among steps, each with its conditions; none that is never made."""
+    for node, conditions in found:
+        if isinstance(node, ast.Call) and (not conditions or reached(conditions, _nothing) is not False):
+            yield node, conditions
+
+
+def _nothing(test: ast.expr) -> bool | None:
+    return None
 
 
 def called(function: Function, call: ast.Call) -> str:
@@ -123,26 +211,6 @@ def parameters(function: Function) -> list[str]:
     """Return the names of its parameters, without ``*args`` and ``**kwargs``."""
     arguments = function.parameters
     return [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-
-
-def standing_for(function: Function, name: str) -> frozenset[str]:
-    """Return the names by which the function calls the signal's argument ``name``, ``kwargs["name"]`` included."""
-    found = {name} if name in parameters(function) else set()
-    for step in function.steps:
-        if (
-            isinstance(step.node, ast.Assign)
-            and len(step.node.targets) == 1
-            and isinstance(step.node.targets[0], ast.Name)
-        ) and is_argument(function, step.node.value, name, found):
-            found.add(step.node.targets[0].id)
-    return frozenset(found)
-
-
-def is_argument(function: Function, node: ast.expr, name: str, names: frozenset[str] | set[str]) -> bool:
-    """Whether ``node`` is the signal's argument ``name``: by one of its ``names``, or out of ``**kwargs``."""
-    if isinstance(node, ast.Name):
-        return node.id in names
-    return from_kwargs(function, node) == name
 
 
 def from_kwargs(function: Function, node: ast.expr) -> str:

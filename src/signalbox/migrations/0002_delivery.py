@@ -72,6 +72,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("error", models.CharField(db_default="", max_length=600, verbose_name="error")),
+                ("traceback", models.TextField(null=True, verbose_name="traceback")),
                 ("created", models.BigIntegerField(help_text="Microseconds since 1970, UTC.", verbose_name="created")),
                 (
                     "finished",
@@ -88,7 +89,7 @@ class Migration(migrations.Migration):
                 "default_permissions": ("view", "change", "delete"),
                 "indexes": [
                     models.Index(fields=["wake"], name="signalbox_delivery_wake"),
-                    models.Index(fields=["lane", "id"], name="signalbox_delivery_lane"),
+                    models.Index(fields=["lane", "lease", "id"], name="signalbox_delivery_lane"),
                     models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
                     models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
                 ],

@@ -12,7 +12,7 @@ from django.apps import apps
 from django.core.signals import request_finished, request_started, setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
-from django.db.models.signals import post_migrate
+from django.db.models.signals import m2m_changed, post_migrate
 from django.dispatch import Signal
 
 from signalbox import buffer, catalog, conf, encoding, store
@@ -182,6 +182,8 @@ def _watch(signal: Signal, name: str) -> None:
         capture = captures.Awaited(name, capture)
     sends.watch(signal, capture)
     hook = _BOUNDARIES.get(signal) or tasks.hook(signal)
+    if signal is m2m_changed:
+        hook = manytomany.around_receivers
     if hook is not None:  # a boundary stands around what records its signal
         sends.bound(signal, hook)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from signalbox.event import Draft
 
 MOST_KEYS = 1000
-"""Keys of a many-to-many change that one event tells; of a larger one it tells these, and the number of the others."""
+"""Keys of a many-to-many change that one event tells; a larger one is told by several."""
 
 
 def sender_label(sender: Any) -> str:
@@ -128,10 +128,10 @@ def _connection(connection: Any) -> dict[str, str]:
 
 
 def keys(values: Any, model: type[Model]) -> list[int | str]:
-    """Return primary keys of ``model`` as events tell them, at most ``MOST_KEYS``: numbers first, in order."""
+    """Return primary keys of ``model`` as events tell them: numbers first, in order."""
     plan = plans.of(model)
     told = [key if type(key) is int and not plan.secret_pk else plan.key_of(key) for key in values]
-    return sorted(told, key=lambda key: (isinstance(key, str), key))[:MOST_KEYS]
+    return sorted(told, key=lambda key: (isinstance(key, str), key))
 
 
 SPECIAL: Mapping[str, Callable[[Any], Any]] = {

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import django
 from django.db import connections
 from django.db.models import AutoField, QuerySet
-from django.db.models.sql import UpdateQuery
+from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox import buffer, context, encoding
-from signalbox.changes import RowChange, untold
+from signalbox.changes import RowChange, choice_labels, untold
 from signalbox.event import UNKNOWN, Draft
 from signalbox.recording import plans, returning, snapshots
 from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -43,6 +43,7 @@ _originals: dict[str, Any] = {
     name: QuerySet.__dict__[name] for name in ("bulk_create", "bulk_update", "update", "_raw_delete")
 }
 _original_update_batch: Any = UpdateQuery.update_batch
+_original_delete_batch: Any = DeleteQuery.delete_batch
 _rows = False
 
 
@@ -62,6 +63,8 @@ def install(names: frozenset[str], *, rows: bool) -> None:
             setattr(QuerySet, attribute, update_wrapper(wrapped, _originals[attribute]))
     if "update" in names:
         UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
+    if "bulk_delete" in names:
+        DeleteQuery.delete_batch = _delete_batch  # type: ignore[method-assign]
 
 
 def uninstall() -> None:
@@ -69,11 +72,12 @@ def uninstall() -> None:
     for attribute, original in _originals.items():
         setattr(QuerySet, attribute, original)
     UpdateQuery.update_batch = _original_update_batch  # type: ignore[method-assign]
+    DeleteQuery.delete_batch = _original_delete_batch  # type: ignore[method-assign]
 
 
 @contextmanager
-def telling(model: type[Model]) -> Iterator[None]:
-    """Keep the block's operations on ``model`` from making events: who does them tells of them."""
+def telling(model: type[Model] | None) -> Iterator[None]:
+    """Keep the block's operations on ``model``, and on no other, from making events: who does them tells of them."""
     token = inside.set(model)
     try:
         yield
@@ -104,8 +108,10 @@ def _bulk_create(
         return _originals["bulk_create"](self, objs, *how)
     objects = list(objs)
     self._for_write = True
+    whole = _rows and ignore_conflicts
+    fields = list(plan.concrete._meta.local_concrete_fields) if whole else plan.pks
     seen = _begins(self, objects, batch_size)
-    with in_transaction(self.db, seen=seen) as connection, returning.asking("insert", self.model, plan.pks) as wanted:
+    with in_transaction(self.db, seen=seen) as connection, returning.asking("insert", self.model, fields) as wanted:
         made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
             if ignore_conflicts:
@@ -131,6 +137,9 @@ def _begins(queryset: Any, objects: list[Any], batch_size: int | None) -> bool:
 
 def _created_in_part(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted) -> None:
     """Tell of the objects that were not there yet, as far as the database says which."""
+    if _rows and wanted.rows is not None:
+        _tell_whole_rows("bulk_create", plan, connection, wanted)
+        return
     keys = None if wanted.rows is None else _keys(plan, wanted.rows)
     count = len(objects) if keys is None else len(keys)
     _operation("bulk_create", plan, connection, count, keys, {"ignore_conflicts": True})
@@ -213,21 +222,68 @@ def _update(self: Any, **kwargs: Any) -> Any:
         return _originals["update"](self, **kwargs)
     self._for_write = True
     with in_transaction(self.db) as connection:
-        if _rows and query.group_by is None:
+        renamed = _renamed(plan, kwargs)
+        if _rows and query.group_by is None and not renamed:
             return _update_rows(self, plan, connection, kwargs)
-        with returning.asking("update", plan.concrete, plan.pks, most=MOST_KEYS) as wanted:
+        with returning.asking("update", plan.concrete, plan.pks, first=bool(renamed), most=MOST_KEYS) as wanted:
             number = _originals["update"](self, **kwargs)
         if number:
             with _guarded("update", plan):
                 keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-                _operation("update", plan, connection, number, keys, {"values": _rendered(plan, kwargs)})
+                told = _told_values(plan, kwargs)
+                if renamed:
+                    new = _new_keys(plan, keys, renamed)
+                    told["new_keys"] = None if new is None else _shown(plan, new)
+                _operation("update", plan, connection, number, keys, told)
     return number
 
 
-def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``update()`` was given: keys for objects, what expressions are made of, no secrets."""
+def _renamed(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of the primary key that ``update()`` was given, by attribute."""
+    return {
+        field.attname: values[given]
+        for field in plan.pks
+        for given in (field.name, field.attname, *(("pk",) if len(plan.pks) == 1 else ()))
+        if given in values
+    }
+
+
+def _new_keys(plan: Plan, keys: list[Any] | None, renamed: dict[str, Any]) -> list[Any] | None:
+    """Return the keys that the rows with ``keys`` were given; ``None`` where only the database knows."""
+    if keys is None or any(hasattr(value, "resolve_expression") for value in renamed.values()):
+        return None
+    given = {
+        place: _plain(plan.pks[place], renamed[field.attname])
+        for place, field in enumerate(plan.pks)
+        if field.attname in renamed
+    }
+    if len(plan.pks) == 1:
+        return [given[0]] * len(keys)
+    return [tuple(given.get(place, part) for place, part in enumerate(key)) for key in keys]
+
+
+def _plain(field: Any, value: Any) -> Any:
+    """Return what a row holds that was given ``value``: of an object its key, of a text the number that it is of."""
+    while field.is_relation:
+        field = field.target_field
+        if hasattr(value, "_meta"):
+            value = getattr(value, field.attname)
+    return field.to_python(value)
+
+
+def _told_values(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told of the values that ``update()`` was given, with what choices are called."""
+    rendered, plain = _rendered(plan, values)
+    labels = choice_labels(plain, plan.fields)
+    return {"values": rendered, "labels": labels} if labels else {"values": rendered}
+
+
+def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``update()`` was given, as a save would tell it: keys for objects, what expressions are made of, no
+    secrets; and what of it is a plain value."""
     redactor = plan.fields.redactor
     shown: dict[str, Any] = {}
+    given_values: dict[str, Any] = {}
     for given, value in values.items():
         name = plan.concrete._meta.get_field(given).name if given != "pk" else given
         if name in plan.fields.excluded:
@@ -236,26 +292,52 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
             shown[name] = untold(value, plan.fields)
-        elif hasattr(value, "_meta"):
-            shown[name] = encoding.safe(value.pk, redactor=redactor)
         else:
-            shown[name] = encoding.safe(value, redactor=redactor)
-    return shown
+            given_values[name] = _written(plan, name, value)
+    return {**shown, **encoding.encode_fields(given_values, redactor=redactor)}, given_values
+
+
+def _written(plan: Plan, name: str, value: Any) -> Any:
+    """Return what ``update()`` wrote of a field, as a save would tell it."""
+    try:
+        found = _plain(plan.concrete._meta.get_field(name), value)
+    except Exception:  # noqa: BLE001 - the field's own code on a value that the database took
+        found = getattr(value, "pk", value)
+    to_text = plan.fields.to_text.get(name)
+    return found if to_text is None else to_text(found)
 
 
 def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]) -> Any:
     """Update, and tell of each row what changed: the old values are read first, the new ones afterwards."""
-    names = [
-        field.name for field in plan.concrete._meta.concrete_fields if field.name in kwargs or field.attname in kwargs
-    ]
+    names = _names(plan, kwargs)
+    returning.lock(connection, plan.concrete)
     # By key: PostgreSQL locks no rows of an outer join.
     found = plan.concrete._base_manager.using(connection.alias).filter(pk__in=self._chain().order_by().values("pk"))
+    old = _read(found, connection, names)
+    number = _originals["update"](self, **kwargs)
+    if number:
+        _tell_changed_rows(plan, connection, names, old)
+    return number
+
+
+def _names(plan: Plan, values: dict[str, Any]) -> list[str]:
+    """Return the names of the fields that ``values`` are of, in the model's order."""
+    return [
+        field.name for field in plan.concrete._meta.concrete_fields if field.name in values or field.attname in values
+    ]
+
+
+def _read(found: Any, connection: BaseDatabaseWrapper, names: list[str]) -> dict[Any, Sequence[Any]]:
+    """Return these fields' values by key, their rows locked."""
     if connection.features.has_select_for_update:
         found = found.select_for_update()
-    old = {row[0]: row[1:] for row in found.values_list("pk", *names)}
-    number = _originals["update"](self, **kwargs)
-    if not number:
-        return number
+    return {row[0]: row[1:] for row in found.values_list("pk", *names)}
+
+
+def _tell_changed_rows(
+    plan: Plan, connection: BaseDatabaseWrapper, names: list[str], old: dict[Any, Sequence[Any]]
+) -> None:
+    """Make one event of each row that held ``old`` values and was updated."""
     with _guarded("update", plan):
         places = [plan.fields.names.index(name) for name in names]
         for start in range(0, len(old), 500):
@@ -264,7 +346,6 @@ def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs:
             for key, *values in new:
                 change = RowChange(plan.fields, _spread(plan, places, old[key]), _spread(plan, places, values))
                 _add(_row_draft("update", plan, connection, plan.key_of(key), change, None), connection)
-    return number
 
 
 def _spread(plan: Plan, places: Sequence[int], values: Sequence[Any]) -> list[Any]:
@@ -278,11 +359,15 @@ def _raw_delete(self: Any, using: str) -> Any:
     plan = plans.of(self.model)
     if _silent(plan):
         return _originals["_raw_delete"](self, using)
+    return _deleting(plan, using, lambda: _originals["_raw_delete"](self, using))
+
+
+def _deleting(plan: Plan, using: str, delete: Callable[[], Any]) -> Any:
     with in_transaction(using) as connection:
-        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else plan.pks
+        fields = list(plan.concrete._meta.local_concrete_fields) if _rows else [*plan.pks, *plan.ends]
         most = None if _rows else MOST_KEYS
         with returning.asking("delete", plan.concrete, fields, most=most) as wanted:
-            number = _originals["_raw_delete"](self, using)
+            number = delete()
         if number:
             with _guarded("bulk_delete", plan):
                 _deleted(plan, connection, number, wanted)
@@ -292,15 +377,42 @@ def _raw_delete(self: Any, using: str) -> Any:
 def _deleted(plan: Plan, connection: BaseDatabaseWrapper, number: int, wanted: returning.Wanted) -> None:
     if not _rows or wanted.rows is None:
         keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-        _operation("bulk_delete", plan, connection, number, keys, {})
+        _operation("bulk_delete", plan, connection, number, keys, _ends(plan, wanted))
         return
+    _tell_whole_rows("bulk_delete", plan, connection, wanted)
+
+
+def _tell_whole_rows(operation: str, plan: Plan, connection: BaseDatabaseWrapper, wanted: returning.Wanted) -> None:
+    """Make one event of each row that a statement returned, as one that was created or deleted."""
     places = [plan.fields.attnames.index(field.attname) for field in wanted.fields]
-    for values in wanted.rows:
+    for values in wanted.rows or ():
         row = _spread(plan, places, values)
         key = tuple(row[place] for place, _ in plan.pk_places)
-        change = RowChange(plan.fields, row, None)
-        draft = _row_draft("bulk_delete", plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
+        change = RowChange(plan.fields, row, None) if operation == "bulk_delete" else RowChange(plan.fields, None, row)
+        draft = _row_draft(operation, plan, connection, plan.key_of(key if len(key) > 1 else key[0]), change, None)
         _add(draft, connection)
+
+
+def _ends(plan: Plan, wanted: returning.Wanted) -> dict[str, Any]:
+    """Return the keys on both ends of a many-to-many relation's rows, by the foreign key's name."""
+    if not plan.ends or wanted.rows is None:
+        return {}
+    columns = list(zip(*wanted.rows, strict=True))[len(plan.pks) :]
+    return {
+        "ends": {
+            field.name: _shown(plans.of(field.related_model), list(column))
+            for field, column in zip(plan.ends, columns, strict=False)
+        }
+    }
+
+
+def _delete_batch(self: Any, pk_list: Sequence[Any], using: str) -> Any:
+    """Record what becomes of the rows of a many-to-many relation where somebody listens to every delete: Django loads
+    them then, and sends nothing for them."""
+    plan = plans.of(self.get_meta().concrete_model)
+    if not self.get_meta().auto_created or _silent(plan):
+        return _original_delete_batch(self, pk_list, using)
+    return _deleting(plan, using, lambda: _original_delete_batch(self, pk_list, using))
 
 
 def _keys(plan: Plan, rows: Sequence[Sequence[Any]]) -> list[Any]:
@@ -314,9 +426,25 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     if _silent(plan):
         return _original_update_batch(self, pk_list, values, using)
     with in_transaction(using) as connection:
+        if _rows and not _renamed(plan, values):
+            return _update_batch_rows(self, plan, connection, pk_list, values)
         result = _original_update_batch(self, pk_list, values, using)
         with _guarded("update", plan):
-            _operation("update", plan, connection, len(pk_list), list(pk_list), {"values": _rendered(plan, values)})
+            _operation("update", plan, connection, len(pk_list), list(pk_list), _told_values(plan, values))
+    return result
+
+
+def _update_batch_rows(
+    self: Any, plan: Plan, connection: BaseDatabaseWrapper, pk_list: Sequence[Any], values: dict[str, Any]
+) -> Any:
+    names = _names(plan, values)
+    returning.lock(connection, plan.concrete)
+    rows = plan.concrete._base_manager.using(connection.alias)
+    old: dict[Any, Sequence[Any]] = {}
+    for start in range(0, len(pk_list), 500):
+        old |= _read(rows.filter(pk__in=pk_list[start : start + 500]), connection, names)
+    result = _original_update_batch(self, pk_list, values, connection.alias)
+    _tell_changed_rows(plan, connection, names, old)
     return result
 
 
@@ -348,13 +476,18 @@ def _operation(
     draft.duration = 0
     args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
-        shown = keys[:MOST_KEYS]
-        args["keys"] = shown if {*map(type, shown)} <= {int} else [plan.key_of(key) for key in shown]
+        shown = args["keys"] = _shown(plan, keys)
         if count > len(shown):
             args["keys_left_out"] = count - len(shown)
     draft.args = args
     draft.note = note
     _add(draft, connection)
+
+
+def _shown(plan: Plan, keys: list[Any]) -> list[Any]:
+    """Return keys as events tell them, as many as one event tells."""
+    shown = keys[:MOST_KEYS]
+    return shown if {*map(type, shown)} <= {int} and not plan.secret_pk else [plan.key_of(key) for key in shown]
 
 
 def _row_draft(

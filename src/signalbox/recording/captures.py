@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
@@ -12,6 +12,7 @@ from signalbox import buffer, conf, context, departures, encoding, store
 from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
 from signalbox.recording import arguments, manytomany, plans, rows, snapshots
+from signalbox.redaction import REDACTED
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -171,6 +172,12 @@ class PostSave(Sent):
         draft: Draft | None = None if state is None else snapshots.take(state, rows.SAVED)
         return super().start(sender, named) if draft is None else draft
 
+    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+        """Leave the row's event as it is; a send without a write makes one of its own."""
+        state = getattr(named.get("instance"), "_state", None)
+        if state is None or snapshots.take(state, rows.SAVED) is None:
+            super().unheard(sender, named)
+
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
         """Let what the receivers did follow the row's event, where that has been written already."""
         if draft.change is None:
@@ -234,7 +241,8 @@ class ManyToMany(Recorded):
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
         through = plans.of(sender)
-        if not through.recorded:
+        said = plans.said_of_relation(sender)
+        if not through.recorded or said == "exclude":
             return None
         plan = plans.of(instance if isinstance(instance, type) else instance.__class__)
         if not plan.recorded:
@@ -244,14 +252,17 @@ class ManyToMany(Recorded):
             rows.name(draft, plan, instance, connections[named["using"]])
         told = {name: value for name, value in named.items() if name not in ("instance", "using", "model", "pk_set")}
         asked = named["pk_set"]
+        first, *others = _changed_keys(named["action"], manytomany.current.get())
+        shown = asked if asked is None or said else arguments.keys(asked, named["model"])[: arguments.MOST_KEYS]
         draft.args = {
             **arguments.render(told),
-            "pk_set": None if asked is None else arguments.keys(asked, named["model"]),
-            **_changed_keys(named["action"], manytomany.current.get()),
+            "pk_set": shown if shown is None or not said else REDACTED,
+            **first,
             "object": plan.label,
             "model": arguments.sender_label(named["model"]),
         }
         _into(draft)
+        _into_parts(draft, others)
         return draft
 
     def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
@@ -264,18 +275,23 @@ class ManyToMany(Recorded):
             super().unheard(sender, named)
 
 
-def _changed_keys(action: str, work: manytomany.Work | None) -> dict[str, Any]:
+def _changed_keys(action: str, work: manytomany.Work | None) -> list[dict[str, Any]]:
     """Return the keys that a ``post_`` action really added or removed, as its statements told."""
     if work is None or not action.startswith("post_"):
-        return {}
-    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager.model)
+        return [{}]
+    return _told_keys("added" if action == "post_add" else "removed", work.keys(), work.manager)
 
 
-def _told_keys(what: str, keys: list[Any], model: type[Model]) -> dict[str, Any]:
-    told: dict[str, Any] = {what: arguments.keys(keys, model)}
-    if len(keys) > arguments.MOST_KEYS:
-        told["keys_left_out"] = len(keys) - arguments.MOST_KEYS
-    return told
+def _told_keys(what: str, keys: list[Any], manager: Any) -> list[dict[str, Any]]:
+    """Return what is told of ``keys``: all of them, in as many parts as events are needed; hidden, their number."""
+    if plans.said_of_relation(manager.through) == "redact":
+        return [{what: REDACTED, "count": len(keys)}]
+    model: type[Model] = manager.model
+    told, most = arguments.keys(keys, model), arguments.MOST_KEYS
+    if len(told) <= most:
+        return [{what: told}]
+    parts = [told[start : start + most] for start in range(0, len(told), most)]
+    return [{what: part, "part": number, "parts": len(parts)} for number, part in enumerate(parts, 1)]
 
 
 def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
@@ -283,16 +299,30 @@ def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
     plan = plans.of(type(manager.instance))
     draft = _draft("m2m_changed", plans.of(manager.through).label, using)
     rows.name(draft, plan, manager.instance, connections[using])
+    first, *others = _told_keys("added", keys, manager)
     draft.args = {
         "action": "post_add",
         "reverse": manager.reverse,
-        **_told_keys("added", keys, manager.model),
+        **first,
         "object": plan.label,
         "model": manager.model._meta.label,
         "unsent": True,
     }
     draft.duration = 0
     _into(draft)
+    _into_parts(draft, others)
+
+
+def _into_parts(first: Draft, others: list[dict[str, Any]]) -> None:
+    """Let the keys of a large change that ``first`` does not tell be told by events of their own."""
+    told: dict[str, Any] = {name: value for name, value in cast("Any", first.args).items() if name != "pk_set"}
+    for part in others:
+        draft = _draft(first.signal, first.sender, first.using)
+        draft.key, draft.label = first.key, first.label
+        draft.args = {**told, **part}
+        draft.duration = 0
+        _into(draft)
+        _completed(draft, None)
 
 
 def _deliver(draft: Draft) -> None:

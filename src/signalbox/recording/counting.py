@@ -39,7 +39,7 @@ def _counting(name: str, signal: Signal) -> Callable[..., list[tuple[Any, Any]]]
     process = context.process
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
-        (of_trace() or process()).counts[name][sender] += 1
+        (of_trace() or context._process or process()).counts[name][sender] += 1
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
             return []
         return original(signal, sender, **named)

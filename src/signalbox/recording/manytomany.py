@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.db import router
 from django.db.models.fields import related_descriptors
@@ -22,7 +23,7 @@ from signalbox.recording import bulk, plans, returning
 from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from django.db.models import Model
 
@@ -32,20 +33,33 @@ logger = logging.getLogger("signalbox")
 class Work:
     """One call of a manager that adds to or removes from a through table."""
 
-    __slots__ = ("manager", "through", "wanted")
+    __slots__ = ("manager", "objects", "through", "wanted")
 
-    def __init__(self, manager: Any) -> None:
+    def __init__(self, manager: Any, objects: Sequence[Any] = ()) -> None:
         self.manager = manager
+        self.objects = objects
+        """What the call was given."""
         self.through: type[Model] = manager.through
         self.wanted: returning.Wanted | None = None
 
     def keys(self) -> list[Any]:
-        """Return the keys on the other side of the rows that were written."""
+        """Return the primary keys on the other side of the rows that were written."""
         if self.wanted is None or self.wanted.rows is None:  # there was nothing to write
             return []
         mine = self.manager.related_val[0]
         # A symmetrical relation removes both of its rows in one statement: the other side of each is what is told.
-        return list(dict.fromkeys(there if here == mine else here for here, there in self.wanted.rows))
+        found = list(dict.fromkeys(there if here == mine else here for here, there in self.wanted.rows))
+        column = self.manager.target_field.target_field
+        return found if column.primary_key else self._keys_of(found, column)
+
+    def _keys_of(self, values: list[Any], column: Any) -> list[Any]:
+        """Return the primary keys of the objects that hold ``values`` in ``column``, which the rows point at."""
+        model = self.manager.model
+        keys = {getattr(one, column.attname): one.pk for one in self.objects if isinstance(one, model)}
+        if unknown := [value for value in values if value not in keys]:
+            objects = model._base_manager.using(router.db_for_write(self.through, instance=self.manager.instance))
+            keys |= dict(objects.filter(**{f"{column.name}__in": unknown}).values_list(column.attname, "pk"))
+        return [keys.get(value, value) for value in values]
 
 
 current: ContextVar[Work | None] = ContextVar("signalbox_m2m", default=None)
@@ -112,7 +126,7 @@ def _adding(original: Any) -> Any:
             with _silence(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with in_transaction(using), _silence(self), _work(self, "insert") as work:
+        with in_transaction(using), _silence(self), _work(self, "insert", objs) as work:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
             if _record is not None and not m2m_changed.has_listeners(self.through):
                 try:
@@ -144,13 +158,29 @@ def _silence(manager: Any) -> Any:
 _clearing = _removing
 
 
+def around_receivers(inner: Any) -> Any:
+    """Let what receivers of ``m2m_changed`` do on the manager's table be told as everywhere: it is none of its work."""
+
+    async def asend(sender: Any, **named: Any) -> Any:
+        with bulk.telling(None), returning.asking_nothing():
+            return await inner(sender, **named)
+
+    def send(sender: Any, **named: Any) -> Any:
+        with bulk.telling(None), returning.asking_nothing():
+            return inner(sender, **named)
+
+    return asend if iscoroutinefunction(inner) else send
+
+
 def _recorded(manager: Any) -> bool:
+    if plans.said_of_relation(manager.through) == "exclude":
+        return False
     return plans.of(type(manager.instance)).recorded and plans.of(manager.through).recorded
 
 
 @contextmanager
-def _work(manager: Any, kind: Any) -> Iterator[Work]:
-    work = Work(manager)
+def _work(manager: Any, kind: Any, objects: Sequence[Any] = ()) -> Iterator[Work]:
+    work = Work(manager, objects)
     meta = work.through._meta
     fields = [meta.get_field(manager.source_field_name), meta.get_field(manager.target_field_name)]
     token = current.set(work)

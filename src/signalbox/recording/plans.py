@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.apps import apps
 from django.db.models import Field, Model
 
-from signalbox import conf, encoding, keys
-from signalbox.changes import Fields
+from signalbox import conf, encoding, keys, refusing
+from signalbox.changes import Fields, Untold
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN
 from signalbox.redaction import REDACTED, Redactor
@@ -60,6 +61,7 @@ class Plan:
 
     __slots__ = (
         "concrete",
+        "ends",
         "fields",
         "foreign",
         "generated",
@@ -71,26 +73,36 @@ class Plan:
         "pks",
         "recorded",
         "secret_pk",
+        "size",
         "state_pk",
     )
 
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
-        own = options_of(model, config)
-        hidden, left_out = set(own.get("redact", ())), set(own.get("exclude", ()))
+        left_out = conf.fields_said("exclude")
         self.label = encoding.column(meta.label, 200)
         self.concrete = meta.concrete_model or model
-        self.recorded = registry.is_named(meta.label) or not ignored(model, config)
+        relation = said_of_relation(model) if meta.auto_created else ""
+        self.recorded = relation != "exclude" and (registry.is_named(meta.label) or not ignored(model, config))
         concrete = list(meta.concrete_fields)
+        self.size = len(concrete)
         attnames = tuple(field.attname for field in concrete)
         self.fields = Fields(
             names=tuple(field.name for field in concrete),
             attnames=attnames,
-            secret=frozenset(field.name for field in concrete if field.name in hidden or is_secret(field, redactor)),
+            secret=frozenset(
+                field.name
+                for field in concrete
+                if is_secret(field, model, redactor) or (relation == "redact" and field.is_relation)
+            ),
             to_python=tuple(field.to_python for field in concrete),
             special=frozenset(field.name for field in concrete if _scalar_type(field) not in SCALAR),
             redactor=redactor,
-            excluded=frozenset(field.name for field in concrete if field.name in left_out),
+            excluded=frozenset(
+                field.name
+                for field in concrete
+                if any(field.name in left_out.get(label, ()) for label in _labels(field, model))
+            ),
             choices={field.name: dict(field.flatchoices) for field in concrete if field.choices},
             primary=frozenset(field.name for field in meta.pk_fields),
             to_text={field.name: _serializing(field) for field in concrete if _serializes(field)},
@@ -115,13 +127,18 @@ class Plan:
         """Names under which objects that foreign keys point at are cached, to the field's place and name."""
         self.has_str = model.__str__ is not Model.__str__
         self.pks = list(meta.pk_fields)
+        self.ends: list[Any] = (
+            [] if relation or not meta.auto_created else [field for field in concrete if field.is_relation]
+        )
+        """Of a many-to-many relation's own table, the foreign keys; none where they are to be hidden."""
         self.state_pk = meta.pk.attname if len(meta.pk_fields) == 1 else None
         """The attribute that holds the primary key; none where it is composite."""
         self.secret_pk = encoding.has_secret_key(model, redactor)
 
     def key(self, instance: Model) -> str:
         """Return the primary key of ``instance`` as text; empty where it has none."""
-        return self.key_of(instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk))
+        value = instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk)
+        return str(value) if type(value) is int and not self.secret_pk else self.key_of(value)
 
     def key_of(self, value: Any) -> str:
         """Return a primary key's value as text."""
@@ -131,15 +148,13 @@ class Plan:
         """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
         if not self.has_str:
             return ""
-        refused = _refuse_queries(connection)
+        refused = refusing.refuse_queries(connection)
         try:
             text = str(instance)
         except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
             return ""
         finally:
-            for own, found in refused:
-                del own["cursor"], own["chunked_cursor"]
-                own.update(found)
+            refusing.allow(refused)
         if self.fields.secret:
             text = self._without_secrets(text, instance)
         return encoding.clean(self.fields.redactor.text(text[:1000]))[:200]
@@ -171,7 +186,7 @@ def _serializing(field: Any) -> Callable[[Any], Any]:
     """Return what makes a text of a value by the field's own ``value_to_string``, where it needs one."""
 
     def text(value: Any) -> Any:
-        if value is None or type(value) in (bool, int, float, str, dict, list):
+        if value is None or type(value) in (bool, int, float, str, dict, list, Untold):
             return value
         try:
             return field.value_to_string(SimpleNamespace(**{field.attname: value}))
@@ -189,37 +204,18 @@ def _scalar_type(field: Any) -> str:
     return kind.__name__ if kind.__module__.startswith("django.db.models.fields") else ""
 
 
-class _Asked(Exception):
-    """A model's ``__str__`` asked the database; its label is left out instead."""
+def is_secret(field: Any, model: type[Model], redactor: Redactor) -> bool:
+    """Tell whether a field's values are never stored: by its name, or as the setting says, of the model, of the one it
+    is a proxy of or of a parent; or as the key of an object whose key is secret."""
+    return redactor.is_secret(field.attname) or encoding.is_secret_field(field, model, redactor)
 
 
-def _refuse(*_: object, **__: object) -> Any:
-    raise _Asked
+def _labels(field: Any, model: type[Model]) -> set[str]:
+    """Return labels of the models of which is said how the field is recorded."""
+    return {one._meta.label_lower for one in (model, field.model, model._meta.concrete_model or model)}
 
 
-def _refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Let connections refuse queries, before they are counted or logged; return what undoes it."""
-    # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
-    alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
-    undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for one in [connection] if alone else connections.all(initialized_only=True):
-        own: dict[str, Any] = one.__dict__
-        undo.append((own, {name: own.get(name) for name in ("cursor", "chunked_cursor") if name in own}))
-        own["cursor"] = own["chunked_cursor"] = _refuse
-    return undo
-
-
-def is_secret(field: Any, redactor: Redactor) -> bool:
-    """Tell whether a field's values are never stored: by its name, or as the key of an object whose key is secret."""
-    if redactor.is_secret(field.name) or redactor.is_secret(field.attname):
-        return True
-    if field.primary_key:
-        return encoding.has_secret_key(field.model, redactor)
-    target = field.related_model if field.is_relation else None
-    return isinstance(target, type) and encoding.has_secret_key(target, redactor)
-
-
-_configured: dict[str, dict[str, Any]] = {}
+_configured = conf.configured
 
 
 def configure(model: type[Model], **options: Any) -> None:
@@ -230,22 +226,37 @@ def configure(model: type[Model], **options: Any) -> None:
     """
     if not conf.model_options(options):
         raise TypeError(f"configure() was given {options!r}; exclude=[...], redact=[...] or record=False was expected.")
-    names = {field.name for field in model._meta.get_fields()}
+    names = recorded_fields(model)
     for field in (*options.get("exclude", ()), *options.get("redact", ())):
         if field not in names:
-            raise ValueError(f"{model._meta.label} has no field {field!r}; it has {', '.join(sorted(names))}.")
+            raise ValueError(
+                f"{model._meta.label} has no field {field!r} that is recorded; it has {', '.join(sorted(names))}."
+            )
     _configured[model._meta.label_lower] = options
-    _plans.clear()
+    forget()
 
 
-def options_of(model: type[Model], config: conf.Config) -> dict[str, Any]:
-    """Return what was said of ``model``, or of the model that it is a proxy of."""
-    concrete = model._meta.concrete_model or model
-    said: dict[str, Any] = {}
-    for label in (concrete._meta.label_lower, model._meta.label_lower):
-        said.update(_configured.get(label, {}))
-        said.update(next((own for name, own in config.MODELS.items() if name.lower() == label), {}))
-    return said
+def recorded_fields(model: type[Model]) -> set[str]:
+    """Return names of the fields of which ``exclude`` and ``redact`` can be said: those that lie in the table, and the
+    many-to-many relations that the model itself declares."""
+    meta = model._meta
+    return {field.name for field in (*meta.concrete_fields, *meta.local_many_to_many)}
+
+
+@cache
+def said_of_relation(through: type[Model]) -> str:
+    """Return what is said of the many-to-many field whose rows ``through`` holds: ``"exclude"``, ``"redact"`` or
+    nothing."""
+    for option in ("exclude", "redact"):
+        said = conf.fields_said(cast("Any", option))
+        if not said:
+            continue
+        for model in apps.get_models():
+            fields: list[Any] = list(model._meta.local_many_to_many)
+            names = said.get(model._meta.label_lower, ())
+            if any(field.name in names and field.remote_field.through is through for field in fields):
+                return option
+    return ""
 
 
 def ignored(model: type[Model], config: conf.Config) -> bool:
@@ -257,10 +268,14 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
         return False
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
-    return not options_of(model, config).get("record", True)
+    concrete = meta.concrete_model or model
+    said = {**conf.of_model(concrete._meta.label_lower), **conf.of_model(meta.label_lower)}
+    return not said.get("record", True)
 
 
 _plans: dict[type[Model], Plan] = {}
+known: Final = _plans.get
+"""Return the plan of a model that has one already: no call of Python's own, for what is done for every row."""
 _redactor: Redactor | None = None
 
 
@@ -268,7 +283,7 @@ def redactor() -> Redactor:
     """Return the redactor that the setting asks for."""
     global _redactor
     if _redactor is None:
-        _redactor = Redactor(conf.get().REDACT)
+        _redactor = Redactor(conf.get().REDACT, conf.fields_said("redact"))
     return _redactor
 
 
@@ -281,7 +296,7 @@ def of(model: type[Model]) -> Plan:
         except Exception:  # a field's own code; a model that can't be understood is not recorded
             logger.exception("%s can't be recorded.", model)
             plan = Plan.__new__(Plan)
-            plan.concrete, plan.recorded, plan.mutable = model, False, ()
+            plan.concrete, plan.recorded, plan.mutable, plan.size = model, False, (), len(model._meta.concrete_fields)
         if model.__module__ != "__fake__":  # a migration's models live as long as the migration
             _plans[model] = plan
     return plan
@@ -291,4 +306,6 @@ def forget() -> None:
     """Work plans out anew: the setting has changed."""
     global _redactor
     _plans.clear()
+    said_of_relation.cache_clear()
     _redactor = None
+    registry.forget_redactor()

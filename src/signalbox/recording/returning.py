@@ -36,12 +36,21 @@ AT_ONCE: Final = 2_000
 class Wanted:
     """Columns of a model's rows that the next statements of one kind are to return."""
 
-    __slots__ = ("every", "fields", "kind", "model", "most", "number", "rows")
+    __slots__ = ("every", "fields", "first", "kind", "model", "most", "number", "rows")
 
     def __init__(
-        self, kind: Kind, model: type[Model], fields: Sequence[Field[Any, Any]], every: bool, most: int | None
+        self,
+        kind: Kind,
+        model: type[Model],
+        fields: Sequence[Field[Any, Any]],
+        *,
+        every: bool,
+        first: bool,
+        most: int | None,
     ) -> None:
         self.kind = kind
+        self.first = first
+        """Whether an update is to tell what the rows held before it."""
         self.every = every
         """Whether inserts that ignore no conflict are wanted as well: all their rows go in."""
         self.model = model
@@ -71,13 +80,24 @@ def asking(
     fields: Sequence[Field[Any, Any]],
     *,
     every: bool = False,
+    first: bool = False,
     most: int | None = None,
 ) -> Iterator[Wanted]:
     """Let the block's statements of ``kind`` on ``model`` return ``fields``, which lie in its own table."""
-    wanted = Wanted(kind, model, fields, every, most)
+    wanted = Wanted(kind, model, fields, every=every, first=first, most=most)
     token = _wanted.set(wanted)
     try:
         yield wanted
+    finally:
+        _wanted.reset(token)
+
+
+@contextmanager
+def asking_nothing() -> Iterator[None]:
+    """Let the block's statements return nothing more than they would: they are not those that were meant."""
+    token = _wanted.set(None)
+    try:
+        yield
     finally:
         _wanted.reset(token)
 
@@ -118,7 +138,8 @@ def _update(self: Any, result_type: Any) -> Any:
     if wanted is None:
         return _original_update(self, result_type)
     # Django updates a parent's table by a statement of its own, having selected the keys itself.
-    if self.query.related_updates or not able("update", self.connection):
+    told_late = wanted.first and not _lists(self, wanted)
+    if self.query.related_updates or told_late or not able("update", self.connection):
         found = _selected(self, wanted)
         number = _original_update(self, result_type)
         wanted.take(found)
@@ -169,9 +190,8 @@ def _listed(compiler: Any, wanted: Wanted) -> int | None:
         where, where_params = compiler.compile(compiler.query.where)
     except FullResultSet:
         where, where_params = "1", ()
-    connection.ensure_connection()
+    lock(connection, wanted.model)
     with connection.wrap_database_errors, closing(connection.create_cursor()) as lister:
-        lister.execute(f"UPDATE {table} SET {columns[0]} = {columns[0]} WHERE 0")  # noqa: S608 - Django's own names
         listing = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} LIMIT {wanted.most}"  # noqa: S608 - as above
         if len(columns) == 1 and _integral(wanted.fields[0]):  # as one text: rows by the thousand are dear
             listing = f"SELECT json_group_array({columns[0]}) FROM ({listing})"  # noqa: S608 - as above
@@ -185,6 +205,18 @@ def _listed(compiler: Any, wanted: Wanted) -> int | None:
         number: int = cursor.rowcount
     wanted.take(_converted(compiler, wanted, rows))
     return number
+
+
+def lock(connection: Any, model: type[Model]) -> None:
+    """Take SQLite's write lock in the open transaction, so that it may read first and write then: it would fail at once
+    if somebody else had written in between. Other databases lock the rows that are read."""
+    if connection.vendor != "sqlite":
+        return
+    quote = connection.ops.quote_name
+    table, column = quote(model._meta.db_table), quote(str(model._meta.pk_fields[0].column))
+    connection.ensure_connection()
+    with connection.wrap_database_errors, closing(connection.create_cursor()) as cursor:
+        cursor.execute(f"UPDATE {table} SET {column} = {column} WHERE 0")  # noqa: S608 - Django's own names
 
 
 def _integral(field: Any) -> bool:
@@ -212,7 +244,10 @@ def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
     query.extra = {}
     query.select = ()
     query.add_fields([field.name for field in wanted.fields])
-    query.select_for_update = compiler.connection.vendor == "mysql"
+    vendor = compiler.connection.vendor
+    # PostgreSQL locks no rows of outer joins and groups.
+    alone = sum(map(bool, query.alias_refcount.values())) == 1 and not query.distinct and query.group_by is None
+    query.select_for_update = vendor == "mysql" or (vendor == "postgresql" and alone)
     rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
     found = [row for part in rows for row in part]
     return _converted(compiler, wanted, found)

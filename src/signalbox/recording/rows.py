@@ -18,7 +18,7 @@ from signalbox import buffer, context, departures
 from signalbox.changes import RowChange
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
-from signalbox.recording import blocks, plans, snapshots
+from signalbox.recording import blocks, bulk, plans, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,9 +146,10 @@ def _capture(
     if type(announced) is Draft and announced.outcome is None:
         announced.key = announced.key or plan.key(instance)
         open_buffer.add(announced)
-    known = snapshots.before(plan, instance, connection.alias)
+    known = snapshots.before(plan, instance, connection.alias) if updated else UNKNOWN
     written = _written(plan, instance, before, updated, update_fields)
-    row = RowChange(plan.fields, known if updated else None, written, _labels(plan, state, known, written, connection))
+    labels = _labels(plan, state, known, written, connection) if plan.foreign else None
+    row = RowChange(plan.fields, known if updated else None, written, labels)
     draft = Draft(context.now(), context.current(), context.running.get(), "post_save", plan.label, connection.alias)
     name(draft, plan, instance, connection)
     if type(announced) is int:
@@ -160,7 +161,7 @@ def _capture(
     else:
         draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
     draft.note = snapshots.Memory(state, getattr(state, snapshots.ATTRIBUTE, UNKNOWN))
-    row_now = snapshots.after_write(known if updated else UNKNOWN, written)
+    row_now = snapshots.after_write(known, written)
     if STALE and updated and plan.generated:
         row_now = [UNKNOWN if place in plan.generated else value for place, value in enumerate(row_now)]
     setattr(state, snapshots.ATTRIBUTE, row_now)
@@ -172,7 +173,7 @@ def _labels(
     plan: Plan, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
 ) -> dict[str, dict[str, str]] | None:
     """Return what the objects are called that changed foreign keys point at, where they are loaded: without a query."""
-    cached = state.__dict__.get("fields_cache") if plan.foreign else None
+    cached = state.__dict__.get("fields_cache")
     if not cached:
         return None
     labels = {}
@@ -272,7 +273,11 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
         draft.args = UNSENT
     except Exception:
         logger.exception("A delete of %s could not be recorded.", plan.label)
-    result = _original_delete(collector)
+    if plan.ends:
+        with bulk.telling(plan.concrete):
+            result = _original_delete(collector)
+    else:
+        result = _original_delete(collector)
     if draft is not None and result[0]:
         buffer.open_for(connection).add(draft)
     return result

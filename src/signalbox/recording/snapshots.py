@@ -7,14 +7,17 @@ The snapshot lives in ``instance._state``, which copies and pickles leave behind
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import router
+import django
+from django.db import connections, router
 from django.db.models import Model
 from django.db.models.base import ModelState
 from django.db.models.fields.files import FieldFile
 from django.db.models.query_utils import DeferredAttribute
 
+from signalbox import buffer
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans
 
@@ -75,8 +78,27 @@ def keep(plan: Plan, values: Sequence[Any]) -> Sequence[Any]:
         return values
     kept = list(values)
     for position in plan.mutable:
+        if kept[position] is not None:
+            kept[position] = _frozen(kept[position])
+    return tuple(kept) if type(values) is tuple else kept
+
+
+def keep_part(plan: Plan, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
+    """Return the same of a row of which these attributes were read; the values are in the order of the fields."""
+    places = _mutable_places(plan, tuple(names))
+    if not places:
+        return values
+    kept = list(values)
+    for position in places:
         kept[position] = _frozen(kept[position])
     return kept
+
+
+@lru_cache(1024)
+def _mutable_places(plan: Plan, names: tuple[str, ...]) -> list[int]:
+    """Return where among the values of ``names`` those stand that are changed in place."""
+    read = [place for place, attname in enumerate(plan.fields.attnames) if attname in names]
+    return [position for position, place in enumerate(read) if place in plan.mutable]
 
 
 def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
@@ -88,8 +110,10 @@ def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
 
 def _frozen(value: Any) -> Any:
     """Return ``value`` as it is now: containers are copied, a file is its name, anything else is taken to stay."""
+    if not value and type(value) is dict:
+        return {}
     if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()} if value else {}
+        return {key: _frozen(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_frozen(item) for item in value] if value else []
     if isinstance(value, FieldFile):
@@ -113,7 +137,7 @@ class Partial:
 
 
 class Memory:
-    """Takes a snapshot back to what it was before a write that was then rolled back."""
+    """Takes a snapshot back to what it was before a write, or a reading of one, that was then rolled back."""
 
     __slots__ = ("row", "state")
 
@@ -201,18 +225,36 @@ def _replace(owner: type, name: str, replacement: Any) -> None:
 
 
 def _from_db(original: Any) -> Any:
-    plan_of = plans.of
+    def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any) -> Model:
+        new: Any = original(cls, db, field_names, values)
+        new._state._signalbox_row = _read_row(cls, field_names, values)
+        return new  # type: ignore[no-any-return]
 
-    def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any, **modes: Any) -> Model:
-        new: Model = original(cls, db, field_names, values, **modes)
-        if len(values) != len(cls._meta.concrete_fields):
-            values = Partial(field_names, values)
-        elif (plan := plan_of(cls)).mutable:
-            values = keep(plan, values)
-        setattr(new._state, ATTRIBUTE, values)
-        return new
+    def from_db_in_mode(
+        cls: type[Model], db: str | None, field_names: Any, values: Any, *, fetch_mode: Any = None
+    ) -> Model:
+        new: Any = original(cls, db, field_names, values, fetch_mode=fetch_mode)
+        new._state._signalbox_row = _read_row(cls, field_names, values)
+        return new  # type: ignore[no-any-return]
 
-    return from_db
+    return from_db_in_mode if django.VERSION >= (6, 1) else from_db
+
+
+def _read_row(model: type[Model], names: Any, values: Any) -> Any:
+    """Return what is kept of a row that was read. ``values`` is a list of the row's own: nobody reads it afterwards, so
+    that what is changed in place is copied within it."""
+    plan = plans.known(model) or plans.of(model)
+    if len(values) != plan.size:
+        return Partial(names, keep_part(plan, names, values) if plan.mutable else values)
+    if not plan.mutable:
+        return values
+    if type(values) is not list:
+        return keep(plan, values)
+    for position in plan.mutable:
+        value = values[position]
+        if value is not None:
+            values[position] = _frozen(value)
+    return values
 
 
 def _refresh_from_db(original: Any) -> Any:
@@ -222,6 +264,7 @@ def _refresh_from_db(original: Any) -> Any:
         source = {} if from_queryset is None else {"from_queryset": from_queryset}  # an override may not know it
         whole = from_queryset is None and fields is None
         read = None if whole else _read(self, fields, from_queryset)
+        memory = Memory(self._state, getattr(self._state, ATTRIBUTE, UNKNOWN))
         original(self, using, fields, **source)
         plan = plans.of(self.__class__)
         if not plan.recorded:
@@ -236,6 +279,9 @@ def _refresh_from_db(original: Any) -> Any:
                 for name, attname, was, new in zip(plan.fields.names, plan.fields.attnames, known, values, strict=True)
             ]
         setattr(self._state, ATTRIBUTE, keep(plan, values))
+        # What was read may be a change of the open transaction, and go with it.
+        if self._state.db and (found := buffer.of(connections[self._state.db])) is not None and not found.idle():
+            found.note(memory)
 
     refresh_from_db.alters_data = True  # type: ignore[attr-defined]
     return refresh_from_db

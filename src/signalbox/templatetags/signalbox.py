@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from django import template
 from django.http import HttpRequest
@@ -18,7 +18,7 @@ from signalbox.models import Delivery, moment
 from signalbox.objects import history
 from signalbox.web import formats
 from signalbox.web.access import allowed
-from signalbox.web.addresses import object_address
+from signalbox.web.addresses import delivery_address, object_address
 
 register = template.Library()
 
@@ -80,6 +80,40 @@ def delivery_state(one: Delivery, now: int) -> dict[str, str]:
     return {"name": name, "tone": tones.get(name, "")}
 
 
+HEALTH: Final = {
+    "ok": "runs",
+    "slow": "slow",
+    "failing": "raises",
+    "dead": "collected",
+    "idle": "not called",
+    "unmeasured": "not measured",
+}
+"""What the page calls the states of a receiver."""
+
+
+@register.filter
+def health(name: str) -> str:
+    """Return what a receiver's state is called."""
+    return HEALTH.get(name, name)
+
+
+@register.simple_tag
+def healths() -> list[tuple[str, str]]:
+    """Return each state of a receiver with what it is called."""
+    return list(HEALTH.items())
+
+
+@register.filter
+def undoing(data: Mapping[str, Any]) -> list[formats.Changed]:
+    """Return what putting an event's changes back would change; ``known`` tells whether it is known what comes back."""
+    return [
+        formats.Changed(
+            found.field, found.known, found.new, found.old, formats.inline(found.new, found.old) if found.pieces else ()
+        )
+        for found in formats.changes(data)
+    ]
+
+
 @register.filter
 def words(value: object) -> str:
     """Return a name such as ``rolled_back`` as words."""
@@ -101,6 +135,9 @@ def labelled(data: Mapping[str, Any], name: str, key: object) -> str:
 
 
 register.simple_tag(object_address)
+
+register.simple_tag(delivery_address)
+register.simple_tag(delivery_address)
 
 
 @register.simple_tag(takes_context=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
 from django.contrib.auth import get_permission_codename
+from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
 
 from signalbox.models import Event
@@ -23,7 +25,16 @@ def may_revert(user: Any, event: Event) -> bool:
         return False
     try:
         model: type[Model] = apps.get_model(args["object"] if related else event.sender)
-    except (LookupError, ValueError):
+        if not related:
+            _fields(model, data["row"] if gone else data["changes"])
+    except (LookupError, ValueError, FieldDoesNotExist):
         return False
     codename = get_permission_codename("add" if gone else "change", model._meta)
     return bool(user.has_perm(f"{model._meta.app_label}.{codename}"))
+
+
+def _fields(model: type[Model], names: Iterable[str]) -> None:
+    """Raise ``FieldDoesNotExist`` where a field is gone that an event tells of: then nothing can be put back."""
+    for name in names:
+        if not model._meta.get_field(name).concrete:
+            raise FieldDoesNotExist(name)

@@ -12,8 +12,10 @@ from django.utils.http import urlencode
 from django.views.decorators.http import require_GET, require_POST
 
 from signalbox.delivery import claims, health, operating, registry
-from signalbox.models import Delivery, Event
+from signalbox.models import Delivery, Event, Trace
 from signalbox.web.access import page
+from signalbox.web.addresses import delivery_address
+from signalbox.web.replaying import ReplayForm
 
 PERMISSION: Final = "signalbox.change_delivery"
 
@@ -46,17 +48,25 @@ def _alias(given: Any) -> str:
 @require_GET
 def deliveries(request: HttpRequest) -> HttpResponse:
     """Show deliveries, newest first, and how the queue gets on; to htmx the list and the figures alone."""
-    alias = _alias(request.GET)
-    state = request.GET.get("state", "")
+    part = request.headers.get("HX-Target") == "queue"
+    about = _queue(request, request.GET)
+    if not part and about["may_change"]:
+        about["replay"] = ReplayForm()
+    return render(request, "signalbox/parts/queue.html" if part else "signalbox/deliveries.html", about)
+
+
+def _queue(request: HttpRequest, given: Any) -> dict[str, Any]:
+    alias = _alias(given)
+    state = given.get("state", "")
     if state not in TABS:
         raise Http404(f"{state!r} is no state of a delivery.")
-    receiver = request.GET.get("receiver", "").strip()[:200]
+    receiver = given.get("receiver", "").strip()[:200]
     found = operating.deliveries(alias, state=state, receiver=receiver)
-    before = request.GET.get("before", "")
+    before = given.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:
         found = found.filter(id__lt=int(before))
     rows = list(found[: PAGE + 1])
-    about = {
+    return {
         "here": "deliveries",
         "aliases": claims.aliases(),
         "alias": alias,
@@ -71,8 +81,54 @@ def deliveries(request: HttpRequest) -> HttpResponse:
         "may_change": request.user.has_perm(PERMISSION),
         "query": urlencode({key: value for key, value in _narrowed(alias, state, receiver).items() if value}),
     }
-    part = request.headers.get("HX-Target") == "queue"
-    return render(request, "signalbox/parts/queue.html" if part else "signalbox/deliveries.html", about)
+
+
+@page
+@require_GET
+def delivery(request: HttpRequest, delivery_id: int) -> HttpResponse:
+    """Show one delivery: what it is for, how often it was tried, what it waits for."""
+    alias = _alias(request.GET)
+    one = Delivery.objects.using(alias).filter(id=delivery_id).first()
+    if one is None:
+        raise Http404("There is no such delivery.")
+    ahead = None
+    if one.lane is not None:
+        ahead = Delivery.objects.using(alias).filter(lane=one.lane, id__lt=one.id).order_by("id").first()
+    traces = Trace.objects.using(alias).filter(trace_id=one.trace_id, kind="task").order_by("id")
+    return render(
+        request,
+        "signalbox/delivery.html",
+        {
+            "here": "deliveries",
+            "one": one,
+            "alias": alias,
+            "event": Event.objects.using(alias).filter(trace_id=one.trace_id, span=one.span).order_by("id").first(),
+            "ahead": ahead,
+            "traces": [trace for trace in traces[:PAGE] if trace.data.get("delivery") == one.id],
+            "now": claims.now(),
+            "may_change": request.user.has_perm(PERMISSION),
+        },
+    )
+
+
+@page
+@require_POST
+def replay(request: HttpRequest) -> HttpResponse:
+    """Send past events to a receiver once more, or count them."""
+    if not request.user.has_perm(PERMISSION):
+        raise PermissionDenied
+    alias = _alias(request.POST)
+    form = ReplayForm(request.POST)
+    about: dict[str, Any] = {"replay": form, "opened": True}
+    if form.is_valid():
+        if "count" not in request.POST:
+            form.replay(alias)
+            narrowed = _narrowed(alias, "", form.cleaned_data["receiver"])
+            query = urlencode({key: value for key, value in narrowed.items() if value})
+            return HttpResponseRedirect(f"{reverse('signalbox:deliveries')}?{query}")
+        about["counted"] = form.replay(alias, dry_run=True)
+    shown = _queue(request, {"using": alias})
+    return render(request, "signalbox/deliveries.html", shown | about, status=200 if form.is_valid() else 400)
 
 
 def _narrowed(alias: str, state: str, receiver: str) -> dict[str, str]:
@@ -94,7 +150,10 @@ def change(request: HttpRequest) -> HttpResponse:
         found = operating.deliveries(alias, state="dead", receiver=receiver)[:AT_ONCE]
     else:
         found = Delivery.objects.using(alias).filter(id=int(chosen))
-    act(list(found), alias)
+    rows = list(found)
+    act(rows, alias)
+    if rows and "one" in request.POST:
+        return HttpResponseRedirect(delivery_address(rows[0]))
     narrowed = {key: value for key, value in _narrowed(alias, state, receiver).items() if value}
     address = reverse("signalbox:deliveries")
     return HttpResponseRedirect(f"{address}?{urlencode(narrowed)}" if narrowed else address)

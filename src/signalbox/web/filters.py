@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import urlencode
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
+from signalbox.models import Trace
 from signalbox.reader import Filter, FilterError
 
 LABELS: Final[Mapping[str, str]] = {
@@ -20,13 +22,20 @@ LABELS: Final[Mapping[str, str]] = {
     "actor": "Actor",
     "outcome": "Outcome",
     "kind": "Kind of trace",
+    "status": "Status",
     "since": "From",
     "until": "To",
 }
 """Every part that the page asks for, with what it is called there."""
 
 ERRORS: Final = "errors"
-"""The outcome that asks for events in which a receiver raised, whatever became of their change."""
+"""The outcome that asks for events that tell of an error, whatever became of their change."""
+
+CRASH: Final = "got_request_exception"
+"""The signal of a request that ended in an exception."""
+
+WENT_WRONG: Final = Q(errors__gt=0) | Q(outcome="failed") | Q(signal=CRASH)
+"""What the row of such an event meets: a receiver raised, the operation did, or the request."""
 
 NOTHING: Final = Q(pk__in=[])
 
@@ -49,7 +58,9 @@ class Asked:
     wanted: Filter = field(default_factory=Filter)
     """What it means."""
     errors: bool = False
-    """Whether events are wanted in which a receiver raised."""
+    """Whether events are wanted that tell of an error."""
+    status: str = ""
+    """The status of the traces that are wanted; ``5xx`` stands for all that begin with 5."""
     problem: str = ""
     """Why it means nothing; empty if it does."""
 
@@ -60,7 +71,7 @@ class Asked:
         errors = parts.get("outcome") == ERRORS
         meant = {name: value for name, value in parts.items() if not (name == "outcome" and errors)}
         try:
-            return cls(parts=parts, wanted=Filter.parse(meant), errors=errors)
+            return cls(parts=parts, wanted=Filter.parse(meant), errors=errors, status=parts.get("status", ""))
         except FilterError as error:
             return cls(parts=parts, problem=str(error))
 
@@ -89,4 +100,10 @@ class Asked:
         if self.problem:
             return NOTHING
         found = self.wanted.conditions()
-        return found & (Q(errors__gt=0) | Q(outcome="failed")) if self.errors else found
+        if self.errors:
+            found &= WENT_WRONG
+        if self.status:
+            many = re.fullmatch("([1-5])xx", self.status)
+            status = Q(status__startswith=many[1]) if many else Q(status=self.status)
+            found &= Q(Exists(Trace.objects.filter(status, trace_id=OuterRef("trace_id"))))
+        return found

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from re import findall
 from typing import Any, Final, NamedTuple
 
-from signalbox import catalog
+from signalbox import catalog, encoding
 
 LONG: Final = 60
 """Characters from which a text is shown as one inline diff, and cut in summaries."""
@@ -27,8 +27,12 @@ GIST: Final = (
 )
 """Arguments that tell in a few words what an event is about."""
 
-MOST_WORDS: Final = 4000
-"""Words up to which two texts are compared word by word: the comparison is quadratic."""
+MOST_PARTS: Final = 300
+"""Words, or lines, of two texts that are compared, once what they begin and end with alike is put aside: of the same
+few words over and over, the comparison takes time by the cube of their number."""
+
+MOST_TEXTS: Final = 10
+"""Fields of one event whose texts are compared."""
 
 
 def duration(microseconds: int | None) -> str:
@@ -111,18 +115,23 @@ class Changed(NamedTuple):
 
 
 def changes(data: Mapping[str, Any]) -> list[Changed]:
-    """Return the changes that an event's data tells of."""
-    found = []
-    for field, pair in (data.get("changes") or {}).items():
-        if not isinstance(pair, list) or not pair:
-            continue
-        known = len(pair) > 1
-        old, new = (pair[0] if known else None), pair[-1]
+    """Return the changes that an event's data tells of; long texts as inline diffs."""
+    found, compared = [], 0
+    for field, known, old, new in _pairs(data):
         pieces: tuple[Piece, ...] = ()
-        if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) >= LONG:
+        if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) >= LONG and compared < MOST_TEXTS:
             pieces = inline(old, new)
+            compared += 1
         found.append(Changed(field, known, text(old) if known else "", text(new), pieces))
     return found
+
+
+def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any]]:
+    """Yield each changed field, whether its old value is known, the old and the new one."""
+    for field, pair in (data.get("changes") or {}).items():
+        if isinstance(pair, list) and pair:
+            old = encoding.literal(pair[0]) if len(pair) > 1 else None
+            yield field, len(pair) > 1, old, encoding.literal(pair[-1])
 
 
 def touched(data: Mapping[str, Any]) -> frozenset[str]:
@@ -131,33 +140,52 @@ def touched(data: Mapping[str, Any]) -> frozenset[str]:
 
 
 def inline(old: str, new: str) -> tuple[Piece, ...]:
-    """Return two texts as one sequence of same, old and new pieces, word by word."""
+    """Return two texts as one sequence of same, old and new pieces: word by word, else line by line, else whole."""
     before, after = _words(old), _words(new)
-    if len(before) + len(after) > MOST_WORDS:
-        return (Piece("old", old), Piece("new", new))
-    pieces: list[Piece] = []
+    head = _alike(before, after)
+    tail = _alike(before[head:][::-1], after[head:][::-1])
+    left_before, left_after = before[head : len(before) - tail], after[head : len(after) - tail]
+    if len(left_before) + len(left_after) > MOST_PARTS:
+        left_before, left_after = _lines(left_before), _lines(left_after)
+    if len(left_before) + len(left_after) > MOST_PARTS:
+        left_before, left_after = ["".join(left_before)], ["".join(left_after)]
+    pieces = [("same", "".join(before[:head])), *_compared(left_before, left_after)]
+    pieces.append(("same", "".join(before[len(before) - tail :])))
+    return tuple(Piece(kind, said) for kind, said in pieces if said)
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return with how many items both begin."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def _compared(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
     for step, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if step == "equal":
-            pieces.append(Piece("same", "".join(before[a:b])))
-            continue
-        if a < b:
-            pieces.append(Piece("old", "".join(before[a:b])))
-        if c < d:
-            pieces.append(Piece("new", "".join(after[c:d])))
-    return tuple(pieces)
+            yield "same", "".join(before[a:b])
+        else:
+            yield "old", "".join(before[a:b])
+            yield "new", "".join(after[c:d])
 
 
 def _words(value: str) -> list[str]:
     return findall(r"\w+|\s+|[^\w\s]", value)
 
 
+def _lines(words: Iterable[str]) -> list[str]:
+    return "".join(words).splitlines(keepends=True)
+
+
 def gist(data: Mapping[str, Any], most: int = 2) -> str:
     """Return the changes of an event in a few words: ``status open → paid, +2``."""
-    found = changes(data)
+    found = list(_pairs(data))
     if found:
         said = [
-            f"{c.field} {cut(c.old, 24)} → {cut(c.new, 24)}" if c.known else f"{c.field} → {cut(c.new, 24)}"
-            for c in found[:most]
+            f"{field} {cut(text(old), 24)} → {cut(text(new), 24)}" if known else f"{field} → {cut(text(new), 24)}"
+            for field, known, old, new in found[:most]
         ]
         return ", ".join(said) + (f", +{len(found) - most}" if len(found) > most else "")
     args = data.get("args")

@@ -46,7 +46,7 @@ class Edge:
     """Whether the receiver is Django's own."""
     is_async: bool
     health: str
-    """``ok``, ``dead``, ``failing``, ``slow`` or ``idle``."""
+    """``ok``, ``dead``, ``failing``, ``slow``, ``idle`` or ``unmeasured``."""
     calls: int = 0
     errors: int = 0
     p90: int | None = None
@@ -58,18 +58,30 @@ class Edge:
 
 @dataclass(slots=True)
 class Runs:
-    """How one receiver of one signal did."""
+    """How one receiver of one signal did, with one sender or with all."""
 
     calls: int = 0
     errors: int = 0
     error: str = ""
     times: list[int] = field(default_factory=list)
-    senders: dict[str, int] = field(default_factory=dict)
+
+    def take(self, run: Mapping[str, Any]) -> None:
+        """Count one run; the latest are given first."""
+        self.calls += 1
+        if run.get("us") is not None:
+            self.times.append(run["us"])
+        if run.get("error"):
+            self.errors += 1
+            self.error = self.error or run["error"]
+
+
+Ran = Mapping[tuple[str, str, str], Runs]
+"""How receivers did, by signal, sender and name; of all senders together under ``ANY``."""
 
 
 def edges(*, source: bool = False) -> list[Edge]:
     """Return every connection of the process with what the latest events say of it; ``source`` adds excerpts."""
-    ran = _runs(Event.objects.order_by("-id").values_list("signal", "sender", "data")[:EVENTS])
+    ran = _runs(Event.objects.order_by("-id").values_list("signal", "sender", "data__receivers")[:EVENTS])
     found = [edge for name, signal in signals().items() for edge in edges_of(name, signal, ran, source=source)]
     return sorted(found, key=lambda edge: (edge.django, edge.group, edge.signal, edge.sender, edge.receiver))
 
@@ -80,28 +92,24 @@ def signals() -> dict[str, Signal]:
     return found | {name: signal for signal, name in watched().items() if name not in found}
 
 
-def _runs(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str], Runs]:
-    found: dict[tuple[str, str], Runs] = {}
-    for signal, sender, data in events:
-        for run in (data.get("receivers") if isinstance(data, Mapping) else None) or ():
-            runs = found.setdefault((signal, run["name"]), Runs())
-            runs.calls += 1
-            runs.senders[sender] = runs.senders.get(sender, 0) + 1
-            if run.get("us") is not None:
-                runs.times.append(run["us"])
-            if run.get("error"):
-                runs.errors += 1
-                runs.error = runs.error or run["error"]
+def _runs(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str, str], Runs]:
+    found: dict[tuple[str, str, str], Runs] = {}
+    for signal, sender, ran in events:
+        for run in ran or ():
+            for heard in (sender, ANY):
+                found.setdefault((signal, heard, run["name"]), Runs()).take(run)
     return found
 
 
-def edges_of(name: str, signal: Signal, ran: Mapping[tuple[str, str], Runs], *, source: bool) -> Iterator[Edge]:
-    """Yield the connections of one signal; ``ran`` says how receivers did, by signal and name."""
+def edges_of(name: str, signal: Signal, ran: Ran, *, source: bool) -> Iterator[Edge]:
+    """Yield the connections of one signal; ``ran`` says how receivers did."""
+    # pre_init and post_init are counted, not recorded; of others the setting may ask for none.
+    measured = name in watched().values()
     for connected in receivers.connected(signal):
         receiver = connected.receiver
         called = "(collected)" if receiver is None else receivers.name(receiver)
-        runs = ran.get((name, called), Runs())
         sender = ANY if connected.any_sender else sender_label(connected.sender) or UNKNOWN
+        runs = ran.get((name, sender, called), Runs())
         times = sorted(runs.times)
         p90 = times[min(len(times) - 1, len(times) * 9 // 10)] if times else None
         yield Edge(
@@ -113,8 +121,8 @@ def edges_of(name: str, signal: Signal, ran: Mapping[tuple[str, str], Runs], *, 
             app=_app(called),
             django=called.startswith("django."),
             is_async=connected.is_async,
-            health=_health(receiver is None, runs, p90),
-            calls=runs.calls if connected.any_sender else runs.senders.get(sender, runs.calls),
+            health=_health(receiver is None, measured, runs, p90),
+            calls=runs.calls,
             errors=runs.errors,
             p90=p90,
             error=runs.error,
@@ -122,14 +130,16 @@ def edges_of(name: str, signal: Signal, ran: Mapping[tuple[str, str], Runs], *, 
         )
 
 
-def _health(dead: bool, runs: Runs, p90: int | None) -> str:
+def _health(dead: bool, measured: bool, runs: Runs, p90: int | None) -> str:
     if dead:
         return "dead"
     if runs.errors:
         return "failing"
     if p90 is not None and p90 >= SLOW:
         return "slow"
-    return "ok" if runs.calls else "idle"
+    if runs.calls:
+        return "ok"
+    return "idle" if measured else "unmeasured"
 
 
 def _app(dotted: str) -> str:
@@ -148,5 +158,5 @@ def excerpt(receiver: Any) -> str:
 
 
 def as_json(found: Iterable[Edge]) -> list[dict[str, Any]]:
-    """Return edges as plain values."""
-    return [asdict(edge) for edge in found]
+    """Return edges as plain values, each with the number of its row in the table; the source stands there alone."""
+    return [asdict(edge) | {"row": row, "source": ""} for row, edge in enumerate(found)]

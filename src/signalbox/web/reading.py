@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from django.db.models import Count, F, Q, Value
+from django.db import connections
+from django.db.models import Count, F, IntegerField, Q, QuerySet, Value
 
 from signalbox.models import Event, Trace
 from signalbox.reader import bounds
 from signalbox.web import formats
-from signalbox.web.filters import Asked
+from signalbox.web.filters import CRASH, WENT_WRONG, Asked
+
+Row = TypeVar("Row", Event, Trace)
 
 LINES: Final = 40
 """Traces on one page of the timeline."""
@@ -31,11 +34,20 @@ PATIENCE: Final = 0.06
 SMALL: Final = 100
 """Events up to which a trace's line shows what it is made of, all of it."""
 
-FRESH: Final = 200
-"""Traces that one answer of the live timeline holds at most."""
+SILENCE: Final = 3_600_000_000
+"""Microseconds without an event after which a trace without a row is no longer said to run."""
+
+SHARED: Final = 20
+"""Rows of one trace that are read, the newest; there are more where a caller gives many requests the same id."""
+
+MOST_ROWS: Final = 500
+"""Rows of traces that one statement reads for the lines of a page."""
+
+FRESH: Final = 100
+"""Traces that one answer of the live timeline holds at most; where more are new, the page asks for its list anew."""
 
 STRIP_EVENTS: Final = 20_000
-"""Keys that the strip chart looks back over."""
+"""Keys that the strip chart looks back over; a quarter of them where each one's data must be searched for a text."""
 
 
 @dataclass(slots=True)
@@ -45,9 +57,13 @@ class Line:
     trace_id: str
     rows: list[Trace] = field(default_factory=list)
     """Its rows, the first to begin first: several where a request took up another's trace, none while it runs."""
+    more: bool = False
+    """Whether it has more rows than were read."""
     last: int = 0
     """The newest of its events that were seen."""
     started: int = 0
+    latest: int = 0
+    """When the newest of its events that were seen was sent, in microseconds."""
     signals: Counter[str] = field(default_factory=Counter)
     """What of it was looked at, by signal."""
     seen_errors: int = 0
@@ -63,8 +79,13 @@ class Line:
 
     @property
     def running(self) -> bool:
-        """Whether its row is still to come."""
-        return not self.rows
+        """Whether its row is still to come, as far as can be told: it has none, and something happened of late."""
+        return not self.rows and self.latest > time.time_ns() // 1_000 - SILENCE
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its row will hardly come: its process may have been killed."""
+        return not self.rows and not self.running
 
     @property
     def kind(self) -> str:
@@ -101,8 +122,9 @@ class Line:
 
     @property
     def errors(self) -> int:
-        """How many receivers raised."""
-        return max(sum(row.errors for row in self.rows), self.seen_errors)
+        """How many receivers, operations and requests raised, as far as was looked."""
+        crashed = sum(row.status == "500" for row in self.rows)
+        return max(sum(row.errors for row in self.rows), crashed, self.seen_errors)
 
     @property
     def rolled_back(self) -> int:
@@ -111,17 +133,17 @@ class Line:
 
     @property
     def status(self) -> str:
-        """Its status; empty while it runs."""
-        return self.rows[-1].status if self.rows else ""
+        """Its status; ``running`` or ``unfinished`` where it has no row."""
+        return self.rows[-1].status if self.rows else "running" if self.running else "unfinished"
 
     @property
     def tone(self) -> str:
-        """Whether the status is good, bad or doubtful; empty where there is none."""
+        """Whether the status is good, bad or doubtful, or what it is where it has no row; empty if there is none."""
         status = self.status
+        if not self.rows:
+            return status
         if status.startswith("5") or status == "failed":
             return "bad"
-        if self.running:
-            return "running"
         return "doubtful" if status.startswith("4") else "good" if status else ""
 
     def groups(self) -> list[tuple[str, int]]:
@@ -145,13 +167,19 @@ class Line:
             left += width
         return found
 
+    def sharing(self, rows: Sequence[Trace]) -> None:
+        """Set its rows, given by rising keys: the newest ``SHARED`` of them."""
+        self.more = len(rows) > SHARED
+        self.rows = sorted(rows[-SHARED:], key=lambda row: (row.time, row.id))
+
     def take(self, row: Sequence[Any]) -> None:
         """Count one event, given in the order of ``SEEN``."""
         event_id, _, moment, signal, outcome, errors, actor = row
         self.last = max(self.last, event_id)
         self.started = min(self.started or moment, moment)
+        self.latest = max(self.latest, moment)
         self.signals[signal] += 1
-        self.seen_errors += errors
+        self.seen_errors += errors or (signal == CRASH or outcome == "failed")
         self.seen_rolled_back += outcome == "rolled_back"
         self.seen_actor = self.seen_actor or actor
 
@@ -221,7 +249,10 @@ def _search(asked: Asked, before: int | None, size: int) -> _Search:
         else:
             cursor, window = bottom, min(2 * window, widest)
         if cursor > floor and time.monotonic() - began > PATIENCE:
-            return _Search(lines, cursor, False, rows[-1][2] if rows else _time_at(cursor))
+            reached = rows[-1][2] if rows else _time_at(cursor)
+            if reached is None:  # nothing lies further back
+                break
+            return _Search(lines, cursor, False, reached)
     return _Search(lines, None, True, None)
 
 
@@ -247,33 +278,81 @@ def _time_at(key: int) -> int | None:
 
 
 def _also_above(asked: Asked, before: int | None, trace_ids: set[str]) -> set[str]:
-    """Return those traces that an earlier page has shown, by a newer event."""
+    """Return those traces that an earlier page has shown, by a newer event.
+
+    It looks no further than one step of a search does: a trace with nothing in between for longer is shown twice.
+    """
     if before is None or not trace_ids:
         return set()
-    query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__gte=before)
+    near = (before, before + WINDOWS[1])
+    query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__range=near)
     return set(query.order_by().values_list("trace_id", flat=True).distinct())
 
 
 def _complete(lines: Sequence[Line]) -> None:
     """Give each line its trace's rows and, where the trace is small, the whole of its events."""
     by_id = {line.trace_id: line for line in lines}
-    for row in Trace.objects.filter(trace_id__in=by_id).order_by("time", "id"):
-        by_id[row.trace_id].rows.append(row)
+    for trace_id, rows in _rows(by_id).items():
+        by_id[trace_id].sharing(rows)
     partial = [
-        line
-        for line in lines
-        if line.signals.total() < (SMALL if line.running else line.events) and line.events <= SMALL
+        line for line in lines if line.signals.total() < (line.events if line.rows else SMALL) and line.events <= SMALL
     ]
     if not partial:
         return
-    # From the newest on and no further than one search goes: of a trace that is larger than it looks, its end will do.
-    floor = min(line.last for line in partial) - WINDOWS[1]
     for line in partial:
         line.signals.clear()
         line.seen_errors = line.seen_rolled_back = 0
-    query = Event.objects.filter(trace_id__in=[line.trace_id for line in partial], id__gte=floor).order_by("-id")
-    for row in query.values_list(*SEEN)[: SMALL * LINES]:
+    for row in _around(partial):
         by_id[row[1]].take(row)
+
+
+def _around(lines: Sequence[Line]) -> list[Any]:
+    """Return the newest events of these traces, ``SEEN`` of each."""
+    least, greatest = min(line.last for line in lines), max(line.last for line in lines)
+    near = WINDOWS[1]
+    if greatest - least <= 2 * near:
+        # No further than one search goes: of a trace that is larger than it looks, a part will do.
+        query = Event.objects.filter(trace_id__in=[line.trace_id for line in lines])
+        query = query.filter(id__range=(least - near, greatest + near)).order_by("-id")
+        return list(query.values_list(*SEEN)[: SMALL * LINES])
+    # Lines that a filter found far apart: one statement for all would read what lies between them.
+    return [row for line in lines for row in _of(line.trace_id, "-").values_list(*SEEN)[:SMALL]]
+
+
+def _of(trace_id: str, backwards: str = "") -> QuerySet[Event]:
+    """Return a trace's events in the order of their keys.
+
+    With ``=`` and an order by the key alone, PostgreSQL reads the whole table in that order where it takes the trace
+    for a large one; in the order of both it has the trace's index.
+    """
+    events = Event.objects.filter(trace_id__range=(trace_id, trace_id))
+    return events.order_by(f"{backwards}trace_id", f"{backwards}id")
+
+
+def _rows(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
+    """Return the newest rows of each trace, ``SHARED`` of them and one more where there are more."""
+    found: dict[str, list[Trace]] = {}
+    left = set(trace_ids)
+    while left:
+        rows = list(Trace.objects.filter(trace_id__in=left).defer("data").order_by()[:MOST_ROWS])
+        of_each: dict[str, list[Trace]] = {}
+        for row in rows:
+            of_each.setdefault(row.trace_id, []).append(row)
+        if len(rows) < MOST_ROWS:
+            return found | {trace_id: sorted(of, key=_key)[-SHARED - 1 :] for trace_id, of in of_each.items()}
+        # A caller that gives everybody the same id would have all of its rows read: it is asked for by itself.
+        shared = max(of_each, key=lambda trace_id: len(of_each[trace_id]))
+        found[shared] = _newest_rows(Trace.objects.defer("data"), shared)
+        left.discard(shared)
+    return found
+
+
+def _newest_rows(rows: QuerySet[Trace], trace_id: str) -> list[Trace]:
+    return list(rows.filter(trace_id=trace_id).order_by("-id")[: SHARED + 1])[::-1]
+
+
+def _key(row: Trace) -> int:
+    return row.id
 
 
 def newest_event() -> int:
@@ -305,9 +384,21 @@ class Position:
 
     @classmethod
     def now(cls) -> Self:
-        """Return the position at the end of the tables."""
-        trace = Trace.objects.order_by("-id").values_list("id", flat=True).first() or 0
-        return cls(newest_event(), trace)
+        """Return the position at the end of the tables, with what is missing before it: where a transaction is open,
+        keys will come that lie below the greatest."""
+        ends: list[int] = []
+        gaps: list[Gap] = []
+        now = int(time.time())
+        for table, rows in enumerate((Event.objects.all(), Trace.objects.all())):
+            # SQLite has one writer at a time: nothing comes there below the greatest key.
+            look_back = 1 if connections[rows.db].vendor == "sqlite" else LOOK_BACK
+            keys = list(rows.order_by("-id").values_list("id", flat=True)[:look_back])[::-1]
+            ends.append(keys[-1] if keys else 0)
+            if look_back > 1 and keys:
+                # The table's beginning is known only where it was reached.
+                first = keys[0] if len(keys) == look_back else 1
+                gaps += _holes(Gap(table, first, keys[-1], now), keys)[-GAPS:]
+        return cls(ends[0], ends[1], tuple(gaps[-GAPS:]))
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -338,8 +429,26 @@ OPEN_FOR: Final = 60
 """Seconds after which a gap is taken for one that stays: its transaction was rolled back."""
 
 
-def news(position: Position) -> tuple[list[str], Position]:
-    """Return the traces of which something is new since ``position``, the newest last, and the position after them.
+LOOK_BACK: Final = 1_000
+"""Keys among which a page that is opened looks for gaps."""
+
+MOST_NEWS: Final = 2_000
+"""Rows of each table that one look for news reads."""
+
+
+class News(NamedTuple):
+    """What is new since a position."""
+
+    trace_ids: list[str]
+    """The traces of which something is new, the newest last."""
+    position: Position
+    """The position after them."""
+    behind: bool
+    """Whether more is new than one look reads or one answer holds: the list is to be asked for anew."""
+
+
+def news(position: Position) -> News:
+    """Return what is new since ``position``.
 
     One statement, which finds nothing where nothing is new. A key's order is not the order of commits: keys that are
     missing are looked for again.
@@ -348,28 +457,37 @@ def news(position: Position) -> tuple[list[str], Position]:
     for gap in position.gaps:
         conditions[gap.table] |= Q(id__range=(gap.first, gap.last))
     events, traces = (
-        queryset.filter(condition).order_by().annotate(table=Value(table)).values_list("table", "id", "trace_id")
+        _first(queryset.filter(condition), MOST_NEWS)
+        .annotate(table=Value(table, output_field=IntegerField()))
+        .values_list("table", "id", "trace_id")
         for table, (queryset, condition) in enumerate(
             zip((Event.objects.all(), Trace.objects.all()), conditions, strict=True)
         )
     )
-    rows = list(events.union(traces, all=True).order_by("table", "id")[:MOST_NEWS])
+    rows = sorted(events.union(traces, all=True))
     now = int(time.time())
     after: list[int] = []
     gaps: list[Gap] = []
+    behind = False
     for table, before in enumerate((position.event, position.trace)):
         keys = [key for found, key, _ in rows if found == table]
+        behind |= len(keys) == MOST_NEWS
         after.append(max([before, *keys]))
         gaps += _gaps(table, before, [gap for gap in position.gaps if gap.table == table], keys, now)
     newest: dict[str, int] = {}
     for _, key, trace_id in rows:
         newest.pop(trace_id, None)
         newest[trace_id] = key
-    return list(newest)[-FRESH:], Position(after[0], after[1], tuple(sorted(gaps, key=lambda gap: gap.since)[-GAPS:]))
+    reached = Position(after[0], after[1], tuple(sorted(gaps, key=lambda gap: gap.since)[-GAPS:]))
+    return News(list(newest), reached, behind or len(newest) > FRESH)
 
 
-MOST_NEWS: Final = 4_000
-"""Rows that one look for news reads; the next look reads on."""
+def _first(rows: QuerySet[Row], most: int) -> QuerySet[Row]:
+    """Return the ``most`` rows with the least keys, so that they can be part of a union."""
+    least = rows.order_by("id")[:most]
+    if connections[rows.db].features.supports_slicing_ordering_in_compound:
+        return least
+    return rows.model._base_manager.using(rows.db).filter(id__in=least.values("id")).order_by()
 
 
 def _gaps(table: int, before: int, gaps: Iterable[Gap], keys: Sequence[int], now: int) -> list[Gap]:
@@ -395,29 +513,44 @@ def _holes(gap: Gap, present: Iterable[int]) -> list[Gap]:
     return found
 
 
-def lines_of(trace_ids: Sequence[str], asked: Asked) -> list[Line]:
-    """Return the lines of these traces, in this order, without those in which ``asked`` finds nothing."""
+def lines_of(trace_ids: Sequence[str], asked: Asked, newest: int) -> list[Line]:
+    """Return the lines of these traces, in this order, without those in which ``asked`` finds nothing; ``newest`` is
+    the greatest key that was seen."""
+    found: Mapping[str, int] = dict.fromkeys(trace_ids, 0)
     if asked and trace_ids:
-        query = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids).order_by()
-        matching = set(query.values_list("trace_id", flat=True).distinct())
-        trace_ids = [trace_id for trace_id in trace_ids if trace_id in matching]
-    newest = newest_event() if trace_ids else 0
-    lines = [Line(trace_id, last=newest) for trace_id in trace_ids]
+        found = matches(trace_ids, asked, newest)
+    lines = [Line(trace_id, last=newest, matches=found[trace_id]) for trace_id in trace_ids if trace_id in found]
     _complete(lines)
     return lines
+
+
+def matches(trace_ids: Sequence[str], asked: Asked, newest: int) -> dict[str, int]:
+    """Return in how many of their newest events ``asked`` finds something, by trace; those in which it finds none are
+    left out. It looks no further back than one step of a search does."""
+    near = Event.objects.filter(asked.conditions(), trace_id__in=trace_ids, id__gt=newest - WINDOWS[1])
+    return dict(near.order_by().values_list("trace_id").annotate(number=Count("id")))
 
 
 # ------------------------------------------------------------------ one trace, one event, one object
 
 
-def trace_rows(trace_id: str) -> list[Trace]:
-    """Return the rows of a trace, the first to begin first."""
-    return list(Trace.objects.filter(trace_id=trace_id).order_by("time", "id"))
+def line_of(trace_id: str) -> Line:
+    """Return the line of a trace, with the data of its rows, and without its events."""
+    line = Line(trace_id)
+    line.sharing(_newest_rows(Trace.objects.all(), trace_id))
+    return line
+
+
+def name_of(trace_id: str) -> str:
+    """Return what the work of a trace is called; empty while it runs."""
+    line = Line(trace_id)
+    line.sharing(_newest_rows(Trace.objects.defer("data"), trace_id))
+    return line.row.name if line.row else ""
 
 
 def trace_events(trace_id: str, after: int = 0, most: int = 500) -> tuple[list[Event], int | None]:
     """Return a trace's events beyond the key ``after``, in the order of their keys, and where the next ones begin."""
-    rows = list(Event.objects.filter(trace_id=trace_id, id__gt=after).order_by("id")[: most + 1])
+    rows = list(_of(trace_id).filter(id__gt=after)[: most + 1])
     return rows[:most], rows[most - 1].id if len(rows) > most else None
 
 
@@ -444,17 +577,21 @@ def neighbours(event: Event) -> tuple[Event | None, Event | None]:
 
 def strip(asked: Asked, since: int, step: int) -> list[tuple[int, str, int, int]]:
     """Return ``(time, group, events, errors)`` of each step since ``since``; all times in microseconds."""
-    newest = newest_event()
-    query = Event.objects.filter(asked.conditions(), id__gt=newest - STRIP_EVENTS, time__gte=since).order_by()
+    floor = newest_event() - (STRIP_EVENTS // 4 if asked.wanted.text else STRIP_EVENTS)
+    query = Event.objects.filter(asked.conditions(), id__gt=floor, time__gte=since).order_by()
     rows = query.annotate(bucket=F("time") - F("time") % step).values_list("bucket", "signal")
     found: Counter[tuple[int, str]] = Counter()
     failed: Counter[tuple[int, str]] = Counter()
-    for bucket, signal, number, errors in rows.annotate(
-        number=Count("id"), failed=Count("id", filter=Q(errors__gt=0) | Q(outcome="failed"))
-    ):
+    for bucket, signal, number, errors in rows.annotate(number=Count("id"), failed=Count("id", filter=WENT_WRONG)):
         found[bucket, formats.group(signal)] += number
         failed[bucket, formats.group(signal)] += errors
     return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]
+
+
+def strip_begins(since: int) -> int | None:
+    """Return the time before which the strip does not look, where its limit is the reason, in microseconds."""
+    reached = _time_at(newest_event() - STRIP_EVENTS)
+    return reached if reached is not None and reached > since else None
 
 
 def recent_names(most: int = 3000) -> dict[str, list[str]]:
@@ -464,4 +601,15 @@ def recent_names(most: int = 3000) -> dict[str, list[str]]:
     for name in ("signal", "sender", "actor_label"):
         query = Event.objects.filter(id__gt=newest - most).order_by().values_list(name, flat=True).distinct()
         found[name] = sorted(value for value in query if value)
+    return found
+
+
+def recent_objects(most: int = 3000, shown: int = 200) -> dict[str, str]:
+    """Return the objects of the latest events, the newest first: how each is asked for, and what it is called."""
+    query = Event.objects.filter(id__gt=newest_event() - most).exclude(object_key="").order_by("-id")
+    found: dict[str, str] = {}
+    for sender, key, label in query.values_list("sender", "object_key", "object_label").iterator():
+        found.setdefault(f"{sender}:{key}", label)
+        if len(found) == shown:
+            break
     return found

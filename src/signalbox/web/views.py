@@ -34,6 +34,9 @@ STRIP_SECONDS: Final = 600
 STRIP_STEP: Final = 5
 """Seconds that one bar of the strip chart stands for."""
 
+RANGES: Final = (("5m", "5 min"), ("15m", "15 min"), ("1h", "hour"), ("6h", "6 hours"), ("1d", "day"), ("7d", "week"))
+"""Ranges of time that one press asks for."""
+
 AXES: Final = {"whole": True, "events": False}
 
 KINDS: Final = ("request", "command", "task", "work", "shell", "test", "process")
@@ -79,6 +82,7 @@ def timeline(request: HttpRequest) -> HttpResponse:
             "kinds": KINDS,
             "groups": reading.GROUPS,
             "outcomes": [*(outcome.value for outcome in Outcome), ERRORS],
+            "ranges": RANGES,
             "strip_seconds": STRIP_SECONDS,
             "strip_step": STRIP_STEP,
         },
@@ -88,13 +92,29 @@ def timeline(request: HttpRequest) -> HttpResponse:
 @page
 @require_GET
 def live(request: HttpRequest) -> HttpResponse:
-    """Return the lines of which something is new since the page last asked; 204 where nothing is."""
+    """Return the lines of which something is new since the page's position.
+
+    - 204: nothing is new.
+    - 200: lines, and the position after them.
+    - 204 with the event ``behind``: more is new than one answer holds. The page is to ask for its list anew, which
+      brings a position of its own; until then the answer stays the same.
+
+    With ``count=1``, for a page that is paused: JSON, how many ``traces`` are new, and whether there are ``more``,
+    which were not counted; it need not ask again then. Nothing is rendered, and the position stays.
+    """
     asked = Asked.read(request.GET)
-    changed, position = reading.news(reading.Position.read(request.GET.get("position", "")))
-    if not changed:
+    position = reading.Position.read(request.GET.get("position", ""))
+    found = reading.news(position)
+    if request.GET.get("count"):
+        fresh = found.trace_ids[-reading.FRESH :]
+        number = len(reading.matches(fresh, asked, found.position.event)) if asked and fresh else len(fresh)
+        return JsonResponse({"traces": number, "more": found.behind})
+    if found.behind:
+        return HttpResponse(status=204, headers={"HX-Trigger": "behind"})
+    if not found.trace_ids:
         return HttpResponse(status=204)
-    lines = reading.lines_of(changed[::-1], asked)
-    about = {"lines": lines, "position": position, "asked": asked}
+    lines = reading.lines_of(found.trace_ids[::-1], asked, found.position.event)
+    about = {"lines": lines, "position": found.position, "asked": asked}
     return render(request, "signalbox/parts/live.html", about)
 
 
@@ -105,6 +125,7 @@ def strip(request: HttpRequest) -> JsonResponse:
     now = time.time()
     since = int(now - STRIP_SECONDS) * 1_000_000
     buckets = reading.strip(Asked.read(request.GET), since, STRIP_STEP * 1_000_000)
+    begins = reading.strip_begins(since)
     return JsonResponse(
         {
             "now": now,
@@ -112,6 +133,7 @@ def strip(request: HttpRequest) -> JsonResponse:
             "seconds": STRIP_SECONDS,
             "step": STRIP_STEP,
             "groups": reading.GROUPS,
+            "begins": begins and begins / 1_000_000,
             "buckets": [[moment // 1_000_000, group, number, errors] for moment, group, number, errors in buckets],
         }
     )
@@ -130,6 +152,8 @@ def suggestions(request: HttpRequest) -> HttpResponse:
             "signals": sorted(known | set(names["signal"])),
             "senders": names["sender"],
             "actors": names["actor_label"],
+            "objects": reading.recent_objects(),
+            "days": [localtime() - timedelta(days=days) for days in range(7)],
         },
     )
 
@@ -148,10 +172,10 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
     """Show a trace as a waterfall."""
     after = _key(request, "after") or 0
     events, more = reading.trace_events(_existing(trace_id), after)
-    rows = reading.trace_rows(trace_id)
-    if not events and not rows:
+    line = reading.line_of(trace_id)
+    part = bool(after or more or line.more)
+    if not events and not line.rows:
         raise Http404("There is no such trace.")
-    line = reading.Line(trace_id, rows)
     for found in events:
         line.take(tuple(getattr(found, name) for name in reading.SEEN))
     return render(
@@ -159,7 +183,7 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
         "signalbox/trace.html",
         {
             "line": line,
-            "fall": waterfall(events, [] if after or more else rows, AXES.get(request.GET.get("axis", ""))),
+            "fall": waterfall(events, [] if part else line.rows, AXES.get(request.GET.get("axis", ""))),
             "groups": reading.GROUPS,
             "after": after,
             "more": more,
@@ -174,14 +198,13 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
     found = find_event(event_id)
     if found is None:
         raise Http404("There is no such event.")
-    rows = reading.trace_rows(found.trace_id)
     earlier, later = reading.neighbours(found)
     return render(
         request,
         "signalbox/event.html",
         {
             "event": found,
-            "trace": rows[0] if rows else None,
+            "trace_name": reading.name_of(found.trace_id),
             "entry": catalog.BUILTIN.get(found.signal),
             "deliveries": deliveries.of_event(found),
             "now": claims.now(),
@@ -252,15 +275,14 @@ def signal_map(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "signalbox/map.html",
-        {"here": "map", "edges": found, "apps": sorted({edge.app for edge in found}), "looked_at": maps.EVENTS},
+        {
+            "here": "map",
+            "edges": found,
+            "drawn": maps.as_json(found),
+            "apps": sorted({edge.app for edge in found}),
+            "looked_at": maps.EVENTS,
+        },
     )
-
-
-@page
-@require_GET
-def graph(request: HttpRequest) -> JsonResponse:
-    """Return the map's connections."""
-    return JsonResponse({"edges": maps.as_json(maps.edges())})
 
 
 @page

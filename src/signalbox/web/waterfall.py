@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signalbox.reader.trees import grow
 from signalbox.web import formats
+from signalbox.web.filters import CRASH
 
 if TYPE_CHECKING:
     from signalbox.models import Event, Trace
@@ -19,6 +20,14 @@ DEEPEST: Final = 12
 TICKS: Final = 6
 """Marks on the axis at most."""
 
+ENDS: Final = ("committed", "rolled_back")
+"""The outcomes that a transaction's end gives."""
+
+MOST_ENDINGS: Final = 20
+"""Commits and rollbacks that are marked at most, the first ones."""
+
+ROOM: Final = 12
+"""Per cent of the axis that the name of a commit needs."""
 
 SPARSE: Final = 3
 """Parts of a trace of which the events must take one for its whole to be the axis."""
@@ -60,6 +69,16 @@ class Row:
         return min(self.depth, DEEPEST)
 
     @property
+    def bad(self) -> bool:
+        """Whether it tells of an error: a receiver raised, the operation did, or the request."""
+        return bool(self.event.errors) or self.event.outcome == "failed" or self.event.signal == CRASH
+
+    @property
+    def raised(self) -> bool:
+        """Whether it tells of an error that no receiver's run shows: its bar is red."""
+        return self.bad and not self.event.errors
+
+    @property
     def took(self) -> str:
         """What stands beside its bar."""
         if self.event.duration or self.runs:
@@ -79,12 +98,47 @@ class Tick(NamedTuple):
     label: str
 
 
+class Ending(NamedTuple):
+    """A commit or a rollback, as far as events tell of it.
+
+    They hold neither its moment nor which of them shared a transaction. Those that follow each other in one database
+    with the same outcome are taken together, and the ending stands where the last of them ended.
+    """
+
+    outcome: str
+    database: str
+    number: int
+    """How many events it stands for."""
+    at: str
+    """Its place, in per cent of the axis."""
+    offset: int
+    """Microseconds since the axis begins."""
+    named: bool = True
+    """Whether there is room for its name."""
+
+    def __str__(self) -> str:
+        number = f"{self.number} event{'' if self.number == 1 else 's'}"
+        return f"{self.word} of {number} on {self.database}: the last ended at {formats.duration(self.offset)}"
+
+    @property
+    def word(self) -> str:
+        """What it is called."""
+        return "commit" if self.outcome == "committed" else "rollback"
+
+    @property
+    def late(self) -> bool:
+        """Whether it stands so far right that its name must stand left of it."""
+        return float(self.at) > 88
+
+
 @dataclass(frozen=True, slots=True)
 class Waterfall:
     """A trace on its axis."""
 
     rows: list[Row]
     ticks: list[Tick]
+    endings: list[Ending]
+    """Commits and rollbacks, in the order of their time."""
     start: int
     """When the axis begins, in microseconds."""
     span: int
@@ -123,7 +177,7 @@ def waterfall(events: Sequence[Event], traces: Sequence[Trace], whole: bool | No
     span = max(end - start, 1)
     for row in rows:
         _place(row, start, span)
-    return Waterfall(rows, list(_ticks(span)), start, span, start - began, sparse, whole)
+    return Waterfall(rows, list(_ticks(span)), _endings(rows, start, span), start, span, start - began, sparse, whole)
 
 
 def _place(row: Row, start: int, span: int) -> None:
@@ -145,6 +199,41 @@ def _place(row: Row, start: int, span: int) -> None:
         row.shown_runs = [run for run in row.runs if run.error]
     else:
         row.shown_runs = row.runs
+
+
+@dataclass(slots=True)
+class _Stretch:
+    outcome: str
+    depth: int
+    end: int = 0
+    number: int = 0
+
+
+def _endings(rows: Iterable[Row], start: int, span: int) -> list[Ending]:
+    found: list[tuple[str, _Stretch]] = []
+    opened: dict[str, list[_Stretch]] = {}
+    for row in rows:
+        event = row.event
+        if event.outcome not in ENDS:
+            continue
+        within = opened.setdefault(event.database, [])
+        # A savepoint that is rolled back within a receiver's event leaves the transaction around it as it is.
+        while within and (
+            within[-1].depth > row.depth or (within[-1].depth == row.depth and within[-1].outcome != event.outcome)
+        ):
+            found.append((event.database, within.pop()))
+        if not within or within[-1].outcome != event.outcome:
+            within.append(_Stretch(event.outcome, row.depth))
+        within[-1].end = max(within[-1].end, event.time + (event.duration or 0))
+        within[-1].number += 1
+    found += [(database, stretch) for database, within in opened.items() for stretch in within]
+    endings: list[Ending] = []
+    for database, stretch in sorted(found, key=lambda one: one[1].end)[:MOST_ENDINGS]:
+        offset = stretch.end - start
+        before = next((float(ending.at) for ending in reversed(endings) if ending.named), -100.0)
+        named = 100 * offset / span - before >= ROOM
+        endings.append(Ending(stretch.outcome, database, stretch.number, _share(offset, span), offset, named))
+    return endings
 
 
 def _share(part: int, whole: int) -> str:

@@ -116,11 +116,13 @@ def _list(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
 def _show(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     found = list(operating.deliveries(alias).filter(id__in=options["ids"]))
     for one in found:
+        record = _record(one) | {"payload": one.payload, "traceback": one.traceback}
         if options["json"]:
-            screen.json(_record(one) | {"payload": one.payload})
+            screen.json(record)
         else:
-            for name, value in (_record(one) | {"payload": one.payload}).items():
-                screen.text(f"{name:12} {value}")
+            for name, value in record.items():
+                text = "" if value is None else f"\n{value}" if name == "traceback" else value
+                screen.text(f"{name:12} {text}")
     return 0 if found else 1
 
 
@@ -166,7 +168,7 @@ def _filtered(alias: str, options: Mapping[str, Any]) -> Any:
 
 
 def _record(one: Delivery) -> dict[str, Any]:
-    fields = model_to_dict(one, exclude=["payload", "lane"])
+    fields = model_to_dict(one, exclude=["payload", "lane", "traceback"])
     return {"id": one.id, **fields, "status": status(one), "at": one.at.isoformat()}
 
 

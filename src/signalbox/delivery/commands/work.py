@@ -53,7 +53,7 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
         from signalbox.delivery.relay import Relay
 
         worker: Worker | Supervisor | Relay = Relay(chosen, engine)
-    elif options["processes"] > 1:
+    elif options["processes"] > 1 and not options["once"]:
         worker = Supervisor(options["processes"], chosen)
     else:
         worker = Worker(chosen)

@@ -17,7 +17,8 @@ _HOT: Final = frozenset({"pre_init", "post_init", "pre_save", "post_save", "pre_
     19,
     "async-mismatch",
     Severity.WARNING,
-    "an async receiver on a signal that is sent synchronously in hot code, and the other way round",
+    "an async receiver on a signal that is sent synchronously in hot code, and the other way round; an object whose "
+    "`__call__()` nobody awaits",
 )
 def async_mismatch(project: Project) -> Iterator[Fault]:
     """Find sends that must build a bridge between sync and async code each time."""
@@ -25,7 +26,9 @@ def async_mismatch(project: Project) -> Iterator[Fault]:
         if heard.later:
             continue
         coroutine = heard.connection.is_async if heard.connection else heard.function.coroutine
-        finding = _async_receiver(project, heard) if coroutine else _sync_receiver(project, heard)
+        finding = _never_awaited(heard) or (
+            _async_receiver(project, heard) if coroutine else _sync_receiver(project, heard)
+        )
         if finding:
             happens, why, remedy, severity = finding
             yield Fault(
@@ -38,6 +41,25 @@ def async_mismatch(project: Project) -> Iterator[Fault]:
                 remedy=remedy,
                 severity=severity,
             )
+
+
+def _never_awaited(heard: Heard) -> tuple[str, str, str, Severity] | None:
+    """Judge an object whose call is a coroutine: Django asks the object, which is none."""
+    function = heard.function
+    unseen = heard.connection is not None and not heard.connection.is_async
+    if not (unseen and function.coroutine and function.method and function.node_name == "__call__"):
+        return None
+    if function.decorators:
+        return None
+    return (
+        "It never runs: each send makes a coroutine and throws it away.",
+        (
+            "Django asks the object whether it is a coroutine function; it isn't, whatever its __call__() is. So it "
+            "is called as a plain function, and nobody awaits what it returns."
+        ),
+        "Connect an async function; or call asgiref.sync.markcoroutinefunction(self) in __init__().",
+        Severity.ERROR,
+    )
 
 
 def _async_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Severity] | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
+from signalbox.doctor.arrivals import Arrivals
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
-from signalbox.doctor.source import Connect
+from signalbox.doctor.written import Connect
 
 _BY_CONVENTION: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
 """Modules that servers, workers and the admin look for by name in each app."""
@@ -94,7 +95,7 @@ def _overlap(one: Connection, other: Connection) -> bool:
 
 
 def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[Fault]:
-    seen: dict[tuple[str, str], Connect] = {}
+    seen: dict[tuple[str, ...], Connect] = {}
     for site in sorted(sites, key=lambda site: (site.path, site.line)):
         function = site.function
         if (
@@ -108,6 +109,7 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
         if not (site.scope is None or site.scope.ready):
             continue
         key = (
+            site.target,
             "" if site.sender is None else site.sender_path or ast.unparse(site.sender),
             "" if site.uid is None else ast.unparse(site.uid),
         )
@@ -143,7 +145,7 @@ def never_imported(project: Project) -> Iterator[Fault]:
         outside = connect.scope is None and not project.loaded(connect.module)
         if outside and _importable(project, connect.module) and not _migrate_only(connect):
             missing[connect.module].append(connect)
-    later = _reached(project, _roots(project)) if missing else set()
+    later = Arrivals(project=project).reached(_roots(project)) if missing else set()
     for name, connects in missing.items():
         first = connects[0]
         app = project.runtime.app_of(first.path)
@@ -191,21 +193,6 @@ def _roots(project: Project) -> list[str]:
     return [*running, *named, *found, *(f"{app.module}.management" for app in project.runtime.apps)]
 
 
-def _reached(project: Project, roots: Iterable[str]) -> set[str]:
-    """Return the modules that are imported once the roots are."""
-    imports = project.source.imports
-    seen: set[str] = set()
-    queue = [name for name in roots if name in imports]
-    while queue:
-        name = queue.pop()
-        if name not in seen:
-            seen.add(name)
-            for target in imports[name]:
-                # `from shop import signals` imports shop, and shop.signals if that is a module.
-                queue.extend(part for part in (target, target.rpartition(".")[0]) if part in imports)
-    return seen
-
-
 # Too late
 
 
@@ -218,23 +205,24 @@ def _reached(project: Project, roots: Iterable[str]) -> set[str]:
 )
 def too_late(project: Project) -> Iterator[Fault]:
     """Find connections that are made when the signal has been sent already."""
+    arrivals = Arrivals(project=project)
     for connect in project.source.connects:
         for signal in connect.signals:
             if signal == "class_prepared":
-                fault = _class_prepared(project, connect)
+                fault = _class_prepared(arrivals, connect)
             elif signal in {"pre_migrate", "post_migrate"}:
-                fault = _migrate(project, connect, signal)
+                fault = _migrate(arrivals, connect, signal)
             else:
-                fault = _after_send(project, connect, signal)
+                fault = _after_send(arrivals, connect, signal)
             if fault:
                 yield fault
 
 
-def _class_prepared(project: Project, connect: Connect) -> Fault | None:
+def _class_prepared(arrivals: Arrivals, connect: Connect) -> Fault | None:
     if connect.scope:
         late = connect.scope.ready and connect.scope.node_name == "ready"
     else:
-        late = _imported_by_ready(project, connect.module) is not None
+        late = arrivals.by_ready(connect.module) is not None
     if not late:
         return None
     return Fault(
@@ -249,40 +237,16 @@ def _class_prepared(project: Project, connect: Connect) -> Fault | None:
     )
 
 
-def _imported_by_ready(project: Project, name: str) -> tuple[int, int] | None:
-    """Return app position and line of the ready() that imports the module; ``None`` unless that alone imports it."""
-    importers = [
-        importer
-        for importer, targets in project.source.imports.items()
-        if importer != name and any(target == name or target.startswith(f"{name}.") for target in targets)
-    ]
-    if len(importers) != 1:
-        return None
-    for function in project.source.functions.values():
-        if function.module == importers[0] and function.ready and function.node_name == "ready":
-            for node in ast.walk(function.node):
-                app = project.runtime.app_of(function.path)
-                if app and isinstance(node, ast.Import | ast.ImportFrom) and _imports(node, name):
-                    return (app.position, node.lineno)
-    return None
-
-
-def _imports(node: ast.Import | ast.ImportFrom, name: str) -> bool:
-    """Whether the statement, one of those in a module that imports the module ``name``, is the one that does."""
-    base = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-    named = [base, *(alias.name for alias in node.names)]
-    return any(part and f".{name}".endswith(f".{part}") for part in named)
-
-
 def _migrate_only(connect: Connect) -> bool:
     return all(signal in {"pre_migrate", "post_migrate"} for signal in connect.signals)
 
 
-def _migrate(project: Project, connect: Connect, signal: str) -> Fault | None:
+def _migrate(arrivals: Arrivals, connect: Connect, signal: str) -> Fault | None:
+    project = arrivals.project
     if connect.scope is not None or project.loaded(connect.module) or not _importable(project, connect.module):
         return None
     # migrate imports the management package of each app, and flush does.
-    if connect.module in _reached(project, [f"{app.module}.management" for app in project.runtime.apps]):
+    if connect.module in arrivals.reached([f"{app.module}.management" for app in project.runtime.apps]):
         return None
     return Fault(
         path=connect.path,
@@ -295,22 +259,32 @@ def _migrate(project: Project, connect: Connect, signal: str) -> Fault | None:
     )
 
 
-def _after_send(project: Project, connect: Connect, signal: str) -> Fault | None:
+def _after_send(arrivals: Arrivals, connect: Connect, signal: str) -> Fault | None:
+    project = arrivals.project
     sends = [send for send in project.source.sends if send.signal == signal]
     if len(sends) != 1 or project.source.hands_on(signal) or "." not in signal:
         return None
     send = sends[0]
     sender_app = project.runtime.app_of(send.path)
-    if sender_app is None or not (send.scope and send.scope.ready and send.scope.node_name == "ready"):
+    if sender_app is None:
+        return None
+    if send.scope is None:
+        # A module that ready() doesn't import has sent it before any ready() ran.
+        sent = arrivals.by_ready(send.module) or ((-1, send.line) if project.loaded(send.module) else None)
+    else:
+        ready = send.scope.ready and send.scope.node_name == "ready"
+        sent = (sender_app.position, send.line) if ready else None
+    if sent is None:
         return None
     app = project.runtime.app_of(connect.path)
     if app is None:
         return None
+    where = f"in ready() of {sender_app.label}" if send.scope else f"while {send.module} is imported"
     if connect.scope is None:
-        at = _imported_by_ready(project, connect.module)
+        at = arrivals.by_ready(connect.module)
     else:
         at = (app.position, connect.line) if connect.scope.ready and connect.scope.node_name == "ready" else None
-    if at is None or at < (sender_app.position, send.line):
+    if at is None or at <= sent or connect.module == send.module:
         return None
     return Fault(
         path=connect.path,
@@ -318,8 +292,7 @@ def _after_send(project: Project, connect: Connect, signal: str) -> Fault | None
         signal=signal,
         receiver=connect.target,
         happens="The receiver never runs.",
-        why=f"The signal is sent once, in ready() of {sender_app.label} (line {send.line}), before this connection "
-        "is made.",
+        why=f"The signal is sent once, {where} (line {send.line}), before this connection is made.",
         remedy=f"Connect it in __init__() of the app config, or put the app before {sender_app.label} in "
         "INSTALLED_APPS.",
     )

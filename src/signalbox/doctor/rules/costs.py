@@ -103,12 +103,10 @@ def once_per_app(project: Project) -> Iterator[Fault]:
 
 
 def _asks(heard: Heard) -> bool:
-    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(
-        heard.function.decorators
-    )
+    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(heard.function.opaque)
 
 
 def _writes(heard: Heard) -> bool:
     """Whether it visibly touches the database: then the repetition is more than a waste of time."""
-    names = [syntax.dotted(call.func).split(".") for call, _ in syntax.calls(heard.function)]
+    names = [syntax.dotted(call.func).split(".") for call, _ in heard.function.calls]
     return any("objects" in name or name[-1] in {"save", "delete", "execute", "call_command"} for name in names)

@@ -8,7 +8,7 @@ from signalbox import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source import Definition
+from signalbox.doctor.written import Definition
 
 
 @rule(20, "unsent", Severity.WARNING, "a custom signal that nobody sends")
@@ -51,4 +51,9 @@ def unheard(project: Project) -> Iterator[Fault]:
 
 
 def _custom(project: Project) -> Iterator[Definition]:
-    return (definition for definition in project.source.definitions if definition.signal not in catalog.BUILTIN)
+    return (
+        definition
+        for definition in project.source.definitions
+        if definition.signal not in catalog.BUILTIN
+        and not (definition.inside and project.source.reached_otherwise(definition.signal))
+    )

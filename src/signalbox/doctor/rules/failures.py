@@ -8,10 +8,11 @@ from typing import Final
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.project import Project
 from signalbox.doctor.recorded import Record
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
+from signalbox.doctor.written import Function
 
 SLOW: Final = 100_000
 """Microseconds of the 95th percentile from which on a receiver is called slow."""
@@ -30,17 +31,16 @@ def swallows(project: Project) -> Iterator[Fault]:
     told: set[tuple[str, int]] = set()
     for heard in project.heard:
         for step in heard.function.steps:
-            for handler in step.node.handlers if isinstance(step.node, ast.Try) else ():
-                key = (heard.function.path, handler.lineno)
-                if _drops(heard, handler) and key not in told:
+            for line, happens in _caught(heard.function, step.node):
+                key = (heard.function.path, line)
+                if key not in told:
                     told.add(key)
                     yield Fault(
                         path=key[0],
                         line=key[1],
                         signal=heard.signal,
                         receiver=heard.receiver,
-                        happens="Whatever goes wrong in the receiver goes unseen"
-                        + (", Ctrl-C and a worker's shutdown too." if handler.type is None else "."),
+                        happens=happens,
                         why="A database error that is caught within a transaction leaves the transaction broken: "
                         "the next query fails, at another place. And a mistake in the receiver's own code looks "
                         "like work done.",
@@ -48,18 +48,53 @@ def swallows(project: Project) -> Iterator[Fault]:
                     )
 
 
-def _drops(heard: Heard, handler: ast.ExceptHandler) -> bool:
-    if any(isinstance(node, ast.Raise) for node in ast.walk(handler)):
-        return False
-    if handler.type is None:
-        return True
-    broad = syntax.dotted(handler.type).rpartition(".")[2] in {"Exception", "BaseException"}
-    return broad and all(
-        isinstance(node, ast.Pass | ast.Continue | ast.Break)
-        or (isinstance(node, ast.Return) and (node.value is None or isinstance(node.value, ast.Constant)))
-        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-        for node in handler.body
-    )
+def _caught(function: Function, node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and effect of what catches too much."""
+    if isinstance(node, ast.Try):
+        for handler in node.handlers:
+            if any(isinstance(inner, ast.Raise) for inner in ast.walk(handler)):
+                continue
+            silent = all(map(_says_nothing, handler.body))
+            if handler.type is None:
+                also = "Ctrl-C and a worker's shutdown"
+                yield (
+                    handler.lineno,
+                    f"Whatever goes wrong in the receiver goes unseen, {also} too."
+                    if silent
+                    else f"It catches everything, {also} too: the process goes on as if nobody had asked it to stop.",
+                )
+            elif silent and _is_broad(function, handler.type):
+                yield handler.lineno, "Whatever goes wrong in the receiver goes unseen."
+    elif isinstance(node, ast.With):
+        for item in node.items:
+            call = item.context_expr
+            if (
+                isinstance(call, ast.Call)
+                and function.resolve(call.func) == "contextlib.suppress"
+                and any(_is_broad(function, argument) for argument in call.args)
+            ):
+                yield call.lineno, "Whatever goes wrong within goes unseen."
+
+
+def _is_broad(function: Function, node: ast.expr) -> bool:
+    if isinstance(node, ast.Tuple):
+        return any(_is_broad(function, element) for element in node.elts)
+    return syntax.dotted(node).rpartition(".")[2] in {"Exception", "BaseException"}
+
+
+def _says_nothing(node: ast.stmt) -> bool:
+    """Whether the statement leaves no trace of the exception: nothing is called, and no other value is made of it."""
+    match node:
+        case ast.Pass() | ast.Continue() | ast.Break():
+            return True
+        case ast.Return(value=value):
+            return value is None or isinstance(value, ast.Constant)
+        case ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Assign(targets=[ast.Name()], value=ast.Constant()):
+            return True
+        case _:
+            return False
 
 
 @rule(16, "breaking", Severity.ERROR, "a receiver that raised in the recorded events", records=True, packages=True)

@@ -10,7 +10,7 @@ from typing import Final
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source import Connect, Function
+from signalbox.doctor.written import Connect, Function
 
 MANY: Final = 25
 """Receivers of one sender with one piece of code from which on they are taken for a leak."""
@@ -32,6 +32,8 @@ _SERVING: Final = (
     "Serializer",
     "Consumer",
 )
+_MADE_EACH_TIME: Final = ("Form", "Serializer", "View", "ViewSet")
+"""Bases of classes of which each request makes an object; of middleware and admin classes there is one."""
 _HOT: Final = frozenset(
     """request_started request_finished user_logged_in user_logged_out pre_init post_init pre_save post_save pre_delete
     post_delete m2m_changed got_request_exception""".split()
@@ -81,11 +83,13 @@ def _serving(scope: Function | None, hot: set[tuple[str, int]]) -> str:
     while scope is not None:
         parameters = [argument.arg for argument in (*scope.parameters.posonlyargs, *scope.parameters.args)]
         own = parameters[1:] if scope.method else parameters
-        if "request" in own[:1] and not scope.ready:
+        if own[:1] in (["request"], ["req"]) and not scope.ready:
             return f"{scope.node_name}()"
         if (scope.path, scope.line) in hot:
             return f"{scope.node_name}()"
         bases = tuple(base.rpartition(".")[2] for base in scope.bases)
+        if scope.method and scope.node_name == "__init__" and any(base.endswith(_MADE_EACH_TIME) for base in bases):
+            return f"{scope.qualname}()"
         if scope.method and scope.node_name in _HANDLERS and any(base.endswith(_SERVING) for base in bases):
             return f"{scope.qualname}()"
         scope = scope.outer

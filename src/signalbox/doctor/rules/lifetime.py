@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
+from signalbox.doctor import startup
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source import Connect, Function, Module
 from signalbox.doctor.syntax import dotted
+from signalbox.doctor.written import Connect, Function, Module
 
 _Chain: TypeAlias = tuple[tuple[int, int], ...]
 """Where a statement stands: block and index in it, from the outermost block to its own."""
@@ -50,6 +51,7 @@ def dead(project: Project) -> Iterator[Fault]:
                     "collected.",
                     remedy="Keep it under its name in the module, or connect it with weak=False.",
                 )
+    yield from _kept_by_accident(project, explained)
     for signal, count in Counter(c.signal for c in project.runtime.connections if not c.alive).items():
         if count > told[signal]:
             yield Fault(
@@ -63,6 +65,39 @@ def dead(project: Project) -> Iterator[Fault]:
             )
 
 
+def _kept_by_accident(project: Project, explained: set[tuple[str, int, str]]) -> Iterator[Fault]:
+    """Find what only the cache of DEBUG keeps, of which the source doesn't show where it is connected."""
+    sites: set[tuple[str, str, int]] = set(project.sites)
+    unsure: set[str] = set()
+    for connect in project.source.connects:
+        made = project.made(connect)
+        for signal in connect.signals:
+            if made:
+                sites.add((signal, made.path, made.line))
+            if (connect.path, connect.line, signal) in explained and not project.connections(connect, signal):
+                # A partial, an object or a wrapper: which of the connections is its own can't be told.
+                unsure.add(signal)
+    for connection in project.runtime.connections:
+        app = project.runtime.app_of(connection.path)
+        place = (connection.signal, connection.path, connection.line)
+        if (
+            connection.accidental
+            and connection.signal not in unsure
+            and app is not None
+            and app.own
+            and place not in sites
+        ):
+            yield Fault(
+                path=connection.path,
+                line=connection.line,
+                signal=connection.signal,
+                receiver=connection.receiver,
+                happens=f"The receiver never runs in production. {_DEBUG_TELL}",
+                why="It is connected weakly, and nothing but that cache holds it.",
+                remedy="Keep it under a name in the module, or connect it with weak=False and a dispatch_uid.",
+            )
+
+
 def _lost(project: Project, connect: Connect, signal: str) -> bool:
     """Whether the module has run, connected a function of its own, and the process has neither any more."""
     function = connect.function
@@ -72,7 +107,7 @@ def _lost(project: Project, connect: Connect, signal: str) -> bool:
         or connect.scope is not None
         or connect.weak is not True
         or connect.conditional
-        or function.decorators
+        or function.opaque
         or function.method
         or (signal, function.node_name) in project.source.disconnects
         or (signal, "*") in project.source.disconnects
@@ -111,14 +146,14 @@ def shadowed(project: Project) -> Iterator[Fault]:
             and connect.kind == "function"
             and function is not None
             and function.outer is None
-            and not function.method
-            and not function.decorators
+            and not function.opaque
             and function.module == connect.module
         ):
             module = project.module(connect.module)
-            if module and module.name not in bindings:
-                bindings[module.name] = _bindings(module)
-            again = _bound_again(module, bindings[module.name], connect, function) if module else None
+            block = function.dotted.rpartition(".")[0]
+            if module and block not in bindings:
+                bindings[block] = _bindings(_body(module, function))
+            again = _bound_again(module, bindings[block], connect, function) if module else None
             if again is None:
                 continue
             for signal in connect.signals:
@@ -172,8 +207,16 @@ def _bound_again(module: Module, bound: _Bindings, connect: Connect, function: F
     return None
 
 
-def _bindings(module: Module) -> _Bindings:
-    """Return what binds each name at the level of the module, in order."""
+def _body(module: Module, function: Function) -> list[ast.stmt]:
+    """Return the block of the module or class that the function is defined in, however deep."""
+    body = module.tree.body
+    for name in function.qualname.split(".")[:-1]:
+        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
+    return body
+
+
+def _bindings(body: list[ast.stmt]) -> _Bindings:
+    """Return what binds each name at the level of a module or class, in order."""
     found: _Bindings = {}
 
     def walk(body: list[ast.stmt], chain: _Chain) -> None:
@@ -187,7 +230,7 @@ def _bindings(module: Module) -> _Bindings:
                 for handler in getattr(node, "handlers", []):
                     walk(handler.body, here)
 
-    walk(module.tree.body, ())
+    walk(body, ())
     return found
 
 
@@ -203,6 +246,8 @@ def _names(node: ast.stmt) -> Iterator[str]:
             yield name
         case ast.For():
             yield from _bound_in(node.target)
+        case ast.With():
+            yield from (name for item in node.items if item.optional_vars for name in _bound_in(item.optional_vars))
 
 
 def _bound_in(target: ast.expr) -> Iterator[str]:
@@ -246,8 +291,9 @@ def _is_connect(node: ast.Call) -> bool:
 )
 def short_lived(project: Project) -> Iterator[Fault]:
     """Find receivers that nothing holds once their statement, or the function around it, is done."""
+    started = startup.ran(project)
     for connect in project.source.connects:
-        what = _temporary(connect) if connect.weak is True else None
+        what = _temporary(project, connect, started) if connect.weak is True else None
         if what is None:
             continue
         for signal in connect.signals:
@@ -258,7 +304,7 @@ def short_lived(project: Project) -> Iterator[Fault]:
                     signal=signal,
                     receiver=connect.function.dotted if connect.function else connect.receiver,
                     happens=f"The receiver is collected at once and never runs. {_DEBUG_TELL}"
-                    if connect.kind != "method"
+                    if connect.kind not in {"method", "other"}
                     else "The receiver is collected at once and never runs, whatever DEBUG says.",
                     why=f"connect() holds it weakly, and nothing else holds {what}.",
                     remedy="Connect a function of the module, or say weak=False and give a dispatch_uid.",
@@ -270,12 +316,12 @@ def _lives(project: Project, connect: Connect, signal: str) -> bool:
     expected = connect.target
     if connect.kind == "method":
         expected += f".{connect.receiver.rpartition('.')[2]}"
-    return connect.kind in {"method", "temporary"} and any(
+    return connect.kind in {"method", "temporary", "other"} and any(
         c.signal == signal and c.receiver == expected and not c.accidental for c in project.runtime.connections
     )
 
 
-def _temporary(connect: Connect) -> str | None:
+def _temporary(project: Project, connect: Connect, started: frozenset[Function]) -> str | None:
     """Return what the receiver is, in words, if nothing keeps it."""
     function = connect.function
     match connect.kind:
@@ -290,8 +336,13 @@ def _temporary(connect: Connect) -> str | None:
             )
         case "temporary":
             owner = connect.target.rpartition(".")[2]
+            if project.made(connect):
+                return f"the function that {owner}() makes" if _only_connected(connect) else None
             return f"the {owner} made here" if owner[:1].isupper() and _only_connected(connect) else None
-        case "function" if function and function.outer and function.outer is connect.scope and not function.decorators:
+        case "other" if _connected_itself(project, connect, started):
+            owner = connect.target.rpartition(".")[0].rpartition(".")[2]
+            return f"the {owner} that the method belongs to"
+        case "function" if function and function.outer and function.outer is connect.scope and not function.opaque:
             return (
                 f"the function {connect.receiver} once {function.outer.node_name}() returns"
                 if _only_connected(connect)
@@ -301,16 +352,45 @@ def _temporary(connect: Connect) -> str | None:
             return None
 
 
+def _connected_itself(project: Project, connect: Connect, started: frozenset[Function]) -> bool:
+    """Whether an object has surely connected its own method, and the process doesn't have that any more."""
+    function, scope = connect.function, connect.scope
+    return (
+        function is not None
+        and function.method
+        and not function.decorators
+        and connect.receiver.startswith("self.")
+        and scope in started
+        and not connect.conditional
+        and not connect.loop
+        and connect.uid is None
+        and startup.surely(scope, connect.line)
+        and not any((signal, function.node_name) in project.source.disconnects for signal in connect.signals)
+        and not any((signal, "*") in project.source.disconnects for signal in connect.signals)
+        and _up_to_date(project, function)
+        and _is_sender_there(project, connect)
+    )
+
+
+def _is_sender_there(project: Project, connect: Connect) -> bool:
+    """Whether Django didn't wait for the sender, a model by its label, when the connection was made."""
+    if isinstance(connect.sender, ast.Constant):
+        return str(connect.sender.value).lower() in project.runtime.models
+    return not connect.sender_path.endswith("AUTH_USER_MODEL")
+
+
 def _only_connected(connect: Connect) -> bool:
     """Whether nothing but connect() gets hold of the receiver, and the function around it is done after that."""
-    name = (
-        connect.function.node_name
-        if connect.kind == "function" and connect.function
-        else connect.receiver.partition(".")[0]
-    )
-    scope = connect.scope
-    if not name.isidentifier():
+    owner = connect.node.value if connect.kind == "method" and isinstance(connect.node, ast.Attribute) else connect.node
+    if isinstance(owner, ast.Call | ast.Lambda):
         return True  # made in the call itself: nothing else can hold it
+    if isinstance(owner, ast.Name):
+        name = owner.id
+    elif connect.function and owner is None:
+        name = connect.function.node_name
+    else:
+        return False
+    scope = connect.scope
     if scope is None:
         return False  # a name of the module holds it
     used_by_calls: set[ast.AST] = set()
@@ -346,6 +426,6 @@ def _works_on(scope: Function, connect: Connect) -> bool:
             for node in ast.walk(statement):
                 if isinstance(node, ast.Call):
                     last = dotted(node.func).rpartition(".")[2]
-                    if last not in {"connect", "debug", "info"} and not last[:1].isupper():
+                    if last not in {"connect", "debug", "info", "partial", "wraps"} and not last[:1].isupper():
                         return True
     return False

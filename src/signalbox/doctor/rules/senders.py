@@ -10,7 +10,7 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection, Model, Sender
-from signalbox.doctor.source import Connect
+from signalbox.doctor.written import Connect
 
 _MODEL_SIGNALS = frozenset(
     {"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "class_prepared", "m2m_changed"}
@@ -99,7 +99,8 @@ def _written(project: Project, connect: Connect, signal: str) -> Sender | None:
     model = project.model(connect.sender_path)
     if model and model.path == connect.sender_path:
         return Sender(kind="model", name=model.label, model=model)
-    owner, _, name = connect.sender_path.rpartition(".")
+    # A field is reached by its descriptor, as Order.tags.field.
+    owner, _, name = connect.sender_path.removesuffix(".field").removesuffix(".rel").rpartition(".")
     field = project.model(owner)
     if field and name in field.relations:
         return Sender(kind="instance", name=f"{field.label}.{name}")

@@ -31,7 +31,7 @@ def wrong_signature(project: Project) -> Iterator[Fault]:
     for heard in project.heard:
         key = (heard.signal, heard.function.path, heard.function.line)
         sent = _sent(project, heard.signal)
-        if sent and key not in told and not heard.function.decorators and not heard.later:
+        if sent and key not in told and not heard.function.opaque and not heard.later:
             yield from _judge(project, tuple(_parameters(heard)), sent, *key, heard.receiver)
 
 

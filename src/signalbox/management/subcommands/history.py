@@ -14,6 +14,7 @@ from django.db import connections
 from django.db.models import Model
 from django.utils import timezone
 
+from signalbox import encoding
 from signalbox.event import UNKNOWN
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal import events
@@ -66,7 +67,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
         raise CommandError(f"Nothing is recorded of {options['model']} {options['key']}.", returncode=1)
     if options["json"]:
         for event in rows:
-            screen.json(event_record(event))
+            screen.json({**event_record(event), "uncertain": event.uncertain})
     else:
         screen.table(COLUMNS, [_row(event, exact=not screen.terminal) for event in rows])
     return 0
@@ -108,7 +109,7 @@ def _row(event: Event, *, exact: bool) -> list[Cell]:
         Cell(event.signal, "cyan"),
         Cell(event.actor_label or event.actor_key),
         Cell(event.outcome.replace("_", " "), events.style_of(event.outcome)),
-        Cell(clean(summary(event))),
+        Cell(clean(f"perhaps: {summary(event)}" if event.uncertain else summary(event))),
     ]
 
 
@@ -119,6 +120,8 @@ def summary(event: Event) -> str:
     if "changes" in data:
         pairs = (f"{name}: {' → '.join(map(_shown, pair))}" for name, pair in data["changes"].items())
         return ", ".join(pairs) or "nothing changed"
+    if "ends" in args:
+        return f"removed {', '.join(f'{name} {_several(keys)}' for name, keys in args['ends'].items())}"
     if event.signal in ("post_delete", "bulk_delete"):
         return "deleted"
     if "row" in data or event.signal == "bulk_create":
@@ -126,7 +129,7 @@ def summary(event: Event) -> str:
     if event.signal == "m2m_changed":
         what = "added" if "added" in args else "removed"
         keys = args.get(what)
-        return f"{what} {args.get('model')} {', '.join(map(str, keys))}" if keys else str(args.get("action", ""))
+        return f"{what} {args.get('model')} {_several(keys)}" if keys else str(args.get("action", ""))
     if "values" in args:
         values = (f"{name} = {_shown(value)}" for name, value in args["values"].items())
         return f"{', '.join(values)} ({args.get('count')} rows)"
@@ -135,7 +138,12 @@ def summary(event: Event) -> str:
     return ""
 
 
+def _several(keys: Any) -> str:
+    return ", ".join(map(str, dict.fromkeys(keys))) if isinstance(keys, list) else str(keys)
+
+
 def _shown(value: Any) -> str:
-    if isinstance(value, dict) and value.keys() == {"expression"}:
-        return str(value["expression"])
+    if encoding.is_expression(value):
+        return str(value[encoding.EXPRESSION])
+    value = encoding.literal(value)
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -5,7 +5,7 @@
   const form = document.querySelector("[data-map-filter]");
   const rows = [...document.querySelectorAll("[data-edges] tbody tr")];
   const svgNamespace = "http://www.w3.org/2000/svg";
-  const worst = ["idle", "ok", "slow", "failing", "dead"];
+  const worst = ["unmeasured", "idle", "ok", "slow", "failing", "dead"];
   const make = (name, given = {}, text = null) => {
     const element = document.createElementNS(svgNamespace, name);
     for (const [key, value] of Object.entries(given)) element.setAttribute(key, value);
@@ -18,8 +18,23 @@
 
   const wanted = () => {
     const { app, health, django } = form.elements;
-    return (edge) =>
-      (app.value ? edge.app === app.value : django.checked || !edge.django) && (!health.value || edge.health === health.value);
+    const state = health.selectedOptions[0].dataset.health;
+    return (edge) => (app.value ? edge.app === app.value : django.checked || !edge.django) && (!state || edge.health === state);
+  };
+
+  // What the map is narrowed to stands in the address: it survives a reload, and can be shared.
+  const readAddress = () => {
+    const given = new URLSearchParams(location.search);
+    form.reset();
+    for (const field of form.elements) {
+      if (!given.has(field.name)) continue;
+      if (field.type === "checkbox") field.checked = true;
+      else if ([...field.options].some((option) => option.value === given.get(field.name))) field.value = given.get(field.name);
+    }
+  };
+  const writeAddress = () => {
+    const chosen = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
+    history.replaceState(history.state, "", `${location.pathname}${chosen.size ? `?${chosen}` : ""}${location.hash}`);
   };
 
   const layout = (shown) => {
@@ -29,12 +44,12 @@
     const nodes = new Map();
     const links = new Map();
     const node = (id, label, full, kind, more) => {
-      if (!nodes.has(id)) nodes.set(id, { id, label, full, kind, width: Math.max(60, cut(label, 30).length * 7.3 + 30), height: 26, health: "idle", ...more });
+      if (!nodes.has(id)) nodes.set(id, { id, label, full, kind, width: Math.max(60, cut(label, 30).length * 7.3 + 30), height: 26, health: "unmeasured", ...more });
       return nodes.get(id);
     };
     const link = (from, to, edge) => {
       const id = `${from}\n${to}`;
-      const known = links.get(id) || { from, to, calls: 0, health: "idle" };
+      const known = links.get(id) || { from, to, calls: 0, health: "unmeasured" };
       known.calls += edge.calls;
       if (worst.indexOf(edge.health) > worst.indexOf(known.health)) known.health = edge.health;
       links.set(id, known);
@@ -96,8 +111,7 @@
       svg.append(line);
     }
     for (const each of nodes.values()) {
-      const timeline = canvas.dataset.map.replace("map/graph/", "");
-      const address = each.kind === "receiver" ? `#r-${each.row}` : `${timeline}?${each.kind}=${encodeURIComponent(each.full)}`;
+      const address = each.kind === "receiver" ? `#r-${each.row}` : `${canvas.dataset.map}?${each.kind}=${encodeURIComponent(each.full)}`;
       const box = /^any |^\?$/.test(each.full) ? make("g") : make("a", { href: address });
       box.setAttribute("class", `node ${each.kind}`);
       box.append(make("title", {}, each.full));
@@ -118,11 +132,13 @@
     canvas.replaceChildren(svg);
   };
 
-  const start = async () => {
-    const answer = await fetch(canvas.dataset.map);
-    if (!answer.ok) return;
-    edges = (await answer.json()).edges.map((edge, index) => ({ ...edge, row: index }));
-    form.addEventListener("change", draw);
+  const start = () => {
+    edges = JSON.parse(document.getElementById("edges").textContent);
+    readAddress();
+    form.addEventListener("change", () => {
+      writeAddress();
+      draw();
+    });
     draw();
   };
   start();

@@ -7,6 +7,7 @@
   const say = (text) => {
     one("[data-said]").textContent = text;
   };
+  document.addEventListener("signalbox:say", (event) => say(event.detail));
 
   // Colours: the system's, light, dark.
   const schemes = ["system", "light", "dark"];
@@ -35,12 +36,22 @@
     document.dispatchEvent(new CustomEvent("schemechange"));
   });
 
-  // Lines that open. htmx fetches what is inside, once; this shows and hides it.
+  // Lines that open. htmx fetches what is inside, and again as long as it did not come; this shows and hides it.
   const toggle = (button, open) => {
     const inside = document.getElementById(button.getAttribute("aria-controls"));
     button.setAttribute("aria-expanded", String(open));
     inside.hidden = !open;
+    if (open && !one(".tree", inside)) htmx.trigger(button, "fetch");
   };
+  const missed = (event) => {
+    const { target } = event.detail;
+    if (!target?.matches("[data-inside]") || one(".tree", target)) return;
+    const note = document.createElement("p");
+    note.className = "nothing bad";
+    note.textContent = "The server did not answer. Close and open the line to ask again.";
+    target.replaceChildren(note);
+  };
+  for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) document.addEventListener(name, missed);
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-twist]");
     if (button) toggle(button, button.getAttribute("aria-expanded") !== "true");

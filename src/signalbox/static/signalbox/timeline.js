@@ -1,13 +1,11 @@
-// The live timeline: pause, resume, what is new, the strip chart.
+// The live timeline: what is new is put in its place, or counted while it is paused; and what if nothing is answered.
 (() => {
   "use strict";
   const one = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const pause = one("[data-pause]");
-  const news = one("[data-news]");
-  let paused = false;
+  const say = (text) => document.dispatchEvent(new CustomEvent("signalbox:say", { detail: text }));
 
-  // Filters: opened by a button, open from the start where one is in force.
+  // Filters: opened by a button, and open from the start where one is in force and there is room for both.
   const filters = one("[data-filters]");
   const fields = one("#filters");
   const showFields = (open) => {
@@ -19,176 +17,233 @@
     showFields(fields.hidden);
     if (!fields.hidden) one("select, input", fields).focus();
   });
-  if (all("select, input", fields).some((field) => field.value !== "")) showFields(true);
+  const roomy = matchMedia("(min-width: 761px)").matches;
+  if (roomy && all("select, input", fields).some((field) => field.value !== "")) showFields(true);
 
-  // The answer to a poll is lines: those that are here already are put in their place, the others stand on top.
-  const isPoll = (event) => event.detail.requestConfig?.elt?.id === "position";
-  const showNews = (number) => {
+  // Ranges of time that one press asks for; a second press asks for all of it again.
+  const ranges = all("[data-since]", fields);
+  const [since, until] = ["since", "until"].map((name) => one(`[name=${name}]`, fields));
+  const showRange = () => {
+    for (const button of ranges) button.setAttribute("aria-pressed", String(button.dataset.since === since.value && !until.value));
+  };
+  for (const button of ranges) {
+    button.addEventListener("click", () => {
+      since.value = button.getAttribute("aria-pressed") === "true" ? "" : button.dataset.since;
+      until.value = "";
+      since.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+  fields.addEventListener("change", showRange);
+
+  // A search that is being typed is one step back, not one for each letter.
+  document.addEventListener("htmx:beforeHistoryUpdate", (event) => {
+    if (event.detail.target.id !== "found") return;
+    const { history, requestConfig } = event.detail;
+    const typed = requestConfig.triggeringEvent?.target.id === "text" && new URLSearchParams(location.search).has("text");
+    if (typed || history.path === location.pathname + location.search) history.type = "replace";
+  });
+
+  // What the page says of itself: live, paused, lost (the server does not answer), out (it wants a login).
+  const MOST = 400;
+  const AT_ONCE = 100;
+  const SLOWEST = 30_000;
+  const pause = one("[data-pause]");
+  const news = one("[data-news]");
+  const out = one("[data-out]");
+  let paused = false;
+  let failures = 0;
+  let notBefore = 0;
+  let stopped = false;
+  let counting = false;
+  let reloading = false;
+  let open = [];
+  let waiting = { traces: 0, more: false };
+
+  const labels = { live: "Live", paused: "Paused", lost: "Reconnecting…", out: "Logged out" };
+  const show = () => {
+    const state = stopped ? "out" : failures ? "lost" : paused ? "paused" : "live";
+    const before = document.body.dataset.live;
+    if (state === before) return;
+    document.body.dataset.live = state;
+    if (!pause) return;
+    pause.hidden = stopped;
+    out.hidden = !stopped;
+    out.href = location.href;
+    pause.setAttribute("aria-pressed", String(paused));
+    one("[data-pause-label]").textContent = labels[state];
+    if (before) say(labels[state]);
+  };
+  const look = () => {
+    const position = one("#position");
+    if (position) htmx.trigger(position, "look");
+  };
+  const showNews = (number, more = false) => {
     news.hidden = number === 0;
-    const text = `${number} new`;
+    const text = `${number}${more ? "+" : ""} new`;
     if (news.textContent !== text) news.textContent = text;
+  };
+  const forget = () => {
+    waiting = { traces: 0, more: false };
+    showNews(0);
+  };
+  // More is new than lines can say one by one: the list is fetched anew, and what was open in it is opened again.
+  const reload = async () => {
+    if (reloading) return;
+    reloading = true;
+    open = all("[data-twist][aria-expanded=true]").map((button) => button.id);
+    try {
+      await htmx.ajax("GET", location.pathname + location.search, { target: "#found", swap: "outerHTML" });
+    } catch {
+      // The next poll says again that the page is behind.
+    }
+    reloading = false;
+  };
+  document.addEventListener("htmx:afterSettle", (event) => {
+    if (event.detail.target?.id !== "found") return;
+    for (const id of open) document.getElementById(id)?.click();
+    open = [];
+  });
+  document.addEventListener("behind", () => {
+    if (!paused) reload();
+  });
+
+  // While it is paused the page asks for a number, and no more once that is as good as it gets.
+  const count = async () => {
+    if (counting || waiting.more) return;
+    counting = true;
+    const position = one("#position");
+    try {
+      const answer = await fetch(`${position.getAttribute("hx-get")}&count=1`, {
+        headers: { "HX-Request": "true" },
+        signal: AbortSignal.timeout(8000),
+      });
+      if (!answer.ok || answer.redirected) failed(answer.status, answer.url);
+      else {
+        const found = await answer.json();
+        answered();
+        if (paused && position.isConnected) {
+          waiting = found;
+          showNews(found.traces, found.more);
+        }
+      }
+    } catch {
+      failed(0, "");
+    }
+    counting = false;
   };
   const setPaused = (value) => {
     paused = value;
-    pause.setAttribute("aria-pressed", String(paused));
-    one("[data-pause-label]").textContent = paused ? "Paused" : "Live";
-    document.body.classList.toggle("paused", paused);
-    if (!paused) {
-      showNews(0);
-      htmx.trigger(one("#position"), "look");
-    }
+    show();
+    if (paused) return;
+    if (waiting.more || waiting.traces > AT_ONCE) reload();
+    else look();
+    forget();
   };
-  if (pause) {
-    pause.addEventListener("click", () => setPaused(!paused));
-    news.addEventListener("click", () => {
-      setPaused(false);
-      one("#traces").scrollIntoView({ block: "nearest" });
-      pause.focus();
+  show();
+  if (!pause) return;
+
+  pause.addEventListener("click", () => setPaused(!paused));
+  news.addEventListener("click", () => {
+    setPaused(false);
+    one("#traces").scrollIntoView({ block: "nearest" });
+    pause.focus();
+  });
+
+  const isPoll = (event) => event.detail.requestConfig?.elt?.id === "position";
+  const refused = (status, address) => status === 401 || status === 403 || (address && new URL(address).pathname !== one("#position").dataset.at);
+  const failed = (status, address) => {
+    if (refused(status, address)) {
+      stopped = true;
+    } else {
+      failures += 1;
+      notBefore = Date.now() + Math.min(SLOWEST, 1000 * 2 ** failures);
+    }
+    show();
+  };
+  for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) {
+    document.addEventListener(name, (event) => {
+      if (isPoll(event)) failed(event.detail.xhr.status, event.detail.xhr.responseURL);
     });
   }
+  const answered = () => {
+    failures = notBefore = 0;
+    stopped = false;
+    show();
+  };
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (isPoll(event) && document.hidden) event.preventDefault();
+    if (!isPoll(event) || event.detail.requestConfig.triggeringEvent?.type === "look") return;
+    const resting = document.hidden || stopped || Date.now() < notBefore;
+    if (resting || paused) event.preventDefault();
+    if (paused && !resting) count();
   });
+  // Whoever comes back, or has a network again, need not wait; who logged in elsewhere finds the page live again.
+  const again = () => {
+    if (document.hidden || !(failures || stopped)) return;
+    notBefore = 0;
+    if (paused) count();
+    else look();
+  };
+  document.addEventListener("visibilitychange", again);
+  window.addEventListener("focus", again);
+  window.addEventListener("online", again);
+
+  // A line that is here already stays where it is, open or in focus as it was; the others come on top.
+  const update = (line, newer) => {
+    const button = one("[data-twist]", line);
+    const inside = one("[data-inside]", line);
+    const focused = document.activeElement === one("a.what", line);
+    one(".unseen", button).textContent = one("[data-twist] .unseen", newer).textContent;
+    while (button.nextSibling) button.nextSibling.remove();
+    button.after(...[...one(".row", newer).children].slice(1));
+    line.className = newer.className.replace("fresh", "").trim();
+    if (focused) one("a.what", line).focus({ preventScroll: true });
+    // What stands inside stays until what is there now has arrived.
+    if (inside.hidden) inside.replaceChildren();
+    else htmx.trigger(button, "fetch");
+  };
+  const trim = () => {
+    const lines = all("[data-line]", one("#found"));
+    if (lines.length <= MOST) return;
+    for (const line of lines.slice(MOST)) line.remove();
+    const rest = one("#more a.button");
+    if (!rest) return;
+    const address = new URL(rest.href);
+    address.searchParams.set("before", lines[MOST - 1].dataset.last);
+    rest.href = address.search;
+    rest.setAttribute("hx-get", address.search);
+    htmx.process(rest);
+  };
   document.addEventListener("htmx:beforeSwap", (event) => {
-    if (!isPoll(event) || event.detail.xhr.status !== 200) return;
-    const lines = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html").querySelectorAll("[data-line]");
-    if (paused) {
-      event.detail.shouldSwap = false;
-      showNews(lines.length);
-    } else if (lines.length) {
-      redrawSoon();
+    const { xhr, requestConfig, target } = event.detail;
+    if (target.id === "more") {
+      const page = new DOMParser().parseFromString(event.detail.serverResponse, "text/html");
+      for (const line of all("[data-line]", page)) if (document.getElementById(line.id)) line.remove();
+      event.detail.serverResponse = page.body.innerHTML;
+      return;
     }
+    if (!isPoll(event)) return;
+    if (xhr.status >= 400) return;
+    const away = refused(xhr.status, xhr.responseURL);
+    if (away) failed(xhr.status, xhr.responseURL);
+    else answered();
+    // An answer to what is not asked any more is left alone.
+    if (away || paused || requestConfig.elt !== one("#position")) event.detail.shouldSwap = false;
+    if (!event.detail.shouldSwap) return;
+    const answer = new DOMParser().parseFromString(event.detail.serverResponse, "text/html");
+    const lines = all("[data-line]", answer);
+    for (const line of lines) {
+      const known = document.getElementById(line.id);
+      if (!known) continue;
+      update(known, line);
+      line.remove();
+    }
+    event.detail.serverResponse = answer.body.innerHTML;
+    if (!lines.length) return;
+    one("#more .empty")?.remove();
+    document.dispatchEvent(new CustomEvent("signalbox:news"));
   });
-  const merge = () => {
-    const traces = one("#traces");
-    const seen = new Map();
-    for (const line of all(":scope > [data-line]", traces)) {
-      const newer = seen.get(line.id);
-      if (!newer) {
-        seen.set(line.id, line);
-        continue;
-      }
-      // The new one takes the old one's place, open if that was open, with focus if that had it.
-      const button = one("[data-twist]", line);
-      const open = button.getAttribute("aria-expanded") === "true";
-      const focus = line.contains(document.activeElement) ? document.activeElement.className : null;
-      newer.classList.remove("fresh");
-      line.replaceWith(newer);
-      htmx.process(newer);
-      if (open) one("[data-twist]", newer).click();
-      if (focus !== null) one(focus.includes("twist") ? "[data-twist]" : "a.what", newer).focus();
-    }
-    const lines = all(":scope > [data-line]", traces);
-    for (const line of lines.slice(400)) line.remove();
-    if (lines.length) one("#more .empty")?.remove();
-  };
   document.addEventListener("htmx:afterSwap", (event) => {
-    if (event.detail.target?.id === "traces") merge();
-    if (event.detail.target?.id === "found") redraw();
+    if (event.detail.target?.id === "traces") trim();
+    if (event.detail.target?.id === "found") forget();
   });
-
-  // The strip chart: stacked bars per step, errors in red at the foot.
-  const plot = one("[data-strip]");
-  const legend = one("[data-legend]");
-  const probe = plot.appendChild(document.createElement("i"));
-  const colour = (name) => {
-    probe.style.color = `var(${name})`;
-    return getComputedStyle(probe).color;
-  };
-  let chart = null;
-  let latest = null;
-  let soon = 0;
-
-  const stack = ({ now, seconds, step, groups, buckets }) => {
-    const end = Math.floor(now / step) * step;
-    const start = end - seconds;
-    const times = [];
-    for (let at = start; at <= end; at += step) times.push(at);
-    const place = new Map(times.map((at, index) => [at, index]));
-    const present = groups.filter((group) => buckets.some((bucket) => bucket[1] === group));
-    const layers = present.map(() => new Array(times.length).fill(0));
-    const errors = new Array(times.length).fill(0);
-    for (const [at, group, number, failed] of buckets) {
-      const index = place.get(at);
-      if (index === undefined) continue;
-      layers[present.indexOf(group)][index] += number / step;
-      errors[index] += failed / step;
-    }
-    const sums = new Array(times.length).fill(0);
-    const stacked = layers.map((layer) => layer.map((value, index) => (sums[index] += value)));
-    return { times, present, stacked, errors, sums };
-  };
-
-  // The server's time zone, as everywhere on the page.
-  const clock = (at) => new Date((at + latest.offset) * 1000).toISOString().slice(11, 16);
-
-  const draw = () => {
-    if (!latest) return;
-    const { times, present, stacked, errors, sums } = stack(latest);
-    const bars = uPlot.paths.bars({ size: [0.72, 14, 1], align: 1 });
-    const series = [{}];
-    const data = [times];
-    // The tallest first: each lower sum covers the one below it.
-    for (let index = present.length - 1; index >= 0; index -= 1) {
-      const fill = colour(`--g-${present[index]}`);
-      series.push({ paths: bars, fill, stroke: fill, width: 0, points: { show: false } });
-      data.push(stacked[index]);
-    }
-    series.push({ paths: bars, fill: colour("--bad-fill"), stroke: colour("--bad-fill"), width: 0, points: { show: false } });
-    data.push(errors.map((value) => value || null));
-    const top = Math.max(1, ...sums);
-    const ink = colour("--dim");
-    const font = `11px ${getComputedStyle(plot).fontFamily}`;
-    const options = {
-      width: plot.clientWidth,
-      height: 92,
-      padding: [6, 0, 0, 0],
-      legend: { show: false },
-      cursor: { show: false },
-      scales: { x: { time: true, range: [times[0], times[times.length - 1] + latest.step] }, y: { range: [0, top * 1.1] } },
-      axes: [
-        { stroke: ink, font, size: 22, gap: 4, grid: { show: false }, ticks: { show: false }, space: 90, values: (_, splits) => splits.map(clock) },
-        { stroke: ink, font, size: 38, gap: 6, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, space: 30 },
-      ],
-      series,
-    };
-    chart?.destroy();
-    chart = new uPlot(options, data, plot);
-    const failed = errors.some((value) => value > 0);
-    legend.replaceChildren(
-      ...[...present.map((group) => [group, `g-${group}`]), ...(failed ? [["errors", "bad"]] : [])].map(([text, name]) => {
-        const item = document.createElement("li");
-        const glyph = document.createElement("span");
-        glyph.className = `glyph ${name}`;
-        item.append(glyph, text);
-        return item;
-      }),
-    );
-    const total = Math.round(sums.reduce((sum, value) => sum + value, 0) * latest.step);
-    plot.setAttribute("aria-label", `${total} events in the last ${Math.round(latest.seconds / 60)} minutes${present.length ? `: ${present.join(", ")}` : ""}${failed ? "; some failed" : ""}`);
-  };
-  const redraw = async () => {
-    const query = new URLSearchParams(location.search);
-    query.delete("before");
-    const answer = await fetch(`${plot.dataset.strip}?${query}`, { headers: { "HX-Request": "true" } });
-    if (!answer.ok) return;
-    latest = await answer.json();
-    draw();
-  };
-  const redrawSoon = () => {
-    if (soon) return;
-    soon = setTimeout(() => {
-      soon = 0;
-      redraw();
-    }, 1500);
-  };
-  // The axis moves on by itself; nothing is asked for while nothing happens.
-  setInterval(() => {
-    if (!latest || document.hidden || paused) return;
-    latest.now = Math.max(latest.now + latest.step, Date.now() / 1000 - 1);
-    draw();
-  }, 5000);
-  document.addEventListener("schemechange", draw);
-  new ResizeObserver(() => chart && chart.setSize({ width: plot.clientWidth, height: 92 })).observe(plot);
-  redraw();
 })();

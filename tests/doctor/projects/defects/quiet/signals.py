@@ -1,3 +1,4 @@
 from django.dispatch import Signal
 
 opened = Signal()
+loaded = Signal()

@@ -1,6 +1,6 @@
 from django.apps import AppConfig, apps
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
-from quiet.signals import opened
+from quiet.signals import loaded, opened
 
 
 def on_prepared(sender, **kwargs):
@@ -26,10 +26,13 @@ class ShopConfig(AppConfig):
             doubled,
             effects,
             failures,
+            late,
             leaks,
             lifetime,
             ours,
             prepared,
+            recursion,
+            rows,
             secrets,
             senders,
             signatures,
@@ -38,6 +41,7 @@ class ShopConfig(AppConfig):
 
         class_prepared.connect(on_prepared)  # D006
         opened.connect(on_opened)  # D006
+        loaded.connect(on_opened)  # D006
         post_migrate.connect(on_migrate, sender="shop")  # D007
         pre_migrate.connect(on_migrate, sender=type(self))  # D007
         post_migrate.connect(on_migrate, sender=apps.get_app_config("quiet"))  # D007

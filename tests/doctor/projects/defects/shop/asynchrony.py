@@ -25,3 +25,12 @@ def thread(sender, **kwargs):
 async def ship():
     shipped.send(sender=Order)
     await packed.asend(sender=Order)
+
+
+class Asynchronous:
+    async def __call__(self, sender, **kwargs):  # D019
+        pass
+
+
+asynchronous = Asynchronous()
+post_save.connect(asynchronous, sender=Order)

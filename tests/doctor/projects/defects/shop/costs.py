@@ -13,3 +13,16 @@ def everything(sender, **kwargs):
 @receiver(post_migrate)  # D014
 def refill(**kwargs):
     print("Filling")
+
+
+class Everything:
+    def __call__(self, sender, **kwargs):
+        pass
+
+    def on_delete(self, sender, **kwargs):
+        pass
+
+
+callable_object = Everything()
+post_delete.connect(callable_object)  # D013
+pre_delete.connect(callable_object.on_delete)  # D013

@@ -14,3 +14,16 @@ def waits(sender, **kwargs):
 
 def tell():
     unheard.send(sender=Order)
+
+
+class Machine:
+    unsent = Signal()  # D020
+    started = Signal()  # D021
+
+    def start(self):
+        Machine.started.send(sender=Machine)
+
+
+@receiver(Machine.unsent)
+def waits_too(sender, **kwargs):
+    pass

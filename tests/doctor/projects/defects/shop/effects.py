@@ -1,8 +1,12 @@
+import smtplib
 import subprocess
+import threading
 import urllib.request
 
+import httpx
+import requests
 from asgiref.sync import async_to_sync
-from django.core.mail import EmailMessage, send_mail
+from django.core.mail import EmailMessage, get_connection, send_mail
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.dispatch import receiver
 from django.shortcuts import get_object_or_404
@@ -48,7 +52,9 @@ def queues(sender, instance, **kwargs):
 
 
 class work:
-    pass
+    @classmethod
+    def s(cls, *args):
+        return cls
 
 
 @receiver(post_save, sender=Order)
@@ -101,4 +107,25 @@ def looks_up(sender, instance, **kwargs):
 @receiver(post_save, sender=Order)
 def tags(sender, instance, **kwargs):
     instance.tags.add(1)  # D012
-    instance.note_set.create(text="Second")
+    instance.notes.create(text="Second")
+
+
+@receiver(post_delete, sender=Order)
+def by_clients(sender, instance, **kwargs):
+    requests.Session().post("https://example.org")  # D011
+    session = requests.Session()
+    session.get("https://example.org")  # D011
+    with httpx.Client() as client:
+        client.post("https://example.org")  # D011
+    smtplib.SMTP("localhost").sendmail("a", "b", "c")  # D011
+    threading.Thread(target=print).start()  # D011
+    thread = threading.Thread(target=print)
+    thread.start()  # D011
+    with get_connection() as mail:
+        mail.send_messages([])  # D011
+    work.s(1).delay()  # D011
+    tell(instance)
+
+
+def tell(order):
+    order.owner.email_user("Order", "Deleted.")  # D011

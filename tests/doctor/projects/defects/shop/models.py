@@ -12,6 +12,9 @@ class Dated(models.Model):
 class Tag(models.Model):
     name = models.CharField(max_length=20)
 
+    objects = models.Manager()
+    named = models.Manager()
+
 
 class Order(Dated):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE)
@@ -25,5 +28,5 @@ class Express(Order):
 
 
 class Note(models.Model):
-    order = models.ForeignKey(Order, models.CASCADE)
+    order = models.ForeignKey(Order, models.CASCADE, related_name="notes")
     text = models.TextField()

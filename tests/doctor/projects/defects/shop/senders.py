@@ -91,3 +91,5 @@ def connect_later():
     m2m_changed.connect(alias, sender=Order.tags)  # D007
     post_save.connect(alias, sender=Dated)
     user_logged_in.connect(alias, sender=Tag)  # D007
+    m2m_changed.connect(alias, sender=Order.tags.field)  # D007
+    m2m_changed.connect(alias, sender=Order.tags.rel)  # D007

@@ -14,3 +14,14 @@ def cheap(sender, **kwargs):
 @receiver(m2m_changed, sender=Order.tags.through)
 def some(sender, **kwargs):
     pass
+
+
+class Some:
+    def __call__(self, sender, **kwargs):
+        pass
+
+
+third = Some()
+fourth = Some()
+post_delete.connect(third, sender=Order)
+post_delete.connect(fourth, sender=Order)

@@ -106,3 +106,32 @@ def later_in_a_function(sender, instance, **kwargs):
         instance.save()
 
     instance.again = save
+
+
+class Timer:
+    def __init__(self, name):
+        self.name = name
+
+    def delay(self, seconds):
+        pass
+
+    def start(self):
+        pass
+
+    def post(self, text):
+        pass
+
+
+@receiver(post_save, sender=Order)
+def by_other_objects(sender, instance, **kwargs):
+    Timer("order").delay(3)
+    timer = Timer("order")
+    timer.delay(3)
+    timer.start()
+    timer.post("text")
+    transaction.on_commit(partial(tell, instance))
+    transaction.on_commit(lambda: tell(instance))
+
+
+def tell(order):
+    order.owner.email_user("Order", "Saved.")

@@ -1,4 +1,5 @@
 import logging
+from contextlib import suppress
 
 from django.db.models.signals import post_save
 from django.dispatch import receiver
@@ -31,3 +32,17 @@ def raises(sender, instance, **kwargs):
     except:
         instance.total = 0
         raise
+
+
+@receiver(post_save, sender=Order)
+def suppresses_one(sender, instance, **kwargs):
+    with suppress(TypeError, ValueError):
+        instance.total += 1
+
+
+@receiver(post_save, sender=Order)
+def keeps_the_exception(sender, instance, **kwargs):
+    try:
+        instance.total += 1
+    except (TypeError, Exception) as error:
+        instance.failure = error

@@ -1,8 +1,10 @@
+import functools
 from functools import partial
 
 from django.db.models.signals import post_save, pre_save
 from django.dispatch import receiver
 
+from . import handlers
 from .models import Note, Order, Tag
 
 kept = []
@@ -95,6 +97,9 @@ class Registered:
         pass
 
 
+pre_save.connect(handlers.Single(), sender=Tag)
+pre_save.connect(handlers.Single().on_save, sender=Tag)
+pre_save.connect(functools.partial(handler, extra=1), sender=Tag, weak=False)
 pre_save.connect(Registered(), sender=Tag)
 pre_save.connect(Registered().on_save, sender=Tag)
 
@@ -121,3 +126,103 @@ def watch(call):
 
 
 watch(int)
+
+
+def make_and_keep(extra):
+    def made(sender, **kwargs):
+        print(extra)
+
+    kept.append(made)
+    return made
+
+
+@functools.lru_cache
+def make_once(extra):
+    def made(sender, **kwargs):
+        print(extra)
+
+    return made
+
+
+post_save.connect(make_and_keep(1), sender=Tag)
+post_save.connect(make_once(1), sender=Tag)
+
+
+class Connecting:
+    def __init__(self):
+        pre_save.connect(self.on_save, sender=Tag)
+
+    def on_save(self, sender, **kwargs):
+        pass
+
+
+connecting = Connecting()
+
+
+class Watching:
+    def __init__(self):
+        kept.append(self)
+        pre_save.connect(self.on_save, sender=Tag)
+
+    def on_save(self, sender, **kwargs):
+        pass
+
+
+class Stopping:
+    def watch(self):
+        pre_save.connect(self.on_tag, sender=Tag)
+
+    def stop(self):
+        pre_save.disconnect(self.on_tag, sender=Tag)
+
+    def on_tag(self, sender, **kwargs):
+        pass
+
+
+def start():
+    if not kept:
+        Connecting()
+    wrapped = functools.wraps(deleted_before)(lambda *args, **kwargs: None)
+    post_save.connect(wrapped, sender=Tag)
+    return wrapped
+
+
+def deleted_before(sender, **kwargs):
+    pass
+
+
+Watching()
+Stopping().watch()
+started = start()
+
+
+def connecting_and_returning(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    post_save.connect(wrapper, sender=Tag)
+    return wrapper
+
+
+@connecting_and_returning
+def decorated(sender, **kwargs):
+    pass
+
+
+class Receivers:
+    @staticmethod
+    @receiver(post_save, sender=Tag)
+    def on_save(sender, **kwargs):
+        pass
+
+    @staticmethod
+    @receiver(pre_save, sender=Tag)
+    def on_update(sender, **kwargs):
+        pass
+
+
+@receiver(post_save, sender=Tag)
+@functools.lru_cache
+def cached(sender, **kwargs):
+    pass

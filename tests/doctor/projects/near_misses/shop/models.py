@@ -1,6 +1,8 @@
 from django.conf import settings
 from django.db import models
 
+from . import early
+
 
 class Dated(models.Model):
     at = models.DateTimeField(auto_now=True)
@@ -11,6 +13,9 @@ class Dated(models.Model):
 
 class Tag(models.Model):
     name = models.CharField(max_length=20)
+
+    objects = models.Manager()
+    named = models.Manager()
 
 
 class Order(Dated):
@@ -25,5 +30,5 @@ class Express(Order):
 
 
 class Note(models.Model):
-    order = models.ForeignKey(Order, models.CASCADE)
+    order = models.ForeignKey(Order, models.CASCADE, related_name="notes")
     text = models.TextField()

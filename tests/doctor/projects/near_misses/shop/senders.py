@@ -64,3 +64,8 @@ def raised(sender, **kwargs):
 @receiver(connection_created, sender=DatabaseWrapper)
 def created(sender, **kwargs):
     pass
+
+
+def connect_later():
+    """Not called: the source tells it."""
+    m2m_changed.connect(created, sender=Order.tags.field.remote_field.through)

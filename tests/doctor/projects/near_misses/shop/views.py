@@ -15,3 +15,15 @@ def buy(request):
         return HttpResponse("Bought")
     finally:
         request_finished.disconnect(finished)
+
+
+def sell(required):
+    request_finished.connect(done, weak=False)
+
+
+class OnceMiddleware:
+    def __init__(self, get_response):
+        request_finished.connect(self.done, weak=False)
+
+    def done(self, sender, **kwargs):
+        pass

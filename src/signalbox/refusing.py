@@ -1,0 +1,71 @@
+"""Connections that refuse queries while the application's code is asked for a word: a model's name, what is to be kept.
+
+That code runs in the middle of somebody's work: a query of its own would be counted there, and one that fails takes
+PostgreSQL's open transaction along.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import DEFAULT_DB_ALIAS, connections, router
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+_ASKING: Final[tuple[str, ...]] = ("cursor", "chunked_cursor")
+_WAYS: Final[tuple[str, ...]] = (*_ASKING, "savepoint", "set_autocommit", "commit", "rollback", "close")
+_STATE: Final[tuple[str, ...]] = ("in_atomic_block", "commit_on_exit", "needs_rollback", "rollback_exc")
+
+
+class Refused(Exception):
+    """The database may not be asked here."""
+
+    def __str__(self) -> str:
+        return super().__str__() or (type(self).__doc__ or "")
+
+
+def _refuse(*_: object, **__: object) -> Any:
+    raise Refused
+
+
+def refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Let connections refuse queries, before they are counted or logged; ``allow`` undoes it."""
+    # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
+    alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
+    undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for one in [connection] if alone else connections.all(initialized_only=True):
+        own: dict[str, Any] = one.__dict__
+        undo.append((own, {name: own.get(name) for name in _ASKING if name in own}))
+        own["cursor"] = own["chunked_cursor"] = _refuse
+    return undo
+
+
+def allow(refused: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Let connections answer again."""
+    for own, found in refused:
+        del own["cursor"], own["chunked_cursor"]
+        own.update(found)
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Let this thread's connections refuse queries, and leave their transactions as they were, whatever the block
+    tries: what it catches itself, a save of its own, would else have them rolled back."""
+    found = []
+    for connection in connections.all(initialized_only=True):
+        own: dict[str, Any] = connection.__dict__
+        kept = {name: own[name] for name in (*_WAYS, *_STATE) if name in own}
+        found.append((own, kept, list(connection.savepoint_ids), list(connection.atomic_blocks)))
+        own.update(dict.fromkeys(_WAYS, _refuse))
+    try:
+        yield
+    finally:
+        for own, kept, savepoints, blocks in found:
+            for name in (*_WAYS, *_STATE):
+                own.pop(name, None)
+            own.update(kept)
+            own["savepoint_ids"][:], own["atomic_blocks"][:] = savepoints, blocks

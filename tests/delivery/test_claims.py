@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import Error, OperationalError, connection, connections
+
+from signalbox.delivery import claims as claiming
+from signalbox.delivery import operating
+from signalbox.delivery.claims import DONE, LOOK_AT_BLOCKED, SECOND, Claims, Result, Verdict, now
+from signalbox.delivery.running import _throw_away
+from signalbox.models import Delivery
+from tests.delivery import receivers
+from tests.shop.models import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+
+SKIPPED = Result(verdict=Verdict.DEAD, error="x", skip=True)
+
+
+@pytest.fixture
+def copies(durable: Callable[..., None]) -> Callable[..., None]:
+    """Make deliveries that are alike, but for the values that are given."""
+    durable(receivers.saved)
+    Order.objects.create(number="1")
+    pattern = Delivery.objects.get()
+    pattern.delete()
+
+    def make(number: int, **values: Any) -> None:
+        fields = {one.attname: getattr(pattern, one.attname) for one in Delivery._meta.fields if one.name != "id"}
+        rows = [Delivery(**{**fields, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    return make
+
+
+def two_of_one_key(durable: Callable[..., None]) -> tuple[Delivery, Delivery]:
+    durable(receivers.saved, on_dead="skip")
+    order = Order.objects.create(number="1")
+    order.save()
+    first, second = Delivery.objects.order_by("id")
+    return first, second
+
+
+# ------------------------------------------------------------------ one at a time
+
+
+def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(durable: Callable[..., None]) -> None:
+    first, second = two_of_one_key(durable)
+    claims = Claims("default")
+    [one] = claims.claim(10, 10)
+    claims.settle(one, SKIPPED)
+    [other] = claims.claim(10, 10)
+    assert (first.pk, second.pk) == (one.id, other.id)
+    operating.retry(Delivery.objects.filter(pk=first.pk), "default")
+    assert [] == claims.claim(10, 10)
+    assert claims.claim_one(first.pk) is None
+    assert [] == claims.dispatch(10, now() + 60 * SECOND)
+    claims.settle(other, DONE)
+    assert [first.pk] == [found.id for found in claims.claim(10, 10)]
+
+
+def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(durable: Callable[..., None]) -> None:
+    first, second = two_of_one_key(durable)
+    claims = Claims("default")
+    [one] = claims.claim(10, 10)
+    claims.settle(one, SKIPPED)
+    claims.claim(10, 10)
+    operating.retry(Delivery.objects.filter(pk=first.pk), "default")
+    Delivery.objects.filter(pk=second.pk).update(lease=1, wake=1)
+    assert [first.pk] == [found.id for found in claims.claim(10, 10)]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhile(
+    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch, by_id: bool
+) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("who has SQLite's write lock claims alone")
+    first, second = two_of_one_key(durable)
+    lane = first.lane
+    Delivery.objects.filter(pk=first.pk).update(lane=None, wake=None, state="dead")
+    claims = Claims("default")
+    look = claims._without_late
+
+    def late(found: Any) -> Any:
+        Delivery.objects.filter(pk=first.pk).update(lane=lane, wake=0, state="pending")
+        return look(found)
+
+    monkeypatch.setattr(claims, "_without_late", late)
+    assert not (claims.claim_one(second.pk) if by_id else claims.claim(10, 10))
+    [row] = Delivery.objects.filter(pk=second.pk)
+    assert (0, None) == (row.attempts, row.lease)
+
+
+# ------------------------------------------------------------------ long lanes
+
+
+def test_what_stands_far_behind_in_a_lane_sleeps_until_the_one_before_it_has_left(copies: Callable[..., None]) -> None:
+    moment = now()
+    copies(1500, lane=9, due=moment, wake=moment)
+    claims = Claims("default")
+    [head] = claims.claim(100, 1)
+    claims._look_at_blocked = 0
+    assert [] == claims.claim(100, 1)
+    assert Delivery.objects.filter(wake__lte=now()).count() <= claiming.CROWD
+    for number in Delivery.objects.order_by("id").values_list("id", flat=True)[1:20]:
+        claims.settle(head, DONE)
+        [head] = claims.claim(100, 1)
+        assert number == head.id
+
+
+@pytest.mark.parametrize("leave", ["done", "deleted", "skipped", "discarded"])
+def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
+    settings.SIGNALBOX = {"KEEP_DELIVERIES": 0} if leave == "deleted" else {}
+    moment = now()
+    copies(3, lane=9, due=moment, wake=moment)
+    head, following, last = Delivery.objects.order_by("id")
+    Delivery.objects.exclude(pk=head.pk).update(wake=moment + LOOK_AT_BLOCKED)
+    claims = Claims("default")
+    if leave == "discarded":
+        operating.discard(Delivery.objects.filter(pk=head.pk), "default")
+    else:
+        [one] = claims.claim(10, 10)
+        claims.settle(one, SKIPPED if leave == "skipped" else DONE)
+    assert [following.pk] == [one.id for one in claims.claim(10, 10)]
+    assert moment + LOOK_AT_BLOCKED == Delivery.objects.get(pk=last.pk).wake
+
+
+def test_a_dead_letter_behind_is_not_woken(copies: Callable[..., None]) -> None:
+    moment = now()
+    copies(2, lane=9, due=moment, wake=moment)
+    head, dead = Delivery.objects.order_by("id")
+    Delivery.objects.filter(pk=dead.pk).update(state="dead", wake=None)
+    Claims("default").wake_next(9, head.pk)
+    assert Delivery.objects.get(pk=dead.pk).wake is None
+
+
+def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable[..., None]) -> None:
+    """The one in front leaves at the moment in which those behind it are put to sleep."""
+    if connection.vendor == "sqlite":
+        pytest.skip("one writer at a time")
+    moment = now()
+    copies(30, lane=9, due=moment, wake=moment)
+    claims = Claims("default")
+    claims._look_at_blocked = moment + 60 * SECOND
+    [head] = claims.claim(1, 1)
+    blocked = {head.id: list(Delivery.objects.filter(id__gt=head.id).values_list("id", flat=True))}
+
+    def leave() -> None:
+        claims.settle(head, DONE)
+        connections.close_all()
+
+    leaving = threading.Thread(target=leave)
+    with claims._writing():
+        claims._put_to_sleep(blocked, now())
+        leaving.start()
+        time.sleep(0.5)  # it waits for the lock of its row
+    leaving.join()
+    assert [head.id + 1] == [one.id for one in claims.claim(10, 1)]
+    assert 0 == claims._put_to_sleep(blocked, now()), "who has left can wake nobody"
+
+
+def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) -> None:
+    def pace(number: int, behind: int) -> float:
+        """Return how many seconds `number` deliveries of other keys take beside a key of so many."""
+        Delivery.objects.all().delete()
+        moment = now()
+        claims = Claims("default")
+        copies(1, lane=9, due=moment, wake=moment)
+        [head] = claims.claim(1, 1)
+        copies(behind, lane=9, due=moment, wake=moment)
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one lane is nearly everything
+        for _ in range(20):
+            assert [] == claims.claim(1, 1)
+            claims._look_at_blocked = 0
+        copies(number, lane=None, due=moment, wake=moment)
+        began = time.perf_counter()
+        for _ in range(number):
+            [one] = claims.claim(1, 1)
+            claims.settle(one, DONE)
+        others = time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(min(number, behind)):
+            claims.settle(head, DONE)
+            [head] = claims.claim(1, 1)
+        return others + time.perf_counter() - began
+
+    alone = pace(100, 101)
+    crowded = pace(100, 10_000)
+    assert crowded < 3 * alone, (crowded, alone)
+
+
+# ------------------------------------------------------------------ a database that is in trouble
+
+
+def test_a_failure_while_putting_to_sleep_does_not_lose_what_is_dispatched(
+    copies: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadlock(*_: Any) -> None:
+        raise OperationalError("deadlock")
+
+    moment = now()
+    copies(2, lane=None, due=moment, wake=moment)
+    claims = Claims("default")
+    monkeypatch.setattr(claims, "_blocked", deadlock)
+    assert 2 == len(claims.dispatch(10, now() + 60 * SECOND))
+    claims._look_at_blocked = 0
+    assert [] == claims.dispatch(10, now() + 60 * SECOND)
+
+
+def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("about SQLite alone")
+    moment = now()
+    copies(1, lane=None, due=moment, wake=moment)
+    claims = Claims("default")
+    [one] = claims.claim(1, 1)
+    _throw_away(connections["default"])
+    its = connections["default"].settings_dict
+    before, its["OPTIONS"]["timeout"] = its["OPTIONS"]["timeout"], 0.1
+    lock = sqlite3.connect(its["NAME"], isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Error):
+            claims.settle(one, DONE)
+        lock.execute("ROLLBACK")
+        assert (True, False) == claims.settle(one, DONE)
+    finally:
+        its["OPTIONS"]["timeout"] = before
+        lock.close()
+        _throw_away(connections["default"])

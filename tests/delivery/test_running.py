@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections
+
+from signalbox.delivery.claims import Claims, Result, Verdict
+from signalbox.delivery.running import attempt
+from tests.delivery import receivers
+from tests.shop.models import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.delivery.conftest import Notes
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+def attempted() -> Result:
+    Order.objects.create(number="1")
+    [one] = Claims("default").claim(1, 1)
+    return attempt(one)
+
+
+@pytest.mark.parametrize(("name", "error"), [("exits", "SystemExit: 3"), ("cancelled", "CancelledError")])
+def test_whatever_a_receiver_raises_is_its_failure(
+    durable: Callable[..., None], notes: Notes, name: str, error: str
+) -> None:
+    durable(getattr(receivers, name), retries=0)
+    result = attempted()
+    assert Verdict.DEAD == result.verdict
+    assert error in result.error
+
+
+def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None:
+    durable(receivers.interrupted, retries=0)
+    with pytest.raises(KeyboardInterrupt):
+        attempted()
+    found: list[Result] = []
+
+    def elsewhere() -> None:
+        found.append(attempted())
+        connections.close_all()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert [Verdict.DEAD] == [result.verdict for result in found]
