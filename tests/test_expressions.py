@@ -169,5 +169,5 @@ def test_a_models_own_hidden_fields_are_hidden_in_expressions() -> None:
         assert "hush" not in str(args(Order, "update"))
         order.number = Case(When(note="hush-1", status="hush-2", then=Value("3")), default=F("number"))
         order.save()
-        assert "hush" not in str(of(order).data["changes"]["number"])
+        assert "hush" not in str(of(order).data)
     plans.forget()

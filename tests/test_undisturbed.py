@@ -522,6 +522,10 @@ def by_hand(order: Order) -> None:
 AUTOCOMMIT: dict[str, Callable[[Order], Any]] = {
     **WORKS,
     "bulk_create": lambda order: Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)]),
+    "bulk_create in batches": lambda order: Tag.objects.bulk_create([Tag(name="x") for _ in range(5)], batch_size=2),
+    "bulk_create with keys": lambda order: Tag.objects.bulk_create([Tag(pk=900, name="x"), Tag(pk=901, name="y")]),
+    "bulk_create with a key": lambda order: Tag.objects.bulk_create([Tag(pk=900, name="x"), Tag(name="y")]),
+    "bulk_create of many": lambda order: Tag.objects.bulk_create([Tag(name="x") for _ in range(1100)]),
     "bulk_update": lambda order: Tag.objects.bulk_update(list(Tag.objects.all()), ["name"]),
     "update": lambda order: Tag.objects.filter(name="a").update(name="b"),
     "raw delete": lambda order: OrderLine.objects.all()._raw_delete("default"),

@@ -11,7 +11,9 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db.models import QuerySet
+import django
+from django.db import connections
+from django.db.models import AutoField, QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox import buffer, context, encoding
@@ -108,7 +110,8 @@ def _bulk_create(
     self._for_write = True
     whole = _rows and ignore_conflicts
     fields = list(plan.concrete._meta.local_concrete_fields) if whole else plan.pks
-    with in_transaction(self.db, seen=True) as connection, returning.asking("insert", self.model, fields) as wanted:
+    seen = _begins(self, objects, batch_size)
+    with in_transaction(self.db, seen=seen) as connection, returning.asking("insert", self.model, fields) as wanted:
         made = _originals["bulk_create"](self, objects, *how)
         with _guarded("bulk_create", plan):
             if ignore_conflicts:
@@ -116,6 +119,20 @@ def _bulk_create(
             elif objects:
                 _created(plan, connection, objects, update_conflicts)
     return made
+
+
+def _begins(queryset: Any, objects: list[Any], batch_size: int | None) -> bool:
+    """Tell whether Django itself begins a transaction for a bulk creation: from 6.1 on for several statements alone."""
+    if django.VERSION < (6, 1):
+        return True
+    keyed = sum(one._is_pk_set() for one in objects)
+    if 0 < keyed < len(objects):
+        return True
+    fields = [field for field in queryset.model._meta.concrete_fields if not field.generated]
+    if not keyed:
+        fields = [field for field in fields if not isinstance(field, AutoField)]
+    most: int = max(connections[queryset.db].ops.bulk_batch_size(fields, objects), 1)
+    return len(objects) > min(batch_size or most, most)
 
 
 def _created_in_part(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], wanted: returning.Wanted) -> None:
