@@ -17,12 +17,15 @@ from tests.shop.models import Note, Tag
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-here = connections["default"]
+
+def here() -> Any:
+    """Return the connection, which a worker that ran in this process may have thrown away."""
+    return connections["default"]
 
 
 def own() -> buffer.Buffer:
-    here.ensure_connection()
-    found = buffer.of(here)
+    here().ensure_connection()
+    found = buffer.of(here())
     assert found is not None
     return found
 
@@ -38,7 +41,7 @@ def labels(drafts: list[Draft]) -> list[str]:
 
 
 def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
-    fresh = here.copy()
+    fresh = here().copy()
     assert buffer.of(fresh) is None
     fresh.ensure_connection()
     assert buffer.of(fresh) is not None
@@ -47,11 +50,11 @@ def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
 
 def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> None:
     own().drafts.append(draft("left over"))
-    seam = here.__dict__["_commit"]
-    here.close()
+    seam = here().__dict__["_commit"]
+    here().close()
     own().clear()
     assert [] == own().drafts
-    assert seam is here.__dict__["_commit"]
+    assert seam is here().__dict__["_commit"]
 
 
 def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections, transaction
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-here = connections["default"]
+
+def here() -> Any:
+    """Return the connection, which a worker that ran in this process may have thrown away."""
+    return connections["default"]
+
+
 bell = Signal()
 
 
@@ -35,7 +40,7 @@ bell = Signal()
 def ready() -> Iterator[None]:
     """A connection, nothing that waits, and a signal of no transaction."""
     signalbox.track(bell, "tests.bell")
-    here.ensure_connection()
+    here().ensure_connection()
     departures.forget()
     context.process().pending.clear()
     yield
@@ -200,7 +205,7 @@ def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, m
 
 def written() -> list[str]:
     """What is in the table, past Signalbox's own manager, which would write what waits."""
-    with here.cursor() as cursor:
+    with here().cursor() as cursor:
         cursor.execute("SELECT sender, e.signal FROM signalbox_event e WHERE e.signal = 'tests.bell'")
         return [row[1] for row in cursor.fetchall()]
 
@@ -271,7 +276,7 @@ def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
 ) -> None:
     with signalbox.trace("many", kind="test") as trace:
         with django_db_blocker.block():
-            here.close()
+            here().close()
             for number in range(30):
                 ring(str(number))
         assert len(trace.pending) <= 20
@@ -280,10 +285,10 @@ def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
 @pytest.fixture
 def away() -> Iterator[None]:
     """The database refuses every event."""
-    with here.cursor() as cursor:
+    with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield
-    with here.cursor() as cursor:
+    with here().cursor() as cursor:
         cursor.execute("SELECT name FROM sqlite_master WHERE name = 'signalbox_event_away'")
         if cursor.fetchone():
             cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
@@ -294,8 +299,8 @@ def test_events_wait_for_a_database_that_is_away() -> None:
     for name in "abc":
         ring(name)
     assert departures.waiting()
-    assert not here.connection.in_transaction
-    with here.cursor() as cursor:
+    assert not here().connection.in_transaction
+    with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
     departures.drain()
     assert ["a", "b", "c"] == rung()
@@ -313,7 +318,7 @@ def test_the_oldest_are_dropped_when_too_many_wait(
     waiting = 30 - (store.tally.dropped - before)
     assert 18 <= waiting <= 20
     assert "waited too long" in caplog.text
-    with here.cursor() as cursor:
+    with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
     departures.drain()
     assert [f"{number:02}" for number in range(30)][-waiting:] == rung()
@@ -321,7 +326,7 @@ def test_the_oldest_are_dropped_when_too_many_wait(
 
 def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(departures, "MOST_WAITING", 20)
-    monkeypatch.setattr(store, "_ready", {("default", str(here.settings_dict["NAME"])): sys.float_info.max})
+    monkeypatch.setattr(store, "_ready", {("default", str(here().settings_dict["NAME"])): sys.float_info.max})
     before = store.tally.dropped
     for number in range(30):
         ring(str(number))
@@ -330,16 +335,16 @@ def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.Mo
 
 def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connection() -> None:
     """With SQLite's default journal a reader keeps a COMMIT waiting; then the events wait, and the site goes on."""
-    with here.cursor() as cursor:
+    with here().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 50")
         Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)])
-    with closing(sqlite3.connect(here.settings_dict["NAME"])) as reader, closing(reader.cursor()) as rows:
+    with closing(sqlite3.connect(here().settings_dict["NAME"])) as reader, closing(reader.cursor()) as rows:
         rows.execute("SELECT * FROM shop_tag")
         rows.fetchone()
         ring("a")
         assert departures.waiting()
-        assert not here.connection.in_transaction
-    with here.cursor() as cursor:
+        assert not here().connection.in_transaction
+    with here().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 20000")
     departures.drain()
     assert ["a"] == rung()

@@ -17,7 +17,12 @@ from signalbox.models import Event, Trace
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
 
-here = connections["default"]
+
+def here() -> Any:
+    """Return the connection, which a worker that ran in this process may have thrown away."""
+    return connections["default"]
+
+
 TEXT = "Grüße, 你好 🚂 \"quoted\" 'single' back\\slash %s {} ; -- \n\t"
 
 
@@ -36,7 +41,7 @@ def draft(label: str = "", **changed: Any) -> Draft:
 
 
 def write(*drafts: Draft) -> None:
-    store.write(here, store.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)))
+    store.write(here(), store.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -89,7 +94,7 @@ def test_events_and_traces_are_written_together() -> None:
     trace.data = {"view": TEXT}
     trace.status = "ok"
     batch = store.Batch(events=store.event_rows([draft("a")], Outcome.COMMITTED), traces=[store.trace_row(trace)])
-    store.write(here, batch)
+    store.write(here(), batch)
     row = Trace.objects.get(trace_id=trace.id)
     assert (TEXT, "ok", 5, {"view": TEXT}) == (row.name, row.status, row.duration, row.data)
     assert ["a"] == stored()
@@ -104,21 +109,21 @@ def refused() -> tuple[Any, ...]:
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
     rows = [*store.event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
-        store.write(here, store.Batch(events=rows))
+        store.write(here(), store.Batch(events=rows))
     assert [] == stored()
     with transaction.atomic():
         write(draft("mine"))
         with pytest.raises(DatabaseError):
-            store.write(here, store.Batch(events=rows))
+            store.write(here(), store.Batch(events=rows))
         write(draft("after"))
     assert ["mine", "after"] == stored()
 
 
 def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
     with pytest.raises(DatabaseError):
-        store.write(here, store.Batch(events=[refused()]))
+        store.write(here(), store.Batch(events=[refused()]))
     write(draft("a"))
-    here.close()
+    here().close()
     assert ["a"] == stored()
 
 
@@ -126,14 +131,14 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     one, other = draft("a"), draft("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
-    store.write(here, store.Batch(late=[store.late_row(one)]))
+    store.write(here(), store.Batch(late=[store.late_row(one)]))
     first, second = Event.objects.filter(signal="tests.stored").order_by("id")
     assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
     assert (0, {}) == (second.errors, second.data)
 
 
 def test_the_application_sees_no_statement() -> None:
-    with transaction.atomic(), CaptureQueriesContext(here) as captured:
+    with transaction.atomic(), CaptureQueriesContext(here()) as captured:
         write(draft("a"))
     assert [] == [query for query in captured if "signalbox" in query["sql"]]
 
@@ -157,18 +162,18 @@ def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.Monke
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     names = ("signalbox_event", "signalbox_trace")
-    with here.cursor() as cursor:
+    with here().cursor() as cursor:
         for name in names:
             cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
     try:
         store.forget()
-        assert not store.ready(here)
+        assert not store.ready(here())
     finally:
-        with here.cursor() as cursor:
+        with here().cursor() as cursor:
             for name in names:
                 cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
-    assert not store.ready(here)
+    assert not store.ready(here())
     now += store.LOOK_AGAIN + 0.1
-    assert store.ready(here)
+    assert store.ready(here())
     store.forget()
-    assert store.ready(here)
+    assert store.ready(here())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from signalbox.doctor.rules import RULES
@@ -28,7 +30,9 @@ def test_what_was_recorded_tells_which_receivers_raise_and_which_are_slow(debug:
     assert expected(PROJECTS / "recorded") == actual(findings)
     raised, waited = (finding["happens"] for finding in findings)
     assert "It raised in 1 of 1 recorded runs, last: LookupError: no such group." == raised
-    assert waited.startswith("Of 20 recorded runs, one in twenty took more than 1")
+    found = re.fullmatch(r"Of 20 recorded runs, one in twenty took more than (\d+) ms\.", waited)
+    assert found is not None
+    assert int(found[1]) >= 100  # the rest is the machine's
 
 
 def test_every_rule_has_a_defect_among_the_fixtures() -> None:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
-here = connections["default"]
+
+def here() -> Any:
+    """Return the connection, which a worker that ran in this process may have thrown away."""
+    return connections["default"]
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
@@ -53,13 +56,13 @@ def test_threads_have_a_buffer_each() -> None:
     for thread in [in_thread(work) for _ in range(6)]:
         thread.join()
     assert 36 == len(register.exact())
-    here.ensure_connection()
+    here().ensure_connection()
     departures.drain()
     assert 24 == len(register.told("rolled_back", "post_save"))
 
 
 def test_another_threads_open_transaction_is_not_committed_by_this_one() -> None:
-    if here.vendor == "sqlite":
+    if here().vendor == "sqlite":
         pytest.skip("one writer at a time")
     begun, go = threading.Event(), threading.Event()
 
@@ -93,7 +96,7 @@ def child(work: Callable[[], object]) -> int:
 
 def test_a_fork_in_mid_transaction_leaves_the_events_to_the_parent() -> None:
     def work() -> None:
-        own = buffer.of(here)
+        own = buffer.of(here())
         assert own is not None
         assert [] == own.drafts
         assert not departures.waiting()
@@ -109,7 +112,7 @@ def test_a_forked_child_records_what_it_does_itself() -> None:
     def work() -> None:
         in_thread(lambda: tag("childs")).join()
 
-    if here.vendor == "sqlite":
+    if here().vendor == "sqlite":
         tag("parents")
         connections.close_all()  # SQLite's files don't survive a fork
         assert 0 == child(work)
@@ -202,15 +205,15 @@ class TestOpenBefore:
 
 def kill() -> None:
     """Let the server end this thread's connection."""
-    if here.vendor == "postgresql":
-        pid = here.connection.info.backend_pid
+    if here().vendor == "postgresql":
+        pid = here().connection.info.backend_pid
         register.execute("default", f"SELECT pg_terminate_backend({pid})")
         for _ in range(100):
             if not register.execute("default", f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
                 return
             time.sleep(0.02)
     else:
-        with here.cursor() as cursor:
+        with here().cursor() as cursor:
             cursor.execute("SELECT connection_id()")
             number = cursor.fetchone()[0]
         register.execute("default", f"KILL {number}")
@@ -317,19 +320,19 @@ def test_closing_within_a_request_leaves_the_block_as_it_was() -> None:
     with transaction.atomic():
         tag("a")
         connection.close()
-        assert here.closed_in_transaction
+        assert here().closed_in_transaction
         with pytest.raises(DatabaseError):
             tag("b")
-    assert not here.in_atomic_block
+    assert not here().in_atomic_block
     assert [] == register.exact()
 
 
 def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(here.settings_dict, "CONN_MAX_AGE", None)
-    if here.settings_dict["OPTIONS"].get("pool"):
+    monkeypatch.setitem(here().settings_dict, "CONN_MAX_AGE", None)
+    if here().settings_dict["OPTIONS"].get("pool"):
         pytest.skip("a pool takes no CONN_MAX_AGE")
-    here.ensure_connection()
-    raw = here.connection
+    here().ensure_connection()
+    raw = here().connection
     for number in range(3):
         close_old_connections()
         with suppress(KeyError), transaction.atomic():
@@ -337,7 +340,7 @@ def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
             if number == 1:
                 raise KeyError
         close_old_connections()
-    assert raw is here.connection
+    assert raw is here().connection
     assert ["0", "2"] == register.exact()
 
 
