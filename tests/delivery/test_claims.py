@@ -194,9 +194,10 @@ def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) 
             [head] = claims.claim(1, 1)
         return others + time.perf_counter() - began
 
-    alone = pace(100, 101)
-    crowded = pace(100, 10_000)
-    assert crowded < 3 * alone, (crowded, alone)
+    # What walks over those behind takes 25 to 150 times as long; less is the machine's.
+    alone = min(pace(50, 51) for _ in range(2))
+    crowded = min(pace(50, 10_000) for _ in range(2))
+    assert crowded < 10 * alone, (crowded, alone)
 
 
 # ------------------------------------------------------------------ a database that is in trouble
