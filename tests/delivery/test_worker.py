@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -291,20 +292,22 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
         assert [] == claims.claim(10, 1)
         claims._look_at_blocked = 0
     assert not Delivery.objects.filter(wake__lte=moment).exists()
-    copies(200, due=moment, wake=moment)
-    began = time.perf_counter()
-    for _ in range(200):
-        [taken] = claims.claim(1, 1)
-        claims.settle(taken, claiming.DONE)
-    crowded = time.perf_counter() - began
+
+    def usual() -> float:
+        """Return the seconds that one of 200 usually takes."""
+        copies(200, due=moment, wake=moment)
+        taken = []
+        for _ in range(200):
+            began = time.perf_counter()
+            [one] = claims.claim(1, 1)
+            claims.settle(one, claiming.DONE)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
+
+    crowded = usual()
     Delivery.objects.all().delete()
-    copies(200, due=moment, wake=moment)
-    began = time.perf_counter()
-    for _ in range(200):
-        [taken] = claims.claim(1, 1)
-        claims.settle(taken, claiming.DONE)
-    alone = time.perf_counter() - began
-    assert crowded < 3 * alone, (crowded, alone)
+    # What reads the whole backlog each time takes 30 times as long and more; less is the machine's.
+    assert crowded < 10 * usual()
     assert order.pk
 
 
