@@ -122,8 +122,8 @@ def _bulk_create(
 
 
 def _begins(queryset: Any, objects: list[Any], batch_size: int | None) -> bool:
-    """Tell whether Django itself begins a transaction for a bulk creation: from 6.1 on for several statements alone."""
-    if django.VERSION < (6, 1):
+    """Tell whether Django itself begins a transaction for a bulk creation: from 6.0 on for several statements alone."""
+    if django.VERSION < (6, 0):
         return True
     keyed = sum(one._is_pk_set() for one in objects)
     if 0 < keyed < len(objects):
