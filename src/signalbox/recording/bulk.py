@@ -208,22 +208,14 @@ def _stored(
 ) -> dict[Any, Sequence[Any]]:
     """Return those of ``keys`` that the table holds, in their order, with their rows as far as ``names`` go."""
     rows = plan.concrete._base_manager.using(connection.alias)
-    fields = [plan.concrete._meta.get_field(name) for name in names]
-    places = [plan.fields.names.index(field.name) for field in fields]
+    fields = {plan.concrete._meta.get_field(name).name for name in names} | plan.fields.primary
+    places = [place for place, name in enumerate(plan.fields.names) if name in fields]
     attnames = [plan.fields.attnames[place] for place in places]
     found: dict[Any, Sequence[Any]] = {}
     for start in range(0, len(keys), 500):
         part = rows.filter(pk__in=keys[start : start + 500]).values_list("pk", *attnames)
-        for key, *values in part:
-            row = _spread(plan, places, values)
-            for place, value in zip((place for place, _ in plan.pk_places), _parts_of(key), strict=True):
-                row[place] = value
-            found[key] = row
+        found.update({key: _spread(plan, places, values) for key, *values in part})
     return {key: found[key] for key in keys if key in found}
-
-
-def _parts_of(key: Any) -> tuple[Any, ...]:
-    return key if isinstance(key, tuple) else (key,)
 
 
 def _only(plan: Plan, values: Sequence[Any], names: Iterable[str]) -> list[Any]:
