@@ -8,13 +8,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
 from django.core.asgi import get_asgi_application
+from django.core.servers.basehttp import ThreadedWSGIServer
 from django.http import HttpRequest, HttpResponse
 from django.test.testcases import LiveServerThread
 
@@ -54,24 +56,62 @@ class StrictPolicy:
         return response
 
 
+@dataclass(frozen=True)
+class Site:
+    """A served site: its address, and whether nobody is connected to it, so that all it was asked is recorded."""
+
+    address: str
+    idle: Callable[[], bool]
+
+    def settle(self, seconds: float = 20) -> None:
+        """Wait until the site has done what windows that are closed by now asked of it."""
+        until = time.monotonic() + seconds
+        while not self.idle():
+            assert time.monotonic() < until, f"{self.address} is still asked something after {seconds} s"
+            time.sleep(0.01)
+
+
+class Server(ThreadedWSGIServer):
+    """Django's server, which knows whether its threads are done."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.served: list[Thread] = []
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self.served.append(current_thread())
+        super().process_request_thread(request, client_address)
+
+    def idle(self) -> bool:
+        """Return whether no thread serves a connection."""
+        return not any(thread.is_alive() for thread in self.served)
+
+
+class ServerThread(LiveServerThread):
+    """Django's server of live tests."""
+
+    server_class = Server
+    httpd: Server
+
+
 @contextmanager
-def serving() -> Iterator[str]:
-    """Serve the test site to other threads; yield its address."""
-    thread = LiveServerThread("127.0.0.1", StaticFilesHandler, connections_override={})
+def serving() -> Iterator[Site]:
+    """Serve the test site to other threads."""
+    thread = ServerThread("127.0.0.1", StaticFilesHandler, connections_override={})
     thread.daemon = True
     thread.start()
     thread.is_ready.wait()
     try:
         if thread.error:
             raise thread.error
-        yield f"http://127.0.0.1:{thread.port}"
+        yield Site(f"http://127.0.0.1:{thread.port}", thread.httpd.idle)
     finally:
         thread.terminate()
 
 
 @contextmanager
-def serving_asgi() -> Iterator[str]:
-    """Serve the test site under ASGI to other threads; yield its address."""
+def serving_asgi() -> Iterator[Site]:
+    """Serve the test site under ASGI to other threads."""
     import uvicorn
 
     application = ASGIStaticFilesHandler(get_asgi_application())
@@ -86,7 +126,8 @@ def serving_asgi() -> Iterator[str]:
     try:
         assert server.started, "uvicorn did not start"
         [socket] = server.servers[0].sockets
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        state = server.server_state
+        yield Site(f"http://127.0.0.1:{socket.getsockname()[1]}", lambda: not (state.connections or state.tasks))
     finally:
         server.should_exit = True
         thread.join(10)

@@ -21,7 +21,7 @@ from signalbox.models import Delivery, Event, Trace
 from tests import services
 from tests.delivery import receivers
 from tests.web import browsing
-from tests.web.browsing import Visitor
+from tests.web.browsing import Site, Visitor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -163,12 +163,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[str]:
-    """The address of the test site, served under a strict policy; under WSGI where a test doesn't ask for ASGI."""
+def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Site]:
+    """The test site, served under a strict policy; under WSGI where a test doesn't ask for ASGI."""
     middleware = ["tests.web.browsing.StrictPolicy", *settings.MIDDLEWARE]
     serving = {"wsgi": browsing.serving, "asgi": browsing.serving_asgi}[getattr(request, "param", "wsgi")]
-    with override_settings(MIDDLEWARE=middleware), serving() as address:
-        yield address
+    with override_settings(MIDDLEWARE=middleware), serving() as site:
+        yield site
 
 
 def _empty_register() -> None:
@@ -179,7 +179,7 @@ def _empty_register() -> None:
 
 
 @pytest.fixture
-def window(browser: Browser, site: str, transactional_db: None) -> Iterator[Callable[..., Visitor]]:
+def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Callable[..., Visitor]]:
     """Open windows in which the operator has logged in; in the end none may have complained."""
     client = Client()
     client.force_login(User.objects.create_superuser("operator", password="lever"))
@@ -193,12 +193,14 @@ def window(browser: Browser, site: str, transactional_db: None) -> Iterator[Call
     def open_window(**options: Any) -> Visitor:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
         context.set_default_timeout(20_000)
-        context.add_cookies([{"name": "sessionid", "value": session, "url": site}])
+        context.add_cookies([{"name": "sessionid", "value": session, "url": site.address}])
         contexts.append(context)
-        opened.append(Visitor(context.new_page(), site))
+        opened.append(Visitor(context.new_page(), site.address))
         return opened[-1]
 
     yield open_window
     for context in contexts:
         context.close()
+    # What was still asked would be recorded in the next test's register.
+    site.settle()
     assert [] == [complaint for visitor in opened for complaint in visitor.complaints]
