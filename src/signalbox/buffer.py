@@ -156,8 +156,9 @@ class Buffer:
         if position is not None:
             del self.marks[position:]
 
-    def end(self, finish: Callable[[], None]) -> None:
-        """Let ``finish`` commit the open transaction, with its events.
+    def end(self, finish: Callable[[], None], *, commits: bool = False) -> None:
+        """Let ``finish`` commit the open transaction, with its events. ``commits`` says that a COMMIT is all it sends:
+        it may go along with the events, and finds nothing left to commit.
 
         Raises ``DatabaseError``, with the transaction rolled back, if they can't be written and must be.
         """
@@ -166,13 +167,21 @@ class Buffer:
             finish()
             return
         void = store.aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
+        together = commits and self.doom is None and store.takes_commit(connection)
         try:
-            self.flush()
+            self.flush(commit=together)
         except BaseException:
-            self._roll_back(connection)
+            if together and store.ended(connection):
+                self.clear()  # whether the COMMIT that went along came through, nobody here can know
+            else:
+                self._roll_back(connection)
             raise
         if self.doom is not None:
-            error = self.refusal()
+            error: BaseException = self.refusal()
+            if together and store.ended(connection):  # it is the COMMIT that was refused, or not answered
+                error = self.doom
+                if not store.answered(connection, error):
+                    self.clear()
             self._roll_back(connection)
             raise error
         try:
@@ -219,8 +228,8 @@ class Buffer:
 
     # ------------------------------------------------------------ writing
 
-    def flush(self) -> None:
-        """Write what has not been written, in the open transaction.
+    def flush(self, *, commit: bool = False) -> None:
+        """Write what has not been written, in the open transaction; ``commit`` lets its COMMIT go along.
 
         What can't be written under ``ON_ERROR = "raise"``, or cost the transaction itself, dooms it: its COMMIT will
         raise. Nothing is raised here, in the middle of the application's work, but what ends the process.
@@ -232,7 +241,7 @@ class Buffer:
             return
         self.busy = True
         try:
-            self._write(connection)
+            self._write(connection, commit=commit)
         except Exception as error:  # noqa: BLE001 - whatever it is, the COMMIT raises from it
             self.doom = error
         except BaseException as error:
@@ -241,7 +250,7 @@ class Buffer:
         finally:
             self.busy = False
 
-    def _write(self, connection: BaseDatabaseWrapper) -> None:
+    def _write(self, connection: BaseDatabaseWrapper, *, commit: bool) -> None:
         if not store.ready(connection):  # the events leave for the default database, after the commit
             return
         end = len(self.drafts)  # values that are encoded may run the application's code, which may save
@@ -251,15 +260,18 @@ class Buffer:
             batch = store.batch_of(drafts)
             # A change must not be committed without its deliveries, whatever may become of its event.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
-            store.write(connection, batch)
+            store.write(connection, batch, commit=commit)
         except Exception as error:
-            if not store.survived(connection, error) or not droppable:
+            if commit and store.ended(connection) and not isinstance(error, DatabaseError):
+                logger.exception("Something failed after a transaction and its events were committed.")
+            elif not store.survived(connection, error) or not droppable:
                 raise
-            store.tally.failures += 1
-            if store.refused(connection, error):
-                _write_apart(connection, batch)
             else:
-                _drop(connection, len(drafts), error)
+                store.tally.failures += 1
+                if store.refused(connection, error):
+                    _write_apart(connection, batch)
+                else:
+                    _drop(connection, len(drafts), error)
         for draft in drafts:
             draft.written = connection.alias
         self.flushed = end
@@ -408,7 +420,7 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
         if buffer.idle():
             finish()
         else:
-            buffer.end(finish)
+            buffer.end(finish, commits=True)
 
     def _rollback() -> None:
         try:

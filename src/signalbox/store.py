@@ -8,6 +8,7 @@ cost more than the insert.
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -361,16 +362,22 @@ def _encoded(encode: Callable[[T], Row], things: Iterable[T], what: str) -> list
 # ------------------------------------------------------------------ rows to the database
 
 
-def write(connection: BaseDatabaseWrapper, batch: Batch) -> None:
+def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool = False) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
     All of it is written or nothing, and a failure leaves the open transaction as it was, unless the database itself
-    ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses.
+    ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses. ``commit`` lets the COMMIT go
+    along, where ``takes_commit`` says that it can: after an error, ``ended`` tells whether it was the COMMIT's.
     """
     connection.ensure_connection()
-    writer = {"sqlite": _write_sqlite, "postgresql": _write_postgresql}.get(connection.vendor, _write_values)
     with connection.wrap_database_errors:
-        writer(connection, batch, in_transaction(connection))
+        match connection.vendor:
+            case "sqlite":
+                _write_sqlite(connection, batch, in_transaction(connection))
+            case "postgresql":
+                _write_postgresql(connection, batch, in_transaction(connection), commit=commit)
+            case _:
+                _write_values(connection, batch, in_transaction(connection))
     tally.written += len(batch.events)
     if batch.deliveries and deliverer is not None:
         deliverer.delivered(connection)
@@ -469,8 +476,12 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
         raise
 
 
+_POSTGRESQL_FEW: Final = 5
+"""Up to so many rows are written out one by one, more as one JSON document: planning what takes a document apart costs
+the server as much as five rows do, and less than parsing the values of more."""
+
+
 def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
-    # One parameter, whatever the number of rows: binding 15 for each row cost more than the server's parsing of JSON.
     picked = ", ".join(
         f"x->{i}" if kind == "jsonb" else f"x->>{i}" if kind == "text" else f"(x->>{i})::{kind}"
         for i, (_, kind) in enumerate(columns)
@@ -480,6 +491,10 @@ def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
 
 _POSTGRESQL: Final = {
     table: _postgresql_sql(table, columns)
+    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
+}
+_POSTGRESQL_VALUES: Final = {
+    table: f"INSERT INTO {table} ({_names(columns)}) VALUES"
     for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
 }
 _POSTGRESQL_LATE: Final = (
@@ -505,36 +520,85 @@ def _document(rows: Iterable[Row], data_at: int) -> str:
     return "[" + ",".join(texts) + "]"
 
 
-def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
-    statements = []
-    documents = []
+def _postgresql_statements(batch: Batch, quote: Callable[[str], str]) -> Iterator[str]:
     for table, columns, rows in _parts(batch):
-        statements.append(_POSTGRESQL[table])
-        documents.append(_document(rows, len(columns) - 1))
+        if len(rows) > _POSTGRESQL_FEW:
+            yield _POSTGRESQL[table].replace("%s", quote(_document(rows, len(columns) - 1)))
+        else:
+            texts = (
+                ", ".join("NULL" if value is None else quote(value) if type(value) is str else str(value) for value in row)
+                for row in rows
+            )
+            yield f"{_POSTGRESQL_VALUES[table]} ({'), ('.join(texts)})"
     if batch.late:
-        statements.append(_POSTGRESQL_LATE)
-        documents.append(_document(batch.late, 2))
+        yield _POSTGRESQL_LATE.replace("%s", quote(_document(batch.late, 2)))
     if batch.ended:
-        statements.append(_POSTGRESQL_ENDED)
-        documents.append(_document(batch.ended, 5))
+        yield _POSTGRESQL_ENDED.replace("%s", quote(_document(batch.ended, 5)))
     if batch.deliveries:
-        statements.append(f"NOTIFY {CHANNEL}")
+        yield f"NOTIFY {CHANNEL}"
+
+
+def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, *, commit: bool) -> None:
+    statements = list(_postgresql_statements(batch, _quoting(connection)))
     if inside:
         statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
+    if commit:
+        statements.append("COMMIT")
+    sql = "; ".join(statements)
+    if "\0" in sql:  # the message would end here
+        raise ValueError("PostgreSQL's texts can't hold the character NUL.")
     # Several statements in one message are one round trip, and one transaction where none is open.
     with _postgresql_cursor(connection) as cursor:
         try:
-            cursor.execute("; ".join(statements), documents)
+            cursor.execute(sql)
         except BaseException:
             if inside and aborted(connection):
                 cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
             raise
 
 
+def _quoting(connection: Any) -> Callable[[str], str]:
+    """Return what makes a literal of a text, by the driver's own means: a driver that binds fifteen parameters for each
+    row takes longer than the server takes to write it."""
+    raw, driver = connection.connection, connection.Database
+    if hasattr(driver, "ClientCursor"):
+        literal = driver.pq.Escaping(raw.pgconn).escape_literal
+        return lambda text: bytes(literal(text.encode())).decode()
+
+    def quote(text: str) -> str:
+        quoted = driver.extensions.QuotedString(text)
+        quoted.prepare(raw)
+        return str(quoted.getquoted().decode())
+
+    return quote
+
+
 def _postgresql_cursor(connection: Any) -> Any:
-    """Return a cursor that puts parameters in on the client's side, which several statements in one message need."""
+    """Return a cursor that takes several statements in one message, which the server's own parameters forbid."""
     raw, driver = connection.connection, connection.Database
     return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
+
+
+def takes_commit(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether the COMMIT of the open transaction can go along with what is written last, in one round trip.
+
+    The driver has to see for itself then that nothing is left to commit: psycopg does, psycopg2 does not. A server that
+    has said something meanwhile may be gone: then the COMMIT goes alone, so that its fate is known.
+    """
+    driver: Any = getattr(connection, "Database", None)
+    if connection.vendor != "postgresql" or not hasattr(driver, "ClientCursor") or _status(connection) != _INTRANS:
+        return False
+    raw: Any = connection.connection
+    return not _readable(raw.fileno())
+
+
+def _readable(descriptor: int) -> bool:
+    """Tell whether something has arrived on a socket."""
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
@@ -597,8 +661,8 @@ def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     return False
 
 
-_INTRANS, _INERROR = 2, 3
-"""libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+_IDLE, _INTRANS, _INERROR = 0, 2, 3
+"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 _ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
 """Errors that end MySQL's transaction: a lock's timeout, by configuration, and a deadlock."""
 
@@ -611,6 +675,11 @@ def _status(connection: BaseDatabaseWrapper) -> int:
 def aborted(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether PostgreSQL has given up the open transaction: its COMMIT will be a ROLLBACK."""
     return connection.vendor == "postgresql" and _status(connection) == _INERROR
+
+
+def ended(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether PostgreSQL has ended the open transaction, or is gone, where a COMMIT went along with a write."""
+    return _status(connection) not in (_INTRANS, _INERROR)
 
 
 def begun(connection: BaseDatabaseWrapper) -> bool:
@@ -639,7 +708,7 @@ def survived(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     return bool(error.args) and error.args[0] not in _ENDED_BY_MYSQL
 
 
-def answered(connection: BaseDatabaseWrapper, error: DatabaseError) -> bool:
+def answered(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     """Tell whether ``error`` is the database's answer to a COMMIT; else nobody here can know what became of it."""
     raw: Any = connection.connection
     match connection.vendor:

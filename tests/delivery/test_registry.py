@@ -166,7 +166,7 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
     monkeypatch.setattr(store, "DELIVERY_COLUMNS", (*store.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
     broken = {store.DELIVERY: "INSERT INTO nowhere VALUES (?)"}
     monkeypatch.setattr(store, "_SQLITE", {**store._SQLITE, **broken})
-    monkeypatch.setattr(store, "_POSTGRESQL", {**store._POSTGRESQL, **broken})
+    monkeypatch.setattr(store, "_POSTGRESQL_VALUES", {**store._POSTGRESQL_VALUES, **broken})
     with pytest.raises(DatabaseError):
         Order.objects.create(number="1")
     assert not Order.objects.filter(number="1").exists()
