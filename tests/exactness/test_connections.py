@@ -351,3 +351,18 @@ def test_a_connection_that_is_opened_again_starts_empty() -> None:
         with undone():
             tag("c")
     assert ["a", "b"] == register.exact()
+
+
+@pytest.mark.postgres
+def test_the_commit_goes_along_with_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+    tag("before")
+    commit = here().connection.commit
+    monkeypatch.setattr(
+        here().connection, "commit", lambda: (left.append(here().connection.info.transaction_status), commit())
+    )
+    with transaction.atomic():
+        tag("a")
+    tag("b")
+    assert [0, 0] == left, "the driver found a transaction to commit: a round trip more"
+    assert ["a", "b", "before"] == sorted(register.exact())
