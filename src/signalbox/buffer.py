@@ -398,7 +398,10 @@ def unlogged(connection: Any) -> Iterator[None]:
 
 
 def _unseen(connection: BaseDatabaseWrapper, buffer: Buffer, finish: Callable[[], None]) -> None:
-    with unlogged(connection):
+    if connection.queries_logged or connection.execute_wrappers:
+        with unlogged(connection):
+            finish()
+    else:
         finish()
     buffer.unseen = False
 

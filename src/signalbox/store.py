@@ -369,7 +369,8 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool = False
     ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses. ``commit`` lets the COMMIT go
     along, where ``takes_commit`` says that it can: after an error, ``ended`` tells whether it was the COMMIT's.
     """
-    connection.ensure_connection()
+    if connection.connection is None:
+        connection.ensure_connection()
     with connection.wrap_database_errors:
         match connection.vendor:
             case "sqlite":

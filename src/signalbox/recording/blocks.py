@@ -6,12 +6,13 @@ In autocommit the application sends no BEGIN and no COMMIT of its own: neither i
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from django.db import connections
+from django.db import Error, connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.db.transaction import Atomic
 
-from signalbox import buffer
+from signalbox import buffer, departures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
 class Unseen(Atomic):
     """An atomic block whose BEGIN, COMMIT and ROLLBACK are no statements of the application.
 
-    Only where autocommit is on and no block is open, on a connection that has been opened.
+    Only where autocommit is on and no block is open. On SQLite it does no more of what ``Atomic`` does than such a
+    block needs, for there the bookkeeping costs more than the statements.
     """
 
-    def __init__(self, using: str) -> None:
-        super().__init__(using, False, False)
-        self._connection: Any = connections[using]
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection.alias, False, False)
+        self._connection: Any = connection
 
     def __enter__(self) -> None:
         connection = self._connection
-        if connection.queries_logged or connection.execute_wrappers:
-            connection.ensure_connection()  # what its opening runs is the application's
+        connection.ensure_connection()  # what its opening runs is the application's
+        self._brief = connection.autocommit and _begins_plainly(connection)
+        if self._brief:
+            _begin(connection)
+        elif connection.queries_logged or connection.execute_wrappers:
             with buffer.unlogged(connection):
                 super().__enter__()
         else:
@@ -43,12 +48,67 @@ class Unseen(Atomic):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        connection = self._connection
+        found = buffer.of(connection)
         try:
-            super().__exit__(kind, error, traceback)
+            if not self._brief:
+                super().__exit__(kind, error, traceback)
+            elif kind is None and found and not (connection.needs_rollback or connection.closed_in_transaction):
+                _commit(connection, found)
+            else:
+                connection.atomic_blocks.append(self)
+                super().__exit__(kind, error, traceback)
         finally:
-            found = buffer.of(self._connection)
             if found is not None:  # recording may have been switched off meanwhile
                 found.unseen = False
+
+
+_BEGIN: Final = DatabaseWrapper._start_transaction_under_autocommit
+
+
+def _begins_plainly(connection: Any) -> bool:
+    """Tell whether a BEGIN is all that begins a transaction, as on SQLite, while Python's driver stays as it is."""
+    return getattr(type(connection), "_start_transaction_under_autocommit", None) is _BEGIN
+
+
+def _begin(connection: Any) -> None:
+    """Do what entering ``Atomic`` does."""
+    connection.validate_thread_sharing()
+    connection.close_if_health_check_failed()
+    if connection.connection is None:
+        connection.ensure_connection()
+    mode = getattr(connection, "transaction_mode", None)
+    with connection.wrap_database_errors:
+        connection.connection.execute("BEGIN" if mode is None else f"BEGIN {mode}")
+    connection.autocommit = False
+    connection.commit_on_exit = connection.in_atomic_block = True
+    connection.needs_rollback = False
+
+
+def _commit(connection: Any, found: buffer.Buffer) -> None:
+    """Do what leaving ``Atomic`` does where nothing has failed."""
+    connection.in_atomic_block = False
+
+    def finish() -> None:
+        with connection.wrap_database_errors:
+            connection.connection.commit()
+
+    try:
+        found.end(finish)
+    except BaseException:
+        try:
+            connection.rollback()
+        except Error:  # the connection is beyond use
+            connection.close()
+        raise
+    finally:
+        if connection.connection is not None:
+            connection.autocommit = True
+            if departures.waiting():
+                departures.drain()
+    connection.errors_occurred = False
+    if connection.run_on_commit:
+        connection.run_and_clear_commit_hooks()
 
 
 @contextmanager
@@ -59,5 +119,5 @@ def in_transaction(using: str, *, seen: bool = False) -> Iterator[BaseDatabaseWr
     if connection.in_atomic_block or not connection.get_autocommit():
         yield connection
         return
-    with Atomic(using, False, False) if seen else Unseen(using):
+    with Atomic(using, False, False) if seen else Unseen(connection):
         yield connection

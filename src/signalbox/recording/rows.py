@@ -101,7 +101,7 @@ def _save_table(
     if connection.in_atomic_block or not (connection.autocommit or closed):
         open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
-    with blocks.Unseen(using):
+    with blocks.Unseen(connection):
         open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
 
@@ -249,7 +249,7 @@ def _delete(self: Collector) -> Any:
     connection = connections[self.using]
     if connection.in_atomic_block or not connection.get_autocommit():
         return _delete_row(self, plan, instance, connection)
-    with blocks.Unseen(self.using):
+    with blocks.Unseen(connection):
         return _delete_row(self, plan, instance, connection)
 
 
