@@ -127,8 +127,10 @@ class Buffer:
 
     def _tests(self) -> int:
         connection = self._connection()
-        blocks = [] if connection is None else connection.atomic_blocks
-        return sum(getattr(block, "_from_testcase", False) for block in blocks)
+        found = 0
+        for block in () if connection is None else connection.atomic_blocks:
+            found += getattr(block, "_from_testcase", False)
+        return found
 
     def _find(self, savepoint: str) -> int | None:
         for position in range(len(self.marks) - 1, -1, -1):

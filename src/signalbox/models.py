@@ -9,6 +9,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from signalbox.event import Outcome
+from signalbox.fields import Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class Event(models.Model):
     )
     duration = models.BigIntegerField(_("duration"), null=True, help_text=_("Microseconds that the send took."))
     errors = models.PositiveSmallIntegerField(_("errors"), help_text=_("Receivers that raised."))
-    data = models.JSONField()
+    data = Document()
 
     objects: ClassVar[Register] = Register()
 
@@ -100,7 +101,7 @@ class Trace(models.Model):
     events = models.PositiveIntegerField(_("events"))
     errors = models.PositiveIntegerField(_("errors"))
     rolled_back = models.PositiveIntegerField(_("rolled back"))
-    data = models.JSONField()
+    data = Document()
 
     objects: ClassVar[Register] = Register()
 
@@ -165,7 +166,7 @@ class Delivery(models.Model):
     traceback = models.TextField(_("traceback"), null=True)  # noqa: DJ001
     created = models.BigIntegerField(_("created"), help_text=_("Microseconds since 1970, UTC."))
     finished = models.BigIntegerField(_("finished"), null=True, help_text=_("When it was done, dead or discarded."))
-    payload = models.JSONField()
+    payload = Document()
 
     objects: ClassVar[Register] = Register()
 

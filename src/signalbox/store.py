@@ -366,8 +366,8 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool = False
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
     All of it is written or nothing, and a failure leaves the open transaction as it was, unless the database itself
-    ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses. ``commit`` lets the COMMIT go
-    along, where ``takes_commit`` says that it can: after an error, ``ended`` tells whether it was the COMMIT's.
+    ends it (see ``survived``). Raises ``django.db.DatabaseError`` if the database refuses. ``commit`` lets the COMMIT
+    go along, where ``takes_commit`` says that it can: after an error, ``ended`` tells whether it was the COMMIT's.
     """
     if connection.connection is None:
         connection.ensure_connection()
@@ -526,10 +526,7 @@ def _postgresql_statements(batch: Batch, quote: Callable[[str], str]) -> Iterato
         if len(rows) > _POSTGRESQL_FEW:
             yield _POSTGRESQL[table].replace("%s", quote(_document(rows, len(columns) - 1)))
         else:
-            texts = (
-                ", ".join("NULL" if value is None else quote(value) if type(value) is str else str(value) for value in row)
-                for row in rows
-            )
+            texts = (", ".join([_literal(value, quote) for value in row]) for row in rows)
             yield f"{_POSTGRESQL_VALUES[table]} ({'), ('.join(texts)})"
     if batch.late:
         yield _POSTGRESQL_LATE.replace("%s", quote(_document(batch.late, 2)))
@@ -537,6 +534,12 @@ def _postgresql_statements(batch: Batch, quote: Callable[[str], str]) -> Iterato
         yield _POSTGRESQL_ENDED.replace("%s", quote(_document(batch.ended, 5)))
     if batch.deliveries:
         yield f"NOTIFY {CHANNEL}"
+
+
+def _literal(value: Any, quote: Callable[[str], str]) -> str:
+    if value is None:
+        return "NULL"
+    return str(value) if type(value) is int else quote(str(value))
 
 
 def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, *, commit: bool) -> None:
@@ -663,7 +666,8 @@ def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
 
 
 _IDLE, _INTRANS, _INERROR = 0, 2, 3
-"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_INTRANS: one is; PQTRANS_INERROR: it has failed, and its COMMIT
+will be a ROLLBACK."""
 _ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
 """Errors that end MySQL's transaction: a lock's timeout, by configuration, and a deadlock."""
 

@@ -357,10 +357,14 @@ def test_a_connection_that_is_opened_again_starts_empty() -> None:
 def test_the_commit_goes_along_with_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
     left = []
     tag("before")
-    commit = here().connection.commit
-    monkeypatch.setattr(
-        here().connection, "commit", lambda: (left.append(here().connection.info.transaction_status), commit())
-    )
+    raw = here().connection
+    commit = raw.commit
+
+    def note() -> None:
+        left.append(raw.info.transaction_status)
+        commit()
+
+    monkeypatch.setattr(raw, "commit", note)
     with transaction.atomic():
         tag("a")
     tag("b")

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.test import override_settings
 
 import signalbox
@@ -291,8 +291,9 @@ class TestInterrupt:
     @pytest.fixture
     def committed(self, moment: str) -> list[str]:
         """What is left: where the COMMIT goes along with the events, it came through."""
-        connection.ensure_connection()
-        along = connection.vendor == "postgresql" and hasattr(connection.Database, "ClientCursor")
+        database: Any = connections["default"]
+        database.ensure_connection()
+        along = database.vendor == "postgresql" and hasattr(database.Database, "ClientCursor")
         return ["a"] if moment == "after" and along else []
 
     @pytest.fixture

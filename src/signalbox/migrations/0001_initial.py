@@ -2,6 +2,8 @@
 
 from django.db import migrations, models
 
+import signalbox.fields
+
 
 class Migration(migrations.Migration):
     initial = True
@@ -49,7 +51,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("errors", models.PositiveSmallIntegerField(help_text="Receivers that raised.", verbose_name="errors")),
-                ("data", models.JSONField()),
+                ("data", signalbox.fields.Document()),
             ],
             options={
                 "verbose_name": "event",
@@ -84,7 +86,7 @@ class Migration(migrations.Migration):
                 ("events", models.PositiveIntegerField(verbose_name="events")),
                 ("errors", models.PositiveIntegerField(verbose_name="errors")),
                 ("rolled_back", models.PositiveIntegerField(verbose_name="rolled back")),
-                ("data", models.JSONField()),
+                ("data", signalbox.fields.Document()),
             ],
             options={
                 "verbose_name": "trace",

@@ -2,6 +2,8 @@
 
 from django.db import migrations, models
 
+import signalbox.fields
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -80,7 +82,7 @@ class Migration(migrations.Migration):
                         help_text="When it was done, dead or discarded.", null=True, verbose_name="finished"
                     ),
                 ),
-                ("payload", models.JSONField()),
+                ("payload", signalbox.fields.Document()),
             ],
             options={
                 "verbose_name": "delivery",

@@ -5,7 +5,7 @@ In autocommit the application sends no BEGIN and no COMMIT of its own: neither i
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from django.db import Error, connections
@@ -15,7 +15,7 @@ from django.db.transaction import Atomic
 from signalbox import buffer, departures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -32,7 +32,7 @@ class Unseen(Atomic):
         super().__init__(connection.alias, False, False)
         self._connection: Any = connection
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> BaseDatabaseWrapper:  # type: ignore[override]
         connection = self._connection
         connection.ensure_connection()  # what its opening runs is the application's
         self._brief = connection.autocommit and _begins_plainly(connection)
@@ -44,6 +44,7 @@ class Unseen(Atomic):
         else:
             super().__enter__()
         buffer.open_for(connection).unseen = True
+        return connection  # type: ignore[no-any-return]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -63,7 +64,7 @@ class Unseen(Atomic):
                 found.unseen = False
 
 
-_BEGIN: Final = DatabaseWrapper._start_transaction_under_autocommit
+_BEGIN: Final = DatabaseWrapper._start_transaction_under_autocommit  # type: ignore[attr-defined]
 
 
 def _begins_plainly(connection: Any) -> bool:
@@ -111,13 +112,22 @@ def _commit(connection: Any, found: buffer.Buffer) -> None:
         connection.run_and_clear_commit_hooks()
 
 
-@contextmanager
-def in_transaction(using: str, *, seen: bool = False) -> Iterator[BaseDatabaseWrapper]:
-    """Make sure that an operation and its event commit together. ``seen`` says that Django itself begins and commits
-    a transaction for the operation where none is open."""
+class _Seen(Atomic):
+    """An atomic block that Django itself would open."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection.alias, False, False)
+        self._connection = connection
+
+    def __enter__(self) -> BaseDatabaseWrapper:  # type: ignore[override]
+        super().__enter__()
+        return self._connection
+
+
+def in_transaction(using: str, *, seen: bool = False) -> AbstractContextManager[BaseDatabaseWrapper]:
+    """Make sure that an operation and its event commit together; the block is given the connection. ``seen`` says that
+    Django itself begins and commits a transaction for the operation where none is open."""
     connection = connections[using]
     if connection.in_atomic_block or not connection.get_autocommit():
-        yield connection
-        return
-    with Atomic(using, False, False) if seen else Unseen(connection):
-        yield connection
+        return nullcontext(connection)
+    return _Seen(connection) if seen else Unseen(connection)

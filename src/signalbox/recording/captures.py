@@ -15,6 +15,7 @@ from signalbox.recording import arguments, manytomany, plans, rows, snapshots
 from signalbox.redaction import REDACTED
 
 if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
     from signalbox.recording.sends import Capture
@@ -294,11 +295,11 @@ def _told_keys(what: str, keys: list[Any], manager: Any) -> list[dict[str, Any]]
     return [{what: part, "part": number, "parts": len(parts)} for number, part in enumerate(parts, 1)]
 
 
-def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
-    """Make the event of an ``add()`` for which Django sent nothing, as nobody listens."""
+def unsent_add(manager: Any, keys: list[Any], connection: BaseDatabaseWrapper) -> None:
+    """Make the event of an ``add()`` for which Django sent nothing, as nobody listens, in the open transaction."""
     plan = plans.of(type(manager.instance))
-    draft = _draft("m2m_changed", plans.of(manager.through).label, using)
-    rows.name(draft, plan, manager.instance, connections[using])
+    draft = _draft("m2m_changed", plans.of(manager.through).label, connection.alias)
+    rows.name(draft, plan, manager.instance, connection)
     first, *others = _told_keys("added", keys, manager)
     draft.args = {
         "action": "post_add",
@@ -309,7 +310,7 @@ def unsent_add(manager: Any, keys: list[Any], using: str) -> None:
         "unsent": True,
     }
     draft.duration = 0
-    _into(draft)
+    buffer.open_for(connection).add(draft)
     _into_parts(draft, others)
 
 

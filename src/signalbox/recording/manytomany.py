@@ -7,9 +7,8 @@ sends nothing for ``add()``, the event is made here.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction
@@ -25,6 +24,7 @@ from signalbox.recording.blocks import in_transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
 logger = logging.getLogger("signalbox")
@@ -69,11 +69,11 @@ METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
 """``_clear_base`` came with Django 6.1; before, ``clear`` does the work itself."""
 
 _original_factory: Any = related_descriptors.create_forward_many_to_many_manager
-_record: Callable[[Any, list[Any], str], None] | None = None
+_record: Callable[[Any, list[Any], BaseDatabaseWrapper], None] | None = None
 
 
-def install(record: Callable[[Any, list[Any], str], None]) -> None:
-    """Record changes; ``record(manager, keys, using)`` makes the event of an ``add()`` for which nothing was sent."""
+def install(record: Callable[[Any, list[Any], BaseDatabaseWrapper], None]) -> None:
+    """Record changes; ``record(manager, keys, connection)`` makes the event of an ``add()`` that sent nothing."""
     global _record
     _record = record
     related_descriptors.create_forward_many_to_many_manager = _factory
@@ -126,12 +126,12 @@ def _adding(original: Any) -> Any:
             with _silence(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with in_transaction(using), _silence(self), _work(self, "insert", objs) as work:
+        with in_transaction(using) as connection, _Working(self, "insert", objs) as work:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
             if _record is not None and not m2m_changed.has_listeners(self.through):
                 try:
                     if keys := work.keys():
-                        _record(self, keys, using)
+                        _record(self, keys, connection)
                 except Exception:
                     logger.exception("A change of %s could not be recorded.", self.through)
             return result
@@ -144,7 +144,7 @@ def _removing(original: Any) -> Any:
         if not _recorded(self):
             with _silence(self):
                 return original(self, *args, **kwargs)
-        with _silence(self), _work(self, "delete"):
+        with _Working(self, "delete"):
             return original(self, *args, **kwargs)
 
     return removing
@@ -178,15 +178,30 @@ def _recorded(manager: Any) -> bool:
     return plans.of(type(manager.instance)).recorded and plans.of(manager.through).recorded
 
 
-@contextmanager
-def _work(manager: Any, kind: Any, objects: Sequence[Any] = ()) -> Iterator[Work]:
-    work = Work(manager, objects)
-    meta = work.through._meta
-    fields = [meta.get_field(manager.source_field_name), meta.get_field(manager.target_field_name)]
-    token = current.set(work)
-    try:
-        with returning.asking(kind, work.through, fields, every=True) as wanted:  # type: ignore[arg-type]
-            work.wanted = wanted
-            yield work
-    finally:
-        current.reset(token)
+class _Working:
+    """The block of a call, whose statements say which rows they wrote, and make no events of their own."""
+
+    __slots__ = ("_asking", "_silence", "_token", "work")
+
+    def __init__(self, manager: Any, kind: Any, objects: Sequence[Any] = ()) -> None:
+        self.work = work = Work(manager, objects)
+        ends = _ends(work.through, manager.source_field_name, manager.target_field_name)
+        self._asking = returning.asking(kind, work.through, ends, every=True)
+        self._silence = _silence(manager)
+
+    def __enter__(self) -> Work:
+        self._token = current.set(self.work)
+        self._silence.__enter__()
+        self.work.wanted = self._asking.__enter__()
+        return self.work
+
+    def __exit__(self, *_: object) -> None:
+        self._asking.__exit__(None, None, None)
+        self._silence.__exit__(None, None, None)
+        current.reset(self._token)
+
+
+@lru_cache(1024)
+def _ends(through: type[Model], *names: str) -> list[Any]:
+    """Return the foreign keys of a through table."""
+    return [through._meta.get_field(name) for name in names]

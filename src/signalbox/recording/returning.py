@@ -9,20 +9,22 @@ SELECT would fail at once if somebody else has written.
 from __future__ import annotations
 
 import json
-from contextlib import closing, contextmanager
+from contextlib import closing
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from django.core.exceptions import EmptyResultSet, FullResultSet
 from django.db import connections
-from django.db.models import IntegerField, QuerySet
+from django.db.models import AutoField, IntegerField, QuerySet
 from django.db.models.constants import OnConflict
 from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import MULTI, ROW_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Field, Model
@@ -73,7 +75,22 @@ class Wanted:
 _wanted: ContextVar[Wanted | None] = ContextVar("signalbox_wanted", default=None)
 
 
-@contextmanager
+class _Asking:
+    """A block, which a generator would make three times as dear."""
+
+    __slots__ = ("_token", "wanted")
+
+    def __init__(self, wanted: Wanted | None) -> None:
+        self.wanted = wanted
+
+    def __enter__(self) -> Any:
+        self._token = _wanted.set(self.wanted)
+        return self.wanted
+
+    def __exit__(self, *_: object) -> None:
+        _wanted.reset(self._token)
+
+
 def asking(
     kind: Kind,
     model: type[Model],
@@ -82,24 +99,14 @@ def asking(
     every: bool = False,
     first: bool = False,
     most: int | None = None,
-) -> Iterator[Wanted]:
+) -> AbstractContextManager[Wanted]:
     """Let the block's statements of ``kind`` on ``model`` return ``fields``, which lie in its own table."""
-    wanted = Wanted(kind, model, fields, every=every, first=first, most=most)
-    token = _wanted.set(wanted)
-    try:
-        yield wanted
-    finally:
-        _wanted.reset(token)
+    return _Asking(Wanted(kind, model, fields, every=every, first=first, most=most))
 
 
-@contextmanager
-def asking_nothing() -> Iterator[None]:
+def asking_nothing() -> AbstractContextManager[None]:
     """Let the block's statements return nothing more than they would: they are not those that were meant."""
-    token = _wanted.set(None)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
+    return _Asking(None)
 
 
 def able(kind: Kind, connection: BaseDatabaseWrapper) -> bool:
@@ -291,27 +298,65 @@ def _insert(
     wanted = _wanted.get()
     if wanted is None or wanted.kind != "insert" or self.model is not wanted.model or args:
         return _original_insert(self, objs, fields, returning_fields, *args, on_conflict=on_conflict, **kwargs)
-    if on_conflict == OnConflict.IGNORE and not returning_fields and able("insert", connections[kwargs["using"]]):
-        wanted.take(_inserted(self.model, objs, fields, kwargs["using"], wanted))
-        return []
+    if on_conflict == OnConflict.IGNORE and not returning_fields:
+        connection = connections[kwargs["using"]]
+        if able("insert", connection):
+            wanted.take(_inserted(self.model, objs, fields, connection, wanted))
+            return []
     answer = _original_insert(self, objs, fields, returning_fields, on_conflict=on_conflict, **kwargs)
     if wanted.every:  # what MySQL ignores it does not tell: there, these are the rows that were asked for
-        wanted.take([tuple(getattr(one, field.attname) for field in wanted.fields) for one in objs])
+        wanted.take(_asked_for(objs, wanted))
     return answer
 
 
-def _inserted(model: type[Model], objs: Any, fields: Any, using: str, wanted: Wanted) -> list[Sequence[Any]]:
+def _inserted(
+    model: type[Model], objs: Any, fields: Any, connection: BaseDatabaseWrapper, wanted: Wanted
+) -> list[Sequence[Any]]:
     """Insert ``objs`` that are not there yet, and return the rows that went in.
 
     Django's own fetching takes it that one object makes one row, which a conflict denies.
     """
     query = InsertQuery(model, on_conflict=OnConflict.IGNORE)
     query.insert_values(fields, objs)
-    compiler: Any = query.get_compiler(using=using)
-    compiler.returning_fields = list(wanted.fields)
+    compiler: Any = query.get_compiler(connection=connection)
+    counts = wanted.every and _counts(connection, wanted)
+    if not counts:
+        compiler.returning_fields = list(wanted.fields)
     rows: list[Any] = []
-    with compiler.connection.cursor() as cursor:
+    number = 0
+    with connection.cursor() as cursor:
         for sql, params in compiler.as_sql():
             cursor.execute(sql, params)
-            rows += cursor.fetchall()
-    return _converted(compiler, wanted, rows)
+            if counts:
+                number += cursor.rowcount
+            else:
+                rows += cursor.fetchall()
+    if not counts:
+        return _converted(compiler, wanted, rows)
+    if number == len(objs):
+        return _asked_for(objs, wanted)
+    return _converted(compiler, wanted, _newest(connection, wanted, number)) if number else []
+
+
+def _asked_for(objs: Any, wanted: Wanted) -> list[Sequence[Any]]:
+    """Return the rows of ``objs`` as they were asked for."""
+    names = [field.attname for field in wanted.fields]
+    get: Any = attrgetter(*names)
+    return list(map(get, objs)) if len(names) > 1 else [(get(one),) for one in objs]
+
+
+def _counts(connection: BaseDatabaseWrapper, wanted: Wanted) -> bool:
+    """Tell whether the number of rows that went in says which: on SQLite RETURNING costs as much as the rows, and new
+    ones have the highest keys, as Django declares its automatic keys ``AUTOINCREMENT``."""
+    return connection.vendor == "sqlite" and isinstance(wanted.model._meta.pk, AutoField)
+
+
+def _newest(connection: Any, wanted: Wanted, number: int) -> list[Any]:
+    """Return the ``number`` rows that the last statement put in, oldest first. SQLite has one writer at a time."""
+    quote = connection.ops.quote_name
+    columns = ", ".join(quote(str(field.column)) for field in wanted.fields)
+    table, key = quote(wanted.model._meta.db_table), quote(str(wanted.model._meta.pk_fields[0].column))
+    sql = f"SELECT {columns} FROM {table} ORDER BY {key} DESC LIMIT {number}"  # noqa: S608 - Django's own names
+    with connection.wrap_database_errors, closing(connection.create_cursor()) as cursor:
+        cursor.execute(sql)
+        return list(reversed(cursor.fetchall()))
