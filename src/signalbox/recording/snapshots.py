@@ -224,37 +224,52 @@ def _replace(owner: type, name: str, replacement: Any) -> None:
     setattr(owner, name, replacement)
 
 
+_NO_ENTRIES: Final[dict[str, Any]] = {}
+"""What is kept of an empty dict: one for all, as nobody changes what is kept."""
+
+
 def _from_db(original: Any) -> Any:
+    # The same twice, for two signatures: a call for what they have in common, or any keyword taken for granted, would
+    # be a third of what loading pays. ``values`` is a list of the row's own, which nobody reads afterwards: what is
+    # changed in place is copied within it.
+    known = plans.known
+
     def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any) -> Model:
         new: Any = original(cls, db, field_names, values)
-        new._state._signalbox_row = _read_row(cls, field_names, values)
+        plan = known(cls)
+        if plan is None or type(values) is not list or len(values) != plan.size:
+            values = _read_row(plan or plans.of(cls), field_names, values)
+        else:
+            for position in plan.mutable:
+                value = values[position]
+                if value is not None:
+                    values[position] = _NO_ENTRIES if value == _NO_ENTRIES else _frozen(value)
+        new._state._signalbox_row = values
         return new  # type: ignore[no-any-return]
 
     def from_db_in_mode(
         cls: type[Model], db: str | None, field_names: Any, values: Any, *, fetch_mode: Any = None
     ) -> Model:
         new: Any = original(cls, db, field_names, values, fetch_mode=fetch_mode)
-        new._state._signalbox_row = _read_row(cls, field_names, values)
+        plan = known(cls)
+        if plan is None or type(values) is not list or len(values) != plan.size:
+            values = _read_row(plan or plans.of(cls), field_names, values)
+        else:
+            for position in plan.mutable:
+                value = values[position]
+                if value is not None:
+                    values[position] = _NO_ENTRIES if value == _NO_ENTRIES else _frozen(value)
+        new._state._signalbox_row = values
         return new  # type: ignore[no-any-return]
 
     return from_db_in_mode if django.VERSION >= (6, 1) else from_db
 
 
-def _read_row(model: type[Model], names: Any, values: Any) -> Any:
-    """Return what is kept of a row that was read. ``values`` is a list of the row's own: nobody reads it afterwards, so
-    that what is changed in place is copied within it."""
-    plan = plans.known(model) or plans.of(model)
+def _read_row(plan: Plan, names: Any, values: Any) -> Any:
+    """Return what is kept of a row that was read in part, or comes as no list of its own."""
     if len(values) != plan.size:
         return Partial(names, keep_part(plan, names, values) if plan.mutable else values)
-    if not plan.mutable:
-        return values
-    if type(values) is not list:
-        return keep(plan, values)
-    for position in plan.mutable:
-        value = values[position]
-        if value is not None:
-            values[position] = _frozen(value)
-    return values
+    return keep(plan, values)
 
 
 def _refresh_from_db(original: Any) -> Any:
