@@ -17,6 +17,8 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.server = (host, port)
         self.port = 0
+        self.last_words = b""
+        """What a client may still say: the answer is lost, and the connection with it."""
         self._lock = threading.Lock()
         self._open: list[socket.socket] = []
         self._listener: socket.socket | None = None
@@ -53,13 +55,17 @@ class Proxy:
                 return
             with self._lock:
                 self._open += [client, server]
+            said = threading.Event()
             for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(source, target, source is server, said), daemon=True).start()
 
-    @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool, said: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if answers and said.is_set():
+                    break
+                if not answers and self.last_words and self.last_words in data:
+                    said.set()
                 target.sendall(data)
         _end(source)
         _end(target)

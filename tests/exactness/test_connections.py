@@ -16,12 +16,13 @@ from django.db import DatabaseError, Error, close_old_connections, connection, c
 import signalbox
 from signalbox import buffer, departures
 from signalbox.models import Event
+from tests.delivery.proxy import Proxy
 from tests.exactness import register
 from tests.exactness.blocks import tag, undone
 from tests.shop.models import Tag, Uniq
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -351,6 +352,50 @@ def test_a_connection_that_is_opened_again_starts_empty() -> None:
         with undone():
             tag("c")
     assert ["a", "b"] == register.exact()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """The way that this thread's connection takes to the server."""
+    its = here().settings_dict
+    before = its["HOST"], its["PORT"]
+    proxy = Proxy(its["HOST"] or "127.0.0.1", int(its["PORT"] or 5432))
+    _hang_up()
+    its["HOST"], its["PORT"] = "127.0.0.1", str(proxy.port)
+    yield proxy
+    proxy.close()
+    _hang_up()
+    its["HOST"], its["PORT"] = before
+
+
+def _hang_up() -> None:
+    """Keep no connection, in a pool neither."""
+    here().close()
+    if here().pool is not None:
+        here().close_pool()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("spill", [1, 1000])
+def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, spill: int
+) -> None:
+    monkeypatch.setattr(buffer, "SPILL", spill)
+    tag("before")
+    proxy.last_words = b"COMMIT"
+
+    def write() -> None:
+        with transaction.atomic():
+            tag("a")
+
+    with pytest.raises(DatabaseError):
+        write()
+    proxy.last_words = b""
+    here().close()
+    tag("c")
+    departures.drain()
+    assert ["a", "before", "c"] == sorted(register.exact())
+    assert [] == register.told("rolled_back", "post_save")  # nobody here could know
 
 
 @pytest.mark.postgres
