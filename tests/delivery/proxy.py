@@ -56,8 +56,8 @@ class Proxy:
             with self._lock:
                 self._open += [client, server]
             said = threading.Event()
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=(source, target, source is server, said), daemon=True).start()
+            for way in ((client, server, False, said), (server, client, True, said)):
+                threading.Thread(target=self._pass_on, args=way, daemon=True).start()
 
     def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool, said: threading.Event) -> None:
         with suppress(OSError):
