@@ -11,7 +11,7 @@ import pytest
 from django.db import DatabaseError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from signalbox import context, store
+from signalbox import context, store, tables
 from signalbox.event import Actor, Draft, Outcome
 from signalbox.models import Event, Trace
 
@@ -41,7 +41,7 @@ def draft(label: str = "", **changed: Any) -> Draft:
 
 
 def write(*drafts: Draft) -> None:
-    store.write(here(), store.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)))
+    store.write(here(), tables.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -93,7 +93,7 @@ def test_events_and_traces_are_written_together() -> None:
     trace.duration = 5_000
     trace.data = {"view": TEXT}
     trace.status = "ok"
-    batch = store.Batch(events=store.event_rows([draft("a")], Outcome.COMMITTED), traces=[store.trace_row(trace)])
+    batch = tables.Batch(events=store.event_rows([draft("a")], Outcome.COMMITTED), traces=[store.trace_row(trace)])
     store.write(here(), batch)
     row = Trace.objects.get(trace_id=trace.id)
     assert (TEXT, "ok", 5, {"view": TEXT}) == (row.name, row.status, row.duration, row.data)
@@ -109,19 +109,19 @@ def refused() -> tuple[Any, ...]:
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
     rows = [*store.event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
-        store.write(here(), store.Batch(events=rows))
+        store.write(here(), tables.Batch(events=rows))
     assert [] == stored()
     with transaction.atomic():
         write(draft("mine"))
         with pytest.raises(DatabaseError):
-            store.write(here(), store.Batch(events=rows))
+            store.write(here(), tables.Batch(events=rows))
         write(draft("after"))
     assert ["mine", "after"] == stored()
 
 
 def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
     with pytest.raises(DatabaseError):
-        store.write(here(), store.Batch(events=[refused()]))
+        store.write(here(), tables.Batch(events=[refused()]))
     write(draft("a"))
     here().close()
     assert ["a"] == stored()
@@ -131,7 +131,7 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     one, other = draft("a"), draft("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
-    store.write(here(), store.Batch(late=[store.late_row(one)]))
+    store.write(here(), tables.Batch(late=[store.late_row(one)]))
     first, second = Event.objects.filter(signal="tests.stored").order_by("id")
     assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
     assert (0, {}) == (second.errors, second.data)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from django.db import DatabaseError, connections
 
-from signalbox import conf, departures, store
+from signalbox import conf, departures, drivers, store, tables
 from signalbox.event import Draft, Note, Outcome
 
 if TYPE_CHECKING:
@@ -168,28 +168,28 @@ class Buffer:
         if connection is None:
             finish()
             return
-        void = store.aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
-        together = commits and self.doom is None and store.takes_commit(connection)
+        void = drivers.aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
+        together = commits and self.doom is None and drivers.takes_commit(connection)
         try:
             self.flush(commit=together)
         except BaseException:
-            if together and store.ended(connection):
+            if together and drivers.ended(connection):
                 self.clear()  # whether the COMMIT that went along came through, nobody here can know
             else:
                 self._roll_back(connection)
             raise
         if self.doom is not None:
             error: BaseException = self.refusal()
-            if together and store.ended(connection):  # it is the COMMIT that was refused, or not answered
+            if together and drivers.ended(connection):  # it is the COMMIT that was refused, or not answered
                 error = self.doom
-                if not store.answered(connection, error):
+                if not drivers.answered(connection, error):
                     self.clear()
             self._roll_back(connection)
             raise error
         try:
             finish()
         except DatabaseError as error:
-            if not store.answered(connection, error):
+            if not drivers.answered(connection, error):
                 # Only the database knows whether it was committed: the events speak for themselves, or are not there.
                 self.clear()
             raise  # Django rolls back, and the events with it
@@ -239,7 +239,7 @@ class Buffer:
         connection = self._connection()
         if self.flushed >= len(self.drafts) or self.busy or self.doom is not None:
             return
-        if connection is None or store.aborted(connection):
+        if connection is None or drivers.aborted(connection):
             return
         self.busy = True
         try:
@@ -264,13 +264,13 @@ class Buffer:
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
             store.write(connection, batch, commit=commit)
         except Exception as error:
-            if commit and store.ended(connection) and not isinstance(error, DatabaseError):
+            if commit and drivers.ended(connection) and not isinstance(error, DatabaseError):
                 logger.exception("Something failed after a transaction and its events were committed.")
-            elif not store.survived(connection, error) or not droppable:
+            elif not drivers.survived(connection, error) or not droppable:
                 raise
             else:
                 store.tally.failures += 1
-                if store.refused(connection, error):
+                if drivers.refused(connection, error):
                     _write_apart(connection, batch)
                 else:
                     _drop(connection, len(drafts), error)
@@ -314,7 +314,7 @@ class Buffer:
             connection.close()
 
 
-def _write_apart(connection: BaseDatabaseWrapper, batch: store.Batch) -> None:
+def _write_apart(connection: BaseDatabaseWrapper, batch: tables.Batch) -> None:
     """Write what the database takes of ``batch``, which it has refused as a whole, and drop the rest."""
     left = len(batch.events)
     try:
@@ -323,7 +323,7 @@ def _write_apart(connection: BaseDatabaseWrapper, batch: store.Batch) -> None:
             if error is not None:
                 store.drop(part, error)
     except Exception as error:
-        if not store.survived(connection, error):
+        if not drivers.survived(connection, error):
             raise
         _drop(connection, left, error)
 
@@ -444,7 +444,7 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
 
     def _savepoint(sid: str) -> None:
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
-        opens = sqlite and not store.begun(connection)
+        opens = sqlite and not drivers.begun(connection)
         original_savepoint(sid)
         if opens:
             buffer.opener = sid

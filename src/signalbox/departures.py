@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from django.apps import apps
 from django.db import connections, router
 
-from signalbox import context, store
+from signalbox import context, drivers, store, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +188,7 @@ def in_event_loop() -> bool:
 
 def _may_write(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
-        if connection.connection is None or not _in_test(connection) or store.aborted(connection):
+        if connection.connection is None or not _in_test(connection) or drivers.aborted(connection):
             return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
@@ -243,7 +243,7 @@ def _write(connection: BaseDatabaseWrapper, due: list[_Due]) -> None:
     """Write ``due``, so many rows at once, and take out of it what needs no other attempt."""
     while due:
         now = due[:MOST_AT_ONCE]
-        written: list[store.Batch] = []
+        written: list[tables.Batch] = []
         try:
             for part, error in store.write_apart(connection, _batch(now)):
                 written.append(part)
@@ -258,7 +258,7 @@ def _write(connection: BaseDatabaseWrapper, due: list[_Due]) -> None:
         _settle(connection, now)
 
 
-def _batch(due: list[_Due]) -> store.Batch:
+def _batch(due: list[_Due]) -> tables.Batch:
     own = [one.trace for one in due if one.draft is None]
     return store.batch_of(
         [one.draft for one in due if one.draft is not None and not one.late],
@@ -268,7 +268,7 @@ def _batch(due: list[_Due]) -> store.Batch:
     )
 
 
-def _keys(part: store.Batch) -> Iterator[tuple[str, int, bool]]:
+def _keys(part: tables.Batch) -> Iterator[tuple[str, int, bool]]:
     """Return the ``_Due.key`` of each row."""
     yield from ((row[0], row[5], False) for row in part.traces)
     yield from ((row[6], row[7], False) for row in part.ended)

@@ -13,7 +13,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save, pre_sa
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import departures, store
+from signalbox import departures, drivers, tables
 from signalbox.delivery import registry
 from signalbox.models import Delivery, Event
 from signalbox.recording import plans
@@ -163,10 +163,10 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
     durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     durable(receivers.saved)
-    monkeypatch.setattr(store, "DELIVERY_COLUMNS", (*store.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
-    broken = {store.DELIVERY: "INSERT INTO nowhere VALUES (?)"}
-    monkeypatch.setattr(store, "_SQLITE", {**store._SQLITE, **broken})
-    monkeypatch.setattr(store, "_POSTGRESQL_VALUES", {**store._POSTGRESQL_VALUES, **broken})
+    monkeypatch.setattr(drivers, "DELIVERY_COLUMNS", (*tables.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
+    broken = {tables.DELIVERY: "INSERT INTO nowhere VALUES (?)"}
+    monkeypatch.setattr(drivers, "_SQLITE", {**drivers._SQLITE, **broken})
+    monkeypatch.setattr(drivers, "_POSTGRESQL_VALUES", {**drivers._POSTGRESQL_VALUES, **broken})
     with pytest.raises(DatabaseError):
         Order.objects.create(number="1")
     assert not Order.objects.filter(number="1").exists()

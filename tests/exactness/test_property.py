@@ -11,7 +11,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from signalbox import buffer, store
+from signalbox import buffer, drivers
 from tests.exactness import register
 from tests.exactness.blocks import Undo, savepoint
 from tests.shop.models import Friend, Order, Tag, Uniq
@@ -54,7 +54,7 @@ PROGRAMS = st.lists(
 
 def atomic(own_savepoint: bool = True) -> Any:
     """A block. Django does not recover from one that begins in a manual transaction which PostgreSQL has given up."""
-    if not connection.in_atomic_block and not connection.autocommit and store.aborted(connection):
+    if not connection.in_atomic_block and not connection.autocommit and drivers.aborted(connection):
         raise DatabaseError("The transaction is aborted.")
     return transaction.atomic(savepoint=own_savepoint)
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from django.db import Error, connections, transaction
 
-from signalbox import conf, store
+from signalbox import conf, drivers, tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-TABLE: Final = store.DELIVERY
+TABLE: Final = tables.DELIVERY
 SECOND: Final = 1_000_000
 
 LOOK_AT_BLOCKED: Final = 300 * SECOND
@@ -559,7 +559,7 @@ class Claims:
         """Send several statements in one message to PostgreSQL; return the rows of the last one."""
         connection = self.connection
         connection.ensure_connection()
-        with connection.wrap_database_errors, store._postgresql_cursor(connection) as cursor:
+        with connection.wrap_database_errors, drivers.postgresql_cursor(connection) as cursor:
             cursor.execute(sql, values)
             while hasattr(cursor, "nextset") and cursor.description is None and cursor.nextset():
                 pass

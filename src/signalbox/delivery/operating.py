@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections, transaction
 from django.db.models import Q
 
-from signalbox import encoding, store
+from signalbox import encoding, store, tables
 from signalbox.delivery import registry
 from signalbox.delivery.claims import Claims, now
 from signalbox.event import Outcome
@@ -129,7 +129,7 @@ def replay(
         chosen = [event for event in _without_deliveries(page, receiver, alias, missing) if not _is_before(event)]
         rows = [_row(waiting[0][2], event) for event in chosen]
         if rows and not dry_run:
-            store.write(connections[alias], store.Batch(deliveries=rows))
+            store.write(connections[alias], tables.Batch(deliveries=rows))
         number += len(rows)
     return number
 
@@ -147,7 +147,7 @@ def _is_before(event: Event) -> bool:
     return event.signal == "m2m_changed" and isinstance(args, dict) and str(args.get("action")).startswith("pre_")
 
 
-def _row(durable: Durable, event: Event) -> store.Row:
+def _row(durable: Durable, event: Event) -> tables.Row:
     data: dict[str, Any] = event.data
     args = data.get("args") or {}
     values = {name: value for name, value in (data.get("row") or {}).items() if _whole(value)}

@@ -28,7 +28,7 @@ from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
 from django.utils.module_loading import import_string
 
-from signalbox import catalog, conf, context, encoding, store
+from signalbox import catalog, conf, context, encoding, store, tables
 from signalbox.delivery import travel
 from signalbox.event import UNKNOWN, Draft, Outcome
 from signalbox.redaction import REDACTED, Redactor, redact
@@ -533,8 +533,8 @@ def _without_secrets(value: Any) -> Any:
     return redact(value, redactor()) if isinstance(value, dict | list | tuple | set | frozenset) else value
 
 
-def delivery_rows(draft: Draft) -> Sequence[store.Row]:
-    """Return the deliveries that a committed event makes, in the order of ``store.DELIVERY_COLUMNS``."""
+def delivery_rows(draft: Draft) -> Sequence[tables.Row]:
+    """Return the deliveries that a committed event makes, in the order of ``tables.DELIVERY_COLUMNS``."""
     takers = _waiting_for(draft.signal, draft.sender)
     if not takers or draft.outcome is Outcome.ROLLED_BACK or _is_before(draft):
         return ()
@@ -558,8 +558,8 @@ Facts = tuple[str, int, str, str, str, str]
 """What a delivery repeats of its event: trace, span, signal, sender, object key, database."""
 
 
-def delivery_row(durable: Durable, facts: Facts, key: str, payload: str, due: int) -> store.Row:
-    """Return one delivery's row, in the order of ``store.DELIVERY_COLUMNS``."""
+def delivery_row(durable: Durable, facts: Facts, key: str, payload: str, due: int) -> tables.Row:
+    """Return one delivery's row, in the order of ``tables.DELIVERY_COLUMNS``."""
     trace_id, span, signal, sender, object_key, using = facts
     lane = lane_of(durable.name, sender, key) if key else None
     return (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
 
-from signalbox import store
+from signalbox import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ class Waiting:
             self._listening.pop(alias, None)
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute(f"LISTEN {store.CHANNEL}")
+                    cursor.execute(f"LISTEN {tables.CHANNEL}")
             except Error:
                 connection.close()
                 continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
 
-from signalbox import buffer, conf, context, departures, encoding, store
+from signalbox import buffer, conf, context, departures, drivers, encoding
 from signalbox.delivery import registry
 from signalbox.event import Draft, Outcome
 from signalbox.recording import arguments, manytomany, plans, rows, snapshots
@@ -335,7 +335,7 @@ def _deliver(draft: Draft) -> None:
         departures.depart(draft)
         return
     connection = connections[draft.using or departures.home()]
-    if store.in_transaction(connection):
+    if drivers.in_transaction(connection):
         buffer.open_for(connection).add(draft)
         return
     try:
@@ -354,7 +354,7 @@ def _draft(name: str, sender: str, using: str) -> Draft:
 def _into(draft: Draft) -> None:
     """Put ``draft`` into the open transaction; one of no transaction leaves when it is complete."""
     connection = connections[draft.using]
-    if store.in_transaction(connection):
+    if drivers.in_transaction(connection):
         buffer.open_for(connection).add(draft)
     else:
         draft.outcome = Outcome.COMMITTED

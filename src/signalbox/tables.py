@@ -1,0 +1,118 @@
+"""The columns of each table, and the rows that go into them together."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Row = tuple[Any, ...]
+
+EVENT: Final = "signalbox_event"
+EVENT_COLUMNS: Final = (
+    ("time", "bigint"),
+    ("trace_id", "text"),
+    ("span", "bigint"),
+    ("parent", "bigint"),
+    ("signal", "text"),
+    ("sender", "text"),
+    ("object_key", "text"),
+    ("object_label", "text"),
+    ("actor_key", "text"),
+    ("actor_label", "text"),
+    ("database", "text"),
+    ("outcome", "text"),
+    ("duration", "bigint"),
+    ("errors", "int"),
+    ("data", "jsonb"),
+)
+TRACE: Final = "signalbox_trace"
+TRACE_COLUMNS: Final = (
+    ("trace_id", "text"),
+    ("kind", "text"),
+    ("name", "text"),
+    ("actor_key", "text"),
+    ("actor_label", "text"),
+    ("time", "bigint"),
+    ("duration", "bigint"),
+    ("status", "text"),
+    ("events", "int"),
+    ("errors", "int"),
+    ("rolled_back", "int"),
+    ("data", "jsonb"),
+)
+ENDED_COLUMNS: Final = (
+    ("duration", "bigint"),
+    ("status", "text"),
+    ("events", "int"),
+    ("errors", "int"),
+    ("rolled_back", "int"),
+    ("data", "jsonb"),
+    ("trace_id", "text"),
+    ("time", "bigint"),
+)
+DELIVERY: Final = "signalbox_delivery"
+DELIVERY_COLUMNS: Final = (
+    ("receiver", "text"),
+    ("queue", "text"),
+    ("order_key", "text"),
+    ("lane", "bigint"),
+    ("trace_id", "text"),
+    ("span", "bigint"),
+    ("signal", "text"),
+    ("sender", "text"),
+    ("object_key", "text"),
+    ("database", "text"),
+    ("due", "bigint"),
+    ("wake", "bigint"),
+    ("created", "bigint"),
+    ("payload", "jsonb"),
+)
+CHANNEL: Final = "signalbox"
+"""On which PostgreSQL tells waiting workers of new deliveries."""
+LATE_COLUMNS: Final = (
+    ("duration", "bigint"),
+    ("errors", "int"),
+    ("data", "jsonb"),
+    ("trace_id", "text"),
+    ("span", "bigint"),
+)
+
+
+class Batch(NamedTuple):
+    """Rows to be written together."""
+
+    events: Sequence[Row] = ()
+    traces: Sequence[Row] = ()
+    late: Sequence[Row] = ()
+    deliveries: Sequence[Row] = ()
+    ended: Sequence[Row] = ()
+    """What completes the rows of traces that were written while they ran."""
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+    def apart(self) -> list[Batch]:
+        """Return the rows one by one, the deliveries with their events."""
+        awaited: dict[Row, list[Row]] = {}
+        for row in self.deliveries:
+            awaited.setdefault(row[4:6], []).append(row)
+        return [
+            *(Batch(traces=[row]) for row in self.traces),
+            *(Batch(events=[row], deliveries=awaited.pop(row[1:3], ())) for row in self.events),
+            *(Batch(late=[row]) for row in self.late),
+            *(Batch(deliveries=rows) for rows in awaited.values()),
+            *(Batch(ended=[row]) for row in self.ended),
+        ]
+
+
+def together(batches: Iterable[Batch]) -> Batch:
+    """Return the rows of ``batches`` as one."""
+    batches = list(batches)
+    return (
+        batches[0]
+        if len(batches) == 1
+        else Batch(*(list(chain.from_iterable(rows)) for rows in zip(*batches, strict=True)))
+    )
