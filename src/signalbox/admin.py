@@ -159,6 +159,10 @@ class ReadOnly(Admin):
         """Return what a row meets that ``term`` leads to."""
         return Q(trace_id=term.lower())
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Refuse what PostgreSQL would not compare with."""
+        return "\0" not in value and super().lookup_allowed(lookup, value, request)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: what is recorded is recorded by what happens."""
         return False

@@ -102,10 +102,10 @@ def test_the_list_says_what_it_leaves_out(
 
 
 @pytest.mark.every_database
-@pytest.mark.parametrize("query", ["?signal=%00", "?outcome=lost", "?q=%00"])
+@pytest.mark.parametrize("query", ["?signal=%00", "?outcome=lost", "?q=%00", "?sender=a%00"])
 def test_a_filter_that_is_none_breaks_nothing(boss: Client, add_event: AddEvent, query: str) -> None:
     add_event()
-    assert boss.get(f"/admin/signalbox/event/{query}").status_code in (200, 302)
+    assert boss.get(f"/admin/signalbox/event/{query}").status_code in (200, 302, 400)
 
 
 def test_filters_choose(boss: Client, add_event: AddEvent) -> None:

@@ -40,6 +40,12 @@ def test_a_state_that_there_is_not_is_not_found(page: Client) -> None:
         assert 404 == page.get(ADDRESS, query).status_code
 
 
+@pytest.mark.every_database
+def test_a_receiver_that_no_database_can_name_is_not_there(page: Client, dead: Delivery) -> None:
+    answer = page.get(ADDRESS, {"receiver": "a\0b"})
+    assert (200, False) == (answer.status_code, b"no such customer" in answer.content)
+
+
 def test_older_deliveries_come_by_key(page: Client, add_delivery: Callable[..., Delivery]) -> None:
     rows = [add_delivery(key=str(number)) for number in range(51)]
     answer = page.get(ADDRESS).content.decode()

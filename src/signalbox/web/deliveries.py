@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET, require_POST
 
+from signalbox import encoding
 from signalbox.delivery import claims, health, operating, registry
 from signalbox.models import Delivery, Event, Trace
 from signalbox.web.access import page
@@ -60,7 +61,7 @@ def _queue(request: HttpRequest, given: Any) -> dict[str, Any]:
     state = given.get("state", "")
     if state not in TABS:
         raise Http404(f"{state!r} is no state of a delivery.")
-    receiver = given.get("receiver", "").strip()[:200]
+    receiver = encoding.clean(given.get("receiver", "")).strip()[:200]
     found = operating.deliveries(alias, state=state, receiver=receiver)
     before = given.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:
