@@ -110,6 +110,10 @@ _POSTGRESQL_FEW: Final = 5
 the server as much as five rows do, and less than parsing the values of more."""
 
 
+_CURSOR: Final = "_signalbox_cursor"
+"""On the driver's connection: the cursor that writes. Making one takes psycopg a third of the time of using it."""
+
+
 def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
     picked = ", ".join(
         f"x->{i}" if kind == "jsonb" else f"x->>{i}" if kind == "text" else f"(x->>{i})::{kind}"
@@ -179,14 +183,17 @@ def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: boo
     sql = "; ".join(statements)
     if "\0" in sql:  # the message would end here
         raise ValueError("PostgreSQL's texts can't hold the character NUL.")
+    kept: dict[str, Any] = getattr(connection.connection, "__dict__", {})  # psycopg2's have none
+    cursor = kept.get(_CURSOR)
+    if cursor is None:
+        cursor = kept[_CURSOR] = postgresql_cursor(connection)
     # Several statements in one message are one round trip, and one transaction where none is open.
-    with postgresql_cursor(connection) as cursor:
-        try:
-            cursor.execute(sql)
-        except BaseException:
-            if inside and aborted(connection):
-                cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
-            raise
+    try:
+        cursor.execute(sql)
+    except BaseException:
+        if inside and aborted(connection):
+            cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
+        raise
 
 
 def _quoting(connection: Any) -> Callable[[str], str]:
@@ -302,7 +309,10 @@ _ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
 
 def _status(connection: BaseDatabaseWrapper) -> int:
     raw: Any = connection.connection
-    return _INTRANS if raw is None else int(raw.info.transaction_status)
+    if raw is None:
+        return _INTRANS
+    libpq = raw.pgconn if hasattr(raw, "pgconn") else raw.info  # psycopg; psycopg2
+    return int(libpq.transaction_status)
 
 
 def aborted(connection: BaseDatabaseWrapper) -> bool:
