@@ -33,7 +33,9 @@ def database(alias: str) -> dict[str, Any]:
             options["init_command"] += "; PRAGMA journal_mode = WAL"
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": name, "TEST": {"NAME": name}, "OPTIONS": options}
     if server == "postgres":
-        engine, options = "django.db.backends.postgresql", {"pool": True} if DATABASE == "postgrespool" else {}
+        engine, options = "django.db.backends.postgresql", {"options": "-c synchronous_commit=off"}  # as above
+        if DATABASE == "postgrespool":
+            options["pool"] = True
     else:
         engine, options = "django.db.backends.mysql", {"charset": "utf8mb4"}
     address = urlsplit(services.ADDRESSES[server])
