@@ -15,7 +15,7 @@ from signalbox.delivery.claims import Claims
 from signalbox.delivery.worker import Options, Worker
 from signalbox.models import Delivery
 from tests.delivery import receivers
-from tests.shop.models import Order
+from tests.shop.models import Order, Tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,24 +106,25 @@ def test_a_dead_letter_that_may_be_skipped_lets_the_next_one_pass(
 def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_others_no_attempt(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.kills, retries=1, backoff=0.1)
-    [order] = orders(1)
+    durable(receivers.kills, sender="shop.Tag", retries=1, backoff=0.1)
     durable(receivers.saved)
-    others = orders(5)
+    others = orders(1)
+    for name in ("steam", "coal"):
+        Tag.objects.create(name=name)
+        others += orders(2)
     box = {"LEASE": 0.6}
     for _ in range(20):
-        running = worker("--burst", receivers=f"kills:post_save:shop.Order:retries=1:backoff=0.1 {SAVED}", box=box)
+        running = worker("--burst", receivers=f"kills:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box)
         running.popen.wait()
         if not Delivery.objects.filter(receiver__endswith="kills", state="pending").exists():
             break
         time.sleep(0.7)
     killed = Delivery.objects.filter(receiver__endswith="kills")
     assert {"dead"} == {one.state for one in killed}
-    assert 6 == len(killed)
+    assert 2 == len(killed)
     assert "The worker died" in killed[0].error
     assert {1} == {one.attempts for one in Delivery.objects.filter(receiver__endswith="saved")}
     assert len(others) == len(notes.lines("saved"))
-    assert order.pk
 
 
 def test_deliveries_of_one_key_run_one_at_a_time_and_in_order_while_others_run(
