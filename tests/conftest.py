@@ -16,7 +16,20 @@ if TYPE_CHECKING:
 
     from django.test import TransactionTestCase
 
-EXACTNESS = Path(__file__).parent / "exactness"
+HERE = Path(__file__).parent
+EXACTNESS = HERE / "exactness"
+
+LONGEST = [
+    HERE / name
+    for name in (
+        *("web/test_browser.py", "delivery/test_worker.py", "web/test_live.py", "delivery/test_engines.py"),
+        *("test_example.py", "test_command.py", "delivery/test_crashes.py", "exactness/test_atomic.py"),
+        *("test_undisturbed.py", "doctor/test_examination.py", "exactness/test_property.py"),
+        *("delivery/test_outages.py", "delivery/test_claims.py", "doctor/test_command.py"),
+    )
+]
+"""The files that take longest, which begin first: else one worker would be busy with one of them when all others are
+done. It is no fault if another takes longer by now."""
 
 # No deadline: a busy machine is no bug. The blob reproduces a failure of another machine.
 hypothesis.settings.register_profile("signalbox", deadline=None, print_blob=True)
@@ -47,6 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(name) and name != server:
                 reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"
                 item.add_marker(pytest.mark.skip(reason=reason))
+    places = {path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))  # stable: within a file the order stays random
 
 
 missing = cache(services.missing)

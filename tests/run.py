@@ -19,8 +19,9 @@ import django
 
 from tests import services
 
-WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile")
-"""Most tests wait for processes and servers more than they compute: two files at a time for each core."""
+WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder")
+"""Most tests wait for processes and servers more than they compute: two files at a time for each core. They begin in
+the order of tests.conftest, longest first; pytest-xdist would begin with those of the most tests."""
 
 VARIANTS = ("sqlitewal", "postgrespool")
 """Databases that differ from another one in how transactions come to be alone."""
