@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from tests import services, settings
 
-EXACTNESS = Path(__file__).parent / "exactness"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.test import TransactionTestCase
+
+HERE = Path(__file__).parent
+EXACTNESS = HERE / "exactness"
+
+LONGEST = [
+    HERE / name
+    for name in (
+        *("web/test_browser.py", "delivery/test_worker.py", "web/test_live.py", "delivery/test_engines.py"),
+        *("test_example.py", "test_command.py", "delivery/test_crashes.py", "exactness/test_atomic.py"),
+        *("test_undisturbed.py", "doctor/test_examination.py", "exactness/test_property.py"),
+        *("delivery/test_outages.py", "delivery/test_claims.py", "doctor/test_command.py"),
+    )
+]
+"""The files that take longest, which begin first: else one worker would be busy with one of them when all others are
+done. It is no fault if another takes longer by now."""
 
 # No deadline: a busy machine is no bug. The blob reproduces a failure of another machine.
 hypothesis.settings.register_profile("signalbox", deadline=None, print_blob=True)
@@ -41,6 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(name) and name != server:
                 reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"
                 item.add_marker(pytest.mark.skip(reason=reason))
+    places = {path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))  # stable: within a file the order stays random
 
 
 missing = cache(services.missing)
@@ -57,6 +78,34 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings_parallel_suffix() -> None:
     """Leave the databases' names to tests.settings, which a test's child processes read as well."""
+
+
+def _empty_tables(test: TransactionTestCase) -> None:
+    from django.core.management.color import no_style
+    from django.db import connections
+
+    for alias in test._databases_names(include_mirrors=False):  # type: ignore[attr-defined]
+        connection = connections[alias]
+        every = connection.introspection.django_table_names(only_existing=True, include_views=False)
+        tables = [table for table in every if table not in ("django_content_type", "auth_permission")]
+        if connection.vendor == "postgresql":  # it truncates: slow where there is next to nothing in a table
+            flush = [f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables]
+        else:
+            flush = connection.ops.sql_flush(no_style(), tables)
+        connection.ops.execute_sql_flush(flush)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_are_emptied_quickly() -> Iterator[None]:
+    """Empty the tables after a test with transactions, but those that migrations have filled and no test changes.
+
+    Django empties these as well, and sends post_migrate to have them filled: that takes 20 times as long.
+    """
+    from django.test import TransactionTestCase
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_tables)
+        yield
 
 
 @pytest.fixture

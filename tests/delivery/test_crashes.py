@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.every_database, pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("clean")]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("clean")]
 
 RECEIVER = "noted:post_save:shop.Order:retries=1000:backoff=0.01"
 KEYS = 24
@@ -68,6 +68,7 @@ def wait_until_all_is_done(last: Process, seconds: float) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.every_database
 def test_killed_workers_lose_nothing_and_keep_the_order(
     book: Ledger, runs: Runs, worker: Callable[..., Process], crashes: int
 ) -> None:
@@ -125,7 +126,12 @@ class Broker:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("redis", marks=pytest.mark.redis), pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+    "name",
+    [
+        pytest.param("redis", marks=pytest.mark.redis),
+        # A broker and a database never meet: each database is tried with one.
+        pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, pytest.mark.every_database]),
+    ],
 )
 def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
     book: Ledger,

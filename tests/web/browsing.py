@@ -20,6 +20,8 @@ from django.core.servers.basehttp import ThreadedWSGIServer
 from django.http import HttpRequest, HttpResponse
 from django.test.testcases import LiveServerThread
 
+from signalbox.models import Delivery, Event, Trace
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -31,6 +33,10 @@ ARGUMENTS = [
 ]
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+ONE = "1" * 32
+TWO = "2" * 32
+"""Traces of the tests."""
 
 AXE = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text()
 
@@ -163,6 +169,10 @@ class Visitor:
         if not text.startswith(self.expected):
             self.complaints.append(text)
 
+    def expect_refusals(self) -> None:
+        """Let complaints about the refusals that a test provokes pass."""
+        self.expected += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
+
     def go(self, path: str) -> None:
         """Open a page of the site, and wait until what it fetches is there."""
         answer = self.page.goto(self.address + path)
@@ -181,3 +191,9 @@ class Visitor:
         """Return by how many pixels the page is wider than the window."""
         wider: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return wider
+
+
+Window = Callable[..., Visitor]
+AddEvent = Callable[..., Event]
+AddTrace = Callable[..., Trace]
+AddDelivery = Callable[..., Delivery]

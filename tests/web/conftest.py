@@ -21,7 +21,7 @@ from signalbox.models import Delivery, Event, Trace
 from tests import services
 from tests.delivery import receivers
 from tests.web import browsing
-from tests.web.browsing import Site, Visitor
+from tests.web.browsing import ONE, TWO, AddDelivery, AddEvent, AddTrace, Site, Visitor, Window
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -204,3 +204,26 @@ def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Cal
     # What was still asked would be recorded in the next test's register.
     site.settle()
     assert [] == [complaint for visitor in opened for complaint in visitor.complaints]
+
+
+@pytest.fixture
+def work(window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
+    """A request that changed an order, in whose receiver another was saved, and a command that failed."""
+    runs = [
+        {"name": "shop.signals.send_invoice", "place": "shop/signals.py:12", "us": 900, "error": None},
+        {"name": "shop.signals.tell_stock", "place": "shop/signals.py:30", "us": 300, "error": "ValueError: no stock"},
+    ]
+    changes = {
+        "status": ["open", "paid"],
+        "note": ["Leave it with the neighbours if nobody answers " * 3, "Ring twice"],
+    }
+    add_trace(trace_id=TWO, kind="command", name="import_prices", status="failed", events=1, rolled_back=1)
+    add_event(trace_id=TWO, outcome="rolled_back", signal="update", object_key="", object_label="")
+    add_trace(trace_id=ONE, name="POST /orders/7/", events=3, errors=1)
+    add_event(trace_id=ONE, signal="request_started", sender="wsgi", object_key="", object_label="", outcome="sent")
+    changed = add_event(
+        trace_id=ONE, errors=1, data={"changes": changes, "receivers": runs, "args": {"created": False}}
+    )
+    add_delivery(state="dead", trace_id=ONE, span=changed.span, error="ValueError: no such customer")
+    add_event(trace_id=ONE, parent=changed.span, sender="shop.OrderLine", object_key="9", object_label="Line 9")
+    return changed

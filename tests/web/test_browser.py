@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
@@ -15,48 +12,14 @@ from django.contrib.auth.models import User
 from django.db.models.signals import post_save
 
 from signalbox.doctor import Finding, Line, Severity
-from signalbox.models import Delivery, Event, Trace
+from signalbox.models import Delivery, Event
 from tests.shop.models import Order
-from tests.web.browsing import Visitor
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Route
+from tests.web.browsing import ONE, TWO, AddDelivery, AddEvent, AddTrace, Window
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # The deliveries' page asks each database that there is.
 every_alias = pytest.mark.django_db(transaction=True, databases="__all__")
-
-Window = Callable[..., Visitor]
-AddEvent = Callable[..., Event]
-AddTrace = Callable[..., Trace]
-AddDelivery = Callable[..., Delivery]
-
-ONE = "1" * 32
-TWO = "2" * 32
-
-
-@pytest.fixture
-def work(window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
-    """A request that changed an order, in whose receiver another was saved, and a command that failed."""
-    runs = [
-        {"name": "shop.signals.send_invoice", "place": "shop/signals.py:12", "us": 900, "error": None},
-        {"name": "shop.signals.tell_stock", "place": "shop/signals.py:30", "us": 300, "error": "ValueError: no stock"},
-    ]
-    changes = {
-        "status": ["open", "paid"],
-        "note": ["Leave it with the neighbours if nobody answers " * 3, "Ring twice"],
-    }
-    add_trace(trace_id=TWO, kind="command", name="import_prices", status="failed", events=1, rolled_back=1)
-    add_event(trace_id=TWO, outcome="rolled_back", signal="update", object_key="", object_label="")
-    add_trace(trace_id=ONE, name="POST /orders/7/", events=3, errors=1)
-    add_event(trace_id=ONE, signal="request_started", sender="wsgi", object_key="", object_label="", outcome="sent")
-    changed = add_event(
-        trace_id=ONE, errors=1, data={"changes": changes, "receivers": runs, "args": {"created": False}}
-    )
-    add_delivery(state="dead", trace_id=ONE, span=changed.span, error="ValueError: no such customer")
-    add_event(trace_id=ONE, parent=changed.span, sender="shop.OrderLine", object_key="9", object_label="Line 9")
-    return changed
 
 
 def addresses(event: Event) -> dict[str, str]:
@@ -94,250 +57,6 @@ def test_a_page_is_accessible_in_both_schemes_at_any_width(window: Window, work:
         for scheme in () if width == 900 else ("light", "dark"):
             visitor.page.emulate_media(color_scheme=scheme)
             assert (width, scheme, []) == (width, scheme, visitor.accessibility())
-
-
-SAVE = """
-from signalbox import trace
-from tests.shop.models import Order
-with trace({name!r}):
-    Order.objects.create(number={name!r})
-import time; print(time.time(), flush=True)
-"""
-
-
-def saved_elsewhere(name: str) -> float:
-    """Save an order in another process; return when it was committed."""
-    start = "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; django.setup()\n"
-    command = [sys.executable, "-W", "ignore", "-c", start + SAVE.format(name=name)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def soonest(visitor: Visitor) -> float:
-    """Return seconds from a commit elsewhere until the page shows it: of three, as others may need the machine."""
-    taken = []
-    for number in range(3):
-        committed = saved_elsewhere(f"night train {number}")
-        visitor.page.wait_for_selector(f".line >> text=night train {number}")
-        taken.append(time.time() - committed)
-    return min(taken)
-
-
-def test_what_another_process_does_shows_within_two_seconds(window: Window, work: Event) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    assert soonest(visitor) < 2
-    assert "night train" in visitor.page.locator(".line .name").first.inner_text()
-
-
-@pytest.mark.parametrize("site", ["asgi"], indirect=True)
-def test_it_is_live_under_asgi_too(window: Window, work: Event) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    assert soonest(visitor) < 2
-
-
-def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: Window, work: Event) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    before = visitor.page.locator(".line").count()
-    visitor.page.keyboard.press("p")
-    saved_elsewhere("milk train")
-    visitor.page.wait_for_selector("[data-news]:visible")
-    assert before == visitor.page.locator(".line").count()
-    assert visitor.page.locator("[data-news]").inner_text().endswith(" new")
-    visitor.page.click("[data-news]")
-    visitor.page.wait_for_selector(".line >> text=milk train")
-    assert "false" == visitor.page.get_attribute("[data-pause]", "aria-pressed")
-    assert visitor.page.locator("[data-news]").is_hidden()
-
-
-def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
-    window: Window, work: Event, add_event: AddEvent
-) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    line = visitor.page.locator(f"#t-{ONE}")
-    line.locator("[data-twist]").click()
-    line.locator(".leaf").nth(2).wait_for()
-    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
-    line.locator(".leaf >> text=late").wait_for()
-    assert 1 == visitor.page.locator(f"#t-{ONE}").count()
-    assert "true" == line.locator("[data-twist]").get_attribute("aria-expanded")
-
-
-HEIGHTS = """(line) => {
-  window.heights = [];
-  const look = () => { heights.push(line.offsetHeight); requestAnimationFrame(look); };
-  look();
-}"""
-
-
-def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
-    window: Window, work: Event, add_event: AddEvent
-) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    line = visitor.page.locator(f"#t-{ONE}")
-    line.locator("[data-twist]").click()
-    line.locator(".leaf-link").nth(1).focus()
-    focused = visitor.page.evaluate("document.activeElement.href")
-    line.evaluate(HEIGHTS)
-    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
-    line.locator(".leaf >> text=late").wait_for()
-    assert focused == visitor.page.evaluate("document.activeElement.href")
-    heights = visitor.page.evaluate("heights")
-    assert heights == sorted(heights)
-
-
-def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: Window, add_event: AddEvent) -> None:
-    visitor = window()
-    oldest, *_ = [add_event(object_label=f"Order {number}") for number in range(45)]
-    visitor.go("/signalbox/")
-    visitor.page.click("text=Older traces")
-    visitor.page.wait_for_selector("text=The beginning of the register")
-    line = visitor.page.locator(f"[id='t-{oldest.trace_id}']")
-    add_event(trace_id=oldest.trace_id, object_label="late")
-    line.locator(".events >> text=2 event").wait_for()
-    assert (1, 45) == (line.count(), visitor.page.locator(".line").count())
-
-
-def refuse(visitor: Visitor) -> None:
-    """Let complaints about the refusals that a test provokes pass."""
-    visitor.expected += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
-
-
-def label(visitor: Visitor) -> str:
-    return visitor.page.locator("[data-pause-label]").inner_text()
-
-
-def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: Window, work: Event) -> None:
-    visitor = window()
-    refuse(visitor)
-    visitor.go("/signalbox/")
-    assert "Live" == label(visitor)
-    asked: list[float] = []
-
-    def fail(route: Route) -> None:
-        asked.append(time.monotonic())
-        if len(asked) == 1:
-            route.abort()
-        else:
-            route.fulfill(status=502, body="away")
-
-    visitor.page.route("**/live/**", fail)
-    visitor.page.wait_for_selector("[data-pause-label]:text-is('Reconnecting…')")
-    visitor.page.wait_for_timeout(5000)
-    assert 2 == len(asked)
-    assert asked[1] - asked[0] >= 2
-    visitor.page.unroute("**/live/**")
-    visitor.page.evaluate("dispatchEvent(new Event('online'))")
-    visitor.page.wait_for_selector("[data-pause-label]:text-is('Live')")
-    saved_elsewhere("relief train")
-    visitor.page.wait_for_selector(".line >> text=relief train")
-
-
-@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
-def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: Window, work: Event, paused: bool) -> None:
-    visitor = window()
-    refuse(visitor)
-    visitor.go("/signalbox/?group=model")
-    cookies = visitor.page.context.cookies()
-    if paused:
-        visitor.page.keyboard.press("p")
-    visitor.page.context.clear_cookies()
-    link = visitor.page.locator("[data-out]")
-    link.wait_for()
-    assert "Logged out · log in" == link.inner_text()
-    assert visitor.page.locator("[data-pause]").is_hidden()
-    asked: list[str] = []
-    visitor.page.on("request", lambda request: asked.append(request.url))
-    visitor.page.wait_for_timeout(2500)
-    assert [] == asked
-    visitor.page.context.add_cookies(cookies)  # type: ignore[arg-type]
-    visitor.page.evaluate("dispatchEvent(new Event('focus'))")
-    link.wait_for(state="hidden")
-    assert ("Paused" if paused else "Live") == label(visitor)
-    visitor.page.context.clear_cookies()
-    link.wait_for()
-    link.click()
-    visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fgroup%3Dmodel")
-
-
-def test_a_poll_that_is_led_to_a_login_stops_too(window: Window, work: Event) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    visitor.page.route(
-        "**/live/**", lambda route: route.fulfill(status=302, headers={"Location": f"{visitor.address}/admin/login/"})
-    )
-    visitor.page.locator("[data-out]").wait_for()
-    assert 2 == visitor.page.locator(".line").count()
-
-
-def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(window: Window, work: Event) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    visitor.page.click(f"[id='t-{ONE}'] [data-twist]")
-    visitor.page.locator(".leaf").first.wait_for()
-    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
-    behind = {"HX-Trigger": "behind"}
-    visitor.page.route("**/live/**", lambda route: route.fulfill(status=204, headers=behind), times=1)
-    visitor.page.wait_for_selector("#found:not([data-old])")
-    visitor.page.locator(".leaf").first.wait_for()
-    assert 2 == visitor.page.locator(".line").count()
-
-
-HIDE = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => %s });"
-COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
-
-
-@pytest.mark.parametrize("away", ["hidden", "paused"])
-def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
-    window: Window, work: Event, add_event: AddEvent, away: str
-) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    if away == "paused":
-        visitor.page.keyboard.press("p")
-    else:
-        visitor.page.evaluate(HIDE % "true")
-    asked: list[str] = []
-    visitor.page.on("request", lambda request: asked.append(request.url))
-    newest = [add_event() for _ in range(130)][-1]
-    visitor.page.wait_for_timeout(2500)
-    if away == "paused":
-        visitor.page.wait_for_selector("[data-news]:text-is('100+ new')")
-        assert 2 == visitor.page.locator(".line").count()
-        visitor.page.click("[data-news]")
-    else:
-        assert [] == asked
-        visitor.page.evaluate(HIDE % "false" + COME_BACK)
-    visitor.page.wait_for_selector(f"[id='t-{newest.trace_id}']")
-    assert 40 == visitor.page.locator(".line").count()
-    assert f"t-{newest.trace_id}" == visitor.page.locator(".line").first.get_attribute("id")
-    assert "Live" == label(visitor)
-
-
-def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: Window, work: Event) -> None:
-    visitor = window()
-    visitor.go("/signalbox/")
-    asked: list[str] = []
-
-    def answer(route: Route) -> None:
-        asked.append(route.request.url)
-        more = len(asked) > 1
-        route.fulfill(json={"traces": 240 if more else 12, "more": more})
-
-    visitor.page.keyboard.press("p")
-    visitor.page.wait_for_load_state("networkidle")
-    visitor.page.route("**/live/**", answer)
-    visitor.page.wait_for_selector("[data-news]:text-is('12 new')")
-    visitor.page.wait_for_selector("[data-news]:text-is('240+ new')")
-    visitor.page.wait_for_timeout(2500)
-    assert ["count=1", "count=1"] == [address.rpartition("&")[2] for address in asked]
-    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
-    visitor.page.click("[data-news]")
-    visitor.page.wait_for_selector("#found:not([data-old])")
-    assert visitor.page.locator("[data-news]").is_hidden()
 
 
 def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: Window, work: Event) -> None:
@@ -532,7 +251,7 @@ def test_no_time_below_the_strip_is_cut(window: Window, work: Event, second: int
 
 def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(window: Window, work: Event) -> None:
     visitor = window()
-    refuse(visitor)
+    visitor.expect_refusals()
     visitor.go("/signalbox/")
     visitor.page.route("**/tree/", lambda route: route.fulfill(status=502, body="away"), times=1)
     line = visitor.page.locator(f"#t-{ONE}")

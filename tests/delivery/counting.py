@@ -1,0 +1,63 @@
+"""How much the database has to do: what a claim costs is counted, as time is the machine's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connection
+
+from signalbox.models import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EACH = 10
+"""SQLite is asked after so many steps of its virtual machine."""
+
+
+def work(call: Callable[[], object]) -> int:
+    """Return how much the database does in a call: steps of SQLite's machine, or rows and entries that are read."""
+    if connection.vendor == "sqlite":
+        return _steps(call)
+    read = _read_by_postgresql if connection.vendor == "postgresql" else _read_by_mariadb
+    before = read()
+    call()
+    return read() - before
+
+
+def _steps(call: Callable[[], object]) -> int:
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += EACH
+        return 0
+
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    raw.set_progress_handler(count, EACH)
+    try:
+        call()
+    finally:
+        raw.set_progress_handler(None, 0)
+    return steps
+
+
+def _read_by_postgresql() -> int:
+    if connection.pg_version < 150_000:  # type: ignore[attr-defined]
+        pytest.skip("PostgreSQL tells at once what it has read from version 15 on")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        cursor.execute(
+            "SELECT seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes i WHERE i.relid = t.relid) "
+            "FROM pg_stat_user_tables t WHERE relname = %s",
+            [Delivery._meta.db_table],
+        )
+        return int(cursor.fetchone()[0])
+
+
+def _read_by_mariadb() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+        return sum(int(value) for _, value in cursor.fetchall())
