@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import Error, OperationalError, connection, connections
+from django.db import Error, OperationalError, connection, connections, transaction
 
 from signalbox.delivery import claims as claiming
 from signalbox.delivery import operating
@@ -98,6 +98,31 @@ def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhil
     assert not (claims.claim_one(second.pk) if by_id else claims.claim(10, 10))
     [row] = Delivery.objects.filter(pk=second.pk)
     assert (0, None) == (row.attempts, row.lease)
+
+
+def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable[..., None]) -> None:
+    """Who looked only once would give up the message, and the delivery would wait for the next one."""
+    if connection.vendor == "sqlite":
+        pytest.skip("who has SQLite's write lock claims alone")
+    copies(1, lane=None, due=1, wake=1)
+    number = Delivery.objects.get().pk
+    locked, told = threading.Event(), threading.Event()
+
+    def pass_over() -> None:
+        with transaction.atomic():
+            Delivery.objects.select_for_update().get(pk=number)
+            locked.set()
+            told.wait(20)
+        connection.close()
+
+    thread = threading.Thread(target=pass_over)
+    thread.start()
+    assert locked.wait(20)
+    threading.Timer(0.05, told.set).start()
+    one = Claims("default").claim_one(number)
+    thread.join(20)
+    assert one is not None
+    assert number == one.id
 
 
 # ------------------------------------------------------------------ long lanes

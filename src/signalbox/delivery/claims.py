@@ -33,6 +33,8 @@ logger = logging.getLogger("signalbox")
 TABLE: Final = tables.DELIVERY
 SECOND: Final = 1_000_000
 
+PASSED_OVER: Final = (0.02, 0.1, 0.5, 2.0)
+"""Seconds to wait for a row that is locked: in truth microseconds, unless a machine is very busy."""
 LOOK_AT_BLOCKED: Final = 300 * SECOND
 """How long a delivery behind others sleeps, if nobody wakes it: whoever leaves the lane does."""
 IN_FRONT: Final = 1000
@@ -247,15 +249,36 @@ class Claims:
         return [one for one in claimed if one.id not in late]
 
     def claim_one(self, number: int) -> Claimed | None:
-        """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt."""
-        its_turn = (
-            f"d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s) AND {self._free}"
-        )
+        """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt.
+
+        A row that another transaction only passes over is tried again: who gives up a message must not do so for that.
+        """
+        for pause in (*PASSED_OVER, None):
+            claimed = self._claim_one(number)
+            if claimed is not None or pause is None or not self._its_turn(number):
+                return claimed
+            time.sleep(pause)
+        return None
+
+    _TURN: Final = "d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s)"
+
+    def _its_turn(self, number: int) -> bool:
+        """Tell whether the delivery could be claimed, but for somebody who has it locked."""
+        if not self.connection.features.has_select_for_update_skip_locked:
+            return False
+        moment = now()
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT 1 FROM {TABLE} d WHERE {self._TURN} AND {self._free}", [number, moment, moment, moment]
+            )
+            return cursor.fetchone() is not None
+
+    def _claim_one(self, number: int) -> Claimed | None:
         with self._writing(), self.connection.cursor() as cursor:
             moment, lease = _moment_and_lease()
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
-                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {its_turn}"
+                f"SELECT {_COLUMNS_OF_D} FROM {TABLE} d WHERE {self._TURN} AND {self._free}"
                 + (" FOR UPDATE SKIP LOCKED" if locked else ""),
                 [number, moment, moment, moment],
             )
