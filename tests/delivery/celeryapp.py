@@ -14,6 +14,8 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
+    # Two workers of one name can't both be controlled through RabbitMQ: the second one would end at once.
+    worker_enable_remote_control=False,
     # On Redis the messages that are not acknowledged stand in one place, whatever their queue: each run has its own.
     broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5, "global_keyprefix": f"{QUEUE}:"},
 )
