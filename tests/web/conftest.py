@@ -199,11 +199,16 @@ def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Cal
         return opened[-1]
 
     yield open_window
+    complaints = [complaint for visitor in opened for complaint in visitor.complaints]
+    for visitor in opened:
+        if not visitor.page.is_closed():
+            # Closing waits for ever, now and then, for a page that is just going somewhere: this has a time limit.
+            visitor.page.goto("about:blank")
     for context in contexts:
         context.close()
     # What was still asked would be recorded in the next test's register.
     site.settle()
-    assert [] == [complaint for visitor in opened for complaint in visitor.complaints]
+    assert [] == complaints
 
 
 @pytest.fixture
