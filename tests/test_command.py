@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import json
 import os
 import pty
@@ -295,6 +296,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shop", "colours")
 @pytest.mark.parametrize("words", [["events"], ["stats"], ["signals"], ["show", "4101"], ["show", TRACE]])
 def test_colours_are_for_terminals_alone(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()  # receivers of objects that are gone must not go between two runs
     coloured = run(*words, out=Terminal())
     assert "\x1b[" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
