@@ -12,7 +12,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from signalbox.event import Draft, Note, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -385,12 +386,13 @@ def detach_all() -> None:
     _buffers.clear()
 
 
-@contextmanager
-def unlogged(connection: Any) -> Iterator[None]:
+def unlogged(connection: Any) -> AbstractContextManager[None]:
     """Keep what is sent in the block out of the application's query log, and from its execute wrappers."""
-    if not (connection.queries_logged or connection.execute_wrappers):
-        yield
-        return
+    return _unlogged(connection) if connection.queries_logged or connection.execute_wrappers else nullcontext()
+
+
+@contextmanager
+def _unlogged(connection: Any) -> Iterator[None]:
     kept = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
     connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
     try:
@@ -400,10 +402,7 @@ def unlogged(connection: Any) -> Iterator[None]:
 
 
 def _unseen(connection: BaseDatabaseWrapper, buffer: Buffer, finish: Callable[[], None]) -> None:
-    if connection.queries_logged or connection.execute_wrappers:
-        with unlogged(connection):
-            finish()
-    else:
+    with unlogged(connection):
         finish()
     buffer.unseen = False
 

@@ -6,13 +6,12 @@ In autocommit the application sends no BEGIN and no COMMIT of its own: neither i
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
-from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.db.transaction import Atomic
 
-from signalbox import buffer, departures
+from signalbox import buffer, departures, drivers
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -21,16 +20,24 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-class Unseen(Atomic):
+class Block(Atomic):
+    """An atomic block, which is given its connection. By itself it is one that Django would open."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection.alias, False, False)
+        self._connection: Any = connection
+
+    def __enter__(self) -> BaseDatabaseWrapper:  # type: ignore[override]
+        super().__enter__()
+        return self._connection  # type: ignore[no-any-return]
+
+
+class Unseen(Block):
     """An atomic block whose BEGIN, COMMIT and ROLLBACK are no statements of the application.
 
     Only where autocommit is on and no block is open. On SQLite it does no more of what ``Atomic`` does than such a
     block needs, for there the bookkeeping costs more than the statements.
     """
-
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        super().__init__(connection.alias, False, False)
-        self._connection: Any = connection
 
     def __enter__(self) -> BaseDatabaseWrapper:  # type: ignore[override]
         connection = self._connection
@@ -38,11 +45,9 @@ class Unseen(Atomic):
         self._brief = connection.autocommit and _begins_plainly(connection)
         if self._brief:
             _begin(connection)
-        elif connection.queries_logged or connection.execute_wrappers:
+        else:
             with buffer.unlogged(connection):
                 super().__enter__()
-        else:
-            super().__enter__()
         buffer.open_for(connection).unseen = True
         return connection  # type: ignore[no-any-return]
 
@@ -64,12 +69,11 @@ class Unseen(Atomic):
                 found.unseen = False
 
 
-_BEGIN: Final = DatabaseWrapper._start_transaction_under_autocommit  # type: ignore[attr-defined]
-
-
 def _begins_plainly(connection: Any) -> bool:
     """Tell whether a BEGIN is all that begins a transaction, as on SQLite, while Python's driver stays as it is."""
-    return getattr(type(connection), "_start_transaction_under_autocommit", None) is _BEGIN
+    # By its module's name: a Python may have been built without SQLite's.
+    begin = getattr(type(connection), "_start_transaction_under_autocommit", None)
+    return getattr(begin, "__module__", "") == "django.db.backends.sqlite3.base"
 
 
 def _begin(connection: Any) -> None:
@@ -112,22 +116,10 @@ def _commit(connection: Any, found: buffer.Buffer) -> None:
         connection.run_and_clear_commit_hooks()
 
 
-class _Seen(Atomic):
-    """An atomic block that Django itself would open."""
-
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        super().__init__(connection.alias, False, False)
-        self._connection = connection
-
-    def __enter__(self) -> BaseDatabaseWrapper:  # type: ignore[override]
-        super().__enter__()
-        return self._connection
-
-
 def in_transaction(using: str, *, seen: bool = False) -> AbstractContextManager[BaseDatabaseWrapper]:
     """Make sure that an operation and its event commit together; the block is given the connection. ``seen`` says that
     Django itself begins and commits a transaction for the operation where none is open."""
     connection = connections[using]
-    if connection.in_atomic_block or not connection.get_autocommit():
+    if drivers.in_transaction(connection):
         return nullcontext(connection)
-    return _Seen(connection) if seen else Unseen(connection)
+    return Block(connection) if seen else Unseen(connection)

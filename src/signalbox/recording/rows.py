@@ -246,10 +246,7 @@ def _delete(self: Collector) -> Any:
     if alone is None:
         return _original_delete(self)
     plan, instance = alone
-    connection = connections[self.using]
-    if connection.in_atomic_block or not connection.get_autocommit():
-        return _delete_row(self, plan, instance, connection)
-    with blocks.Unseen(connection):
+    with blocks.in_transaction(self.using) as connection:
         return _delete_row(self, plan, instance, connection)
 
 
