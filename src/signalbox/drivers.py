@@ -16,6 +16,7 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, 
 from signalbox import encoding
 from signalbox.tables import (
     CHANNEL,
+    COLUMNS,
     DELIVERY,
     DELIVERY_COLUMNS,
     EVENT,
@@ -70,7 +71,7 @@ _ENDED_SQL: Final = (
 )
 _SQLITE: Final = {
     table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
+    for table, columns in COLUMNS.items()
 }
 _SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
 _SQLITE_ENDED: Final = _ENDED_SQL.format(p="?")
@@ -122,13 +123,9 @@ def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
     return f"INSERT INTO {table} ({_names(columns)}) SELECT {picked} FROM jsonb_array_elements(%s::jsonb) x"
 
 
-_POSTGRESQL: Final = {
-    table: _postgresql_sql(table, columns)
-    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
-}
+_POSTGRESQL: Final = {table: _postgresql_sql(table, columns) for table, columns in COLUMNS.items()}
 _POSTGRESQL_VALUES: Final = {
-    table: f"INSERT INTO {table} ({_names(columns)}) VALUES"
-    for table, columns in ((EVENT, EVENT_COLUMNS), (TRACE, TRACE_COLUMNS), (DELIVERY, DELIVERY_COLUMNS))
+    table: f"INSERT INTO {table} ({_names(columns)}) VALUES" for table, columns in COLUMNS.items()
 }
 _POSTGRESQL_LATE: Final = (
     f"UPDATE {EVENT} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, data = x->2 "
@@ -300,9 +297,8 @@ def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     return False
 
 
-_IDLE, _INTRANS, _INERROR = 0, 2, 3
-"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_INTRANS: one is; PQTRANS_INERROR: it has failed, and its COMMIT
-will be a ROLLBACK."""
+_INTRANS, _INERROR = 2, 3
+"""libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 _ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
 """Errors that end MySQL's transaction: a lock's timeout, by configuration, and a deadlock."""
 

@@ -202,7 +202,7 @@ def trace_row(trace: Trace) -> Row:
 
 
 def late_row(draft: Draft) -> Row:
-    """Return what is known of ``draft`` only after it was written, in the order of ``LATE_COLUMNS``."""
+    """Return what is known of ``draft`` only after it was written: duration, errors and data, with trace and span."""
     duration = draft.duration
     described = None if draft.change is None else describe(draft.change)
     text = data_text(draft, described)
@@ -213,7 +213,7 @@ def late_row(draft: Draft) -> Row:
 
 
 def ended_row(trace: Trace) -> Row:
-    """Return what is known of ``trace`` only when it has ended, in the order of ``ENDED_COLUMNS``."""
+    """Return what is known of ``trace`` only when it has ended, with its id and time."""
     trace_id, *_, started, duration, status, events, errors, rolled_back, data = trace_row(trace)
     return (duration, status, events, errors, rolled_back, data, trace_id, started)
 

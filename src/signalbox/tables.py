@@ -43,16 +43,6 @@ TRACE_COLUMNS: Final = (
     ("rolled_back", "int"),
     ("data", "jsonb"),
 )
-ENDED_COLUMNS: Final = (
-    ("duration", "bigint"),
-    ("status", "text"),
-    ("events", "int"),
-    ("errors", "int"),
-    ("rolled_back", "int"),
-    ("data", "jsonb"),
-    ("trace_id", "text"),
-    ("time", "bigint"),
-)
 DELIVERY: Final = "signalbox_delivery"
 DELIVERY_COLUMNS: Final = (
     ("receiver", "text"),
@@ -72,13 +62,7 @@ DELIVERY_COLUMNS: Final = (
 )
 CHANNEL: Final = "signalbox"
 """On which PostgreSQL tells waiting workers of new deliveries."""
-LATE_COLUMNS: Final = (
-    ("duration", "bigint"),
-    ("errors", "int"),
-    ("data", "jsonb"),
-    ("trace_id", "text"),
-    ("span", "bigint"),
-)
+COLUMNS: Final = {EVENT: EVENT_COLUMNS, TRACE: TRACE_COLUMNS, DELIVERY: DELIVERY_COLUMNS}
 
 
 class Batch(NamedTuple):
