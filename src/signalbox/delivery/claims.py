@@ -253,12 +253,13 @@ class Claims:
 
         A row that another transaction only passes over is tried again: who gives up a message must not do so for that.
         """
-        for pause in (*PASSED_OVER, None):
-            claimed = self._claim_one(number)
-            if claimed is not None or pause is None or not self._its_turn(number):
-                return claimed
+        claimed = self._claim_one(number)
+        for pause in PASSED_OVER:
+            if claimed is not None or not self._its_turn(number):
+                break
             time.sleep(pause)
-        return None
+            claimed = self._claim_one(number)
+        return claimed
 
     _TURN: Final = "d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s)"
 
