@@ -63,17 +63,28 @@ def head(vendor: str) -> str:
     return _before_all(vendor, "p.id < d.id")
 
 
-def _before_all(vendor: str, taken: str) -> str:
-    # Each half is one look into the index (lane, lease, id), however long the lane is.
-    halves = [_lane(vendor, half) for half in ("p.lease IS NULL AND p.id < d.id", f"p.lease IS NOT NULL AND {taken}")]
-    return f"(d.lane IS NULL OR ({' AND '.join(f'({half}) IS NULL' for half in halves)}))"
+def _before_all(vendor: str, which: str) -> str:
+    return f"(d.lane IS NULL OR (COALESCE({_waiting(vendor)}, d.id) >= d.id AND {_taken(vendor, which)} IS NULL))"
 
 
-def _lane(vendor: str, which: str) -> str:
-    """Return a query for one delivery of the lane of ``d``."""
-    # PostgreSQL would read the table where it knows of one long lane, MariaDB sort the lane where it is told an order.
+def _waiting(vendor: str) -> str:
+    """Return a query for the first delivery of the lane of ``d`` that nobody runs: one look into an index, however long
+    the lane is."""
+    # That nobody runs them makes all leases equal: PostgreSQL wants to be told, MariaDB would sort the lane then.
+    order = "p.lease, p.id" if vendor == "postgresql" else "p.id"
+    return f"(SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS NULL ORDER BY {order} LIMIT 1)"
+
+
+def _taken(vendor: str, which: str) -> str:
+    """Return a query for a delivery of the lane of ``d`` that is being run: there are few, at one end of the index."""
+    if vendor == "mysql":  # it would read what is not run as well; so the first of those, which come last, ends it
+        return (
+            f"(SELECT CASE WHEN p.lease IS NOT NULL THEN p.id END FROM {TABLE} p WHERE p.lane = d.lane "
+            f"AND (p.lease IS NULL OR {which}) ORDER BY p.lease DESC, p.id DESC LIMIT 1)"
+        )
+    # PostgreSQL would read the table where it knows of one long lane.
     order = "ORDER BY p.lease, p.id " if vendor == "postgresql" else ""
-    return f"SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND {which} {order}LIMIT 1"
+    return f"(SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS NOT NULL AND {which} {order}LIMIT 1)"
 
 
 def _moment_and_lease() -> tuple[int, int]:
@@ -402,12 +413,12 @@ class Claims:
 
     def _blocked(self, moment: int) -> dict[int, list[int]]:
         """Return, by a delivery, those behind it that are due and need not be looked at until it has left."""
-        waiting, taken = (_lane(self.connection.vendor, f"p.lease IS {n}NULL AND p.id < d.id") for n in ("", "NOT "))
+        waiting, taken = _waiting(self.connection.vendor), _taken(self.connection.vendor, "p.id < d.id")
         with self.connection.cursor() as cursor:
             cursor.execute(
                 "SELECT d.id, h.id, h.lease IS NULL AND (h.wake IS NULL OR h.due > %s) FROM "
                 f"(SELECT d.id, d.lane FROM {TABLE} d WHERE d.wake <= %s{self._of_queue()} ORDER BY d.wake LIMIT %s) d "
-                f"JOIN {TABLE} h ON h.id = COALESCE(({waiting}), ({taken})) "
+                f"JOIN {TABLE} h ON h.id = CASE WHEN {waiting} < d.id THEN {waiting} ELSE {taken} END "
                 "WHERE d.lane IS NOT NULL",
                 [moment, moment, *self.queues, IN_FRONT],
             )
