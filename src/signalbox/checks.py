@@ -29,6 +29,14 @@ def register() -> None:
     register_check(check_place, TAG)
     register_check(delivery.check_receivers, TAG)
     register_check(delivery.check_engine, TAG)
+    register_check(check_by_doctor, TAG)
+
+
+def check_by_doctor(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """D: what the doctor finds. It is loaded when it is asked: a process that only serves never does."""
+    from signalbox.doctor import checks
+
+    return checks.check(app_configs, **kwargs)
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:

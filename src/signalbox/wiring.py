@@ -20,7 +20,6 @@ def early() -> None:
 def ready() -> None:
     """Every app is there: find their own signals, let readers see what is not committed yet, and check."""
     from signalbox import buffer, checks, models, recording
-    from signalbox.doctor import checks as doctor_checks
 
     try:
         recording.find_custom()
@@ -29,4 +28,3 @@ def ready() -> None:
     if buffer.flush_all not in models.before_reading:
         models.before_reading.append(buffer.flush_all)
     checks.register()
-    doctor_checks.register()

@@ -8,10 +8,11 @@ import pytest
 from django.core.checks import INFO, WARNING
 from django.core.checks.registry import registry
 
-from signalbox.doctor import checks, examination
+from signalbox.checks import TAG, check_by_doctor, register
+from signalbox.doctor import examination
 from signalbox.doctor.checks import check, message
 from signalbox.doctor.findings import Severity
-from tests.doctor.sites import PROJECTS, run
+from tests.doctor.sites import PROJECTS, SOURCE, run
 from tests.doctor.test_report import finding
 
 _CHECK = """
@@ -20,9 +21,10 @@ import django
 from django.conf import settings
 settings.SILENCED_SYSTEM_CHECKS = sys.argv[1].split()
 django.setup()
-from signalbox.doctor import checks
-checks.register()
+from django.core.checks import register
 from django.core.management import call_command
+from signalbox.checks import TAG, check_by_doctor
+register(check_by_doctor, TAG)
 call_command("check", *sys.argv[2:])
 """
 
@@ -82,12 +84,20 @@ def test_the_check_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 def test_the_check_is_registered_once_under_the_tag() -> None:
     before = set(registry.registered_checks)
     try:
-        checks.register()
-        checks.register()
+        register()
+        register()
 
         registered: list[object] = [*registry.get_checks()]
-        assert 1 == registered.count(check)
-        assert (checks.TAG,) == check.tags  # type: ignore[attr-defined]
+        assert 1 == registered.count(check_by_doctor)
+        assert (TAG,) == check_by_doctor.tags  # type: ignore[attr-defined]
     finally:
         registry.registered_checks.clear()
         registry.registered_checks.update(before)
+
+
+def test_a_process_that_only_serves_does_not_load_the_doctor() -> None:
+    loads = "import django, sys; django.setup(); print([name for name in sys.modules if name.startswith('signalbox.d')])"
+    done = run(SOURCE.parent, ["-c", loads], debug=False, settings="tests.settings")
+
+    assert "signalbox.departures" in done.stdout
+    assert "signalbox.doctor" not in done.stdout

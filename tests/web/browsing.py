@@ -25,7 +25,9 @@ from signalbox.models import Delivery, Event, Trace
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-CHROMIUM = os.environ.get("SIGNALBOX_TEST_CHROMIUM", shutil.which("chromium") or shutil.which("google-chrome") or "")
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
+"""Debian's names. The first has no windows, and takes half the time of the others to do the same."""
+CHROMIUM = os.environ.get("SIGNALBOX_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), "")
 
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -46,7 +48,7 @@ def missing() -> str | None:
     if find_spec("playwright") is None:
         return "no playwright: install the dependency group `test`"
     if not CHROMIUM:
-        return "no Chromium: install the package chromium, or set SIGNALBOX_TEST_CHROMIUM to its path"
+        return "no Chromium: install the package chromium-headless-shell or chromium, or set SIGNALBOX_TEST_CHROMIUM to its path"
     return None
 
 

@@ -12,14 +12,7 @@ from django.core import checks
 from signalbox.doctor.examination import examine
 from signalbox.doctor.findings import Finding, Severity
 
-TAG = "signalbox"
-
 logger = logging.getLogger(__name__)
-
-
-def register() -> None:
-    """Register the check; to register it twice changes nothing."""
-    checks.register(check, TAG)
 
 
 def check(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
