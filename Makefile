@@ -79,13 +79,20 @@ $(WILD): $(MADE) $(INPUTS) $(PACKAGES)
 test: $(TEST) ## Run the suite, then what concerns every database on each of them; ARGS="-k word" for pytest
 	@$(BIN)/python -m tests.run $(ARGS)
 
-.PHONY: matrix
+.PHONY: environment
+environment: $(TEST)
+
+.PHONY: matrix environments
+matrix: GOAL = test
 matrix: ## Run the suite on each Python and Django of MATRIX
+environments: GOAL = environment
+environments: ## Make what `make matrix` needs, and run nothing
+matrix environments:
 	@failed=; for pair in $(MATRIX); do \
 	  version=$${pair%/*}; $(FIND_PYTHON); \
 	  if test -z "$$python"; then echo "python$$version is missing: install it, or set MATRIX" >&2; failed=1; continue; fi; \
 	  echo; echo "=== Python $$version, Django $${pair#*/}"; \
-	  $(MAKE) --no-print-directory test PYTHON="$$python" DJANGO=$${pair#*/} VENV=.venv-$$version || failed=1; \
+	  $(MAKE) --no-print-directory $(GOAL) PYTHON="$$python" DJANGO=$${pair#*/} VENV=.venv-$$version || failed=1; \
 	done; test -z "$$failed"
 
 .PHONY: wild
@@ -100,7 +107,7 @@ wild-here: $(WILD)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
-	@$(BIN)/python -m tests.run -m crash --crashes 200 $(ARGS)
+	@$(BIN)/python -m tests.run -m crash --crashes 200 --timeout 0 $(ARGS)
 
 .PHONY: coverage
 coverage: $(TEST) ## Run the suite on SQLite and show which branches it missed

@@ -23,8 +23,17 @@ WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--no-loa
 """Most tests wait for processes and servers more than they compute: two files at a time for each core. They begin in
 the order of tests.conftest, longest first; pytest-xdist would begin with those of the most tests."""
 
+TESTS = Path(__file__).parent
+
 VARIANTS = ("sqlitewal", "postgrespool")
 """Databases that differ from another one in how transactions come to be alone."""
+
+
+def files(markers: tuple[str, ...]) -> list[str]:
+    """Return the files with tests of any of these markers: to collect the others as well takes each worker a while."""
+    texts = {path: path.read_text() for path in sorted(TESTS.rglob("test_*.py"))}
+    named = [str(path) for path, text in texts.items() if any(f"mark.{marker}" in text for marker in markers)]
+    return [str(TESTS / "exactness"), *(name for name in named if "/exactness/" not in name)]  # see tests.conftest
 
 
 def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, str]:
@@ -67,11 +76,14 @@ def main() -> int:
             status, line = int(services.required()), f"{'FAILED' if services.required() else 'skipped'}: {reason}"
             print(line, flush=True)
         else:
-            marker = options.marker
+            marker, places = options.marker, []
             if database != "sqlite":
-                concerned = "transactions" if database in VARIANTS else f"every_database or {server}"
+                markers = ("transactions",) if database in VARIANTS else ("every_database", str(server))
+                concerned = " or ".join(markers)
                 marker = f"({marker}) and ({concerned})" if marker else concerned
-            status, line = pytest_run(database, marker, arguments)
+                if not any(Path(word.partition("::")[0]).exists() for word in arguments):
+                    places = files(markers)
+            status, line = pytest_run(database, marker, [*arguments, *places])
         failed |= status != 0
         summary.append(f"{database:<13} {monotonic() - started:6.1f} s  {line}")
     print(f"\n{title}: {'FAILED' if failed else 'passed'}", *summary, sep="\n", flush=True)

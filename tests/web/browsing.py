@@ -48,7 +48,7 @@ def missing() -> str | None:
     if find_spec("playwright") is None:
         return "no playwright: install the dependency group `test`"
     if not CHROMIUM:
-        return "no Chromium: install the package chromium-headless-shell or chromium, or set SIGNALBOX_TEST_CHROMIUM to its path"
+        return "no Chromium: install the package chromium-headless-shell, or set SIGNALBOX_TEST_CHROMIUM to its path"
     return None
 
 
