@@ -12,15 +12,11 @@ import signalbox
 from signalbox import buffer, context
 from signalbox.event import Draft
 from signalbox.models import Event
+from tests.connecting import here
 from tests.shop.fields import Money
 from tests.shop.models import Note, Tag
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def here() -> Any:
-    """Return the connection, which a worker that ran in this process may have thrown away."""
-    return connections["default"]
 
 
 def own() -> buffer.Buffer:

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from django.db import connections, transaction
@@ -18,6 +18,7 @@ import signalbox
 from signalbox import context, departures, encoding, store
 from signalbox.event import Draft, Outcome
 from signalbox.models import Event, Trace
+from tests.connecting import here
 from tests.shop.models import Tag
 
 if TYPE_CHECKING:
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     from pytest_django.plugin import DjangoDbBlocker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def here() -> Any:
-    """Return the connection, which a worker that ran in this process may have thrown away."""
-    return connections["default"]
 
 
 bell = Signal()

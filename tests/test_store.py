@@ -8,19 +8,15 @@ import time
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, transaction
 from django.test.utils import CaptureQueriesContext
 
 from signalbox import context, store, tables
 from signalbox.event import Actor, Draft, Outcome
 from signalbox.models import Event, Trace
+from tests.connecting import here
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
-
-
-def here() -> Any:
-    """Return the connection, which a worker that ran in this process may have thrown away."""
-    return connections["default"]
 
 
 TEXT = "Grüße, 你好 🚂 \"quoted\" 'single' back\\slash %s {} ; -- \n\t"

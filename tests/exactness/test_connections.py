@@ -16,6 +16,7 @@ from django.db import DatabaseError, Error, close_old_connections, connection, c
 import signalbox
 from signalbox import buffer, departures
 from signalbox.models import Event
+from tests.connecting import here
 from tests.delivery.proxy import Proxy
 from tests.exactness import register
 from tests.exactness.blocks import tag, undone
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-def here() -> Any:
-    """Return the connection, which a worker that ran in this process may have thrown away."""
-    return connections["default"]
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

@@ -23,7 +23,7 @@ from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpd
 from django.db.models.sql.constants import MULTI, ROW_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -319,23 +319,22 @@ def _inserted(
     query = InsertQuery(model, on_conflict=OnConflict.IGNORE)
     query.insert_values(fields, objs)
     compiler: Any = query.get_compiler(connection=connection)
-    counts = wanted.every and _counts(connection, wanted)
-    if not counts:
-        compiler.returning_fields = list(wanted.fields)
-    rows: list[Any] = []
-    number = 0
+    if wanted.every and _counts(connection, wanted):
+        number = sum(cursor.rowcount for cursor in _executed(compiler, connection))
+        if number == len(objs):
+            return _asked_for(objs, wanted)
+        return _converted(compiler, wanted, _newest(connection, wanted, number)) if number else []
+    compiler.returning_fields = list(wanted.fields)
+    rows = [row for cursor in _executed(compiler, connection) for row in cursor.fetchall()]
+    return _converted(compiler, wanted, rows)
+
+
+def _executed(compiler: Any, connection: BaseDatabaseWrapper) -> Iterator[Any]:
+    """Execute the statements of an insert; return the cursor after each."""
     with connection.cursor() as cursor:
         for sql, params in compiler.as_sql():
             cursor.execute(sql, params)
-            if counts:
-                number += cursor.rowcount
-            else:
-                rows += cursor.fetchall()
-    if not counts:
-        return _converted(compiler, wanted, rows)
-    if number == len(objs):
-        return _asked_for(objs, wanted)
-    return _converted(compiler, wanted, _newest(connection, wanted, number)) if number else []
+            yield cursor
 
 
 def _asked_for(objs: Any, wanted: Wanted) -> list[Sequence[Any]]:
