@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.db import DatabaseError, connections
 
@@ -351,14 +351,15 @@ def open_for(connection: BaseDatabaseWrapper) -> Buffer:
 
     What its open transaction did before is unknown, but for the savepoints to which it may still go back.
     """
-    found = of(connection)
-    if found is None:
-        attach(connection)
-        found = connection.__dict__[ATTRIBUTE]
-        for savepoint in connection.savepoint_ids:
-            if savepoint is not None:
-                found.mark(savepoint)
-    return cast("Buffer", found)
+    found: Buffer | None = connection.__dict__.get(ATTRIBUTE)
+    if found is not None:
+        return found
+    attach(connection)
+    made: Buffer = connection.__dict__[ATTRIBUTE]
+    for savepoint in connection.savepoint_ids:
+        if savepoint is not None:
+            made.mark(savepoint)
+    return made
 
 
 def attach(connection: BaseDatabaseWrapper) -> None:

@@ -61,7 +61,7 @@ _PLAIN: Final = frozenset({NoneType, bool, int, float, str, Decimal, datetime, d
 
 def row(values: Any, fields: Fields) -> dict[str, Any]:
     """Return the known values of a whole row by field name."""
-    found = {name: value for name, value in zip(fields.names, values, strict=True)}  # noqa: C416 - dict() is slower
+    found = dict(zip(fields.names, values, strict=True))
     if type(values) is not tuple:  # a tuple holds every value
         found = {name: value for name, value in found.items() if value is not UNKNOWN}
     if not _PLAIN.issuperset(map(type, values)):

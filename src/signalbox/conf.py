@@ -82,7 +82,9 @@ def get() -> Config:
 
     What is wrong is said by the system checks; recording goes on with what is right.
     """
-    raw = getattr(settings, "SIGNALBOX", None)
+    # Django keeps what it was asked for in the instance; its own way there takes ten times as long.
+    kept = object.__getattribute__(settings, "__dict__")
+    raw = kept["SIGNALBOX"] if "SIGNALBOX" in kept else getattr(settings, "SIGNALBOX", None)
     if raw is not _cache.raw:
         _cache.config = read(raw)
         _cache.raw = raw

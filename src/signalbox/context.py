@@ -59,7 +59,6 @@ class Trace:
         "name",
         "next_span",
         "pending",
-        "pid",
         "previous",
         "request",
         "rolled_back",
@@ -101,7 +100,6 @@ class Trace:
         """Number events from a new random start: on creation, and in a forked child which shares the trace's id."""
         self._start = random.getrandbits(62 - SPAN_BITS) << SPAN_BITS
         self.next_span: Callable[[], int] = count(self._start).__next__
-        self.pid = os.getpid()
 
     def numbered(self) -> int:
         """Return how many events have been numbered; asking takes a number, so ask once, at the end."""
@@ -208,7 +206,7 @@ _process: Trace | None = None
 def process() -> Trace:
     """Return the trace of what happens outside of every other: imports, start-up, plain scripts."""
     global _process
-    if _process is None or _process.pid != os.getpid():
+    if _process is None:  # or forked, see below
         _process = Trace("process", " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])[:200])
     return _process
 

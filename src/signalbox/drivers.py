@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether what is written now waits for somebody's commit."""
-    return connection.in_atomic_block or not connection.get_autocommit()
+    if connection.in_atomic_block:
+        return True
+    closed = connection.connection is None  # then ``autocommit`` says what was, not what will be
+    return not (connection.get_autocommit() if closed else connection.autocommit)
 
 
 def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool) -> None:
@@ -81,22 +84,23 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
     database: Any = connection.connection
     if inside and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
         database.execute("BEGIN")
+    statements = [(_SQLITE[table], rows) for table, _, rows in _parts(batch)]
+    if batch.late:
+        statements.append((_SQLITE_LATE, batch.late))
+    if batch.ended:
+        statements.append((_SQLITE_ENDED, batch.ended))
     if not inside and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
         before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
-    elif sum(map(len, batch)) == 1:  # one statement is all or nothing by itself
+    elif len(statements) == 1 and len(statements[0][1]) == 1:  # one statement is all or nothing by itself
         before = undo = after = ""
     else:
         before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
     if before:
         database.execute(before)
     try:
-        for table, _, rows in _parts(batch):
-            database.executemany(_SQLITE[table], rows)
-        if batch.late:
-            database.executemany(_SQLITE_LATE, batch.late)
-        if batch.ended:
-            database.executemany(_SQLITE_ENDED, batch.ended)
+        for sql, rows in statements:
+            database.executemany(sql, rows)
         if after:
             database.execute(after)
     except BaseException:

@@ -56,7 +56,8 @@ class Deliverer(Protocol):
 deliverer: Deliverer | None = None
 
 keep_unchanged = True
-"""Whether a save that changed nothing makes an event."""
+"""Whether a save that changed nothing, and whose receivers did not fail, makes an event."""
+UNCHANGED: Final[Described] = ("changes", {})
 
 
 # ------------------------------------------------------------------ drafts to rows
@@ -71,7 +72,7 @@ def batch_of(
     Raises what making a delivery raises: an event may be dropped, a delivery may not.
     """
     if deliverer is None:
-        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late, ended=ended)
+        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late, (), ended)
     deliveries: list[Row] = []
     awaited = set()
     drafts = list(drafts)
@@ -88,11 +89,11 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
     deliveries, and are kept even if they changed nothing."""
     rows = []
     keep = keeping.chosen()
-    word = outcome.value
+    word = outcome._value_  # ``value`` takes a call
     for draft in drafts:
         try:
             described = None if draft.change is None else describe(draft.change)
-            if not keep_unchanged and draft.span not in awaited and _unchanged(draft, described):
+            if described == UNCHANGED and not keep_unchanged and not draft.errors and draft.span not in awaited:
                 continue
             row = event_row(draft, word, described)
             if keep is not None:
@@ -105,11 +106,6 @@ def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int
             tally.dropped += 1
             logger.exception("An event of %s could not be encoded and is dropped.", draft.signal)
     return rows
-
-
-def _unchanged(draft: Draft, described: Described | None) -> bool:
-    """Tell whether ``draft`` is of an update that changed nothing and whose receivers did not fail."""
-    return described == ("changes", {}) and not draft.errors
 
 
 def event_row(draft: Draft, outcome: str, described: Described | None = None) -> Row:

@@ -15,12 +15,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from django.core.exceptions import EmptyResultSet, FullResultSet
-from django.db import connections
 from django.db.models import AutoField, IntegerField, QuerySet
 from django.db.models.constants import OnConflict
 from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import MULTI, ROW_COUNT
+
+from signalbox.recording.blocks import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -299,7 +300,7 @@ def _insert(
     if wanted is None or wanted.kind != "insert" or self.model is not wanted.model or args:
         return _original_insert(self, objs, fields, returning_fields, *args, on_conflict=on_conflict, **kwargs)
     if on_conflict == OnConflict.IGNORE and not returning_fields:
-        connection = connections[kwargs["using"]]
+        connection = connection_of(kwargs["using"])
         if able("insert", connection):
             wanted.take(_inserted(self.model, objs, fields, connection, wanted))
             return []

@@ -10,11 +10,10 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import django
-from django.db import connections
 from django.db.models import Model
 from django.db.models.deletion import Collector
 
-from signalbox import buffer, context, departures
+from signalbox import buffer, context, departures, drivers
 from signalbox.changes import RowChange
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
@@ -46,7 +45,7 @@ UNSENT: Final = '{"unsent":true}'
 """Arguments of a delete for which Django sent nothing."""
 
 STALE: Final = django.VERSION < (6, 0)
-"""Whether an update leaves on the instance what the database had computed before it."""
+"""Whether an update leaves expressions on the instance, and what the database had computed before it."""
 
 _original_save_table: Any = Model._save_table  # type: ignore[attr-defined]
 _original_delete: Any = Collector.delete
@@ -96,9 +95,8 @@ def _save_table(
     plan = plans.of(self.__class__)
     if cls is not plan.concrete or not plan.recorded or not (_every_save or registry.wants("post_save", plan.label)):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
-    connection = connections[using]
-    closed = connection.connection is None  # then ``autocommit`` says what was, not what will be
-    if connection.in_atomic_block or not (connection.autocommit or closed):
+    connection = blocks.connection_of(using)
+    if drivers.in_transaction(connection):
         open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
     with blocks.Unseen(connection):
@@ -118,7 +116,7 @@ def _save_row(
     update_fields: Any,
 ) -> Any:
     using = connection.alias
-    before = plan.values(self)  # expressions are replaced by what the database returns
+    before = () if STALE else plan.values(self)  # Django 6 replaces expressions by what the database returns
     try:
         updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     except BaseException:
@@ -227,7 +225,7 @@ def _written(plan: Plan, instance: Model, before: Sequence[Any], updated: bool, 
     names = None if update_fields is None or not updated else {*update_fields, *fields.primary}
     written = []
     for place, (name, attname, was, value) in enumerate(
-        zip(fields.names, fields.attnames, before, values, strict=True)
+        zip(fields.names, fields.attnames, before or values, values, strict=True)
     ):
         if place in plan.generated:
             written.append(UNKNOWN if stale else value)
