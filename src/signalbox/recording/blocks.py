@@ -5,7 +5,6 @@ In autocommit the application sends no BEGIN and no COMMIT of its own: neither i
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop
 from contextlib import nullcontext
 from functools import cache
 from threading import get_ident, local
@@ -52,7 +51,7 @@ class Unseen:
         if connection.connection is None:
             connection.ensure_connection()  # what its opening runs is the application's
         # In an event loop it is Django's to refuse.
-        if connection.autocommit and _begins_plainly(connection.__class__) and _get_running_loop() is None:
+        if connection.autocommit and _begins_plainly(connection.__class__) and not departures.in_event_loop():
             self._block = None
             _begin(connection)
         else:
@@ -144,7 +143,7 @@ if not isinstance(_storage, local):  # it is asgiref's own affair how connection
 def connection_of(using: str) -> BaseDatabaseWrapper:
     """Return ``connections[using]``. In a thread without an event loop asgiref finds that out by an exception, which
     takes as long as all that is captured of a save."""
-    if _get_running_loop() is None:
+    if not departures.in_event_loop():
         found: BaseDatabaseWrapper | None = getattr(_storage, using, None)
         if found is not None:
             return found
