@@ -1,17 +1,24 @@
-"""The transactions that recording opens, and how it finds their connection."""
+"""The transactions that recording opens: how they find their connection, and how they begin."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.db import connections
+from django.db import IntegrityError, connections, transaction
 from django.utils.connection import ConnectionDoesNotExist
 
+from signalbox.models import Event
 from signalbox.recording import blocks
+from tests.connecting import here
+from tests.shop.models import Tag, Uniq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def found() -> tuple[Any, Any]:
@@ -64,3 +71,164 @@ def test_another_connection_that_is_put_in_its_place_is_found() -> None:
 def test_a_database_that_there_is_not_is_djangos_error() -> None:
     with pytest.raises(ConnectionDoesNotExist):
         blocks.connection_of("nowhere")
+
+
+# ------------------------------------------------------------------ PostgreSQL: BEGIN with the first statement
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is given to the driver."""
+    import psycopg
+
+    texts: list[str] = []
+    original = psycopg.ClientCursor.execute
+
+    def execute(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        texts.append(str(query))
+        return original(self, query, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.ClientCursor, "execute", execute)
+    return texts
+
+
+@pytest.fixture
+def loose(settings: Any) -> Iterator[Any]:
+    """A connection of its own to the database under test."""
+    made = here().copy("loose")
+    connections["loose"] = made
+    try:
+        yield made
+    finally:
+        made.close()
+        made.close_pool()
+        del connections["loose"]
+
+
+def idle(connection: Any) -> bool:
+    return bool(
+        connection.autocommit
+        and not connection.in_atomic_block
+        and not connection.execute_wrappers
+        and connection.connection.info.transaction_status == 0
+    )
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_save_in_autocommit_takes_two_messages_and_no_more(sent: list[str]) -> None:
+    tag = Tag.objects.create(name="first")
+    sent.clear()
+    tag.save()
+    first, second = sent
+    assert first.startswith("BEGIN; UPDATE ")
+    assert second.endswith("; COMMIT")
+    assert idle(here())
+    assert 2 == Event.objects.filter(signal="post_save", outcome="committed").count()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_an_applications_wrapper_sees_its_own_statement() -> None:
+    seen: list[str] = []
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with here().execute_wrapper(wrapper):
+        tag = Tag.objects.create(name="first")
+    assert 1 == len(seen)
+    assert seen[0].startswith("INSERT ")
+    assert tag.pk, "what is returned is the answer to the application's statement"
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_statement_that_is_refused_leaves_nothing_open() -> None:
+    Uniq.objects.create(k="taken")
+    with pytest.raises(IntegrityError):
+        Uniq.objects.create(k="taken")
+    assert idle(here())
+    Uniq.objects.create(k="free")
+    assert 2 == Uniq.objects.count() == Event.objects.filter(signal="post_save", outcome="committed").count()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_block_in_which_nothing_is_sent_begins_nothing(sent: list[str]) -> None:
+    Tag.objects.create(name="before")
+    sent.clear()
+    assert 0 == Tag.objects.filter(pk__in=[]).update(name="nobody")
+    assert [] == sent
+    with blocks.Unseen(here()):
+        pass
+    assert [] == sent
+    assert idle(here())
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("first", ["many", "composed", "named", "savepoint"])
+def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first: str) -> None:
+    from psycopg import sql
+
+    insert = "INSERT INTO shop_uniq (k) VALUES (%s)"
+
+    def work() -> None:
+        if first == "named":
+            with here().chunked_cursor() as chunked:
+                chunked.execute("SELECT 1")
+                assert (1,) == chunked.fetchone()
+        with transaction.atomic() if first == "savepoint" else nullcontext(), here().cursor() as cursor:
+            if first == "many":
+                cursor.executemany(insert, [("a",), ("b",)])
+            elif first == "composed":
+                cursor.execute(sql.SQL("INSERT INTO shop_uniq (k) VALUES ({})").format(sql.Literal("a")))
+            else:
+                cursor.execute(insert, ["a"])
+
+    def fail() -> None:
+        with blocks.Unseen(here()):
+            work()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert idle(here())
+    assert not Uniq.objects.exists(), "it was in a transaction"
+    with blocks.Unseen(here()):
+        work()
+    assert idle(here())
+    assert Uniq.objects.exists()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_whose_transactions_begin_in_another_way_begins_them_so(loose: Any) -> None:
+    import psycopg
+
+    loose.ensure_connection()
+    loose.connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    with blocks.Unseen(loose), loose.cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        assert ("serializable",) == cursor.fetchone()
+    assert idle(loose)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_parameters_that_the_server_binds_go_without_a_begin_in_their_message(loose: Any) -> None:
+    loose.settings_dict = {**loose.settings_dict, "OPTIONS": {"server_side_binding": True}}
+    loose.features.__dict__.pop("uses_server_side_binding", None)
+
+    def fail() -> None:
+        with blocks.Unseen(loose), loose.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_uniq (k) VALUES (%s) RETURNING k", ["a"])
+            assert ("a",) == cursor.fetchone()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert idle(loose)
+    assert not Uniq.objects.exists()

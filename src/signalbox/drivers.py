@@ -225,8 +225,10 @@ def takes_commit(connection: BaseDatabaseWrapper) -> bool:
     The driver has to see for itself then that nothing is left to commit: psycopg does, psycopg2 does not. A server that
     has said something meanwhile may be gone: then the COMMIT goes alone, so that its fate is known.
     """
+    if connection.vendor != "postgresql":
+        return False
     driver: Any = getattr(connection, "Database", None)
-    if connection.vendor != "postgresql" or not hasattr(driver, "ClientCursor") or _status(connection) != _INTRANS:
+    if not hasattr(driver, "ClientCursor") or _status(connection) != _INTRANS:
         return False
     raw: Any = connection.connection
     return not _readable(raw.fileno())

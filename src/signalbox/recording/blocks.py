@@ -16,6 +16,7 @@ from django.db.transaction import Atomic
 from signalbox import buffer, departures, drivers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -37,27 +38,37 @@ class Block(Atomic):
 class Unseen:
     """An atomic block whose BEGIN, COMMIT and ROLLBACK are no statements of the application.
 
-    Only where autocommit is on and no block is open. On SQLite it does no more of what ``Atomic`` does than such a
-    block needs, for there the bookkeeping costs more than the statements.
+    Only where autocommit is on and no block is open. Where it is known how a transaction begins, it does no more of
+    what ``Atomic`` does than such a block needs: on SQLite the bookkeeping costs more than BEGIN and COMMIT, and on
+    PostgreSQL a message of its own for each of them doubles what a save costs.
     """
 
-    __slots__ = ("_block", "_connection")
+    __slots__ = ("_begun", "_block", "_connection")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection: Any = connection
+        self._block: Block | None = None
+        self._begun: _WithFirst | None = None
 
     def __enter__(self) -> BaseDatabaseWrapper:
         connection = self._connection
         if connection.connection is None:
             connection.ensure_connection()  # what its opening runs is the application's
-        # In an event loop it is Django's to refuse.
-        if connection.autocommit and _begins_plainly(connection.__class__) and not departures.in_event_loop():
-            self._block = None
-            _begin(connection)
-        else:
+        begin = _way(connection)
+        if begin is None:
             self._block = Block(connection)
             with buffer.unlogged(connection):
                 self._block.__enter__()
+        else:
+            if connection._thread_ident != get_ident():  # asking whether threads may share it takes a lock
+                connection.validate_thread_sharing()
+            connection.close_if_health_check_failed()
+            if connection.connection is None:
+                connection.ensure_connection()
+            self._begun = begin(connection)
+            connection.autocommit = False
+            connection.commit_on_exit = connection.in_atomic_block = True
+            connection.needs_rollback = False
         buffer.open_for(connection).unseen = True
         return connection  # type: ignore[no-any-return]
 
@@ -66,6 +77,8 @@ class Unseen:
     ) -> None:
         connection = self._connection
         found = buffer.of(connection)
+        if self._begun is not None:
+            self._begun.forget()
         try:
             if self._block is not None:
                 self._block.__exit__(kind, error, traceback)
@@ -80,30 +93,71 @@ class Unseen:
                 found.unseen = False
 
 
-@cache
-def _begins_plainly(wrapper: type) -> bool:
-    """Tell whether a BEGIN is all that begins a transaction, as on SQLite, while Python's driver stays as it is."""
-    # By its module's name: a Python may have been built without SQLite's.
-    begin = getattr(wrapper, "_start_transaction_under_autocommit", None)
-    return getattr(begin, "__module__", "") == "django.db.backends.sqlite3.base"
+# ------------------------------------------------------------------ how a transaction begins
 
 
-def _begin(connection: Any) -> None:
-    """Do what entering ``Atomic`` does."""
-    if connection._thread_ident != get_ident():  # asking whether threads may share it takes a lock
-        connection.validate_thread_sharing()
-    connection.close_if_health_check_failed()
-    if connection.connection is None:
-        connection.ensure_connection()
+class _WithFirst:
+    """PostgreSQL: BEGIN goes along with the first statement, in one message, and is none of the application's."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        connection.execute_wrappers.append(self)
+
+    def __call__(self, execute: Any, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        self.forget()
+        connection, cursor = self._connection, context["cursor"].cursor
+        takes_several = type(sql) is str and not many and isinstance(cursor, connection.Database.ClientCursor)
+        if not takes_several or connection.queries_logged:  # Django logs what the driver has sent
+            with drivers.postgresql_cursor(connection) as own:
+                own.execute("BEGIN")
+            return execute(sql, params, many, context)
+        answer = execute(f"BEGIN; {sql}", params, many, context)
+        cursor.nextset()
+        return answer
+
+    def forget(self) -> None:
+        """It has begun, or nothing was sent: then there is nothing to commit."""
+        if self in self._connection.execute_wrappers:
+            self._connection.execute_wrappers.remove(self)
+
+
+def _begin_now(connection: Any) -> None:
+    """SQLite: it costs no round trip."""
     mode = getattr(connection, "transaction_mode", None)
     try:
         connection.connection.execute("BEGIN" if mode is None else f"BEGIN {mode}")
     except Exception:
         with connection.wrap_database_errors:
             raise
-    connection.autocommit = False
-    connection.commit_on_exit = connection.in_atomic_block = True
-    connection.needs_rollback = False
+
+
+def _way(connection: Any) -> Callable[[Any], _WithFirst | None] | None:
+    """Return what begins a transaction, where it is known."""
+    if not connection.autocommit or departures.in_event_loop():  # in an event loop it is Django's to refuse
+        return None
+    begin = _begins(connection.__class__)
+    if begin is _WithFirst:
+        raw = connection.connection
+        if not raw.isolation_level is raw.read_only is raw.deferrable is None:  # then BEGIN is not all
+            return None
+    return begin
+
+
+@cache
+def _begins(wrapper: Any) -> Callable[[Any], _WithFirst | None] | None:
+    """Return what begins a transaction on connections of this class, while Django's own methods do."""
+    # By their modules' names: a Python may have been built without SQLite's.
+    sqlite = getattr(wrapper, "_start_transaction_under_autocommit", None)
+    if getattr(sqlite, "__module__", "") == "django.db.backends.sqlite3.base":
+        return _begin_now
+    other = getattr(wrapper, "_set_autocommit", None)
+    psycopg = hasattr(getattr(wrapper, "Database", None), "ClientCursor")  # psycopg2 has none
+    return _WithFirst if psycopg and getattr(other, "__module__", "") == "django.db.backends.postgresql.base" else None
+
+
+# ------------------------------------------------------------------ how it ends
 
 
 def _commit(connection: Any, found: buffer.Buffer) -> None:
@@ -118,7 +172,7 @@ def _commit(connection: Any, found: buffer.Buffer) -> None:
                 raise
 
     try:
-        found.end(finish)
+        found.end(finish, commits=True)
     except BaseException:
         try:
             connection.rollback()
