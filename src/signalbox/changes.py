@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import compress, count
+from operator import is_not
 from types import NoneType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -86,8 +88,9 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
         old = (UNKNOWN,) * len(fields.names)
     found = {}
     if old is not new:
-        for position, (before, after) in enumerate(zip(old, new, strict=True)):
-            if before is after or after is UNKNOWN:
+        for position in compress(count(), map(is_not, old, new)):  # most values are the same object
+            before, after = old[position], new[position]
+            if after is UNKNOWN:
                 continue
             entry = _entry(before, after, fields.to_python[position], fields)
             if entry is not None and (name := fields.names[position]) not in fields.primary:
@@ -105,9 +108,9 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
 
 def _entry(before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fields) -> list[Any] | None:
     """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
-    if hasattr(after, "resolve_expression"):
+    if type(after) not in _PLAIN and hasattr(after, "resolve_expression"):
         after = untold(after, fields)
-    if before is UNKNOWN or hasattr(before, "resolve_expression"):
+    if before is UNKNOWN or (type(before) not in _PLAIN and hasattr(before, "resolve_expression")):
         return [after]
     if same(before, after):
         return None

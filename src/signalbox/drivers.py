@@ -72,23 +72,25 @@ _ENDED_SQL: Final = (
     f"UPDATE {TRACE} SET duration = {{p}}, status = {{p}}, events = {{p}}, errors = {{p}}, rolled_back = {{p}}, "
     "data = {p} WHERE trace_id = {p} AND time = {p}"
 )
-_SQLITE: Final = {
+_SQLITE_INSERTS: Final = {
     table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
     for table, columns in COLUMNS.items()
 }
-_SQLITE_LATE: Final = _LATE_SQL.format(table=EVENT, p="?")
-_SQLITE_ENDED: Final = _ENDED_SQL.format(p="?")
+_SQLITE: Final = (
+    _SQLITE_INSERTS[EVENT],
+    _SQLITE_INSERTS[TRACE],
+    _LATE_SQL.format(table=EVENT, p="?"),
+    _SQLITE_INSERTS[DELIVERY],
+    _ENDED_SQL.format(p="?"),
+)
+"""The statements for the parts of a batch, in their order."""
 
 
 def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
     database: Any = connection.connection
     if inside and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
         database.execute("BEGIN")
-    statements = [(_SQLITE[table], rows) for table, _, rows in _parts(batch)]
-    if batch.late:
-        statements.append((_SQLITE_LATE, batch.late))
-    if batch.ended:
-        statements.append((_SQLITE_ENDED, batch.ended))
+    statements = [(sql, rows) for sql, rows in zip(_SQLITE, batch, strict=True) if rows]
     if not inside and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
         before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"

@@ -164,9 +164,9 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
 ) -> None:
     durable(receivers.saved)
     monkeypatch.setattr(drivers, "DELIVERY_COLUMNS", (*tables.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
-    broken = {tables.DELIVERY: "INSERT INTO nowhere VALUES (?)"}
-    monkeypatch.setattr(drivers, "_SQLITE", {**drivers._SQLITE, **broken})
-    monkeypatch.setattr(drivers, "_POSTGRESQL_VALUES", {**drivers._POSTGRESQL_VALUES, **broken})
+    broken = "INSERT INTO nowhere VALUES (?)"
+    monkeypatch.setattr(drivers, "_SQLITE", tuple(broken if tables.DELIVERY in sql else sql for sql in drivers._SQLITE))
+    monkeypatch.setattr(drivers, "_POSTGRESQL_VALUES", {**drivers._POSTGRESQL_VALUES, tables.DELIVERY: broken})
     with pytest.raises(DatabaseError):
         Order.objects.create(number="1")
     assert not Order.objects.filter(number="1").exists()
