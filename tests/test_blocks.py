@@ -145,6 +145,27 @@ def test_an_applications_wrapper_sees_its_own_statement() -> None:
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
+def test_a_transaction_begins_once_where_an_applications_wrapper_asks_something_itself(sent: list[str]) -> None:
+    asked: list[Any] = []
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if not asked:
+            asked.append(None)
+            with here().cursor() as cursor:
+                cursor.execute("SELECT 17")
+                asked.append(cursor.fetchone())
+        return execute(sql, params, many, context)
+
+    with here().execute_wrapper(wrapper):
+        tag = Tag.objects.create(name="first")
+    assert [None, (17,)] == asked
+    assert ["BEGIN; SELECT 17"] == [text for text in sent if "BEGIN" in text]
+    assert tag.pk
+    assert idle(here())
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
 def test_a_statement_that_is_refused_leaves_nothing_open() -> None:
     Uniq.objects.create(k="taken")
     with pytest.raises(IntegrityError):

@@ -106,21 +106,24 @@ class _WithFirst:
         connection.execute_wrappers.append(self)
 
     def __call__(self, execute: Any, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        self.forget()
+        if not self.forget():  # another wrapper has sent a statement of its own before this one
+            return execute(sql, params, many, context)
         connection, cursor = self._connection, context["cursor"].cursor
         takes_several = type(sql) is str and not many and isinstance(cursor, connection.Database.ClientCursor)
         if not takes_several or connection.queries_logged:  # Django logs what the driver has sent
-            with drivers.postgresql_cursor(connection) as own:
+            with connection.wrap_database_errors, drivers.postgresql_cursor(connection) as own:
                 own.execute("BEGIN")
             return execute(sql, params, many, context)
         answer = execute(f"BEGIN; {sql}", params, many, context)
         cursor.nextset()
         return answer
 
-    def forget(self) -> None:
-        """It has begun, or nothing was sent: then there is nothing to commit."""
-        if self in self._connection.execute_wrappers:
+    def forget(self) -> bool:
+        """Wait no longer; tell whether nothing has begun: if nothing does, there is nothing to commit."""
+        waits = self in self._connection.execute_wrappers
+        if waits:
             self._connection.execute_wrappers.remove(self)
+        return waits
 
 
 def _begin_now(connection: Any) -> None:
