@@ -1,10 +1,10 @@
 """What recording costs, as ratios to bare Django in the same run.
 
 Each row alternates bare Django with recording, round by round, and prints the median of the rounds' ratios. Databases:
-SQLite with the journal that Django leaves it, and in WAL mode, each a file; PostgreSQL at SIGNALBOX_TEST_POSTGRES, with
-its fsync as it is.
+SQLite with the journal that Django leaves it, and in WAL mode, each a file; PostgreSQL at SIGNALBOX_TEST_POSTGRES and,
+where it is asked for, MariaDB at SIGNALBOX_TEST_MARIADB, with their fsync as it is.
 
-    python benchmarks/recording.py [--database sqlite|sqlitewal|postgres] [--rounds 1.0] [--only TEXT]
+    python benchmarks/recording.py [--database sqlite|sqlitewal|postgres|mariadb] [--rounds 1.0] [--only TEXT]
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-DATABASES = ("sqlite", "sqlitewal", "postgres")
+USUAL = ("sqlite", "sqlitewal", "postgres")
+DATABASES = (*USUAL, "mariadb")
 PRESETS = ("audit", "all")
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.database is None:
         # One process a database: settings are read once.
-        for database in DATABASES:
+        for database in USUAL:
             arguments = [sys.executable, __file__, "--database", database, "--rounds", str(options.rounds)]
             os.spawnv(os.P_WAIT, sys.executable, [*arguments, "--only", options.only])
         return
@@ -143,7 +144,7 @@ def empty() -> None:
 
     with connection.cursor() as cursor:
         for table in ("signalbox_event", "signalbox_trace"):
-            cursor.execute(f"{'TRUNCATE' if connection.vendor == 'postgresql' else 'DELETE FROM'} {table}")
+            cursor.execute(f"{'DELETE FROM' if connection.vendor == 'sqlite' else 'TRUNCATE'} {table}")
 
 
 def rows() -> Iterator[tuple[str, int, Callable[[], float]]]:

@@ -253,3 +253,24 @@ def test_parameters_that_the_server_binds_go_without_a_begin_in_their_message(lo
         fail()
     assert idle(loose)
     assert not Uniq.objects.exists()
+
+
+# ------------------------------------------------------------------ MariaDB: autocommit stays as it is
+
+
+def _sent_to_mariadb() -> dict[str, int]:
+    with here().cursor() as cursor:
+        cursor.execute("SHOW SESSION STATUS WHERE Variable_name IN ('Com_begin', 'Com_commit', 'Com_set_option')")
+        return {name: int(value) for name, value in cursor.fetchall()}
+
+
+@pytest.mark.mariadb
+@pytest.mark.django_db(transaction=True)
+def test_a_save_in_autocommit_begins_without_turning_it_off() -> None:
+    Tag.objects.create(name="first")
+    before = _sent_to_mariadb()
+    Tag.objects.create(name="second")
+    after = _sent_to_mariadb()
+    sent = {name: after[name] - before[name] for name in after}
+    assert {"Com_begin": 1, "Com_commit": 1, "Com_set_option": 0} == sent
+    assert 2 == Event.objects.filter(signal="post_save", outcome="committed").count()

@@ -136,6 +136,12 @@ def _begin_now(connection: Any) -> None:
             raise
 
 
+def _begin_by_driver(connection: Any) -> None:
+    """MariaDB and MySQL: turning autocommit off and on again would be two messages."""
+    with connection.wrap_database_errors:
+        connection.connection.begin()
+
+
 def _way(connection: Any) -> Callable[[Any], _WithFirst | None] | None:
     """Return what begins a transaction, where it is known."""
     if not connection.autocommit or departures.in_event_loop():  # in an event loop it is Django's to refuse
@@ -155,9 +161,12 @@ def _begins(wrapper: Any) -> Callable[[Any], _WithFirst | None] | None:
     sqlite = getattr(wrapper, "_start_transaction_under_autocommit", None)
     if getattr(sqlite, "__module__", "") == "django.db.backends.sqlite3.base":
         return _begin_now
-    other = getattr(wrapper, "_set_autocommit", None)
-    psycopg = hasattr(getattr(wrapper, "Database", None), "ClientCursor")  # psycopg2 has none
-    return _WithFirst if psycopg and getattr(other, "__module__", "") == "django.db.backends.postgresql.base" else None
+    match getattr(getattr(wrapper, "_set_autocommit", None), "__module__", ""):
+        case "django.db.backends.mysql.base":
+            return _begin_by_driver
+        case "django.db.backends.postgresql.base" if hasattr(wrapper.Database, "ClientCursor"):  # psycopg2 has none
+            return _WithFirst
+    return None
 
 
 # ------------------------------------------------------------------ how it ends
