@@ -12,7 +12,7 @@ import django
 import pytest
 from django.core import serializers
 from django.db import connection, connections, transaction
-from django.db.models import F
+from django.db.models import F, Model
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
@@ -282,6 +282,41 @@ def test_deleting_an_object_that_was_read_in_part_tells_that_part() -> None:
     found.delete()
     [event] = recorded(Order, "post_delete")
     assert {"id": key, "number": "A-1"} == event.data["row"]
+
+
+# ------------------------------------------------------------------ reading as Django reads
+
+
+def _as_told(instance: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    state = {name: value for name, value in vars(instance._state).items() if "signalbox" not in name}
+    return {name: value for name, value in vars(instance).items() if name != "_state"}, state
+
+
+@pytest.mark.parametrize("mode", [{}, {"fetch_mode": "peers"}] if django.VERSION >= (6, 1) else [{}])
+@pytest.mark.parametrize("read", ["a whole row", "a part", "a tuple"])
+def test_a_row_that_is_read_makes_what_django_makes_of_it(read: str, mode: dict[str, Any]) -> None:
+    names = [field.attname for field in Order._meta.concrete_fields]
+    values: list[Any] = [None] * len(names)
+    if read == "a part":
+        names, values = names[:2], values[:2]
+    plans.of(Order)
+    original = snapshots._originals[Model, "from_db"].__func__
+    theirs = original(Order, "default", names, list(values), **mode)
+    ours = Order.from_db("default", names, tuple(values) if read == "a tuple" else list(values), **mode)
+    assert _as_told(theirs) == _as_told(ours)
+    assert ["_signalbox_row"] == private(ours)
+
+
+def test_a_from_db_that_is_not_djangos_is_called() -> None:
+    def theirs(cls: Any, db: Any, field_names: Any, values: Any) -> Any:
+        made = cls(*values)
+        made.theirs = True
+        return made
+
+    from_db = snapshots._from_db(theirs)
+    plans.of(Tag)
+    tag: Any = from_db(Tag, "default", ["id", "name"], [1, "read"])
+    assert (1, "read", True, ["_signalbox_row"]) == (tag.pk, tag.name, tag.theirs, private(tag))
 
 
 # ------------------------------------------------------------------ refresh_from_db

@@ -228,41 +228,48 @@ _NO_ENTRIES: Final[dict[str, Any]] = {}
 """What is kept of an empty dict: one for all, as nobody changes what is kept."""
 
 
+UNDERSTOOD: Final = django.VERSION < (6, 2)
+"""Whether Django's own ``from_db`` is known to do what stands below; a test compares them."""
+
+
 def _from_db(original: Any) -> Any:
-    # The same twice, for two signatures: a call for what they have in common, or any keyword taken for granted, would
-    # be a third of what loading pays. ``values`` is a list of the row's own, which nobody reads afterwards: what is
-    # changed in place is copied within it.
     known = plans.known
 
-    def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any) -> Model:
-        new: Any = original(cls, db, field_names, values)
+    def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any, *, fetch_mode: Any = None) -> Model:
         plan = known(cls)
         if plan is None or type(values) is not list or len(values) != plan.size:
-            values = _read_row(plan or plans.of(cls), field_names, values)
-        else:
-            for position in plan.mutable:
-                value = values[position]
-                if value is not None:
-                    values[position] = _NO_ENTRIES if value == _NO_ENTRIES else _frozen(value)
-        new._state._signalbox_row = values
+            return _read_otherwise(original, cls, db, field_names, values, fetch_mode)
+        # What Django's own does with a whole row: its call would be half of what loading pays.
+        new: Any = cls(*values)
+        state = new._state
+        state.adding = False
+        state.db = db
+        if fetch_mode is not None:
+            state.fetch_mode = fetch_mode
+        # ``values`` is a list of the row's own, which nobody reads afterwards: what is changed in place is copied
+        # within it.
+        for position in plan.mutable:
+            value = values[position]
+            if value is not None:
+                values[position] = _NO_ENTRIES if value == _NO_ENTRIES else _frozen(value)
+        state._signalbox_row = values
         return new  # type: ignore[no-any-return]
 
-    def from_db_in_mode(
+    def from_db_with(
         cls: type[Model], db: str | None, field_names: Any, values: Any, *, fetch_mode: Any = None
     ) -> Model:
-        new: Any = original(cls, db, field_names, values, fetch_mode=fetch_mode)
-        plan = known(cls)
-        if plan is None or type(values) is not list or len(values) != plan.size:
-            values = _read_row(plan or plans.of(cls), field_names, values)
-        else:
-            for position in plan.mutable:
-                value = values[position]
-                if value is not None:
-                    values[position] = _NO_ENTRIES if value == _NO_ENTRIES else _frozen(value)
-        new._state._signalbox_row = values
-        return new  # type: ignore[no-any-return]
+        return _read_otherwise(original, cls, db, field_names, values, fetch_mode)
 
-    return from_db_in_mode if django.VERSION >= (6, 1) else from_db
+    return from_db if UNDERSTOOD and original.__module__ == Model.__module__ else from_db_with
+
+
+def _read_otherwise(
+    original: Any, cls: type[Model], db: str | None, field_names: Any, values: Any, fetch_mode: Any
+) -> Model:
+    """Let ``original`` make the object of a row: one that was read in part, or the first of its model."""
+    new: Model = original(cls, db, field_names, values, **({} if fetch_mode is None else {"fetch_mode": fetch_mode}))
+    new._state._signalbox_row = _read_row(plans.of(cls), field_names, values)  # type: ignore[attr-defined]
+    return new
 
 
 def _read_row(plan: Plan, names: Any, values: Any) -> Any:
