@@ -227,7 +227,9 @@ def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) 
         return work(run)
 
     alone, crowded = cost(2 * number + 1), cost(many)
-    assert crowded < alone + 3 * many, (crowded, alone)  # those behind are put to sleep, once
+    # Whoever walked through them at each claim would read all of them 40 times. PostgreSQL leaves some entries of those
+    # that were put to sleep in its index until it cleans up.
+    assert crowded < alone + 8 * many, (crowded, alone)
 
 
 # ------------------------------------------------------------------ a database that is in trouble
