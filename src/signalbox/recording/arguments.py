@@ -130,7 +130,7 @@ def _connection(connection: Any) -> dict[str, str]:
 def keys(values: Any, model: type[Model]) -> list[int | str]:
     """Return primary keys of ``model`` as events tell them: numbers first, in order."""
     plan = plans.of(model)
-    if not plan.secret_pk and all(type(key) is int for key in values):
+    if not plan.secret_pk and {int}.issuperset(map(type, values)):
         return sorted(values)
     told = [key if type(key) is int and not plan.secret_pk else plan.key_of(key) for key in values]
     return sorted(told, key=lambda key: (isinstance(key, str), key))

@@ -316,6 +316,8 @@ def unsent_add(manager: Any, keys: list[Any], connection: BaseDatabaseWrapper) -
 
 def _into_parts(first: Draft, others: list[dict[str, Any]]) -> None:
     """Let the keys of a large change that ``first`` does not tell be told by events of their own."""
+    if not others:
+        return
     told: dict[str, Any] = {name: value for name, value in cast("Any", first.args).items() if name != "pk_set"}
     for part in others:
         draft = _draft(first.signal, first.sender, first.using)
