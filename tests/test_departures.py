@@ -37,7 +37,7 @@ def ready() -> Iterator[None]:
     """A connection, nothing that waits, and a signal of no transaction."""
     signalbox.track(bell, "tests.bell")
     here().ensure_connection()
-    departures.forget()
+    departures.forget()  # that the connection was opened
     context.process().pending.clear()
     yield
     departures.forget()

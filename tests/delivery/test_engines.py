@@ -231,7 +231,7 @@ def test_celery_runs_deliveries(
     more = {"receivers": "fails_once:post_save:shop.Order:backoff=0.2", **broker}
     theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
     relay = worker(**more)
-    notes.wait_for("saved", 4, 60)
+    notes.wait_for("saved", 4, 90)  # a message that was lost is sent again after 60 s
     assert 0 == relay.end()
     theirs.end()
 
