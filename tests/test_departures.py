@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections, transaction
@@ -365,3 +365,18 @@ def test_threads_that_share_a_trace_lose_nothing_and_tell_nothing_twice() -> Non
         sys.setswitchinterval(interval)
     departures.drain()
     assert sorted(f"{name} {number}" for name in "abc" for number in range(100)) == rung()
+
+
+def test_what_happens_where_the_database_is_forbidden_is_not_written_there(django_db_blocker: Any) -> None:
+    def written() -> int:
+        cursor = here().connection.cursor()
+        cursor.execute("SELECT count(*) FROM signalbox_event WHERE signal = 'tests.bell'")
+        number: int = cursor.fetchone()[0]
+        cursor.close()
+        return number
+
+    with django_db_blocker.block():
+        ring("steam")
+        assert 0 == written()
+    ring("diesel")
+    assert 2 == written()

@@ -251,8 +251,8 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool = False
     COMMIT go along, where ``drivers.takes_commit`` says that it can; after an error, ``drivers.ended`` tells whether it
     was the COMMIT's.
     """
-    if connection.connection is None:
-        connection.ensure_connection()
+    if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
+        connection.ensure_connection()  # there the database is forbidden, as pytest-django does where a test has none
     with connection.wrap_database_errors:
         drivers.write(connection, batch, commit=commit)
     tally.written += len(batch.events)
