@@ -93,7 +93,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def loose(settings: Any) -> Iterator[Any]:
+def loose() -> Iterator[Any]:
     """A connection of its own to the database under test."""
     made = here().copy("loose")
     connections["loose"] = made

@@ -108,16 +108,10 @@ def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
 def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Callable[..., Any]:
     original = getattr(type(signal), method)
     robust = method == "send_robust"
-    unheard = capture.unheard
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
-            try:  # what `_unheard` does, without its call: most sends end here
-                unheard(sender, named)
-            except registry.REFUSALS:
-                raise
-            except Exception:
-                logger.exception("A send could not be recorded.")
+            _unheard(capture, sender, named)
             return []
         listening, listening_async = signal._live_receivers(sender)
         if not listening and not listening_async and plain:
