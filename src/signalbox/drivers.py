@@ -8,8 +8,10 @@ cost more than the insert.
 from __future__ import annotations
 
 import select
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
@@ -43,13 +45,19 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
 
 def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is: all of it or
-    nothing. Raises the driver's own errors. ``commit``: see ``takes_commit``."""
+    nothing. Raises the driver's own errors. ``commit``: see ``takes_commit``.
+
+    How a trace went need not outlive a crash of the server, as the events in it do: to note that alone waits for no
+    disk, where the database can be told so.
+    """
     inside = in_transaction(connection)
+    hurried = not (inside or batch.events or batch.deliveries)
     match connection.vendor:
         case "sqlite":
-            _write_sqlite(connection, batch, inside)
+            with not_waiting_for_disk(connection) if hurried else nullcontext():
+                _write_sqlite(connection, batch, inside)
         case "postgresql":
-            _write_postgresql(connection, batch, inside, commit=commit)
+            _write_postgresql(connection, batch, inside, commit=commit, hurried=hurried)
         case _:
             _write_values(connection, batch, inside)
 
@@ -177,8 +185,12 @@ def _literal(value: Any, quote: Callable[[str], str]) -> str:
     return str(value) if type(value) is int else quote(str(value))
 
 
-def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, inside: bool, *, commit: bool) -> None:
+def _write_postgresql(
+    connection: BaseDatabaseWrapper, batch: Batch, inside: bool, *, commit: bool, hurried: bool
+) -> None:
     statements = list(_postgresql_statements(batch, _quoting(connection)))
+    if hurried:
+        statements.insert(0, NO_WAIT_FOR_DISK)
     if inside:
         statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
     if commit:
@@ -205,7 +217,13 @@ def _quoting(connection: Any) -> Callable[[str], str]:
     raw, driver = connection.connection, connection.Database
     if hasattr(driver, "ClientCursor"):
         literal = driver.pq.Escaping(raw.pgconn).escape_literal
-        return lambda text: bytes(literal(text.encode())).decode()
+
+        def quoted(text: str) -> str:
+            if "'" in text or "\\" in text:
+                return bytes(literal(text.encode())).decode()
+            return f"'{text}'"  # nothing to escape: five times as fast
+
+        return quoted
 
     def quote(text: str) -> str:
         quoted = driver.extensions.QuotedString(text)
@@ -279,6 +297,47 @@ def _values_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
         yield _LATE_SQL.format(table=EVENT, p="%s"), row
     for row in batch.ended:
         yield _ENDED_SQL.format(p="%s"), row
+
+
+# ------------------------------------------------------------------ what need not be on the disk
+
+NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
+"""PostgreSQL: let the open transaction's COMMIT not wait until it is on the disk."""
+
+_journal_modes: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
+"""What SQLite's connections answered: to ask a file that is locked is an error."""
+
+
+@contextmanager
+def not_waiting_for_disk(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Let SQLite in WAL mode do in the block what ``NO_WAIT_FOR_DISK`` does; in its other modes the file could suffer.
+
+    Nothing changes in a transaction that is open, nor on another database.
+    """
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        yield
+        return
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    with connection.wrap_database_errors:
+        full = raw.execute("PRAGMA synchronous").fetchone()[0]
+        relax = full >= 2 and not raw.in_transaction and _journal_mode(connection) == "wal"
+        if relax:
+            raw.execute("PRAGMA synchronous = 1")
+    try:
+        yield
+    finally:
+        if relax:
+            with connection.wrap_database_errors:
+                raw.execute(f"PRAGMA synchronous = {full}")
+
+
+def _journal_mode(connection: BaseDatabaseWrapper) -> str:
+    raw: Any = connection.connection
+    known = _journal_modes.get(connection)
+    if known is None or known[0] is not raw:
+        known = _journal_modes[connection] = (raw, raw.execute("PRAGMA journal_mode").fetchone()[0])
+    return known[1]
 
 
 # ------------------------------------------------------------------ what does an error mean?

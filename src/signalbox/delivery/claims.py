@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from django.db import Error, connections, transaction
 
@@ -48,9 +47,6 @@ _COLUMNS: Final = (
 _COLUMNS_OF_D: Final = ", ".join(f"d.{name}" for name in _COLUMNS.split())
 _NO_JIT: Final = "SET LOCAL jit TO off"
 """PostgreSQL: it takes the search for what is due for a long one, and compiling costs more than it takes."""
-_NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
-"""PostgreSQL: that a delivery is done need not outlive a crash of the server; it would be run again, as after a crash
-of the worker between the receiver's effect and this note."""
 
 
 def now() -> int:
@@ -555,39 +551,18 @@ class Claims:
         if connection.vendor == "postgresql":
             return self._run_at_once(statements())
         counts = []
-        with self._not_waiting_for_disk(), self._writing(), connection.cursor() as cursor:
+        with drivers.not_waiting_for_disk(self.connection), self._writing(), connection.cursor() as cursor:
             for sql, params in statements():
                 cursor.execute(sql, params)
                 counts.append(cursor.rowcount)
         return counts
-
-    @contextmanager
-    def _not_waiting_for_disk(self) -> Iterator[None]:
-        """Let SQLite in WAL mode do what ``_NO_WAIT_FOR_DISK`` does; in its other modes the file could suffer."""
-        connection = self.connection
-        if connection.vendor != "sqlite" or connection.in_atomic_block:
-            yield
-            return
-        connection.ensure_connection()
-        raw: Any = connection.connection
-        with connection.wrap_database_errors:
-            full = raw.execute("PRAGMA synchronous").fetchone()[0]
-            relax = full >= 2 and not raw.in_transaction and _journal_mode(connection) == "wal"
-            if relax:
-                raw.execute("PRAGMA synchronous = 1")
-        try:
-            yield
-        finally:
-            if relax:
-                with connection.wrap_database_errors:
-                    raw.execute(f"PRAGMA synchronous = {full}")
 
     def _run_at_once(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
         # The first comes first: what it waits for has to be over when the others look.
         after = " AND (SELECT count(*) FROM w0) >= 0"
         parts = [f"w{n} AS ({sql}{after if n else ''} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
         answers = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
-        sql = f"{_NO_WAIT_FOR_DISK}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
+        sql = f"{drivers.NO_WAIT_FOR_DISK}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
         return list(self._at_once(sql, [value for _, params in statements for value in params])[0])
 
     def _at_once(self, sql: str, values: Sequence[Any]) -> list[Any]:
@@ -632,18 +607,6 @@ class Claims:
             if ids:
                 cursor.execute(f"DELETE FROM {TABLE} WHERE id IN ({_marks(ids)})", ids)
         return len(ids)
-
-
-_journal_modes: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
-"""What SQLite's connections answered: to ask a file that is locked is an error."""
-
-
-def _journal_mode(connection: BaseDatabaseWrapper) -> str:
-    raw: Any = connection.connection
-    known = _journal_modes.get(connection)
-    if known is None or known[0] is not raw:
-        known = _journal_modes[connection] = (raw, raw.execute("PRAGMA journal_mode").fetchone()[0])
-    return known[1]
 
 
 def _marks(values: Collection[Any]) -> str:

@@ -1,0 +1,142 @@
+"""What each database is told to wait for: the disk, where something may not be lost."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.backends.sqlite3.base import DatabaseWrapper
+
+from signalbox import context, drivers, store, tables
+from signalbox.event import Draft, Outcome
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def a_trace() -> tables.Batch:
+    return tables.Batch(traces=[store.trace_row(context.Trace("work", "stocktaking"))])
+
+
+def an_event() -> tables.Batch:
+    draft = Draft(context.now(), context.current(), None, "tests.told", "shop.Tag", "default")
+    return tables.Batch(events=store.event_rows([draft], Outcome.SENT))
+
+
+@contextmanager
+def said_by_postgresql() -> Iterator[list[str]]:
+    """Collect what ``synchronous_commit`` is while a row of Signalbox is inserted."""
+    said: list[str] = []
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit TO on")
+        cursor.execute("CREATE TABLE told (setting text)")
+        cursor.execute(
+            "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO told VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$"
+        )
+        for table in (tables.EVENT, tables.TRACE):
+            cursor.execute(f"CREATE TRIGGER tell BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION tell()")
+    try:
+        yield said
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT setting FROM told")
+            said += [setting for (setting,) in cursor.fetchall()]
+            cursor.execute("SHOW synchronous_commit")
+            assert ("on",) == cursor.fetchone()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION tell CASCADE")
+            cursor.execute("DROP TABLE told")
+            cursor.execute("RESET synchronous_commit")
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("batch", "waits"), [(a_trace, "off"), (an_event, "on")])
+def test_postgresql_waits_for_the_disk_with_an_event_but_not_with_a_trace_alone(
+    batch: Callable[[], tables.Batch], waits: str
+) -> None:
+    with said_by_postgresql() as said:
+        store.write(connection, batch())
+    assert [waits] == said
+
+
+@pytest.mark.postgres
+def test_postgresql_waits_for_the_disk_with_the_application_s_own_transaction() -> None:
+    with said_by_postgresql() as said, transaction.atomic():
+        store.write(connection, a_trace())
+    assert ["on"] == said
+
+
+class Told:
+    """A file of SQLite's, and what was sent to it."""
+
+    def __init__(self, path: str, mode: str) -> None:
+        self.connection: Any = DatabaseWrapper(
+            {
+                **connection.settings_dict,
+                "NAME": path,
+                "OPTIONS": {"init_command": f"PRAGMA journal_mode = {mode}; PRAGMA synchronous = FULL"},
+            },
+            alias="told",
+        )
+        self.connection.ensure_connection()
+        raw: Any = self.connection.connection
+        for table, columns in ((tables.EVENT, tables.EVENT_COLUMNS), (tables.TRACE, tables.TRACE_COLUMNS)):
+            raw.execute(f"CREATE TABLE {table} ({', '.join(name for name, _ in columns)}, CHECK (data <> 'refused'))")
+        self.statements: list[str] = []
+        raw.set_trace_callback(self.statements.append)
+
+    def synchronous(self) -> int:
+        """Return what the connection waits for: 2 is the disk, at each commit."""
+        number: int = self.connection.connection.execute("PRAGMA synchronous").fetchone()[0]
+        return number
+
+    def while_inserting(self) -> str:
+        """Return the last ``PRAGMA synchronous`` that was set before a row went in; nothing if none was."""
+        insert = next(place for place, sql in enumerate(self.statements) if sql.startswith("INSERT"))
+        return next((sql for sql in reversed(self.statements[:insert]) if "synchronous =" in sql), "")
+
+
+@contextmanager
+def told(mode: str) -> Iterator[Told]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Told(str(Path(folder, "told.sqlite3")), mode)
+        with closing(made.connection):
+            yield made
+
+
+@pytest.mark.parametrize(
+    ("mode", "batch", "set_to"),
+    [
+        ("WAL", a_trace, "PRAGMA synchronous = 1"),
+        ("WAL", an_event, ""),
+        ("DELETE", a_trace, ""),  # the file itself could suffer
+    ],
+)
+def test_sqlite_waits_for_the_disk_but_not_with_a_trace_alone_in_a_wal(
+    mode: str, batch: Callable[[], tables.Batch], set_to: str
+) -> None:
+    with told(mode) as file:
+        drivers.write(file.connection, batch(), commit=False)
+        assert set_to == file.while_inserting()
+        assert 2 == file.synchronous()
+
+
+def test_sqlite_is_left_alone_in_the_application_s_own_transaction() -> None:
+    with told("WAL") as file:
+        file.connection.set_autocommit(False)
+        drivers.write(file.connection, a_trace(), commit=False)
+        assert "" == file.while_inserting()
+        file.connection.rollback()
+
+
+def test_sqlite_waits_for_the_disk_again_after_an_error() -> None:
+    with told("WAL") as file:
+        refused = tables.Batch(traces=[("refused",) * len(tables.TRACE_COLUMNS)])
+        with pytest.raises(file.connection.Database.IntegrityError):
+            drivers.write(file.connection, refused, commit=False)
+        assert 2 == file.synchronous()
