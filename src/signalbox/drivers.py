@@ -47,11 +47,10 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool) -> Non
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is: all of it or
     nothing. Raises the driver's own errors. ``commit``: see ``takes_commit``.
 
-    How a trace went need not outlive a crash of the server, as the events in it do: to note that alone waits for no
-    disk, where the database can be told so.
+    What need not outlive a crash of the server waits for no disk, where the database can be told so.
     """
     inside = in_transaction(connection)
-    hurried = not (inside or batch.events or batch.deliveries)
+    hurried = not (inside or batch.lasts())
     match connection.vendor:
         case "sqlite":
             with not_waiting_for_disk(connection) if hurried else nullcontext():

@@ -60,6 +60,9 @@ DELIVERY_COLUMNS: Final = (
     ("created", "bigint"),
     ("payload", "jsonb"),
 )
+PASSING: Final = frozenset({"request_started", "request_finished", "connection_created"})
+"""Signals whose events say of what happened no more than that it did: see ``Batch.lasts``."""
+_SIGNAL: Final = [name for name, _ in EVENT_COLUMNS].index("signal")
 CHANNEL: Final = "signalbox"
 """On which PostgreSQL tells waiting workers of new deliveries."""
 COLUMNS: Final = {EVENT: EVENT_COLUMNS, TRACE: TRACE_COLUMNS, DELIVERY: DELIVERY_COLUMNS}
@@ -77,6 +80,11 @@ class Batch(NamedTuple):
 
     def __bool__(self) -> bool:
         return any(self)
+
+    def lasts(self) -> bool:
+        """Tell whether something in it has to outlive a crash of the server: a delivery, or an event that says more
+        than that a request began or ended, or a connection."""
+        return bool(self.deliveries) or any(row[_SIGNAL] not in PASSING for row in self.events)
 
     def apart(self) -> list[Batch]:
         """Return the rows one by one, the deliveries with their events."""
