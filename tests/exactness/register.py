@@ -33,6 +33,7 @@ TABLES: Final = (
     "shop_restaurant",
     "shop_place",
     "shop_tag",
+    "shop_hold",
     "shop_uniq",
     "signalbox_event",
     "signalbox_trace",

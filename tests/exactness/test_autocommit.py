@@ -13,7 +13,7 @@ from signalbox import departures
 from signalbox.models import Event
 from tests.exactness import register
 from tests.exactness.blocks import tag
-from tests.shop.models import Friend, Order, OrderLine, Restaurant, Tag, Uniq
+from tests.shop.models import Friend, Hold, Order, OrderLine, Ref, Restaurant, Tag, Uniq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +49,29 @@ def test_a_save_that_fails_leaves_nothing() -> None:
     Uniq.objects.create(k="a")
     with pytest.raises(IntegrityError):
         Uniq.objects.create(k="a")
+    assert ["a"] == register.exact("shop.Uniq")
+
+
+def test_a_save_that_a_deferred_constraint_refuses_leaves_the_instance_as_it_was() -> None:
+    order = Order.objects.create(number="a")
+    lost = Ref(order_id=order.pk + 1000)
+    with pytest.raises(IntegrityError):
+        lost.save()
+    assert lost.pk is None
+    kept = Ref.objects.create(order=order)
+    lost.order = order
+    lost.save()  # with the key of the failed save it would take the other's place
+    assert {kept.pk, lost.pk} == set(Ref.objects.values_list("pk", flat=True))
+    assert 2 == len({kept.pk, lost.pk})
+
+
+def test_a_delete_that_a_deferred_constraint_refuses_leaves_the_instance_its_key() -> None:
+    held = Uniq.objects.create(k="a")
+    key = held.pk
+    Hold.objects.create(uniq=held)
+    with pytest.raises(IntegrityError):
+        held.delete()
+    assert key == held.pk
     assert ["a"] == register.exact("shop.Uniq")
 
 

@@ -80,6 +80,12 @@ class Uniq(models.Model):
     k = models.CharField(max_length=50, unique=True)
 
 
+class Hold(models.Model):
+    """Who deletes what it points at learns of it from the database alone."""
+
+    uniq = models.ForeignKey(Uniq, models.DO_NOTHING)
+
+
 class Ref(models.Model):
     """Where constraints are deferrable, a reference to an order that isn't there fails at COMMIT."""
 

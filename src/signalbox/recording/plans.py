@@ -72,6 +72,7 @@ class Plan:
         "pk_places",
         "pks",
         "recorded",
+        "returned",
         "secret_pk",
         "size",
         "state_pk",
@@ -117,6 +118,8 @@ class Plan:
         )
         self.generated = tuple(i for i, field in enumerate(concrete) if field.generated)
         """Places of the fields that the database computes."""
+        self.returned = frozenset(field.attname for field in meta.db_returning_fields)
+        """Attributes that an insert sets to what the database has made: an automatic key above all."""
         self.pk_places = tuple((attnames.index(field.attname), field.attname) for field in meta.pk_fields)
         """Places and attributes of the primary key."""
         self.foreign = {

@@ -99,9 +99,27 @@ def _save_table(
     if drivers.in_transaction(connection):
         open_buffer = buffer.open_for(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
-    with blocks.Unseen(connection):
-        open_buffer = buffer.open_for(connection)
-        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
+    was = self.__dict__.copy()
+    try:
+        with blocks.Unseen(connection):
+            open_buffer = buffer.open_for(connection)
+            return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
+    except BaseException:
+        _put_back(self, plan, was)
+        raise
+
+
+def _put_back(instance: Model, plan: Plan, was: dict[str, Any]) -> None:
+    """Take from ``instance`` what the database has told it of a row that it then refused: its COMMIT comes after the
+    statement, which would have failed by itself where a deferred constraint does not hold."""
+    state = instance.__dict__
+    for attname in plan.fields.attnames:
+        value = was.get(attname, UNKNOWN)
+        if attname in plan.returned or hasattr(value, "resolve_expression"):
+            if value is UNKNOWN:
+                state.pop(attname, None)
+            else:
+                state[attname] = value
 
 
 def _save_row(
@@ -244,8 +262,13 @@ def _delete(self: Collector) -> Any:
     if alone is None:
         return _original_delete(self)
     plan, instance = alone
-    with blocks.in_transaction(self.using) as connection:
-        return _delete_row(self, plan, instance, connection)
+    key = instance.pk
+    try:
+        with blocks.in_transaction(self.using) as connection:
+            return _delete_row(self, plan, instance, connection)
+    except BaseException:
+        instance.pk = key  # as above: Django takes it away before the COMMIT
+        raise
 
 
 def _alone(collector: Collector) -> tuple[Plan, Model] | None:
