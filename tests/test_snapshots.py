@@ -20,11 +20,12 @@ from signalbox import buffer
 from signalbox.event import UNKNOWN
 from signalbox.recording import plans, snapshots
 from tests.events import changes, of, recorded
-from tests.shop.fields import Money
+from tests.shop.fields import Money, Vector
 from tests.shop.models import (
     Attachment,
     Customer,
     Document,
+    Embedding,
     ExpressOrder,
     Note,
     Order,
@@ -624,6 +625,19 @@ def test_a_model_whose_from_db_is_its_own_is_still_read(monkeypatch: pytest.Monk
     found.name = "diesel"
     found.save()
     assert ([Tag], {"name": ["steam", "diesel"]}) == (seen, changes(found))
+
+
+def test_values_that_are_neither_true_nor_false_are_read_and_told() -> None:
+    Embedding.objects.create(vector=Vector(1, 2))
+    for found in (Embedding.objects.get(), Embedding.objects.only("vector").get()):
+        assert (1.0, 2.0) == found.vector.numbers
+    found = Embedding.objects.get()
+    found.word = "signal"
+    found.save()
+    assert {"word": ["", "signal"]} == changes(found)
+    found.vector = Vector(3, 4)
+    found.save()
+    assert {"vector": ["1.0 2.0", "3 4"]} == changes(found)
 
 
 def test_what_is_changed_in_place_is_compared_with_what_was_read() -> None:

@@ -57,7 +57,7 @@ def test_a_save_that_a_deferred_constraint_refuses_leaves_the_instance_as_it_was
     lost = Ref(order_id=order.pk + 1000)
     with pytest.raises(IntegrityError):
         lost.save()
-    assert lost.pk is None
+    assert not lost.pk
     kept = Ref.objects.create(order=order)
     lost.order = order
     lost.save()  # with the key of the failed save it would take the other's place

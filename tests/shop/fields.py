@@ -48,3 +48,29 @@ class MoneyField(Field):
 
     def value_to_string(self, obj: models.Model) -> str:
         return str(self.value_from_object(obj))
+
+
+class Vector:
+    """Numbers that are compared one by one, as numpy does: neither they nor a comparison is true or false."""
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers = numbers
+
+    def __eq__(self, other: object) -> Any:
+        return Vector(*(float(a == b) for a, b in zip(self.numbers, getattr(other, "numbers", ()), strict=False)))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise ValueError("The truth value of numbers is ambiguous.")
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.numbers))
+
+
+class VectorField(MoneyField):
+    def from_db_value(self, value: str | None, expression: object, connection: BaseDatabaseWrapper) -> Any:
+        return None if value is None else self.to_python(value)
+
+    def to_python(self, value: Any) -> Any:
+        return Vector(*map(float, value.split())) if isinstance(value, str) else value

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from decimal import Decimal
+from typing import Any
 
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
-from tests.shop.fields import MoneyField
+from tests.shop.fields import MoneyField, VectorField
 
 
 class Customer(models.Model):
@@ -214,6 +215,11 @@ class Attachment(models.Model):
 class Note(models.Model):
     text = models.CharField(max_length=100, blank=True)
     price = MoneyField()
+
+
+class Embedding(models.Model):
+    vector: Any = VectorField()
+    word = models.CharField(max_length=50, blank=True)
 
 
 class Key(models.Model):

@@ -110,7 +110,7 @@ def after_write(known: Any, written: Sequence[Any]) -> Sequence[Any]:
 
 def _frozen(value: Any) -> Any:
     """Return ``value`` as it is now: containers are copied, a file is its name, anything else is taken to stay."""
-    if not value and type(value) is dict:
+    if type(value) is dict and not value:  # in this order: a value of any other class may refuse to be true or false
         return {}
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
@@ -251,7 +251,7 @@ def _from_db(original: Any) -> Any:
         for position in plan.mutable:
             value = values[position]
             if value is not None:
-                values[position] = _NO_ENTRIES if value == _NO_ENTRIES else _frozen(value)
+                values[position] = _NO_ENTRIES if type(value) is dict and not value else _frozen(value)
         state._signalbox_row = values
         return new  # type: ignore[no-any-return]
 
