@@ -451,6 +451,79 @@ def test_a_class_with_a_send_of_its_own_that_fails_is_recorded_as_failed() -> No
     assert "failed" == events()[0].outcome
 
 
+class Dispatching(Signal):
+    """It takes what it likes, does something by itself, and leaves the receivers to another way."""
+
+    dispatched: tuple[Any, ...] = ()
+
+    def send(self, sender: Any, train: Any, **named: Any) -> Answers:  # type: ignore[override]
+        self.dispatched = (*self.dispatched, train)
+        answers: Answers = self.send_robust(sender, train=train, **named)
+        return answers
+
+    async def asend(self, sender: Any, train: Any, **named: Any) -> Answers:  # type: ignore[override]
+        self.dispatched = (*self.dispatched, train)
+        answers: Answers = await self.asend_robust(sender, train=train, **named)
+        return answers
+
+
+def dispatch(signal: Dispatching, way: str, *args: Any, **named: Any) -> Answers:
+    """Send by one of its own ways."""
+    method: Any = getattr(signal, way)
+    answers: Answers = async_to_sync(method)(*args, **named) if way == "asend" else method(*args, **named)
+    return answers
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send", "asend"])
+def test_a_send_of_its_own_runs_though_nobody_listens(way: str) -> None:
+    signal = Dispatching()
+    signalbox.track(signal, "tests.signal")
+    assert [] == dispatch(signal, way, Tag, 7)
+    assert (7,) == signal.dispatched
+    [event] = events()
+    assert ("shop.Tag", {"train": 7}, []) == (event.sender, event.data["args"], runs(event))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send", "asend"])
+def test_a_send_of_its_own_that_takes_arguments_in_their_order_is_one_event_with_its_receivers_times(way: str) -> None:
+    signal = Dispatching()
+    signalbox.track(signal, "tests.signal")
+    with connected(signal, plain, failing):
+        answers = dispatch(signal, way, Tag, 7)
+    assert [(plain, "plain"), (failing, "ValueError('no coal')")] == [
+        (receiver, repr(answer) if isinstance(answer, Exception) else answer) for receiver, answer in answers
+    ]
+    [event] = events()
+    assert [True, True] == [run["us"] is not None for run in runs(event)]
+    assert 1 == event.errors
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", ["send", "asend"])
+def test_what_a_receiver_sends_is_an_event_of_its_own_in_a_send_of_its_own_as_well(way: str) -> None:
+    signal = Dispatching()
+    signalbox.track(signal, "tests.signal")
+
+    def again(sender: object, train: int, **kwargs: object) -> None:
+        if train:
+            signal.send_robust(sender, train=0)
+
+    with connected(signal, again):
+        dispatch(signal, way, Tag, 7)
+    assert [7, 0] == [event.data["args"]["train"] for event in events()]
+
+
+@pytest.mark.django_db
+def test_what_a_send_of_its_own_can_not_take_is_its_own_to_say() -> None:
+    signal = Dispatching()
+    signalbox.track(signal, "tests.signal")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'train'"):
+        dispatch(signal, "send", Tag)
+    assert [] == events()
+
+
 class Slotted(Signal):
     """It inherits every way as it is."""
 

@@ -6,9 +6,11 @@ of ``send()`` names the original receivers; a signal that is not watched costs n
 
 from __future__ import annotations
 
+import inspect
 import logging
+from contextvars import ContextVar
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.dispatch import Signal
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from signalbox.event import Draft
 
 logger = logging.getLogger("signalbox")
-
-Answers: TypeAlias = list[tuple[Any, Any]]
 
 METHODS: Final = ("send", "send_robust", "asend", "asend_robust")
 
@@ -64,12 +64,19 @@ def unwatch(signal: Signal) -> None:
 
 
 def _methods(signal: Signal, capture: Capture) -> dict[str, Any]:
+    ways: dict[str, Any] = {
+        "send": _sync(signal, capture, "send"),
+        "send_robust": _sync(signal, capture, "send_robust"),
+        "asend": _async(signal, capture, "asend"),
+        "asend_robust": _async(signal, capture, "asend_robust"),
+    }
     kind = type(signal)
+    overridden = {name for name in ways if getattr(kind, name) is not getattr(Signal, name)}
+    if not overridden:
+        return ways
     return {
-        "send": _sync(signal, capture, "send", plain=kind.send is Signal.send),
-        "send_robust": _sync(signal, capture, "send_robust", plain=kind.send_robust is Signal.send_robust),
-        "asend": _async(signal, capture, "asend", plain=kind.asend is Signal.asend),
-        "asend_robust": _async(signal, capture, "asend_robust", plain=kind.asend_robust is Signal.asend_robust),
+        name: _overriding(signal, capture, name) if name in overridden else _delegated(signal, way, name)
+        for name, way in ways.items()
     }
 
 
@@ -105,7 +112,7 @@ def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
         logger.exception("A send could not be recorded.")
 
 
-def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Callable[..., Any]:
+def _sync(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
     original = getattr(type(signal), method)
     robust = method == "send_robust"
 
@@ -114,7 +121,7 @@ def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Call
             _unheard(capture, sender, named)
             return []
         listening, listening_async = signal._live_receivers(sender)
-        if not listening and not listening_async and plain:
+        if not listening and not listening_async:
             _unheard(capture, sender, named)
             return []
         draft = _started(capture, sender, named)
@@ -124,8 +131,6 @@ def _sync(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Call
         began = perf_counter_ns()
         failure: BaseException | None = None
         try:
-            if not plain:
-                return cast("Answers", _whole(original, signal, sender, named, draft))
             if listening_async:
                 return _through_django(original, signal, sender, named, draft, listening, listening_async)
             return _run(signal, sender, named, draft, listening, robust)
@@ -168,20 +173,6 @@ def _run(
 def _note(runs: list[ReceiverRun], receiver: Any, began: int, error: BaseException) -> None:
     spent = perf_counter_ns() - began
     runs.append(ReceiverRun(receivers.site(receiver), spent, encoding.exception_text(error, redactor=plans.redactor())))
-
-
-def _whole(original: Any, signal: Signal, sender: Any, named: dict[str, Any], draft: Draft) -> Any:
-    """Let a signal class with a ``send`` of its own run as it is: its receivers are told, without their times."""
-    draft.runs = [
-        ReceiverRun(receivers.site(entry.receiver), None, None)
-        for entry in receivers.connected(signal)
-        if entry.receiver is not None
-    ]
-    token = context.running.set(draft.span)
-    try:
-        return original(signal, sender, **named)
-    finally:
-        context.running.reset(token)
 
 
 class _Timed:
@@ -259,7 +250,7 @@ def _through_django(
     return timed.answers(original(timed, sender, **named))
 
 
-def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Callable[..., Any]:
+def _async(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
     original = getattr(type(signal), method)
 
     async def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
@@ -273,8 +264,6 @@ def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Cal
         began = perf_counter_ns()
         failure: BaseException | None = None
         try:
-            if not plain:
-                return cast("Answers", await _whole(original, signal, sender, named, draft))
             timed = _Timed(signal, draft, *signal._live_receivers(sender))
             return timed.answers(await original(timed, sender, **named))
         except BaseException as error:
@@ -285,3 +274,104 @@ def _async(signal: Signal, capture: Capture, method: str, *, plain: bool) -> Cal
 
     send.__name__ = method
     return send
+
+
+# ------------------------------------------------------------------ signal classes with a ``send`` of their own
+
+_whole: ContextVar[tuple[Signal, Draft] | None] = ContextVar("signalbox_whole", default=None)
+"""The signal whose class's own ``send`` is running, and its event."""
+
+
+def _overriding(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
+    """Let a class's own ``send`` run as it is, heard or not, with whatever it takes. Receivers that it does not run by
+    another of the signal's methods are told without their times."""
+    original = getattr(type(signal), method)
+    signature = inspect.signature(original)
+
+    def begin(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Draft | None, dict[str, Any]]:
+        try:
+            told = dict(signature.bind(signal, *args, **named).arguments)
+        except TypeError:  # it is the class's own to say what is wrong
+            return None, {}
+        del told[next(iter(told))]  # the signal itself
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                told |= told.pop(name, {})
+        sender = told.pop("sender", None)
+        draft = _started(capture, sender, told)
+        if draft is not None:
+            draft.runs = [
+                ReceiverRun(receivers.site(entry.receiver), None, None)
+                for entry in receivers.connected(signal)
+                if entry.receiver is not None
+            ]
+        return draft, told
+
+    def send(*args: Any, **named: Any) -> Any:
+        draft, told = begin(args, named)
+        if draft is None:
+            return original(signal, *args, **named)
+        with _Whole(signal, capture, draft, told):
+            return original(signal, *args, **named)
+
+    async def asend(*args: Any, **named: Any) -> Any:
+        draft, told = begin(args, named)
+        if draft is None:
+            return await original(signal, *args, **named)
+        with _Whole(signal, capture, draft, told):
+            return await original(signal, *args, **named)
+
+    chosen: Callable[..., Any] = asend if iscoroutinefunction(original) else send
+    chosen.__name__ = method
+    return chosen
+
+
+class _Whole:
+    """The block in which a class's own ``send`` runs."""
+
+    def __init__(self, signal: Signal, capture: Capture, draft: Draft, named: dict[str, Any]) -> None:
+        self._signal, self._capture, self._draft, self._named = signal, capture, draft, named
+
+    def __enter__(self) -> None:
+        self._tokens = _whole.set((self._signal, self._draft)), context.running.set(self._draft.span)
+        self._began = perf_counter_ns()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        whole, running = self._tokens
+        _whole.reset(whole)
+        context.running.reset(running)
+        _finished(self._capture, self._draft, self._named, self._began, error)
+
+
+def _delegated(signal: Signal, way: Callable[..., Any], method: str) -> Callable[..., Any]:
+    """Let what a class's own ``send`` leaves to another method be one send with it; else it is one by itself."""
+    original = getattr(Signal, method)
+    robust = method == "send_robust"
+
+    def send(sender: Any, **named: Any) -> Any:
+        whole = _whole.get()
+        if whole is None or whole[0] is not signal:
+            return way(sender, **named)
+        token = _whole.set(None)  # what receivers send is a send of its own
+        try:
+            listening, listening_async = signal._live_receivers(sender)
+            if listening_async:
+                return _through_django(original, signal, sender, named, whole[1], listening, listening_async)
+            return _run(signal, sender, named, whole[1], listening, robust)
+        finally:
+            _whole.reset(token)
+
+    async def asend(sender: Any, **named: Any) -> Any:
+        whole = _whole.get()
+        if whole is None or whole[0] is not signal:
+            return await way(sender, **named)
+        token = _whole.set(None)
+        try:
+            timed = _Timed(signal, whole[1], *signal._live_receivers(sender))
+            return timed.answers(await original(timed, sender, **named))
+        finally:
+            _whole.reset(token)
+
+    chosen: Callable[..., Any] = asend if iscoroutinefunction(original) else send
+    chosen.__name__ = method
+    return chosen
