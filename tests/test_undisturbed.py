@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import pytest
@@ -763,3 +763,41 @@ def test_connections_of_other_threads_are_given_back_too() -> None:
     go.set()
     thread.join()
     assert [set()] == left
+
+
+# ------------------------------------------------------------------ what an object calls itself
+
+
+def test_a_name_that_tries_to_write_costs_nothing_that_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(self: Customer) -> str:
+        with suppress(Exception):
+            Tag.objects.filter(pk=0).update(name="named")
+        return self.name
+
+    monkeypatch.setattr(Customer, "__str__", named)
+
+    def observe() -> list[str]:
+        Customer.objects.all().delete()
+        with transaction.atomic():
+            Customer.objects.create(name="Ada")
+            Customer.objects.create(name="Bob")
+        return list(Customer.objects.order_by("name").values_list("name", flat=True))
+
+    assert ["Ada", "Bob"] == both(observe)
+
+
+def test_a_name_is_not_kept_where_the_application_would_make_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    title = cached_property(lambda self: f"{self.name} of {self.email or 'nowhere'}")
+    title.__set_name__(Customer, "title")
+    monkeypatch.setattr(Customer, "title", title, raising=False)
+    monkeypatch.setattr(Customer, "__str__", lambda self: self.title)
+
+    def observe() -> list[str]:
+        customer = Customer.objects.create(name="Ada")
+        customer.name = "Bob"
+        names = [str(customer)]
+        customer.save()  # what the application has made itself stays
+        customer.name = "Cid"
+        return [*names, str(customer)]
+
+    assert ["Bob of nowhere", "Bob of nowhere"] == both(observe)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 _ASKING: Final[tuple[str, ...]] = ("cursor", "chunked_cursor")
+_KEPT: Final[tuple[str, ...]] = (*_ASKING, "needs_rollback", "rollback_exc")
 _WAYS: Final[tuple[str, ...]] = (*_ASKING, "savepoint", "set_autocommit", "commit", "rollback", "close")
 _STATE: Final[tuple[str, ...]] = ("in_atomic_block", "commit_on_exit", "needs_rollback", "rollback_exc")
 
@@ -33,13 +34,14 @@ def _refuse(*_: object, **__: object) -> Any:
 
 
 def refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Let connections refuse queries, before they are counted or logged; ``allow`` undoes it."""
+    """Let connections refuse queries, before they are counted or logged; ``allow`` undoes it, and what Django concludes
+    from a refusal: that the transaction has failed."""
     # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
     alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
     undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for one in [connection] if alone else connections.all(initialized_only=True):
         own: dict[str, Any] = one.__dict__
-        undo.append((own, {name: own.get(name) for name in _ASKING if name in own}))
+        undo.append((own, {name: own[name] for name in _KEPT if name in own}))
         own["cursor"] = own["chunked_cursor"] = _refuse
     return undo
 

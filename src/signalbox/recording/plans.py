@@ -152,12 +152,17 @@ class Plan:
         if not self.has_str:
             return ""
         refused = refusing.refuse_queries(connection)
+        state = instance.__dict__
+        held = len(state)
         try:
             text = str(instance)
         except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
             return ""
         finally:
             refusing.allow(refused)
+            if len(state) > held:  # a cached property, which would keep what is true now, or what a refusal made of it
+                for name in list(state)[held:]:
+                    del state[name]
         if self.fields.secret:
             text = self._without_secrets(text, instance)
         return encoding.clean(self.fields.redactor.text(text[:1000]))[:200]
