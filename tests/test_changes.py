@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import uuid
 from collections.abc import Iterator
@@ -272,6 +273,21 @@ def test_json_changed_in_place_is_a_change() -> None:
     order.meta["a"].append(3)
     order.save()
     assert [{"a": [1, 2]}, {"a": [1, 2, 3]}] == changes(order)["meta"]
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("old", "new"), [({"admin": 0}, {"admin": False}), ([{"on": [True]}], [{"on": [1]}]), (1, True)]
+)
+def test_json_s_truth_values_are_no_numbers(old: Any, new: Any) -> None:
+    order = Order.objects.create(number="A-1", meta=old)
+    order.meta = new
+    order.save()
+    assert [old, new] == changes(order)["meta"]
+    assert [type(old), type(new)] == [type(value) for value in changes(order)["meta"]]
+    order.meta = copy.deepcopy(new)
+    order.save()
+    assert "meta" not in changes(order)
 
 
 @everywhere

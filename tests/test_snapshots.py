@@ -476,6 +476,20 @@ def test_what_followed_an_expression_nobody_read_is_unknown_before() -> None:
     assert ([["15.00", "20"], ["20"]][not returned]) == changes(made)["total"]
 
 
+def test_an_expression_that_stays_on_the_object_is_a_change_each_time_it_is_saved() -> None:
+    customer = Customer.objects.create(name="Ada")
+    made = order(customer=customer, number="1")
+    made.number = F("note")
+    made.note = "second"
+    made.save()
+    made.save()
+    [*_, first, second] = recorded(Order, "post_save")
+    assert "number" in first.data["changes"]
+    stays = hasattr(made.__dict__.get("number"), "resolve_expression")
+    assert stays == ("number" in second.data.get("changes", {}))
+    assert stays == (django.VERSION < (6, 0))
+
+
 def test_an_expression_on_creation_tells_what_the_database_made_of_it() -> None:
     from django.db.models import Value
     from django.db.models.functions import Concat

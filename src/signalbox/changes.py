@@ -57,7 +57,7 @@ class RowChange(NamedTuple):
     """Field to value to what it is called, for foreign keys whose object was already loaded."""
 
 
-_PLAIN: Final = frozenset({NoneType, bool, int, float, str, Decimal, datetime, date, time, UUID, dict, list, Unknown})
+PLAIN: Final = frozenset({NoneType, bool, int, float, str, Decimal, datetime, date, time, UUID, dict, list, Unknown})
 """Classes of values that are surely no expressions: asking each value for its methods takes longer."""
 
 
@@ -66,7 +66,7 @@ def row(values: Any, fields: Fields) -> dict[str, Any]:
     found = dict(zip(fields.names, values, strict=True))
     if type(values) is not tuple:  # a tuple holds every value
         found = {name: value for name, value in found.items() if value is not UNKNOWN}
-    if not _PLAIN.issuperset(map(type, values)):
+    if not PLAIN.issuperset(map(type, values)):
         for name, value in found.items():
             if hasattr(value, "resolve_expression"):
                 found[name] = untold(value, fields)
@@ -92,8 +92,9 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
             before, after = old[position], new[position]
             if after is UNKNOWN:
                 continue
-            entry = _entry(before, after, fields.to_python[position], fields)
-            if entry is not None and (name := fields.names[position]) not in fields.primary:
+            name = fields.names[position]
+            entry = _entry(name, before, after, fields.to_python[position], fields)
+            if entry is not None and name not in fields.primary:
                 found[name] = entry
     for name in fields.excluded:
         found.pop(name, None)
@@ -106,17 +107,18 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
     return found
 
 
-def _entry(before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fields) -> list[Any] | None:
+def _entry(name: str, before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fields) -> list[Any] | None:
     """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
-    if type(after) not in _PLAIN and hasattr(after, "resolve_expression"):
+    if type(after) not in PLAIN and hasattr(after, "resolve_expression"):
         after = untold(after, fields)
-    if before is UNKNOWN or (type(before) not in _PLAIN and hasattr(before, "resolve_expression")):
+    if before is UNKNOWN or (type(before) not in PLAIN and hasattr(before, "resolve_expression")):
         return [after]
-    if same(before, after):
+    alike = same_json if name in fields.special else same
+    if alike(before, after):
         return None
     if type(before) is not type(after):
         try:
-            if same(to_python(before), to_python(after)):
+            if alike(to_python(before), to_python(after)):
                 return None
         except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know; the raw values speak
             return [before, after]
@@ -141,6 +143,20 @@ def same(before: Any, after: Any) -> bool:
         return bool(before == after)
     except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
         return False
+
+
+def same_json(before: Any, after: Any) -> bool:
+    """Tell the same of what may be JSON, which parts ``1`` from ``true`` where Python takes them for equal."""
+    return same(before, after) and _truths(before, after)
+
+
+def _truths(before: Any, after: Any) -> bool:
+    """Tell whether two equal values have their truth values in the same places."""
+    if type(before) is dict and type(after) is dict:
+        return all(_truths(value, after[key]) for key, value in before.items())
+    if type(before) in (list, tuple) and type(after) in (list, tuple):
+        return all(map(_truths, before, after))
+    return (type(before) is bool) is (type(after) is bool)
 
 
 def describe(change: RowChange) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from django.db.models import Model
 from django.db.models.deletion import Collector
 
 from signalbox import buffer, context, departures, drivers
-from signalbox.changes import RowChange
+from signalbox.changes import PLAIN, RowChange
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
 from signalbox.recording import blocks, bulk, plans, snapshots
@@ -178,11 +178,22 @@ def _capture(
         draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
     draft.note = snapshots.Memory(state, getattr(state, snapshots.ATTRIBUTE, UNKNOWN))
     row_now = snapshots.after_write(known, written)
-    if STALE and updated and plan.generated:
-        row_now = [UNKNOWN if place in plan.generated else value for place, value in enumerate(row_now)]
+    if STALE:
+        row_now = _without_stale(row_now, plan.generated if updated else ())
     setattr(state, snapshots.ATTRIBUTE, row_now)
     setattr(state, SAVED, draft)
     open_buffer.add(draft)
+
+
+def _without_stale(row: Sequence[Any], generated: Sequence[int]) -> Sequence[Any]:
+    """Return what is known of a row of whose new values the database told none. An expression stays on the instance,
+    and the next save writes what it makes of it then."""
+    if not generated and PLAIN.issuperset(map(type, row)):
+        return row
+    return [
+        UNKNOWN if place in generated or (type(value) not in PLAIN and hasattr(value, "resolve_expression")) else value
+        for place, value in enumerate(row)
+    ]
 
 
 def _labels(
