@@ -169,6 +169,16 @@ def test_a_key_may_be_given_in_any_form_that_its_field_reads() -> None:
 
 
 @everywhere
+def test_a_key_that_was_given_in_another_spelling_is_told_as_the_field_reads_it() -> None:
+    made = Document.objects.create(id="550E8400E29B41D4A716446655440000", title="a")
+    made.title = "b"
+    made.save()
+    Document.objects.get().delete()
+    assert 3 == len(list(history(Document, made.id)))
+    assert {"550e8400-e29b-41d4-a716-446655440000"} == {event.object_key for event in recorded(Document)}
+
+
+@everywhere
 def test_objects_of_a_fixture_with_natural_keys_are_found_by_their_primary_key() -> None:
     Named.objects.create(code="n/1", title="old")
     text = '[{"model": "shop.named", "fields": {"code": "n/1", "title": "new"}}]'

@@ -141,7 +141,14 @@ class Plan:
     def key(self, instance: Model) -> str:
         """Return the primary key of ``instance`` as text; empty where it has none."""
         value = instance.pk if self.state_pk is None else instance.__dict__.get(self.state_pk)
-        return str(value) if type(value) is int and not self.secret_pk else self.key_of(value)
+        if type(value) is int and not self.secret_pk:
+            return str(value)
+        if type(value) is str and self.state_pk is not None:  # of a UUID there are several spellings
+            try:
+                value = self.pks[0].to_python(value)
+            except Exception:  # noqa: BLE001 - a field's own code on what it can't read; then the text is the key
+                return self.key_of(value)
+        return self.key_of(value)
 
     def key_of(self, value: Any) -> str:
         """Return a primary key's value as text."""
