@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.signals import post_delete
 from django.test import override_settings
@@ -522,6 +522,85 @@ def test_a_deleted_object_that_came_back_is_there_again() -> None:
     assert ["a", None, "b"] == [told.as_of(moment).get("name") for moment in (first, gone, then())]
 
 
+def upsert(tag: Tag) -> None:
+    """Create the tag, or give the one with its key its name: nobody says which."""
+    unique: dict[str, Any] = {} if connection.vendor == "mysql" else {"unique_fields": ["id"]}
+    Tag.objects.bulk_create([tag], update_conflicts=True, update_fields=["name"], **unique)
+
+
+@pytest.mark.parametrize("came_back", ["upsert", "unrecorded", "upsert, update"])
+def test_what_changed_after_a_deletion_is_there_again(came_back: str) -> None:
+    Tag.objects.create(pk=7, name="a")
+    Tag.objects.filter(pk=7).delete()
+    gone = then()
+    if came_back == "unrecorded":
+        signalbox.uninstall()
+        Tag.objects.create(pk=7, name="b")
+        signalbox.install()
+    else:
+        upsert(Tag(pk=7, name="b"))
+        assert history(Tag, 7).as_of(then()).exists
+    if came_back == "upsert, update":
+        Tag.objects.update(name="c")
+    else:
+        tag = Tag.objects.get()
+        tag.name = "c"
+        tag.save()
+    changed = then()
+    Tag.objects.get().save()
+    told = history(Tag, 7)
+    assert not told.as_of(gone).exists
+    assert ["c", "c"] == [told.as_of(moment).get("name") for moment in (changed, then())]
+
+
+def test_values_from_before_a_deletion_are_not_those_of_what_came_back() -> None:
+    Order.objects.create(pk=17, number="A-1", note="old")
+    Order.objects.get().delete()
+    order = unrecorded(pk=17, number="A-2", note="new")
+    order = Order.objects.get()
+    order.number = "A-3"
+    order.save()
+    changed = then()
+    told = history(Order, 17)
+    assert ("A-3", "new") == (told.as_of(changed)["number"], told.as_of(changed)["note"])
+    Order.objects.update(note="newer")
+    assert ("A-3", UNKNOWN) == (told.as_of(changed)["number"], told.as_of(changed)["note"])
+    order = Order.objects.get()
+    order.status = "paid"
+    order.save()
+    assert "open" == told.as_of(changed)["status"]
+
+
+def test_a_change_that_may_have_been_of_others_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "MOST_KEYS", 1)
+    for name in "abc":
+        Tag.objects.create(name=name)
+    nobody = max(tag.pk for tag in Tag.objects.all()) + 1
+    Tag.objects.update(name="z")
+    assert [("update", True)] == [(event.signal, event.uncertain) for event in history(Tag, nobody)]
+    assert not history(Tag, nobody).as_of(then()).exists
+    key = Tag.objects.create(name="d").pk
+    Tag.objects.get(pk=key).delete()
+    Tag.objects.update(name="y")
+    assert not history(Tag, key).as_of(then()).exists
+
+
+def test_what_happens_to_its_parent_does_not_bring_a_child_back() -> None:
+    lion = Restaurant.objects.create(name="Lion", stars=1)
+    created = then()
+    lion.delete(keep_parents=True)
+    place = Place.objects.get()
+    place.name = "Inn"
+    place.save()
+    told = history(Restaurant, place.pk)
+    assert [True, False] == [told.as_of(moment).exists for moment in (created, then())]
+    assert history(place).as_of(then()).exists
+    other = Place.objects.create(name="Park")
+    other.name = "Forest"
+    other.save()
+    assert not history(Restaurant, other.pk).as_of(then()).exists
+
+
 def test_what_was_bulk_created_is_there_with_what_is_known_of_it() -> None:
     [tag] = Tag.objects.bulk_create([Tag(name="a")])
     created = then()
@@ -533,12 +612,9 @@ def test_what_was_bulk_created_is_there_with_what_is_known_of_it() -> None:
 
 
 def test_what_may_have_been_created_or_updated_is_not_said_to_be_created() -> None:
-    from django.db import connection
-
-    unique: dict[str, Any] = {} if connection.vendor == "mysql" else {"unique_fields": ["id"]}
     tag = Tag.objects.create(name="a")
     created = then()
-    Tag.objects.bulk_create([Tag(pk=tag.pk, name="b")], update_conflicts=True, update_fields=["name"], **unique)
+    upsert(Tag(pk=tag.pk, name="b"))
     told = history(tag)
     assert "a" == told.as_of(created)["name"]
     assert "b" == told.as_of(then())["name"]

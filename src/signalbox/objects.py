@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -148,6 +148,16 @@ class ObjectHistory:
         ]
 
     @cached_property
+    def _own(self) -> frozenset[str]:
+        """Those of them under which events tell that the object is there: its model's, and those that extend it."""
+        return frozenset(model._meta.label for model in apps.get_models() if _same_key(model, self.model))
+
+    @cached_property
+    def _owners(self) -> frozenset[str]:
+        """Those whose deletion takes the object along: its model's, and those that it extends."""
+        return frozenset(model._meta.label for model in apps.get_models() if _same_key(self.model, model))
+
+    @cached_property
     def _throughs(self) -> dict[str, type[Model]]:
         """The through models of the model's many-to-many relations, from either side, by label."""
         meta = self.model._meta
@@ -209,7 +219,8 @@ class ObjectHistory:
         return [*reversed(after), *before]
 
     def _walk(self, side: Q, order: str) -> tuple[list[Event], bool]:
-        """Return the events on one ``side`` up to the one that made the row, and whether they tell every field.
+        """Return the events on one ``side`` up to the one that made the row or took it away, and whether no others are
+        needed.
 
         Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
         change a field that was not met before.
@@ -228,26 +239,33 @@ class ObjectHistory:
             page = list(rows[:STEPS])
             for event in self._concerning(page):
                 found.append(event)
+                if event.signal in DELETES and event.sender in self._owners and not event.uncertain:
+                    return found, len(found) == 1
                 if event.signal in BULK:
                     plain = False  # it tells no more than that a value was written
                     continue
-                made = event.signal not in DELETES and "row" in event.data
-                touched = touched or made or "changes" in event.data
-                values = event.data["row"] if made else event.data.get("changes") or {}
+                whole, own = event.signal not in DELETES and "row" in event.data, event.sender in self._own
+                touched = touched or (own and (whole or "changes" in event.data))
+                values = event.data["row"] if whole else event.data.get("changes") or {}
                 for name in open_names & values.keys():
-                    value = values[name] if made else values[name][-1]
+                    value = values[name] if whole else values[name][-1]
                     plain = plain and not isinstance(value, dict)  # which may be what the database computed
                 open_names -= values.keys()
-                if made:
+                if whole and own:
                     return found, plain and not open_names
             if len(page) < STEPS:
                 return found, False
 
     def _steps(self, events: Iterable[Event]) -> list[_Step]:
         """Return what was done to the row and committed, oldest first."""
-        owners = {model._meta.label for model in apps.get_models() if _same_key(self.model, model)}
-        steps = [_step(event, event.sender in owners, self.key) for event in events if event.outcome == "committed"]
+        steps = [self._step(event) for event in events if event.outcome == "committed"]
         return [step for step in reversed(steps) if step is not None]
+
+    def _step(self, event: Event) -> _Step | None:
+        step = _step(event, event.sender in self._owners, self.key)
+        if step is None or step.gone or event.sender in self._own:
+            return step
+        return replace(step, made=False, sure=False)  # a parent's row may be there without the object
 
     def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
         moment = _moment(when)
@@ -313,18 +331,15 @@ def _same_key(child: type[Model], parent: type[Model]) -> bool:
 def _was_there(before: list[_Step], after: list[_Step], present: bool) -> bool:
     perhaps = False
     for step in reversed(before):
-        if step.gone or step.made:
-            return step.made
-        if not step.perhaps:
-            continue
-        perhaps = True
-        break
+        if step.sure:
+            return not step.gone
+        if step.perhaps:
+            perhaps = True
+            break
     for step in after:
-        if step.gone or step.made:
-            return step.gone
-        if perhaps and not step.perhaps:
-            return True
-    return present if perhaps else bool(before or after) or present
+        if step.sure:
+            return not step.made
+    return present or (not perhaps and any(step.perhaps for step in after))
 
 
 def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping[str, Any]) -> Any:
@@ -334,7 +349,7 @@ def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping
             if step.new[name] is not UNKNOWN:
                 return step.new[name]
             break
-        if step.made:
+        if step.made or step.gone:
             break
     for step in after:
         if name in step.old:
@@ -355,6 +370,8 @@ class _Step:
     """The same after."""
     made: bool = False
     gone: bool = False
+    sure: bool = True
+    """Whether it tells that the row is there: before and after it, but for what it made or took away."""
     perhaps: bool = False
     """Whether it may have made the row, or taken it away."""
 
@@ -401,7 +418,7 @@ def _perhaps(event: Event, owner: bool, args: Mapping[str, Any]) -> _Step | None
     moved = event.signal == "bulk_create" or "new_keys" in args
     if event.signal in DELETES and not owner:
         return None
-    return _Step(time=event.time, old=touched, new=touched, perhaps=moved or event.signal in DELETES)
+    return _Step(time=event.time, old=touched, new=touched, sure=False, perhaps=moved or event.signal in DELETES)
 
 
 class _Everything(dict[str, Any]):
