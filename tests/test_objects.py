@@ -674,12 +674,35 @@ def test_an_expression_of_a_json_field_is_an_expression() -> None:
     assert UNKNOWN is history(order).as_of(updated)["meta"]
 
 
-def test_a_computed_field_is_unknown_where_nobody_told_it() -> None:
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+@pytest.mark.parametrize("how", ["update", "save"])
+def test_a_computed_field_is_unknown_where_nobody_told_it(how: str, mode: str) -> None:
     measure = Measure.objects.create(width=6, height=7)
-    before = then()
+    created = then()
+    with override_settings(SIGNALBOX={"BULK": mode}):
+        if how == "update":
+            Measure.objects.update(width=7)
+        else:
+            measure.width = 7
+            measure.save()
+        changed = then()
+        told = history(measure)
+        assert told.as_of(created)["area"] in (42, UNKNOWN)
+        assert (7, 49) == (told.as_of(changed)["width"], told.as_of(changed)["area"])  # as the table holds it
+        Measure.objects.update(height=8)
+    assert told.as_of(created)["area"] in (42, UNKNOWN)
+    assert told.as_of(changed)["area"] in (49, UNKNOWN)
+    assert (8, 56) == (told.as_of(then())["height"], told.as_of(then())["area"])
+
+
+def test_a_computed_field_is_what_the_next_event_found_there() -> None:
+    Measure.objects.create(width=6, height=7)
     Measure.objects.update(width=7)
-    assert history(measure).as_of(before)["area"] in (42, UNKNOWN)
-    assert UNKNOWN is not history(measure).as_of(then())["width"]
+    updated = then()
+    key = Measure.objects.get().pk
+    Measure.objects.get().delete()
+    assert 49 == history(Measure, key).as_of(updated)["area"]
+    assert history(Measure, key).as_of(updated - dt.timedelta(microseconds=1))["area"] in (42, UNKNOWN)
 
 
 @pytest.mark.parametrize("bulk", ["keys", "rows"])

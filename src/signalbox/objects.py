@@ -227,9 +227,10 @@ class ObjectHistory:
         """
         query = self._candidates().filter(side, outcome="committed").exclude(signal="m2m_changed").order_by(order)
         beyond = "id__lt" if order == "-id" else "id__gt"
-        open_names = {field.name for field in self.model._meta.concrete_fields}
+        fields = self.model._meta.concrete_fields
+        open_names = {field.name for field in fields}
         found: list[Event] = []
-        touched, plain = False, True
+        touched, plain = False, not any(field.generated for field in fields)
         page: list[Event] = []
         while True:
             rows = query.filter(**{beyond: page[-1].id}) if page else query
@@ -349,12 +350,12 @@ def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping
             if step.new[name] is not UNKNOWN:
                 return step.new[name]
             break
-        if step.made or step.gone:
+        if step.made or step.gone or field.generated:  # the database may have computed it anew, and told nobody
             break
     for step in after:
         if name in step.old:
             return step.old[name]
-        if step.made or step.gone or field.generated:  # the database may have computed it anew, and told nobody
+        if step.made or step.gone or field.generated:
             return UNKNOWN
     return present.get(name, UNKNOWN)
 
