@@ -40,6 +40,7 @@ from tests.shop.models import (
     Note,
     Order,
     OrderLine,
+    Paper,
     Person,
     Place,
     Restaurant,
@@ -624,6 +625,20 @@ def test_rows_of_an_update_batch_are_told_each() -> None:
     assert [(str(order.pk), {"note": [order.number, "z"]}) for order in orders] == [
         (event.object_key, event.data["changes"]) for event in recorded(Order, "update")
     ]
+
+
+@pytest.mark.usefixtures("rows")
+def test_rows_that_even_the_base_manager_hides_are_told() -> None:
+    one, two = Paper.objects.create(title="a"), Paper.objects.create(title="b")
+    assert 2 == Paper.objects.update(put_away=True)
+    assert [{"put_away": [False, True]}] * 2 == [event.data["changes"] for event in recorded(Paper, "update")]
+    assert 2 == Paper.every.update(title="c")
+    assert {"title": ["b", "c"]} == newest(Paper, "update").data["changes"]
+    models.sql.UpdateQuery(Paper).update_batch([one.pk], {"title": "d"}, "default")
+    assert {"title": ["c", "d"]} == newest(Paper, "update").data["changes"]
+    two.title = "e"
+    Paper.every.bulk_update([two, two], ["title"])
+    assert {"title": ["b", "e"]} == newest(Paper, "bulk_update", object_key=str(two.pk)).data["changes"]
 
 
 @pytest.mark.usefixtures("rows")

@@ -245,3 +245,21 @@ class Named(models.Model):
 
     def natural_key(self) -> tuple[str]:
         return (self.code,)
+
+
+class KeptManager(models.Manager["Paper"]):
+    def get_queryset(self) -> models.QuerySet[Paper]:
+        return super().get_queryset().filter(put_away=False)
+
+
+class Paper(models.Model):
+    """Even its base manager hides what was put away."""
+
+    title = models.CharField(max_length=20)
+    put_away = models.BooleanField(default=False)
+
+    objects = KeptManager()
+    every = models.Manager["Paper"]()
+
+    class Meta:
+        base_manager_name = "objects"

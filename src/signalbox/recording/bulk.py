@@ -212,7 +212,7 @@ def _stored(
     plan: Plan, connection: BaseDatabaseWrapper, keys: list[Any], names: Sequence[str]
 ) -> dict[Any, Sequence[Any]]:
     """Return those of ``keys`` that the table holds, in their order, with their rows as far as ``names`` go."""
-    rows = plan.concrete._base_manager.using(connection.alias)
+    rows = _table(plan, connection)
     fields = {plan.concrete._meta.get_field(name).name for name in names} | plan.fields.primary
     places = [place for place, name in enumerate(plan.fields.names) if name in fields]
     attnames = [plan.fields.attnames[place] for place in places]
@@ -331,12 +331,17 @@ def _update_rows(self: Any, plan: Plan, connection: BaseDatabaseWrapper, kwargs:
     names = _names(plan, kwargs)
     returning.lock(connection, plan.concrete)
     # By key: PostgreSQL locks no rows of an outer join.
-    found = plan.concrete._base_manager.using(connection.alias).filter(pk__in=self._chain().order_by().values("pk"))
+    found = _table(plan, connection).filter(pk__in=self._chain().order_by().values("pk"))
     old = _read(found, connection, names)
     number = _originals["update"](self, **kwargs)
     if number:
         _tell_changed_rows(plan, connection, names, old)
     return number
+
+
+def _table(plan: Plan, connection: BaseDatabaseWrapper) -> QuerySet[Any]:
+    """Return all rows of the plan's table: a model's managers, the base manager among them, may hide some."""
+    return QuerySet(plan.concrete, using=connection.alias)
 
 
 def _names(plan: Plan, values: dict[str, Any]) -> list[str]:
@@ -361,7 +366,7 @@ def _tell_changed_rows(
         places = [plan.fields.names.index(name) for name in names]
         for start in range(0, len(old), 500):
             keys = list(old)[start : start + 500]
-            new = plan.concrete._base_manager.using(connection.alias).filter(pk__in=keys).values_list("pk", *names)
+            new = _table(plan, connection).filter(pk__in=keys).values_list("pk", *names)
             for key, *values in new:
                 change = RowChange(plan.fields, _spread(plan, places, old[key]), _spread(plan, places, values))
                 _add(_row_draft("update", plan, connection, plan.key_of(key), change, None), connection)
@@ -458,7 +463,7 @@ def _update_batch_rows(
 ) -> Any:
     names = _names(plan, values)
     returning.lock(connection, plan.concrete)
-    rows = plan.concrete._base_manager.using(connection.alias)
+    rows = _table(plan, connection)
     old: dict[Any, Sequence[Any]] = {}
     for start in range(0, len(pk_list), 500):
         old |= _read(rows.filter(pk__in=pk_list[start : start + 500]), connection, names)
