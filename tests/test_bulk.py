@@ -634,7 +634,8 @@ def test_rows_that_even_the_base_manager_hides_are_told() -> None:
     assert [{"put_away": [False, True]}] * 2 == [event.data["changes"] for event in recorded(Paper, "update")]
     assert 2 == Paper.every.update(title="c")
     assert {"title": ["b", "c"]} == newest(Paper, "update").data["changes"]
-    models.sql.UpdateQuery(Paper).update_batch([one.pk], {"title": "d"}, "default")
+    values: dict[str, Any] = {"title": "d"}
+    models.sql.UpdateQuery(Paper).update_batch([one.pk], values, "default")
     assert {"title": ["c", "d"]} == newest(Paper, "update").data["changes"]
     two.title = "e"
     Paper.every.bulk_update([two, two], ["title"])

@@ -31,6 +31,7 @@ from tests.shop.models import (
     Measure,
     Order,
     OrderLine,
+    Paper,
     Person,
     Place,
     Restaurant,
@@ -620,6 +621,14 @@ def test_what_may_have_been_created_or_updated_is_not_said_to_be_created() -> No
     assert "b" == told.as_of(then())["name"]
     Tag.objects.update(name="c")
     assert UNKNOWN is told.as_of(then() - dt.timedelta(microseconds=1))["name"]
+
+
+def test_what_even_the_base_manager_hides_is_there() -> None:
+    signalbox.uninstall()
+    paper = Paper.objects.create(title="a", put_away=True)
+    signalbox.install()
+    state = history(paper).as_of(timezone.now())
+    assert (True, "a") == (state.exists, state["title"])
 
 
 def test_secrets_and_fields_left_out_are_not_shown_from_the_table_either() -> None:

@@ -7,21 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import connections, router
-from django.db.models import Model, Q
+from django.db.models import Model, Q, QuerySet
 
 from signalbox import encoding, store
 from signalbox.changes import row
 from signalbox.event import UNKNOWN
 from signalbox.models import Event, microseconds
 from signalbox.recording import plans
-
-if TYPE_CHECKING:
-    from django.db.models import QuerySet
 
 BULK: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
 
@@ -280,7 +277,8 @@ class ObjectHistory:
     def _present(self) -> Mapping[str, Any] | None:
         """Return what the database holds now, as an event would tell it; ``None`` if the object is not there."""
         try:
-            found = self.model._base_manager.using(self.using).filter(pk=self.pk).first()
+            rows: QuerySet[Any] = QuerySet(self.model, using=self.using)  # the managers may hide some
+            found: Model | None = rows.filter(pk=self.pk).first()
         except (TypeError, ValueError, ValidationError):  # no such key can be there
             return None
         if found is None:
