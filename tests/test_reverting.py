@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -15,7 +16,9 @@ from django.db.models.signals import pre_save
 from django.test import override_settings
 
 import signalbox
+from signalbox import encoding
 from signalbox.models import Event
+from signalbox.recording import plans
 from signalbox.reverting import RevertError, revert
 from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
@@ -56,6 +59,11 @@ def lost(event: Event, **changed: Any) -> Event:
     return event
 
 
+def told_change(instance: models.Model, value: Any, name: str = "meta") -> dict[str, Any]:
+    """What an event tells of a change from ``value``, which not every database takes."""
+    return encoding.encode_fields({name: [value, None]}, redactor=plans.of(type(instance)).fields.redactor)
+
+
 # ------------------------------------------------------------------ updates
 
 
@@ -85,8 +93,6 @@ def test_reverting_a_reversion_is_doing_it_again() -> None:
 
 
 def test_every_kind_of_value_comes_back_as_it_was() -> None:
-    import datetime as dt
-
     moment = dt.datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=dt.UTC)
     values: dict[str, Any] = {
         "name": "Käse",
@@ -342,6 +348,32 @@ def test_a_container_that_was_not_kept_whole_is_not_put_back(value: Any) -> None
     order.save()
     with refused("The value of 'meta' was not recorded whole"):
         revert(of(order))
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, [{"a": 10**30}], {"a": 1 << 5_000}], ids=lambda v: str(type(v)))
+def test_a_number_that_was_recorded_as_text_is_not_put_back_as_text(value: Any) -> None:
+    order = Order(number="A-1", meta=value)
+    event = lost(of(Order.objects.create(number="A-1")), changes=told_change(order, value))
+    with refused("The value of 'meta' holds '.*', which may have been a number"):
+        revert(event)
+
+
+def test_a_number_or_text_of_many_digits_that_was_kept_is_put_back() -> None:
+    kept = [2**63 - 1, -(2**63), "9223372036854775807", "00000000000000000000000001", "1234567890123456789a"]
+    order = Order.objects.create(number="9" * 20, meta=kept)
+    order.number, order.meta = "", {}
+    order.save()
+    revert(of(order))
+    assert ("9" * 20, kept) == Order.objects.values_list("number", "meta").get()
+
+
+@pytest.mark.parametrize("name", ["note", "meta"])
+def test_a_character_that_stands_for_another_is_not_put_back(name: str) -> None:
+    order = Order.objects.create(number="A-1")
+    value: Any = "a\0b" if name == "note" else {"a": ["\ud800"]}
+    event = lost(of(order), changes=told_change(order, value, name))
+    with refused(f"The value of '{name}' holds U\\+FFFD"):
+        revert(event)
 
 
 def test_a_field_or_model_that_is_gone_is_named() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from django.apps import apps
@@ -18,6 +18,12 @@ from signalbox.redaction import REDACTED
 
 CUT: Final = re.compile(rf"{encoding.MORE} \((too long|too deep|cycle|[\d,]+ more)\)\Z")
 """The end of a recorded text, or the last item of a list, of which something was left out."""
+
+NUMBER: Final = re.compile(r"(-?[1-9][0-9]{18,})\Z|<integer of \d+ bits>\Z")
+"""A text that stands for a number beyond 64 bits, or is one of so many digits."""
+
+REPLACED: Final = "\ufffd"
+"""What stands for a character that not every database takes; it may have been there itself."""
 
 
 class RevertError(Exception):
@@ -203,6 +209,11 @@ def _value(field: Any, told: Any, using: str, read: Callable[[Any], Any] = encod
         )
     if _incomplete(recorded):
         raise RevertError(f"The value of {field.name!r} was not recorded whole, as it is secret or too long.")
+    if REPLACED in json.dumps(recorded, ensure_ascii=False):
+        raise RevertError(
+            f"The value of {field.name!r} holds U+FFFD, which may stand for a NUL or a lone surrogate: "
+            "those are not recorded."
+        )
     if recorded is None:
         return None
     try:
@@ -222,6 +233,11 @@ def _python(field: Any, recorded: Any) -> Any:
     if isinstance(field, models.BinaryField):
         raise RevertError(f"The value of {field.name!r} was not recorded: it is binary.")
     if isinstance(field, models.JSONField):
+        if text := next(filter(_stands_for_number, _texts(recorded)), None):
+            raise RevertError(
+                f"The value of {field.name!r} holds {text!r}, which may have been a number: "
+                "those beyond 64 bits are recorded as text."
+            )
         return recorded
     element = getattr(field, "base_field", None)
     if element is not None and isinstance(recorded, list):  # PostgreSQL's arrays
@@ -238,3 +254,18 @@ def _incomplete(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_incomplete, value))
     return False
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Return each text that ``value`` holds, but no keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _stands_for_number(text: str) -> bool:
+    """Tell whether ``text`` may stand for a number beyond 64 bits."""
+    found = NUMBER.match(text)
+    return found is not None and (found[1] is None or not -(2**63) <= int(found[1]) < 2**63)
