@@ -33,6 +33,7 @@ from tests.shop.models import (
     Measure,
     Note,
     Order,
+    Paper,
     Person,
     Place,
     Restaurant,
@@ -80,6 +81,22 @@ def test_an_updates_old_values_are_put_back_and_recorded() -> None:
     assert ("fresh", {"a": [1]}, Decimal("1.50"), "A-2") == (order.note, order.meta, order.total, order.number)
     assert {"note": ["stale", "fresh"], "meta": [{"a": [2]}, {"a": [1]}]}.items() <= changes(order).items()
     assert "number" not in changes(order)
+
+
+def test_what_sets_itself_on_saving_is_put_back_too() -> None:
+    order = Order.objects.create(number="A-1")
+    before = order.updated
+    order.number = "A-2"
+    order.save()
+    assert before != order.updated
+    found = revert(of(order))
+    assert isinstance(found, Order)
+    assert (before, before) == (found.updated, Order.objects.get().updated)
+    order.save(update_fields=["number"])
+    order.number = "A-3"
+    order.save(update_fields=["number"])
+    revert(of(order))
+    assert ("A-2", before) == Order.objects.values_list("number", "updated").get()
 
 
 def test_reverting_a_reversion_is_doing_it_again() -> None:
@@ -218,6 +235,28 @@ def test_a_deleted_child_comes_back_with_its_parent() -> None:
         revert(newest(Place, "post_delete"))
 
 
+@pytest.mark.parametrize("whose", ["child", "parent"])
+def test_of_a_deleted_child_its_parents_row_alone_stays_away(whose: str) -> None:
+    lion = Restaurant.objects.create(name="Lion", stars=1)
+    (lion if whose == "child" else Place.objects.get()).delete()
+    childs, parents = newest(Restaurant, "post_delete"), newest(Place, "post_delete")
+    with refused(f"Event {parents.pk} tells of half an object: revert event {childs.pk}, that of the shop.Restaurant"):
+        revert(parents)
+    revert(childs)
+    assert ("Lion", 1) == Restaurant.objects.values_list("name", "stars").get()
+
+
+def test_a_parent_that_had_no_child_any_more_comes_back_alone() -> None:
+    lion = Restaurant.objects.create(name="Lion", stars=1)
+    lion.delete(keep_parents=True)
+    place = Place.objects.get()
+    place.name = "Inn"
+    place.save()
+    place.delete()
+    revert(newest(Place, "post_delete"))
+    assert ("Inn", 0) == (Place.objects.get().name, Restaurant.objects.count())
+
+
 def test_an_object_that_is_there_is_not_overwritten() -> None:
     Tag.objects.create(pk=5, name="a")
     Tag.objects.get().delete()
@@ -226,6 +265,21 @@ def test_an_object_that_is_there_is_not_overwritten() -> None:
     with refused("shop.Tag 5 is there already"):
         revert(event)
     assert "b" == Tag.objects.get().name
+
+
+def test_an_object_is_there_though_its_managers_hide_it() -> None:
+    paper = Paper.objects.create(title="a", put_away=True)
+    Paper.every.update(title="b")
+    paper.delete()
+    deletion = newest(Paper, "post_delete")
+    revert(deletion)
+    assert ("a", True) == Paper.every.values_list("title", "put_away").get()
+    with refused("shop.Paper .* is there already"):
+        revert(deletion)
+    with override_settings(SIGNALBOX={"BULK": "rows"}):
+        Paper.every.update(title="c")
+        with refused("can't be reverted: Save with update_fields did not affect any rows"):  # Django's own save()
+            revert(newest(Paper, "update"))
 
 
 def test_a_deleted_object_of_which_not_all_was_recorded_stays_away() -> None:

@@ -56,7 +56,7 @@ def _revert(event: Event, using: str) -> models.Model:
     if event.signal == "m2m_changed":
         return _relation(event, data.get("args") or {}, using)
     if event.signal in ("post_delete", "bulk_delete") and data.get("row"):
-        return _again(_model(event.sender), data["row"], using)
+        return _again(_model(event.sender), event, data["row"], using)
     if data.get("changes"):
         return _back(_model(event.sender), event, data["changes"], using)
     raise RevertError(_why(event))
@@ -97,10 +97,11 @@ def _back(model: type[models.Model], event: Event, changes: Mapping[str, Any], u
     for field, value in values.items():
         setattr(instance, field.attname, value)
     instance.save(using=using, update_fields=[field.name for field in values])
+    _set_back(instance, {field.attname: value for field, value in values.items()}, using)
     return instance
 
 
-def _again(model: type[models.Model], row: Mapping[str, Any], using: str) -> models.Model:
+def _again(model: type[models.Model], event: Event, row: Mapping[str, Any], using: str) -> models.Model:
     for name in row:
         _field(model, name)
     values = {}
@@ -111,16 +112,47 @@ def _again(model: type[models.Model], row: Mapping[str, Any], using: str) -> mod
             raise RevertError(f"The value of {field.name!r} was not recorded.")
         values[field.attname] = _value(field, row[field.name], using)
     instance = model(**values)
-    if model._base_manager.using(using).filter(pk=instance.pk).exists():
+    if _rows(model, using).filter(pk=instance.pk).exists():
         raise RevertError(f"{model._meta.label} {keys.text(instance.pk)} is there already.")
+    half = _childs_deletion(model, event)
+    if half is not None:
+        raise RevertError(
+            f"Event {event.pk} tells of half an object: revert event {half.pk}, that of the {half.sender}, "
+            "which brings back both."
+        )
     instance.save(using=using, force_insert=True)
-    # A field may set itself on saving, as the time of creation does: the row is to be what it was.
+    _set_back(instance, values, using)
+    return instance
+
+
+def _set_back(instance: models.Model, values: Mapping[str, Any], using: str) -> None:
+    """Put back what set itself when ``instance`` was saved, as a time of creation or change does: the row is to hold
+    ``values``."""
     reset = {attname: value for attname, value in values.items() if getattr(instance, attname) != value}
     if reset:
         for attname, value in reset.items():
             setattr(instance, attname, value)
-        model._base_manager.using(using).filter(pk=instance.pk).update(**reset)
-    return instance
+        _rows(type(instance), using).filter(pk=instance.pk).update(**reset)
+
+
+def _childs_deletion(model: type[models.Model], event: Event) -> Event | None:
+    """Return the event of the child's row that was deleted together with the parent's row of which ``event`` tells:
+    the last that is told of the object before it."""
+    relations: list[Any] = [one for one in model._meta.related_objects if getattr(one, "parent_link", False)]
+    children = {one.related_model._meta.label for one in relations if one.field.primary_key}
+    if not children:
+        return None
+    told = Event.objects.using(event._state.db).filter(
+        sender__in={*children, event.sender},
+        signal__in=("post_save", "post_delete"),
+        object_key=event.object_key,
+        database=event.database,
+        trace_id=event.trace_id,
+        outcome="committed",
+        id__lt=event.pk,
+    )
+    last: Event | None = told.order_by("-id").first()
+    return last if last is not None and last.signal == "post_delete" and last.sender in children else None
 
 
 def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
@@ -140,7 +172,7 @@ def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model
     if plans.of(manager.model).secret_pk:
         raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
     # Objects and not keys: a relation's rows may point at another column.
-    others = manager.model._base_manager.using(using).in_bulk(_keys(manager.model, told))
+    others = _rows(manager.model, using).in_bulk(_keys(manager.model, told))
     if added is not None:
         manager.remove(*others.values())
         return instance
@@ -176,6 +208,11 @@ def _accessor(model: type[models.Model], through: str, reverse: bool) -> str:
     raise RevertError(f"{model._meta.label} has no relation by {through} any more.")
 
 
+def _rows(model: type[models.Model], using: str) -> models.QuerySet[Any]:
+    """Return all rows of the model's table: its managers, the base manager among them, may hide some."""
+    return models.QuerySet(model, using=using)
+
+
 def _find(model: type[models.Model], key: str, using: str) -> models.Model | None:
     """Return the object whose key's text is ``key``."""
     if plans.of(model).secret_pk:
@@ -184,7 +221,7 @@ def _find(model: type[models.Model], key: str, using: str) -> models.Model | Non
         raise RevertError(f"The key of {model._meta.label} is too long to have been recorded whole.")
     pk: Any = tuple(json.loads(key)) if len(model._meta.pk_fields) > 1 else key
     try:
-        found: models.Model | None = model._base_manager.using(using).filter(pk=pk).first()
+        found: models.Model | None = _rows(model, using).filter(pk=pk).first()
     except (TypeError, ValueError, ValidationError):
         raise RevertError(f"{key!r} is no primary key of {model._meta.label}.") from None
     return found
@@ -221,7 +258,7 @@ def _value(field: Any, told: Any, using: str, read: Callable[[Any], Any] = encod
     except (ValidationError, ValueError, TypeError) as error:
         raise RevertError(f"{recorded!r} can't be read as a value of {field.name!r}: {error}") from error
     if field.is_relation and not field.remote_field.parent_link:  # a child is saved with its parent
-        there = field.related_model._base_manager.using(using).filter(**{field.target_field.name: value})
+        there = _rows(field.related_model, using).filter(**{field.target_field.name: value})
         if not there.exists():
             raise RevertError(
                 f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone."
