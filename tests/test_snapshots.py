@@ -694,6 +694,21 @@ def test_a_parent_that_becomes_a_child_is_a_creation_of_the_child() -> None:
     assert (True, 3, "Lion") == (event.data["args"]["created"], event.data["row"]["stars"], event.data["row"]["name"])
 
 
+def test_a_child_that_takes_over_its_parents_attributes_is_saved_with_it_and_told() -> None:
+    place = Place.objects.get(pk=Place.objects.create(name="Lion").pk)
+    child = Restaurant(place_ptr_id=place.pk)
+    child.__dict__.update(place.__dict__)  # the state as well: it is one for both
+    child.stars = 3
+    child.save()
+    place.name = "Bear"
+    place.save()
+    child.stars = 4
+    child.save()
+    assert ["committed"] * 2 == [event.outcome for event in recorded(Restaurant, "post_save")]
+    assert [4] == changes(child)["stars"][-1:]
+    assert ["Bear"] == changes(place)["name"][-1:]
+
+
 def test_deleting_a_child_tells_of_both_rows() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=3)
     key = lion.pk

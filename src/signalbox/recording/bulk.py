@@ -219,7 +219,8 @@ def _stored(
     found: dict[Any, Sequence[Any]] = {}
     for start in range(0, len(keys), 500):
         part = rows.filter(pk__in=keys[start : start + 500]).values_list("pk", *attnames)
-        found.update({key: _spread(plan, places, values) for key, *values in part})
+        with buffer.unlogged(connection):
+            found.update({key: _spread(plan, places, values) for key, *values in part})
     return {key: found[key] for key in keys if key in found}
 
 
@@ -355,7 +356,8 @@ def _read(found: Any, connection: BaseDatabaseWrapper, names: list[str]) -> dict
     """Return these fields' values by key, their rows locked."""
     if connection.features.has_select_for_update:
         found = found.select_for_update()
-    return {row[0]: row[1:] for row in found.values_list("pk", *names)}
+    with buffer.unlogged(connection):
+        return {row[0]: row[1:] for row in found.values_list("pk", *names)}
 
 
 def _tell_changed_rows(
@@ -366,7 +368,8 @@ def _tell_changed_rows(
         places = [plan.fields.names.index(name) for name in names]
         for start in range(0, len(old), 500):
             keys = list(old)[start : start + 500]
-            new = _table(plan, connection).filter(pk__in=keys).values_list("pk", *names)
+            with buffer.unlogged(connection):
+                new = list(_table(plan, connection).filter(pk__in=keys).values_list("pk", *names))
             for key, *values in new:
                 change = RowChange(plan.fields, _spread(plan, places, old[key]), _spread(plan, places, values))
                 _add(_row_draft("update", plan, connection, plan.key_of(key), change, None), connection)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.db import router
+from django.db.models import QuerySet
 from django.db.models.fields import related_descriptors
 from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
+from signalbox import buffer
 from signalbox.recording import bulk, plans, returning
-from signalbox.recording.blocks import in_transaction
+from signalbox.recording.blocks import connection_of, in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,8 +59,10 @@ class Work:
         model = self.manager.model
         keys = {getattr(one, column.attname): one.pk for one in self.objects if isinstance(one, model)}
         if unknown := [value for value in values if value not in keys]:
-            objects = model._base_manager.using(router.db_for_write(self.through, instance=self.manager.instance))
-            keys |= dict(objects.filter(**{f"{column.name}__in": unknown}).values_list(column.attname, "pk"))
+            using = router.db_for_write(self.through, instance=self.manager.instance)
+            objects: Any = QuerySet(model).using(using).filter(**{f"{column.name}__in": unknown})
+            with buffer.unlogged(connection_of(using)):
+                keys |= dict(objects.values_list(column.attname, "pk"))
         return [keys.get(value, value) for value in values]
 
 

@@ -21,6 +21,7 @@ from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import MULTI, ROW_COUNT
 
+from signalbox import buffer
 from signalbox.recording.blocks import connection_of
 
 if TYPE_CHECKING:
@@ -256,8 +257,9 @@ def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
     # PostgreSQL locks no rows of outer joins and groups.
     alone = sum(map(bool, query.alias_refcount.values())) == 1 and not query.distinct and query.group_by is None
     query.select_for_update = vendor == "mysql" or (vendor == "postgresql" and alone)
-    rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
-    found = [row for part in rows for row in part]
+    with buffer.unlogged(compiler.connection):
+        rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
+        found = [row for part in rows for row in part]
     return _converted(compiler, wanted, found)
 
 

@@ -47,11 +47,12 @@ def take(state: ModelState, name: str) -> Any:
 
 def old(plan: Plan, state: ModelState) -> Any:
     """Return the row's known values in the order of the plan's fields; ``UNKNOWN`` if nothing was read."""
-    row = getattr(state, ATTRIBUTE, UNKNOWN)
+    row: Any = getattr(state, ATTRIBUTE, UNKNOWN)
     if type(row) is Partial:
         row = row.values(plan)
         setattr(state, ATTRIBUTE, row)
-    return row
+    # A child that was given its parent's attributes has its state as well, and what is known there is another's row.
+    return row if row is UNKNOWN or len(row) == plan.size else UNKNOWN
 
 
 def before(plan: Plan, instance: Model, using: str) -> Any:
