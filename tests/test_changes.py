@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import json
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -297,31 +299,52 @@ def test_json_changed_after_the_save_does_not_change_what_was_saved() -> None:
     assert {"a": [1]} == of(order).data["row"]["meta"]
 
 
+@contextmanager
+def table_of_postgresql(name: str, **members: Any) -> Iterator[Any]:
+    """Make a model of the shop's with fields that only PostgreSQL has."""
+    meta = type("Meta", (), {"app_label": "shop"})
+    model: Any = type(name, (models.Model,), {"__module__": __name__, "Meta": meta, **members})
+    try:
+        with connection.schema_editor() as editor:
+            editor.create_model(model)
+        yield model
+    finally:
+        from django.apps import apps
+
+        del apps.all_models["shop"][name.lower()]
+        apps.clear_cache()
+
+
 @pytest.mark.postgres
 @pytest.mark.django_db
 def test_an_array_changed_in_place_is_a_change() -> None:
     from django.contrib.postgres.fields import ArrayField
 
-    class Shelf(models.Model):
-        objects: models.Manager[Any] = models.Manager()
-        books = ArrayField(models.CharField(max_length=20))
-
-        class Meta:
-            app_label = "shop"
-
-    try:
-        with connection.schema_editor() as editor:
-            editor.create_model(Shelf)
-        shelf = Shelf.objects.create(books=["Emma"])
-        shelf = Shelf.objects.get()
+    with table_of_postgresql("Shelf", books=ArrayField(models.CharField(max_length=20))) as shelves:
+        shelves.objects.create(books=["Emma"])
+        shelf = shelves.objects.get()
         shelf.books.append("Persuasion")
         shelf.save()
         assert {"books": [["Emma"], ["Emma", "Persuasion"]]} == changes(shelf)
-    finally:
-        from django.apps import apps
 
-        del apps.all_models["shop"]["shelf"]
-        apps.clear_cache()
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_a_range_is_told_as_its_serializer_tells_it_and_can_be_put_back() -> None:
+    from django.contrib.postgres.fields import IntegerRangeField
+
+    with table_of_postgresql("Stretch", miles=IntegerRangeField()) as stretches:
+        stretches.objects.create(miles=(1, 5))
+        stretch = stretches.objects.get()
+        was = stretch.miles
+        stretch.miles = (2, 9)
+        stretch.save()
+        old, new = changes(stretch)["miles"]
+        assert ({"lower": "1", "upper": "5", "bounds": "[)"}, [2, 9]) == (json.loads(old), new)
+        signalbox.revert(of(stretch))
+        assert was == stretches.objects.get().miles
+        stretches.objects.update(miles=was)
+        assert old == newest(stretches, "update").data["args"]["values"]["miles"]
 
 
 @everywhere

@@ -192,9 +192,9 @@ class Plan:
 
 
 def _serializes(field: Any) -> bool:
-    """Tell whether the field is a project's own that says how its values become text."""
+    """Tell whether the field says itself how its values become text: a project's own, or one of PostgreSQL's."""
     own = type(field)
-    return not own.__module__.startswith("django.") and own.value_to_string is not Field.value_to_string
+    return not own.__module__.startswith("django.db.") and own.value_to_string is not Field.value_to_string
 
 
 def _serializing(field: Any) -> Callable[[Any], Any]:
