@@ -147,8 +147,16 @@ def _node(node: ast.AST, conditions: Conditions, found: list[Step]) -> None:
             _block(node.finalbody, conditions, found)
         case ast.For() | ast.AsyncFor():
             _node(node.iter, conditions, found)
-            _block(node.body, conditions, found)
+            _block(node.body, (*conditions, UNKNOWN) if _chosen(node.iter) else conditions, found)
             _block(node.orelse, conditions, found)
+        case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+            for turn in node.generators:
+                _node(turn.iter, conditions, found)
+                for test in turn.ifs:
+                    _node(test, conditions, found)
+                    conditions += (Condition(test, True),)
+            for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
+                _node(part, conditions, found)
         case ast.With() | ast.AsyncWith():
             for item in node.items:
                 _node(item.context_expr, conditions, found)
@@ -169,6 +177,20 @@ def _node(node: ast.AST, conditions: Conditions, found: list[Step]) -> None:
             for child in ast.iter_child_nodes(node):
                 if not isinstance(child, ast.expr_context | ast.operator):
                     _node(child, conditions, found)
+
+
+def _chosen(items: ast.expr) -> bool:
+    """Whether a loop over these runs for some alone, and maybe for none: what chose them may end a recursion.
+
+    A plain name may hold such a choice.
+    """
+    if isinstance(items, ast.Name):
+        return True
+    return any(
+        (isinstance(node, ast.comprehension) and bool(node.ifs))
+        or (isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in {"filter", "exclude"})
+        for node in ast.walk(items)
+    )
 
 
 def calls(found: Iterable[Step]) -> Iterator[tuple[ast.Call, Conditions]]:
@@ -241,5 +263,9 @@ def reads(function: Function, name: str) -> bool:
         if isinstance(node, ast.keyword) and node.arg is None and kwarg and dotted(node.value) == kwarg.arg:
             return True
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant) and node.left.value == name:
+            return True
+        if isinstance(node, ast.MatchMapping) and any(
+            isinstance(k, ast.Constant) and k.value == name for k in node.keys
+        ):
             return True
     return False

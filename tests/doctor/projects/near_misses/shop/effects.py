@@ -70,6 +70,14 @@ def guarded_by_kwargs(sender, instance, **kwargs):
     instance.order.save()
 
 
+@receiver(post_save, sender=Note)
+def guarded_by_a_pattern(sender, instance, **kwargs):
+    match kwargs:
+        case {"raw": True}:
+            return
+    instance.order.save()
+
+
 @receiver(post_save, sender=Order)
 def decides(sender, instance, created, **kwargs):
     match created:

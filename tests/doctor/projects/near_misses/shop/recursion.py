@@ -72,3 +72,23 @@ def touch(order):
 def only_where_it_is_missing(sender, instance, raw, **kwargs):
     if not raw:
         sender.objects.get_or_create(name="any")
+
+
+@receiver(post_save, sender=Note)
+def once_for_each_that_is_missing(sender, instance, raw, **kwargs):
+    for name in [name for name in ("slug", "title") if not hasattr(instance, name)]:
+        setattr(instance, name, "")
+        instance.save()
+
+
+@receiver(post_save, sender=Note)
+def once_for_each_that_was_missing(sender, instance, raw, **kwargs):
+    missing = [name for name in ("slug", "title") if not hasattr(instance, name)]
+    for name in missing:
+        setattr(instance, name, "")
+        instance.save()
+
+
+@receiver(post_save, sender=Note)
+def in_a_comprehension(sender, instance, raw, **kwargs):
+    return [instance.save() for name in ("slug", "title") if not instance.__dict__.setdefault(name, "")]
