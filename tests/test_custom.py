@@ -12,7 +12,7 @@ from django.dispatch import Signal
 from django.test import Client, override_settings
 
 import signalbox
-from signalbox import context, recording
+from signalbox import context, naming, recording
 from signalbox.models import Event
 from signalbox.recording import custom, sends, traces
 from tests.shop import signals
@@ -189,7 +189,7 @@ def test_a_tracked_signal_is_not_kept_alive_by_its_name() -> None:
     import weakref
 
     signal = Signal()
-    custom.track(signal, "partner.gone")
+    naming.track(signal, "partner.gone")
     reference = weakref.ref(signal)
     del signal
     gc.collect()

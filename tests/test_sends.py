@@ -15,9 +15,9 @@ from django.db.models.signals import ModelSignal, post_save
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import context, recording
+from signalbox import context, naming, recording
 from signalbox.models import Event
-from signalbox.recording import custom, sends, traces
+from signalbox.recording import sends, traces
 from tests.shop.models import Tag
 
 Answers = list[tuple[Any, Any]]
@@ -32,7 +32,7 @@ def signal() -> Iterator[Signal]:
     yield made
     sends.unwatch(made)
     recording._state.watched.pop(made, None)
-    custom._named.pop(made, None)
+    naming._tracked.pop(made, None)
 
 
 @contextmanager

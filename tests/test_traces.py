@@ -25,9 +25,9 @@ from django.test import SimpleTestCase, override_settings
 from django.urls import path
 
 import signalbox
-from signalbox import context
+from signalbox import context, naming
 from signalbox.models import Event, Trace
-from signalbox.recording import custom, sends, traces
+from signalbox.recording import sends, traces
 from tests.shop.models import Tag
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -557,7 +557,7 @@ def test_a_boundary_that_is_watched_later_still_ends_its_request() -> None:
         try:
             served("/tag/")
         finally:
-            del custom._named[request_finished]
+            del naming._tracked[request_finished]
 
         assert context.current() is before
         assert "200" == newest(kind="request").status

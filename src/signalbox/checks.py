@@ -11,9 +11,9 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Caution
 from django.core.checks import register as register_check
 
-from signalbox import catalog, conf, keeping
+from signalbox import catalog, conf, keeping, naming
 from signalbox.delivery import checks as delivery
-from signalbox.recording import custom, plans
+from signalbox.recording import plans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """W004, W005: the setting names a signal, an app, a model or a field that is not there."""
     config = conf.get()
     groups = {entry.group for entry in catalog.BUILTIN.values()} | {"custom"}
-    known = catalog.BUILTIN.keys() | groups | set(custom.named().values())
+    known = catalog.BUILTIN.keys() | groups | set(naming.tracked().values())
     found: list[CheckMessage] = [
         Caution(
             f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.',

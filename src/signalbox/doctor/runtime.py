@@ -24,7 +24,7 @@ from django.db.models.fields.reverse_related import ForeignObjectRel
 from django.db.models.options import Options
 from django.dispatch import Signal
 
-from signalbox import catalog
+from signalbox import catalog, naming
 from signalbox.receivers import Connected, code_of, connected, name
 
 SenderKind: TypeAlias = Literal[
@@ -164,6 +164,8 @@ class Runtime:
     """Every connection of every signal found."""
     modules: frozenset[str]
     """Names of the modules that are imported."""
+    beside: Mapping[str, str]
+    """Absolute files of the imported modules that are the project's own, in an app or beside the apps."""
     bound: Mapping[str, tuple[str, int]]
     """Functions that the apps' modules hold: dotted path to absolute file and first line of code."""
     entries: frozenset[str]
@@ -203,6 +205,7 @@ def read() -> Runtime:
         aliases=aliases,
         connections=connections,
         modules=frozenset(sys.modules),
+        beside=dict(_beside()),
         bound=dict(_bound(found)),
         entries=frozenset(_dotted()),
         fast=tuple(_fast(connections)) if senderless else (),
@@ -220,7 +223,7 @@ def _apps() -> Iterator[App]:
             label=config.label,
             module=config.name,
             path=path,
-            own=not _packaged(path),
+            own=not packaged(path),
             position=position,
             config=f"{type(config).__module__}.{type(config).__qualname__}",
         )
@@ -228,7 +231,7 @@ def _apps() -> Iterator[App]:
     installed = {config.name for config in apps.get_app_configs()}
     for directory in getattr(sys.modules.get(package), "__path__", ()) if package not in {"tests", "test"} else ():
         path = real(directory)
-        if package not in installed and not _packaged(path):
+        if package not in installed and not packaged(path):
             yield App(label=package, module=package, path=path, own=True, position=position + 1)
 
 
@@ -238,7 +241,8 @@ def real(path: str) -> str:
     return os.path.realpath(path)
 
 
-def _packaged(path: str) -> bool:
+def packaged(path: str) -> bool:
+    """Whether a path is none of the project's own: in ``site-packages``, the standard library or signalbox itself."""
     parts = path.split(os.sep)
     here = real(os.path.dirname(os.path.dirname(__file__)))
     standard = real(sysconfig.get_path("stdlib"))
@@ -252,6 +256,14 @@ def _modules(found: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
         parts = label.split(".")
         if isinstance(module, ModuleType) and any(".".join(parts[:i]) in prefixes for i in range(1, len(parts) + 1)):
             yield label, module
+
+
+def _beside() -> Iterator[tuple[str, str]]:
+    imported: list[tuple[str, object]] = list(sys.modules.items())
+    for label, module in imported:
+        path = vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        if isinstance(path, str) and path.endswith(".py") and not packaged(path) and not packaged(real(path)):
+            yield label, real(path)
 
 
 def _bound(found: Iterable[App]) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -295,7 +307,7 @@ def _names(value: Any, depth: int) -> Iterator[str]:
 
 def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, str]]:
     """Return every signal that an imported module holds, or a class of the apps', with its name and all paths to it."""
-    paths: dict[int, list[str]] = {}
+    places: dict[int, list[tuple[str, str]]] = {}
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
     for entry in catalog.BUILTIN.values():
@@ -305,29 +317,28 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
         if signal is not None:
             objects[id(signal)] = signal
             builtin[id(signal)] = entry.name
-            paths[id(signal)] = [entry.path]
-    for label, module in list(sys.modules.items()):
+            places[id(signal)] = [(home, attribute)]
+    for label, module in naming.modules():
         if isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
                 # By type(): isinstance() would ask a lazy object for its class, and so make it.
                 if issubclass(type(value), Signal):
                     objects[id(value)] = value
-                    paths.setdefault(id(value), []).append(f"{label}.{attribute}")
+                    places.setdefault(id(value), []).append((label, attribute))
     for label, module in _modules(found):
         for attribute, value in list(vars(module).items()):
             if type(value) is type and value.__module__ == label:
                 for inner, held in list(vars(value).items()):
                     if issubclass(type(held), Signal):
                         objects[id(held)] = held
-                        paths.setdefault(id(held), []).append(f"{label}.{attribute}.{inner}")
-    names = {key: builtin.get(key) or min(known, key=_plainness) for key, known in paths.items()}
-    aliases = {path: names[key] for key, known in paths.items() for path in known}
+                        places.setdefault(id(held), []).append((label, f"{attribute}.{inner}"))
+    within = naming.within_apps()
+    names = {
+        key: builtin.get(key) or naming.name(objects[key], [place for place in known if within(place[0])] or known)
+        for key, known in places.items()
+    }
+    aliases = {".".join(place): names[key] for key, known in places.items() for place in known}
     return [(signal, names[key]) for key, signal in objects.items()], aliases
-
-
-def _plainness(path: str) -> tuple[bool, int, str]:
-    """Order the paths to one signal: a module for signals first, then the shortest."""
-    return ("signal" not in path.rpartition(".")[0].rpartition(".")[2], path.count("."), path)
 
 
 @dataclass(frozen=True, slots=True)

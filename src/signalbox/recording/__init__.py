@@ -15,7 +15,7 @@ from django.db.backends.signals import connection_created
 from django.db.models.signals import m2m_changed, post_migrate
 from django.dispatch import Signal
 
-from signalbox import buffer, catalog, conf, encoding, store
+from signalbox import buffer, catalog, conf, encoding, naming, store
 from signalbox.delivery import registry
 from signalbox.recording import (
     bulk,
@@ -142,7 +142,7 @@ def find_custom() -> None:
     if scope is None:
         return
     if scope.everything or scope.names - catalog.BUILTIN.keys():
-        for signal, name in (*custom.new_signals(), *custom.named().items()):
+        for signal, name in (*custom.new_signals(), *naming.tracked().items()):
             if signal not in _state.watched and scope.custom(name):
                 _watch(signal, name)
     for name, entry in catalog.BUILTIN.items():  # those whose modules are imported late, as django.test's
@@ -161,7 +161,7 @@ def track(signal: Signal, name: str) -> None:
     if not isinstance(signal, Signal):
         raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
     name = encoding.column(name, 200)
-    custom.track(signal, name)
+    naming.track(signal, name)
     registry.known_as(signal, name)
     if _state.scope is not None and _state.scope.custom(name):
         _watch(signal, name)
