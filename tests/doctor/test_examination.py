@@ -193,3 +193,10 @@ def test_the_doctor_changes_no_list_of_receivers() -> None:
     examine(records=False)
 
     assert before == list(request_finished.receivers)
+
+
+def test_what_a_urlconf_beside_the_apps_imports_comes_with_the_first_request() -> None:
+    findings = examine_project(PROJECTS / "defects", debug=False, rules=["never-imported"])
+
+    severities = {finding["place"].rpartition(":")[0]: finding["severity"] for finding in findings}
+    assert ("warning", "error") == (severities["shop/views.py"], severities["shop/forgotten.py"])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +18,9 @@ from django.db.models.signals import post_save
 from django.dispatch import Signal
 from django.test import override_settings
 
-from signalbox.doctor import examine, runtime
+from signalbox import naming, recording
+from signalbox.doctor import examine, runtime, source
+from signalbox.doctor.project import Project
 from signalbox.doctor.runtime import Connection, Sender
 
 SIGNAL = Signal()
@@ -47,6 +54,33 @@ async def coroutine(sender: object, **kwargs: Any) -> None: ...
 
 def test_a_custom_signal_is_known_by_its_dotted_path() -> None:
     assert NAME == runtime.read().aliases[NAME]
+
+
+def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    thing = Signal()
+    (tmp_path / "models.py").write_text("thing = Signal()\n")
+    for name, file in (("tests.shop.deep.models", str(tmp_path / "models.py")), ("tests.shop.aside", None)):
+        module = ModuleType(name)
+        vars(module).update(thing=thing, __file__=file)
+        monkeypatch.setitem(sys.modules, name, module)
+    recording.find_custom()
+
+    assert "tests.shop.deep.models.thing" == runtime.read().aliases["tests.shop.aside.thing"]
+    assert "tests.shop.deep.models.thing" == recording.watched()[thing]
+
+
+def test_a_signal_is_called_what_track_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(naming._tracked, SIGNAL, "partner.payment")
+
+    assert "partner.payment" == runtime.read().aliases[NAME]
+
+
+def test_a_signal_that_a_library_holds_may_be_sent_there() -> None:
+    process = replace(runtime.read(), aliases={"library.paid": "shop.events.paid", "shop.lost": "shop.lost"})
+    written = source.read([], process.aliases, beside={"shop": os.devnull})
+    project = Project(runtime=process, source=written)
+
+    assert (True, False) == (project.hands_on("shop.events.paid"), project.hands_on("shop.lost"))
 
 
 def test_a_built_in_signal_is_known_by_its_short_name_wherever_it_is_imported() -> None:

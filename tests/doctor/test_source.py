@@ -18,6 +18,14 @@ ALIASES = {
     "django.db.models.signals.post_delete": "post_delete",
 }
 
+CONNECTING = """
+from django.db.models.signals import post_save
+from django.dispatch import receiver
+
+@receiver(post_save)
+def gehört(sender, **kwargs): ...
+"""
+
 
 def read(directory: Path, **files: str) -> Source:
     app = directory / "shop"
@@ -222,3 +230,101 @@ def test_imports_are_found_however_they_are_written(tmp_path: Path) -> None:
     )
 
     assert {"a", "b.c", "e", "e.f", "e.g", "shop", "shop.i"} == found.imports["shop.views"]
+
+
+def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None:
+    inner = tmp_path / "shop" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "models.py").touch()
+    (tmp_path / "shop" / "loop").symlink_to(tmp_path / "shop", target_is_directory=True)
+    (inner / "loop").symlink_to(tmp_path / "shop", target_is_directory=True)
+    (inner / "nowhere").symlink_to(inner / "nowhere")
+    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+
+    assert ["shop.inner.models"] == list(source.read([app], ALIASES).files)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(CONNECTING.encode("utf-8-sig"), id="a byte order mark"),
+        pytest.param(b"# -*- coding: latin-1 -*-\n" + CONNECTING.encode("latin-1"), id="an encoding"),
+        pytest.param(CONNECTING.encode(), id="neither"),
+    ],
+)
+def test_a_file_is_read_in_the_encoding_that_it_says_it_has(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "receivers.py").write_bytes(text)
+    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+
+    assert ["shop.receivers.gehört"] == [connect.target for connect in source.read([app], ALIASES).connects]
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe = 1\n", b"def x(:\n"])
+def test_of_a_file_that_can_not_be_read_as_python_every_signal_that_it_names_counts_as_handed_on(
+    tmp_path: Path, text: bytes
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "events.py").write_text(
+        "from django.dispatch import Signal\npaid = Signal()\nlost = Signal()\n"
+    )
+    (tmp_path / "shop" / "views.py").write_bytes(text + b"from .events import paid\npaid.send(sender=None)\n")
+    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+
+    found = source.read([app], ALIASES)
+
+    assert (True, False) == (found.hands_on("shop.events.paid"), found.hands_on("shop.events.lost"))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "later(partial(events.paid.send, sender=None))",
+        "tell = events.paid.send_robust",
+        "TELL = {'paid': events.paid.asend}",
+        "import_string('shop.events.paid')",
+    ],
+)
+def test_who_has_a_signals_method_or_its_name_has_the_signal(tmp_path: Path, use: str) -> None:
+    found = read(
+        tmp_path,
+        events="from django.dispatch import Signal\npaid = Signal()\nlost = Signal()\n",
+        signals=f"from . import events\n{use}\n",
+    )
+
+    assert (True, False) == (found.hands_on("shop.events.paid"), found.hands_on("shop.events.lost"))
+
+
+def test_who_has_a_module_has_the_signals_in_it(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        events="from django.dispatch import Signal\npaid = Signal()\n",
+        signals="from . import events\ndef tell(name):\n    getattr(events, name).send(sender=None)\n",
+    )
+
+    assert found.hands_on("shop.events.paid")
+
+
+def test_what_an_app_imports_beside_the_apps_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "counter.py").write_text("from shop.events import paid\npaid.send(sender=None)\n")
+
+    found = read(
+        tmp_path,
+        events="from django.dispatch import Signal\npaid = Signal()\n",
+        views="def pay():\n    import counter\n",
+    )
+
+    assert found.hands_on("shop.events.paid")
+
+
+def test_the_urlconf_is_followed_though_it_is_in_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "roads.py").write_text("from django.urls import path\nfrom till import counter\n")
+    (tmp_path / "till").mkdir()
+    (tmp_path / "till" / "counter.py").write_text("import shop.views\n")
+
+    found = source.read([], ALIASES, entries=["roads", "django.middleware.common.CommonMiddleware", "default"])
+
+    assert {"roads": str(tmp_path / "roads.py"), "till.counter": str(tmp_path / "till" / "counter.py")} == found.files
+    assert {"shop.views"} == found.imports["till.counter"]

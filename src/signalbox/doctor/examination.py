@@ -70,7 +70,13 @@ def chosen(rules: Collection[str] | None) -> list[Rule]:
 def read(*, records: bool) -> Project:
     """Read the process, the source and, if asked to, the recorded events."""
     process = runtime.read()
-    written = source.read(process.apps, process.aliases, {connection.path for connection in process.connections})
+    written = source.read(
+        process.apps,
+        process.aliases,
+        {connection.path for connection in process.connections},
+        beside=process.beside,
+        entries=process.entries,
+    )
     return Project(runtime=process, source=written, records=recorded.read() if records else ())
 
 

@@ -108,6 +108,19 @@ class Project:
                 told.add(called)
                 yield frame.calling(called, call, conditions)
 
+    def hands_on(self, signal: str) -> bool:
+        """Whether others than the places that are read may send or hear the signal."""
+        return self.source.hands_on(signal) or signal in self.runtime.entries or signal in self._held_elsewhere
+
+    @cached_property
+    def _held_elsewhere(self) -> frozenset[str]:
+        """The signals that an imported module holds whose source isn't read, as a library's."""
+        return frozenset(
+            signal
+            for path, signal in self.runtime.aliases.items()
+            if not {path.rpartition(".")[0], path.rpartition(".")[0].rpartition(".")[0]} & self.source.files.keys()
+        )
+
     def loaded(self, module: str) -> bool:
         """Whether the module is imported."""
         return module in self.runtime.modules

@@ -44,10 +44,20 @@ class _Scope:
     loop: bool = False
 
 
+def parsed(text: str) -> ast.Module | None:
+    """Return the syntax of a file; ``None`` if it isn't this Python's: a template, or an older file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a strange escape in somebody's string is not our business
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
 class Reader:
     """Reads one file; what it found is in its attributes, by the paths that are written there."""
 
-    def __init__(self, name: str, path: str, text: str) -> None:
+    def __init__(self, name: str, path: str, text: str, tree: ast.Module) -> None:
         self.name, self.path, self.package = name, path, path.endswith("__init__.py")
         self.connects: list[Connect] = []
         self.disconnects: list[tuple[str, str]] = []
@@ -57,12 +67,7 @@ class Reader:
         self.functions: list[Function] = []
         self.by_name: dict[str, Function] = {}
         self.stars: list[str] = []
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a strange escape in somebody's string is not our business
-                self.tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError):  # not this Python's syntax: a template, or an older file
-            self.tree = ast.Module(body=[], type_ignores=[])
+        self.tree = tree
         self.script = "__main__" in text and any(
             isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in self.tree.body
         )
@@ -141,7 +146,8 @@ class Reader:
         if node.value is None:
             return
         name = _assigned(node)
-        if name and isinstance(node.value, ast.Name | ast.Attribute) and not scope.in_class:
+        alias = name and isinstance(node.value, ast.Name | ast.Attribute) and not _is_send(node.value)
+        if alias and not scope.in_class:
             return  # another name for the same thing; an attribute of a class is reached by `self` as well
         made_by = self._path(node.value.func, scope) if isinstance(node.value, ast.Call) else ""
         if name and not scope.function and made_by.endswith("Signal"):
@@ -231,7 +237,9 @@ class Reader:
             case ast.Lambda():
                 self._inside(self._new(node, "<lambda>", scope), scope)
             case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()) if path := self._path(node, scope):
-                self.mentions.add(path)
+                self.mentions.add(path.rpartition(".")[0] if _is_send(node) else path)
+            case ast.Constant(value=str() as text) if "." in text:
+                self.mentions.add(text)  # it may be a dotted path that is imported
             case _:
                 for child in ast.iter_child_nodes(node):
                     if isinstance(child, ast.expr):
@@ -389,6 +397,11 @@ class Reader:
                 loop=scope.loop,
             )
         )
+
+
+def _is_send(node: ast.expr) -> bool:
+    """Whether it is a signal's bound method: whoever has that sends the signal."""
+    return isinstance(node, ast.Attribute) and node.attr in SENDS
 
 
 def _assigned(node: ast.Assign | ast.AnnAssign) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import tokenize
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from importlib.machinery import PathFinder
+from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from signalbox import catalog
-from signalbox.doctor.reader import Reader
-from signalbox.doctor.runtime import App, real
+from signalbox.doctor.imports import imported
+from signalbox.doctor.reader import Reader, parsed
+from signalbox.doctor.runtime import App, packaged, real
 from signalbox.doctor.written import Connect, Definition, Function, Module, Send, Source
 
 SIGNAL_CLASSES: Final = frozenset(
@@ -22,28 +28,57 @@ _LEFT_OUT: Final = frozenset(
 _TELLING: Final = ("receiver", "ignal", ".connect(", ".send(", ".send_robust(", ".asend(", ".asend_robust(")
 
 
-def read(apps: Iterable[App], aliases: Mapping[str, str], also: Iterable[str] = ()) -> Source:
+def read(
+    apps: Iterable[App],
+    aliases: Mapping[str, str],
+    also: Iterable[str] = (),
+    *,
+    beside: Mapping[str, str] = MappingProxyType({}),
+    entries: Iterable[str] = (),
+) -> Source:
     """Parse the apps' files.
 
     Args:
         apps: Whose files to read.
         aliases: Dotted path to name of the signals that the process knows.
         also: Absolute paths of files whose functions are wanted even if nothing in them tells of signals.
+        beside: Files of the project's own modules that are in no app, as far as they are imported. They aren't parsed:
+            the text alone says what they import.
+        entries: Dotted names of code that comes to be imported later; what isn't in an app is read as ``beside``.
     """
     files = dict(_files(apps))
     texts = {path: _text(path) for path in files.values()}
     wanted = set(also)
     readers: dict[str, Reader] = {}
+
+    def parse(name: str) -> None:
+        path = files[name]
+        tree = parsed(texts[path])
+        if tree is not None:
+            readers[name] = Reader(name, path, texts[path], tree)
+
     for name, path in files.items():
-        text = texts[path]
-        if path in wanted or any(word in text for word in _TELLING):
-            readers[name] = Reader(name, path, text)
+        if path in wanted or any(word in texts[path] for word in _TELLING):
+            parse(name)
     # A receiver connected by name may stand in a file that doesn't speak of signals.
     for target in {connect.target for reader in readers.values() for connect in reader.connects}:
         name = target.rpartition(".")[0]
         if name in files and name not in readers:
-            readers[name] = Reader(name, files[name], texts[files[name]])
-    return _join(readers, files, texts, aliases)
+            parse(name)
+    around = {name: path for name, path in beside.items() if name not in files}
+    texts |= {path: _text(path) for path in around.values()}
+    files |= around
+    imports = {name: _imports(name, path, texts[path]) for name, path in files.items()}
+    locate = _Locating()
+    queue = [*entries, *chain.from_iterable(imports.values())]
+    while queue:
+        target = queue.pop()
+        for name in (target, target.rpartition(".")[0]):  # a module, or an attribute of one
+            if name not in files and (path := locate(name)):
+                files[name], texts[path] = path, _text(path)
+                imports[name] = _imports(name, path, texts[path])
+                queue += imports[name]
+    return _join(readers, files, texts, imports, aliases)
 
 
 # Files
@@ -53,10 +88,12 @@ def _files(apps: Iterable[App]) -> Iterator[tuple[str, str]]:
     apps = list(apps)
     roots = {app.path for app in apps}
     for app in apps:
-        yield from _walk(app.path, app.module, roots - {app.path})
+        yield from _walk(app.path, app.module, roots)
 
 
 def _walk(path: str, module: str, others: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the files of a folder by module; not those of ``others``, nor again of one that it stands in by a link."""
+    others = others | {path}
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError:  # an app in a zip file, or gone: nothing to read
@@ -65,7 +102,7 @@ def _walk(path: str, module: str, others: set[str]) -> Iterator[tuple[str, str]]
         name, dot, ending = entry.name.partition(".")
         if not name.isidentifier():
             continue
-        if not dot and entry.is_dir():
+        if not dot and os.path.isdir(entry.path):
             inside = _real(entry)
             # A folder with a manage.py is a project of its own.
             if name not in _LEFT_OUT and inside not in others and not os.path.exists(os.path.join(inside, "manage.py")):
@@ -80,18 +117,56 @@ def _real(entry: os.DirEntry[str]) -> str:
 
 
 def _text(path: str) -> str:
+    """Return the file's text, in the encoding that it says it has."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        try:
+            with tokenize.open(path) as file:
+                return file.read()
+        except (SyntaxError, UnicodeDecodeError):  # it has another
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read()
     except OSError:  # gone since it was listed
         return ""
+
+
+def _imports(name: str, path: str, text: str) -> frozenset[str]:
+    return imported(text, name, package=path.endswith("__init__.py"))
+
+
+class _Locating:
+    """Finds the files of the project's own modules, imported or not."""
+
+    def __init__(self) -> None:
+        self._roots: dict[str, list[str]] = {}
+
+    def __call__(self, name: str) -> str:
+        """Return the file of a module; empty if there is none, or if it is a package's."""
+        top, _, rest = name.partition(".")
+        roots = self._roots.get(top)
+        if roots is None:
+            roots = self._roots[top] = list(self._find(top)) if top.isidentifier() else []
+        stems = [os.path.join(root, *rest.split(".")) if rest else root for root in roots]
+        paths = [stem + ending for stem in stems for ending in (".py", f"{os.sep}__init__.py")]
+        return next((real(path) for path in paths if os.path.isfile(path)), "")
+
+    @staticmethod
+    def _find(top: str) -> Iterator[str]:
+        """Yield where the outermost module or package stands, without its ending."""
+        spec = PathFinder.find_spec(top)
+        if spec is not None:
+            places = spec.submodule_search_locations or [(spec.origin or "").removesuffix(".py")]
+            yield from (place for place in places if not packaged(place) and not packaged(real(place)))
 
 
 # All files
 
 
 def _join(
-    readers: Mapping[str, Reader], files: Mapping[str, str], texts: Mapping[str, str], aliases: Mapping[str, str]
+    readers: Mapping[str, Reader],
+    files: Mapping[str, str],
+    texts: Mapping[str, str],
+    imports: Mapping[str, frozenset[str]],
+    aliases: Mapping[str, str],
 ) -> Source:
     names = {**aliases, **{name: name for name in catalog.BUILTIN}}
     definitions = []
@@ -122,6 +197,11 @@ def _join(
         )
         for name, reader in readers.items()
     }
+
+    held: defaultdict[str, set[str]] = defaultdict(set)
+    for path, signal in names.items():
+        if (home := path.rpartition(".")[0]) in files:
+            held[home].add(signal)
 
     def named(target: str) -> Function | None:
         """Return the function at a path, which may lead through an object that a module holds."""
@@ -155,6 +235,8 @@ def _join(
         for path, send in reader.sends:
             sends.extend(replace(send, signal=signal) for signal in known([path], reader))
         mentioned.update(known(reader.mentions, reader))
+        # Who has a module gets at the signals in it.
+        mentioned.update(signal for path in reader.mentions for signal in held.get(path, ()))
     return Source(
         modules=modules,
         connects=tuple(connects),
@@ -165,4 +247,5 @@ def _join(
         functions={(f.path, f.line): f for reader in readers.values() for f in reader.functions},
         files=files,
         texts=texts,
+        imports=imports,
     )

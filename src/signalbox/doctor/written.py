@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
-from signalbox.doctor.imports import imported
 from signalbox.doctor.syntax import Conditions, Step, calls, steps
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
@@ -231,22 +230,16 @@ class Source:
     functions: Mapping[tuple[str, int], Function]
     """Functions by file and first line."""
     files: Mapping[str, str]
-    """Absolute path of each file, parsed or not, by dotted name."""
+    """Absolute path of each file, parsed or not, by dotted name: the apps', and the project's own beside them."""
     texts: Mapping[str, str]
     """Text of each file, by absolute path."""
+    imports: Mapping[str, frozenset[str]]
+    """Module to the dotted names that it imports, anywhere in it."""
 
     @cached_property
     def named(self) -> Mapping[str, Function]:
         """Functions by dotted name; of several of one name the last."""
         return {function.dotted: function for function in self.functions.values()}
-
-    @cached_property
-    def imports(self) -> Mapping[str, frozenset[str]]:
-        """Module to the dotted names that it imports, anywhere in it."""
-        return {
-            name: imported(self.texts[path], name, package=path.endswith("__init__.py"))
-            for name, path in self.files.items()
-        }
 
     def reached_otherwise(self, signal: str) -> bool:
         """Whether a signal that is an attribute of a class may be reached by way of an object or another class."""
@@ -262,12 +255,13 @@ class Source:
     def hands_on(self, signal: str) -> bool:
         """Whether the signal is handed on as a value, so that somebody else may send or hear it.
 
-        Of files that aren't parsed, since nothing in them is sent or connected, those count that import it and name it.
+        Of files that aren't parsed, since nothing in them is sent or connected or since they can't be, those count
+        that name it, by its dotted path or beside an import of it.
         """
         home, _, word = signal.rpartition(".")
         return signal in self.mentions or any(
-            word in self.texts[self.files[name]]
-            and any(target == home or target.endswith(f".{word}") for target in targets)
+            word in (text := self.texts[self.files[name]])
+            and (signal in text or any(target == home or target.endswith(f".{word}") for target in targets))
             for name, targets in self.imports.items()
             if name not in self.modules
         )

@@ -262,7 +262,7 @@ def _migrate(arrivals: Arrivals, connect: Connect, signal: str) -> Fault | None:
 def _after_send(arrivals: Arrivals, connect: Connect, signal: str) -> Fault | None:
     project = arrivals.project
     sends = [send for send in project.source.sends if send.signal == signal]
-    if len(sends) != 1 or project.source.hands_on(signal) or "." not in signal:
+    if len(sends) != 1 or project.hands_on(signal) or "." not in signal:
         return None
     send = sends[0]
     sender_app = project.runtime.app_of(send.path)

@@ -18,7 +18,7 @@ def unsent(project: Project) -> Iterator[Fault]:
     heard = {signal for connect in project.source.connects for signal in connect.signals}
     for definition in _custom(project):
         signal = definition.signal
-        if signal not in sent and not project.source.hands_on(signal):
+        if signal not in sent and not project.hands_on(signal):
             yield Fault(
                 path=definition.path,
                 line=definition.line,
@@ -39,7 +39,7 @@ def unheard(project: Project) -> Iterator[Fault]:
     sent = {send.signal for send in project.source.sends}
     for definition in _custom(project):
         signal = definition.signal
-        if signal in sent and signal not in heard and not project.source.hands_on(signal):
+        if signal in sent and signal not in heard and not project.hands_on(signal):
             yield Fault(
                 path=definition.path,
                 line=definition.line,

@@ -45,7 +45,7 @@ def _sent(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]
         always = {"sender", "signal", *entry.args} - optional
         return frozenset(always), frozenset({"sender", "signal", *entry.args})
     sends = [send for send in project.source.sends if send.signal == signal]
-    if not sends or project.source.hands_on(signal) or any(send.args is None for send in sends):
+    if not sends or project.hands_on(signal) or any(send.args is None for send in sends):
         return None
     named = [send.args for send in sends if send.args is not None]
     base = {"sender", "signal"}

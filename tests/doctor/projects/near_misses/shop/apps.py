@@ -36,6 +36,7 @@ class ShopConfig(AppConfig):
             early,
             effects,
             failures,
+            handed,
             leaks,
             lifetime,
             ours,

@@ -1,0 +1,9 @@
+"""In a package that is no installed app."""
+
+import till.drawer
+
+
+def count():
+    from shop import handed
+
+    handed.sent_by_its_module.send(sender=None)

@@ -1,0 +1,5 @@
+from shop import handed
+
+
+def shut():
+    handed.sent_outside.send(sender=None)
