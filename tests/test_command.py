@@ -22,6 +22,7 @@ from django.core.management import CommandError, call_command
 from django.db.models.signals import post_save
 
 import signalbox
+from signalbox.delivery import registry
 from signalbox.management import quiet
 from signalbox.management.commands.signalbox import SUBCOMMANDS
 from signalbox.models import Event, Trace
@@ -125,6 +126,10 @@ class Terminal(StringIO):
         return True
 
 
+def waits(sender: Any, instance: Any, **kwargs: Any) -> None:
+    """A durable receiver."""
+
+
 def run(*words: str, out: StringIO | None = None) -> str:
     """What the command writes, run within this process."""
     out = out or StringIO()
@@ -192,6 +197,18 @@ def test_every_key_of_the_json_is_documented(heading: str, words: list[str]) -> 
 
 
 # ------------------------------------------------------------------ in this process
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_durable_receiver_is_told_beside_those_that_are_connected() -> None:
+    signalbox.receiver("post_save", sender="shop.Order", durable=True)(waits)
+    try:
+        shown = run("signals", "--signal", "post_save")
+        [found] = records("signals", "--signal", "post_save")
+    finally:
+        registry.disconnect(f"{__name__}.waits")
+    assert re.search(rf"{__name__}\.waits +shop\.Order +durable +tests/test_command\.py:\d+", shown)
+    assert [f"{__name__}.waits"] == [one["name"] for one in found["receivers"] if one["durable"]]
 
 
 @pytest.mark.usefixtures("shop")

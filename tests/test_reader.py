@@ -422,6 +422,20 @@ def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
     assert [(True, "")] == [(listener.dead, listener.name) for listener in found.listeners]
 
 
+def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
+    durable = [("post_save", "shop.Order", hears_orders), ("bulk_create", None, hears_everything)]
+    found = {one.name: one for one in reader.signals({}, (), durable=durable)}
+    orders, everything = found["post_save"].listeners[-1], found["bulk_create"].listeners[-1]
+    assert ("tests.test_reader.hears_orders", "shop.Order", True, False) == (
+        orders.name,
+        orders.sender,
+        orders.durable,
+        orders.is_async,
+    )
+    assert f"tests/test_reader.py:{hears_orders.__code__.co_firstlineno}" == orders.place
+    assert (None, True, True) == (everything.sender, everything.durable, everything.is_async)
+
+
 def test_signals_that_are_not_recorded_are_told_too() -> None:
     found = signals()
     assert [] == [name for name, one in found.items() if one.recorded and name != "post_save"]

@@ -14,6 +14,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+import signalbox
+from signalbox.delivery import registry
 from signalbox.models import Event
 from signalbox.web import graph
 from tests.shop.models import Order, Tag
@@ -23,6 +25,11 @@ pytestmark = pytest.mark.django_db
 
 def listen(sender: Any, **kwargs: Any) -> None:
     """A receiver of the map's tests."""
+
+
+def listen_durably(sender: Any, instance: Any, **kwargs: Any) -> None:
+    """One that a worker runs."""
+    kwargs.update(dict(token="sk_live_hunter2"))  # noqa: C408
 
 
 def listen_to_all(sender: Any, **kwargs: Any) -> None:
@@ -109,6 +116,26 @@ def test_a_receiver_that_was_collected_is_dead() -> None:
     signal.connect(lambda sender, **kwargs: None)
     gc.collect()
     assert ["dead"] == [edge.health for edge in graph.edges_of("shop.signals.paid", signal, {}, source=False)]
+
+
+def test_a_durable_receiver_has_its_edge_though_it_is_not_connected(page: Client) -> None:
+    for signal in ("post_save", "bulk_create"):
+        signalbox.receiver(signal, sender="shop.Order", durable=True)(listen_durably)
+    try:
+        found = [edge for edge in graph.edges() if edge.receiver == f"{__name__}.listen_durably"]
+        answer = page.get(reverse("signalbox:map")).content.decode()
+    finally:
+        registry.disconnect(f"{__name__}.listen_durably")
+    assert {("post_save", "shop.Order", "durable"), ("bulk_create", "shop.Order", "durable")} == {
+        (edge.signal, edge.sender, edge.health) for edge in found
+    }
+    assert {True} == {edge.place.startswith("tests/web/test_graph.py:") for edge in found}
+    assert f'href="/signalbox/deliveries/?receiver={__name__}.listen_durably">durable</a>' in answer
+
+
+def test_a_receivers_source_is_shown_without_secrets() -> None:
+    shown = graph.excerpt(listen_durably)
+    assert ("sk_live_hunter2" in shown, "dict(token=" in shown) == (False, True)
 
 
 def test_source_is_shown_where_the_setting_says_so_alone(page: Client, settings: Any) -> None:

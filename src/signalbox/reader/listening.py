@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import AppConfig
 from django.dispatch import Signal
 
@@ -41,6 +42,8 @@ class Listener:
     """Whether it is a coroutine function."""
     dead: bool
     """Whether it was connected weakly and has been collected."""
+    durable: bool = False
+    """Whether a worker runs it, after the commit: it is not connected, but registered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +59,7 @@ class Listening:
     events: int
     """Its sends among the newest events."""
     listeners: tuple[Listener, ...]
-    """In the order of their connection."""
+    """In the order of their connection, the durable ones last."""
 
     @property
     def group(self) -> str:
@@ -69,16 +72,17 @@ def signals(
     recorded: Collection[str],
     wanted: Filter | None = None,
     *,
+    durable: Iterable[tuple[str, str | None, Callable[..., Any]]] = (),
     limit: int = WINDOW,
     using: str | None = None,
 ) -> list[Listening]:
     """Return every signal of the catalogue, and those of ``custom`` that are none of Django's, with what listens to it.
 
-    What recording knows is given: ``custom`` maps signals to their names, ``recorded`` holds the names of those that
-    are recorded. Of ``wanted``, ``signal`` and ``group`` choose signals; the rest chooses the events that are counted,
-    the newest ``limit`` of them, as a count over the whole table would read all of it. ``pre_init`` and ``post_init``
-    are counted as the traces of that time counted them; a ``pre_save`` or ``pre_delete`` that nobody heard, where its
-    write tells of it.
+    What recording and deliveries know is given: ``custom`` maps signals to their names, ``recorded`` holds the names
+    of those that are recorded, ``durable`` tells signal, sender (``None``: any) and receiver. Of ``wanted``, ``signal``
+    and ``group`` choose signals; the rest chooses the events that are counted, the newest ``limit`` of them, as a count
+    over the whole table would read all of it. ``pre_init`` and ``post_init`` are counted as the traces of that time
+    counted them; a ``pre_save`` or ``pre_delete`` that nobody heard, where its write tells of it.
     """
     wanted = wanted or Filter()
     counted: Counter[str] = Counter()
@@ -91,6 +95,9 @@ def signals(
         if announced is not None and partner is not None:
             counted[partner] += 1
     counted.update(counted_in_traces(oldest, using=using))
+    later: defaultdict[str, list[Listener]] = defaultdict(list)
+    for name, sender, receiver in durable:
+        later[name].append(_durable(receiver, sender))
     own = {name: signal for signal, name in custom.items() if name not in BUILTIN}
     found: list[tuple[str, Entry | None, Signal | None]] = [
         *((name, entry, _signal(entry)) for name, entry in BUILTIN.items()),
@@ -102,7 +109,10 @@ def signals(
             entry=entry,
             recorded=name in recorded,
             events=counted[name],
-            listeners=() if signal is None else tuple(_listener(one) for one in receivers.connected(signal)),
+            listeners=(
+                *(_listener(one) for one in ([] if signal is None else receivers.connected(signal))),
+                *later[name],
+            ),
         )
         for name, entry, signal in found
     )
@@ -127,6 +137,19 @@ def _listener(connected: Connected) -> Listener:
         dispatch_uid="" if connected.dispatch_uid is None else _text(connected.dispatch_uid),
         is_async=connected.is_async,
         dead=receiver is None,
+    )
+
+
+def _durable(receiver: Callable[..., Any], sender: str | None) -> Listener:
+    return Listener(
+        name=receivers.name(receiver),
+        place=receivers.place(receiver),
+        sender=sender,
+        weak=False,
+        dispatch_uid="",
+        is_async=iscoroutinefunction(receiver),
+        dead=False,
+        durable=True,
     )
 
 

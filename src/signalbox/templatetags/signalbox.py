@@ -87,6 +87,7 @@ HEALTH: Final = {
     "dead": "collected",
     "idle": "not called",
     "unmeasured": "not measured",
+    "durable": "durable",
 }
 """What the page calls the states of a receiver."""
 

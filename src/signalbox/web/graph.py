@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.dispatch import Signal
 
 from signalbox import catalog, receivers
+from signalbox.delivery import registry
 from signalbox.models import Event
 from signalbox.recording import watched
 from signalbox.recording.arguments import sender_label
@@ -46,7 +48,7 @@ class Edge:
     """Whether the receiver is Django's own."""
     is_async: bool
     health: str
-    """``ok``, ``dead``, ``failing``, ``slow``, ``idle`` or ``unmeasured``."""
+    """``ok``, ``dead``, ``failing``, ``slow``, ``idle``, ``unmeasured`` or ``durable``."""
     calls: int = 0
     errors: int = 0
     p90: int | None = None
@@ -80,9 +82,13 @@ Ran = Mapping[tuple[str, str, str], Runs]
 
 
 def edges(*, source: bool = False) -> list[Edge]:
-    """Return every connection of the process with what the latest events say of it; ``source`` adds excerpts."""
+    """Return every connection of the process with what the latest events say of it, and every durable receiver.
+
+    ``source`` adds excerpts.
+    """
     ran = _runs(Event.objects.order_by("-id").values_list("signal", "sender", "data__receivers")[:EVENTS])
     found = [edge for name, signal in signals().items() for edge in edges_of(name, signal, ran, source=source)]
+    found += durable_edges(source=source)
     return sorted(found, key=lambda edge: (edge.django, edge.group, edge.signal, edge.sender, edge.receiver))
 
 
@@ -130,6 +136,23 @@ def edges_of(name: str, signal: Signal, ran: Ran, *, source: bool) -> Iterator[E
         )
 
 
+def durable_edges(*, source: bool) -> Iterator[Edge]:
+    """Yield what durable receivers wait for. They are not connected; their deliveries tell how they do."""
+    for signal, sender, durable in registry.subscriptions():
+        yield Edge(
+            signal=signal,
+            group=formats.group(signal),
+            sender=ANY if sender is None else sender,
+            receiver=durable.name,
+            place=receivers.place(durable.receiver),
+            app=_app(durable.name),
+            django=False,
+            is_async=iscoroutinefunction(durable.receiver),
+            health="durable",
+            source=excerpt(durable.receiver) if source else "",
+        )
+
+
 def _health(dead: bool, measured: bool, runs: Runs, p90: int | None) -> str:
     if dead:
         return "dead"
@@ -149,12 +172,12 @@ def _app(dotted: str) -> str:
 
 
 def excerpt(receiver: Any) -> str:
-    """Return the first lines of a receiver's source; empty where it can't be read."""
+    """Return the first lines of a receiver's source without secrets; empty where it can't be read."""
     code = receivers.code_of(receiver)
     if code is None:
         return ""
     lines = (linecache.getline(code.co_filename, code.co_firstlineno + number) for number in range(EXCERPT))
-    return "".join(lines).rstrip()
+    return registry.redactor().text("".join(lines).rstrip())
 
 
 def as_json(found: Iterable[Edge]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from signalbox import conf
+from signalbox.delivery import registry
 from signalbox.management import quiet
 from signalbox.management.subcommands import options as shared
 from signalbox.management.terminal.screen import Output, Screen
@@ -45,6 +46,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
         watched,
         Scope(conf.get()).names | set(watched.values()),
         shared.wanted(options),
+        durable=[(signal, sender, one.receiver) for signal, sender, one in registry.subscriptions()],
         limit=options["limit"],
         using=options["using"],
     )
@@ -82,7 +84,7 @@ def _rows(one: Listening) -> Iterator[list[Cell]]:
 def _listener(listener: Listener | None) -> list[Cell]:
     if listener is None:
         return [Cell("-", "dim"), Cell(""), Cell(""), Cell("")]
-    words = ["dead" if listener.dead else "weak" if listener.weak else "strong"]
+    words = ["dead" if listener.dead else "durable" if listener.durable else "weak" if listener.weak else "strong"]
     if listener.is_async:
         words.append("async")
     uid = f" uid={listener.dispatch_uid}" if listener.dispatch_uid else ""

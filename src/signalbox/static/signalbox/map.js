@@ -5,7 +5,7 @@
   const form = document.querySelector("[data-map-filter]");
   const rows = [...document.querySelectorAll("[data-edges] tbody tr")];
   const svgNamespace = "http://www.w3.org/2000/svg";
-  const worst = ["unmeasured", "idle", "ok", "slow", "failing", "dead"];
+  const worst = ["unmeasured", "idle", "durable", "ok", "slow", "failing", "dead"];
   const make = (name, given = {}, text = null) => {
     const element = document.createElementNS(svgNamespace, name);
     for (const [key, value] of Object.entries(given)) element.setAttribute(key, value);
