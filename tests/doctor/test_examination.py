@@ -25,6 +25,14 @@ def _find(project: Project) -> Iterator[Fault]:
     yield Fault(path="", line=0, signal="post_save", happens="Nothing.", why="It is a test.", remedy="None.")
 
 
+def _find_here(project: Project) -> Iterator[Fault]:
+    line = next(n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.startswith("TOKEN"))
+    yield Fault(path=__file__, line=line, signal="", receiver="partial(f, token='ab12')", happens="", why="", remedy="")
+
+
+TOKEN = "sk_live_hunter2"
+
+
 def _rule(name: str, find: Callable[[Project], Iterator[Fault]]) -> Rule:
     return Rule(
         id=f"signalbox.{name}",
@@ -200,3 +208,12 @@ def test_what_a_urlconf_beside_the_apps_imports_comes_with_the_first_request() -
 
     severities = {finding["place"].rpartition(":")[0]: finding["severity"] for finding in findings}
     assert ("warning", "error") == (severities["shop/views.py"], severities["shop/forgotten.py"])
+
+
+def test_source_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "here", _rule("here", _find_here))
+
+    (finding,) = examine(rules=["here"], records=False)
+
+    assert ['TOKEN = "[redacted]"'] == [line.text for line in finding.excerpt if line.marked]
+    assert "ab12" not in finding.receiver

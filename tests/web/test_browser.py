@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -560,7 +561,9 @@ def test_whatever_is_stored_is_shown_as_text_on_the_map_and_where_it_is_put_back
     visitor.page.wait_for_selector("svg.graph .node.receiver")
 
 
-def test_whatever_the_doctor_finds_is_shown_as_text(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_doctor_finds_is_shown_as_text(
+    window: Window, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
     found = Finding(
         id=EVIL,
         rule=EVIL,
@@ -577,6 +580,7 @@ def test_whatever_the_doctor_finds_is_shown_as_text(window: Window, monkeypatch:
         excerpt=(Line(number=1, text=EVIL, marked=True),),
     )
     monkeypatch.setattr("signalbox.doctor.examine", lambda: [found])
+    settings.SIGNALBOX = {"SHOW_SOURCE": True}
     visitor = window()
     visitor.go("/signalbox/doctor/")
     visitor.page.wait_for_selector(".finding")

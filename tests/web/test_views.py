@@ -313,10 +313,42 @@ def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
             Line(number=2, text="def tell():", marked=True),
         ),
     )
-    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5})
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5, "source": True})
     for said in ("Errors", "&lt;b&gt;tell&lt;/b&gt; never runs.", "shop/signals.py:2", "A second", "Give it another."):
         assert said in page
     assert '<span class="code marked"><span class="n">2</span>def tell():' in page
+
+
+def test_the_source_around_a_finding_is_shown_where_the_setting_says_so_alone(
+    page: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = Finding(
+        id="signalbox.D002",
+        rule="shadowed-receiver",
+        severity=Severity.ERROR,
+        app="shop",
+        path="/site/shop/signals.py",
+        line=2,
+        place="shop/signals.py:2",
+        signal="post_save",
+        receiver="shop.signals.tell",
+        happens="It never runs.",
+        why="A second function took its name.",
+        remedy="Give it another.",
+        excerpt=(Line(number=2, text="def tell():", marked=True),),
+    )
+    monkeypatch.setattr("signalbox.doctor.examine", lambda: [finding])
+    shown = page.get("/signalbox/doctor/findings/").content.decode()
+    assert ("Give it another." in shown, "def tell():" in shown) == (True, False)
+    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    assert "def tell():" in page.get("/signalbox/doctor/findings/").content.decode()
+
+
+@pytest.mark.parametrize("query", ["sender=&key=", "sender=shop.Order&key=", "sender=&key=7"])
+def test_without_a_model_and_a_key_there_is_no_object(page: Client, add_event: AddEvent, query: str) -> None:
+    add_event(signal="request_started", sender="", object_key="")
+    add_event(sender="shop.Order", object_key="")
+    assert 404 == page.get(f"/signalbox/object/?{query}").status_code
 
 
 def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:

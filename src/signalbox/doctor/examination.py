@@ -7,11 +7,13 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
+from signalbox import conf
 from signalbox.doctor import recorded, runtime, source
 from signalbox.doctor.findings import Finding, Line, Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault, Rule
 from signalbox.receivers import short_path
+from signalbox.redaction import Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ def _ask(rule: Rule, project: Project, apps: Collection[str] | None) -> Iterator
 
 
 def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
+    redactor = Redactor(conf.get().REDACT)
     for fault in faults:
         app = project.runtime.app_of(fault.path) if fault.path else project.runtime.app_named(fault.receiver)
         if app is None:
@@ -109,18 +112,19 @@ def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Colle
                 line=fault.line,
                 place=f"{short_path(fault.path)}:{fault.line}" if fault.path else "",
                 signal=fault.signal,
-                receiver=fault.receiver,
+                receiver=redactor.text(fault.receiver),
                 happens=fault.happens,
                 why=fault.why,
                 remedy=fault.remedy,
-                excerpt=_excerpt(project, fault),
+                excerpt=_excerpt(project, fault, redactor),
             )
 
 
-def _excerpt(project: Project, fault: Fault) -> tuple[Line, ...]:
+def _excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[Line, ...]:
+    """Return the lines around the place. Reports are kept by build servers: what looks like a secret is none there."""
     lines = project.source.texts.get(fault.path, "").splitlines()
     return tuple(
-        Line(number=number, text=lines[number - 1], marked=number == fault.line)
+        Line(number=number, text=redactor.text(lines[number - 1]), marked=number == fault.line)
         for number in range(max(1, fault.line - AROUND), min(len(lines), fault.line + AROUND) + 1)
         if fault.line
     )

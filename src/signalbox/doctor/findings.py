@@ -30,7 +30,7 @@ class Line:
     number: int
     """Line number in the file, from 1."""
     text: str
-    """The line without its line break."""
+    """The line without its line break and without secrets."""
     marked: bool
     """Whether it is the line that the finding is about."""
 
@@ -64,7 +64,7 @@ class Finding:
     remedy: str
     """What to write instead."""
     excerpt: tuple[Line, ...] = ()
-    """The source around the place; empty where it can't be read."""
+    """The source around the place, secrets taken out; empty where it can't be read."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as plain values, ready for a JSON encoder."""

@@ -243,6 +243,8 @@ def revert(request: HttpRequest, event_id: int) -> HttpResponseBase:
 def history_of_object(request: HttpRequest) -> HttpResponse:
     """Show what happened to one object, and its state at a time; to htmx the state alone."""
     sender, key = clean(request.GET.get("sender", "")), clean(request.GET.get("key", ""))
+    if not (sender and key):
+        raise Http404("An object has a model and a key.")
     before = _key(request, "before")
     subject = objects.find(sender, key)
     events, older = subject.events(before)
@@ -303,5 +305,5 @@ def findings(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "signalbox/parts/findings.html",
-        {"findings": found, "seconds": time.monotonic() - began},
+        {"findings": found, "seconds": time.monotonic() - began, "source": conf.get().SHOW_SOURCE},
     )
