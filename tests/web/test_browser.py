@@ -263,6 +263,30 @@ def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(window:
     line.locator(".leaf").first.wait_for()
 
 
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_no_number_of_the_waterfall_is_cut_off(
+    window: Window, add_event: AddEvent, add_trace: AddTrace, width: int
+) -> None:
+    trace = add_trace(trace_id=ONE, duration=1_000_000)
+    for begins, took in (
+        (0, 976_000),
+        (100, 850_000),
+        (200_000, 780_000),
+        (300_000, 690_000),
+        (900_000, 90_000),
+        (0, 9),
+    ):
+        add_event(trace_id=ONE, time=trace.time + begins, duration=took)
+    visitor = window(viewport={"width": width, "height": 800})
+    visitor.go(f"/signalbox/trace/{ONE}/?axis=whole")
+    cut = """[...document.querySelectorAll('.fall-row .axis text')].filter(text => {
+        const [label, panel] = [text, text.closest('.fall')].map(each => each.getBoundingClientRect());
+        return label.left < panel.left || label.right > panel.right;
+    }).map(text => text.textContent)"""
+    assert 6 == visitor.page.locator(".fall-row .axis text").count()
+    assert [] == visitor.page.evaluate(cut)
+
+
 def test_older_traces_are_fetched_below(window: Window, add_event: AddEvent) -> None:
     visitor = window()
     for number in range(45):

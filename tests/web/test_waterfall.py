@@ -34,6 +34,19 @@ def test_bars_lie_where_they_happened() -> None:
     assert (0, 1000) == (fall.start, fall.span)
 
 
+def test_numbers_stand_where_there_is_room_for_them() -> None:
+    events = [event(1), event(6, duration=300), event(1, duration=850), event(3, duration=500), event(0, duration=740)]
+    fall = waterfall(events, [trace()], whole=True)
+    told = {(row.event.time, row.event.duration): row.side for row in fall.rows}
+    assert {
+        (100, 100): "right",
+        (600, 300): "left",
+        (100, 850): "above",
+        (300, 500): "left",
+        (0, 740): "right",
+    } == told
+
+
 def test_receivers_lie_inside_their_event_one_after_the_other() -> None:
     runs = [
         {"name": "a", "place": "", "us": 30, "error": None},

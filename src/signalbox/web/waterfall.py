@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from signalbox.reader.trees import grow
 from signalbox.web import formats
@@ -13,6 +13,8 @@ from signalbox.web.filters import CRASH
 
 if TYPE_CHECKING:
     from signalbox.models import Event, Trace
+
+Side: TypeAlias = Literal["right", "left", "above"]
 
 DEEPEST: Final = 12
 """Levels that are indented; what is nested deeper stands at the last of them."""
@@ -28,6 +30,9 @@ MOST_ENDINGS: Final = 20
 
 ROOM: Final = 12
 """Per cent of the axis that the name of a commit needs."""
+
+BESIDE: Final = 25
+"""Per cent of the axis that the numbers beside a bar need, on a phone."""
 
 SPARSE: Final = 3
 """Parts of a trace of which the events must take one for its whole to be the axis."""
@@ -80,15 +85,15 @@ class Row:
 
     @property
     def took(self) -> str:
-        """What stands beside its bar."""
+        """What stands beside its bar, or above it."""
         if self.event.duration or self.runs:
             return formats.duration(self.event.duration)
         return "no signal" if formats.group(self.event.signal) == "bulk" else "nobody listens"
 
     @property
-    def late(self) -> bool:
-        """Whether its bar ends so far right that its numbers must stand left of it."""
-        return float(self.end) > 75
+    def side(self) -> Side:
+        """Where there is room for its numbers: right of its bar, else left of it, else above it."""
+        return "right" if 100 - float(self.end) >= BESIDE else "left" if float(self.left) >= BESIDE else "above"
 
 
 class Tick(NamedTuple):
