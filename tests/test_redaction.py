@@ -356,3 +356,8 @@ def test_depth_is_bounded() -> None:
 def test_an_unknown_object_is_handed_back() -> None:
     value = object()
     assert value is redact(value, REDACTOR)
+
+
+def test_a_set_stays_of_its_kind() -> None:
+    for value in ({"plain"}, frozenset({"plain"})):
+        assert (type(value), value) == (type(found := redact(value, Redactor())), found)

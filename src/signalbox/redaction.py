@@ -316,7 +316,7 @@ def redact_path(path: str, redactor: Redactor = _DEFAULT) -> str:
 def redact(value: Any, redactor: Redactor) -> Any:
     """Copy plain containers without their secrets: mappings by key, pairs by their first half, texts by `redact_text`.
 
-    Mappings become dicts, sequences lists or tuples, sets sets. Anything else is handed back as it is, for only an
+    Mappings become dicts, sequences lists or tuples, sets stay sets. Anything else is handed back as it is, for only an
     encoder may look into it. What lies deeper than 20 containers, or contains itself, is taken out unseen.
     """
     return _redact(value, redactor, ())
@@ -343,7 +343,8 @@ def _redact(value: Any, redactor: Redactor, above: tuple[int, ...]) -> Any:
             for key, item in value.items()
         }
     if isinstance(value, AbstractSet):
-        return {_redact(item, redactor, above) for item in value}
+        kind = frozenset if isinstance(value, frozenset) else set
+        return kind(_redact(item, redactor, above) for item in value)
     if isinstance(value, tuple) and redactor.hides_second(value):
         return (value[0], REDACTED)
     items = (_redact(item, redactor, above) for item in value)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signalbox.delivery import travel
-from tests.shop.models import Order
+from tests.shop.models import Document, Order
 
 scalars = (
     st.none()
@@ -98,3 +98,47 @@ def test_an_object_is_loaded_again_and_one_that_is_gone_arrives_with_its_key() -
     arrived = travel.unpack(packed)
     assert arrived._state.adding
     assert "number" in arrived.get_deferred_fields()
+
+
+class Holder:
+    class Held:
+        """A class within a class."""
+
+
+def test_a_class_within_a_class_arrives() -> None:
+    assert Holder.Held is travel.unpack(json.loads(json.dumps(travel.pack(Holder.Held))))
+
+
+def test_a_class_that_was_packed_by_its_dotted_name_is_still_read() -> None:
+    assert Decimal is travel.unpack({"$": "class", "v": "decimal.Decimal"})
+    assert Holder.Held is travel.unpack({"$": "class", "v": f"{__name__}.Holder.Held"})
+
+
+def test_a_class_that_its_name_does_not_lead_to_is_refused() -> None:
+    class Local: ...
+
+    stranger = type("Holder", (), {"__module__": __name__})
+    for kind in (Local, stranger, type(None)):
+        with pytest.raises(travel.CannotTravel, match="can't be imported by its name"):
+            travel.pack(kind)
+    with pytest.raises(ImportError, match="can't be imported"):
+        travel.class_named(f"{__name__}:Holder.Gone")
+
+
+def test_an_unsaved_object_with_a_key_of_pythons_making_is_refused() -> None:
+    with pytest.raises(travel.CannotTravel, match=r"it is an unsaved shop\.Document"):
+        travel.pack(Document(title="not in the table"))
+
+
+@pytest.mark.parametrize(("containers", "refused"), [(travel.DEEPEST, False), (travel.DEEPEST + 1, True)])
+def test_containers_travel_to_the_depth_that_is_documented(containers: int, refused: bool) -> None:
+    value: Any = "inmost"
+    for _ in range(containers):
+        value = [value]
+    assert refused == isinstance(travel.bounded(value), travel.TooDeep)
+    if refused:
+        for one in (value, travel.bounded(value)):
+            with pytest.raises(travel.CannotTravel, match="more than 20 containers"):
+                travel.pack(one)
+    else:
+        assert value == travel.unpack(travel.pack(value))

@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from base64 import b64decode, b64encode
 from decimal import Decimal
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -14,19 +15,35 @@ from django.db.models import Model
 from django.utils.dateparse import parse_duration
 from django.utils.duration import duration_iso_string
 from django.utils.functional import LazyObject, Promise, empty
-from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TAG: Final = "$"
 
-DEEPEST: Final = 50
-"""Containers within one another; what lies deeper, or contains itself, does not travel."""
+DEEPEST: Final = 20
+"""Containers within one another; what holds more, or itself, does not travel. ``redact`` looks no deeper."""
 
 
 class CannotTravel(TypeError):
     """A value is neither JSON-able nor a saved model instance."""
+
+
+class TooDeep:
+    """What stands for a value of too many containers: it does not travel, and says why."""
+
+
+def bounded(value: Any) -> Any:
+    """Return ``value``, or what stands for one that is too deep, before anybody cuts it."""
+    return TooDeep() if _is_deeper(value, DEEPEST) else value
+
+
+def _is_deeper(value: Any, containers: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set | frozenset):
+        return False
+    return containers == 0 or any(_is_deeper(item, containers - 1) for item in value)
 
 
 def pack(value: Any, depth: int = 0) -> Any:
@@ -41,7 +58,7 @@ def pack(value: Any, depth: int = 0) -> Any:
         return value if -(2**53) < value < 2**53 else {TAG: "int", "v": str(value)}
     if kind is float:
         return value if math.isfinite(value) else {TAG: "float", "v": str(value)}
-    if depth > DEEPEST:
+    if kind is TooDeep or (depth >= DEEPEST and issubclass(kind, dict | list | tuple | set | frozenset)):
         raise CannotTravel(f"it holds more than {DEEPEST} containers within one another")
     if kind is dict:
         return _pack_dict(value, depth)
@@ -73,19 +90,27 @@ def _pack_object(value: Any, depth: int) -> Any:
     if isinstance(value, Promise):
         return str(value)
     if isinstance(value, Model):
-        if value.pk is None:
+        if value.pk is None or value._state.adding:  # a key that Python makes is there before the row
             raise CannotTravel(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
         return {TAG: "model", "v": [value._meta.label, pack(value.pk, depth + 1), value._state.db or "default"]}
     if isinstance(value, type):
-        if "<locals>" in value.__qualname__:
-            raise CannotTravel(f"the class {value.__qualname__} stands in a function, where no other process finds it")
-        name = value._meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"
-        return {TAG: "class", "v": name}
+        return {TAG: "class", "v": _class_name(value)}
     if isinstance(value, str):
         return str.__str__(value)  # a subclass, as of TextChoices, arrives as its text
     if isinstance(value, int):
         return pack(int(value), depth)
     raise CannotTravel(f"it is a {type(value).__module__}.{type(value).__qualname__}")
+
+
+def _class_name(value: type) -> str:
+    name = value._meta.label if issubclass(value, Model) else f"{value.__module__}:{value.__qualname__}"
+    try:
+        found = None if value.__module__ == "__main__" else class_named(name)
+    except (LookupError, ImportError):
+        found = None
+    if found is not value:
+        raise CannotTravel(f"the class {name} can't be imported by its name, so no other process finds it")
+    return name
 
 
 def unpack(value: Any) -> Any:
@@ -132,13 +157,19 @@ def unsaved(model: type[Model], values: dict[str, Any], using: str) -> Model:
 
 
 def class_named(name: str) -> Any:
-    """Return the class of this dotted name, or the model of this label."""
-    if name.count(".") == 1:
+    """Return the class of this name, ``module:Class`` or dotted, or the model of this label.
+
+    Raises ``ImportError`` if there is none.
+    """
+    if name.count(".") == 1 and ":" not in name:
         try:
             return apps.get_model(name)
         except LookupError:
             pass
-    return import_string(name)
+    try:
+        return resolve_name(name)
+    except (AttributeError, ValueError) as error:
+        raise ImportError(f"{name} can't be imported: {error}") from error
 
 
 def _duration(text: str) -> dt.timedelta:
