@@ -30,6 +30,30 @@ def test_a_receiver_that_does_not_stand_under_its_name_is_an_error(monkeypatch: 
     assert found in run_checks(tags=["signalbox"])
 
 
+def _defined(line: int) -> Callable[..., None]:
+    """Return a function that stands in ``line`` of a module, as one of two of the same name does."""
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile("\n" * (line - 1) + "def renamed(**kwargs): ...", "shop/receivers.py", "exec"), names)
+    made: Callable[..., None] = names["renamed"]
+    return made
+
+
+@pytest.mark.parametrize("senders", [("shop.Order", "shop.Tag"), ("shop.Order", "shop.Order")])
+def test_two_functions_of_one_name_are_an_error(senders: tuple[str, str]) -> None:
+    for line, sender in zip((3, 9), senders, strict=True):
+        signalbox.receiver("post_save", sender=sender, durable=True)(_defined(line))
+    [found] = checks.check_receivers()
+    assert "signalbox.E010" == found.id
+    assert "in shop/receivers.py:3 and shop/receivers.py:9 are durable receivers of the same name" in found.msg
+    assert "Give each function a name of its own." == found.hint
+
+
+def test_a_function_that_is_connected_again_or_imported_anew_is_no_error() -> None:
+    for sender in ("shop.Order", "shop.Tag", "shop.Order"):
+        signalbox.receiver("post_save", sender=sender, durable=True)(_defined(3))
+    assert [] == checks.check_receivers()
+
+
 def test_a_sender_in_a_database_without_the_table_is_warned_of(durable: Callable[..., None], settings: Any) -> None:
     durable(receivers.saved)
     assert [] == checks.check_receivers()

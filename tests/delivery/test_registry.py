@@ -267,6 +267,23 @@ def test_a_signal_that_no_module_holds_is_refused_unless_it_is_named() -> None:
     assert {"shop.nameless"} == registry.heard()
 
 
+def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, retries=1)
+    durable(receivers.saved, sender="shop.Tag", retries=2)
+    durable(receivers.saved, sender=None, retries=3)
+    durable(receivers.saved, post_delete, retries=4)
+
+    def retries(signal: str, sender: str) -> int:
+        found = registry.named("tests.delivery.receivers.saved", signal, sender)
+        assert found is not None
+        return found.retries
+
+    assert [1, 2, 3] == [retries("post_save", f"shop.{name}") for name in ("Order", "Tag", "Customer")]
+    assert [4, 4] == [retries("post_delete", f"shop.{name}") for name in ("Order", "Tag")]
+    assert retries("m2m_changed", "shop.Order_tags")
+    assert registry.named("shop.gone", "post_save", "shop.Order") is None
+
+
 def _committed_elsewhere() -> int:
     """What leaves later, apart from the transaction."""
     return len([trace for trace in departures._waiting if any(draft.travels for draft in trace.pending)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.apps import apps
@@ -17,9 +17,13 @@ from django.db.models import Model
 from signalbox import conf
 from signalbox.delivery import registry
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 
 def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """E010: a durable receiver that a worker will not find. W010: one whose changes go where deliveries can't."""
+    """E010: a durable receiver that a worker will not find, or takes for another. W010: one whose changes go where
+    deliveries can't."""
     found: list[CheckMessage] = []
     for name, durable in registry.durables().items():
         try:
@@ -33,8 +37,18 @@ def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage
                     id="signalbox.E010",
                 )
             )
+    found += [_clash(name, places) for name, places in registry.places.items() if len(places) > 1]
     found += [_elsewhere(*subscribed) for subscribed in sorted(_without_table())]
     return found
+
+
+def _clash(name: str, places: Collection[str]) -> CheckMessage:
+    return Error(
+        f"Functions in {' and '.join(sorted(places))} are durable receivers of the same name, {name}: a worker "
+        "finds the last of them alone.",
+        hint="Give each function a name of its own.",
+        id="signalbox.E010",
+    )
 
 
 def _without_table() -> set[tuple[str, str, str]]:

@@ -421,8 +421,18 @@ def _subscribe_to(durable: Durable, signal: str, model: type[Model]) -> None:
         call()
 
 
+places: dict[str, set[str]] = {}
+"""By name of a durable receiver, where functions of that name stand: more than one place is a clash."""
+
+
+def _place(function: Any) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
 def _add(durable: Durable, signal: str, sender: str | None) -> None:
     """Subscribe; a receiver of the same name is the same receiver, connected again or imported anew."""
+    places.setdefault(durable.name, set()).add(_place(durable.receiver))
     by_sender = _by_signal.setdefault(signal, {})
     others = tuple(known for known in by_sender.get(sender, ()) if known.name != durable.name)
     by_sender[sender] = (*others, durable)
@@ -441,6 +451,7 @@ def disconnect(name: str) -> bool:
                 del by_sender[sender]
         if not by_sender:
             del _by_signal[signal]
+    places.pop(name, None)
     return found
 
 
@@ -459,15 +470,14 @@ def subscriptions() -> list[tuple[str, str | None, Durable]]:
     ]
 
 
-def named(name: str, signal: str) -> Durable | None:
-    """Return the durable receiver ``name`` as it is registered for ``signal``, or for another if it no longer is."""
-    found = None
-    for heard, _, durable in subscriptions():
-        if durable.name == name:
-            if heard == signal:
-                return durable
-            found = durable
-    return found
+def named(name: str, signal: str, sender: str | None = None) -> Durable | None:
+    """Return the durable receiver ``name`` as it is registered for ``signal`` from ``sender``, a label.
+
+    If it no longer is: as it is for ``signal`` from any, or another sender, else as it is for another signal.
+    """
+    found = [(heard == signal, of in (sender, None), of == sender, one) for heard, of, one in subscriptions()]
+    mine = [entry for entry in found if entry[3].name == name]
+    return max(mine, key=lambda entry: entry[:3])[3] if mine else None
 
 
 def heard() -> frozenset[str]:
