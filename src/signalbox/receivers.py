@@ -71,12 +71,12 @@ def _connected(entry: Any, senders: Mapping[object, Any]) -> Connected:
         sender=_sender(sender_key, sender_ref, senders),
         sender_key=sender_key,
         weak=weak,
-        dispatch_uid=None if target is None or receiver_key == _make_id(target) else _uid(receiver_key, target),
+        dispatch_uid=None if target is None or receiver_key == make_id(target) else _uid(receiver_key, target),
         is_async=bool(is_async),
     )
 
 
-def _make_id(target: Any) -> object:
+def make_id(target: Any) -> object:
     """Return the key Django gives a receiver that was connected without a ``dispatch_uid``."""
     if hasattr(target, "__func__"):
         return (id(target.__self__), id(target.__func__))
@@ -84,8 +84,12 @@ def _make_id(target: Any) -> object:
 
 
 def _uid(receiver_key: object, target: Any) -> object | None:
-    """Return the ``dispatch_uid`` within ``receiver_key``; a bare int that is not the receiver's id is one as well."""
-    return None if receiver_key == _make_id(target) else receiver_key
+    """Return the ``dispatch_uid`` within ``receiver_key``; a bare int that is not the receiver's id is one as well.
+
+    What runs after the commit has the id of the function, or method, that it stands for.
+    """
+    stands_for = vars(target).get("signalbox_id") if type(target) is FunctionType else None
+    return None if receiver_key in (make_id(target), stands_for) else receiver_key
 
 
 def _sender(sender_key: object, sender_ref: Any, senders: Mapping[object, Any]) -> Any:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import signalbox
 from signalbox import departures, drivers, tables
 from signalbox.delivery import registry
 from signalbox.models import Delivery, Event
+from signalbox.receivers import connected, name
 from signalbox.recording import plans
 from tests.delivery import receivers
 from tests.shop import signals
@@ -131,6 +134,82 @@ def test_after_commit_runs_once_the_transaction_is_committed_and_not_if_it_is_ro
     finally:
         post_save.receivers.pop()
         post_save.sender_receivers_cache.clear()
+
+
+@pytest.fixture
+def signal() -> Signal:
+    """A signal of the project's own."""
+    return Signal()
+
+
+def heard_by(signal: Signal, sender: Any = Order) -> int:
+    return len(signal.send(sender))
+
+
+@pytest.mark.django_db
+def test_what_runs_after_the_commit_is_disconnected_as_any_receiver(signal: Signal) -> None:
+    for options in ({}, {"weak": False}, {"dispatch_uid": "mine"}):
+        named: dict[str, Any] = {"dispatch_uid": options.get("dispatch_uid")}
+        signalbox.receiver(signal, sender=Order, after_commit=True, **options)(takes_document)
+        assert 1 == heard_by(signal)
+        assert not signal.disconnect(takes_document, sender=Tag, **named)
+        assert signal.disconnect(takes_document, sender=Order, **named)
+        assert 0 == heard_by(signal)
+
+
+@pytest.mark.django_db
+def test_what_runs_after_the_commit_is_connected_once(signal: Signal) -> None:
+    holder = Holder()
+    for function in (takes_document, holder.method):
+        for _ in range(3):
+            signalbox.receiver([signal, signal], sender=Order, after_commit=True)(function)
+    assert 2 == heard_by(signal)
+    assert signal.disconnect(holder.method, sender=Order)
+    assert 1 == heard_by(signal)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_method_that_runs_after_the_commit_lives_as_long_as_its_object(signal: Signal) -> None:
+    heard = []
+
+    class Listener:
+        def method(self, **kwargs: Any) -> None:
+            heard.append(type(self).__name__)
+
+    one, other = Listener(), Listener()
+    for listener in (one, other):
+        signalbox.receiver(signal, after_commit=True)(listener.method)
+    signal.send(None)
+    assert ["Listener"] * 2 == heard
+    gone = weakref.ref(one)
+    with transaction.atomic():
+        signal.send(None)
+        del one, listener
+    gc.collect()
+    assert gone() is None
+    assert ["Listener"] * 4 == heard
+    signal.send(None)
+    assert ["Listener"] * 5 == heard
+    assert signal.disconnect(other.method)
+
+
+def test_a_function_that_runs_after_the_commit_is_held_weakly(signal: Signal) -> None:
+    def short_lived(**kwargs: Any) -> None: ...
+
+    signalbox.receiver(signal, after_commit=True)(short_lived)
+    assert signal.has_listeners()
+    del short_lived
+    gc.collect()
+    assert not signal.has_listeners()
+
+
+def test_what_runs_after_the_commit_is_listed_under_its_own_name_without_an_uid(signal: Signal) -> None:
+    holder = Holder()
+    signalbox.receiver(signal, after_commit=True)(takes_document)
+    signalbox.receiver(signal, after_commit=True)(holder.method)
+    found = connected(signal)
+    assert [None, None] == [one.dispatch_uid for one in found]
+    assert [f"{__name__}.takes_document", f"{__name__}.Holder.method"] == [name(one.receiver) for one in found]
 
 
 def roll_back(number: str) -> None:

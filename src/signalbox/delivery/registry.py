@@ -31,6 +31,7 @@ from django.utils.module_loading import import_string
 from signalbox import catalog, conf, context, encoding, store, tables
 from signalbox.delivery import travel
 from signalbox.event import UNKNOWN, Draft, Outcome
+from signalbox.receivers import make_id
 from signalbox.redaction import REDACTED, Redactor, redact
 
 if TYPE_CHECKING:
@@ -132,12 +133,14 @@ def receiver(
         if durable:
             _register(function, signals, sender, options)
             return function
-        target = function
-        keep = weak
+        target: Callable[..., Any] = function
+        keep, uid = weak, dispatch_uid
         if after_commit:
-            target, keep = _after_commit(function, weak)
+            keep = weak and hasattr(function, "__dict__")
+            target = _after_commit(function, keep)
+            uid = uid or make_id(function)  # by which Django finds the function itself, to disconnect it
         for one in signals:
-            _connect(_signal(one), target, sender, keep, dispatch_uid)
+            _connect(_signal(one), target, sender, keep, uid)
         return function
 
     return decorate
@@ -216,22 +219,43 @@ def _connect_to(signal: Signal, target: Callable[..., Any], weak: bool, uid: obj
     signal.connect(target, sender=model, weak=weak, dispatch_uid=uid)
 
 
-def _after_commit(function: Callable[..., Any], weak: bool) -> tuple[Any, bool]:
-    """Return what to connect for ``function``, and whether weakly: it lives as long as the function does."""
-    call = async_to_sync(function) if iscoroutinefunction(function) else function
+_stand_ins: weakref.WeakValueDictionary[tuple[object, bool], Callable[..., None]] = weakref.WeakValueDictionary()
+"""By Django's id of a receiver, and whether it is held weakly, what is connected for it."""
 
-    @wraps(function)
+
+def _after_commit(function: Any, weak: bool) -> Callable[..., None]:
+    """Return what to connect for ``function``; held weakly, it lives as long as the function, or a method's object."""
+    key = make_id(function), weak
+    known = _stand_ins.get(key)
+    if known is not None:
+        return known
+    bound = weak and inspect.ismethod(function)
+    find = weakref.WeakMethod(function) if bound else lambda: function
+
+    @wraps(function.__func__ if bound else function)
     def after_commit(**named: Any) -> None:
-        @wraps(function)  # not a partial: Django 5.2 asks a robust hook that raises for its name
+        found = find()
+        if found is None:
+            return
+        call = async_to_sync(found) if iscoroutinefunction(found) else found
+
+        @wraps(found)  # not a partial: Django 5.2 asks a robust hook that raises for its name
         def run() -> None:
             call(**named)
 
         transaction.on_commit(run, using=_alias(named), robust=True)
 
-    if weak and hasattr(function, "__dict__"):
-        function.__dict__.setdefault("_signalbox_connected", []).append(after_commit)
-        return after_commit, True
-    return after_commit, False
+    if bound:
+        weakref.finalize(function.__self__, _let_go, after_commit).atexit = False
+    elif weak:
+        function.__dict__["_signalbox_after_commit"] = after_commit
+    after_commit.signalbox_id = key[0]  # type: ignore[attr-defined]  # read where receivers are listed
+    _stand_ins[key] = after_commit
+    return after_commit
+
+
+def _let_go(held: object) -> None:
+    """The object of a method is gone, and with this call what was held for as long as it lived."""
 
 
 def _alias(named: Mapping[str, Any]) -> str:
