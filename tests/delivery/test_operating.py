@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from decimal import Decimal
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -195,3 +196,123 @@ def test_a_custom_signal_is_replayed_with_its_objects(durable: Callable[..., Non
 
 def takes_order(sender: Any, order: Order, **kwargs: Any) -> None:
     receivers.note("order", order.number)
+
+
+def takes_value(sender: Any, value: Any, **kwargs: Any) -> None:
+    VALUES.append(value)
+
+
+VALUES: list[Any] = []
+REPLAYED = f"{__name__}.takes_value"
+
+
+def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options: Any) -> list[Any]:
+    """Return what a receiver is given of a send that is replayed to it, with and without a delivery that is kept."""
+    durable(takes_value, signals.order_paid, None, **options)
+    since = claiming.now()
+    signals.order_paid.send(sender=Order, value=value)
+    run_deliveries()
+    if not kept:
+        Delivery.objects.all().delete()
+    VALUES.clear()
+    operating.replay(REPLAYED, "default", since=since)
+    run_deliveries()
+    return VALUES
+
+
+@pytest.mark.parametrize("value", [Decimal("1.50"), (1, 2), frozenset({1}), list(range(300)), "x" * 5000, Order])
+def test_a_kept_delivery_tells_a_replay_what_was_sent(durable: Callable[..., None], value: Any) -> None:
+    [found] = replayed(durable, value, kept=True)
+    assert (type(value), value) == (type(found), found)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        list(range(300)),
+        "x" * 5000,
+        {str(number): number for number in range(60)},
+        [[[[[[["deep"]]]]]]],
+        "password=hunter2",
+        b"x" * 5000,
+        bytes(range(200, 250)),
+        {"bytes": 9, "text": "a dict that looks as bytes that were cut"},
+    ],
+)
+def test_what_the_register_kept_in_part_is_not_replayed_and_counted(
+    durable: Callable[..., None], caplog: pytest.LogCaptureFixture, value: Any
+) -> None:
+    assert [] == replayed(durable, value, kept=False)
+    assert f"1 events can't be replayed to {REPLAYED}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, {"$": 2}]},
+        "Wait… (or not)",
+        b"text",
+        b"\xff\x00",
+        2**60,
+        None,
+        {"model": "shop.Nothing", "pk": 1},
+        {"model": "shop.Order", "pk": "no number"},
+    ],
+)
+def test_what_the_register_tells_by_its_form_is_replayed_as_it_was(durable: Callable[..., None], value: Any) -> None:
+    [found] = replayed(durable, value, kept=False)
+    assert (type(value), value) == (type(found), found)
+
+
+def test_objects_within_containers_are_replayed_as_objects(durable: Callable[..., None]) -> None:
+    order = Order.objects.create(number="1")
+    assert [{"orders": [order]}] == replayed(durable, {"orders": [order]}, kept=False)
+
+
+def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cut(durable: Callable[..., None]) -> None:
+    durable(takes_order, signals.order_paid, None)
+    since = claiming.now()
+    signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
+    Delivery.objects.all().delete()
+    operating.replay(f"{__name__}.takes_order", "default", since=since)
+    assert {"order", "other"} == Delivery.objects.get().payload["packed"].keys()
+
+
+def by_pk(values: Any) -> Any:
+    return values["value"].pk
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("key", ["value", by_pk, "pk"])
+def test_a_replayed_signal_has_the_lane_of_the_sent_one(durable: Callable[..., None], key: Any, kept: bool) -> None:
+    durable(takes_value, signals.order_paid, None, key=key)
+    order = Order.objects.create(number="1")
+    since = claiming.now()
+    signals.order_paid.send(sender=Order, value=order, instance=order)
+    assert_same_lanes_replayed(REPLAYED, since, kept)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("key", ["customer", "total", "placed", "pk", lambda values: values["customer"]])
+def test_a_replayed_save_has_the_lane_of_the_live_one(durable: Callable[..., None], key: Any, kept: bool) -> None:
+    durable(receivers.saved, key=key)
+    customer = Customer.objects.create(name="Ann")
+    since = claiming.now()
+    order = Order.objects.create(number="1", customer=customer)
+    order.number = "2"
+    order.save()
+    order.save(update_fields=["number"])
+    assert 1 == Delivery.objects.values("lane").distinct().count()
+    assert_same_lanes_replayed(SAVED, since, kept)
+
+
+def assert_same_lanes_replayed(receiver: str, since: int, kept: bool) -> None:
+    lanes = list(Delivery.objects.order_by("id").values_list("key", "lane"))
+    if kept:
+        Delivery.objects.update(state="done", lane=None, wake=None)
+        last = Delivery.objects.latest("id").id
+    else:
+        Delivery.objects.all().delete()
+        last = 0
+    assert len(lanes) == operating.replay(receiver, "default", since=since)
+    assert lanes == list(Delivery.objects.filter(id__gt=last).order_by("id").values_list("key", "lane"))

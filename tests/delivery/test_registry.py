@@ -386,6 +386,19 @@ def test_an_argument_that_cannot_travel_is_an_error_of_the_send(durable: Callabl
 
 
 @pytest.mark.usefixtures("clean")
+def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(durable: Callable[..., None]) -> None:
+    durable(takes_document, signals.order_paid, None)
+    deep: Any = "inmost"
+    for _ in range(21):
+        deep = [deep]
+    with pytest.raises(registry.NotDurable, match="it holds more than 20 containers within one another"):
+        signals.order_paid.send(sender=Order, document=deep)
+    signals.order_paid.send(sender=Order, document=deep[0], other=deep)
+    packed = Delivery.objects.get().payload["packed"]
+    assert {"document": deep[0]} == packed
+
+
+@pytest.mark.usefixtures("clean")
 def test_a_secret_argument_does_not_travel(durable: Callable[..., None]) -> None:
     durable(takes_token, signals.order_paid, None)
     with pytest.raises(registry.NotDurable, match="secret by its name"):
@@ -424,7 +437,9 @@ def of_customer(values: Any) -> object:
 
 
 @pytest.mark.usefixtures("clean")
-@pytest.mark.parametrize(("key", "expected"), [("pk", "{pk}"), ("number", "7"), (of_customer, "null"), (None, "")])
+@pytest.mark.parametrize(
+    ("key", "expected"), [("pk", "shop.Order {pk}"), ("number", "7"), (of_customer, "null"), (None, "")]
+)
 def test_the_key_is_the_object_a_field_a_function_or_none(
     durable: Callable[..., None], key: Any, expected: str
 ) -> None:

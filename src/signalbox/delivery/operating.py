@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING
 
 from django.db import connections, transaction
 from django.db.models import Q
 
-from signalbox import encoding, store, tables
-from signalbox.delivery import registry
+from signalbox import store, tables
+from signalbox.delivery import ordering, past, registry
 from signalbox.delivery.claims import Claims, now
 from signalbox.event import Outcome
 from signalbox.models import Delivery, Event
-from signalbox.redaction import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from django.db.models import QuerySet
 
-    from signalbox.delivery.registry import Durable
+logger = logging.getLogger("signalbox")
 
 STATES = ("pending", "due", "running", "retrying", "done", "dead", "discarded")
 """By which deliveries are looked for: as they are stored, and finer for those that are pending."""
@@ -70,7 +70,7 @@ def retry(found: Iterable[Delivery], alias: str) -> int:
     """
     number = 0
     for one in found:
-        lane = registry.lane_of(one.receiver, one.sender, one.key) if one.key else None
+        lane = ordering.lane_of(one.receiver, one.key) if one.key else None
         moment = now()
         with transaction.atomic(using=alias):
             waiting = Delivery.objects.using(alias).filter(
@@ -104,19 +104,18 @@ def replay(
     """Make deliveries to ``receiver`` of the events it listens to since a moment (microseconds); return how many.
 
     Events with a delivery to it that is pending or dead are left out; with ``missing`` also those with any. Of an
-    event whose row the register keeps in part, secrets and long texts hidden, that part is delivered.
+    event whose row the register keeps in part, secrets and long texts hidden, that part is delivered. A signal's event
+    is left out if an argument that the receiver takes was cut or hidden; how many were is logged.
 
     Raises ``LookupError`` if there is no durable receiver of this dotted name.
     """
-    waiting = [
-        (signal, sender, durable) for signal, sender, durable in registry.subscriptions() if durable.name == receiver
-    ]
+    waiting = [(signal, sender) for signal, sender, durable in registry.subscriptions() if durable.name == receiver]
     if not waiting:
         known = ", ".join(sorted(registry.durables())) or "none"
         raise LookupError(f"There is no durable receiver {receiver!r}; known: {known}.")
-    number = 0
+    number = lost = 0
     wanted = Q()
-    for signal, sender, _ in waiting:
+    for signal, sender in waiting:
         wanted |= Q(signal=signal) if sender is None else Q(signal=signal, sender=sender)
     events = Event.objects.using(alias).filter(
         wanted, time__gte=since, outcome__in=(Outcome.COMMITTED.value, Outcome.SENT.value)
@@ -127,10 +126,22 @@ def replay(
     while page := list(events.filter(id__gt=last).order_by("id")[:500]):
         last = page[-1].id
         chosen = [event for event in _without_deliveries(page, receiver, alias, missing) if not _is_before(event)]
-        rows = [_row(waiting[0][2], event) for event in chosen]
+        kept = past.payloads(chosen, alias)
+        rows = []
+        for event in chosen:
+            durable = registry.named(receiver, event.signal, event.sender)
+            try:
+                if durable is not None:
+                    rows.append(past.row(durable, event, kept.get((event.trace_id, event.span)), now()))
+            except (past.NotKept, ordering.NotOrdered):
+                lost += 1
         if rows and not dry_run:
             store.write(connections[alias], tables.Batch(deliveries=rows))
         number += len(rows)
+    if lost:
+        logger.warning(
+            "%d events can't be replayed to %s: what it takes of them was not kept as it was.", lost, receiver
+        )
     return number
 
 
@@ -145,20 +156,3 @@ def _without_deliveries(page: Sequence[Event], receiver: str, alias: str, missin
 def _is_before(event: Event) -> bool:
     args = event.data.get("args")
     return event.signal == "m2m_changed" and isinstance(args, dict) and str(args.get("action")).startswith("pre_")
-
-
-def _row(durable: Durable, event: Event) -> tables.Row:
-    data: dict[str, Any] = event.data
-    args = data.get("args") or {}
-    values = {name: value for name, value in (data.get("row") or {}).items() if _whole(value)}
-    values |= {name: change[-1] for name, change in (data.get("changes") or {}).items() if _whole(change[-1])}
-    payload = encoding.dumps({"args": args, "row": values} if "row" in data or "changes" in data else {"args": args})
-    key = registry.key_of(durable, event.object_key, event.sender, values or args)
-    facts = (event.trace_id, event.span, event.signal, event.sender, event.object_key, event.database)
-    return registry.delivery_row(durable, facts, key, payload, now())
-
-
-def _whole(value: Any) -> bool:
-    """Tell whether a recorded value is the whole of it, and no mark of what was left out."""
-    text = encoding.dumps(value)
-    return REDACTED not in text and encoding.MORE not in text

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
@@ -29,7 +28,7 @@ from django.dispatch import Signal
 from django.utils.module_loading import import_string
 
 from signalbox import catalog, conf, context, encoding, store, tables
-from signalbox.delivery import travel
+from signalbox.delivery import ordering, travel
 from signalbox.event import UNKNOWN, Draft, Outcome
 from signalbox.receivers import make_id
 from signalbox.redaction import REDACTED, Redactor, redact
@@ -57,7 +56,7 @@ class NotDelivered(DatabaseError):
     """The deliveries of an event could not be written."""
 
 
-REFUSALS: Final = (NotDurable, NotDelivered)
+REFUSALS: Final = (NotDurable, NotDelivered, ordering.NotOrdered)
 """What leaves a ``send()``: a delivery must not be lost in silence."""
 
 
@@ -534,11 +533,29 @@ def _waiting_for(signal: str, sender: str) -> tuple[Durable, ...]:
 # ------------------------------------------------------------------ events to deliveries
 
 
-def pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+class Packed(dict[str, Any]):
+    """A send's arguments as they travel."""
+
+    def __init__(self, arguments: Mapping[str, Any], ordered: Mapping[str, str]) -> None:
+        super().__init__(arguments)
+        self.ordered = ordered
+        """By receiver what its delivery is ordered by: told of the arguments themselves, while they are at hand."""
+
+
+def pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> Packed:
     """Return a send's arguments as they travel; ``facts`` are the recorded ones, which stand in for a request.
 
     Raises ``NotDurable`` for an argument that a durable receiver names and that cannot travel.
     """
+    bounded = {name: travel.bounded(value) for name, value in arguments.items()}
+    packed = _pack(signal, sender, bounded, facts)
+    about = ordering.object_text(arguments.get("instance", arguments.get("user")), redactor())
+    told = {name: REDACTED if packed.get(name) == REDACTED else value for name, value in arguments.items()}
+    takers = _waiting_for(signal, sender)
+    return Packed(packed, {one.name: ordering.key_of(one, about, told, redactor()) for one in takers})
+
+
+def _pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     packed = {}
     for name, value in arguments.items():
         takers = [durable.name for durable in _waiting_for(signal, sender) if name in durable.named]
@@ -577,9 +594,36 @@ def delivery_rows(draft: Draft) -> Sequence[tables.Row]:
     payload = _payload(draft, values)
     facts = (draft.trace.id, draft.span, draft.signal, draft.sender, draft.key, draft.using)
     return [
-        delivery_row(durable, facts, key_of(durable, draft.key, draft.sender, values), payload, now)
-        for durable in takers
+        delivery_row(durable, facts, key, payload, now)
+        for durable, key in zip(takers, _keys(draft, takers, values), strict=True)
     ]
+
+
+def _keys(draft: Draft, takers: Sequence[Durable], values: Mapping[str, Any]) -> list[str]:
+    """Return what the deliveries to ``takers`` are ordered by.
+
+    Raises ``ordering.NotOrdered`` where that can't be known.
+    """
+    about = ordering.object_key(ordering.label_of(draft.signal, draft.sender, draft.args), draft.key)
+    if isinstance(draft.travels, Packed):
+        return [draft.travels.ordered.get(durable.name, about) for durable in takers]
+    row = None
+    if draft.change is not None and any(durable.key not in ("pk", None) for durable in takers):
+        model = ordering.model_named(draft.sender)
+        row = None if model is None else ordering.Row(model, draft.using, draft.key, _unread(draft.change))
+    return [ordering.key_of(durable, about, values, redactor(), row) for durable in takers]
+
+
+def _unread(change: RowChange) -> set[str]:
+    """Return names of fields whose values nobody knows, as they were not loaded or the database makes them."""
+    fields = change.fields
+    known = [row for row in (change.new, change.old) if row is not None and row is not UNKNOWN]
+    unread = set(fields.names) - fields.secret - fields.excluded
+    for place, name in enumerate(fields.names):
+        value = next((row[place] for row in known if row[place] is not UNKNOWN), UNKNOWN)
+        if value is not UNKNOWN and not hasattr(value, "resolve_expression"):
+            unread.discard(name)
+    return unread
 
 
 def _is_before(draft: Draft) -> bool:
@@ -595,7 +639,7 @@ Facts = tuple[str, int, str, str, str, str]
 def delivery_row(durable: Durable, facts: Facts, key: str, payload: str, due: int) -> tables.Row:
     """Return one delivery's row, in the order of ``tables.DELIVERY_COLUMNS``."""
     trace_id, span, signal, sender, object_key, using = facts
-    lane = lane_of(durable.name, sender, key) if key else None
+    lane = ordering.lane_of(durable.name, key) if key else None
     return (
         durable.name,
         durable.queue,
@@ -612,31 +656,6 @@ def delivery_row(durable: Durable, facts: Facts, key: str, payload: str, due: in
         due,
         payload,
     )
-
-
-def lane_of(receiver_name: str, sender: str, key: str) -> int:
-    """Return the number of the lane that a receiver's deliveries for one key share.
-
-    Two keys may meet in one lane, once in 2**64: they then wait for each other, and nothing else happens.
-    """
-    digest = blake2b(f"{receiver_name}\0{sender}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def key_of(durable: Durable, object_key: str, sender: str, values: Mapping[str, Any]) -> str:
-    """Return what a delivery is ordered by; empty for nothing."""
-    wanted = durable.key
-    if wanted is None:
-        return ""
-    if wanted == "pk":
-        return object_key
-    try:
-        found = wanted(values) if callable(wanted) else values[wanted]
-    except Exception:
-        logger.exception("The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, sender)
-        return object_key
-    text = encoding.clean(found if isinstance(found, str) else encoding.dumps(found))
-    return text if len(text) <= 200 else text[:180] + encoding.digest(text, b"")
 
 
 def _values(draft: Draft) -> dict[str, Any]:

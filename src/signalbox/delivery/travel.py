@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from base64 import b64decode, b64encode
 from decimal import Decimal
 from pkgutil import resolve_name
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.utils.dateparse import parse_duration
 from django.utils.duration import duration_iso_string
@@ -23,6 +25,9 @@ TAG: Final = "$"
 
 DEEPEST: Final = 20
 """Containers within one another; what holds more, or itself, does not travel. ``redact`` looks no deeper."""
+
+
+_HEX: Final = re.compile("(?:[0-9a-f]{2})*")
 
 
 class CannotTravel(TypeError):
@@ -136,6 +141,45 @@ def unpack(value: Any) -> Any:
     if collection := _COLLECTIONS_BY_NAME.get(kind):
         return collection(unpack(item) for item in content)
     return _READERS[kind](content)
+
+
+def of_record(value: Any, using: str) -> Any:
+    """Return what the register tells of a value as ``pack`` would have, if an object or bytes are known by their form.
+
+    ``using`` is the database that is asked for objects.
+    """
+    if isinstance(value, list):
+        return [of_record(item, using) for item in value]
+    if not isinstance(value, dict):
+        return pack(value)
+    if value.keys() == {"model", "pk"} and (found := _recorded_object(value, using)):
+        return found
+    if (content := recorded_bytes(value)) is not None:
+        return pack(content)
+    packed = {key: of_record(item, using) for key, item in value.items()}
+    return {TAG: "dict", "v": packed} if TAG in packed else packed
+
+
+def _recorded_object(value: dict[str, Any], using: str) -> Any:
+    try:
+        model: type[Model] = apps.get_model(value["model"])
+        fields, key = model._meta.pk_fields, value["pk"]
+        parts = [field.to_python(part) for field, part in zip(fields, [key] if len(fields) == 1 else key, strict=True)]
+    except (LookupError, ValueError, TypeError, AttributeError, ValidationError):
+        return None  # a dict of the application's own
+    return {TAG: "model", "v": [model._meta.label, pack(parts[0] if len(parts) == 1 else tuple(parts)), using]}
+
+
+def recorded_bytes(value: dict[str, Any]) -> bytes | None:
+    """Return the bytes that the register tells in this form; ``None`` if it tells a part of them, or something else."""
+    size, text, digits = (value.get(name) for name in ("bytes", "text", "hex"))
+    if value.keys() == {"bytes", "text"} and isinstance(text, str) and text.isascii():
+        found = text.encode()
+    elif value.keys() == {"bytes", "hex"} and isinstance(digits, str) and _HEX.fullmatch(digits):
+        found = bytes.fromhex(digits)
+    else:
+        return None
+    return found if len(found) == size else None
 
 
 def load(label: str, key: Any, using: str) -> Model:
