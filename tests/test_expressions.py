@@ -21,7 +21,7 @@ from django.db.models import (
 )
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.json import KT
-from django.db.models.functions import Cast, Coalesce, Concat, Lower, Now
+from django.db.models.functions import Cast, Coalesce, Concat, JSONObject, Lower, Now, Replace
 from django.db.models.lookups import Exact
 from django.test import override_settings
 
@@ -86,6 +86,11 @@ def test_an_expression_is_told_by_what_it_is_made_of(expression: Any, text: str)
         Concat(Value("token: SECRET"), Value("x")),
         RawSQL("crypt('SECRET', %s)", ["SECRET"]),
         Func(Value("Authorization: Bearer SECRETSECRET"), function="f"),
+        JSONObject(password=Value("SECRET")),
+        JSONObject(a=JSONObject(password=Value("SECRET")), b=Value("x")),
+        JSONObject(a=Lower(Value("SECRET")), password=Value("x")),
+        Concat(Value("password="), Value("SECRET")),
+        Concat(Value("password"), Value("="), Value("x"), Lower(Value("SECRET"))),
     ],
     ids=str,
 )
@@ -158,6 +163,14 @@ def test_an_updates_expressions_tell_no_secret() -> None:
     customer.save()
     assert "TOKENSECRET" not in str(of(customer).data)
     assert "pbkdf2" not in str(of(customer).data)
+
+
+@pytest.mark.django_db
+def test_a_secret_field_by_another_name_is_secret() -> None:
+    found = Customer.objects.annotate(other=Lower("api_token"))
+    found.create(name="Ada", api_token="TOKENSECRET")
+    found.update(name=Replace(F("other"), Value("tokensecret"), Value("x")))
+    assert "tokensecret" not in str(args(Customer, "update"))
 
 
 @pytest.mark.django_db

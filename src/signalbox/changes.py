@@ -129,12 +129,12 @@ class Untold(dict[str, str]):
     """What is told of a value that the database computed. By its class it is no value of a JSON field."""
 
 
-def untold(expression: Any, fields: Fields) -> Untold:
-    """Return what is told of a value that the database computed, and did not say."""
+def untold(expression: Any, fields: Fields, annotations: Mapping[str, Any] = expressions.NO_ANNOTATIONS) -> Untold:
+    """Return what is told of a value that the database computed, and did not say; by its query's ``annotations``."""
     hidden = fields.secret | fields.excluded
     if not hidden.isdisjoint(fields.primary):
         hidden |= {"pk"}
-    return Untold(expression=expressions.text(expression, fields.redactor, hidden))
+    return Untold(expression=expressions.text(expression, fields.redactor, hidden, annotations))
 
 
 def same(before: Any, after: Any) -> bool:

@@ -7,12 +7,13 @@ past whatever a project's own class makes of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final
 
 from django.db.models import F, Q, QuerySet, Subquery, Value
-from django.db.models.expressions import BaseExpression, Case, CombinedExpression, RawSQL, When
+from django.db.models.expressions import BaseExpression, Case, Col, CombinedExpression, RawSQL, When
 from django.db.models.lookups import Lookup
 
 from signalbox import encoding
@@ -24,16 +25,21 @@ MOST_PARTS: Final = 100
 """Expressions within one that are looked at, at any depth."""
 MORE: Final = "…"
 
+NO_ANNOTATIONS: Final[Mapping[str, Any]] = MappingProxyType({})
+
 _HIDDEN: Final = frozenset({"_constructor_args", "output_field", "extra"})
 """Attributes that repeat what others say, or say nothing of the values."""
 _LITERAL: Final = re.compile(r"'(?:[^']|'')*+'?")
 
 
-def text(expression: Any, redactor: Redactor, hidden: Collection[str] = ()) -> str:
-    """Return ``expression`` as text. Literals that meet a secret field, or one of ``hidden``, are not told. It never
-    raises, and runs neither a query nor a project's code."""
+def text(
+    expression: Any, redactor: Redactor, hidden: Collection[str] = (), annotations: Mapping[str, Any] = NO_ANNOTATIONS
+) -> str:
+    """Return ``expression`` as text. Literals that meet a secret field, or one of ``hidden``, are not told, nor are
+    those beside a literal that names a secret. ``annotations`` are those of its query: a field by another name. It
+    never raises, and runs neither a query nor a project's code."""
     try:
-        return encoding.column(_Telling(redactor, hidden).render(expression, secret=False), LONGEST)
+        return encoding.column(_Telling(redactor, hidden, annotations).render(expression, secret=False), LONGEST)
     except Exception:  # noqa: BLE001 - attributes may hold anything; the class alone is always there to be told
         return type(expression).__name__
 
@@ -41,9 +47,10 @@ def text(expression: Any, redactor: Redactor, hidden: Collection[str] = ()) -> s
 class _Telling:
     """One rendering, and how many parts it may still look at."""
 
-    def __init__(self, redactor: Redactor, hidden: Collection[str]) -> None:
+    def __init__(self, redactor: Redactor, hidden: Collection[str], annotations: Mapping[str, Any]) -> None:
         self._redactor = redactor
         self._hidden = hidden
+        self._annotations = annotations
         self._left = MOST_PARTS
 
     def render(self, value: Any, *, secret: bool) -> str:
@@ -94,11 +101,19 @@ class _Telling:
         return f"'{safe}'" if isinstance(safe, str) else encoding.dumps(safe)
 
     def _meets_secret(self, value: Any, depth: int = 0) -> bool:
-        """Tell whether a field below ``value`` is secret: then so may be what it is compared or joined with. What is
-        chosen under a condition is not."""
+        """Tell whether a field below ``value`` is secret, or a literal names one as a key of JSON does: then so may be
+        what it is compared or joined with. What is chosen under a condition is not."""
         kind, own = type(value), _own(value)
         if issubclass(kind, F):
-            return self._is_secret(str(own.get("name")))
+            name = str(own.get("name"))
+            annotation = self._annotations.get(name.partition("__")[0])
+            return self._is_secret(name) or (
+                annotation is not None and depth <= 10 and self._meets_secret(annotation, depth + 1)
+            )
+        if issubclass(kind, Col):
+            return self._is_secret(own["target"].name)
+        if issubclass(kind, Value):
+            return isinstance(literal := own.get("value"), str) and self._redactor.is_secret(literal)
         if depth > 10 or issubclass(kind, Q | Case | When | Subquery | QuerySet):
             return False
         if self._is_secret(str(own.get("key_name", ""))):

@@ -19,11 +19,12 @@ from django.db.models.sql import DeleteQuery, UpdateQuery
 from signalbox import buffer, context, encoding
 from signalbox.changes import RowChange, choice_labels, untold
 from signalbox.event import UNKNOWN, Draft
+from signalbox.expressions import NO_ANNOTATIONS
 from signalbox.recording import plans, returning, snapshots
 from signalbox.recording.blocks import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
@@ -250,7 +251,7 @@ def _update(self: Any, **kwargs: Any) -> Any:
         if number:
             with _guarded("update", plan):
                 keys = None if wanted.rows is None else _keys(plan, wanted.rows)
-                told = _told_values(plan, kwargs)
+                told = _told_values(plan, kwargs, query.annotations)
                 if renamed:
                     new = _new_keys(plan, keys, renamed)
                     told["new_keys"] = None if new is None else _shown(plan, new)
@@ -291,14 +292,16 @@ def _plain(field: Any, value: Any) -> Any:
     return field.to_python(value)
 
 
-def _told_values(plan: Plan, values: dict[str, Any]) -> dict[str, Any]:
+def _told_values(plan: Plan, values: dict[str, Any], annotations: Mapping[str, Any] = NO_ANNOTATIONS) -> dict[str, Any]:
     """Return what is told of the values that ``update()`` was given, with what choices are called."""
-    rendered, plain = _rendered(plan, values)
+    rendered, plain = _rendered(plan, values, annotations)
     labels = choice_labels(plain, plan.fields)
     return {"values": rendered, "labels": labels} if labels else {"values": rendered}
 
 
-def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _rendered(
+    plan: Plan, values: dict[str, Any], annotations: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what ``update()`` was given, as a save would tell it: keys for objects, what expressions are made of, no
     secrets; and what of it is a plain value."""
     redactor = plan.fields.redactor
@@ -311,7 +314,7 @@ def _rendered(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], dict[
         if name in plan.fields.secret or redactor.hides(name, value):
             shown[name] = redactor.mark
         elif hasattr(value, "resolve_expression"):
-            shown[name] = untold(value, plan.fields)
+            shown[name] = untold(value, plan.fields, annotations)
         else:
             given_values[name] = _written(plan, name, value)
     return {**shown, **encoding.encode_fields(given_values, redactor=redactor)}, given_values
