@@ -6,9 +6,11 @@ from time import process_time
 from typing import Any
 
 import pytest
+from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signalbox.encoding import dumps
 from signalbox.redaction import (
     REDACTED,
     Redactor,
@@ -29,6 +31,9 @@ cookie cookies HTTP_COOKIE set-cookie Set-Cookie session sessionid session_id se
 authorization HTTP_AUTHORIZATION proxy-authorization bearer jwt signature sig credential otp totp pin user_pin
 pin_number cvv cvv2 cvc card_number cardnumber credit_card ssn social_security_number salt db.password user.api_key
 password_reset_url code_verifier
+FERNET_KEYS SSH_KEY PGP_KEY WEBHOOK_KEY REDIS_AUTH SENTRY_DSN rsa_key deploy_key shared_key server_key aws_key
+decryption_key new_pass old_pass new_pin old_pin pincode passkey last_password_used two_factor_code access_code
+invite_code security_answer recovery_phrase mnemonic card_no ccnum api_secret_version pan card_pan sshKey
 """.split()
 PLAIN = """
 key keyboard monkey primary_key foreign_key sort_key cache_key public_key key_id author author_id authority tokenize
@@ -36,6 +41,8 @@ tokenizer pinned pin_color map_pin shipping spinning compass compassion passenge
 secretary secretariat cookie_consent cookie_name has_password is_secret max_tokens num_tokens password_changed_at
 token_type token_expires sessions training_session session_count session_title
 assault salty design assign credentials iban code
+pass_rate new_passenger newpassenger goldpass newpinned discardnote acc_no accnum order_key sort_keys discount_code
+factor access invite answer two_factor japan pancake frying_pan author_auth shared_keyboard deploy_keyword
 country_code number order_number id email username hash content_hash card card_holder data basic digest
 """.split()
 
@@ -149,13 +156,65 @@ def test_a_credential_shows_by_its_shape(credential: str) -> None:
         "monkeyJoin.a.b",
         "eyJ.a.b",
         "-----BEGIN CERTIFICATE-----\nabc",
-        f"card {CARD}",
         "sha256$",
         "US$100000000",
+        "password=blue",
+        "<password>blue</password>",
+        "http://host:8000/x?mail=a@b.c and a@b.c:d",
+        "4006381333931",
+        "355620000000003",
+        "4111111111111112",
+        "5000000000000009",
+        "2026-11-22 09:16:12.123456",
+        "550e8400-e29b-4111-1111-111111111111",
+        "token: [1]",
+        '{"name": "token", "note": "password: blue"}',
+        "{unquoted: token}",
     ],
 )
-def test_data_that_is_no_credential_by_its_shape_stays(text: str) -> None:
-    assert text == redact_credentials(text)
+def test_data_that_is_surely_no_secret_stays(text: str) -> None:
+    assert text == REDACTOR.data(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"a {JWT}", "a [redacted]"),
+        (f"card {CARD}.", "card [redacted]."),
+        ("4111111111111111", "[redacted]"),
+        ("3782-822463-10005", "[redacted]"),
+        ("2223003122003222", "[redacted]"),
+        ("6011 1111 1111 1117", "[redacted]"),
+        ("see postgres://ada:pw@host/db", "see postgres://ada:[redacted]@host/db"),
+        ('{"password": "a", "note": "token: blue"}', '{"password": "[redacted]", "note": "token: blue"}'),
+        ('\n[{"a": {"api_key": {"x": 1}}}]', '\n[{"a": {"api_key": "[redacted]"}}]'),
+    ],
+)
+def test_data_loses_what_is_surely_a_secret(text: str, expected: str) -> None:
+    assert expected == REDACTOR.data(text)
+    assert expected == REDACTOR.data(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("", True),
+        ("a@b.c", True),
+        ("http://host:8000/x", True),
+        ("http://host/ and a@b.c", True),
+        ("2026-11-22 09:16:12.123456", True),
+        ('say "yes"\n', True),
+        (JWT, False),
+        (CARD, False),
+        (PEM, False),
+        (HASHES[0], False),
+        ("https://ada:pw@host", False),
+        ('{"password": "a"}', False),
+    ],
+)
+def test_what_data_leaves_is_known_from_its_json(text: str, left: bool) -> None:
+    assert left == REDACTOR.leaves(dumps({"field": text}))
+    assert not left or text == REDACTOR.data(text)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +257,33 @@ def test_data_that_is_no_credential_by_its_shape_stays(text: str) -> None:
         ("n=2223003122003222", "n=[redacted]"),
         ("12 4222222222222, 1", "12 [redacted], 1"),
         ("see /reset/MQ/c8m2xp-0123456789abcdef0123456789abcdef/", "see /reset/MQ/[redacted]/"),
+        ("password={'a': {'b': 'x'}, 'c': ')}'}, n=1", "password=[redacted], n=1"),
+        (r'{"a": "{\"token\": {\"b\": [1]}, \"n\": 1}"}', r'{"a": "{\"token\": \"[redacted]\", \"n\": 1}"}'),
+        ("token: (a) next", "token: [redacted] next"),
+        ("<user>ada</user><password>a b</password>", "<user>ada</user><password>[redacted]</password>"),
+        ('<ns:token a="1"><b>x</b></ns:token>', '<ns:token a="1">[redacted]</ns:token>'),
+        ('--x\r\nContent-Disposition: form-data; name="password"\r\n\r\na b\r\nc\r\n--x--',
+         '--x\r\nContent-Disposition: form-data; name="password"\r\n\r\n[redacted]\n--x--'),
+        ('form-data; name="token"; filename="a"\nContent-Type: text/plain\n\nx',
+         'form-data; name="token"; filename="a"\nContent-Type: text/plain\n\n[redacted]'),
+        ("('password', 'a b')", "('password', '[redacted]')"),
+        ("[(b'cookie', b'a=1; b'), (b'host', b'c')]", "[(b'cookie', b'[redacted]'), (b'host', b'c')]"),
+        ("Command '['mysql', '--password', 'a b', '-h', 'x']' failed",
+         "Command '['mysql', '--password', '[redacted]', '-h', 'x']' failed"),
+        ('{"name": "DB_PASSWORD", "value": "a"}', '{"name": "DB_PASSWORD", "value": "[redacted]"}'),
+        ("/in/bob:1vXyZ9:0123456789abcdefghij-_KLMNOPQRSTUVWXYZabcde/", "/in/[redacted]/"),
+        ("/in/.eJxLyk8CAAJfAUU:1vXyZ9:0123456789abcdefghij-_KLMNO/", "/in/[redacted]/"),
+        ("https://x/cb?code=4/0AX&state=xyz", "https://x/cb?code=[redacted]&state=xyz"),
+        ("see https://x/?next=%2Fa%3Ftoken%3Dabc now", "see https://x/?next=/a?token=[redacted] now"),
+        ("password%253Dhunter2", "password=[redacted]"),
+        ('column "a" does not exist\nLINE 1: SELECT \'hunter2\'\n               ^',
+         'column "a" does not exist\nLINE 1: [redacted]\n               ^'),
+        ('for type json\nDETAIL:  Token "hunter2" is invalid.\nCONTEXT:  JSON data, line 1: hunter2',
+         'for type json\nDETAIL:  Token "[redacted]" is invalid.\nCONTEXT:  JSON data, line 1: [redacted]'),
+        ('invalid input syntax for type integer: "hunter2"', 'invalid input syntax for type integer: "[redacted]"'),
+        ("Incorrect integer value: 'hunter2' for column 'a' at row 1",
+         "Incorrect integer value: '[redacted]' for column 'a' at row 1"),
+        ("the right syntax to use near 'hunter2' at line 1", "the right syntax to use near '[redacted]' at line 1"),
     ],
 )  # fmt: skip
 def test_secrets_are_taken_out_of_text(text: str, expected: str) -> None:
@@ -227,6 +313,13 @@ def test_secrets_are_taken_out_of_text(text: str, expected: str) -> None:
         "token",
         "token=",
         "a == b",
+        'DETAIL:  Key (customer_id)=(5) is not present in table "shop_customer".',
+        "fields ('name', 'password')",
+        "usage: login <user> <password> now",
+        "image x@sha256:0123456789abcdef0123456789abcdef or sha:sha256:0123456789abcdef0123456789abcdef",
+        "?code=404&page=2",
+        "100%25 of 5%",
+        "don't [a",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -242,6 +335,9 @@ def test_text_is_searched_for_the_extra_names_too() -> None:
     "piece",
     ["a", "=", "a:", "token=", "token='", 'token="\\', "token=,", "token=[", "cookie:", "x-", " key: ", "--a ", "1 ",
      "1-4111", "4111", "eyJ", "eyJaaaaaaaaaaaaaa.", "$2b$", "md5$a", "://:a", "-----BEGIN ", "Key (a)=(",
+     "token=['", "token={\\'", "<token>", "</token><a ", 'name="token"\n\n', 'name="a"\na:b', "('token', ",
+     "'--token','", '{"name":"token","value":', "a:1bcdef:", "a@", "%25", "%", "code=state=", "\nLINE 1: ",
+     '\nDETAIL: "', "to use near '",
      "-----BEGIN PRIVATE KEY-----", "Duplicate entry '", " row Failing row contains (", "Bearer ", "/aaaaaa-0", "\\\""],
 )  # fmt: skip
 def test_a_hostile_text_costs_linear_time(piece: str) -> None:
@@ -283,6 +379,12 @@ def test_any_text_can_be_searched(text: str) -> None:
         ("a&b=%20", "a&b=%20"),
         ("token=a=b", "token=[redacted]"),
         (JWT, "[redacted]"),
+        ("code=abc&state=xyz", "code=[redacted]&state=xyz"),
+        ("code=abc&page=2", "code=abc&page=2"),
+        ("country_code=at&state=xyz", "country_code=at&state=xyz"),
+        ("next=%252Fa%253Ftoken%253Dabc", "next=[redacted]"),
+        ("a=" + "%25" * 1 + "25" * 20, "a=[redacted]"),
+        ("p%2561ssword=abc", "p%2561ssword=[redacted]"),
     ],
 )
 def test_a_query_string_loses_its_secret_values(query: str, expected: str) -> None:
@@ -299,6 +401,9 @@ def test_a_query_string_loses_its_secret_values(query: str, expected: str) -> No
         ("/reset/MQ/c8m2xp-0123456789abcdef0123456789abcdef/", "/reset/MQ/[redacted]/"),
         ("/reset/MQ/set-password/", "/reset/MQ/set-password/"),
         (f"/in/{JWT}/", "/in/[redacted]/"),
+        ("/a%2520b/", "/a%2520b/"),
+        ("/in/password%253Dabc", "/in/password=[redacted]"),
+        ("/in/ImJvYiI%3A1vXyZ9%3A0123456789abcdefghij/", "/in/[redacted]/"),
     ],
 )
 def test_a_path_loses_its_secrets(path: str, expected: str) -> None:
@@ -325,6 +430,14 @@ def test_a_path_loses_its_secrets(path: str, expected: str) -> None:
         ({"a", "pin=1"}, {"a", "pin=[redacted]"}),
         (range(3), range(3)),
         ({1: "token=x"}, {1: "token=[redacted]"}),
+        ({"token=x": 1}, {"token=[redacted]": REDACTED}),
+        ({"Name": "DB_PASSWORD", "Value": "x", "n": 1}, {"Name": "DB_PASSWORD", "Value": REDACTED, "n": 1}),
+        ({"field": "password", "old": "x", "new": "y"}, {"field": "password", "old": REDACTED, "new": REDACTED}),
+        ([["Authorization", "x"], ["Host", "y"]], [["Authorization", REDACTED], ["Host", "y"]]),
+        (["password", "email"], ["password", "email"]),
+        (["mysql", "--password", "x", "-h", "y"], ["mysql", "--password", REDACTED, "-h", "y"]),
+        (("--password=x", "y"), ("--password=[redacted]", REDACTED)),
+        (["--password=x", "y", "z"], ["--password=[redacted]", "y", "z"]),
     ],
 )  # fmt: skip
 def test_containers_lose_their_secrets(value: Any, expected: Any) -> None:
@@ -351,6 +464,12 @@ def test_depth_is_bounded() -> None:
     for _ in range(20):
         (result,) = result
     assert REDACTED == result
+
+
+def test_a_lazy_object_is_not_woken() -> None:
+    lazy = SimpleLazyObject(lambda: pytest.fail("it was woken"))
+    (found,) = redact([lazy], REDACTOR)
+    assert found is lazy
 
 
 def test_an_unknown_object_is_handed_back() -> None:

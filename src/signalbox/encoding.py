@@ -7,13 +7,14 @@ iterator. What is secret is decided by a redactor, given as an argument (`signal
 
 from __future__ import annotations
 
+import codecs
 import functools
 import io
 import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -60,7 +61,6 @@ MORE: Final = "…"
 
 _MAX_KEY: Final = 200
 _SHORT: Final = 200  # so short that taking out secrets can't make it too long
-_BYTES_SHOWN: Final = 32
 _SORTED_ITEMS: Final = 1_000
 _REMARKS: Final = 2_048  # what the remarks and brackets after the end of the budget can take, generously
 _MARGIN: Final = 256  # read beyond a text's end, so that the cut doesn't hide a secret's shape from the redactor
@@ -68,6 +68,7 @@ _INFINITY: Final = math.inf
 _SMALLEST: Final = -(2**63)
 _BEYOND: Final = 2**63
 
+_CONTROL = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # The class's own attributes, past any metaclass.
@@ -93,17 +94,23 @@ class Redacts(Protocol):
     def hides(self, name: str, value: object, /) -> bool:
         """Whether this value under this name is secret."""
 
-    def hides_value(self, mapping: Mapping[Any, Any], /) -> bool:
-        """Whether the entry `value` of this mapping is secret, as another entry tells its name."""
+    def values_named(self, mapping: Mapping[Any, Any], /) -> Collection[str]:
+        """The keys of this mapping whose values are secret, as another entry tells their name."""
 
-    def hides_second(self, pair: tuple[Any, ...], /) -> bool:
+    def hides_next(self, item: object, /) -> bool:
+        """Whether this item of a sequence names the next one, and as a secret."""
+
+    def hides_second(self, pair: Sequence[Any], /) -> bool:
         """Whether this is a secret's name with its value."""
 
     def text(self, text: str, /) -> str:
         """The free text without secrets."""
 
     def data(self, text: str, /) -> str:
-        """The text of a field without credentials."""
+        """The text of a field without what is surely a secret."""
+
+    def leaves(self, text: str, /) -> bool:
+        """Whether `data` surely takes nothing out of the texts in this JSON text."""
 
 
 def safe(value: Any, *, redactor: Redacts) -> JSONValue:
@@ -123,7 +130,7 @@ def encode_fields(values: Mapping[str, object], *, redactor: Redacts) -> dict[st
     """Render a row's values, {field: value} or {field: [old, new]}, each bounded by itself.
 
     The value of a secret field is replaced, both values of a change, so that the change still shows. Texts are data:
-    they lose what is a credential by its own shape (a password hash, a JWT, a private key), and nothing else.
+    they lose what is surely a secret (see `Redactor.data`), and nothing else.
     """
     fields: dict[str, JSONValue] = {}
     for name, value in values.items():
@@ -140,7 +147,7 @@ def fields_text(values: dict[str, Any], *, special: frozenset[str], redactor: Re
 
     Secret fields must have been replaced already. `special` names the fields whose values may be containers, or floats,
     or of a project's own making. The rest is encoded at once and looked through as one text, which is several times
-    faster: a text so short holds no value that is too long, and where nothing has a credential's shape none is one.
+    faster: a text so short holds no value that is too long, and the redactor knows where nothing is to be hidden.
     """
     quick = values
     for name in special:
@@ -152,7 +159,7 @@ def fields_text(values: dict[str, Any], *, special: frozenset[str], redactor: Re
             quick = {**values}
         quick[name] = _pair(value, redactor)
     text = _dumps_quick(quick)
-    if len(text) <= MAX_TEXT and "$" not in text and "eyJ" not in text and "-----BEGIN" not in text:
+    if len(text) <= MAX_TEXT and redactor.leaves(text):
         return text
     return dumps(encode_fields(values, redactor=redactor))
 
@@ -189,6 +196,8 @@ def _field(value: Any, redactor: Redacts) -> JSONValue:
         return text
     elif (kind is dict or kind is list) and not value:
         return value  # type: ignore[no-any-return]
+    elif kind is list and redactor.hides_second(value):
+        value = tuple(value)
     rendered = _Walk(redactor, redactor.data).render(value, 0)
     if kind is dict and isinstance(rendered, dict) and len(rendered) == 1 and not _MARKS.isdisjoint(rendered):
         return {LITERAL: rendered}
@@ -374,6 +383,15 @@ def _dotted(kind: type) -> str:
     return clean(f"{module[:_MAX_KEY]}.{name}" if type(module) is str else name)
 
 
+def _readable(head: bytes, size: int) -> str | None:
+    """The text at the beginning of so many bytes, None if they are none; the end of `head` may cut a character."""
+    try:
+        text = codecs.utf_8_decode(head, "strict", size <= len(head))[0]
+    except UnicodeDecodeError:
+        return None
+    return None if _CONTROL.search(text) else text
+
+
 def _class_mark(value: object) -> str:
     return f"<{_dotted(type(value))}>"
 
@@ -544,7 +562,7 @@ class _Walk:
         return self._spend(text, cost)  # type: ignore[no-any-return]
 
     def _mapping(
-        self, value: object, items: Iterable[tuple[Any, Any]], size: int, depth: int, named: bool = False
+        self, value: object, items: Iterable[tuple[Any, Any]], size: int, depth: int, named: Collection[str] = ()
     ) -> JSONValue:
         if (remark := self._enter(value, depth)) is not None:
             return remark
@@ -554,7 +572,7 @@ class _Walk:
                 if self._left <= 0:
                     break
                 name = _key_text(key)
-                secret = self._redactor.hides(name, item) or (named and name == "value")
+                secret = self._redactor.hides(name, item) or name in named
                 name = self._text(name, True, _MAX_KEY)
                 while name in rendered:  # 1 and "1"
                     name += "'"
@@ -571,10 +589,14 @@ class _Walk:
             return remark
         try:
             rendered: list[JSONValue] = []
+            secret = False
             for item in islice(items, MAX_ITEMS):
                 if self._left <= 0:
                     break
-                rendered.append(self.render(item, depth + 1))
+                # By itself a list of two may be one of names; among other things it is a pair as tuples are.
+                pair = type(item) is list and self._redactor.hides_second(item)
+                rendered.append(self._mark() if secret else self.render(tuple(item) if pair else item, depth + 1))
+                secret = not secret and self._redactor.hides_next(item)
             if size > len(rendered):
                 rendered.append(f"{MORE} ({size - len(rendered):,} more)")
             return rendered
@@ -597,12 +619,11 @@ class _Walk:
     # --- one method for each class of objects
 
     def from_dict(self, value: Any, depth: int) -> JSONValue:
-        return self._mapping(
-            value, dict.items(value), dict.__len__(value), depth, named=self._redactor.hides_value(value)
-        )
+        named = self._redactor.values_named(value)
+        return self._mapping(value, dict.items(value), dict.__len__(value), depth, named)
 
     def from_proxy(self, value: MappingProxyType[Any, Any], depth: int) -> JSONValue:
-        return self._mapping(value, value.items(), len(value), depth, named=self._redactor.hides_value(value))
+        return self._mapping(value, value.items(), len(value), depth, self._redactor.values_named(value))
 
     def from_list(self, value: Any, depth: int) -> JSONValue:
         return self._items(value, list.__iter__(value), list.__len__(value), depth)
@@ -646,11 +667,13 @@ class _Walk:
         return self._bytes(value, value.nbytes, bytes(value[: MAX_TEXT + _MARGIN]) if plain else b"", depth)
 
     def _bytes(self, value: object, size: int, head: bytes, depth: int) -> JSONValue:
-        """Readable bytes as text, for that may hold a secret to take out; others by their first 32."""
-        if head.isascii() and (text := head.decode("ascii")).isprintable() and text:
+        """Readable bytes as text, which may hold a secret to take out. Of others only the size is told: nobody can tell
+        whether they hold one."""
+        text = _readable(head, size)
+        if text:
             return {"bytes": size, "text": self._text(text, True, MAX_TEXT)}
         self._left -= 40
-        return {"bytes": size, "hex": self._text(head[:_BYTES_SHOWN].hex(), False)}
+        return {"bytes": size}
 
     def from_enum(self, value: object, depth: int) -> JSONValue:
         return self.render(_own(value)["_value_"], depth)

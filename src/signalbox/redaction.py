@@ -6,14 +6,14 @@ Everything here is pure: text or plain containers in, new text or new containers
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from fnmatch import translate
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 REDACTED: Final = "[redacted]"
 
@@ -26,18 +26,26 @@ _LONGEST_NAME: Final = 256
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 _WORDS: Final = frozenset(
-    "authorization bearer credential cvc cvv hotp jwt otp passcode passphrase passwords pw pwd salt sig signature"
-    " ssn totp".split()
+    "authorization bearer ccno ccnum credential cvc cvv dsn hotp jwt mnemonic otp passcode passkey passkeys passphrase"
+    " passwords pincode pw pwd salt sig signature ssn totp".split()
 )
 _ROOTS: Final = ("csrf", "passwd", "password", "sessid", "xsrf")
 _ENDS: Final = ("cookie", "cookies", "pwd", "secret", "secrets", "token", "tokens")
-_WHOLE: Final = frozenset({"pass", "pin", "session"})
+_WHOLE: Final = frozenset({"pan", "pass", "pin", "session"})
 
 _KEYS: Final = (
-    "access activation api auth confirmation encryption hmac master private recovery reset secret session signing"
+    "access activation api auth aws confirmation decryption deploy encryption fernet hmac master pgp private recovery"
+    " reset rsa secret server session shared signing ssh verification webhook"
+)
+_CODES: Final = (
+    "access activation auth backup confirmation factor invitation invite login mfa pin recovery reset security sms"
     " verification"
 )
-_CODES: Final = "activation auth backup confirmation login mfa pin recovery reset security sms verification"
+_APART: Final = frozenset(
+    {f"{kind} {word}" for kind in ("current", "new", "old") for word in ("pass", "pin")}
+    | {f"{kind} {word}" for kind in ("card", "cc") for word in ("no", "num")}
+)
+"""Phrases that mean nothing where they are glued: goldpass, newpinned, discardnote, accnum."""
 _PHRASES: Final = frozenset(
     {f"{kind} key" for kind in _KEYS.split()}
     | {f"{kind} keys" for kind in _KEYS.split()}
@@ -46,16 +54,21 @@ _PHRASES: Final = frozenset(
     | {f"{kind} hash" for kind in ("auth", "pass", "pin", "pwd")}
     | {f"{kind} pass" for kind in ("admin", "db", "root", "smtp", "user")}
     | {f"{kind} pin" for kind in ("account", "card", "login", "security", "user")}
-    | {"pass phrase", "pass word", "pin number", "basic auth", "code verifier"}
+    | {f"{kind} auth" for kind in ("basic", "http", "proxy", "redis", "smtp")}
+    | {"pass phrase", "pass word", "pin number", "code verifier", "recovery phrase", "seed phrase"}
+    | {"security answer", "security answers", "card pan"}
     | {"session data", "session id", "session hash"}
     | {"card number", "cc number", "credit card", "debit card", "social security"}
+    | _APART
 )
-_COMPOUNDS: Final = tuple(sorted(phrase.replace(" ", "") for phrase in _PHRASES if not phrase.startswith("pin ")))
+_COMPOUNDS: Final = tuple(
+    sorted(phrase.replace(" ", "") for phrase in _PHRASES - _APART if not phrase.startswith("pin "))
+)
 
 _FLAGS: Final = frozenset("has is max min needs num total".split())
 _FACTS: Final = frozenset(
     "age algorithm at changed consent count created date domain enabled expiration expires expiry httponly length"
-    " name on path policy required samesite secure status ttl type updated used version".split()
+    " name on path policy required samesite secure status ttl type updated".split()
 )
 
 
@@ -79,6 +92,16 @@ def _names_secret(words: list[str]) -> bool:
             return True
     return any(f"{first} {second}" in _PHRASES for first, second in pairwise(words))
 
+
+_NAMES: Final = tuple(
+    form
+    for key in ("name", "setting", "key", "field", "type", "variable", "header")
+    for form in (key, key.title(), key.upper())
+)
+_VALUES: Final = tuple(
+    form for key in ("value", "values", "val", "content", "old", "new") for form in (key, key.title(), key.upper())
+)
+"""Entries of a mapping that name what others hold, and those others, in the ways that they are written."""
 
 NO_FIELDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType({})
 
@@ -163,12 +186,17 @@ class Redactor:
         """Whether this value must not be shown under this name: `is_secret`, or `credentials` that are no container."""
         return self.is_secret(name) or (name.endswith("credentials") and issubclass(type(value), str | bytes))
 
-    def hides_value(self, mapping: Mapping[Any, Any]) -> bool:
-        """Whether this names its value, and a secret, as `{"setting": "SECRET_KEY", "value": …}` does."""
+    def values_named(self, mapping: Mapping[Any, Any]) -> Collection[str]:
+        """The keys whose values are secret as another entry says so: `{"setting": "SECRET_KEY", "value": …}`."""
         get: Callable[[str], object] = partial(dict.get, mapping) if isinstance(mapping, dict) else mapping.get
-        return get("value") is not None and any(
-            type(name := get(key)) is str and self.is_secret(name) for key in ("name", "setting", "key")
-        )
+        held = [key for key in _VALUES if get(key) is not None]
+        if held and any(type(name := get(key)) is str and self.is_secret(name) for key in _NAMES):
+            return held
+        return ()
+
+    def hides_next(self, item: object) -> bool:
+        """Whether this is an option whose value comes next in a command line, as `--password` is."""
+        return type(item) is str and item.startswith("-") and "=" not in item and self.is_secret(item)
 
     def hides_second(self, pair: Sequence[Any]) -> bool:
         """Whether this is a pair of a secret's name and its value, as an ASGI header is: `(b"cookie", b"…")`."""
@@ -184,8 +212,28 @@ class Redactor:
         return redact_text(text, self)
 
     def data(self, text: str) -> str:
-        """`redact_credentials`: for text that is data, where `token: blue` is a sentence."""
-        return redact_credentials(text)
+        """For text that is data, which is to be exact, and where `token: blue` is a sentence: take out only what is
+        surely a secret. That is `redact_credentials`, passwords in addresses, payment cards, and the values of secret
+        names where the text itself is JSON."""
+        text = redact_credentials(text)
+        if "://" in text:
+            text = _USERINFO.sub(rf"\1{REDACTED}@", text)
+        if len(text) >= _SHORTEST_CARD:
+            text = _PAYMENT_CARD.sub(_payment_card, text)
+        if '":' in text and text.lstrip()[:1] in ("{", "["):
+            text = _redact_values(text, _SEPARATOR, lambda match: _secret_name(text, match.start(), self) or None)
+        return text
+
+    def leaves(self, text: str) -> bool:
+        """Whether this JSON text surely holds nothing that `data` takes out of the texts in it."""
+        return (
+            "$" not in text
+            and "eyJ" not in text
+            and ("\\" not in text or '\\":' not in text)
+            and "-----BEGIN" not in text
+            and ("@" not in text or "://" not in text or _USERINFO.search(text) is None)
+            and _MANY_DIGITS not in text.encode().translate(_DIGITS_ALIKE, b" -")
+        )
 
     def _judge(self, name: str) -> bool:
         """The verdict on a name not seen before; a name of foreign length is neither kept nor read to its end."""
@@ -218,6 +266,8 @@ _PRIVATE_KEY = re.compile(
 )
 # Base64 of `{"`: the head of a JWT, and of what django.core.signing makes (parts joined by colons).
 _SIGNED = re.compile(r"(?<![\w-])eyJ[\w-]{12,}+(?:[.:][\w-]*+)*+")
+# What django.core.signing signs with the time: a value, the time in base 62 (from 1999 to 2086), a signature.
+_TIMED = re.compile(r"(?<![\w.@+=-])[\w.@+=-]++:[1-3][0-9A-Za-z]{5}:[\w-]{16,}+")
 _HASH = re.compile(
     r"(?<![\w$])(?:"
     r"(?:pbkdf2_\w{1,20}|argon2\w{0,4}|bcrypt\w{0,20}|scrypt|unsalted_\w{1,10}|md5|sha1|crypt)\$"
@@ -234,6 +284,16 @@ _DETAIL_KEY = re.compile(
     r"(Key \(([^()\n]{1,200})\)=\()([^\n]{0,1000}?)(?=\)(?: (?:already|is|conflicts)\b|\.?$))", re.MULTILINE
 )
 _DUPLICATE = re.compile(r"(Duplicate entry ')([^\n]{0,1000}?)(?=' for key '([^'\n]{1,200})')")
+# And PostgreSQL `LINE 1: SELECT 'abc'`, `DETAIL:  Token "abc" is invalid.`, `invalid input syntax for type integer:
+# "abc"`, MySQL `Incorrect integer value: 'abc'`, `syntax to use near 'abc'`.
+_EXCERPT = re.compile(r"^(LINE \d{1,6}: |CONTEXT:  JSON data, line \d{1,6}: )[^\n]++", re.MULTILINE)
+_DETAIL = re.compile(r"^DETAIL:[^\n]++", re.MULTILINE)
+_QUOTED = re.compile(r"(?<!table )(?<!column )(?<!relation )(?<!constraint )\"[^\"\n]*+\"?")
+_REFUSED = re.compile(
+    r"(?i)(\binvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: |\bincorrect [a-z]{1,20} value: "
+    r"|\bto use near )([\"'])(?:(?!\2).)*+(\2?)",
+    re.DOTALL,
+)
 
 _HEADER = re.compile(
     r"(?i)(?<![\w-])((?:[\w-]{0,40}-|http_(?:proxy_)?)?(?:set-cookie|cookie|authorization)\s{0,4}:\s{0,8})"
@@ -242,6 +302,21 @@ _HEADER = re.compile(
 # A name is read backwards from its separator, with the word before it: that spares every word that is no name.
 _SEPARATOR = re.compile(r"[=:]>?\s{0,8}")
 _EMAN = re.compile(r"\s{0,8}\]?([\"']\\?)?([\w.-]{1,80}+)(?: ([\w.-]{1,40}+))?")
+# A pair, or an option in a list of arguments: `('password', 'abc')`, `['mysql', '--password', 'abc']`.
+_PAIR = re.compile(r"([\[(]\s{0,8}[bB]?)?([\"'])(-{0,2}+)([\w.-]{1,80}+)\2\s{0,8},\s{0,8}(?:[bB](?=[\"']))?")
+# `{"name": "DB_PASSWORD", "value": "abc"}`
+_NAMED_VALUE = re.compile(
+    rf"([\"'])(?:{'|'.join(_NAMES)})\1\s{{0,8}}:\s{{0,8}}([\"'])([\w.-]{{1,80}}+)\2\s{{0,8}},"
+    rf"\s{{0,8}}([\"'])(?:{'|'.join(_VALUES)})\4\s{{0,8}}:\s{{0,8}}"
+)
+_ELEMENT = re.compile(r"<([\w.:-]{1,80}+)(?:\s[^<>]{0,200}+)?+>")
+_LONGEST_ELEMENT: Final = 4096
+# The head of one part of a form's body (RFC 7578), up to its value.
+_PART = re.compile(r"\bname=\"([^\"\r\n]{1,80}+)\"[^\r\n]{0,200}+(?:\r?\n[^\r\n]{1,200}+){0,8}+\r?\n(?=\r?\n)")
+# What an OAuth provider sends back with the visitor: `?code=abc&state=xyz` (RFC 6749, 4.1.2).
+_OAUTH_CODE = re.compile(r"(?<![\w-])(code=)[^\s&;#\"'<>]++")
+_RUN = re.compile(r"[^\s\"'<>]++")
+_MOST_DECODED: Final = 8
 _OPTION = re.compile(r"(?<!\S)--([\w-]{1,80}+)\s{1,8}(?!-)")
 _VALUE = re.compile(
     r"(?P<escaped>\\[\"'])(?:[^\\]|\\(?![\"']))*+(?:\\[\"'])?"
@@ -251,6 +326,7 @@ _VALUE = re.compile(
     r"(?:[^\s&<>,;)}\]\"']|[,;)}\]\"'](?=[^\s&<>,;)}\]\"'])(?![\w.-]{1,80}=))++",
     re.DOTALL,
 )
+_NESTED = re.compile(r"\\.|[\[({]|[\])}]|(?<![a-zA-Z]{2})'(?:[^'\\]|\\.)*+'?|\"(?:[^\"\\]|\\.)*+\"?", re.DOTALL)
 _SECOND_WORDS: Final = frozenset(phrase.rpartition(" ")[2] for phrase in _PHRASES)
 
 _SCHEME = re.compile(
@@ -259,6 +335,19 @@ _SCHEME = re.compile(
     r"([\w.~+/=-]++)"
 )
 _DIGITS = re.compile(r"(?<![\w.])[0-9](?:[ -]?[0-9]){12,}+(?!\w)")
+# In data a number may be another's: only the lengths and beginnings that cards have, in the groups that cards have.
+_SHORTEST_CARD: Final = 14
+_DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"000000000")
+_MANY_DIGITS: Final = b"0" * _SHORTEST_CARD
+_PAYMENT_CARD = re.compile(
+    r"(?<![\w.,-])(?:[0-9]{14,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{2,7}|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5})"
+    r"(?![\w-]|[.,][0-9])"
+)
+_BRANDS = re.compile(
+    r"4(?:[0-9]{15}|[0-9]{18})|5[1-5][0-9]{14}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"
+    r"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|35(?:2[89]|[3-8][0-9])[0-9]{12}"
+    r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12}|62[0-9]{14,17}"
+)
 
 
 def redact_credentials(text: str) -> str:
@@ -278,12 +367,19 @@ def redact_text(text: str, redactor: Redactor = _DEFAULT) -> str:
     Beyond `redact_credentials`: passwords in addresses (`postgres://user:[redacted]@host`), links that reset a
     password, values after a secret name (`?token=…`, `password: …`, `"password": "…"`, `--password …`), `Cookie` and
     `Authorization` headers, `Bearer …` and `Basic …`, the values in a database's complaint about a secret column or a
-    whole row, and card numbers (13 to 19 digits that satisfy Luhn's check and begin as payment cards do).
+    whole row, what of a statement it repeats, and card numbers (13 to 19 digits that satisfy Luhn's check and begin as
+    payment cards do). What is percent-encoded is looked at decoded, and told so if it holds a secret.
     An unquoted value ends at a blank: of `password: two words` the first is taken out.
     """
     text = redact_credentials(text)
     if "=" in text or ":" in text:
         text = _redact_named(text, redactor)
+    if "'" in text or '"' in text:
+        text = _redact_quoted(text, redactor)
+    if "\n" in text:
+        text = _redact_lines(text, redactor)
+    if "</" in text:
+        text = _without(text, _elements(text, redactor))
     if "--" in text:
         text = _redact_values(text, _OPTION, lambda match: "" if redactor.is_secret(match[1]) else None)
     lower = text.lower()
@@ -296,12 +392,15 @@ def redact_text(text: str, redactor: Redactor = _DEFAULT) -> str:
         text = _DUPLICATE.sub(lambda match: _complaint(match, match[3], redactor), text)
     if len(text) > 12 and ("4" in text or "5" in text or "3" in text or "6" in text or "2" in text):
         text = _DIGITS.sub(_cards, text)
+    if "%" in text:
+        text = _RUN.sub(lambda run: _decoded(run[0], redactor), text)
     return text
 
 
 def redact_query(query: str, redactor: Redactor = _DEFAULT) -> str:
     """Replace the secret values of a query string without its `?`; names and order stay, as do the other values."""
-    return re.sub(r"[^&;]++", lambda pair: _query_pair(pair[0], redactor), query)
+    oauth = "state=" in query
+    return re.sub(r"[^&;]++", lambda pair: _query_pair(pair[0], redactor, oauth), query)
 
 
 def redact_path(path: str, redactor: Redactor = _DEFAULT) -> str:
@@ -317,38 +416,49 @@ def redact(value: Any, redactor: Redactor) -> Any:
     """Copy plain containers without their secrets: mappings by key, pairs by their first half, texts by `redact_text`.
 
     Mappings become dicts, sequences lists or tuples, sets stay sets. Anything else is handed back as it is, for only an
-    encoder may look into it. What lies deeper than 20 containers, or contains itself, is taken out unseen.
+    encoder may look into it; a lazy object isn't woken. What lies deeper than 20 containers, or contains itself, is
+    taken out unseen.
     """
     return _redact(value, redactor, ())
 
 
 def _redact(value: Any, redactor: Redactor, above: tuple[int, ...]) -> Any:
-    if isinstance(value, str):
+    kind = type(value)
+    if issubclass(kind, str):
         return redact_text(str(value), redactor)
-    if isinstance(value, bytes):
+    if issubclass(kind, bytes):
         text = value.decode("latin-1")
         clean = redact_text(text, redactor)
         return value if clean == text else clean.encode("latin-1")
-    if not isinstance(value, Mapping | Sequence | AbstractSet) or isinstance(value, range | bytearray | memoryview):
+    if not issubclass(kind, Mapping | Sequence | AbstractSet) or issubclass(kind, range | bytearray | memoryview):
         return value
     if id(value) in above or len(above) >= _DEPTH:
         return REDACTED
     above = (*above, id(value))
-    if isinstance(value, Mapping):
-        named = redactor.hides_value(value)
+    if issubclass(kind, Mapping):
+        named = redactor.values_named(value)
         return {
-            key: REDACTED
-            if redactor.hides(str(key), item) or (named and key == "value")
+            redact_text(key, redactor) if type(key) is str else key: REDACTED
+            if redactor.hides(str(key), item) or key in named
             else _redact(item, redactor, above)
             for key, item in value.items()
         }
-    if isinstance(value, AbstractSet):
-        kind = frozenset if isinstance(value, frozenset) else set
-        return kind(_redact(item, redactor, above) for item in value)
-    if isinstance(value, tuple) and redactor.hides_second(value):
-        return (value[0], REDACTED)
-    items = (_redact(item, redactor, above) for item in value)
-    return tuple(items) if isinstance(value, tuple) else list(items)
+    if issubclass(kind, AbstractSet):
+        made = frozenset if issubclass(kind, frozenset) else set
+        return made(_redact(item, redactor, above) for item in value)
+    if issubclass(kind, tuple) and redactor.hides_second(value):
+        return (_redact(value[0], redactor, above), REDACTED)
+    items: list[Any] = []
+    secret = False
+    for item in value:
+        if secret:
+            items.append(REDACTED)
+        elif type(item) is list and redactor.hides_second(item):
+            items.append([_redact(item[0], redactor, above), REDACTED])
+        else:
+            items.append(_redact(item, redactor, above))
+        secret = not secret and redactor.hides_next(item)
+    return tuple(items) if issubclass(kind, tuple) else items
 
 
 def _redact_named(text: str, redactor: Redactor) -> str:
@@ -357,9 +467,82 @@ def _redact_named(text: str, redactor: Redactor) -> str:
         text = _USERINFO.sub(rf"\1{REDACTED}@", text)
     if "=(" in text:
         text = _DETAIL_KEY.sub(lambda match: _complaint(match, match[2], redactor), text)
+    if "code=" in text and "state=" in text:
+        text = _OAUTH_CODE.sub(rf"\1{REDACTED}", text)
+    if text.count(":") > 1:
+        text = _TIMED.sub(REDACTED, text)
     if ":" in text and ("cookie" in (lower := text.lower()) or "authorization" in lower):
         text = _HEADER.sub(rf"\1{REDACTED}", text)
     return _redact_values(text, _SEPARATOR, lambda match: _secret_name(text, match.start(), redactor))
+
+
+def _redact_quoted(text: str, redactor: Redactor) -> str:
+    """Take out what stands in quotation marks after a name that stands in some, and what a database refused."""
+    text = _redact_values(
+        text, _PAIR, lambda match: "" if (match[1] or match[3]) and redactor.is_secret(match[4]) else None
+    )
+    if ":" in text:
+        text = _redact_values(text, _NAMED_VALUE, lambda match: "" if redactor.is_secret(match[3]) else None)
+        text = _REFUSED.sub(rf"\1\2{REDACTED}\3", text)
+    elif " near " in text:
+        text = _REFUSED.sub(rf"\1\2{REDACTED}\3", text)
+    return text
+
+
+def _redact_lines(text: str, redactor: Redactor) -> str:
+    """Take out what PostgreSQL repeats of a statement, and the values of a form's body."""
+    if "LINE " in text or "CONTEXT:" in text:
+        text = _EXCERPT.sub(rf"\1{REDACTED}", text)
+    if "DETAIL:" in text:
+        text = _DETAIL.sub(lambda detail: _QUOTED.sub(f'"{REDACTED}"', detail[0]), text)
+    return _without(text, _parts(text, redactor)) if 'name="' in text else text
+
+
+def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with a mark in the place of each span; what overlaps the one before is left alone."""
+    pieces: list[str] = []
+    done = 0
+    for start, end in spans:
+        if done <= start < end:
+            pieces += text[done:start], REDACTED
+            done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _elements(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
+    """What stands between the tags of a secret name, `<password>…</password>`."""
+    for tag in _ELEMENT.finditer(text):
+        if redactor.is_secret(tag[1]):
+            yield tag.end(), text.find(f"</{tag[1]}", tag.end(), tag.end() + _LONGEST_ELEMENT)
+
+
+def _parts(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
+    """The values of a form's body that have a secret name, up to the next boundary."""
+    end = 0
+    for head in _PART.finditer(text):
+        if head.start() >= end and redactor.is_secret(head[1]):
+            end = text.find("\n--", head.end())
+            end = len(text) if end < 0 else end
+            yield head.end() + (2 if text.startswith("\r", head.end()) else 1), end
+
+
+def _plain(text: str) -> str | None:
+    """The text without its percent-encoding, however often it was encoded; None if it never ends."""
+    for _ in range(_MOST_DECODED):
+        decoded = unquote(text)
+        if decoded == text:
+            return text
+        text = decoded
+    return None
+
+
+def _decoded(run: str, redactor: Redactor) -> str:
+    """A run of letters as it is, but decoded and without its secrets where only decoding shows them."""
+    plain = _plain(run) if "%" in run else run
+    if plain == run:
+        return run
+    clean = REDACTED if plain is None else redact_text(plain, redactor)
+    return run if clean == plain else clean
 
 
 def _redact_values(text: str, leads: re.Pattern[str], quote_of: Callable[[re.Match[str]], str | None]) -> str:
@@ -374,8 +557,18 @@ def _redact_values(text: str, leads: re.Pattern[str], quote_of: Callable[[re.Mat
             continue
         quote = value["escaped"] or value["quote"] or quote
         pieces += text[done : lead.end()], quote, REDACTED, quote
-        done = value.end()
+        done = _closing(text, value.start()) if text[value.start()] in "[({" else value.end()
     return "".join([*pieces, text[done:]]) if pieces else text
+
+
+def _closing(text: str, start: int) -> int:
+    """Index after the bracket that closes the one here, the text's end if none does; quoted ones don't count."""
+    depth = 0
+    for found in _NESTED.finditer(text, start):
+        depth += (found[0] in "[({") - (found[0] in "])}")
+        if depth == 0:
+            return found.end()
+    return len(text)
 
 
 def _secret_name(text: str, end: int, redactor: Redactor) -> str | None:
@@ -392,14 +585,14 @@ def _secret_name(text: str, end: int, redactor: Redactor) -> str | None:
     return (match[1] or "")[::-1]
 
 
-def _query_pair(pair: str, redactor: Redactor) -> str:
+def _query_pair(pair: str, redactor: Redactor, oauth: bool) -> str:
     name, equals, value = pair.partition("=")
     if not equals:
         return redact_text(pair, redactor)
-    plain = unquote_plus(value)
-    if redactor.is_secret(unquote_plus(name)) or redact_text(plain, redactor) != plain:
+    names, plain = _plain(unquote_plus(name)), _plain(unquote_plus(value))
+    if names is None or plain is None or redactor.is_secret(names) or (oauth and names == "code"):
         return f"{name}={REDACTED}"
-    return pair
+    return pair if redact_text(plain, redactor) == plain else f"{name}={REDACTED}"
 
 
 def _complaint(match: re.Match[str], names: str, redactor: Redactor) -> str:
@@ -442,9 +635,20 @@ def _card_end(parts: Sequence[str], start: int) -> int:
     return 0
 
 
+def _payment_card(match: re.Match[str]) -> str:
+    """Replace a number that is a payment card's by its beginning, its length and its check."""
+    digits = re.sub(r"[ -]", "", match[0])
+    return REDACTED if _BRANDS.fullmatch(digits) and _checks(digits) else match[0]
+
+
 def _is_card(digits: str) -> bool:
     """Luhn's check on numbers that begin with 3 to 6, or with Mastercard's 2221 to 2720 (ISO/IEC 7812)."""
     if digits[0] not in "3456" and not (len(digits) == 16 and "2221" <= digits[:4] <= "2720"):
         return False
+    return _checks(digits)
+
+
+def _checks(digits: str) -> bool:
+    """Whether the digits satisfy Luhn's check."""
     total = sum(map(int, digits[-1::-2]))
     return (total + sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])) % 10 == 0
