@@ -8,11 +8,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.contrib.auth.signals import user_logged_in
+from django.contrib.auth.signals import user_logged_in, user_login_failed
+from django.contrib.sessions.models import Session
 from django.core.signals import request_started
 from django.db import DatabaseError, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 from django.dispatch import Signal
+from django.utils.functional import SimpleLazyObject
+from django.utils.safestring import mark_safe
+from django.utils.translation import gettext_lazy
 
 import signalbox
 from signalbox import departures, drivers, tables
@@ -20,6 +24,7 @@ from signalbox.delivery import registry
 from signalbox.models import Delivery, Event
 from signalbox.receivers import connected, name
 from signalbox.recording import plans
+from signalbox.redaction import REDACTED
 from tests.delivery import receivers
 from tests.shop import signals
 from tests.shop.models import Customer, Order, OrderLine, Tag, Word
@@ -371,6 +376,9 @@ def _committed_elsewhere() -> int:
 def takes_document(sender: Any, document: Any, **kwargs: Any) -> None: ...
 
 
+def takes_credentials(sender: Any, credentials: Any, **kwargs: Any) -> None: ...
+
+
 def takes_token(sender: Any, token: Any, **kwargs: Any) -> None: ...
 
 
@@ -407,15 +415,61 @@ def test_a_secret_argument_does_not_travel(durable: Callable[..., None]) -> None
 
 
 @pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgres://ada:hunter2@host/db",
+        "pbkdf2_sha256$870000$abcDEF$hunter2hunter2",
+        b'{"password": "hunter2"}',
+        mark_safe("password=hunter2"),
+        gettext_lazy("password=hunter2"),
+        SimpleLazyObject(lambda: {"password": "hunter2"}),
+        {"password": "hunter2"},
+        [("Authorization", "hunter2")],
+        {"raw": [b"password=hunter2"]},
+        {"password=hunter2"},
+        Session("hunter2"),
+        [Session("hunter2")],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_secret_within_an_argument_does_not_travel(durable: Callable[..., None], value: Any) -> None:
+    bool(value)  # wakes what is lazy
+    durable(takes_document, signals.order_paid, None)
+    with pytest.raises(
+        registry.NotDurable, match=r"sent with 'document', which .*takes_document takes: it holds a secret"
+    ):
+        signals.order_paid.send(sender=Order, document=value)
+    signals.order_paid.send(sender=Order, document="text", other=value)
+    assert {"document": "text"} == Delivery.objects.get().payload["packed"]
+
+
+@pytest.mark.usefixtures("clean")
+def test_who_failed_to_log_in_travels_without_the_secret(durable: Callable[..., None]) -> None:
+    durable(takes_credentials, user_login_failed, None)
+    user_login_failed.send(sender="tests", credentials={"username": "ann", "password": "hunter2"}, request=None)
+    packed = Delivery.objects.get().payload["packed"]
+    assert {"username": "ann", "password": REDACTED} == packed["credentials"]
+
+
+@pytest.mark.usefixtures("clean")
 def test_secrets_of_a_row_do_not_travel(durable: Callable[..., None]) -> None:
     durable(receivers.saved, post_save, Customer)
     Customer.objects.create(name="Ann", api_token="t0ken")
     assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
 
 
-def test_a_model_whose_key_is_a_secret_is_refused() -> None:
-    from django.contrib.sessions.models import Session
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("text", ["4111 1111 1111 1111", "https://ada:hunter2@host/", '{"password": "hunter2"}'])
+def test_what_a_row_holds_of_secrets_does_not_travel(durable: Callable[..., None], text: str) -> None:
+    durable(receivers.saved)
+    Order.objects.create(number="7", note=text)
+    payload = Delivery.objects.get().payload
+    assert "note" not in payload["row"]
+    assert "7" == payload["row"]["number"]
 
+
+def test_a_model_whose_key_is_a_secret_is_refused() -> None:
     with pytest.raises(registry.NotDurable, match=r"the primary key of sessions\.Session is a secret"):
         signalbox.receiver(post_save, sender=Session, durable=True)(receivers.saved)
 

@@ -13,6 +13,7 @@ import random
 import re
 import sys
 import weakref
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -545,7 +546,8 @@ class Packed(dict[str, Any]):
 def pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> Packed:
     """Return a send's arguments as they travel; ``facts`` are the recorded ones, which stand in for a request.
 
-    Raises ``NotDurable`` for an argument that a durable receiver names and that cannot travel.
+    Raises ``NotDurable`` for an argument that a durable receiver names and that cannot travel, or holds a secret: a
+    value is stored as it is or not at all. Only ``credentials`` go without the secret ones, as they tell who failed.
     """
     bounded = {name: travel.bounded(value) for name, value in arguments.items()}
     packed = _pack(signal, sender, bounded, facts)
@@ -561,7 +563,7 @@ def _pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping
         takers = [durable.name for durable in _waiting_for(signal, sender) if name in durable.named]
         if name == "request":
             packed[name] = facts.get(name)
-        elif redactor().is_secret(name) and name != "credentials":
+        elif redactor().hides(name, value):
             if takers:
                 raise NotDurable(
                     f"{signal} was sent with {name!r}, which {takers[0]} takes: it is secret by its name, and is not "
@@ -570,18 +572,38 @@ def _pack(signal: str, sender: str, arguments: Mapping[str, Any], facts: Mapping
             packed[name] = REDACTED
         else:
             try:
-                packed[name] = travel.pack(_without_secrets(value))
+                found = travel.pack(redact(travel.awake(value), redactor()))
             except travel.CannotTravel as error:
                 if takers:
                     raise NotDurable(
                         f"{signal} was sent with {name!r}, which {takers[0]} takes and which cannot travel to a "
                         f"worker: {error}. Send its key, or what JSON can say."
                     ) from error
+                continue
+            if name == "credentials" or not _misses_secret(found):
+                packed[name] = found
+            elif takers:
+                raise NotDurable(
+                    f"{signal} was sent with {name!r}, which {takers[0]} takes: it holds a secret, which is not "
+                    "stored. Let the receiver load it."
+                )
     return packed
 
 
-def _without_secrets(value: Any) -> Any:
-    return redact(value, redactor()) if isinstance(value, dict | list | tuple | set | frozenset) else value
+def _misses_secret(packed: Any) -> bool:
+    """Tell whether a secret was taken out of what travels, or would have to be: an object's key that is one itself."""
+    if isinstance(packed, str):
+        return REDACTED in packed
+    if isinstance(packed, list):
+        return any(map(_misses_secret, packed))
+    if not isinstance(packed, dict):
+        return False
+    match packed.get(travel.TAG):
+        case "bytes":
+            return REDACTED.encode() in b64decode(packed["v"])
+        case "model":
+            return encoding.has_secret_key(apps.get_model(packed["v"][0]), redactor())
+    return any(map(_misses_secret, (*packed, *packed.values())))
 
 
 def delivery_rows(draft: Draft) -> Sequence[tables.Row]:
@@ -708,8 +730,9 @@ def _payload(draft: Draft, values: dict[str, Any]) -> str:
     if draft.change is None:
         return '{"args":' + text + "}"
     row = encoding.dumps(values)
-    if "$" in row or "eyJ" in row or "-----BEGIN" in row or len(row) > LARGEST:  # a credential by its shape, perhaps
-        data = draft.change.fields.redactor.data
+    hides = draft.change.fields.redactor
+    if len(row) > LARGEST or not hides.leaves(row):
+        data = hides.data
         values = {
             k: v for k, v in values.items() if not isinstance(v, str) or (len(v) <= LARGEST // 8 and data(v) == v)
         }

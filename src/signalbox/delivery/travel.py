@@ -76,6 +76,19 @@ def pack(value: Any, depth: int = 0) -> Any:
     return _pack_object(value, depth)
 
 
+def awake(value: Any) -> Any:
+    """Return ``value``, or what it stands for where it is lazy, as ``request.user`` and a translation are.
+
+    Raises ``CannotTravel`` for an object that nobody has asked for yet, as it isn't woken.
+    """
+    if issubclass(type(value), LazyObject):
+        wrapped = value.__dict__.get("_wrapped", empty)
+        if wrapped is empty:
+            raise CannotTravel("it is lazy, and nobody has asked for it yet")
+        return wrapped
+    return str(value) if isinstance(value, Promise) else value
+
+
 def _pack_dict(value: dict[Any, Any], depth: int) -> Any:
     for key in value:
         if type(key) is not str:
@@ -85,15 +98,8 @@ def _pack_dict(value: dict[Any, Any], depth: int) -> Any:
 
 
 def _pack_object(value: Any, depth: int) -> Any:
-    if issubclass(
-        type(value), LazyObject
-    ):  # such as request.user: seen through if somebody has asked for it, never woken
-        wrapped = value.__dict__.get("_wrapped", empty)
-        if wrapped is empty:
-            raise CannotTravel("it is lazy, and nobody has asked for it yet")
-        return pack(wrapped, depth)
-    if isinstance(value, Promise):
-        return str(value)
+    if issubclass(type(value), LazyObject | Promise):
+        return pack(awake(value), depth)
     if isinstance(value, Model):
         if value.pk is None or value._state.adding:  # a key that Python makes is there before the row
             raise CannotTravel(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
