@@ -16,7 +16,7 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
-from django.urls import path
+from django.urls import path, register_converter
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,6 +27,7 @@ import signalbox
 from signalbox import context
 from signalbox.middleware import TraceMiddleware
 from signalbox.models import Event, Trace
+from tests.shop import signals
 from tests.shop.models import Tag
 
 OURS = "signalbox.middleware.TraceMiddleware"
@@ -55,6 +56,34 @@ def broken(request: HttpRequest) -> HttpResponse:
 def leave(request: HttpRequest) -> HttpResponse:
     logout(request)
     return HttpResponse("bye")
+
+
+def tag_for(request: HttpRequest, token: str) -> HttpResponse:
+    signals.order_paid.send(sender=Tag, request=request, requests=[request])
+    return tag(request)
+
+
+def log_in(request: HttpRequest, token: str) -> HttpResponse:
+    login(request, User.objects.get())
+    return tag(request)
+
+
+class UpsideDown:
+    """A value that is not as it stands in the address."""
+
+    regex = "[a-z0-9]+"
+
+    def to_python(self, value: str) -> str:
+        return value[::-1]
+
+    to_url = to_python
+
+
+register_converter(UpsideDown, "upside_down")
+
+
+def fail(request: HttpRequest, token: str) -> HttpResponse:
+    raise ValueError
 
 
 def become(request: HttpRequest) -> HttpResponse:
@@ -148,6 +177,10 @@ class Api(APIView):  # type: ignore[misc]
 urlpatterns = [
     path("tag/", tag, name="tag"),
     path("tag/<str:name>/", tag, name="tag-by-name"),
+    path("activate/<str:token>/", tag_for, name="activate"),
+    path("activate/<str:token>/in/", log_in),
+    path("activate/<str:token>/broken/", fail),
+    path("mapped/<upside_down:token>/", tag_for),
     path("me/", tag_as_user),
     path("broken/", broken),
     path("leave/", leave),
@@ -197,6 +230,37 @@ def test_a_request_is_told_by_its_view_s_name_and_its_status() -> None:
     Client().get("/tag/coal/")
 
     assert ("tag-by-name", "200") == (newest().data["view"], newest().status)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("rest", ["", "in/", "broken/"])
+def test_what_a_url_pattern_names_as_a_secret_is_not_told(ann: User, rest: str) -> None:
+    Client(raise_request_exception=False).get(f"/activate/hunter2x/{rest}?a=1")
+
+    row = newest()
+    address = f"/activate/[redacted]/{rest}?a=1"
+    assert (f"GET {address}", address) == (row.name, row.data["path"])
+    told = [str(event.data) for event in Event.objects.filter(trace_id=row.trace_id)]
+    assert not any("hunter2x" in data for data in told)
+    assert any(address in data for data in told)
+
+
+@pytest.mark.django_db
+def test_a_secret_that_the_url_pattern_changed_is_not_told_either() -> None:
+    Client().get("/mapped/hunter2x/?a=1")
+
+    row = newest()
+    assert "/mapped/<upside_down:token>/?a=1" == row.data["path"]
+    assert not any("hunter2x" in str(event.data) for event in Event.objects.filter(trace_id=row.trace_id))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_an_asynchronous_sites_url_pattern_names_as_a_secret_is_not_told() -> None:
+    async_to_sync(AsyncClient().get)("/activate/hunter2x/")
+
+    row = newest()
+    assert "GET /activate/[redacted]/" == row.name
+    assert not any("hunter2x" in str(event.data) for event in Event.objects.filter(trace_id=row.trace_id))
 
 
 @pytest.mark.django_db

@@ -262,6 +262,22 @@ def digest(text: str, key: bytes) -> str:
     return "~" + blake2b(text.encode("utf-8", "surrogatepass"), key=key, digest_size=8, person=b"signalbox").hexdigest()
 
 
+def path_told(path: str, request: Any, *, redactor: Redacts) -> str:
+    """A request's path without what its URL pattern names as a secret, as `activate/<str:token>/` does.
+
+    Where a converter has made another value of it, the pattern stands for the path.
+    """
+    match = _own(request).get("resolver_match")
+    if match is None:
+        return path
+    for name, value in match.kwargs.items():
+        if redactor.is_secret(name) and (text := str(value)):
+            if text not in path:
+                return f"/{match.route}"
+            path = path.replace(text, redactor.mark)
+    return path
+
+
 def has_secret_key(model: type[models.Model], redactor: Redacts) -> bool:
     """Whether a model's primary key, or a part of it, is itself a secret (see `is_secret_field`)."""
     meta = model._meta
@@ -701,7 +717,9 @@ class _Walk:
 
     def from_request(self, value: object, depth: int) -> JSONValue:
         own = _own(value)
-        return {name: self.render(own.get(name), depth + 1) for name in ("method", "path")}
+        path = own.get("path")
+        told = path_told(path, value, redactor=self._redactor) if type(path) is str else path
+        return {"method": self.render(own.get("method"), depth + 1), "path": self.render(told, depth + 1)}
 
     def from_exception(self, value: BaseException, depth: int) -> JSONValue:
         return self._text(exception_text(value, redactor=self._redactor), False)

@@ -76,5 +76,7 @@ def _leave(trace: Trace, request: HttpRequest, status: str) -> None:
     match = getattr(request, "resolver_match", None)
     if match is not None:
         trace.data["view"] = match.view_name or match._func_path
+        if match.kwargs:
+            traces.resolved(trace, request)
     trace.status = status
     trace.view_done = True

@@ -114,8 +114,13 @@ def _texts(facts: dict[str, Any]) -> dict[str, Any]:
 def _request(request: Any) -> Any:
     if request is None:
         return None
+    return _texts({"method": request.method, "path": address_of(request, request.path)})
+
+
+def address_of(request: Any, path: str) -> str:
+    """Return ``path``, by which ``request`` came, with its query, without what its URL pattern names as secrets."""
     query = getattr(request, "META", {}).get("QUERY_STRING", "")
-    return _texts({"method": request.method, "path": address(request.path, query)})
+    return address(encoding.path_told(path, request, redactor=plans.redactor()), query)
 
 
 def _plan(migrations: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from django.db import connections
 
 from signalbox import buffer, conf, context, departures
 from signalbox.context import Trace
-from signalbox.recording import arguments
+from signalbox.recording import arguments, plans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,21 @@ def _facts_of_scope(scope: Any) -> dict[str, Any]:
         "remote": remote_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
         "traceparent": headers.get(b"traceparent", ""),
     }
+
+
+def resolved(trace: Trace, request: Any) -> None:
+    """Take out of ``trace``, and of the event of its beginning, what only the URL pattern of ``request`` names as
+    secrets."""
+    if not any(map(plans.redactor().is_secret, request.resolver_match.kwargs)):
+        return
+    path = arguments.address_of(request, request.path_info)[:2000]
+    trace.data["path"] = path
+    trace.name = f"{request.method} {path}"[:200]
+    for draft in trace.pending:
+        if draft.signal == "request_started" and isinstance(draft.args, Mapping):
+            for facts in draft.args.values():
+                if isinstance(facts, dict):
+                    facts["path"] = path
 
 
 def remote_address(peer: str, forwarded: str) -> str:
