@@ -48,6 +48,14 @@ def test_a_block_is_a_trace_with_an_actor_and_a_kind() -> None:
 
 
 @pytest.mark.django_db
+def test_a_block_s_name_is_told_without_secrets() -> None:
+    with signalbox.trace("import password=hunter2") as trace:
+        Tag.objects.create(name="steam")
+
+    assert "import password=[redacted]" == Trace.objects.get(trace_id=trace.id).name
+
+
+@pytest.mark.django_db
 def test_a_block_in_which_nothing_happens_leaves_nothing_and_opens_no_connection() -> None:
     with signalbox.trace("nothing") as trace:
         pass

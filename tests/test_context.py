@@ -149,6 +149,12 @@ def test_outside_of_every_trace_it_is_the_process_s() -> None:
     assert "process" == current.kind
 
 
+def test_the_process_s_trace_is_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "_process", None)
+    monkeypatch.setattr("sys.argv", ["/srv/import.py", "--password=hunter2", "x"])
+    assert "import.py --password=[redacted]" == context.process().name
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_has_a_trace_of_its_own_and_leaves_the_parent_s_events_to_it() -> None:
     with signalbox.trace("parent") as trace:

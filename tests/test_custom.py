@@ -50,6 +50,14 @@ def recorded() -> list[str]:
 
 
 @pytest.mark.django_db
+def test_a_sender_that_is_a_text_is_told_without_secrets() -> None:
+    order_paid.send(sender="postgres://ada:hunter2@host/db?password=hunter2")
+
+    [event] = Event.objects.filter(trace_id=context.current().id)
+    assert "postgres://ada:[redacted]@host/db?password=[redacted]" == event.sender
+
+
+@pytest.mark.django_db
 def test_a_signal_in_a_module_of_an_installed_app_is_recorded_by_its_dotted_name() -> None:
     order_paid.send(sender="till", number="A-1")
 

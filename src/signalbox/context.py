@@ -18,6 +18,7 @@ from django.utils.functional import empty
 
 from signalbox import encoding
 from signalbox.event import Actor, Draft
+from signalbox.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -207,7 +208,8 @@ def process() -> Trace:
     """Return the trace of what happens outside of every other: imports, start-up, plain scripts."""
     global _process
     if _process is None:  # or forked, see below
-        _process = Trace("process", " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])[:200])
+        name = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])
+        _process = Trace("process", redact_text(name)[:200])
     return _process
 
 

@@ -33,7 +33,7 @@ def sender_label(sender: Any) -> str:
     if isinstance(sender, AppConfig):
         return encoding.column(sender.name, 200)
     if isinstance(sender, str):
-        return encoding.column(sender, 200)
+        return encoding.column(plans.redactor().text(sender[:1000]), 200)
     return encoding.column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
 
 

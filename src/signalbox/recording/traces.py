@@ -194,7 +194,7 @@ def _execute(self: BaseCommand, *args: Any, **options: Any) -> Any:
 
 def begin(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None) -> Trace:
     """Begin a trace: what happens from now on belongs to it."""
-    trace = Trace(kind, name, trace_id=trace_id)
+    trace = Trace(kind, plans.redactor().text(name), trace_id=trace_id)
     trace.data = data or {}
     context.enter(trace)
     return trace
