@@ -35,6 +35,17 @@ def test_whatever_a_receiver_raises_is_its_failure(
     assert error in result.error
 
 
+def test_a_failure_is_logged_without_secrets(
+    durable: Callable[..., None], notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    durable(receivers.never_works)
+    attempted()
+    assert "never_works failed (attempt 1)" in caplog.text
+    assert "ValueError: password=[redacted] is wrong" in caplog.text
+    assert "receivers.py" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None:
     durable(receivers.interrupted, retries=0)
     with pytest.raises(KeyboardInterrupt):

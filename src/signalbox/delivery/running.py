@@ -323,9 +323,9 @@ def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        logger.warning("%s failed (attempt %d).", claimed.receiver, claimed.attempts, exc_info=True)
-        text = encoding.exception_text(error, redactor=registry.redactor())
-        return failed(claimed, durable, text, _told(error))
+        text, told = encoding.exception_text(error, redactor=registry.redactor()), _told(error)
+        logger.warning("%s failed (attempt %d).\n%s", claimed.receiver, claimed.attempts, told)
+        return failed(claimed, durable, text, told)
     finally:
         _tidy(others)
     return DONE
@@ -428,6 +428,6 @@ def _told(error: BaseException) -> str:
 
 
 def _deferred(claimed: Claimed, error: Deferred) -> Result:
-    text = encoding.clean(str(error))[:500]
+    text = registry.redactor().text(encoding.clean(str(error)))[:500]
     logger.warning("Delivery %d is put off: %s", claimed.id, text)
     return Result(verdict=Verdict.DEFERRED, error=text, pause=DEFERRED_PAUSE)
