@@ -290,7 +290,7 @@ _EXCERPT = re.compile(r"^(LINE \d{1,6}: |CONTEXT:  JSON data, line \d{1,6}: )[^\
 _DETAIL = re.compile(r"^DETAIL:[^\n]++", re.MULTILINE)
 _QUOTED = re.compile(r"(?<!table )(?<!column )(?<!relation )(?<!constraint )\"[^\"\n]*+\"?")
 _REFUSED = re.compile(
-    r"(?i)(\binvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: |\bincorrect [a-z]{1,20} value: "
+    r"(\b[Ii]nvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: |\b[Ii]ncorrect [A-Za-z]{1,20} value: "
     r"|\bto use near )([\"'])(?:(?!\2).)*+(\2?)",
     re.DOTALL,
 )
@@ -303,10 +303,10 @@ _HEADER = re.compile(
 _SEPARATOR = re.compile(r"[=:]>?\s{0,8}")
 _EMAN = re.compile(r"\s{0,8}\]?([\"']\\?)?([\w.-]{1,80}+)(?: ([\w.-]{1,40}+))?")
 # A pair, or an option in a list of arguments: `('password', 'abc')`, `['mysql', '--password', 'abc']`.
-_PAIR = re.compile(r"([\[(]\s{0,8}[bB]?)?([\"'])(-{0,2}+)([\w.-]{1,80}+)\2\s{0,8},\s{0,8}(?:[bB](?=[\"']))?")
+_PAIR = re.compile(r"([\[(]\s{0,8}[bB]?)?([\"'])(-{0,2}+)([\w.-]{1,80}+)\2,\s{0,8}(?:[bB](?=[\"']))?")
 # `{"name": "DB_PASSWORD", "value": "abc"}`
 _NAMED_VALUE = re.compile(
-    rf"([\"'])(?:{'|'.join(_NAMES)})\1\s{{0,8}}:\s{{0,8}}([\"'])([\w.-]{{1,80}}+)\2\s{{0,8}},"
+    rf"([\"'])(?:{'|'.join(_NAMES)})\1\s{{0,8}}:\s{{0,8}}([\"'])([\w.-]{{1,80}}+)\2,"
     rf"\s{{0,8}}([\"'])(?:{'|'.join(_VALUES)})\4\s{{0,8}}:\s{{0,8}}"
 )
 _ELEMENT = re.compile(r"<([\w.:-]{1,80}+)(?:\s[^<>]{0,200}+)?+>")
@@ -478,13 +478,12 @@ def _redact_named(text: str, redactor: Redactor) -> str:
 
 def _redact_quoted(text: str, redactor: Redactor) -> str:
     """Take out what stands in quotation marks after a name that stands in some, and what a database refused."""
-    text = _redact_values(
-        text, _PAIR, lambda match: "" if (match[1] or match[3]) and redactor.is_secret(match[4]) else None
-    )
-    if ":" in text:
+    if "'," in text or '",' in text:
+        text = _redact_values(
+            text, _PAIR, lambda match: "" if (match[1] or match[3]) and redactor.is_secret(match[4]) else None
+        )
         text = _redact_values(text, _NAMED_VALUE, lambda match: "" if redactor.is_secret(match[3]) else None)
-        text = _REFUSED.sub(rf"\1\2{REDACTED}\3", text)
-    elif " near " in text:
+    if "nvalid " in text or "ncorrect " in text or " near " in text:
         text = _REFUSED.sub(rf"\1\2{REDACTED}\3", text)
     return text
 
@@ -529,6 +528,8 @@ def _parts(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
 def _plain(text: str) -> str | None:
     """The text without its percent-encoding, however often it was encoded; None if it never ends."""
     for _ in range(_MOST_DECODED):
+        if "%" not in text:
+            return text
         decoded = unquote(text)
         if decoded == text:
             return text
