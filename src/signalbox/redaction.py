@@ -117,7 +117,7 @@ class Redactor:
     | it has the word otp, pwd, cvv, salt, jwt, signature, … | means nothing else | `cvv2`, `X-Sig` | design, assault |
     | it has a word with password, passwd, csrf, sessid | they are glued to others | `PHPSESSID` | passenger |
     | it has a word that ends in token, secret, cookie | `authtoken` is one, `tokenize` none | `idToken` | secretary |
-    | it is pass, pin or session | too common within other names | `pin` | boarding_pass, map_pin |
+    | it is pass, pin, pan or session | too common within other names | `pin` | boarding_pass, map_pin |
     | it has two words in a row, or glued: api key, … | key, id, code, number alone say nothing | `apikey` | sort_key |
     | but not if it ends in a fact: at, type, name, count, … | tells about the secret, not it | | password_changed_at |
     | but not if it begins with has, is, max, min, num, total | is a flag or a measure | | has_password, max_tokens |
@@ -364,11 +364,12 @@ def redact_credentials(text: str) -> str:
 def redact_text(text: str, redactor: Redactor = _DEFAULT) -> str:
     """Take secrets out of free text, such as an exception's.
 
-    Beyond `redact_credentials`: passwords in addresses (`postgres://user:[redacted]@host`), links that reset a
-    password, values after a secret name (`?token=…`, `password: …`, `"password": "…"`, `--password …`), `Cookie` and
-    `Authorization` headers, `Bearer …` and `Basic …`, the values in a database's complaint about a secret column or a
-    whole row, what of a statement it repeats, and card numbers (13 to 19 digits that satisfy Luhn's check and begin as
-    payment cards do). What is percent-encoded is looked at decoded, and told so if it holds a secret.
+    Beyond `redact_credentials`: what is signed with its time, passwords in addresses
+    (`postgres://user:[redacted]@host`), links that reset a password, values after a secret name (`?token=…`,
+    `password: …`, `"password": "…"`, `--password …`, `('password', '…')`, `<password>…</password>`, a form's parts),
+    `Cookie` and `Authorization` headers, `Bearer …` and `Basic …`, the values in a database's complaint about a secret
+    column or a whole row, what of a statement it repeats, and card numbers (13 to 19 digits that satisfy Luhn's check
+    and begin as payment cards do). What is percent-encoded is looked at decoded, and told so if it holds a secret.
     An unquoted value ends at a blank: of `password: two words` the first is taken out.
     """
     text = redact_credentials(text)
