@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connection, connections, models, transaction
+from django.db.models.signals import post_save
+from django.dispatch import Signal
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from signalbox import store
+import signalbox
+from signalbox import departures, store
+from signalbox.delivery import registry
 from signalbox.models import Event
 from signalbox.objects import history
 from signalbox.reverting import revert
@@ -280,3 +284,85 @@ def test_the_default_connection_is_left_alone_by_the_others(attic: Any) -> None:
     with CaptureQueriesContext(connection) as captured:
         Tag.objects.using("attic").create(name="a")
     assert [] == list(captured)
+
+
+# ------------------------------------------------------------------ a command that works on another database alone
+
+
+bell = Signal()
+
+
+def counted(table: str, signal: str = "post_save") -> int:
+    """How many rows of tags the default database holds, past Signalbox's own manager, which writes what waits."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute(f"SELECT COUNT(*) FROM {table} WHERE sender = 'shop.Tag' AND signal = %s", [signal])  # noqa: S608
+        found: int = cursor.fetchone()[0]
+        return found
+
+
+def heard(sender: Any, instance: Any, **kwargs: Any) -> None: ...
+
+
+@pytest.fixture
+def durable() -> Iterator[None]:
+    """Tags have a durable receiver."""
+    signalbox.receiver(post_save, sender="shop.Tag", durable=True)(heard)
+    yield
+    for name in list(registry.durables()):
+        registry.disconnect(name)
+    store.deliverer = None
+    signalbox.install()
+
+
+@pytest.mark.usefixtures("durable")
+def test_a_change_where_there_are_no_tables_is_written_with_its_deliveries_right_after_the_commit(attic: Any) -> None:
+    tables("attic", Tag)
+    connections["default"].close()
+    with signalbox.trace("import", kind="command"):
+        with transaction.atomic(using="attic"):
+            Tag.objects.using("attic").create(name="a")
+            Tag.objects.using("attic").create(name="b")
+        assert (2, 2) == (counted("signalbox_event"), counted("signalbox_delivery"))
+
+
+def test_what_a_command_rolled_back_in_another_database_is_written_when_it_ends(attic: Any) -> None:
+    call_command("migrate", "signalbox", database="attic", verbosity=0)
+    tables("attic", Tag)
+    departures.drain()
+    connections["default"].close()
+    with signalbox.trace("import", kind="command"):
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using="attic"):
+            Tag.objects.using("attic").create(name="never")
+            raise ZeroDivisionError
+        assert connections["default"].connection is None
+    assert connections["default"].connection is not None
+    assert 1 == counted("signalbox_event")
+
+
+def test_a_command_that_changes_nothing_opens_no_connection(attic: Any) -> None:
+    connections["default"].close()
+    signalbox.track(bell, "tests.bell")
+    with signalbox.trace("collect", kind="command"):
+        bell.send(None)
+    assert connections["default"].connection is None
+
+
+@pytest.mark.usefixtures("durable")
+def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number(
+    attic: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables("attic", Tag)
+    ready = store.ready
+    monkeypatch.setattr(store, "ready", lambda connection: connection.alias != "default" and ready(connection))
+    dropped = store.tally.dropped
+    signalbox.track(bell, "tests.bell")
+    with signalbox.trace("import", kind="command"):
+        bell.send(None)
+        Tag.objects.using("attic").create(name="a")
+    with signalbox.trace("collect", kind="command"):
+        bell.send(None)
+    departures._leave_with_the_process()
+    departures.forget()
+    assert "2 events could not be written before the process ended, and are lost" in caplog.text
+    assert "durable receivers waited for 1" in caplog.text
+    assert 2 == store.tally.dropped - dropped

@@ -205,7 +205,8 @@ class Buffer:
         self.clear()
         for draft in left:
             draft.outcome = draft.outcome or Outcome.COMMITTED
-            departures.depart(draft)
+        if left:
+            departures.depart_committed(left)
 
     def rolled_back(self) -> None:
         """The transaction has been rolled back, whole."""

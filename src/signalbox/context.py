@@ -60,6 +60,7 @@ class Trace:
         "name",
         "next_span",
         "pending",
+        "pressing",
         "previous",
         "request",
         "rolled_back",
@@ -84,6 +85,8 @@ class Trace:
         self.data: dict[str, Any] = {}
         self.counts: dict[str, dict[type, int]] = {"pre_init": defaultdict(int), "post_init": defaultdict(int)}
         self.pending: list[Draft] = []
+        self.pressing = False
+        """Whether something in ``pending`` tells of a change, or is delivered: it must not be lost with the process."""
         self.late: list[Draft] = []
         """Drafts already written whose receivers finished afterwards."""
         self.hushed: int | None = None

@@ -20,9 +20,10 @@ from django.apps import apps
 from django.db import connections, router
 
 from signalbox import context, drivers, store, tables
+from signalbox.event import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -61,8 +62,21 @@ def depart(draft: Draft) -> None:
         trace.hushed += 1
         return
     trace.pending.append(draft)
+    if draft.using or store.deliverer is not None:
+        trace.pressing = trace.pressing or _presses(draft)
     if not waits(trace):
         hurry(trace)
+
+
+def depart_committed(drafts: Iterable[Draft]) -> None:
+    """Let ``drafts``, whose change has just been committed where there are no tables, leave now: neither they nor their
+    deliveries may be lost with their trace."""
+    for draft in drafts:
+        draft.trace.pending.append(draft)
+        draft.trace.pressing = True
+        if draft.trace not in _waiting:
+            _waiting.append(draft.trace)
+    drain()
 
 
 def depart_at_once(draft: Draft) -> None:
@@ -132,6 +146,7 @@ def forget() -> None:
         for trace in _waiting:
             trace.pending.clear()
             trace.late.clear()
+            trace.pressing = False
         _waiting.clear()
         _ended.clear()
     if context.process().introduced:
@@ -188,11 +203,28 @@ def _may_write(connection: BaseDatabaseWrapper) -> bool:
             return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
-        if not any(trace.kind in ("request", "task", "test", "work") for trace in (*_waiting, *_ended)):
+        if not any(map(_has_database, (*_waiting, *_ended))):
             return False
     elif not connection.autocommit:
         return False
     return store.ready(connection)
+
+
+def _has_database(trace: Trace) -> bool:
+    """Tell whether ``trace`` is work that has a database: by its kind, or as it changed something."""
+    return trace.pressing or trace.kind in ("request", "task", "test", "work")
+
+
+def _presses(draft: Draft) -> bool:
+    """Tell whether ``draft`` is of a change in some database, whatever became of it, or has deliveries."""
+    return (bool(draft.using) and draft.outcome is not Outcome.SENT) or _delivers(draft)
+
+
+def _delivers(draft: Draft) -> bool:
+    """Tell whether durable receivers wait for ``draft``."""
+    if store.deliverer is None or draft.outcome is Outcome.ROLLED_BACK:
+        return False
+    return store.deliverer.wants(draft.signal, draft.sender)
 
 
 def _in_test(connection: BaseDatabaseWrapper) -> bool:
@@ -219,6 +251,8 @@ def _drain(connection: BaseDatabaseWrapper) -> None:
     with _lock:  # another thread may be appending: lists are emptied, never replaced
         ended = [_ended.popleft() for _ in range(len(_ended))]
         traces = [_waiting.popleft() for _ in range(len(_waiting))]
+        for trace in traces:  # before its events are taken: another thread may be adding one that presses
+            trace.pressing = False
         due = [_Due(trace) for trace in (*ended, *_introduced(traces))]
         due += [_Due(trace, draft) for trace in traces for draft in _taken(trace.pending)]
         late = [(trace, draft) for trace in traces for draft in _taken(trace.late) if draft.written]
@@ -290,6 +324,7 @@ def _put_back(due: list[_Due]) -> None:
     with _lock:
         for (_, late), (trace, drafts) in reversed(held.items()):
             (trace.late if late else trace.pending)[:0] = drafts
+            trace.pressing = trace.pressing or any(map(_presses, drafts))
             if trace not in _waiting:
                 _waiting.appendleft(trace)
 
@@ -358,6 +393,19 @@ def _leave_with_the_process() -> None:
     drain()
     if reopened is not None:  # nobody else will close it
         reopened.close()
+    _tell_what_is_lost()
+
+
+def _tell_what_is_lost() -> None:
+    """Log what still waits when the process ends. That a command without a database began is no loss."""
+    lost = [draft for trace in _waiting if _has_database(trace) for draft in trace.pending]
+    if lost:
+        store.tally.dropped += len(lost)
+        logger.error(
+            "%d events could not be written before the process ended, and are lost: durable receivers waited for %d.",
+            len(lost),
+            sum(map(_delivers, lost)),
+        )
 
 
 atexit.register(_leave_with_the_process)

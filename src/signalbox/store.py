@@ -46,6 +46,9 @@ tally = Tally()
 class Deliverer(Protocol):
     """Makes the deliveries of events; the registry of durable receivers puts itself here when it has one."""
 
+    def wants(self, signal: str, sender: str) -> bool:
+        """Tell whether a durable receiver waits for ``signal`` from ``sender``."""
+
     def delivery_rows(self, draft: Draft) -> Sequence[Row]:
         """Return the deliveries of a committed event, in the order of ``DELIVERY_COLUMNS``."""
 
