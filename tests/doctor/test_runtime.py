@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.core.signals import request_finished
 from django.db.models.signals import post_save
 from django.dispatch import Signal
 from django.test import override_settings
 
 from signalbox import naming, recording
+from signalbox.catalog import BUILTIN
 from signalbox.doctor import examine, runtime, source
 from signalbox.doctor.project import Project
 from signalbox.doctor.runtime import Connection, Sender
@@ -127,6 +129,16 @@ def test_a_collected_receiver_is_seen_while_its_place_is_in_the_list() -> None:
     assert [False] == [connection.alive for connection in connections()]
     findings = [finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal == NAME]
     assert ["1 receiver(s) of this signal will never run again."] == [finding.happens for finding in findings]
+
+
+def test_that_a_storage_is_gone_is_no_news() -> None:
+    storages = [FileSystemStorage(), InMemoryStorage()]
+    storages.clear()
+    gc.collect()
+
+    gone = [c for c in runtime.read().connections if c.signal == "setting_changed" and not c.alive]
+    assert 2 == len(gone)
+    assert [] == [finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal in BUILTIN]
 
 
 @override_settings(DEBUG=True)

@@ -24,6 +24,10 @@ _DEBUG_TELL: Final = (
     "off it is collected."
 )
 
+_DJANGOS_OWN: Final = frozenset({"setting_changed"})
+"""Signals to which Django connects methods of its own passing objects, as of each storage: that one is gone is no news.
+A place in a signal's list doesn't tell whose it was."""
+
 
 @rule(
     1,
@@ -53,7 +57,7 @@ def dead(project: Project) -> Iterator[Fault]:
                 )
     yield from _kept_by_accident(project, explained)
     for signal, count in Counter(c.signal for c in project.runtime.connections if not c.alive).items():
-        if count > told[signal]:
+        if count > told[signal] and signal not in _DJANGOS_OWN:
             yield Fault(
                 path="",
                 line=0,
