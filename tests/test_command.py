@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db.models.signals import post_save
+from django.test import override_settings
 
 import signalbox
 from signalbox.delivery import registry
@@ -298,6 +299,22 @@ def test_options_may_stand_after_the_subcommand() -> None:
 def test_the_doctor_is_asked_through_the_same_command() -> None:
     with pytest.raises(CommandError, match="astrology"):
         run("doctor", "--rule", "astrology")
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["events", "--since", "5m"],
+        ["stats", "--since", "5m"],
+        ["signals", "--since", "2h"],
+        ["history", "shop.Order", "17", "--as-of", "5m"],
+        ["show", "4101"],
+    ],
+)
+def test_a_site_without_time_zones_is_read_as_well(words: list[str]) -> None:
+    with override_settings(USE_TZ=False):
+        assert run(*words, out=Terminal())
 
 
 # ------------------------------------------------------------------ terminals

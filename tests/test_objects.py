@@ -726,3 +726,20 @@ def test_a_line_has_its_history_whatever_bulk_tells(bulk: str) -> None:
         assert ["bulk_delete", "update", "bulk_create"] == [event.signal for event in told]
         assert 2 == told.as_of(changed)["quantity"]
         assert not told.as_of(then()).exists
+
+
+@override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo")
+def test_without_time_zones_a_naive_datetime_is_one_of_the_current_zone() -> None:
+    tag = Tag.objects.create(name="a")
+    created = then()
+    tag.name = "b"
+    tag.save()
+    naive = timezone.make_naive(created)
+    assert ("a", "a", "b") == tuple(history(tag).as_of(moment)["name"] for moment in (naive, created, then()))
+    assert {"name": ["a", "b"]} == history(tag).diff(naive, timezone.make_naive(then()))
+    assert not history(tag).as_of(naive - dt.timedelta(seconds=1)).exists
+
+
+def test_with_time_zones_a_naive_datetime_is_refused() -> None:
+    with pytest.raises(TypeError, match="an aware datetime was expected"):
+        history(Tag, 1).as_of(dt.datetime(2026, 3, 1))

@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.utils.timezone import localtime
 
 from signalbox import catalog
 from signalbox.delivery import operating, registry
@@ -178,7 +179,7 @@ class ReadOnly(Admin):
     @admin.display(description="time")
     def moment(self, row: Event | Trace | Delivery) -> Any:
         """When it happened."""
-        return row.at
+        return localtime(row.at)
 
     @admin.display(description="took")
     def took(self, row: Event | Trace) -> str:
@@ -299,17 +300,17 @@ class DeliveryAdmin(ReadOnly):
     @admin.display(description="due")
     def due_at(self, row: Delivery) -> Any:
         """Before when it is not run."""
-        return at(row.due)
+        return localtime(at(row.due))
 
     @admin.display(description="its worker has it until")
     def leased_until(self, row: Delivery) -> Any:
         """Until when it belongs to a worker."""
-        return None if row.lease is None else at(row.lease)
+        return None if row.lease is None else localtime(at(row.lease))
 
     @admin.display(description="finished")
     def finished_at(self, row: Delivery) -> Any:
         """When it was done, dead or discarded."""
-        return None if row.finished is None else at(row.finished)
+        return None if row.finished is None else localtime(at(row.finished))
 
     @admin.display(description="payload")
     def details(self, row: Any) -> str:

@@ -23,6 +23,11 @@ def moment(microseconds: int) -> dt.datetime:
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=microseconds)
 
 
+def now() -> dt.datetime:
+    """Return the moment as an aware datetime; ``timezone.now()`` is naive where ``USE_TZ`` is off."""
+    return dt.datetime.now(dt.UTC)
+
+
 def microseconds(moment: dt.datetime) -> int:
     """Return an aware datetime as microseconds since the epoch, exactly."""
     return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)

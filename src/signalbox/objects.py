@@ -10,9 +10,11 @@ from itertools import islice
 from typing import Any, Final, cast
 
 from django.apps import apps
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import connections, router
 from django.db.models import Model, Q, QuerySet
+from django.utils import timezone
 
 from signalbox import encoding, store
 from signalbox.changes import row
@@ -115,7 +117,8 @@ class ObjectHistory:
 
         A field's value is what the last event up to then says; without one, what the first event after it says was
         there before; without that either, what the database holds now, as nothing recorded has changed it since.
-        Raises ``TypeError`` for anything but an aware datetime.
+        Raises ``TypeError`` for anything but an aware datetime; where ``USE_TZ`` is off, a naive one is read in the
+        current time zone.
         """
         return self._state(when, self._steps(self._telling(when)), self._present())
 
@@ -314,7 +317,9 @@ def _texts(told: Any) -> list[str]:
 
 
 def _moment(when: dt.datetime) -> int:
-    if not isinstance(when, dt.datetime) or when.tzinfo is None:  # type: ignore[redundant-expr]
+    if isinstance(when, dt.datetime) and timezone.is_naive(when) and not settings.USE_TZ:  # type: ignore[redundant-expr]
+        when = timezone.make_aware(when)
+    if not isinstance(when, dt.datetime) or timezone.is_naive(when):  # type: ignore[redundant-expr]
         raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
     return microseconds(when)
 

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Permission, User
 from django.db import connection
-from django.test import Client
+from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from signalbox import admin as signalbox_admin
@@ -201,3 +201,10 @@ def test_whoever_may_not_see_events_has_no_button(client: Client, settings: Any)
     client.force_login(user)
     answer = client.get(f"/admin/auth/user/{user.pk}/change/")
     assert (200, False) == (answer.status_code, b">Signalbox</a>" in answer.content)
+
+
+def test_a_site_without_time_zones_reads_times_in_its_own(boss: Client, add_event: AddEvent) -> None:
+    add_event(time=1_790_000_000_000_000)
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        shown = boss.get("/admin/signalbox/event/").content.decode()
+    assert "Sept. 21, 2026, 11:13 p.m." in shown

@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.template.loader import render_to_string
-from django.test import AsyncClient, Client
+from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -360,3 +360,11 @@ def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:
 def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
     page.get("/static/signalbox/page.js")
     assert [] == list(Trace.objects.filter(name__contains="static/signalbox"))
+
+
+@pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])
+def test_a_site_without_time_zones_has_its_page_too(page: Client, add_event: AddEvent, path: str) -> None:
+    event = add_event()
+    with override_settings(USE_TZ=False):
+        answer = page.get(f"/signalbox/{path.format(id=event.id, trace=event.trace_id)}")
+    assert 200 == answer.status_code

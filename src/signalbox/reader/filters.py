@@ -16,6 +16,7 @@ from django.utils import timezone
 from signalbox.catalog import BUILTIN, Group
 from signalbox.event import Outcome
 from signalbox.models import Event, Trace, microseconds
+from signalbox.models import now as clock
 from signalbox.reader import bounds
 
 GROUPS: Final[tuple[str, ...]] = get_args(Group)
@@ -93,7 +94,7 @@ class Filter:
         for value in several["trace"]:
             if not re.fullmatch("[0-9a-f]{4,32}", value):
                 raise FilterError("trace", value, "4 to 32 hexadecimal digits were expected.")
-        now = now or timezone.now()
+        now = now or clock()
         since, until = _one(given, "since"), _one(given, "until")
         return cls(
             **several,

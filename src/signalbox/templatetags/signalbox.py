@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from django.utils.timezone import localtime
 
 from signalbox import conf
-from signalbox.models import Delivery, moment
+from signalbox.models import Delivery, moment, now
 from signalbox.objects import history
 from signalbox.web import formats
 from signalbox.web.access import allowed
@@ -54,8 +54,8 @@ def full(microseconds: int) -> str:
 @register.filter
 def other_day(microseconds: int) -> str:
     """Return the date, short; nothing if it is today's."""
-    at, now = localtime(moment(microseconds)), localtime()
-    return "" if at.date() == now.date() else date_format(at, "j M" if at.year == now.year else "j M Y")
+    at, today = localtime(moment(microseconds)), localtime(now())
+    return "" if at.date() == today.date() else date_format(at, "j M" if at.year == today.year else "j M Y")
 
 
 @register.filter

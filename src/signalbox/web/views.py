@@ -13,7 +13,7 @@ from django.shortcuts import render
 from django.utils.timezone import localtime
 from django.views.decorators.http import require_GET, require_http_methods
 
-from signalbox import catalog, conf
+from signalbox import catalog, conf, models
 from signalbox.delivery import claims
 from signalbox.event import Outcome
 from signalbox.reader import event as find_event
@@ -129,7 +129,7 @@ def strip(request: HttpRequest) -> JsonResponse:
     return JsonResponse(
         {
             "now": now,
-            "offset": (localtime().utcoffset() or timedelta()).total_seconds(),
+            "offset": (localtime(models.now()).utcoffset() or timedelta()).total_seconds(),
             "seconds": STRIP_SECONDS,
             "step": STRIP_STEP,
             "groups": reading.GROUPS,
@@ -153,7 +153,7 @@ def suggestions(request: HttpRequest) -> HttpResponse:
             "senders": names["sender"],
             "actors": names["actor_label"],
             "objects": reading.recent_objects(),
-            "days": [localtime() - timedelta(days=days) for days in range(7)],
+            "days": [localtime(models.now()) - timedelta(days=days) for days in range(7)],
         },
     )
 

@@ -12,7 +12,6 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError
 from django.db import connections
 from django.db.models import Model
-from django.utils import timezone
 
 from signalbox import encoding
 from signalbox.event import UNKNOWN
@@ -21,7 +20,7 @@ from signalbox.management.terminal import events
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
 from signalbox.management.terminal.text import clean
-from signalbox.models import Event
+from signalbox.models import Event, now
 from signalbox.objects import ObjectHistory, State, history
 from signalbox.reader import Filter, event_record
 
@@ -59,7 +58,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     found = _subject(options)
     if options["as_of"]:
-        when = Filter.parse({"since": options["as_of"]}).since or timezone.now()
+        when = Filter.parse({"since": options["as_of"]}).since or now()
         _state(screen, found, found.as_of(when), options)
         return 0
     rows = list(found.events(limit=options["limit"]))

@@ -9,7 +9,7 @@ from django.utils import timezone
 from signalbox.event import Outcome
 from signalbox.management.terminal.table import Cell, Column
 from signalbox.management.terminal.text import took
-from signalbox.models import Event
+from signalbox.models import Event, now
 
 COLUMNS: Final = (
     Column(title="id", width=9, least=5, right=True),
@@ -54,7 +54,7 @@ def when(event: Event, *, exact: bool) -> str:
     moment = timezone.localtime(event.at)
     if exact:
         return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
-    today = moment.date() == timezone.localtime().date()
+    today = moment.date() == timezone.localtime(now()).date()
     return f"{moment:%H:%M:%S.%f}"[:-3] if today else f"{moment:%Y-%m-%d %H:%M}"
 
 
