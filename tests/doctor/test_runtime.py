@@ -137,7 +137,7 @@ def test_that_a_storage_is_gone_is_no_news() -> None:
     gc.collect()
 
     gone = [c for c in runtime.read().connections if c.signal == "setting_changed" and not c.alive]
-    assert 2 == len(gone)
+    assert 2 <= len(gone)
     assert [] == [finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal in BUILTIN]
 
 
