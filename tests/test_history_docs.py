@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db.models import F
+from django.test import override_settings
 from django.utils import timezone
 
 import signalbox
 from signalbox.models import Event, microseconds
 from signalbox.recording import plans
+from signalbox.web.addresses import object_address
 from tests.shop import models
 
 DOCS = Path(__file__).parent.parent / "docs" / "history.md"
@@ -103,7 +105,8 @@ def test_the_json_holds_the_same() -> None:
     ("words", "text", "code"),
     [
         (["shop.Gone", "1"], "'shop.Gone' is no model", 2),
-        (["Order", "1"], "'Order' is no model", 2),
+        (["Order", "1"], "'Order' is no model: an app's label and a model's name were expected, as shop.Order.", 2),
+        (["shop.Order", "1", "--as-of", "nope"], "as-of is 'nope'; a time was expected", 2),
         (["shop.Order", "x"], "'x' is no primary key of shop.Order", 2),
         (["shop.Enrolment", "17"], "'17' is no primary key of shop.Enrolment", 2),
         (["shop.Order", "99"], "Nothing is recorded of shop.Order 99", 1),
@@ -115,6 +118,20 @@ def test_what_is_not_there_is_named(words: list[str], text: str, code: int) -> N
     with pytest.raises(CommandError, match=text) as caught:
         run(["history", *words])
     assert code == caught.value.returncode
+
+
+@pytest.mark.django_db
+@override_settings(AUTH_USER_MODEL="shop.Customer")
+def test_a_model_that_another_replaces_is_named_with_it() -> None:
+    from django.core.management import CommandError
+
+    with pytest.raises(CommandError, match=r"auth\.User is not in use: shop\.Customer replaces it") as caught:
+        run(["history", "auth.User", "1"])
+    assert 1 == caught.value.returncode
+
+
+def test_the_address_of_the_objects_page_is_the_one_that_is_told() -> None:
+    assert f"`{object_address('shop.Order', '17')}`" in DOCS.read_text()
 
 
 @pytest.mark.django_db

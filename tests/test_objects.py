@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.signals import post_delete
@@ -742,4 +743,10 @@ def test_without_time_zones_a_naive_datetime_is_one_of_the_current_zone() -> Non
 
 def test_with_time_zones_a_naive_datetime_is_refused() -> None:
     with pytest.raises(TypeError, match="an aware datetime was expected"):
-        history(Tag, 1).as_of(dt.datetime(2026, 3, 1))
+        history(Tag, 1).as_of(timezone.make_naive(timezone.now()))
+
+
+@override_settings(AUTH_USER_MODEL="shop.Customer")
+def test_a_model_that_another_replaces_has_no_history_and_is_told_so() -> None:
+    with pytest.raises(TypeError, match=r"auth\.User is not in use: shop\.Customer replaces it\."):
+        history(User, 1)

@@ -66,7 +66,7 @@ def history(subject: Model | type[Model], pk: Any = None, *, using: str | None =
     ``history(Order, 17)``. The object may have been deleted.
 
     ``using`` is the alias of the database that it is written to; without it the routers are asked.
-    Raises ``TypeError`` if ``subject`` is neither, or if there is no key.
+    Raises ``TypeError`` if ``subject`` is neither, or a model that another one replaces, or if there is no key.
     """
     if isinstance(subject, Model):
         key = subject.pk if pk is None else pk
@@ -79,6 +79,8 @@ def history(subject: Model | type[Model], pk: Any = None, *, using: str | None =
         return ObjectHistory(type(subject), key, alias)
     if not (isinstance(subject, type) and issubclass(subject, Model)):  # type: ignore[redundant-expr]
         raise TypeError(f"history() was given {type(subject).__name__}; an object, or a model and a key, was expected.")
+    if subject._meta.swapped:
+        raise TypeError(f"{subject._meta.label} is not in use: {subject._meta.swapped} replaces it.")
     if pk is None:
         raise TypeError(f"history({subject.__name__}) lacks the primary key: write history({subject.__name__}, 17).")
     return ObjectHistory(subject, pk, using or router.db_for_write(subject))

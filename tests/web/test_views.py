@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from signalbox.doctor import Finding, Line, Severity
 from signalbox.models import Event, Trace
-from signalbox.web import reading
+from signalbox.web import objects, reading
 from signalbox.web.reading import Position
 from tests.shop.models import Order
 
@@ -360,6 +360,11 @@ def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:
 def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
     page.get("/static/signalbox/page.js")
     assert [] == list(Trace.objects.filter(name__contains="static/signalbox"))
+
+
+@override_settings(AUTH_USER_MODEL="shop.Customer")
+def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
+    assert objects.find("auth.User", "1").history is None
 
 
 @pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])

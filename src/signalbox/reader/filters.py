@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, get_args
 
+from django.apps import apps
 from django.db.models import Exists, OuterRef, Q, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.db.models.lookups import IContains
@@ -87,6 +88,7 @@ class Filter:
         Raises ``FilterError`` for a value that can't be read.
         """
         several = {key: tuple(_texts(given.get(key))) for key in SEVERAL}
+        several["sender"] = tuple(map(_label, several["sender"]))
         for key, allowed in (("outcome", tuple(Outcome)), ("group", GROUPS)):
             for value in several[key]:
                 if value not in allowed:
@@ -100,8 +102,8 @@ class Filter:
             **several,
             object=_object(_one(given, "object")),
             text=_one(given, "text"),
-            since=_moment("since", since, now, end_of_day=False) if since else None,
-            until=_moment("until", until, now, end_of_day=True) if until else None,
+            since=moment_told("since", since, now) if since else None,
+            until=moment_told("until", until, now, end_of_day=True) if until else None,
         )
 
     def apply(self, queryset: QuerySet[Event]) -> QuerySet[Event]:
@@ -220,17 +222,30 @@ def _object(text: str) -> ObjectName | None:
     sender, colon, key = text.partition(":")
     if not (colon and "." in sender and key):
         raise FilterError("object", text, "a model and a primary key were expected, as shop.Order:17.")
-    return ObjectName(sender, key)
+    return ObjectName(_label(sender), key)
 
 
-def _moment(key: str, text: str, now: dt.datetime, *, end_of_day: bool) -> dt.datetime:
-    """Return the moment that ``text`` tells; of a whole day its first, or the first of the next with ``end_of_day``."""
+def _label(sender: str) -> str:
+    """Return a model's label as its events have it, in whatever case it was written; other names stay as they are."""
+    try:
+        return str(apps.get_model(sender)._meta.label) if sender.count(".") == 1 else sender
+    except LookupError:
+        return sender
+
+
+def moment_told(key: str, text: str, now: dt.datetime, *, end_of_day: bool = False) -> dt.datetime:
+    """Return the moment that ``text`` tells; of a whole day its first, or the first of the next with ``end_of_day``.
+
+    Raises ``FilterError``, about ``key``, for a text that can't be read.
+    """
     try:
         if ago := re.fullmatch(r"(\d+)([smhdw])", text):
             return now - dt.timedelta(**{UNITS[ago[2]]: int(ago[1])})
         if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
-            day = dt.datetime.fromisoformat(text) + dt.timedelta(days=end_of_day)
-            return timezone.make_aware(day)
+            day = dt.datetime.fromisoformat(text)
+            if end_of_day and day.date() == dt.date.max:  # there is no day after it
+                return dt.datetime.max.replace(tzinfo=dt.UTC)
+            return timezone.make_aware(day + dt.timedelta(days=end_of_day))
         moment = dt.datetime.fromisoformat(text)
         return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
     except (ValueError, OverflowError) as error:

@@ -22,7 +22,8 @@ from signalbox.management.terminal.table import Cell, Column
 from signalbox.management.terminal.text import clean
 from signalbox.models import Event, now
 from signalbox.objects import ObjectHistory, State, history
-from signalbox.reader import Filter, event_record
+from signalbox.reader import event_record
+from signalbox.reader.filters import moment_told
 
 COLUMNS: Final = (
     Column(title="id", width=9, least=5, right=True),
@@ -58,7 +59,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     found = _subject(options)
     if options["as_of"]:
-        when = Filter.parse({"since": options["as_of"]}).since or now()
+        when = moment_told("as-of", options["as_of"], now())
         _state(screen, found, found.as_of(when), options)
         return 0
     rows = list(found.events(limit=options["limit"]))
@@ -73,11 +74,16 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
 
 
 def _subject(options: Mapping[str, Any]) -> ObjectHistory:
+    label = options["model"]
     try:
-        model: type[Model] = apps.get_model(options["model"])
-    except (LookupError, ValueError) as error:
-        raise CommandError(f"{options['model']!r} is no model: {error}", returncode=2) from error
+        if label.count(".") != 1:
+            raise LookupError("an app's label and a model's name were expected, as shop.Order.")
+        model: type[Model] = apps.get_model(label)
+    except LookupError as error:
+        raise CommandError(f"{label!r} is no model: {error}", returncode=2) from error
     meta = model._meta
+    if meta.swapped:
+        raise CommandError(f"{meta.label} is not in use: {meta.swapped} replaces it.", returncode=1)
     try:
         key: Any = options["key"]
         pk = tuple(json.loads(key)) if len(meta.pk_fields) > 1 else meta.pk.to_python(key)
