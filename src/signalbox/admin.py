@@ -21,6 +21,7 @@ from signalbox.delivery import operating, registry
 from signalbox.event import Outcome
 from signalbox.models import Delivery, Event, Trace
 from signalbox.models import moment as at
+from signalbox.web.access import unmigrated
 from signalbox.web.addresses import delivery_address
 from signalbox.web.deliveries import AT_ONCE
 from signalbox.web.deliveries import PERMISSION as MAY_CHANGE
@@ -163,6 +164,10 @@ class ReadOnly(Admin):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuse what PostgreSQL would not compare with."""
         return "\0" not in value and super().lookup_allowed(lookup, value, request)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show the list, or say that there are no tables yet."""
+        return unmigrated() or super().changelist_view(request, extra_context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: what is recorded is recorded by what happens."""

@@ -7,6 +7,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import resolve, reverse
 
+from signalbox import store
 from signalbox.models import Delivery, Event, Trace
 from signalbox.urls import urlpatterns
 
@@ -83,6 +84,15 @@ def test_being_refused_is_recorded(client: Client) -> None:
     Trace.objects.all().delete()
     client.get(reverse("signalbox:timeline"))
     assert ["GET /signalbox/"] == [trace.name for trace in Trace.objects.all()]
+
+
+def test_before_migrate_every_page_says_what_to_do(
+    page: Client, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ready", lambda connection: False)
+    for address in addresses:
+        answer = page.get(address)
+        assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)
 
 
 def test_an_answer_is_never_cached(page: Client) -> None:

@@ -12,6 +12,7 @@ from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from signalbox import admin as signalbox_admin
+from signalbox import store
 from signalbox.admin import SignalboxHistory
 from signalbox.models import Delivery, Event
 
@@ -54,6 +55,13 @@ def test_the_list_does_not_count_the_table(
         with CaptureQueriesContext(connection) as queries:
             boss.get(f"/admin/signalbox/{model}/{query}")
         assert not [one["sql"] for one in queries if "COUNT(" in one["sql"].upper() and "signalbox" in one["sql"]]
+
+
+@pytest.mark.parametrize("model", FILTERS)
+def test_before_migrate_the_list_says_what_to_do(boss: Client, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setattr(store, "ready", lambda connection: False)
+    answer = boss.get(f"/admin/signalbox/{model}/")
+    assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)
 
 
 def test_the_list_ends_after_the_newest(boss: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ from typing import Any, Concatenate, Final, ParamSpec, cast
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponseBase
+from django.db import connections, router
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import NoReverseMatch, reverse
 from django.views.decorators.cache import never_cache
 
-from signalbox import context
+from signalbox import context, store
+from signalbox.models import Event
 
 Given = ParamSpec("Given")
 View = Callable[Concatenate[HttpRequest, Given], HttpResponseBase]
@@ -26,14 +28,28 @@ def allowed(user: Any) -> bool:
     return bool(user.is_active and user.is_staff and user.has_perm(PERMISSION))
 
 
+def unmigrated() -> HttpResponse | None:
+    """Return what says that there are no tables yet, and what to do; ``None`` where they are."""
+    alias = router.db_for_read(Event)
+    if store.ready(connections[alias]):
+        return None
+    into = "" if alias == "default" else f" --database {alias}"
+    text = f"Signalbox has no tables in database {alias!r} yet: run manage.py migrate{into}.\n"
+    return HttpResponse(text, "text/plain; charset=utf-8", status=503)
+
+
 def page(view: View[Given]) -> View[Given]:
-    """Let staff with the permission see ``view``; send the anonymous to log in, and refuse all others.
+    """Let staff with the permission see ``view``; send the anonymous to log in, and refuse all others. Before
+    ``migrate`` there is nothing to see: 503 tells so.
 
     A look that succeeds is not recorded: a page that polls would otherwise watch itself.
     """
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Given.args, **kwargs: Given.kwargs) -> HttpResponseBase:
+        missing = unmigrated()
+        if missing is not None:  # before the user is asked for, whose table may be missing as well
+            return missing
         user = request.user
         if not user.is_authenticated:
             if request.headers.get("HX-Request"):
