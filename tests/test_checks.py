@@ -52,6 +52,7 @@ def test_an_error_names_value_expectation_and_remedy() -> None:
     [
         ("post_sve", "Did you mean 'post_save'?"),
         ("request_start", "Did you mean 'request_started'?"),
+        ("tests.shop.signals.order_payed", "Did you mean 'tests.shop.signals.order_paid'?"),
         ("zzz", "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."),
     ],
 )
@@ -66,6 +67,7 @@ def test_signals_groups_and_names_of_ones_own_are_known() -> None:
     signal = Signal()
     signalbox.track(signal, "departed")
     names = ["post_save", "auth", "custom", "bulk", "bulk_create", "departed", "shop.signals.imported_later"]
+    names.append("tests.shop.signals.order_paid")
     with override_settings(SIGNALBOX={"RECORD": names}):
         assert [] == found(checks.check_names)
 

@@ -53,15 +53,12 @@ WRONG: dict[str, list[Any]] = {
     "REDISPATCH": [0, -1, "30", None, True],
     "SHOW_SOURCE": [1, 0, None, "yes"],
     "ADMIN_HISTORY": [1, None, "yes"],
-    "REDACT": ["iban", None, [1]],
+    "REDACT": [None, 1, [1]],
     "MODELS": [
         None,
         [],
         {"Order": {}},
         {"shop.Order": None},
-        {"shop.Order": {"exclude": "note"}},
-        {"shop.Order": {"record": 1}},
-        {"shop.Order": {"hide": ["note"]}},
         {1: {}},
     ],
     "KEEP": [1, [], {}],
@@ -124,6 +121,22 @@ def test_no_setting_is_all_defaults() -> None:
 def test_what_is_wrong_does_not_take_what_is_right_with_it() -> None:
     read = conf.read({"ON_ERROR": "raise", "BULK": "wrong", "NOTHING": 1})
     assert ("raise", "keys") == (read.ON_ERROR, read.BULK)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "right"),
+    [
+        ("REDACT", ["iban", None, "pin"], ("iban", "pin")),
+        ("REDACT", "iban", ("iban",)),
+        ("MODELS", {"shop.Order": {"redact": ["total"]}, "Tag": {}}, {"shop.Order": {"redact": ("total",)}}),
+        ("MODELS", {"shop.Order": {"redact": ["total", 1]}}, {"shop.Order": {"redact": ("total",)}}),
+        ("MODELS", {"shop.Order": {"exclude": "note", "record": 1}}, {"shop.Order": {"exclude": ("note",)}}),
+        ("MODELS", {"shop.Order": {"hide": ["note"], "record": False}}, {"shop.Order": {"record": False}}),
+    ],
+)
+def test_what_is_right_of_what_is_to_be_kept_secret_stays(key: str, value: Any, right: Any) -> None:
+    assert [key] == [about for about, _, _ in conf.problems({key: value})]
+    assert right == getattr(conf.read({key: value}), key)
 
 
 def test_a_problem_does_not_show_what_may_be_a_secret() -> None:

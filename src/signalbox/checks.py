@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +56,12 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = [
         Caution(
             f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.',
-            hint=_suggestion(name, known),
+            hint=_suggestion(name, known | naming.beside(name)),
             obj='SIGNALBOX["RECORD"]',
             id="signalbox.W004",
         )
         for name in (() if isinstance(config.RECORD, str) else config.RECORD)
-        if name not in known and "." not in name  # a dotted one may be of a module that is imported later
+        if name not in known and not _may_come(name)
     ]
     labels = {config.label for config in apps.get_app_configs()} | set(conf.IGNORED)
     models = {model._meta.label.lower() for model in apps.get_models(include_auto_created=True)}
@@ -89,6 +90,12 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         if field not in known_fields
     ]
     return found
+
+
+def _may_come(name: str) -> bool:
+    """Tell whether ``name`` is of a signal that its module has, or may have once it is imported."""
+    module, dot, _ = name.rpartition(".")
+    return bool(dot) and (module not in sys.modules or name in naming.beside(name))
 
 
 def check_keep(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:

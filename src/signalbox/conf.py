@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeGuard, cast
 
@@ -78,7 +78,8 @@ _cache = _Cache()
 
 
 def get() -> Config:
-    """Return the configuration in force; keys that are unknown or of the wrong kind fall back to their defaults.
+    """Return the configuration in force; keys that are unknown are left out, those of the wrong kind fall back to their
+    defaults, but for what is right in them of what is to be kept secret.
 
     What is wrong is said by the system checks; recording goes on with what is right.
     """
@@ -108,11 +109,38 @@ def fields_said(option: Literal["exclude", "redact"]) -> dict[str, frozenset[str
 
 
 def read(raw: object) -> Config:
-    """Return the configuration that ``raw`` says, leaving out what ``problems`` complains about."""
+    """Return the configuration that ``raw`` says, leaving out what ``problems`` complains about.
+
+    Of what is to be kept secret the entries that are right stay: one that is wrong must not lay the others open.
+    """
     if not isinstance(raw, Mapping):
         return Config()
     wrong = {key for key, _, _ in problems(raw)}
-    return Config(**cast("dict[str, Any]", {key: raw[key] for key in KEYS if key in raw and key not in wrong}))
+    found: dict[str, Any] = {key: raw[key] for key in KEYS if key in raw and key not in wrong}
+    if "REDACT" in wrong:
+        found["REDACT"] = _right_texts(raw["REDACT"])
+    if "MODELS" in wrong:
+        found["MODELS"] = _right_models(raw["MODELS"])
+    return Config(**found)
+
+
+def _right_texts(value: object) -> tuple[str, ...]:
+    """Return the texts in ``value``; one that stands alone is meant as a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    many = isinstance(value, list | tuple | set | frozenset)
+    return tuple(item for item in cast("Iterable[object]", value) if isinstance(item, str)) if many else ()
+
+
+def _right_models(value: object) -> dict[str, dict[str, Any]]:
+    """Return what is said in ``value`` of models, without what can't be said of one."""
+    found: dict[str, dict[str, Any]] = {}
+    for label, options in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(label, str) and label.count(".") == 1 and isinstance(options, Mapping):
+            right = {key: _right_texts(options[key]) for key in ("exclude", "redact") if key in options}
+            kept = {"record": options["record"]} if isinstance(options.get("record"), bool) else {}
+            found[label] = {**right, **kept}
+    return found
 
 
 def problems(raw: object) -> list[tuple[str, str, str]]:

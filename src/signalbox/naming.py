@@ -27,6 +27,13 @@ def tracked() -> dict[Signal, str]:
     return dict(_tracked)
 
 
+def beside(name: str) -> set[str]:
+    """Return the dotted names of the signals in the module that ``name`` would be of."""
+    module = name.rpartition(".")[0]
+    members = vars(sys.modules[module]) if module in sys.modules else {}
+    return {f"{module}.{member}" for member, value in list(members.items()) if isinstance(value, Signal)}
+
+
 def modules() -> list[tuple[str, Any]]:
     """Return what is imported, by name, the outermost first; libraries put other things than modules there too."""
     return sorted(sys.modules.copy().items(), key=lambda item: (item[0].count("."), item[0]))
