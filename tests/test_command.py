@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db.models.signals import post_save
 from django.test import override_settings
@@ -254,8 +256,27 @@ def test_a_trace_is_shown_with_what_happened_in_it() -> None:
     assert "  It has not ended." == run("show", IMPORT).splitlines()[1]
 
 
+@pytest.mark.usefixtures("shop")
+def test_a_trace_is_shown_by_how_its_id_begins() -> None:
+    assert run("show", TRACE) == run("show", TRACE[:8])
+    event(trace_id="12345678" + "a" * 24)
+    assert "trace 12345678aaaa" in run("show", "12345678")
+    event(id=12345678)
+    assert "event 12345678" in run("show", "12345678")
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_beginning_of_several_traces_is_an_error_that_names_two() -> None:
+    trace(trace_id=TRACE[:8] + "f" * 24)
+    with pytest.raises(
+        CommandError, match=f"Several traces begin with 4bf92f35, as {TRACE} and 4bf92f35ffff"
+    ) as raised:
+        run("show", TRACE[:8])
+    assert 1 == raised.value.returncode
+
+
 @pytest.mark.usefixtures("_alone")
-@pytest.mark.parametrize("wanted", ["17", TRACE])
+@pytest.mark.parametrize("wanted", ["17", "12345678", "9" * 30, TRACE[:8], TRACE])
 def test_what_is_not_there_is_an_error(wanted: str) -> None:
     with pytest.raises(CommandError, match=f"There is no (event|trace) {wanted}: it was purged") as raised:
         run("show", wanted)
@@ -272,8 +293,11 @@ def test_what_is_not_there_is_an_error(wanted: str) -> None:
         (["events", "--limit", "many"], "'many' is not a number above 0"),
         (["events", "--outcome", "lost"], "invalid choice: 'lost'"),
         (["events", "--using", "nowhere"], "invalid choice: 'nowhere'"),
-        (["show", "first"], "'first' is neither an event's number nor a trace's 32 hexadecimal digits"),
-        (["show", "9" * 30], "is neither an event's number"),
+        (["events", "--limit", "9" * 20], "'99999999999999999999' is greater than"),
+        (["events", "--before", "9" * 20], "'99999999999999999999' is greater than"),
+        (["show", "first"], "'first' is neither an event's number nor 8 to 32 hexadecimal digits of a trace's id"),
+        (["show", "9" * 33], "is neither an event's number"),
+        (["show", TRACE[:7]], "is neither an event's number"),
     ],
 )
 def test_what_is_not_understood_is_an_error(words: list[str], message: str) -> None:
@@ -288,6 +312,18 @@ def test_the_tables_of_another_database_are_read_with_using() -> None:
     event(object_label="there", using="other")
     assert ["here"] == [found["object_label"] for found in records("events")]
     assert "there" in [found["object_label"] for found in records("events", "--using", "other")]
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize("word", ["events", "doctor"])
+def test_a_site_without_a_database_is_told_so(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complain(*args: Any, **options: Any) -> None:
+        raise ImproperlyConfigured("settings.DATABASES is improperly configured.")
+
+    monkeypatch.setattr(import_module(SUBCOMMANDS[word].module), "run", complain)
+    with pytest.raises(CommandError, match=r"settings\.DATABASES is improperly configured") as raised:
+        run(word)
+    assert 1 == raised.value.returncode
 
 
 @pytest.mark.usefixtures("shop")

@@ -8,7 +8,7 @@ from signalbox.reader.listening import Listener, Listening, signals
 from signalbox.reader.reading import event, events, traces
 from signalbox.reader.records import event_record, trace_record
 from signalbox.reader.statistics import ReceiverTimes, SignalCounts, Statistics, stats
-from signalbox.reader.trees import Node, TraceTree, trace
+from signalbox.reader.trees import Node, TraceTree, trace, trace_ids
 
 __all__ = [
     "Filter",
@@ -28,6 +28,7 @@ __all__ = [
     "signals",
     "stats",
     "trace",
+    "trace_ids",
     "trace_record",
     "traces",
 ]

@@ -55,6 +55,16 @@ def trace(trace_id: str, *, limit: int = MOST, using: str | None = None) -> Trac
     return TraceTree(trace_id=trace_id, rows=rows, roots=grow(events[:limit]), complete=len(events) <= limit)
 
 
+def trace_ids(start: str, *, using: str | None = None) -> list[str]:
+    """Return the ids of traces that begin with ``start``: of several, the first and the last."""
+    found: set[str] = set()
+    for table in (Event, Trace):
+        ids = table.objects.using(using).filter(trace_id__range=(start.ljust(32, "0"), start.ljust(32, "f")))
+        for order in ("trace_id", "-trace_id"):  # an index leads to either end
+            found.update(ids.order_by(order).values_list("trace_id", flat=True)[:1])
+    return sorted({min(found), max(found)}) if found else []
+
+
 def grow(events: Iterable[Event]) -> tuple[Node, ...]:
     """Return one trace's events as trees, in the order in which they were sent."""
     ordered = in_order(events)

@@ -10,6 +10,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
 
@@ -90,6 +91,8 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=2) from error
         except DatabaseError as error:
             raise CommandError(_reason(error, options.get("using")), returncode=1) from error
+        except ImproperlyConfigured as error:  # as of a database that the settings lack
+            raise CommandError(str(error), returncode=1) from error
         if code:
             sys.exit(code)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from django.db import connections
 
 from signalbox.event import Outcome
 from signalbox.reader import Filter
 from signalbox.reader.filters import GROUPS
+
+MOST: Final = 10**18
+"""No number that is given is greater: every database takes it, and one more."""
 
 
 def add_output(parser: ArgumentParser) -> None:
@@ -61,6 +64,8 @@ def number(text: str) -> int:
     """Read a number above 0, for ``type``."""
     if not text.isdecimal() or int(text) == 0:
         raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    if int(text) > MOST:
+        raise ArgumentTypeError(f"{text!r} is greater than {MOST}")
     return int(text)
 
 

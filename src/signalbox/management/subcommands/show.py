@@ -17,7 +17,7 @@ from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
 from signalbox.management.terminal.text import clean, took
 from signalbox.models import Event, Trace
-from signalbox.reader import TraceTree, event_record, trace_record
+from signalbox.reader import TraceTree, event_record, trace_ids, trace_record
 from signalbox.reader import event as find_event
 from signalbox.reader import trace as find_trace
 
@@ -38,16 +38,16 @@ KNOWN: Final = ("args", "changes", "row", "receivers", "announced")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
-    parser.add_argument("id", type=_id, metavar="ID", help="an event's number, or a trace's 32 hexadecimal digits")
+    parser.add_argument("id", type=_id, metavar="ID", help="an event's number, or a trace's id, or how that begins")
     shared.add_output(parser)
 
 
 def _id(text: str) -> int | str:
-    if re.fullmatch("[0-9a-f]{32}", text):
+    if text.isascii() and text.isdecimal() and len(text) < 32 and int(text) < 2**63:
+        return int(text)
+    if re.fullmatch("[0-9a-f]{8,32}", text):
         return text
-    if not text.isascii() or not text.isdecimal() or int(text) >= 2**63:
-        raise ArgumentTypeError(f"{text!r} is neither an event's number nor a trace's 32 hexadecimal digits")
-    return int(text)
+    raise ArgumentTypeError(f"{text!r} is neither an event's number nor 8 to 32 hexadecimal digits of a trace's id")
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
@@ -55,10 +55,13 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     wanted, using = options["id"], options["using"]
     if isinstance(wanted, str):
-        _trace(screen, find_trace(wanted, using=using), options, wanted)
+        _trace(screen, wanted, options)
         return 0
     event = find_event(wanted, using=using)
     if event is None:
+        if len(str(wanted)) >= 8 and trace_ids(str(wanted), using=using):  # an id may begin with digits alone
+            _trace(screen, str(wanted), options)
+            return 0
         raise _missing("event", wanted)
     tree = find_trace(event.trace_id, using=using)
     if options["json"]:
@@ -129,7 +132,12 @@ def _event(screen: Screen, event: Event, tree: TraceTree | None) -> None:
         screen.table(ROW, [[Cell(name), Cell(_value(value))] for name, value in rest.items()])
 
 
-def _trace(screen: Screen, tree: TraceTree | None, options: Mapping[str, Any], wanted: str) -> None:
+def _trace(screen: Screen, wanted: str, options: Mapping[str, Any]) -> None:
+    found = trace_ids(wanted, using=options["using"])
+    if len(found) > 1:
+        message = f"Several traces begin with {wanted}, as {' and '.join(found)}: give more digits."
+        raise CommandError(message, returncode=1)
+    tree = find_trace(found[0], using=options["using"]) if found else None
     if tree is None:
         raise _missing("trace", wanted)
     if options["json"]:
