@@ -127,10 +127,8 @@ def _is_whole(value: Any) -> bool:
         return all(map(_is_whole, value))
     if not isinstance(value, dict):
         return True
-    if value.keys() == {"queryset"} or (value.keys() in ({"bytes", "text"}, {"bytes", "hex"}) and not _is_bytes(value)):
+    if value.keys() in ({"queryset"}, {"bytes"}):
+        return False
+    if value.keys() == {"bytes", "text"} and travel.recorded_bytes(value) is None:
         return False
     return encoding.MORE not in value and all(_is_whole(part) for pair in value.items() for part in pair)
-
-
-def _is_bytes(value: dict[str, Any]) -> bool:
-    return travel.recorded_bytes(value) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import re
 from base64 import b64decode, b64encode
 from decimal import Decimal
 from pkgutil import resolve_name
@@ -25,9 +24,6 @@ TAG: Final = "$"
 
 DEEPEST: Final = 20
 """Containers within one another; what holds more, or itself, does not travel. ``redact`` looks no deeper."""
-
-
-_HEX: Final = re.compile("(?:[0-9a-f]{2})*")
 
 
 class CannotTravel(TypeError):
@@ -178,14 +174,11 @@ def _recorded_object(value: dict[str, Any], using: str) -> Any:
 
 def recorded_bytes(value: dict[str, Any]) -> bytes | None:
     """Return the bytes that the register tells in this form; ``None`` if it tells a part of them, or something else."""
-    size, text, digits = (value.get(name) for name in ("bytes", "text", "hex"))
-    if value.keys() == {"bytes", "text"} and isinstance(text, str) and text.isascii():
-        found = text.encode()
-    elif value.keys() == {"bytes", "hex"} and isinstance(digits, str) and _HEX.fullmatch(digits):
-        found = bytes.fromhex(digits)
-    else:
+    text = value.get("text")
+    if value.keys() != {"bytes", "text"} or not isinstance(text, str):
         return None
-    return found if len(found) == size else None
+    found = text.encode()
+    return found if len(found) == value["bytes"] else None
 
 
 def load(label: str, key: Any, using: str) -> Model:
