@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from django.db.models.signals import post_delete, post_save
@@ -102,6 +103,11 @@ async def asynchronously_slow(sender: Any, instance: Any, delivery: Any, **kwarg
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     note("begun", instance.pk, delivery.id, delivery.attempt)
     time.sleep(60)  # in C code, where no exception arrives
+
+
+def stuck_in_a_pool(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    with ThreadPoolExecutor() as pool:  # its thread is one that the interpreter waits for at its end
+        pool.submit(time.sleep, 60).result()
 
 
 async def asynchronous(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:

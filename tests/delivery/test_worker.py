@@ -206,15 +206,18 @@ def test_a_receiver_is_interrupted_at_its_timeout(
 def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.stuck, retries=0, timeout=0.2)
+    names = ("stuck", "stuck_in_a_pool")
+    for name in names:
+        durable(getattr(receivers, name), retries=0, timeout=0.2)
     durable(receivers.slow)
     orders(1)
-    both = "stuck:post_save:shop.Order:retries=0:timeout=0.2 slow:post_save:shop.Order"
-    running = worker("--threads", "2", receivers=both, SIGNALBOX_TEST_SLOW="12")
+    stuck = " ".join(f"{name}:post_save:shop.Order:retries=0:timeout=0.2" for name in names)
+    running = worker("--threads", str(len(names) + 1), receivers=f"{stuck} {SLOW}", SIGNALBOX_TEST_SLOW="12")
     assert 75 == running.wait(40)
     assert 1 == len(notes.lines("saved"))
-    dead = Delivery.objects.get(receiver__endswith="stuck")
-    assert ("dead", "TimedOut: it took longer than 0.2 seconds, and did not end") == (dead.state, dead.error)
+    for name in names:
+        dead = Delivery.objects.get(receiver=f"tests.delivery.receivers.{name}")
+        assert ("dead", "TimedOut: it took longer than 0.2 seconds, and did not end") == (dead.state, dead.error)
     assert "done" == Delivery.objects.get(receiver__endswith="slow").state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.management import CommandError
 
 from signalbox import conf
-from signalbox.delivery.worker import Options, Supervisor, Worker
+from signalbox.delivery.worker import GIVEN_UP, Options, Supervisor, Worker
 
 if TYPE_CHECKING:
     import argparse
@@ -61,4 +62,8 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
     if worker.reload:
         stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program, with new code
+    if status == GIVEN_UP:  # the interpreter would wait for threads that a receiver left behind
+        stdout.flush()
+        logging.shutdown()
+        os._exit(status)
     return status
