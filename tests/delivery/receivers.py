@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from asgiref.sync import sync_to_async
 from django.db.models.signals import post_delete, post_save
 
 import signalbox
@@ -100,14 +102,33 @@ async def asynchronously_slow(sender: Any, instance: Any, delivery: Any, **kwarg
     await asyncio.sleep(10)
 
 
+def _long() -> float:
+    return float(os.environ.get("SIGNALBOX_TEST_STUCK", "60"))
+
+
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     note("begun", instance.pk, delivery.id, delivery.attempt)
-    time.sleep(60)  # in C code, where no exception arrives
+    time.sleep(_long())  # in C code, where no exception arrives
 
 
 def stuck_in_a_pool(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     with ThreadPoolExecutor() as pool:  # its thread is one that the interpreter waits for at its end
-        pool.submit(time.sleep, 60).result()
+        pool.submit(time.sleep, _long()).result()
+
+
+async def blocks(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    time.sleep(_long())  # its loop can't tell it that its time is over
+
+
+async def blocks_a_thread(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    await sync_to_async(time.sleep)(_long())
+
+
+async def swallows(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    end = time.monotonic() + _long()
+    while (left := end - time.monotonic()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
 
 
 async def asynchronous(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:

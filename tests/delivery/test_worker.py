@@ -206,7 +206,7 @@ def test_a_receiver_is_interrupted_at_its_timeout(
 def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    names = ("stuck", "stuck_in_a_pool")
+    names = ("stuck", "stuck_in_a_pool", "blocks", "blocks_a_thread", "swallows")
     for name in names:
         durable(getattr(receivers, name), retries=0, timeout=0.2)
     durable(receivers.slow)

@@ -249,6 +249,8 @@ class Attempt:
     claimed: Claimed
     timeout: float | None
     thread: int
+    asynchronous: bool = False
+    """Whether its loop ends it, in another thread: it is not interrupted, and given up all the same."""
     began: float = field(default_factory=time.monotonic)
     over: bool = False
     interrupted: bool = False
@@ -262,7 +264,7 @@ class Attempt:
     def interrupt(self) -> None:
         """Raise ``TimedOut`` in the receiver, as soon as Python code runs in it."""
         with self.lock:
-            if not self.over and not self.interrupted:
+            if not (self.over or self.interrupted or self.asynchronous):
                 self.interrupted = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), ctypes.py_object(TimedOut))
 
@@ -283,10 +285,10 @@ class Watch:
         self.attempts: dict[int, Attempt] = {}
 
     @contextmanager
-    def over(self, claimed: Claimed, timeout: float | None) -> Iterator[None]:
+    def over(self, claimed: Claimed, timeout: float | None, *, asynchronous: bool) -> Iterator[None]:
         """Watch over the block, which is the call of the receiver."""
         me = threading.get_ident()
-        attempt = self.attempts[me] = Attempt(claimed=claimed, timeout=timeout, thread=me)
+        attempt = self.attempts[me] = Attempt(claimed=claimed, timeout=timeout, thread=me, asynchronous=asynchronous)
         try:
             try:
                 yield
@@ -349,12 +351,15 @@ def call(claimed: Claimed, durable: Durable, watch: Watch | None = None) -> None
     asynchronous = iscoroutinefunction(durable.receiver)
     target = async_to_sync(partial(_limited, durable)) if asynchronous else durable.receiver
     watch = watch or Watch()
-    with _traced(claimed), watch.over(claimed, None if asynchronous else durable.timeout):
+    with _traced(claimed), watch.over(claimed, durable.timeout, asynchronous=asynchronous):
         target(**named)
 
 
 async def _limited(durable: Durable, **named: Any) -> None:
-    """Await an asynchronous receiver no longer than it may take: its loop runs in a thread that nobody interrupts."""
+    """Await an asynchronous receiver no longer than it may take: its loop runs in a thread that nobody interrupts.
+
+    One that blocks its loop, or swallows the cancellation, is left to who watches over it.
+    """
     try:
         async with asyncio.timeout(durable.timeout) as limit:
             await durable.receiver(**named)
