@@ -117,7 +117,7 @@ def stuck_in_a_pool(sender: Any, instance: Any, delivery: Any, **kwargs: Any) ->
 
 
 async def blocks(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    time.sleep(_long())  # its loop can't tell it that its time is over
+    time.sleep(_long())  # noqa: ASYNC251 - so its loop can't tell it that its time is over
 
 
 async def blocks_a_thread(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:

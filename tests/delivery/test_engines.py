@@ -296,6 +296,19 @@ def test_the_engine_for_development_leaves_the_transactions_of_other_databases_o
     assert ("done" if name == "saved" else "dead") == Delivery.objects.get().state
 
 
+def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
+    durable: Callable[..., None], notes: Notes, settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(receivers.never_works, backoff=lambda attempt: 1 / 0)
+    durable(receivers.saved)
+    Order.objects.create(number="1")
+    assert 1 == len(notes.lines("saved"))
+    failed = Delivery.objects.get(receiver__endswith="never_works")
+    assert ("pending", 1, None) == (failed.state, failed.attempts, failed.lease)
+    assert "ValueError" in failed.error
+
+
 @every_database
 def test_a_failure_in_development_reaches_nobody_and_is_kept(
     durable: Callable[..., None], notes: Notes, settings: Any

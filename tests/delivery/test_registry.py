@@ -59,6 +59,29 @@ def test_a_receiver_that_no_worker_could_import_is_refused_at_once() -> None:
     assert {} == registry.durables()
 
 
+@pytest.mark.parametrize(
+    "found", [float("nan"), float("inf"), None, "soon", 10**400, ZeroDivisionError(), SystemExit()]
+)
+def test_a_backoff_that_tells_no_time_is_said_once_and_the_usual_one_waited(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, found: Any
+) -> None:
+    def backoff(attempt: int) -> Any:
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(registry, "_misjudged", set())
+    one = registry.Durable(name="shop.receiver", receiver=receivers.saved, named=frozenset(), backoff=backoff)
+    assert all(7.5 * 2**n <= one.pause(n + 1) <= 12.5 * 2**n for n in range(4))
+    assert ["The backoff of shop.receiver tells no time; the usual one is taken."] == caplog.messages
+
+
+@pytest.mark.parametrize(("told", "waited"), [(0.25, 0.25), (86_400, 86_400), (-5, 0), (1e13, registry.LONGEST_TOLD)])
+def test_what_a_backoff_tells_is_waited_as_far_as_a_database_takes_it(told: float, waited: float) -> None:
+    one = registry.Durable(name="r", receiver=receivers.saved, named=frozenset(), backoff=lambda attempt: told)
+    assert waited == one.pause(1)
+
+
 def test_a_signal_whose_arguments_cannot_travel_is_refused_at_once() -> None:
     for signal, expected in (
         (request_started, "carries the request's environ, which cannot travel"),

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections
 
 from signalbox.delivery.claims import Claims, Result, Verdict
 from signalbox.delivery.running import attempt
+from signalbox.models import Delivery, moment
 from tests.delivery import receivers
 from tests.shop.models import Order
 
@@ -44,6 +45,21 @@ def test_a_failure_is_logged_without_secrets(
     assert "ValueError: password=[redacted] is wrong" in caplog.text
     assert "receivers.py" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("told", [1e13, float("nan"), None])
+def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
+    durable: Callable[..., None], notes: Notes, told: Any
+) -> None:
+    durable(receivers.exits, backoff=lambda attempt: told)
+    Order.objects.create(number="1")
+    claims = Claims("default")
+    [one] = claims.claim(1, 1)
+    claims.settle(one, attempt(one))
+    found = Delivery.objects.get()
+    assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
+    assert moment(found.due), "a date, for the page"
 
 
 def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import logging
+import math
 import random
 import re
 import sys
@@ -45,8 +46,12 @@ Receiver = TypeVar("Receiver", bound=Callable[..., Any])
 Senders = Any
 """A model or other class, ``"app.Model"``, or ``None`` for any."""
 
+FIRST_PAUSE: Final = 10.0
+"""Seconds until the first retry."""
 LONGEST_PAUSE: Final = 3600.0
 """Seconds that a retry waits at most."""
+LONGEST_TOLD: Final = 10 * 366 * 86_400.0
+"""Seconds that it waits at most where a function tells it: a column, and a date, takes any such time."""
 
 
 class NotDurable(TypeError):
@@ -83,7 +88,7 @@ class Durable:
     """The arguments it names; the others fall into its ``**kwargs``."""
     retries: int = 8
     """Attempts after the first; then it is a dead letter."""
-    backoff: float | Callable[[int], float] = 10.0
+    backoff: float | Callable[[int], float] = FIRST_PAUSE
     """Seconds until the first retry, doubled with each one and blurred by a quarter; or a function of the attempt."""
     key: str | Callable[[Mapping[str, Any]], object] | None = "pk"
     """What deliveries are ordered by: the object, one of its fields or an argument, a function, or nothing."""
@@ -95,11 +100,27 @@ class Durable:
     """Which workers run it."""
 
     def pause(self, attempt: int) -> float:
-        """Return the seconds to wait after the failure of ``attempt``, which is 1 or more."""
-        if callable(self.backoff):
-            return max(0.0, float(self.backoff(attempt)))
-        pause = min(LONGEST_PAUSE, self.backoff * 2.0 ** min(attempt - 1, 32))
+        """Return the seconds to wait after the failure of ``attempt``, which is 1 or more. Raises nothing."""
+        first = self.backoff
+        if callable(first):
+            try:
+                told = float(first(attempt))
+                if math.isfinite(told):
+                    return min(LONGEST_TOLD, max(0.0, told))
+                raise ValueError(f"{told} seconds can't be waited.")
+            except (
+                BaseException
+            ):  # whatever it raises: the receiver's own error is to be written, and the worker to go on
+                if self.name not in _misjudged:
+                    _misjudged.add(self.name)
+                    logger.exception("The backoff of %s tells no time; the usual one is taken.", self.name)
+            first = FIRST_PAUSE
+        pause = min(LONGEST_PAUSE, first * 2.0 ** min(attempt - 1, 32))
         return pause * random.uniform(0.75, 1.25)  # noqa: S311 - to keep retries apart, no secret
+
+
+_misjudged: Final[set[str]] = set()
+"""Receivers of whose backoff it was said that it tells no time."""
 
 
 def receiver(
