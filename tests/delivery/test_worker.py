@@ -425,6 +425,39 @@ def test_a_supervisor_that_is_told_to_end_lets_its_workers_finish_what_runs(
     assert "done" == Delivery.objects.get().state
 
 
+@every_database
+def test_what_waits_behind_a_long_run_of_another_object_is_given_to_an_idle_worker(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(3)
+    busy = worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="30")
+    notes.wait_for("begun", 1)
+    assert 3 == Delivery.objects.filter(lease__gt=0).count(), "it takes some ahead"
+    idle = worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="0")
+    notes.wait_for("saved", 2, 8)
+    busy.kill()
+    assert 0 == idle.end()
+    assert ["pending", "done", "done"] == [one.state for one in Delivery.objects.order_by("id")]
+
+
+def test_a_burst_runs_what_is_just_being_given_back(
+    durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_TEST_SLOW", "1.4")
+    durable(receivers.slow)
+    orders(2)
+    release = Claims.release
+
+    def takes_its_time(self: Claims, *args: Any, **named: Any) -> None:
+        time.sleep(0.8)
+        release(self, *args, **named)
+
+    monkeypatch.setattr(Claims, "release", takes_its_time)
+    assert 0 == Worker(Options(burst=True, databases=("default",))).run()
+    assert 2 == len(notes.lines("saved"))
+
+
 def test_a_supervisor_reloads_its_code_on_sighup(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:

@@ -252,7 +252,7 @@ class Claims:
             cursor.execute(f"SELECT d.id FROM {TABLE} d WHERE d.id IN ({_marks(ids)}) AND NOT {self._head}", ids)
             late = {row[0] for row in cursor.fetchall()}
         if late:
-            self.release([one for one in claimed if one.id in late])
+            self.release([one for one in claimed if one.id in late], tell=False)
         return [one for one in claimed if one.id not in late]
 
     def claim_one(self, number: int) -> Claimed | None:
@@ -487,8 +487,8 @@ class Claims:
             statements.append(self._wake_next_sql(one.lane, one.id))
         return statements
 
-    def release(self, held: Sequence[Claimed]) -> None:
-        """Give back what was claimed and not begun."""
+    def release(self, held: Sequence[Claimed], *, tell: bool = True) -> None:
+        """Give back what was claimed and not begun; ``tell`` other workers, where the database can."""
         moment = now()
         back = f"UPDATE {TABLE} SET lease = NULL, wake = %s, attempts = attempts - %s"
         statements = [
@@ -502,6 +502,8 @@ class Claims:
             with self._writing(), self.connection.cursor() as cursor:
                 for sql, params in statements:
                     cursor.execute(sql, params)
+                if tell and self.connection.vendor == "postgresql":
+                    cursor.execute(f"NOTIFY {tables.CHANNEL}")
 
     @staticmethod
     def _start_sql(one: Claimed) -> tuple[str, list[Any]]:

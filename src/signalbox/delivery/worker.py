@@ -35,7 +35,8 @@ LONGEST_PAUSE_LISTENING: Final = 5.0
 MOST_AT_ONCE: Final = 100
 """Deliveries that one claim takes."""
 AHEAD: Final = 1.0
-"""Seconds of work that a claim takes, by what deliveries took so far: what is claimed, no other worker can run."""
+"""Seconds of work that a claim takes, by what deliveries took so far: what is claimed, no other worker can run. What
+takes longer than that to be begun is given back."""
 TICK: Final = 0.25
 """Seconds between two looks of the main thread at what runs too long."""
 PRUNE_EVERY: Final = 60.0
@@ -87,13 +88,15 @@ class Worker:
         self._ready: deque[Claimed] = deque()
         self._held: dict[tuple[str, int], Claimed] = {}
         """What is claimed, running or not, and has to be renewed."""
+        self._returning = False
+        """Whether something is on its way back to the database, where it is not due yet."""
         self._renewed: dict[str, float] = {}
         """When the leases in each database were last renewed."""
         self._lock = threading.Lock()
         self._claiming = threading.Lock()
         self._idle = 0
         self._seconds = 0.05
-        """What a delivery took lately, as a moving average."""
+        """What a delivery took lately, until it was written what became of it: a moving average."""
         self._something = threading.Event()
         self._listens = False
         self._away: dict[str, tuple[float, float]] = {}
@@ -157,6 +160,7 @@ class Worker:
                 self.stop()
             moment = time.monotonic()
             self._interrupt_late()
+            self._give_back(AHEAD)
             self._renew()
             if moment - pruned >= PRUNE_EVERY:
                 pruned = moment
@@ -199,22 +203,13 @@ class Worker:
         self.stop()
 
     def _renew(self) -> None:
-        """Extend the leases of what is held, and give back what has waited here for long: others may be idle.
+        """Extend the leases of what is held.
 
         A database that is away, or locked, is tried again at the next tick: leases do not wait for it.
         """
         for claims in self.claims.values():
             if self._unrenewed(claims.alias) < conf.get().LEASE / 3:
                 continue
-            with self._lock:
-                old = time.monotonic() - conf.get().LEASE / 3
-                stale = [
-                    one for one in self._ready if one.alias == claims.alias and one.claimed < old and not one.started
-                ]
-                for one in stale:
-                    self._ready.remove(one)
-                    self._let_go(one)
-            self._once(partial(claims.release, stale))
             self._once(partial(self._renew_in, claims))
 
     def _unrenewed(self, alias: str) -> float:
@@ -239,16 +234,20 @@ class Worker:
         if self._holds(one):
             del self._held[one.alias, one.id]
 
-    def _give_back(self) -> None:
+    def _give_back(self, waited: float = 0.0) -> None:
+        """Give back what has waited here so many seconds for a thread: another worker may be idle."""
+        left = []
+        before = time.monotonic() - waited
         with self._lock:
-            left = list(self._ready)
-            self._ready.clear()
-            for one in left:
-                self._let_go(one)
+            while self._ready and self._ready[0].claimed <= before:
+                left.append(self._ready.popleft())
+                self._let_go(left[-1])
+            self._returning = bool(left)
         for alias, claims in self.claims.items():
             mine = [one for one in left if one.alias == alias]
             if mine:
                 self._once(partial(claims.release, mine))
+        self._returning = False
 
     def _prune(self) -> None:
         for claims in self.claims.values():
@@ -290,7 +289,6 @@ class Worker:
         """Run ``one``; return what this thread runs next, if that is known and counted already."""
         began = time.monotonic()
         result = attempt(one, self.watch)
-        self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
         self.done += 1
         following = None
         if self.options.once:
@@ -298,6 +296,7 @@ class Worker:
         else:
             following = self._pop(one.alias)
         self._settle(one, result, following)
+        self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
         self._let_go(one)
         if following is None or following.started:
             return following
@@ -335,10 +334,11 @@ class Worker:
                         if self._ready:
                             self._taken += 1
                             return self._ready.popleft()
+                        returning = self._returning
                     self._something.clear()
                     if self._claim():
                         continue
-                    if self.options.once or self.options.burst:
+                    if (self.options.once or self.options.burst) and not returning:
                         self.stop()
                         break
                     self._something.wait(self._until_next(pause))
