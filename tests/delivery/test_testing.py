@@ -55,6 +55,18 @@ def test_deliveries_run_within_a_tests_transaction(durable: Callable[..., None],
     assert 1 == len(notes.lines("saved"))
 
 
+def commits(sender: Any, instance: Any, **kwargs: Any) -> None:
+    with transaction.atomic(durable=True):
+        Tag.objects.create(name="committed")
+
+
+def test_a_receiver_may_ask_that_its_transaction_is_committed(durable: Callable[..., None]) -> None:
+    durable(commits)
+    Order.objects.create(number="1")
+    run_deliveries()
+    assert "committed" == Tag.objects.get().name
+
+
 def test_an_error_is_raised_and_its_delivery_waits_on(durable: Callable[..., None], notes: Notes) -> None:
     durable(receivers.never_works)
     Order.objects.create(number="1")
