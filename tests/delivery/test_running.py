@@ -4,10 +4,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 
 from signalbox.delivery.claims import Claims, Result, Verdict
 from signalbox.delivery.running import attempt
+from signalbox.delivery.worker import Options, Worker
 from signalbox.models import Delivery, moment
 from tests.delivery import receivers
 from tests.shop.models import Order
@@ -60,6 +61,29 @@ def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
     found = Delivery.objects.get()
     assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
     assert moment(found.due), "a date, for the page"
+
+
+def begins(sender: Any, **kwargs: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("UPDATE shop_order SET note = 'not committed'")
+
+
+def closes(sender: Any, **kwargs: Any) -> None:
+    connection.connection.close()
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("receiver", [begins, closes])
+def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
+    durable: Callable[..., None], receiver: Any
+) -> None:
+    durable(receiver)
+    Order.objects.create(number="1")
+    assert 0 == Worker(Options(burst=True, databases=("default",))).run()
+    assert "done" == Delivery.objects.get().state
+    if connection.vendor != "mysql":  # whose driver tells of no transaction: it is committed with the outcome
+        assert "" == Order.objects.get().note
 
 
 def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
-from django.db import connections
+from django.db import Error, connections
 from django.utils.functional import SimpleLazyObject
 
-from signalbox import catalog, context, departures, encoding
+from signalbox import catalog, context, departures, drivers, encoding
 from signalbox.context import Trace
 from signalbox.delivery import registry, travel
 from signalbox.delivery.claims import DONE, Claimed, Result, Verdict
@@ -387,7 +387,18 @@ def _traced(claimed: Claimed) -> Iterator[None]:
 
 
 def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    return connection.connection is not None and (connection.in_atomic_block or not connection.autocommit)
+    if connection.connection is None:
+        return False
+    if connection.in_atomic_block or not connection.autocommit:
+        return True
+    if (
+        connection.vendor == "postgresql"
+    ):  # a BEGIN of the receiver's own, of which Django knows nothing; MySQL's drivers neither
+        return not drivers.ended(connection)
+    try:
+        return connection.vendor == "sqlite" and drivers.begun(connection)
+    except Error:  # it is closed
+        return False
 
 
 def _tidy(others: Collection[BaseDatabaseWrapper]) -> None:

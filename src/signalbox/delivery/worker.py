@@ -425,7 +425,10 @@ def _close_broken() -> None:
     """Close this thread's connections that are of no use any more; the next statement opens another."""
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None and not connection.in_atomic_block:
-            connection.close_if_unusable_or_obsolete()
+            try:
+                connection.close_if_unusable_or_obsolete()
+            except Error:  # MySQL's driver closes nothing twice
+                connection.connection = None
 
 
 class Supervisor:
