@@ -64,7 +64,26 @@ def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(durable: Call
     assert running.id
     assert found.well
     assert round(1 / 60, 2) == found.rate
-    assert json.loads(command("health", "--json"))["databases"][0]["dead"] == 1
+    assert json.loads(command("health", "--json", "--using", "default"))["databases"][0]["dead"] == 1
+
+
+@pytest.mark.django_db(databases=["default", "other"], transaction=True)
+def test_the_command_tells_of_each_database_that_holds_deliveries_or_of_the_chosen_one(
+    durable: Callable[..., None],
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    both = json.loads(command("--json"))["databases"]
+    assert {"default": 1, "other": 0} == {one["database"]: one["pending"] for one in both}
+    [one] = json.loads(command("--json", "--using", "other"))["databases"]
+    assert "other" == one["database"]
+    assert ["default", "other"] == [line.split()[1] for line in command().splitlines() if "database" in line]
+
+
+@pytest.mark.parametrize("words", [("deliveries", "--using", "nowhere"), ("work", "--database", "nowhere")])
+def test_a_database_that_is_not_there_is_refused_with_the_names_of_those_that_are(words: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match=r"invalid choice: 'nowhere' \(choose from '?default'?, '?other'?\)"):
+        call_command("signalbox", *words)
 
 
 def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable[..., None]) -> None:
@@ -73,7 +92,7 @@ def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable
     Delivery.objects.update(wake=claiming.now() - 61 * claiming.SECOND)
     assert not health.health("default").well
     with pytest.raises(SystemExit):
-        command("health")
+        command("health", "--using", "default")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claiming, "aliases", lambda: ["default"])
         answer = health.view(RequestFactory().get("/health/"))

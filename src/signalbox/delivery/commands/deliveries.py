@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import CommandError
+from django.db import connections
 from django.forms.models import model_to_dict
 
-from signalbox.delivery import health, operating, registry
+from signalbox.delivery import claims, health, operating, registry
 from signalbox.delivery.claims import SECOND, now
 from signalbox.management.terminal.screen import Output, Screen
 from signalbox.management.terminal.table import Cell, Column
@@ -40,7 +41,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="deliveries, for show, retry and discard")
     parser.add_argument("--json", action="store_true", help="JSON; of list, one object a line")
-    parser.add_argument("--using", metavar="ALIAS", help="the database that holds them; by default the router's choice")
+    parser.add_argument(
+        "--using",
+        choices=tuple(connections),
+        metavar="ALIAS",
+        help=f"the database that holds them, of {', '.join(connections)}; by default the router's, of health each",
+    )
     parser.add_argument(
         "--state", choices=operating.STATES, metavar="STATE", help=f"one of {', '.join(operating.STATES)}"
     )
@@ -63,10 +69,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Do what was asked; return the exit status: 1 if something is wrong or nothing was found."""
     screen = Screen(stdout, options)
+    if options["action"] == "health":
+        return _health(screen, options)
     alias = options["using"] or registry.home()
     match options["action"]:
-        case "health":
-            return _health(screen, alias, options)
         case "list":
             return _list(screen, alias, options)
         case "show":
@@ -82,16 +88,19 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     return 0 if number else 1
 
 
-def _health(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
-    found = health.report([alias])
+def _health(screen: Screen, options: Mapping[str, Any]) -> int:
+    aliases = [options["using"]] if options["using"] else claims.aliases() or [registry.home()]
+    found = health.report(aliases)
     if options["json"]:
         screen.json(found)
         return 0
-    [one] = found["databases"]
-    for name in ("pending", "due", "running", "retrying", "blocked", "dead"):
-        screen.text(f"{name:10} {one[name]:>8}")
-    screen.text(f"{'oldest':10} {one['oldest']:>8.1f} s due")
-    screen.text(f"{'rate':10} {one['rate']:>8.2f} done a second, over a minute")
+    for one in found["databases"]:
+        if len(aliases) > 1:
+            screen.text(f"{'database':10} {one['database']:>8}")
+        for name in ("pending", "due", "running", "retrying", "blocked", "dead"):
+            screen.text(f"{name:10} {one[name]:>8}")
+        screen.text(f"{'oldest':10} {one['oldest']:>8.1f} s due")
+        screen.text(f"{'rate':10} {one['rate']:>8.2f} done a second, over a minute")
     if not found["well"]:
         screen.text("Nobody works: start manage.py signalbox work.", "red")
         return 1

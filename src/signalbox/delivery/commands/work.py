@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import CommandError
+from django.db import connections
 
 from signalbox import conf
 from signalbox.delivery.worker import GIVEN_UP, Options, Supervisor, Worker
@@ -26,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--queue", action="append", default=[], metavar="NAME", help="work for this queue alone; repeatable"
     )
     parser.add_argument(
-        "--database", action="append", default=[], metavar="ALIAS", help="and this database; repeatable"
+        "--database",
+        action="append",
+        default=[],
+        choices=tuple(connections),
+        metavar="ALIAS",
+        help=f"and this database, of {', '.join(connections)}; repeatable",
     )
     parser.add_argument(
         "--grace", type=float, default=30, metavar="S", help="seconds for what runs when told to end (30)"
