@@ -60,7 +60,7 @@ def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
     claims.settle(one, attempt(one))
     found = Delivery.objects.get()
     assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
-    assert moment(found.due), "a date, for the page"
+    assert moment(found.due) > found.at, "a date, for the page"
 
 
 def begins(sender: Any, **kwargs: Any) -> None:
@@ -84,6 +84,21 @@ def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
     assert "done" == Delivery.objects.get().state
     if connection.vendor != "mysql":  # whose driver tells of no transaction: it is committed with the outcome
         assert "" == Order.objects.get().note
+
+
+@pytest.mark.every_database
+def test_attempts_of_which_nothing_came_back_are_all_that_count(durable: Callable[..., None]) -> None:
+    durable(receivers.kills, retries=1)
+    Order.objects.create(number="1")
+    claims = Claims("default")
+    for _ in range(2):
+        assert claims.claim(1, 1)
+        Delivery.objects.update(lease=1, wake=1)  # its worker is killed
+    [one] = claims.claim(1, 1)
+    assert (True, False) == claims.settle(one, attempt(one))
+    found = Delivery.objects.get()
+    assert ("dead", 2) == (found.state, found.attempts)
+    assert "The worker died in each attempt" in found.error
 
 
 def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None:

@@ -129,7 +129,8 @@ def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_other
         time.sleep(0.7)
     killed = Delivery.objects.filter(receiver__endswith="kills")
     assert {"dead"} == {one.state for one in killed}
-    assert 2 == len(killed)
+    assert [2, 2] == [one.attempts for one in killed]
+    assert 4 == len(notes.lines("tried"))
     assert "The worker died" in killed[0].error
     assert {1} == {one.attempts for one in Delivery.objects.filter(receiver__endswith="saved")}
     assert len(others) == len(notes.lines("saved"))

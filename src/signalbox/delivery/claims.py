@@ -123,7 +123,7 @@ class Verdict(Enum):
     RETRY = "retry"
     DEAD = "dead"
     DEFERRED = "deferred"
-    """It could not even be tried: the attempt does not count."""
+    """It could not even be tried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +138,8 @@ class Result:
     """Seconds to wait before the next attempt."""
     skip: bool = False
     """Whether the later deliveries of the key go on past a dead letter."""
+    tried: bool = True
+    """Whether the receiver was called; else the attempt does not count."""
 
 
 DONE: Final = Result(verdict=Verdict.DONE)
@@ -517,6 +519,7 @@ class Claims:
         mine = " WHERE id = %s AND epoch = %s AND lease IS NOT NULL"
         its = [one.id, one.epoch]
         due = moment + int(result.pause * SECOND)
+        attempts = f"attempts = attempts - {int(one.started and not result.tried)}"
         match result.verdict:
             case Verdict.DONE if not conf.get().KEEP_DELIVERIES:
                 return f"DELETE FROM {TABLE}{mine}", its
@@ -525,14 +528,14 @@ class Claims:
                 return f"UPDATE {TABLE} {sql}, error = '', traceback = NULL{mine}", [moment, *its]
             case Verdict.DEAD:
                 lane = ", lane = NULL" if result.skip else ""
-                sql = f"SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s, traceback = %s{lane}"
-                return f"UPDATE {TABLE} {sql}{mine}", [moment, result.error, result.traceback, *its]
+                sql = "SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s, traceback = %s"
+                return f"UPDATE {TABLE} {sql}, {attempts}{lane}{mine}", [moment, result.error, result.traceback, *its]
             case Verdict.RETRY:
                 sql = "SET due = %s, wake = %s, lease = NULL, error = %s, traceback = %s"
                 return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, result.traceback, *its]
             case Verdict.DEFERRED:
-                sql = f"SET due = %s, wake = %s, lease = NULL, error = %s, attempts = attempts - {int(one.started)}"
-                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, *its]
+                sql = "SET due = %s, wake = %s, lease = NULL, error = %s"
+                return f"UPDATE {TABLE} {sql}, {attempts}{mine}", [due, due, result.error, *its]
 
     def _wake_next_sql(self, lane: int, number: int) -> tuple[str, list[Any]]:
         # Without asking whether it sleeps: PostgreSQL would answer from before the lock that it has waited for.

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from traceback import format_tb
@@ -311,7 +311,7 @@ def attempt(claimed: Claimed, watch: Watch | None = None) -> Result:
     except Deferred as error:
         return _deferred(claimed, error)
     if claimed.attempts > durable.retries + 1:  # counted before each, and none has said what became of it
-        return failed(claimed, durable, DIED)
+        return replace(failed(claimed, durable, DIED), tried=False)
     others = {connection for connection in connections.all(initialized_only=True) if _in_transaction(connection)}
     try:
         call(claimed, durable, watch)
@@ -446,4 +446,4 @@ def _told(error: BaseException) -> str:
 def _deferred(claimed: Claimed, error: Deferred) -> Result:
     text = registry.redactor().text(encoding.clean(str(error)))[:500]
     logger.warning("Delivery %d is put off: %s", claimed.id, text)
-    return Result(verdict=Verdict.DEFERRED, error=text, pause=DEFERRED_PAUSE)
+    return Result(verdict=Verdict.DEFERRED, error=text, pause=DEFERRED_PAUSE, tried=False)

@@ -53,7 +53,8 @@ def _next(alias: str, receivers: Sequence[str]) -> Delivery | None:
 
 def _run(alias: str, found: Delivery) -> None:
     block = transaction.atomic(using=alias)
-    block._from_testcase = True  # as TestCase marks its own: a worker calls receivers outside of any, durable ones pass
+    # As TestCase marks its own: a worker calls receivers outside of any block, where theirs may be durable.
+    block._from_testcase = True  # type: ignore[attr-defined]
     with block:
         Delivery.objects.using(alias).filter(pk=found.pk).update(due=0, wake=0, lease=None)
         claims = Claims(alias)
