@@ -123,7 +123,7 @@ class Keeper:
         logger.critical(
             "%s does not end (delivery %d), and holds a thread of its worker.", claimed.receiver, claimed.id
         )
-        durable = named(claimed.receiver, claimed.signal)
+        durable = named(claimed.receiver, claimed.signal, claimed.sender)
         if durable is not None:
             error = f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"
             _settle(Claims(claimed.alias), claimed, failed(claimed, durable, error))

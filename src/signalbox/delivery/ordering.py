@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.apps import apps
 from django.db import DatabaseError
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise
 
@@ -106,7 +106,7 @@ def _read(values: Mapping[str, Any], row: Row) -> Mapping[str, Any]:
         found = {name: values[name] for name in names}
     else:
         found = dict(zip(names, json.loads(row.key) if len(names) > 1 else [row.key], strict=True))
-    read = row.model._base_manager.using(row.using).filter(**found).values(*row.unread).first()
+    read = QuerySet(row.model, using=row.using).filter(**found).values(*row.unread).first()
     return _Gone(values, row) if read is None else {**values, **read}
 
 

@@ -19,6 +19,7 @@ from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db import Error, connections
+from django.db.models import QuerySet
 from django.utils.functional import SimpleLazyObject
 
 from signalbox import catalog, context, departures, drivers, encoding
@@ -96,7 +97,7 @@ def durable_of(claimed: Claimed) -> Durable:
 
     Raises ``Deferred`` if this version of the code doesn't have it.
     """
-    durable = registry.named(claimed.receiver, claimed.signal)
+    durable = registry.named(claimed.receiver, claimed.signal, claimed.sender)
     if durable is not None:
         return durable
     parts = claimed.receiver.split(".")
@@ -107,7 +108,7 @@ def durable_of(claimed: Claimed) -> Durable:
             break
         except Exception as error:  # noqa: BLE001 - a module may raise anything; whatever it is, it may be deployed anew
             reason = f"{'.'.join(parts[:end])} can't be imported: {error!r}"
-    durable = registry.named(claimed.receiver, claimed.signal)
+    durable = registry.named(claimed.receiver, claimed.signal, claimed.sender)
     if durable is None:
         raise Deferred(f"{claimed.receiver} waits: {reason}")
     return durable
@@ -202,7 +203,7 @@ def instance_of(claimed: Claimed, label: str, row: dict[str, Any] | None) -> Mod
     model: type[Model] = apps.get_model(label)
     key = _primary_key(claimed, model, row)
     try:
-        return model._base_manager.using(claimed.database).get(pk=key)
+        return QuerySet(model, using=claimed.database).get(pk=key)
     except ObjectDoesNotExist:
         return _rebuilt(claimed, model, row or {})
 

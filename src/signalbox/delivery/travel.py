@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.utils.dateparse import parse_duration
 from django.utils.duration import duration_iso_string
 from django.utils.functional import LazyObject, Promise, empty
@@ -184,7 +184,7 @@ def recorded_bytes(value: dict[str, Any]) -> bytes | None:
 def load(label: str, key: Any, using: str) -> Model:
     """Return the object of the model ``label`` with this primary key, or an unsaved one with the key alone."""
     model: type[Model] = apps.get_model(label)
-    found = model._base_manager.using(using).filter(pk=key).first()
+    found: Model | None = QuerySet(model, using=using).filter(pk=key).first()
     if found is not None:
         return found
     names = [field.attname for field in model._meta.pk_fields]

@@ -192,7 +192,7 @@ class Worker:
             return
         self._stuck.add(running.thread)
         claimed = running.claimed
-        durable = named(claimed.receiver, claimed.signal)
+        durable = named(claimed.receiver, claimed.signal, claimed.sender)
         logger.critical("%s does not end (delivery %d): this worker ends instead.", claimed.receiver, claimed.id)
         if durable is not None:
             result = failed(
