@@ -18,7 +18,6 @@ import signalbox
 from signalbox import context, departures, encoding, store
 from signalbox.event import Draft, Outcome
 from signalbox.models import Event, Trace
-from signalbox.recording import traces
 from tests.connecting import here
 from tests.shop.models import Tag
 
@@ -66,14 +65,6 @@ def test_a_traces_events_leave_together_when_it_ends() -> None:
         assert [] == rung()
     assert ["a", "b"] == rung()
     assert [2] == [row.events for row in Trace.objects.filter(trace_id=trace.id)]
-
-
-def test_who_reads_finds_what_a_command_did_without_a_database() -> None:
-    here().close()
-    with traces.tracing("command", "ring"):
-        ring("a")
-    assert departures.waiting()
-    assert ["a"] == rung()
 
 
 def test_a_traces_row_is_written_once() -> None:

@@ -104,7 +104,8 @@ def register(signal: str, **fields: Any) -> list[Event]:
 
 
 def mark() -> int:
-    """The newest id in the register."""
+    """The newest id in the register, with what waited for a connection."""
+    connections["default"].ensure_connection()
     newest = Event.objects.order_by("-id").first()
     return 0 if newest is None else int(newest.pk)
 

@@ -132,7 +132,7 @@ def show() -> None:
     chain = list(context.chain())
     if any(trace.kind == "test" for trace in chain):
         _waiting.extend(trace for trace in chain if (trace.pending or trace.late) and trace not in _waiting)
-    drain(opens=True)
+    drain()
 
 
 def waiting() -> bool:
@@ -160,11 +160,8 @@ def hurry(trace: Trace) -> None:
     drain()
 
 
-def drain(*, opens: bool = False) -> None:
-    """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on.
-
-    ``opens`` says that whoever asks opens the connection for itself, if it is not open.
-    """
+def drain() -> None:
+    """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
     if not waiting() or getattr(_draining, "now", False) or not apps.ready:
         return
     if in_event_loop():
@@ -173,7 +170,7 @@ def drain(*, opens: bool = False) -> None:
     _draining.now = True
     try:
         connection = connections[home()]
-        if _may_write(connection, opens=opens):
+        if _may_write(connection):
             _drain(connection)
         else:
             _limit()
@@ -200,13 +197,13 @@ def in_event_loop() -> bool:
     return asyncio._get_running_loop() is not None  # ``get_running_loop()`` raises where there is none: that takes long
 
 
-def _may_write(connection: BaseDatabaseWrapper, *, opens: bool) -> bool:
+def _may_write(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
         if connection.connection is None or not _in_test(connection) or drivers.aborted(connection):
             return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
-        if not opens and not any(map(_has_database, (*_waiting, *_ended))):
+        if not any(map(_has_database, (*_waiting, *_ended))):
             return False
     elif not connection.autocommit:
         return False
