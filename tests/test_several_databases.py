@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connection, connections, models, transaction
-from django.db.models.signals import post_save
+from django.db.models.signals import post_delete, post_save
 from django.dispatch import Signal
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -17,11 +17,11 @@ from django.test.utils import CaptureQueriesContext
 import signalbox
 from signalbox import departures, store
 from signalbox.delivery import registry
-from signalbox.models import Event
+from signalbox.models import Delivery, Event
 from signalbox.objects import history
 from signalbox.reverting import revert
 from tests.events import changes, newest, of, recorded
-from tests.shop.models import Customer, Order, Restaurant, Tag
+from tests.shop.models import Customer, Order, Restaurant, Tag, Word
 
 pytestmark = [
     pytest.mark.every_database,
@@ -305,7 +305,7 @@ def heard(sender: Any, instance: Any, **kwargs: Any) -> None: ...
 
 @pytest.fixture
 def durable() -> Iterator[None]:
-    """Tags have a durable receiver."""
+    """Tags have a durable receiver, and what else is registered goes with it."""
     signalbox.receiver(post_save, sender="shop.Tag", durable=True)(heard)
     yield
     for name in list(registry.durables()):
@@ -347,6 +347,21 @@ def test_a_command_that_changes_nothing_opens_no_connection(attic: Any) -> None:
     with signalbox.trace("collect", kind="command"):
         bell.send(None)
     assert connections["default"].connection is None
+
+
+@pytest.mark.usefixtures("durable")
+def test_a_delivery_that_can_not_be_made_after_the_commit_is_told_and_holds_up_nothing(
+    attic: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables("attic", Word)
+    registry.disconnect(f"{__name__}.heard")
+    signalbox.receiver(post_delete, sender="shop.Word", durable=True, key="meaning")(heard)
+    Word.objects.using("attic").create(text="a", meaning="b")
+    Word.objects.using("attic").defer("meaning").get().delete()
+    assert ["post_save", "post_delete"] == [event.signal for event in recorded(Word, "post_save", "post_delete")]
+    assert "No delivery of post_delete from shop.Word a can be made" in caplog.text
+    assert "the field 'meaning' of shop.Word a, which was not loaded" in caplog.text
+    assert not Delivery.objects.exists()
 
 
 @pytest.mark.usefixtures("durable")

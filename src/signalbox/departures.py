@@ -295,7 +295,13 @@ def _batch(due: list[_Due]) -> tables.Batch:
         traces=store.trace_rows(trace for trace in own if not trace.introduced),
         late=store.late_rows(one.draft for one in due if one.draft is not None and one.late),
         ended=store.ended_rows(trace for trace in own if trace.introduced),
+        lost=_undeliverable,
     )
+
+
+def _undeliverable(draft: Draft, error: Exception) -> None:
+    """Tell of deliveries that can't be made, and never could be: the event goes without, and nothing waits for it."""
+    logger.critical("No delivery of %s from %s %s can be made: %r", draft.signal, draft.sender, draft.key, error)
 
 
 def _keys(part: tables.Batch) -> Iterator[tuple[str, int, bool]]:

@@ -67,12 +67,18 @@ UNCHANGED: Final[Described] = ("changes", {})
 
 
 def batch_of(
-    drafts: Iterable[Draft], *, traces: Sequence[Row] = (), late: Sequence[Row] = (), ended: Sequence[Row] = ()
+    drafts: Iterable[Draft],
+    *,
+    traces: Sequence[Row] = (),
+    late: Sequence[Row] = (),
+    ended: Sequence[Row] = (),
+    lost: Callable[[Draft, Exception], None] | None = None,
 ) -> Batch:
     """Return what is to be written of ``drafts``, whose transaction commits unless they say otherwise: their events and
     the deliveries of these.
 
-    Raises what making a delivery raises: an event may be dropped, a delivery may not.
+    Raises what making a delivery raises: an event may be dropped, a delivery may not. Where the change can't be taken
+    back any more, ``lost`` is told instead.
     """
     if deliverer is None:
         return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late, (), ended)
@@ -80,7 +86,14 @@ def batch_of(
     awaited = set()
     drafts = list(drafts)
     for draft in drafts:
-        if made := deliverer.delivery_rows(draft):
+        try:
+            made = deliverer.delivery_rows(draft)
+        except Exception as error:
+            if lost is None:
+                raise
+            lost(draft, error)
+            continue
+        if made:
             deliveries += made
             awaited.add(draft.span)
     return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries, ended)
