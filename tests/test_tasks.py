@@ -112,9 +112,20 @@ def test_a_job_s_trace_ends_with_its_state(app: Any, name: str, status: str) -> 
     assert (name, status) == Trace.objects.filter(kind="task").order_by("id").values_list("name", "status")[0]
 
 
+@pytest.fixture
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a worker of Celery's does to the root logger of this process."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
 @pytest.mark.redis
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # by Celery
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])  # the worker checks the project
+@pytest.mark.usefixtures("_logging_as_it_was")
 def test_a_worker_goes_on_with_the_trace_and_the_actor_of_the_request(app: Any, redis_url: str) -> None:
     user = User.objects.create_user("ann")
     app.conf.update(task_always_eager=False, broker_url=redis_url, result_backend=redis_url)
