@@ -441,7 +441,8 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
         try:
             original_close()
         finally:
-            buffer.rolled_back()
+            with departures.held():
+                buffer.rolled_back()
 
     def _savepoint(sid: str) -> None:
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -184,6 +184,17 @@ def drain() -> None:
         _limit()
     finally:
         _draining.now = False
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let nothing leave in the block: a connection is being closed, and must not be opened again meanwhile."""
+    before = getattr(_draining, "now", False)
+    _draining.now = True
+    try:
+        yield
+    finally:
+        _draining.now = before
 
 
 def home() -> str:

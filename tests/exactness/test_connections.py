@@ -324,6 +324,19 @@ def test_closing_within_a_request_leaves_the_block_as_it_was() -> None:
     assert [] == register.exact()
 
 
+def test_closing_a_transaction_that_is_run_by_hand_opens_no_other() -> None:
+    """As above: what was rolled back leaves once somebody has a connection again."""
+    transaction.set_autocommit(False)
+    tag("a")
+    connection.close()
+    assert here().connection is None
+    if (pool := getattr(here(), "pool", None)) is not None:
+        stats = pool.get_stats()
+        assert stats["pool_size"] == stats["pool_available"]
+    tag("b")
+    assert ["b"] == register.exact()
+
+
 def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(here().settings_dict, "CONN_MAX_AGE", None)
     if here().settings_dict["OPTIONS"].get("pool"):
