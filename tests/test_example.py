@@ -295,3 +295,11 @@ def test_every_receiver_of_the_site_runs(debug: str, tmp_path: Path) -> None:
 def test_the_migrations_of_the_site_fit_its_models(tmp_path: Path) -> None:
     run = site_runs("manage.py", "makemigrations", "--check", place=tmp_path)
     assert (0, "No changes detected") == (run.returncode, run.stdout.strip())
+
+
+def test_what_takes_the_pictures_needs_no_settings_of_its_own() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    root = Path(__file__).resolve().parent.parent
+    script = root / "examples/screenshots.py"
+    code = f"import runpy; runpy.run_path({str(script)!r}, run_name='screenshots')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=environment, timeout=60)

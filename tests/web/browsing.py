@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread, current_thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
 from django.core.asgi import get_asgi_application
@@ -20,10 +20,10 @@ from django.core.servers.basehttp import ThreadedWSGIServer
 from django.http import HttpRequest, HttpResponse
 from django.test.testcases import LiveServerThread
 
-from signalbox.models import Delivery, Event, Trace
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+    from signalbox.models import Delivery, Event, Trace
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 """Debian's names. The first has no windows, and takes half the time of the others to do the same."""
@@ -196,6 +196,6 @@ class Visitor:
 
 
 Window = Callable[..., Visitor]
-AddEvent = Callable[..., Event]
-AddTrace = Callable[..., Trace]
-AddDelivery = Callable[..., Delivery]
+AddEvent: TypeAlias = "Callable[..., Event]"
+AddTrace: TypeAlias = "Callable[..., Trace]"
+AddDelivery: TypeAlias = "Callable[..., Delivery]"
