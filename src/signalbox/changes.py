@@ -61,6 +61,11 @@ PLAIN: Final = frozenset({NoneType, bool, int, float, str, Decimal, datetime, da
 """Classes of values that are surely no expressions: asking each value for its methods takes longer."""
 
 
+def computed(value: Any) -> bool:
+    """Tell whether ``value`` is an expression, whose value the database works out."""
+    return type(value) not in PLAIN and hasattr(value, "resolve_expression")
+
+
 def row(values: Any, fields: Fields) -> dict[str, Any]:
     """Return the known values of a whole row by field name."""
     found = dict(zip(fields.names, values, strict=True))
@@ -68,7 +73,7 @@ def row(values: Any, fields: Fields) -> dict[str, Any]:
         found = {name: value for name, value in found.items() if value is not UNKNOWN}
     if not PLAIN.issuperset(map(type, values)):
         for name, value in found.items():
-            if hasattr(value, "resolve_expression"):
+            if computed(value):
                 found[name] = untold(value, fields)
     for name in fields.secret:
         if found.get(name) is not None:
@@ -109,9 +114,9 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
 
 def _entry(name: str, before: Any, after: Any, to_python: Callable[[Any], Any], fields: Fields) -> list[Any] | None:
     """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
-    if type(after) not in PLAIN and hasattr(after, "resolve_expression"):
+    if computed(after):
         after = untold(after, fields)
-    if before is UNKNOWN or (type(before) not in PLAIN and hasattr(before, "resolve_expression")):
+    if before is UNKNOWN or computed(before):
         return [after]
     alike = same_json if name in fields.special else same
     if alike(before, after):

@@ -294,26 +294,28 @@ def test_a_finding_without_a_place_names_its_receiver_and_signal() -> None:
     assert ("shop.signals.tell" in page, ">post_save<" in page, "data-copy" in page) == (True, True, False)
 
 
+SHADOWED = Finding(
+    id="signalbox.D002",
+    rule="shadowed-receiver",
+    severity=Severity.ERROR,
+    app="shop",
+    path="/site/shop/signals.py",
+    line=2,
+    place="shop/signals.py:2",
+    signal="post_save",
+    receiver="shop.signals.tell",
+    happens="<b>tell</b> never runs.",
+    why="A second function took its name.",
+    remedy="Give it another.",
+    excerpt=(
+        Line(number=1, text="@receiver(post_save)", marked=False),
+        Line(number=2, text="def tell():", marked=True),
+    ),
+)
+
+
 def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
-    finding = Finding(
-        id="signalbox.D002",
-        rule="shadowed-receiver",
-        severity=Severity.ERROR,
-        app="shop",
-        path="/site/shop/signals.py",
-        line=2,
-        place="shop/signals.py:2",
-        signal="post_save",
-        receiver="shop.signals.tell",
-        happens="<b>tell</b> never runs.",
-        why="A second function took its name.",
-        remedy="Give it another.",
-        excerpt=(
-            Line(number=1, text="@receiver(post_save)", marked=False),
-            Line(number=2, text="def tell():", marked=True),
-        ),
-    )
-    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5, "source": True})
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [SHADOWED], "seconds": 0.5, "source": True})
     for said in ("Errors", "&lt;b&gt;tell&lt;/b&gt; never runs.", "shop/signals.py:2", "A second", "Give it another."):
         assert said in page
     assert '<span class="code marked"><span class="n">2</span>def tell():' in page
@@ -322,22 +324,7 @@ def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
 def test_the_source_around_a_finding_is_shown_where_the_setting_says_so_alone(
     page: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finding = Finding(
-        id="signalbox.D002",
-        rule="shadowed-receiver",
-        severity=Severity.ERROR,
-        app="shop",
-        path="/site/shop/signals.py",
-        line=2,
-        place="shop/signals.py:2",
-        signal="post_save",
-        receiver="shop.signals.tell",
-        happens="It never runs.",
-        why="A second function took its name.",
-        remedy="Give it another.",
-        excerpt=(Line(number=2, text="def tell():", marked=True),),
-    )
-    monkeypatch.setattr("signalbox.doctor.examine", lambda: [finding])
+    monkeypatch.setattr("signalbox.doctor.examine", lambda: [SHADOWED])
     shown = page.get("/signalbox/doctor/findings/").content.decode()
     assert ("Give it another." in shown, "def tell():" in shown) == (True, False)
     settings.SIGNALBOX = {"SHOW_SOURCE": True}

@@ -7,11 +7,9 @@ register sees the send anyway. It is found by its dotted name, in this process a
 from __future__ import annotations
 
 import inspect
-import linecache
 import logging
 import math
 import random
-import re
 import sys
 import weakref
 from base64 import b64decode
@@ -29,7 +27,8 @@ from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
 from django.utils.module_loading import import_string
 
-from signalbox import catalog, conf, context, encoding, store, tables
+from signalbox import catalog, conf, context, encoding, naming, store, tables
+from signalbox.changes import computed
 from signalbox.delivery import ordering, travel
 from signalbox.event import UNKNOWN, Draft, Outcome
 from signalbox.receivers import make_id
@@ -108,9 +107,7 @@ class Durable:
                 if math.isfinite(told):
                     return min(LONGEST_TOLD, max(0.0, told))
                 raise ValueError(f"{told} seconds can't be waited.")
-            except (
-                BaseException
-            ):  # whatever it raises: the receiver's own error is to be written, and the worker to go on
+            except BaseException:  # the receiver's own error is to be written, and the worker to go on
                 if self.name not in _misjudged:
                     _misjudged.add(self.name)
                     logger.exception("The backoff of %s tells no time; the usual one is taken.", self.name)
@@ -405,18 +402,12 @@ def _search(signal: Signal) -> str | None:
     """Return the name of ``signal`` in the module that makes it, else in one that imports it from there."""
     places = [
         (module_name, name)
-        for module_name, module in sorted(sys.modules.copy().items(), key=lambda item: (item[0].count("."), item[0]))
+        for module_name, module in naming.modules()
         if module_name != "__main__"
         for name, value in list(getattr(module, "__dict__", {}).items())
         if value is signal
     ]
-    made = [place for place in places if _makes(*place)] or places
-    return ".".join(made[0]) if made else None
-
-
-def _makes(module_name: str, name: str) -> bool:
-    path = getattr(sys.modules.get(module_name), "__file__", None) or ""
-    return any(re.match(rf"{re.escape(name)}\s*(:[^=]*)?=[^=]", line) for line in linecache.getlines(path))
+    return naming.name(signal, places) if places else None
 
 
 def signal_named(name: str) -> Signal | None:
@@ -664,7 +655,7 @@ def _unread(change: RowChange) -> set[str]:
     unread = set(fields.names) - fields.secret - fields.excluded
     for place, name in enumerate(fields.names):
         value = next((row[place] for row in known if row[place] is not UNKNOWN), UNKNOWN)
-        if value is not UNKNOWN and not hasattr(value, "resolve_expression"):
+        if value is not UNKNOWN and not computed(value):
             unread.discard(name)
     return unread
 
@@ -726,7 +717,7 @@ def _row(change: RowChange) -> dict[str, Any]:
     found = {}
     for name, was, written in zip(fields.names, before, new, strict=True):
         value = was if written is UNKNOWN else written
-        if value is UNKNOWN or name in fields.secret or name in fields.excluded or hasattr(value, "resolve_expression"):
+        if value is UNKNOWN or name in fields.secret or name in fields.excluded or computed(value):
             continue
         if name not in fields.special or type(value).__name__ in _EXACT:
             found[name] = value

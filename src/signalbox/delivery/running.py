@@ -392,9 +392,8 @@ def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
         return False
     if connection.in_atomic_block or not connection.autocommit:
         return True
-    if (
-        connection.vendor == "postgresql"
-    ):  # a BEGIN of the receiver's own, of which Django knows nothing; MySQL's drivers neither
+    # A BEGIN of the receiver's own, of which Django knows nothing; MySQL's drivers neither.
+    if connection.vendor == "postgresql":
         return not drivers.ended(connection)
     try:
         return connection.vendor == "sqlite" and drivers.begun(connection)

@@ -14,7 +14,7 @@ from django.db.models import Model
 from django.db.models.deletion import Collector
 
 from signalbox import buffer, context, departures, drivers
-from signalbox.changes import PLAIN, RowChange
+from signalbox.changes import PLAIN, RowChange, computed
 from signalbox.delivery import registry
 from signalbox.event import UNKNOWN, Draft, Outcome
 from signalbox.recording import blocks, bulk, plans, snapshots
@@ -115,7 +115,7 @@ def _put_back(instance: Model, plan: Plan, was: dict[str, Any]) -> None:
     state = instance.__dict__
     for attname in plan.fields.attnames:
         value = was.get(attname, UNKNOWN)
-        if attname in plan.returned or hasattr(value, "resolve_expression"):
+        if attname in plan.returned or computed(value):
             if value is UNKNOWN:
                 state.pop(attname, None)
             else:
@@ -190,10 +190,7 @@ def _without_stale(row: Sequence[Any], generated: Sequence[int]) -> Sequence[Any
     and the next save writes what it makes of it then."""
     if not generated and PLAIN.issuperset(map(type, row)):
         return row
-    return [
-        UNKNOWN if place in generated or (type(value) not in PLAIN and hasattr(value, "resolve_expression")) else value
-        for place, value in enumerate(row)
-    ]
+    return [UNKNOWN if place in generated or computed(value) else value for place, value in enumerate(row)]
 
 
 def _labels(
