@@ -121,7 +121,7 @@ class Filter:
 
         A trace counts at the moment of its end, which is when its row is written.
         """
-        found = queryset.filter(_any("kind", self.kind) & _actor(self.actor) & _trace(self.trace))
+        found = queryset.filter(_any("kind", self.kind) & _actor(self.actor) & beginning(self.trace))
         if self.text:
             named = Q(name__icontains=self.text) | Q(actor_label__icontains=self.text)
             found = found.filter(named | _data_contains(self.text))
@@ -143,7 +143,7 @@ class Filter:
         return wanted
 
     def _untimed(self) -> Q:
-        wanted = self._of_signals() & self._of_objects() & _actor(self.actor) & _trace(self.trace)
+        wanted = self._of_signals() & self._of_objects() & _actor(self.actor) & beginning(self.trace)
         if self.kind:
             wanted &= Q(Exists(Trace.objects.filter(trace_id=OuterRef("trace_id"), kind__in=self.kind)))
         if self.text:
@@ -193,7 +193,8 @@ def _actor(names: Iterable[str]) -> Q:
     return Q(actor_key__in=chosen) | Q(actor_label__in=chosen) if chosen else Q()
 
 
-def _trace(ids: Iterable[str]) -> Q:
+def beginning(ids: Iterable[str]) -> Q:
+    """Return what rows of traces meet whose ids begin so, or are these."""
     wanted = Q()
     for start in ids:
         # Not LIKE: outside of the C locale PostgreSQL has no use for an index there.

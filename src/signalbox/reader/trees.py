@@ -9,6 +9,7 @@ from typing import Final
 
 from signalbox.context import SPAN_BITS
 from signalbox.models import Event, Trace
+from signalbox.reader.filters import beginning
 
 MOST: Final = 1000
 """Events of a trace that are read, unless another number is asked for."""
@@ -59,7 +60,7 @@ def trace_ids(start: str, *, using: str | None = None) -> list[str]:
     """Return the ids of traces that begin with ``start``: of several, the first and the last."""
     found: set[str] = set()
     for table in (Event, Trace):
-        ids = table.objects.using(using).filter(trace_id__range=(start.ljust(32, "0"), start.ljust(32, "f")))
+        ids = table.objects.using(using).filter(beginning([start]))
         for order in ("trace_id", "-trace_id"):  # an index leads to either end
             found.update(ids.order_by(order).values_list("trace_id", flat=True)[:1])
     return sorted({min(found), max(found)}) if found else []
