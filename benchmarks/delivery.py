@@ -134,7 +134,7 @@ def contest(name: str, number: int) -> None:
     from django.db import connection, connections, transaction
     from django.test.utils import setup_databases, teardown_databases
 
-    from signalbox import departures
+    from signalbox.pipeline import exporter
 
     old = setup_databases(verbosity=0, interactive=False)
     try:
@@ -163,7 +163,7 @@ def contest(name: str, number: int) -> None:
             sys.exit(f"{name} did not run all: its worker ended with status {worker.returncode}.")
         print(number / float(result.read_text()), spent / number * 1e6)
     finally:
-        departures.forget()  # what waits would be written at the end of the process, to tables that are gone
+        exporter.forget()  # what waits would be written at the end of the process, to tables that are gone
         teardown_databases(old, verbosity=0)
         if name == "celery":
             forget()
@@ -203,8 +203,8 @@ def saving(rounds: int) -> None:
     from django.test.utils import setup_databases, teardown_databases
 
     import signalbox
-    from signalbox import departures
-    from signalbox.delivery import registry
+    from signalbox.outbox import registry
+    from signalbox.pipeline import exporter
     from tests.shop.models import Item10
 
     old = setup_databases(verbosity=0, interactive=False)
@@ -244,7 +244,7 @@ def saving(rounds: int) -> None:
             gc.enable()
             print(f"{title:28} with a durable receiver: {statistics.median(ratios):.3f} of without")
     finally:
-        departures.forget()  # as above
+        exporter.forget()  # as above
         teardown_databases(old, verbosity=0)
 
 

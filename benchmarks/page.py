@@ -231,14 +231,14 @@ def freshen() -> None:
 def pages() -> dict[str, str]:
     """Return what is asked for, by name; the first is what the limit is about."""
     from signalbox.models import Event, Trace
-    from signalbox.web import reading
+    from signalbox.queries import timeline
 
     newest = Event.objects.order_by("-id").filter(signal="request_finished").first()
     assert newest is not None
     key, trace_id = newest.id, newest.trace_id
     middle = Event.objects.filter(id__gte=key // 3).order_by("id")[0].at.isoformat()
     last_trace = Trace.objects.order_by("-id").values_list("id", flat=True)[0]
-    end = reading.Position.now()
+    end = timeline.Position.now()
     group = (
         Event.objects.filter(sender="auth.Group", id__lt=key // 2).order_by("-id").values_list("object_key", flat=True)
     )

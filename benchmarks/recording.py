@@ -55,7 +55,7 @@ def run(database: str, factor: float, only: str) -> None:
     from django.db import connection
     from django.test.utils import setup_databases, teardown_databases
 
-    from signalbox import departures
+    from signalbox.pipeline import exporter
 
     serve()
     wait_for_the_disk(database)
@@ -69,7 +69,7 @@ def run(database: str, factor: float, only: str) -> None:
             if only in name:
                 measure(name, max(5, int(rounds * factor)), work)
     finally:
-        departures.forget()  # what waits would be written at the end of the process, to tables that are gone
+        exporter.forget()  # what waits would be written at the end of the process, to tables that are gone
         teardown_databases(old, verbosity=0)
 
 

@@ -111,10 +111,11 @@ def _tables_are_emptied_quickly() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _nothing_waits() -> None:
     """Let what other tests could not write, as they had no database, be none of this one's."""
-    from signalbox import context, departures
+    from signalbox.core import tracing
+    from signalbox.pipeline import exporter
 
-    departures.forget()
-    context.process().pending.clear()
+    exporter.forget()
+    tracing.process().pending.clear()
 
 
 @pytest.fixture
@@ -126,9 +127,9 @@ def crashes(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_sessionfinish() -> None:
-    from signalbox import departures
+    from signalbox.pipeline import exporter
 
-    departures.forget()  # the databases are gone
+    exporter.forget()  # the databases are gone
 
 
 @pytest.fixture(scope="session")

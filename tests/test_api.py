@@ -11,15 +11,16 @@ from django.db import connection
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import context, departures
-from signalbox.event import Actor
+from signalbox.core import tracing
+from signalbox.core.event import Actor
 from signalbox.models import Event, Trace
+from signalbox.pipeline import exporter
 from tests.shop.models import Tag
 
 departed = Signal()
 
 
-def count(trace: context.Trace) -> int:
+def count(trace: tracing.Trace) -> int:
     """How many events of ``trace`` are written; past Signalbox's own manager, which would write what waits."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM signalbox_event WHERE trace_id = %s", [trace.id])
@@ -95,11 +96,11 @@ def test_one_trace_object_can_be_used_again_and_within_itself() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_an_asynchronous_block_is_written_before_it_returns() -> None:
-    async def work() -> tuple[context.Trace, int]:
+    async def work() -> tuple[tracing.Trace, int]:
         async with signalbox.trace("import prices", actor="nightly job") as trace:
             departed.send(sender=None)
             await asyncio.sleep(0)
-            assert context.current() is trace
+            assert tracing.current() is trace
         return trace, await sync_to_async(count)(trace)
 
     trace, number = async_to_sync(work)()
@@ -151,14 +152,14 @@ def test_concurrent_asynchronous_blocks_do_not_meet() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_block_that_ends_within_an_event_loop_leaves_its_events_waiting_for_work_outside() -> None:
-    async def work() -> context.Trace:
+    async def work() -> tracing.Trace:
         with signalbox.trace("in the loop", actor="ann") as trace:
             departed.send(sender=None)
-        assert departures.waiting()
+        assert exporter.waiting()
         return trace
 
     trace = async_to_sync(work)()
-    departures.drain()
+    exporter.drain()
     assert 1 == count(trace)
     assert "ann" == Trace.objects.get(trace_id=trace.id).actor_label
 

@@ -12,8 +12,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import IntegrityError, connections, transaction
 from django.utils.connection import ConnectionDoesNotExist
 
+from signalbox.instrumentation import autocommit
 from signalbox.models import Event
-from signalbox.recording import blocks
 from tests.connecting import here
 from tests.shop.models import Tag, Uniq
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def found() -> tuple[Any, Any]:
-    return blocks.connection_of("default"), connections["default"]
+    return autocommit.connection_of("default"), connections["default"]
 
 
 def in_thread() -> tuple[Any, Any]:
@@ -54,7 +54,7 @@ def test_the_connection_is_the_one_that_django_finds_wherever_it_is_asked() -> N
     }
     assert dict.fromkeys(pairs, True) == {name: mine is its for name, (mine, its) in pairs.items()}
     assert pairs["here"][0] is not pairs["in a thread"][0]
-    assert blocks._storage is not None, "it is found the short way, unless asgiref keeps it elsewhere by now"
+    assert autocommit._storage is not None, "it is found the short way, unless asgiref keeps it elsewhere by now"
 
 
 def test_another_connection_that_is_put_in_its_place_is_found() -> None:
@@ -62,15 +62,15 @@ def test_another_connection_that_is_put_in_its_place_is_found() -> None:
     other = before.copy()
     connections["default"] = other
     try:
-        assert other is blocks.connection_of("default")
+        assert other is autocommit.connection_of("default")
     finally:
         connections["default"] = before
-    assert before is blocks.connection_of("default")
+    assert before is autocommit.connection_of("default")
 
 
 def test_a_database_that_there_is_not_is_djangos_error() -> None:
     with pytest.raises(ConnectionDoesNotExist):
-        blocks.connection_of("nowhere")
+        autocommit.connection_of("nowhere")
 
 
 # ------------------------------------------------------------------ PostgreSQL: BEGIN with the first statement
@@ -182,7 +182,7 @@ def test_a_block_in_which_nothing_is_sent_begins_nothing(sent: list[str]) -> Non
     sent.clear()
     assert 0 == Tag.objects.filter(pk__in=[]).update(name="nobody")
     assert [] == sent
-    with blocks.Unseen(here()):
+    with autocommit.Unseen(here()):
         pass
     assert [] == sent
     assert idle(here())
@@ -210,7 +210,7 @@ def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first:
                 cursor.execute(insert, ["a"])
 
     def fail() -> None:
-        with blocks.Unseen(here()):
+        with autocommit.Unseen(here()):
             work()
             raise KeyError
 
@@ -218,7 +218,7 @@ def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first:
         fail()
     assert idle(here())
     assert not Uniq.objects.exists(), "it was in a transaction"
-    with blocks.Unseen(here()):
+    with autocommit.Unseen(here()):
         work()
     assert idle(here())
     assert Uniq.objects.exists()
@@ -231,7 +231,7 @@ def test_a_connection_whose_transactions_begin_in_another_way_begins_them_so(loo
 
     loose.ensure_connection()
     loose.connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
-    with blocks.Unseen(loose), loose.cursor() as cursor:
+    with autocommit.Unseen(loose), loose.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         assert ("serializable",) == cursor.fetchone()
     assert idle(loose)
@@ -244,7 +244,7 @@ def test_parameters_that_the_server_binds_go_without_a_begin_in_their_message(lo
     loose.features.__dict__.pop("uses_server_side_binding", None)
 
     def fail() -> None:
-        with blocks.Unseen(loose), loose.cursor() as cursor:
+        with autocommit.Unseen(loose), loose.cursor() as cursor:
             cursor.execute("INSERT INTO shop_uniq (k) VALUES (%s) RETURNING k", ["a"])
             assert ("a",) == cursor.fetchone()
             raise KeyError

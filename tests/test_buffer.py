@@ -9,9 +9,10 @@ import pytest
 from django.db import connections, transaction
 
 import signalbox
-from signalbox import buffer, context
-from signalbox.event import Draft
+from signalbox.core import tracing
+from signalbox.core.event import Draft
 from signalbox.models import Event
+from signalbox.pipeline import unit_of_work
 from tests.connecting import here
 from tests.shop.fields import Money
 from tests.shop.models import Note, Tag
@@ -19,15 +20,15 @@ from tests.shop.models import Note, Tag
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def own() -> buffer.Buffer:
+def own() -> unit_of_work.Buffer:
     here().ensure_connection()
-    found = buffer.of(here())
+    found = unit_of_work.of(here())
     assert found is not None
     return found
 
 
 def draft(name: str) -> Draft:
-    made = Draft(context.now(), context.current(), None, "post_save", "shop.Tag", "default")
+    made = Draft(tracing.now(), tracing.current(), None, "post_save", "shop.Tag", "default")
     made.label = name
     return made
 
@@ -38,9 +39,9 @@ def labels(drafts: list[Draft]) -> list[str]:
 
 def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
     fresh = here().copy()
-    assert buffer.of(fresh) is None
+    assert unit_of_work.of(fresh) is None
     fresh.ensure_connection()
-    assert buffer.of(fresh) is not None
+    assert unit_of_work.of(fresh) is not None
     fresh.close()
 
 
@@ -68,7 +69,7 @@ def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> No
 
 
 def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "SPILL", 2)
+    monkeypatch.setattr(unit_of_work, "SPILL", 2)
     found = own()
     with transaction.atomic():
         found.add(draft("a"))
@@ -94,7 +95,7 @@ def test_rolling_back_to_an_unknown_savepoint_undoes_nothing() -> None:
 
 
 def test_notes_of_instances_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "SPILL", 10)
+    monkeypatch.setattr(unit_of_work, "SPILL", 10)
     found = own()
     with transaction.atomic():
         kept = [Tag.objects.create(name="kept") for _ in range(3)]
@@ -128,7 +129,7 @@ def test_readers_flush_only_what_their_thread_has_open() -> None:
     seen: list[Any] = []
 
     def work() -> None:
-        seen.append(buffer.flush_all())  # type: ignore[func-returns-value]
+        seen.append(unit_of_work.flush_all())  # type: ignore[func-returns-value]
         connections.close_all()
 
     with transaction.atomic():

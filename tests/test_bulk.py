@@ -25,9 +25,9 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
+from signalbox.instrumentation import bulk
 from signalbox.models import Event
-from signalbox.recording import bulk
-from signalbox.redaction import REDACTED
+from signalbox.serialization.redaction import REDACTED
 from tests.events import args, changes, newest, of, recorded
 from tests.shop.fields import Money
 from tests.shop.models import (

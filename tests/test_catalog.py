@@ -31,8 +31,8 @@ from django.template import Context, Engine, Template
 from django.test import Client, override_settings
 from django.urls import path
 
-from signalbox import catalog
-from signalbox.catalog import BUILTIN, Entry
+from signalbox.core import catalog
+from signalbox.core.catalog import BUILTIN, Entry
 
 SENT = [name for name, entry in BUILTIN.items() if entry.path]
 BULK = [name for name, entry in BUILTIN.items() if not entry.path]
@@ -330,7 +330,9 @@ def test_a_path_that_leads_nowhere_is_an_import_error() -> None:
 
 
 def test_reading_the_catalogue_imports_nothing_of_the_test_tools() -> None:
-    program = "import sys, signalbox.catalog; print([name for name in sys.modules if name.startswith('django.test')])"
+    program = (
+        "import sys, signalbox.core.catalog; print([name for name in sys.modules if name.startswith('django.test')])"
+    )
     source = str(Path(catalog.__file__).parent.parent)
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r}); {program}"],

@@ -19,11 +19,11 @@ from django.test import override_settings
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
-from signalbox import encoding
-from signalbox.changes import Fields, RowChange, choice_labels, describe, diff, row, same
-from signalbox.event import UNKNOWN
-from signalbox.recording import plans
-from signalbox.redaction import REDACTED, Redactor
+from signalbox.core.event import UNKNOWN
+from signalbox.instrumentation import model_metadata
+from signalbox.serialization import encoder
+from signalbox.serialization.diff import Fields, RowChange, choice_labels, describe, diff, row, same
+from signalbox.serialization.redaction import REDACTED, Redactor
 from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
 from tests.shop.models import Attachment, Big, Customer, Enrolment, Item10, Measure, Note, Order, OrderLine, Person, Tag
@@ -143,7 +143,7 @@ def test_choices_are_called_by_their_name() -> None:
 )
 def test_a_choice_of_any_type_is_called_by_its_name(value: Any) -> None:
     named = fields("a", choices={"a": {value: "This"}})
-    encoded = encoding.encode_fields({"a": value}, redactor=named.redactor)["a"]
+    encoded = encoder.encode_fields({"a": value}, redactor=named.redactor)["a"]
     assert {"a": {str(encoded): "This"}} == choice_labels({"a": value}, named)
     assert {} == choice_labels({"a": {"not": "hashable"}}, named)
 
@@ -382,14 +382,14 @@ def test_a_label_that_would_ask_the_database_is_left_out(django_assert_num_queri
     line = OrderLine.objects.create(order=Order.objects.create(number="A-1"), sku="nut")
     asking: Any = lambda self: f"{Order.objects.get(pk=self.order_id)}/{self.sku}"  # noqa: E731
     OrderLine.__str__ = asking  # type: ignore[method-assign]
-    plans.forget()
+    model_metadata.forget()
     try:
         with django_assert_num_queries(1):
             line.save()
         assert "" == of(line).object_label
     finally:
         del OrderLine.__str__
-        plans.forget()
+        model_metadata.forget()
 
 
 @everywhere
@@ -479,8 +479,8 @@ def test_what_is_said_of_a_parent_holds_for_its_child() -> None:
 @pytest.fixture
 def unconfigured() -> Iterator[None]:
     yield
-    plans._configured.clear()
-    plans.forget()
+    model_metadata._configured.clear()
+    model_metadata.forget()
 
 
 @everywhere

@@ -25,10 +25,10 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 
 import signalbox
-from signalbox.delivery import registry
-from signalbox.management import quiet
+from signalbox.instrumentation import process as process_recording
 from signalbox.management.commands.signalbox import SUBCOMMANDS
 from signalbox.models import Event, Trace
+from signalbox.outbox import registry
 from tests import settings
 from tests.rows import NOON, TRACE, event, trace
 from tests.shop.models import Order
@@ -51,7 +51,7 @@ async def index(sender, instance, **kwargs): ...
 @pytest.fixture
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    quiet.be_quiet()
+    process_recording.be_quiet()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import signalbox
-from signalbox import context
-from signalbox.context import Trace
-from signalbox.event import Actor
+from signalbox.core import tracing
+from signalbox.core.event import Actor
+from signalbox.core.tracing import Trace
 
 PARENT = "00f067aa0ba902b7"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -28,12 +28,12 @@ BEN = Actor(key="", label="ben")
 
 
 def test_a_traceparent_is_read_as_the_specification_says() -> None:
-    assert (TRACE_ID, PARENT) == context.parse_traceparent(f"00-{TRACE_ID}-{PARENT}-01")
-    assert (TRACE_ID, PARENT) == context.parse_traceparent(f" 00-{TRACE_ID}-{PARENT}-00 ")
+    assert (TRACE_ID, PARENT) == tracing.parse_traceparent(f"00-{TRACE_ID}-{PARENT}-01")
+    assert (TRACE_ID, PARENT) == tracing.parse_traceparent(f" 00-{TRACE_ID}-{PARENT}-00 ")
 
 
 def test_a_later_version_may_append_fields() -> None:
-    assert (TRACE_ID, PARENT) == context.parse_traceparent(f"01-{TRACE_ID}-{PARENT}-01-what-comes")
+    assert (TRACE_ID, PARENT) == tracing.parse_traceparent(f"01-{TRACE_ID}-{PARENT}-01-what-comes")
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_a_later_version_may_append_fields() -> None:
     ],
 )
 def test_an_invalid_traceparent_is_none(header: str) -> None:
-    assert context.parse_traceparent(header) is None
+    assert tracing.parse_traceparent(header) is None
 
 
 @given(st.text())
 def test_no_header_raises(header: str) -> None:
-    context.parse_traceparent(header)
+    tracing.parse_traceparent(header)
 
 
 def test_a_trace_is_carried_on_by_a_valid_traceparent() -> None:
     trace = Trace("work", "export")
-    found = context.parse_traceparent(context.traceparent(trace))
+    found = tracing.parse_traceparent(tracing.traceparent(trace))
 
     assert found is not None
     assert trace.id == found[0]
@@ -83,7 +83,7 @@ def test_events_are_numbered_in_order_within_a_trace() -> None:
 def test_two_processes_of_one_trace_do_not_number_alike() -> None:
     first, second = (Trace("task", "t", trace_id=TRACE_ID) for _ in range(2))
 
-    assert first.next_span() >> context.SPAN_BITS != second.next_span() >> context.SPAN_BITS
+    assert first.next_span() >> tracing.SPAN_BITS != second.next_span() >> tracing.SPAN_BITS
 
 
 def test_a_span_fits_a_bigint() -> None:
@@ -94,77 +94,77 @@ def test_a_span_fits_a_bigint() -> None:
 
 
 def test_traces_nest_and_each_is_current_until_it_is_left() -> None:
-    before = context.current()
+    before = tracing.current()
     with signalbox.trace("outer") as outer:
         with signalbox.trace("inner") as inner:
-            assert context.current() is inner
-        assert context.current() is outer
-    assert context.current() is before
+            assert tracing.current() is inner
+        assert tracing.current() is outer
+    assert tracing.current() is before
 
 
 def test_a_trace_that_fails_is_left_as_well() -> None:
-    before = context.current()
+    before = tracing.current()
     with pytest.raises(ValueError, match="no coal"), signalbox.trace("outer") as trace:
         raise ValueError("no coal")
 
-    assert context.current() is before
+    assert tracing.current() is before
     assert "failed" == trace.status
 
 
 def test_leaving_an_outer_trace_leaves_the_inner_ones() -> None:
-    before = context.current()
+    before = tracing.current()
     outer, inner = Trace("work", "outer"), Trace("work", "inner")
-    context.enter(outer)
-    context.enter(inner)
+    tracing.enter(outer)
+    tracing.enter(inner)
 
-    assert context.leave(outer)
-    assert context.current() is before
-    assert not context.leave(inner)
-    assert context.current() is before
+    assert tracing.leave(outer)
+    assert tracing.current() is before
+    assert not tracing.leave(inner)
+    assert tracing.current() is before
 
 
 def test_a_new_thread_belongs_to_no_trace() -> None:
     seen = []
     with signalbox.trace("main", actor="ann"):
-        thread = threading.Thread(target=lambda: seen.append((context.current(), context.current().actor())))
+        thread = threading.Thread(target=lambda: seen.append((tracing.current(), tracing.current().actor())))
         thread.start()
         thread.join()
 
-    assert [(context.process(), None)] == seen
+    assert [(tracing.process(), None)] == seen
 
 
 def test_what_an_event_loop_and_its_threads_do_belongs_to_the_trace_around() -> None:
     async def work() -> list[Trace]:
-        return [context.current(), await sync_to_async(context.current)()]
+        return [tracing.current(), await sync_to_async(tracing.current)()]
 
     with signalbox.trace("around") as trace:
         assert [trace, trace] == async_to_sync(work)()
 
 
 def test_outside_of_every_trace_it_is_the_process_s() -> None:
-    current = contextvars.Context().run(context.current)
+    current = contextvars.Context().run(tracing.current)
 
-    assert context.process() is current
-    assert context.is_ambient(current)
+    assert tracing.process() is current
+    assert tracing.is_ambient(current)
     assert "process" == current.kind
 
 
 def test_the_process_s_trace_is_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "_process", None)
+    monkeypatch.setattr(tracing, "_process", None)
     monkeypatch.setattr("sys.argv", ["/srv/import.py", "--password=hunter2", "x"])
-    assert "import.py --password=[redacted]" == context.process().name
+    assert "import.py --password=[redacted]" == tracing.process().name
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_has_a_trace_of_its_own_and_leaves_the_parent_s_events_to_it() -> None:
     with signalbox.trace("parent") as trace:
         trace.pending.append(None)  # type: ignore[arg-type]
-        before, process = trace.next_span(), context.process()
+        before, process = trace.next_span(), tracing.process()
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            ok = trace.pending == [] and trace.next_span() >> context.SPAN_BITS != before >> context.SPAN_BITS
-            ok = ok and context.process() is not process
+            ok = trace.pending == [] and trace.next_span() >> tracing.SPAN_BITS != before >> tracing.SPAN_BITS
+            ok = ok and tracing.process() is not process
             os.write(writing, b"1" if ok else b"0")
             os._exit(0)
         os.waitpid(child, 0)
@@ -197,7 +197,7 @@ def user(**fields: Any) -> User:
     ],
 )
 def test_an_actor_is_a_user_who_has_logged_in_or_a_text(given_: object, actor: Actor | None) -> None:
-    assert actor == context.actor_of(given_)
+    assert actor == tracing.actor_of(given_)
 
 
 def test_a_user_without_a_name_of_its_own_is_told_by_its_key() -> None:
@@ -205,7 +205,7 @@ def test_a_user_without_a_name_of_its_own_is_told_by_its_key() -> None:
         is_authenticated = True
         pk = "service-7"
 
-    assert Actor(key="service-7", label="") == context.actor_of(Token())
+    assert Actor(key="service-7", label="") == tracing.actor_of(Token())
 
 
 @pytest.mark.django_db
@@ -213,7 +213,7 @@ def test_a_user_whose_name_was_not_loaded_is_not_loaded_for_it(django_assert_num
     pk = User.objects.create_user("ann").pk
     deferred = User.objects.defer("username").get(pk=pk)
     with django_assert_num_queries(0):
-        assert Actor(key=str(pk), label="") == context.actor_of(deferred)
+        assert Actor(key=str(pk), label="") == tracing.actor_of(deferred)
 
 
 def request_of(**attributes: Any) -> tuple[Trace, HttpRequest]:
@@ -277,10 +277,10 @@ def test_who_logged_out_is_still_whose_trace_it_was() -> None:
 
 def test_acting_holds_within_its_block() -> None:
     with signalbox.trace("work", actor="ann") as trace:
-        with context.acting(BEN):
+        with tracing.acting(BEN):
             assert BEN == trace.actor()
         assert ANN == trace.actor()
-        with pytest.raises(ValueError, match="x"), context.acting(BEN):
+        with pytest.raises(ValueError, match="x"), tracing.acting(BEN):
             raise ValueError("x")
         assert ANN == trace.actor()
 
@@ -291,7 +291,7 @@ def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> 
     def work(name: str, ready: threading.Barrier) -> None:
         signalbox.set_actor(name)
         ready.wait(timeout=10)
-        seen.append((name, context.current().actor()))
+        seen.append((name, tracing.current().actor()))
 
     ready = threading.Barrier(2)
     threads = [threading.Thread(target=work, args=(name, ready)) for name in ("ann", "ben")]
@@ -301,15 +301,15 @@ def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> 
         thread.join()
 
     assert [("ann", ANN), ("ben", BEN)] == sorted(seen)
-    assert contextvars.Context().run(context.process().actor) is None
+    assert contextvars.Context().run(tracing.process().actor) is None
 
 
 def test_an_actor_that_was_set_outside_of_every_trace_is_taken_back() -> None:
     def work() -> list[Actor | None]:
         signalbox.set_actor("ann")
-        first = context.current().actor()
+        first = tracing.current().actor()
         signalbox.set_actor(None)
-        return [first, context.current().actor()]
+        return [first, tracing.current().actor()]
 
     assert [ANN, None] == contextvars.Context().run(work)
 
@@ -318,6 +318,6 @@ def test_an_actor_ends_with_its_trace() -> None:
     def work() -> Actor | None:
         with signalbox.trace("a"):
             signalbox.set_actor("ann")
-        return context.current().actor()
+        return tracing.current().actor()
 
     assert contextvars.Context().run(work) is None

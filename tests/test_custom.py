@@ -12,19 +12,20 @@ from django.dispatch import Signal
 from django.test import Client, override_settings
 
 import signalbox
-from signalbox import context, naming, recording
+from signalbox.core import naming, tracing
+from signalbox.instrumentation import boundaries, discovery, install
+from signalbox.instrumentation import signals as signal_patches
 from signalbox.models import Event
-from signalbox.recording import custom, sends, traces
 from tests.shop import signals
 from tests.shop.signals import order_paid
 
 
 @pytest.fixture(autouse=True)
-def trace() -> Iterator[context.Trace]:
+def trace() -> Iterator[tracing.Trace]:
     """A trace of each test's own, so that none finds the events of another."""
-    begun = traces.begin_test("custom")
+    begun = boundaries.begin_test("custom")
     yield begun
-    traces.end_test(begun, "ok")
+    boundaries.end_test(begun, "ok")
 
 
 @pytest.fixture
@@ -42,18 +43,18 @@ def imported() -> Iterator[Any]:
     yield make
     for name in names:
         del sys.modules[name]
-        custom._searched.pop(name, None)
+        discovery._searched.pop(name, None)
 
 
 def recorded() -> list[str]:
-    return [event.signal for event in Event.objects.filter(trace_id=context.current().id).order_by("span")]
+    return [event.signal for event in Event.objects.filter(trace_id=tracing.current().id).order_by("span")]
 
 
 @pytest.mark.django_db
 def test_a_sender_that_is_a_text_is_told_without_secrets() -> None:
     order_paid.send(sender="postgres://ada:hunter2@host/db?password=hunter2")
 
-    [event] = Event.objects.filter(trace_id=context.current().id)
+    [event] = Event.objects.filter(trace_id=tracing.current().id)
     assert "postgres://ada:[redacted]@host/db?password=[redacted]" == event.sender
 
 
@@ -61,7 +62,7 @@ def test_a_sender_that_is_a_text_is_told_without_secrets() -> None:
 def test_a_signal_in_a_module_of_an_installed_app_is_recorded_by_its_dotted_name() -> None:
     order_paid.send(sender="till", number="A-1")
 
-    [event] = Event.objects.filter(trace_id=context.current().id)
+    [event] = Event.objects.filter(trace_id=tracing.current().id)
     assert ("tests.shop.signals.order_paid", "till", {"number": "A-1"}) == (
         event.signal,
         event.sender,
@@ -71,7 +72,7 @@ def test_a_signal_in_a_module_of_an_installed_app_is_recorded_by_its_dotted_name
 
 def test_a_signal_is_named_after_the_module_that_makes_it() -> None:
     assert sys.modules[__name__].order_paid is signals.order_paid
-    assert "tests.shop.signals.order_paid" == recording.watched()[order_paid]
+    assert "tests.shop.signals.order_paid" == install.watched()[order_paid]
 
 
 @pytest.mark.parametrize("module", ["tests.shop.looked", "tests.shop.deep.down.signals"])
@@ -80,7 +81,7 @@ def test_a_module_that_is_imported_later_is_found_when_somebody_looks_again(impo
     late = Signal()
     imported(module, late=late)
     assert "send" not in vars(late)
-    recording.find_custom_if_new()
+    install.find_custom_if_new()
     late.send(sender=None)
 
     assert [f"{module}.late"] == recorded()
@@ -99,9 +100,9 @@ def test_a_module_that_is_imported_later_is_found_when_a_request_begins(imported
 @pytest.mark.django_db
 def test_a_name_that_is_added_to_a_module_later_is_found(imported: Any) -> None:
     module, late = imported("tests.shop.late", first=Signal()), Signal()
-    recording.find_custom()
+    install.find_custom()
     module.late = late
-    recording.find_custom()
+    install.find_custom()
     late.send(sender=None)
 
     assert ["tests.shop.late.late"] == recorded()
@@ -115,17 +116,17 @@ def test_a_module_of_no_installed_app_is_left_alone(imported: Any, module: str) 
     else:
         imported(module, outside=outside)
     try:
-        recording.find_custom()
-        assert not set(sends.METHODS) & vars(outside).keys()
+        install.find_custom()
+        assert not set(signal_patches.METHODS) & vars(outside).keys()
     finally:
         vars(sys.modules["tests"]).pop("outside", None)
 
 
 def test_a_signal_of_django_s_is_no_signal_of_the_app_that_imports_it(imported: Any) -> None:
     imported("tests.shop.late", post_save=post_save, request_started=request_started)
-    recording.find_custom()
+    install.find_custom()
 
-    assert ("post_save", "request_started") == (recording.watched()[post_save], recording.watched()[request_started])
+    assert ("post_save", "request_started") == (install.watched()[post_save], install.watched()[request_started])
 
 
 def test_modules_that_are_odd_are_survived(imported: Any) -> None:
@@ -148,7 +149,7 @@ def test_modules_that_are_odd_are_survived(imported: Any) -> None:
     missing: Any = None
     sys.modules["tests.shop.missing"] = missing
     try:
-        recording.find_custom()
+        install.find_custom()
     finally:
         del sys.modules["tests.shop.lazy"], sys.modules["tests.shop.missing"]
 
@@ -180,7 +181,7 @@ def test_a_signal_of_an_app_keeps_the_name_that_it_was_tracked_by(imported: Any)
     late = Signal()
     signalbox.track(late, "till.late")
     imported("tests.shop.late", late=late)
-    recording.find_custom()
+    install.find_custom()
     late.send(sender=None)
 
     assert ["till.late"] == recorded()
@@ -233,7 +234,7 @@ def test_the_setting_says_which_are_recorded(record: Any, names: list[str]) -> N
 def test_what_was_found_is_found_again_when_recording_is_switched_on_again() -> None:
     signalbox.uninstall()
     try:
-        assert not set(sends.METHODS) & vars(order_paid).keys()
+        assert not set(signal_patches.METHODS) & vars(order_paid).keys()
     finally:
         signalbox.install()
     order_paid.send(sender=None)

@@ -15,9 +15,11 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import context, departures, encoding, store
-from signalbox.event import Draft, Outcome
+from signalbox.core import tracing
+from signalbox.core.event import Draft, Outcome
 from signalbox.models import Event, Trace
+from signalbox.pipeline import exporter, writer
+from signalbox.serialization import encoder
 from tests.connecting import here
 from tests.shop.models import Tag
 
@@ -37,10 +39,10 @@ def ready() -> Iterator[None]:
     """A connection, nothing that waits, and a signal of no transaction."""
     signalbox.track(bell, "tests.bell")
     here().ensure_connection()
-    departures.forget()  # that the connection was opened
-    context.process().pending.clear()
+    exporter.forget()  # that the connection was opened
+    tracing.process().pending.clear()
     yield
-    departures.forget()
+    exporter.forget()
 
 
 def rung() -> list[str]:
@@ -53,7 +55,7 @@ def ring(name: str) -> None:
 
 def test_an_event_outside_of_every_trace_leaves_at_once() -> None:
     ring("a")
-    assert not departures.waiting()
+    assert not exporter.waiting()
     assert ["a"] == rung()
 
 
@@ -70,9 +72,9 @@ def test_a_traces_events_leave_together_when_it_ends() -> None:
 def test_a_traces_row_is_written_once() -> None:
     with signalbox.trace("work") as trace:
         ring("a")
-    context.enter(trace)
+    tracing.enter(trace)
     ring("late")
-    context.leave(trace)
+    tracing.leave(trace)
     assert ["a", "late"] == rung()
     assert 1 == Trace.objects.filter(trace_id=trace.id).count()
 
@@ -86,16 +88,16 @@ def test_a_trace_in_which_nothing_happened_has_no_row() -> None:
 def test_an_event_in_a_transaction_leaves_after_it_whatever_becomes_of_it() -> None:
     with transaction.atomic():
         ring("a")
-        assert departures.waiting()
+        assert exporter.waiting()
         transaction.set_rollback(True)
-    assert not departures.waiting()
+    assert not exporter.waiting()
     assert ["a"] == rung()
 
 
 def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
     async def work() -> None:
         await bell.asend(None, name="a")
-        assert departures.waiting()
+        assert exporter.waiting()
 
     asyncio.run(work())
     ring("b")
@@ -107,8 +109,8 @@ def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.Monke
     with signalbox.trace("serve", kind=kind):
         ring("a")
         assert [] == rung()
-        later = context.now() + departures.PATIENCE
-        monkeypatch.setattr(context, "now", lambda: later)
+        later = tracing.now() + exporter.PATIENCE
+        monkeypatch.setattr(tracing, "now", lambda: later)
         ring("b")
         assert ["a", "b"] == rung()
 
@@ -130,7 +132,7 @@ def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
 
 def refused() -> Draft:
     """An event that no database takes: it has no key, not even an empty one."""
-    draft = Draft(context.now(), context.current(), None, "tests.refused", "", "default")
+    draft = Draft(tracing.now(), tracing.current(), None, "tests.refused", "", "default")
     draft.key = None  # type: ignore[assignment]
     draft.outcome = Outcome.SENT
     return draft
@@ -138,16 +140,16 @@ def refused() -> Draft:
 
 @pytest.mark.every_database
 def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    before = store.tally.dropped
+    before = writer.tally.dropped
     with caplog.at_level(logging.ERROR, "signalbox"), signalbox.trace("work") as trace:
         for name in "abc":
             ring(name)
-            departures.depart(refused())
+            exporter.depart(refused())
         ring("d")
-    assert not departures.waiting()
+    assert not exporter.waiting()
     assert ["a", "b", "c", "d"] == rung()
     assert 1 == Trace.objects.filter(trace_id=trace.id).count()
-    assert 3 == store.tally.dropped - before
+    assert 3 == writer.tally.dropped - before
     assert 3 == sum("could not be written and is dropped" in record.message for record in caplog.records)
     ring("e")
     assert ["a", "b", "c", "d", "e"] == rung()
@@ -155,7 +157,7 @@ def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.Log
 
 @pytest.mark.every_database
 def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "column", lambda text, length: None if text == "refused" else text)
+    monkeypatch.setattr(encoder, "column", lambda text, length: None if text == "refused" else text)
     with signalbox.trace("refused") as trace:
         ring("a")
     assert ["a"] == rung()
@@ -165,16 +167,16 @@ def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: p
 def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
     with signalbox.trace("work"):
         ring("a")
-        draft = context.current().pending[0]
-        departures.show()
+        draft = tracing.current().pending[0]
+        exporter.show()
     ring("b")
     assert ["a", "b"] == rung()
     draft.args = {"name": "late"}
     other = refused()
     other.written, other.runs = "default", [None]  # type: ignore[list-item]
     draft.trace.late.extend((other, draft))
-    departures.hurry(draft.trace)
-    assert not departures.waiting()
+    exporter.hurry(draft.trace)
+    assert not exporter.waiting()
     assert ["b", "late"] == rung()
 
 
@@ -184,7 +186,7 @@ def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> 
     with block:
         with signalbox.trace("work"):
             ring("a")
-            departures.depart(refused())
+            exporter.depart(refused())
             ring("b")
         assert ["a", "b"] == rung()
 
@@ -192,8 +194,8 @@ def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> 
 @pytest.mark.parametrize("kind", ["request", "test"])
 def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with signalbox.trace("slow", kind=kind):
-        later = context.now() + departures.PATIENCE
-        monkeypatch.setattr(context, "now", lambda: later)
+        later = tracing.now() + exporter.PATIENCE
+        monkeypatch.setattr(tracing, "now", lambda: later)
         ring("a")
         assert [] == written()
     assert ["a"] == rung()
@@ -209,9 +211,9 @@ def written() -> list[str]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few events are many."""
-    monkeypatch.setattr(departures, "SPILL", 5)
-    monkeypatch.setattr(departures, "MOST_AT_ONCE", 3)
-    monkeypatch.setattr(departures, "MOST_WAITING", 20)
+    monkeypatch.setattr(exporter, "SPILL", 5)
+    monkeypatch.setattr(exporter, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(exporter, "MOST_WAITING", 20)
 
 
 @pytest.mark.every_database
@@ -241,27 +243,27 @@ def test_events_that_many_wait_within_a_transaction_leave_after_it() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_more_events_than_may_wait_within_a_transaction_are_dropped_the_oldest_first() -> None:
-    before = store.tally.dropped
+    before = writer.tally.dropped
     with signalbox.trace("many", kind="request") as trace, transaction.atomic():
         for number in range(100):
             ring(f"{number:03}")
         assert len(trace.pending) <= 20
-    left = 100 - (store.tally.dropped - before)
+    left = 100 - (writer.tally.dropped - before)
     assert [f"{number:03}" for number in range(100)][-left:] == rung()
 
 
 @pytest.mark.usefixtures("few")
 def test_more_events_than_may_wait_within_a_loop_are_dropped_the_oldest_first() -> None:
-    before = store.tally.dropped
+    before = writer.tally.dropped
 
     async def work() -> None:
         for number in range(100):
             await bell.asend(None, name=f"{number:03}")
-        assert len(context.current().pending) <= 20
+        assert len(tracing.current().pending) <= 20
 
     with signalbox.trace("many", kind="request"):
         asyncio.run(work())
-    left = 100 - (store.tally.dropped - before)
+    left = 100 - (writer.tally.dropped - before)
     assert 10 <= left <= 20
     assert [f"{number:03}" for number in range(100)][-left:] == rung()
 
@@ -294,11 +296,11 @@ def away() -> Iterator[None]:
 def test_events_wait_for_a_database_that_is_away() -> None:
     for name in "abc":
         ring(name)
-    assert departures.waiting()
+    assert exporter.waiting()
     assert not here().connection.in_transaction
     with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
-    departures.drain()
+    exporter.drain()
     assert ["a", "b", "c"] == rung()
 
 
@@ -306,27 +308,27 @@ def test_events_wait_for_a_database_that_is_away() -> None:
 def test_the_oldest_are_dropped_when_too_many_wait(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(departures, "MOST_WAITING", 20)
-    before = store.tally.dropped
+    monkeypatch.setattr(exporter, "MOST_WAITING", 20)
+    before = writer.tally.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         for number in range(30):
             ring(f"{number:02}")
-    waiting = 30 - (store.tally.dropped - before)
+    waiting = 30 - (writer.tally.dropped - before)
     assert 18 <= waiting <= 20
     assert "waited too long" in caplog.text
     with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
-    departures.drain()
+    exporter.drain()
     assert [f"{number:02}" for number in range(30)][-waiting:] == rung()
 
 
 def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departures, "MOST_WAITING", 20)
-    monkeypatch.setattr(store, "_ready", {("default", str(here().settings_dict["NAME"])): sys.float_info.max})
-    before = store.tally.dropped
+    monkeypatch.setattr(exporter, "MOST_WAITING", 20)
+    monkeypatch.setattr(writer, "_ready", {("default", str(here().settings_dict["NAME"])): sys.float_info.max})
+    before = writer.tally.dropped
     for number in range(30):
         ring(str(number))
-    assert 10 <= store.tally.dropped - before <= 12
+    assert 10 <= writer.tally.dropped - before <= 12
 
 
 def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connection() -> None:
@@ -338,11 +340,11 @@ def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connectio
         rows.execute("SELECT * FROM shop_tag")
         rows.fetchone()
         ring("a")
-        assert departures.waiting()
+        assert exporter.waiting()
         assert not here().connection.in_transaction
     with here().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 20000")
-    departures.drain()
+    exporter.drain()
     assert ["a"] == rung()
 
 
@@ -363,7 +365,7 @@ def test_threads_that_share_a_trace_lose_nothing_and_tell_nothing_twice() -> Non
             thread.join()
     finally:
         sys.setswitchinterval(interval)
-    departures.drain()
+    exporter.drain()
     assert sorted(f"{name} {number}" for name in "abc" for number in range(100)) == rung()
 
 

@@ -12,26 +12,27 @@ import pytest
 from django.db import connection, transaction
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
-from signalbox import context, drivers, store, tables
-from signalbox.event import Draft, Outcome
+from signalbox.core import tracing
+from signalbox.core.event import Draft, Outcome
+from signalbox.pipeline import backends, batches, writer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def a_trace() -> tables.Batch:
-    return tables.Batch(traces=[store.trace_row(context.Trace("work", "stocktaking"))])
+def a_trace() -> batches.Batch:
+    return batches.Batch(traces=[writer.trace_row(tracing.Trace("work", "stocktaking"))])
 
 
-def events(*signals: str) -> tables.Batch:
-    drafts = [Draft(context.now(), context.current(), None, signal, "", "default") for signal in signals]
-    return tables.Batch(events=store.event_rows(drafts, Outcome.SENT))
+def events(*signals: str) -> batches.Batch:
+    drafts = [Draft(tracing.now(), tracing.current(), None, signal, "", "default") for signal in signals]
+    return batches.Batch(events=writer.event_rows(drafts, Outcome.SENT))
 
 
-def a_request() -> tables.Batch:
+def a_request() -> batches.Batch:
     return events("request_started", "connection_created", "request_finished")._replace(traces=a_trace().traces)
 
 
-def a_failed_login() -> tables.Batch:
+def a_failed_login() -> batches.Batch:
     return events("request_started", "user_login_failed", "request_finished")
 
 
@@ -46,7 +47,7 @@ def said_by_postgresql() -> Iterator[list[str]]:
             "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "INSERT INTO told VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$"
         )
-        for table in (tables.EVENT, tables.TRACE):
+        for table in (batches.EVENT, batches.TRACE):
             cursor.execute(f"CREATE TRIGGER tell BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION tell()")
     try:
         yield said
@@ -65,17 +66,17 @@ def said_by_postgresql() -> Iterator[list[str]]:
 @pytest.mark.postgres
 @pytest.mark.parametrize(("batch", "waits"), [(a_trace, "off"), (a_request, "off"), (a_failed_login, "on")])
 def test_postgresql_waits_for_the_disk_but_not_with_what_tells_of_a_request_alone(
-    batch: Callable[[], tables.Batch], waits: str
+    batch: Callable[[], batches.Batch], waits: str
 ) -> None:
     with said_by_postgresql() as said:
-        store.write(connection, batch())
+        writer.write(connection, batch())
     assert {waits} == set(said)
 
 
 @pytest.mark.postgres
 def test_postgresql_waits_for_the_disk_with_the_application_s_own_transaction() -> None:
     with said_by_postgresql() as said, transaction.atomic():
-        store.write(connection, a_trace())
+        writer.write(connection, a_trace())
     assert ["on"] == said
 
 
@@ -93,7 +94,7 @@ class Told:
         )
         self.connection.ensure_connection()
         raw: Any = self.connection.connection
-        for table, columns in ((tables.EVENT, tables.EVENT_COLUMNS), (tables.TRACE, tables.TRACE_COLUMNS)):
+        for table, columns in ((batches.EVENT, batches.EVENT_COLUMNS), (batches.TRACE, batches.TRACE_COLUMNS)):
             raw.execute(f"CREATE TABLE {table} ({', '.join(name for name, _ in columns)}, CHECK (data <> 'refused'))")
         self.statements: list[str] = []
         raw.set_trace_callback(self.statements.append)
@@ -127,10 +128,10 @@ def told(mode: str) -> Iterator[Told]:
     ],
 )
 def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request_alone(
-    mode: str, batch: Callable[[], tables.Batch], set_to: str
+    mode: str, batch: Callable[[], batches.Batch], set_to: str
 ) -> None:
     with told(mode) as file:
-        drivers.write(file.connection, batch(), commit=False)
+        backends.write(file.connection, batch(), commit=False)
         assert set_to == file.while_inserting()
         assert 2 == file.synchronous()
 
@@ -138,14 +139,14 @@ def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request
 def test_sqlite_is_left_alone_in_the_application_s_own_transaction() -> None:
     with told("WAL") as file:
         file.connection.set_autocommit(False)
-        drivers.write(file.connection, a_trace(), commit=False)
+        backends.write(file.connection, a_trace(), commit=False)
         assert "" == file.while_inserting()
         file.connection.rollback()
 
 
 def test_sqlite_waits_for_the_disk_again_after_an_error() -> None:
     with told("WAL") as file:
-        refused = tables.Batch(traces=[("refused",) * len(tables.TRACE_COLUMNS)])
+        refused = batches.Batch(traces=[("refused",) * len(batches.TRACE_COLUMNS)])
         with pytest.raises(file.connection.Database.IntegrityError):
-            drivers.write(file.connection, refused, commit=False)
+            backends.write(file.connection, refused, commit=False)
         assert 2 == file.synchronous()

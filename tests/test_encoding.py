@@ -34,8 +34,8 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalbox import encoding
-from signalbox.encoding import (
+from signalbox.serialization import encoder
+from signalbox.serialization.encoder import (
     CYCLE,
     MAX_BYTES,
     MAX_ERROR,
@@ -51,10 +51,10 @@ from signalbox.encoding import (
     has_secret_key,
     safe,
 )
-from signalbox.redaction import REDACTED, Redactor
+from signalbox.serialization.redaction import REDACTED, Redactor
 
 REDACTOR = Redactor()
-ENCODERS = [encoding._dumps_orjson, encoding._dumps_standard]
+ENCODERS = [encoder._dumps_orjson, encoder._dumps_standard]
 HASH = "pbkdf2_sha256$870000$abcDEF$aGFzaA/+=="
 HERE = __name__
 
@@ -679,7 +679,7 @@ def test_the_depth_of_a_raw_value_is_bounded(encode: Callable[[object], str]) ->
 
 
 def test_the_faster_encoder_is_taken_where_it_is_installed() -> None:
-    assert dumps is encoding._dumps_orjson
+    assert dumps is encoder._dumps_orjson
 
 
 def test_without_the_faster_encoder_the_standard_one_is_taken() -> None:

@@ -18,8 +18,8 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, build_opener
 
 import pytest
 
-from signalbox import catalog
-from signalbox.catalog import BUILTIN
+from signalbox.core import catalog
+from signalbox.core.catalog import BUILTIN
 
 SITE = Path(__file__).parent.parent / "examples" / "builtinsignals"
 SOURCE = Path(catalog.__file__).parent.parent

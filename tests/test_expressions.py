@@ -25,9 +25,9 @@ from django.db.models.functions import Cast, Coalesce, Concat, JSONObject, Lower
 from django.db.models.lookups import Exact
 from django.test import override_settings
 
-from signalbox import expressions
-from signalbox.recording import plans
-from signalbox.redaction import REDACTED, Redactor
+from signalbox.instrumentation import model_metadata
+from signalbox.serialization import expressions
+from signalbox.serialization.redaction import REDACTED, Redactor
 from tests.events import args, of
 from tests.shop.models import Customer, Order
 
@@ -176,11 +176,11 @@ def test_a_secret_field_by_another_name_is_secret() -> None:
 @pytest.mark.django_db
 def test_a_models_own_hidden_fields_are_hidden_in_expressions() -> None:
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"redact": ["note"], "exclude": ["status"]}}}):
-        plans.forget()
+        model_metadata.forget()
         order = Order.objects.create(number="1", note="hush-1", status="paid")
         Order.objects.update(number=Case(When(note="hush-1", status="hush-2", then=Value("2")), default=F("number")))
         assert "hush" not in str(args(Order, "update"))
         order.number = Case(When(note="hush-1", status="hush-2", then=Value("3")), default=F("number"))
         order.save()
         assert "hush" not in str(of(order).data)
-    plans.forget()
+    model_metadata.forget()

@@ -12,18 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import signalbox
-from signalbox.management import quiet
+from signalbox.instrumentation import process
 from signalbox.models import Event
-from signalbox.reader import Filter, FilterError, following
-from signalbox.reader.following import Follower, follow
-from signalbox.reader.gaps import GRACE, MOST, PATIENCE, Gaps, Running
+from signalbox.queries import tail
+from signalbox.queries.filters import Filter, FilterError
+from signalbox.queries.id_gaps import GRACE, MOST, PATIENCE, Gaps, Running
+from signalbox.queries.tail import Follower, follow
 from tests.rows import event, unsaved_event
 
 
 @pytest.fixture
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    quiet.be_quiet()
+    process.be_quiet()
     Event.objects.all().delete()
     yield
     signalbox.install()
@@ -134,20 +135,20 @@ class TestFollowing:
     def test_it_begins_when_it_is_asked_for_and_not_when_it_is_first_read(self) -> None:
         event(object_label="before")
         stop = threading.Event()
-        following = follow(stop=stop)
+        stream = follow(stop=stop)
         event(object_label="after")
-        assert "after" == next(following).object_label
+        assert "after" == next(stream).object_label
         stop.set()
-        assert [] == list(following)
+        assert [] == list(stream)
 
     def test_it_can_begin_with_the_newest_that_are_there(self) -> None:
         for label in "abcde":
             event(object_label=label)
         stop = threading.Event()
-        following = follow(lines=2, stop=stop)
+        stream = follow(lines=2, stop=stop)
         event(object_label="f")
         stop.set()
-        assert ["d", "e", "f"] == labels(list(following))
+        assert ["d", "e", "f"] == labels(list(stream))
 
     def test_lines_are_those_that_the_filter_wants(self) -> None:
         event(object_label="a")
@@ -172,7 +173,7 @@ class TestFollowing:
         assert ["c"] == labels(follower.look())
 
     def test_a_backlog_comes_whole_and_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(following, "PAGE", 7)
+        monkeypatch.setattr(tail, "PAGE", 7)
         Event._base_manager.bulk_create(unsaved_event(object_label=str(number)) for number in range(50))
         assert [str(number) for number in range(50)] == labels(list(follow(after=0, stop=stopped())))
 
@@ -213,8 +214,8 @@ class TestFollowing:
 class TestADatabaseThatIsAway:
     @pytest.fixture(autouse=True)
     def _patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(following, "LATEST", 0.01)
-        monkeypatch.setattr(following, "ATTEMPTS", 3)
+        monkeypatch.setattr(tail, "LATEST", 0.01)
+        monkeypatch.setattr(tail, "ATTEMPTS", 3)
 
     def failing(self, monkeypatch: pytest.MonkeyPatch, times: int) -> Follower:
         """A follower whose database breaks off in the middle of a look, ``times`` times."""

@@ -18,9 +18,9 @@ from django.test import override_settings
 from django.utils import timezone
 
 import signalbox
+from signalbox.dashboard.links import object_address
+from signalbox.instrumentation import model_metadata
 from signalbox.models import Event, microseconds
-from signalbox.recording import plans
-from signalbox.web.addresses import object_address
 from tests.shop import models
 
 DOCS = Path(__file__).parent.parent / "docs" / "history.md"
@@ -76,8 +76,8 @@ def test_the_page_shows_what_the_code_answers(lived: dict[str, Any]) -> None:
     try:
         results = doctest.DocTestRunner(verbose=False).run(test, out=report.write)
     finally:
-        plans._configured.clear()
-        plans.forget()
+        model_metadata._configured.clear()
+        model_metadata.forget()
     assert (0, True) == (results.failed, results.attempted > 10), report.getvalue()
 
 

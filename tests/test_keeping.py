@@ -12,9 +12,10 @@ from django.db import connection, transaction
 from django.db.models.signals import post_save
 from django.test import override_settings
 
-from signalbox import conf, keeping
+from signalbox import conf
 from signalbox.models import Event
-from signalbox.redaction import REDACTED
+from signalbox.pipeline import processors
+from signalbox.serialization.redaction import REDACTED
 from tests.events import newest, recorded
 from tests.shop.models import Order, Tag
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
 @contextmanager
 def keep(judge: Any) -> Iterator[None]:
-    keeping._complained.clear()
+    processors._complained.clear()
     with override_settings(SIGNALBOX={"KEEP": judge}):
         yield
 

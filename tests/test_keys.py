@@ -15,11 +15,12 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 from django.utils import timezone
 
-from signalbox import keys, receiver
-from signalbox.delivery.registry import NotDurable
-from signalbox.objects import history
-from signalbox.recording import arguments
-from signalbox.redaction import REDACTED
+from signalbox import receiver
+from signalbox.core import object_keys
+from signalbox.outbox.registry import NotDurable
+from signalbox.queries.object_history import history
+from signalbox.serialization import signal_arguments
+from signalbox.serialization.redaction import REDACTED
 from tests.events import newest, of, recorded
 from tests.shop.models import (
     Big,
@@ -66,31 +67,31 @@ KEY = uuid.UUID("12345678-1234-5678-1234-567812345678")
     ids=str,
 )
 def test_a_key_is_text(value: Any, text: str) -> None:
-    assert text == keys.text(value)
+    assert text == object_keys.text(value)
 
 
 def test_a_long_key_ends_in_a_digest_of_the_whole() -> None:
     one, other = "x" * 300 + "a", "x" * 300 + "b"
-    assert keys.text("x" * 200) == "x" * 200
-    assert 197 <= len(keys.text(one)) <= 200
-    assert keys.text(one) != keys.text(other)
-    assert keys.text(one) == keys.text(one)
-    assert 200 >= len(keys.text((one, other)))
+    assert object_keys.text("x" * 200) == "x" * 200
+    assert 197 <= len(object_keys.text(one)) <= 200
+    assert object_keys.text(one) != object_keys.text(other)
+    assert object_keys.text(one) == object_keys.text(one)
+    assert 200 >= len(object_keys.text((one, other)))
 
 
 def test_a_secret_key_is_a_digest_that_only_this_site_makes(settings: Any) -> None:
-    here = keys.text("hush", secret=True)
+    here = object_keys.text("hush", secret=True)
     assert "hush" not in here
-    assert here == keys.text("hush", secret=True)
-    assert here != keys.text("hush2", secret=True)
-    assert here == keys.text(here, secret=True)
+    assert here == object_keys.text("hush", secret=True)
+    assert here != object_keys.text("hush2", secret=True)
+    assert here == object_keys.text(here, secret=True)
     settings.SECRET_KEY = "another"
-    assert here != keys.text("hush", secret=True)
+    assert here != object_keys.text("hush", secret=True)
 
 
 def test_a_secret_number_is_a_digest_too() -> None:
-    assert keys.text("7", secret=True) == keys.text(7, secret=True)
-    assert "7" != keys.text(7, secret=True)
+    assert object_keys.text("7", secret=True) == object_keys.text(7, secret=True)
+    assert "7" != object_keys.text(7, secret=True)
 
 
 def everywhere(test: Any) -> Any:
@@ -195,8 +196,8 @@ def test_objects_of_a_fixture_with_natural_keys_are_found_by_their_primary_key()
 
 @everywhere
 def test_an_object_without_a_key_yet_has_none() -> None:
-    assert "" == keys.text(Tag().pk)
-    assert "" == keys.text(Enrolment().pk)
+    assert "" == object_keys.text(Tag().pk)
+    assert "" == object_keys.text(Enrolment().pk)
     order = Order.objects.create(number="A-1")
     assert [str(order.pk)] == [event.object_key for event in recorded(Order, "post_save")]
 
@@ -261,4 +262,6 @@ def test_an_object_with_a_hidden_key_is_no_sender_of_durable_receivers() -> None
 
 @pytest.mark.usefixtures("hidden_phrases")
 def test_an_argument_with_a_hidden_key_does_not_tell_it() -> None:
-    assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == arguments.render({"phrase": Phrase(text="hush-1")})
+    assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == signal_arguments.render(
+        {"phrase": Phrase(text="hush-1")}
+    )

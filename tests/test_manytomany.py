@@ -15,10 +15,10 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import signalbox
-from signalbox.objects import history
-from signalbox.recording import arguments
-from signalbox.redaction import REDACTED
-from signalbox.reverting import RevertError, revert
+from signalbox.queries.object_history import history
+from signalbox.queries.revert import RevertError, revert
+from signalbox.serialization import signal_arguments
+from signalbox.serialization.redaction import REDACTED
 from tests.events import newest, recorded
 from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag
 
@@ -266,7 +266,7 @@ def test_outside_of_a_transaction_change_and_event_commit_together() -> None:
 
 @pytest.mark.parametrize("listening", [False, True])
 def test_a_large_change_is_told_whole_by_several_events(listening: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "MOST_KEYS", 2)
+    monkeypatch.setattr(signal_arguments, "MOST_KEYS", 2)
     made = order()
     some = tags(*"abcde")
     keys = [tag.pk for tag in some]

@@ -16,12 +16,12 @@ from django.test import override_settings
 from django.utils import timezone
 
 import signalbox
-from signalbox import objects
-from signalbox.event import UNKNOWN
+from signalbox.core.event import UNKNOWN
+from signalbox.instrumentation import bulk
 from signalbox.models import Event
-from signalbox.objects import history
-from signalbox.recording import bulk
-from signalbox.redaction import REDACTED
+from signalbox.queries import object_history
+from signalbox.queries.object_history import history
+from signalbox.serialization.redaction import REDACTED
 from tests.events import newest
 from tests.shop.models import (
     Big,
@@ -58,11 +58,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each event has a time of its own, a second after the one before."""
     from itertools import count
 
-    from signalbox import context
+    from signalbox.core import tracing
 
     start = 1_700_000_000 * 10**9
     ticks = count(start, 10**9)
-    monkeypatch.setattr(context, "now", lambda: next(ticks))
+    monkeypatch.setattr(tracing, "now", lambda: next(ticks))
 
 
 # ------------------------------------------------------------------ its events
@@ -439,7 +439,7 @@ def something_happens(rng: Random, order: Order) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_told_is_what_all_its_events_tell(seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = Random(seed)
-    monkeypatch.setattr(objects, "STEPS", steps)
+    monkeypatch.setattr(object_history, "STEPS", steps)
     order = unrecorded(number="A-1") if seed % 2 else Order.objects.create(number="A-1")
     Order.objects.create(number="B-1")
     for _ in range(15):
@@ -454,7 +454,7 @@ def test_what_is_told_is_what_all_its_events_tell(seed: int, steps: int, monkeyp
 
 
 def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "STEPS", 5)
+    monkeypatch.setattr(object_history, "STEPS", 5)
     order = Order.objects.create(number="A-1")
     for number in range(60):
         order.note = str(number)
@@ -464,13 +464,13 @@ def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest
         order.note = str(number)
         order.save()
     looked_at: list[int] = []
-    concerns = objects.ObjectHistory._concerns
+    concerns = object_history.ObjectHistory._concerns
 
-    def counting(self: objects.ObjectHistory, event: Event) -> bool | None:
+    def counting(self: object_history.ObjectHistory, event: Event) -> bool | None:
         looked_at.append(event.id)
         return concerns(self, event)
 
-    monkeypatch.setattr(objects.ObjectHistory, "_concerns", counting)
+    monkeypatch.setattr(object_history.ObjectHistory, "_concerns", counting)
     for when in (middle, then()):
         looked_at.clear()
         state = history(order).as_of(when)

@@ -14,8 +14,8 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from signalbox.models import Event
-from signalbox.objects import history
-from signalbox.redaction import REDACTED
+from signalbox.queries.object_history import history
+from signalbox.serialization.redaction import REDACTED
 from tests.events import changes, newest, of, recorded
 from tests.shop.models import Club, Customer, Item10, Order, OrderLine, Person, Tag
 

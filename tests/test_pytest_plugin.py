@@ -168,7 +168,7 @@ def test_without_signalbox_in_the_project_the_plugin_does_nothing(project: Path)
     )
     (project / "conftest.py").unlink()
     (project / "test_site.py").write_text(
-        "import sys\ndef test_it():\n    assert 'signalbox.recording' not in sys.modules\n"
+        "import sys\ndef test_it():\n    assert 'signalbox.instrumentation.install' not in sys.modules\n"
     )
     assert "1 passed" in run(project, "-m", "pytest", *PLUGIN, "-p", "no:randomly", "-p", "no:cacheprovider")
 

@@ -13,12 +13,12 @@ from django.test.utils import CaptureQueriesContext, override_settings
 from django.utils import timezone
 
 import signalbox
-import signalbox.reader as reader
-from signalbox.management import quiet
+from signalbox.instrumentation import process
 from signalbox.models import Event, Trace
-from signalbox.reader import Filter, FilterError, bounds, event_record, trace_record
-from signalbox.reader.filters import ObjectName
-from signalbox.reader.trees import grow
+from signalbox.queries import events, signal_listeners, stats, time_index, trace_tree
+from signalbox.queries.export import event_record, trace_record
+from signalbox.queries.filters import Filter, FilterError, ObjectName
+from signalbox.queries.trace_tree import grow
 from tests.rows import NOON, TRACE, event, trace, unsaved_event
 from tests.shop.models import Order
 
@@ -30,7 +30,7 @@ OTHER = "00f067aa0ba902b74bf92f3577b34da6"
 @pytest.fixture(autouse=True)
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    quiet.be_quiet()
+    process.be_quiet()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield
@@ -42,7 +42,7 @@ def labels(events: list[Event]) -> list[str]:
 
 
 def wanted(**given: Any) -> list[str]:
-    return labels(reader.events(Filter.parse(given)))
+    return labels(events.events(Filter.parse(given)))
 
 
 # ------------------------------------------------------------------ filters
@@ -157,17 +157,17 @@ def minutes(number: float) -> dt.datetime:
 def test_a_stretch_of_time_begins_with_its_first_moment_and_ends_before_its_last() -> None:
     for minute in range(5):
         event(object_label=str(minute), at=minutes(minute))
-    assert ["3", "2"] == labels(reader.events(Filter(since=minutes(2), until=minutes(4))))
-    assert ["4", "3", "2"] == labels(reader.events(Filter(since=minutes(2))))
-    assert ["1", "0"] == labels(reader.events(Filter(until=minutes(2))))
-    assert [] == reader.events(Filter(since=minutes(9)))
-    assert [] == reader.events(Filter(until=minutes(-9)))
-    assert [] == reader.events(Filter(since=minutes(300)))
+    assert ["3", "2"] == labels(events.events(Filter(since=minutes(2), until=minutes(4))))
+    assert ["4", "3", "2"] == labels(events.events(Filter(since=minutes(2))))
+    assert ["1", "0"] == labels(events.events(Filter(until=minutes(2))))
+    assert [] == events.events(Filter(since=minutes(9)))
+    assert [] == events.events(Filter(until=minutes(-9)))
+    assert [] == events.events(Filter(since=minutes(300)))
 
 
 def test_nothing_is_found_in_an_empty_table() -> None:
-    assert [] == reader.events(Filter(since=minutes(0), until=minutes(1)))
-    assert [] == reader.traces(Filter(since=minutes(0), until=minutes(1)))
+    assert [] == events.events(Filter(since=minutes(0), until=minutes(1)))
+    assert [] == events.traces(Filter(since=minutes(0), until=minutes(1)))
 
 
 def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
@@ -177,9 +177,9 @@ def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
         if minute == 100:
             for late in range(51, 101):
                 event(object_label=f"late {late}", at=minutes(late))
-    found = labels(reader.events(Filter(since=minutes(60), until=minutes(62)), limit=100))
+    found = labels(events.events(Filter(since=minutes(60), until=minutes(62)), limit=100))
     assert ["late 61", "late 60", "on time 61", "on time 60"] == found
-    found = labels(reader.events(Filter(since=minutes(99), until=minutes(102)), limit=100))
+    found = labels(events.events(Filter(since=minutes(99), until=minutes(102)), limit=100))
     assert ["on time 101", "late 100", "late 99", "on time 100", "on time 99"] == found
 
 
@@ -187,7 +187,7 @@ def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
 def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
     hole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounds, "WINDOW", 5)
+    monkeypatch.setattr(time_index, "WINDOW", 5)
     rows = [unsaved_event(at=minutes(number), object_label=str(number), span=number) for number in range(2000)]
     Event._base_manager.bulk_create(rows[:1000])
     if hole:  # ids that a purge, or a rolled-back transaction, has left empty
@@ -196,10 +196,10 @@ def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
         for number, row in enumerate(rows[1000:]):
             row.id = last.id + hole + number
     Event._base_manager.bulk_create(rows[1000:])
-    newest = reader.events(limit=1)[0]
+    newest = events.events(limit=1)[0]
     for first in (0, 600, 999, 1000, 1998):
         with CaptureQueriesContext(connection) as queries:
-            found = labels(reader.events(Filter(since=minutes(first), until=minutes(first + 2))))
+            found = labels(events.events(Filter(since=minutes(first), until=minutes(first + 2))))
         assert [str(first + 1), str(first)] == found
         assert len(queries) < 40
         # What is read at last lies between two ids, not far beyond the margin of an hour on either side.
@@ -211,9 +211,9 @@ def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
 def test_a_trace_counts_at_the_time_of_its_end() -> None:
     trace(name="long", at=minutes(0), duration=10 * 60_000_000)
     trace(name="short", at=minutes(11), duration=1000)
-    assert ["long"] == [row.name for row in reader.traces(Filter(since=minutes(9), until=minutes(11)))]
-    assert ["short", "long"] == [row.name for row in reader.traces(Filter(since=minutes(9)))]
-    assert [] == reader.traces(Filter(until=minutes(9)))
+    assert ["long"] == [row.name for row in events.traces(Filter(since=minutes(9), until=minutes(11)))]
+    assert ["short", "long"] == [row.name for row in events.traces(Filter(since=minutes(9)))]
+    assert [] == events.traces(Filter(until=minutes(9)))
 
 
 # ------------------------------------------------------------------ pages
@@ -224,7 +224,7 @@ def test_events_come_newest_first_a_page_at_a_time_and_none_twice() -> None:
         event(object_label=str(number))
     pages = []
     before = None
-    while page := reader.events(before=before, limit=3):
+    while page := events.events(before=before, limit=3):
         pages.append(labels(page))
         before = page[-1].id
     assert [["6", "5", "4"], ["3", "2", "1"], ["0"]] == pages
@@ -234,8 +234,8 @@ def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
     for _ in range(5):
         event()
     with CaptureQueriesContext(connection) as queries:
-        reader.events(Filter.parse({"signal": "post_save", "text": "order"}), before=10**6, limit=2)
-        reader.traces(Filter.parse({"kind": "request"}), before=10**6, limit=2)
+        events.events(Filter.parse({"signal": "post_save", "text": "order"}), before=10**6, limit=2)
+        events.traces(Filter.parse({"kind": "request"}), before=10**6, limit=2)
     statements = [query["sql"].upper() for query in queries]
     assert 2 == len(statements)
     assert not any("OFFSET" in sql or "COUNT(" in sql for sql in statements)
@@ -243,10 +243,10 @@ def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
 
 def test_an_event_is_found_by_its_id_or_not_at_all() -> None:
     kept = event(object_label="kept")
-    found = reader.event(kept.id)
+    found = events.event(kept.id)
     assert found is not None
     assert "kept" == found.object_label
-    assert reader.event(kept.id + 1) is None
+    assert events.event(kept.id + 1) is None
 
 
 @pytest.mark.parametrize(
@@ -269,13 +269,13 @@ def test_traces_are_chosen_by_themselves_and_by_what_happened_in_them(given: dic
     event(signal="post_save")
     trace(name="import", kind="task", trace_id=OTHER, actor_key="", actor_label="cron", data={"file": "prices.CSV"})
     event(signal="post_delete", trace_id=OTHER, outcome="failed")
-    assert names == [row.name for row in reader.traces(Filter.parse(given))]
+    assert names == [row.name for row in events.traces(Filter.parse(given))]
 
 
 # ------------------------------------------------------------------ trees
 
 
-def shape(nodes: tuple[reader.Node, ...]) -> list[Any]:
+def shape(nodes: tuple[trace_tree.Node, ...]) -> list[Any]:
     return [(node.event.object_label, shape(node.children)) for node in nodes]
 
 
@@ -287,7 +287,7 @@ def test_a_trace_is_a_tree_in_the_order_of_its_sends() -> None:
     event(span=2, parent=1, object_label="b")
     event(span=5, parent=3, object_label="e")
     event(trace_id=OTHER, span=6, object_label="of another")
-    found = reader.trace(TRACE)
+    found = trace_tree.trace(TRACE)
     assert found is not None
     assert ["POST /"] == [row.name for row in found.rows]
     assert [("a", [("b", []), ("c", [("e", [])])]), ("d", [])] == shape(found.roots)
@@ -297,26 +297,26 @@ def test_a_trace_is_a_tree_in_the_order_of_its_sends() -> None:
 
 def test_a_trace_that_has_not_ended_has_no_row_and_its_events() -> None:
     event(object_label="a")
-    found = reader.trace(TRACE)
+    found = trace_tree.trace(TRACE)
     assert found is not None
     assert ((), [("a", [])]) == (found.rows, shape(found.roots))
 
 
 def test_a_trace_without_events_has_its_row() -> None:
     trace(name="POST /")
-    found = reader.trace(TRACE)
+    found = trace_tree.trace(TRACE)
     assert found is not None
     assert (1, ()) == (len(found.rows), found.roots)
 
 
 def test_a_trace_that_is_not_there_is_none() -> None:
-    assert reader.trace(OTHER) is None
+    assert trace_tree.trace(OTHER) is None
 
 
 def test_a_traces_id_that_came_from_outside_may_belong_to_several() -> None:
     trace(name="second", at=minutes(2))
     trace(name="first", at=minutes(1))
-    found = reader.trace(TRACE)
+    found = trace_tree.trace(TRACE)
     assert found is not None
     assert ["first", "second"] == [row.name for row in found.rows]
 
@@ -348,7 +348,7 @@ def test_events_of_several_processes_come_in_the_order_of_their_beginning() -> N
 def test_a_trace_too_large_to_show_says_so() -> None:
     for span in range(4):
         event(span=span, object_label=str(span))
-    found = reader.trace(TRACE, limit=3)
+    found = trace_tree.trace(TRACE, limit=3)
     assert found is not None
     assert not found.complete
     assert ["0", "1", "2"] == [e.object_label for _, e in found.walk()]
@@ -383,8 +383,8 @@ def hears_orders(sender: object, **kwargs: object) -> None: ...
 async def hears_everything(sender: object, **kwargs: object) -> None: ...
 
 
-def signals(**given: Any) -> dict[str, reader.Listening]:
-    return {one.name: one for one in reader.signals({}, {"post_save"}, Filter.parse(given))}
+def signals(**given: Any) -> dict[str, signal_listeners.Listening]:
+    return {one.name: one for one in signal_listeners.signals({}, {"post_save"}, Filter.parse(given))}
 
 
 def test_the_catalogue_tells_what_listens_and_how() -> None:
@@ -419,7 +419,9 @@ def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
     signal.connect(local, sender="a module's name")
     del local
     (found,) = [
-        one for one in reader.signals({signal: "shop.signals.paid"}, {"shop.signals.paid"}) if one.entry is None
+        one
+        for one in signal_listeners.signals({signal: "shop.signals.paid"}, {"shop.signals.paid"})
+        if one.entry is None
     ]
     assert ("shop.signals.paid", "custom", True) == (found.name, found.group, found.recorded)
     assert [(True, "")] == [(listener.dead, listener.name) for listener in found.listeners]
@@ -427,7 +429,7 @@ def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
 
 def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
     durable = [("post_save", "shop.Order", hears_orders), ("bulk_create", None, hears_everything)]
-    found = {one.name: one for one in reader.signals({}, (), durable=durable)}
+    found = {one.name: one for one in signal_listeners.signals({}, (), durable=durable)}
     orders, everything = found["post_save"].listeners[-1], found["bulk_create"].listeners[-1]
     assert ("tests.test_reader.hears_orders", "shop.Order", True, False) == (
         orders.name,
@@ -456,7 +458,7 @@ def test_signals_are_counted_over_the_newest_events_alone() -> None:
     event(signal="post_delete")
     trace(data={"counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
     trace(at=minutes(-60), data={"counts": {"pre_init": {"shop.Order": 1000}}})
-    counts = {one.name: one.events for one in reader.signals({}, (), limit=4) if one.events}
+    counts = {one.name: one.events for one in signal_listeners.signals({}, (), limit=4) if one.events}
     assert {"post_save": 3, "pre_save": 3, "post_delete": 1, "pre_init": 5} == counts
 
 
@@ -472,7 +474,7 @@ def test_statistics_count_outcomes_and_time_receivers() -> None:
         event(at=minutes(us), data={"receivers": [run("shop.index", us), run("shop.mail", 1000 * us)]})
     event(outcome="rolled_back", errors=1, data={"receivers": [run("shop.mail", None, "ValueError: no")]})
     event(signal="update")
-    found = reader.stats()
+    found = stats.stats()
     assert (102, True, minutes(0), minutes(100)) == (found.events, found.complete, found.first, found.last)
     assert [("post_save", 101, {"committed": 100, "rolled_back": 1}, 1), ("update", 1, {"committed": 1}, 0)] == [
         (one.signal, one.events, one.outcomes, one.errors) for one in found.signals
@@ -489,19 +491,19 @@ def test_statistics_count_outcomes_and_time_receivers() -> None:
 def test_statistics_are_of_the_newest_events_and_say_what_they_leave_out() -> None:
     for number in range(5):
         event(at=minutes(number))
-    found = reader.stats(limit=3)
+    found = stats.stats(limit=3)
     assert (3, False, minutes(2)) == (found.events, found.complete, found.first)
-    assert reader.stats(limit=5).complete
+    assert stats.stats(limit=5).complete
 
 
 def test_statistics_of_nothing_are_empty() -> None:
-    found = reader.stats(Filter.parse({"since": "5m"}))
+    found = stats.stats(Filter.parse({"since": "5m"}))
     assert (0, None, None, (), ()) == (found.events, found.first, found.last, found.signals, found.receivers)
 
 
 def test_reading_sees_what_the_open_transaction_has_recorded() -> None:
     signalbox.install()
     order = Order.objects.create(number="A-18")
-    found = reader.events(Filter(object=ObjectName("shop.Order", str(order.pk))))
+    found = events.events(Filter(object=ObjectName("shop.Order", str(order.pk))))
     assert ["post_save"] == [one.signal for one in found]
     assert timezone.now() - found[0].at < dt.timedelta(minutes=1)

@@ -13,8 +13,8 @@ from django.apps import apps
 from django.db.models.signals import post_migrate, post_save
 from django.dispatch import Signal
 
-from signalbox import receivers
-from signalbox.receivers import connected
+from signalbox.core import receivers
+from signalbox.core.receivers import connected
 from tests.shop.models import Order, Tag
 
 HERE = "tests/test_receivers.py:"

@@ -10,8 +10,8 @@ from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalbox.encoding import dumps
-from signalbox.redaction import (
+from signalbox.serialization.encoder import dumps
+from signalbox.serialization.redaction import (
     REDACTED,
     Redactor,
     redact,

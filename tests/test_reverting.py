@@ -16,10 +16,10 @@ from django.db.models.signals import pre_save
 from django.test import override_settings
 
 import signalbox
-from signalbox import encoding
+from signalbox.instrumentation import model_metadata
 from signalbox.models import Event
-from signalbox.recording import plans
-from signalbox.reverting import RevertError, revert
+from signalbox.queries.revert import RevertError, revert
+from signalbox.serialization import encoder
 from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
 from tests.shop.models import (
@@ -62,7 +62,7 @@ def lost(event: Event, **changed: Any) -> Event:
 
 def told_change(instance: models.Model, value: Any, name: str = "meta") -> dict[str, Any]:
     """What an event tells of a change from ``value``, which not every database takes."""
-    return encoding.encode_fields({name: [value, None]}, redactor=plans.of(type(instance)).fields.redactor)
+    return encoder.encode_fields({name: [value, None]}, redactor=model_metadata.of(type(instance)).fields.redactor)
 
 
 # ------------------------------------------------------------------ updates

@@ -49,8 +49,8 @@ from django.test import Client, override_settings
 from django.urls import path
 
 import signalbox
+from signalbox.instrumentation import boundaries
 from signalbox.models import Event, Trace
-from signalbox.recording import traces
 from tests.shop.models import Order, Tag
 
 Sends = list[tuple[Any, dict[str, Any]]]
@@ -128,9 +128,9 @@ def alone() -> Iterator[None]:
     """Two signals of the site's own, and a trace, so that a test finds nothing of another's."""
     signalbox.track(departed, "tests.departed")
     signalbox.track(arrived, "tests.arrived")
-    trace = traces.begin_test("seed")
+    trace = boundaries.begin_test("seed")
     yield
-    traces.end_test(trace, "ok")
+    boundaries.end_test(trace, "ok")
 
 
 @pytest.mark.django_db

@@ -15,9 +15,9 @@ from django.db.models.signals import ModelSignal, post_save
 from django.dispatch import Signal
 
 import signalbox
-from signalbox import context, naming, recording
+from signalbox.core import naming, tracing
+from signalbox.instrumentation import boundaries, install, signals
 from signalbox.models import Event
-from signalbox.recording import sends, traces
 from tests.shop.models import Tag
 
 Answers = list[tuple[Any, Any]]
@@ -30,8 +30,8 @@ def signal() -> Iterator[Signal]:
     made = Signal()
     signalbox.track(made, "tests.signal")
     yield made
-    sends.unwatch(made)
-    recording._state.watched.pop(made, None)
+    signals.unwatch(made)
+    install._state.watched.pop(made, None)
     naming._tracked.pop(made, None)
 
 
@@ -68,15 +68,15 @@ def unrecorded(signal: Signal, way: str, sender: Any = None, **named: Any) -> An
 
 
 @pytest.fixture(autouse=True)
-def trace() -> Iterator[context.Trace]:
+def trace() -> Iterator[tracing.Trace]:
     """A trace of each test's own, so that none finds the events of another."""
-    begun = traces.begin_test("sends")
+    begun = boundaries.begin_test("sends")
     yield begun
-    traces.end_test(begun, "ok")
+    boundaries.end_test(begun, "ok")
 
 
 def events() -> list[Event]:
-    found = Event.objects.filter(signal="tests.signal", trace_id=context.current().id)
+    found = Event.objects.filter(signal="tests.signal", trace_id=tracing.current().id)
     return list(found.order_by("time", "span"))
 
 
@@ -234,7 +234,7 @@ def test_a_receiver_that_disconnects_itself_runs_and_is_gone(signal: Signal) -> 
 
 def test_a_signal_that_is_no_longer_recorded_is_as_django_made_it(signal: Signal) -> None:
     before = vars(Signal()).keys()
-    sends.unwatch(signal)
+    signals.unwatch(signal)
     assert before == vars(signal).keys()
 
 
@@ -563,7 +563,7 @@ def test_a_send_that_nobody_hears_is_an_event(signal: Signal) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", WAYS)
-def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, way: str, trace: context.Trace) -> None:
+def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, way: str, trace: tracing.Trace) -> None:
     def save(sender: object, **kwargs: object) -> None:
         Tag.objects.create(name="steam")
 
@@ -578,7 +578,7 @@ def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, w
 
 
 @pytest.mark.django_db
-def test_concurrent_receivers_are_told_apart(signal: Signal, trace: context.Trace) -> None:
+def test_concurrent_receivers_are_told_apart(signal: Signal, trace: tracing.Trace) -> None:
     inner = Signal()
     signalbox.track(inner, "tests.inner")
 
@@ -626,7 +626,7 @@ def test_signalbox_s_own_failure_is_logged_and_the_send_goes_on(
 
         finish = unheard = start
 
-    sends.watch(signal, Broken())
+    signals.watch(signal, Broken())
     with connected(signal, plain):
         assert [(plain, "plain")] == signal.send(sender=None)
     assert [] == signal.send(sender=None)

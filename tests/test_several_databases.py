@@ -15,11 +15,11 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import signalbox
-from signalbox import departures, store
-from signalbox.delivery import registry
 from signalbox.models import Delivery, Event
-from signalbox.objects import history
-from signalbox.reverting import revert
+from signalbox.outbox import registry
+from signalbox.pipeline import exporter, writer
+from signalbox.queries.object_history import history
+from signalbox.queries.revert import revert
 from tests.events import changes, newest, of, recorded
 from tests.shop.models import Customer, Order, Restaurant, Tag, Word
 
@@ -73,7 +73,7 @@ def drop(alias: str) -> None:
         dropped.close_pool()  # it would keep the database from being deleted
     del connections[alias]
     del connections.databases[alias]
-    store.forget()
+    writer.forget()
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def durable() -> Iterator[None]:
     yield
     for name in list(registry.durables()):
         registry.disconnect(name)
-    store.deliverer = None
+    writer.deliverer = None
     signalbox.install()
 
 
@@ -328,7 +328,7 @@ def test_a_change_where_there_are_no_tables_is_written_with_its_deliveries_right
 def test_what_a_command_rolled_back_in_another_database_is_written_when_it_ends(attic: Any) -> None:
     call_command("migrate", "signalbox", database="attic", verbosity=0)
     tables("attic", Tag)
-    departures.drain()
+    exporter.drain()
     connections["default"].close()
     with (
         pytest.raises(ZeroDivisionError),
@@ -369,17 +369,17 @@ def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number
     attic: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables("attic", Tag)
-    ready = store.ready
-    monkeypatch.setattr(store, "ready", lambda connection: connection.alias != "default" and ready(connection))
-    dropped = store.tally.dropped
+    ready = writer.ready
+    monkeypatch.setattr(writer, "ready", lambda connection: connection.alias != "default" and ready(connection))
+    dropped = writer.tally.dropped
     signalbox.track(bell, "tests.bell")
     with signalbox.trace("import", kind="command"):
         bell.send(None)
         Tag.objects.using("attic").create(name="a")
     with signalbox.trace("collect", kind="command"):
         bell.send(None)
-    departures._leave_with_the_process()
-    departures.forget()
+    exporter._leave_with_the_process()
+    exporter.forget()
     assert "2 events could not be written before the process ended, and are lost" in caplog.text
     assert "durable receivers waited for 1" in caplog.text
-    assert 2 == store.tally.dropped - dropped
+    assert 2 == writer.tally.dropped - dropped

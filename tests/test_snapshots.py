@@ -16,9 +16,9 @@ from django.db.models import F, Model
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
-from signalbox import buffer
-from signalbox.event import UNKNOWN
-from signalbox.recording import plans, snapshots
+from signalbox.core.event import UNKNOWN
+from signalbox.instrumentation import model_metadata, row_state
+from signalbox.pipeline import unit_of_work
 from tests.events import changes, of, recorded
 from tests.shop.fields import Money, Vector
 from tests.shop.models import (
@@ -300,8 +300,8 @@ def test_a_row_that_is_read_makes_what_django_makes_of_it(read: str, mode: dict[
     values: list[Any] = [None] * len(names)
     if read == "a part":
         names, values = names[:2], values[:2]
-    plans.of(Order)
-    original = snapshots._originals[Model, "from_db"].__func__
+    model_metadata.of(Order)
+    original = row_state._originals[Model, "from_db"].__func__
     theirs = original(Order, "default", names, list(values), **mode)
     ours = Order.from_db("default", names, tuple(values) if read == "a tuple" else list(values), **mode)
     assert _as_told(theirs) == _as_told(ours)
@@ -314,8 +314,8 @@ def test_a_from_db_that_is_not_djangos_is_called() -> None:
         made.theirs = True
         return made
 
-    from_db = snapshots._from_db(theirs)
-    plans.of(Tag)
+    from_db = row_state._from_db(theirs)
+    model_metadata.of(Tag)
     tag: Any = from_db(Tag, "default", ["id", "name"], [1, "read"])
     assert (1, "read", True, ["_signalbox_row"]) == (tag.pk, tag.name, tag.theirs, private(tag))
 
@@ -362,11 +362,11 @@ def test_a_refresh_within_a_block_that_was_rolled_back_is_undone_with_what_came_
 
 
 def test_refreshing_again_and_again_in_one_transaction_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "SPILL", 10)
+    monkeypatch.setattr(unit_of_work, "SPILL", 10)
     order()
     for _ in range(100):
         Order.objects.get().refresh_from_db()
-    found = buffer.of(connections["default"])
+    found = unit_of_work.of(connections["default"])
     assert found is not None
     assert 25 > len(found.notes)
 
@@ -739,7 +739,7 @@ def test_a_loaded_fixture_is_marked_raw() -> None:
 
 def test_unknown_is_the_only_stand_in() -> None:
     found = Order.objects.only("number").get(pk=order().pk)
-    plan = plans.of(Order)
-    row = snapshots.old(plan, found._state)
+    plan = model_metadata.of(Order)
+    row = row_state.old(plan, found._state)
     known = {name for name, value in zip(plan.fields.names, row, strict=True) if value is not UNKNOWN}
     assert {"id", "number"} == known

@@ -11,9 +11,10 @@ import pytest
 from django.db import DatabaseError, transaction
 from django.test.utils import CaptureQueriesContext
 
-from signalbox import context, store, tables
-from signalbox.event import Actor, Draft, Outcome
+from signalbox.core import tracing
+from signalbox.core.event import Actor, Draft, Outcome
 from signalbox.models import Event, Trace
+from signalbox.pipeline import batches, writer
 from tests.connecting import here
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
@@ -28,7 +29,7 @@ def empty() -> None:
 
 
 def draft(label: str = "", **changed: Any) -> Draft:
-    made = Draft(context.now(), context.current(), None, "tests.stored", "shop.Tag", "default")
+    made = Draft(tracing.now(), tracing.current(), None, "tests.stored", "shop.Tag", "default")
     made.label = label
     made.outcome = Outcome.SENT
     for name, value in changed.items():
@@ -37,7 +38,7 @@ def draft(label: str = "", **changed: Any) -> Draft:
 
 
 def write(*drafts: Draft) -> None:
-    store.write(here(), tables.Batch(events=store.event_rows(drafts, Outcome.COMMITTED)))
+    writer.write(here(), batches.Batch(events=writer.event_rows(drafts, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -85,12 +86,12 @@ def test_any_number_of_events_keep_their_order(number: int) -> None:
 
 
 def test_events_and_traces_are_written_together() -> None:
-    trace = context.Trace("work", TEXT)
+    trace = tracing.Trace("work", TEXT)
     trace.duration = 5_000
     trace.data = {"view": TEXT}
     trace.status = "ok"
-    batch = tables.Batch(events=store.event_rows([draft("a")], Outcome.COMMITTED), traces=[store.trace_row(trace)])
-    store.write(here(), batch)
+    batch = batches.Batch(events=writer.event_rows([draft("a")], Outcome.COMMITTED), traces=[writer.trace_row(trace)])
+    writer.write(here(), batch)
     row = Trace.objects.get(trace_id=trace.id)
     assert (TEXT, "ok", 5, {"view": TEXT}) == (row.name, row.status, row.duration, row.data)
     assert ["a"] == stored()
@@ -98,26 +99,26 @@ def test_events_and_traces_are_written_together() -> None:
 
 def refused() -> tuple[Any, ...]:
     """Return the row of an event that no database takes: it has no time."""
-    return (None, *store.event_row(draft("refused"), Outcome.COMMITTED)[1:])
+    return (None, *writer.event_row(draft("refused"), Outcome.COMMITTED)[1:])
 
 
 @pytest.mark.parametrize("before", [1, 1000])
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
-    rows = [*store.event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
+    rows = [*writer.event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
-        store.write(here(), tables.Batch(events=rows))
+        writer.write(here(), batches.Batch(events=rows))
     assert [] == stored()
     with transaction.atomic():
         write(draft("mine"))
         with pytest.raises(DatabaseError):
-            store.write(here(), tables.Batch(events=rows))
+            writer.write(here(), batches.Batch(events=rows))
         write(draft("after"))
     assert ["mine", "after"] == stored()
 
 
 def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
     with pytest.raises(DatabaseError):
-        store.write(here(), tables.Batch(events=[refused()]))
+        writer.write(here(), batches.Batch(events=[refused()]))
     write(draft("a"))
     here().close()
     assert ["a"] == stored()
@@ -127,7 +128,7 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     one, other = draft("a"), draft("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
-    store.write(here(), tables.Batch(late=[store.late_row(one)]))
+    writer.write(here(), batches.Batch(late=[writer.late_row(one)]))
     first, second = Event.objects.filter(signal="tests.stored").order_by("id")
     assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
     assert (0, {}) == (second.errors, second.data)
@@ -140,18 +141,18 @@ def test_the_application_sees_no_statement() -> None:
 
 
 def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    before = store.tally.dropped
+    before = writer.tally.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         write(draft("a"), draft("broken", time="now"), draft("b"))
     assert ["a", "b"] == stored()
-    assert 1 == store.tally.dropped - before
+    assert 1 == writer.tally.dropped - before
     assert "could not be encoded" in caplog.text
 
 
 def test_json_text_is_valid_whatever_parts_there_are() -> None:
-    assert {} == json.loads(store.data_text(draft()))
-    assert {"args": {"a": 1}} == json.loads(store.data_text(draft(args='{"a":1}')))
-    assert {"args": {"a": 1}, "receivers": []} == json.loads(store.data_text(draft(args={"a": 1}, runs=[])))
+    assert {} == json.loads(writer.data_text(draft()))
+    assert {"args": {"a": 1}} == json.loads(writer.data_text(draft(args='{"a":1}')))
+    assert {"args": {"a": 1}, "receivers": []} == json.loads(writer.data_text(draft(args={"a": 1}, runs=[])))
 
 
 def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +163,14 @@ def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.Monke
         for name in names:
             cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
     try:
-        store.forget()
-        assert not store.ready(here())
+        writer.forget()
+        assert not writer.ready(here())
     finally:
         with here().cursor() as cursor:
             for name in names:
                 cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
-    assert not store.ready(here())
-    now += store.LOOK_AGAIN + 0.1
-    assert store.ready(here())
-    store.forget()
-    assert store.ready(here())
+    assert not writer.ready(here())
+    now += writer.LOOK_AGAIN + 0.1
+    assert writer.ready(here())
+    writer.forget()
+    assert writer.ready(here())

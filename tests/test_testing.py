@@ -19,9 +19,9 @@ from django.dispatch import Signal
 from django.test import override_settings
 
 import signalbox
-from signalbox.event import Draft, Outcome
+from signalbox.core.event import Draft, Outcome
+from signalbox.instrumentation import signals
 from signalbox.pytest_plugin import signalbox_events
-from signalbox.recording import sends
 from signalbox.testing import RecordedEvents, Send, assert_not_sent, assert_sent, quiet, record
 from tests.shop.models import Order, Tag
 from tests.shop.signals import order_paid
@@ -289,11 +289,11 @@ def test_the_signal_is_as_before_afterwards(installed: bool) -> None:
     if not installed:
         signalbox.uninstall()
     try:
-        before = {name: vars(order_paid).get(name) for name in sends.METHODS}
+        before = {name: vars(order_paid).get(name) for name in signals.METHODS}
         with assert_sent(order_paid):
             order_paid.send(sender=None)
         failure(assert_sent(order_paid))
-        assert before == {name: vars(order_paid).get(name) for name in sends.METHODS}
+        assert before == {name: vars(order_paid).get(name) for name in signals.METHODS}
     finally:
         signalbox.install()
 

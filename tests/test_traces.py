@@ -25,9 +25,9 @@ from django.test import SimpleTestCase, override_settings
 from django.urls import path
 
 import signalbox
-from signalbox import context, naming
+from signalbox.core import naming, tracing
+from signalbox.instrumentation import boundaries, signals
 from signalbox.models import Event, Trace
-from signalbox.recording import sends, traces
 from tests.shop.models import Tag
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -146,8 +146,8 @@ SECRETIVE = override_settings(SIGNALBOX={"REDACT": ["iban"]})
 def test_what_the_setting_calls_secret_is_not_stored_of_an_address() -> None:
     with SECRETIVE:
         served("/tag/?iban=DE02100100100006820101&page=2")
-        trace = traces.begin_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
-        context.leave(trace)
+        trace = boundaries.begin_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
+        tracing.leave(trace)
     row = newest(kind="request")
     stored = [row.name, row.data, trace.name, trace.data, *Event.objects.values_list("data", flat=True)]
     assert "DE02" not in str(stored)
@@ -176,8 +176,8 @@ def test_a_path_is_stored_as_people_read_it() -> None:
     assert "/größe/東京/?größe=1" == begun.data["args"]["environ"]["path"]
 
     scope = {"method": "GET", "path": "/größe/東京/", "query_string": "größe=1".encode()}
-    trace = traces.begin_request(None, scope)
-    context.leave(trace)
+    trace = boundaries.begin_request(None, scope)
+    tracing.leave(trace)
     assert "/größe/東京/?größe=1" == trace.data["path"]
     with signalbox.trace("work") as work:
         asked.send(None, request=WSGIRequest(environ(mojibake, "a=1")), scope=scope)
@@ -188,8 +188,8 @@ def test_a_path_is_stored_as_people_read_it() -> None:
 
 @pytest.mark.parametrize("path", ["/caf\xe9/", "/東京/", "/\udce9/", ""])
 def test_a_path_that_is_no_utf_8_is_stored_all_the_same(path: str) -> None:
-    trace = traces.begin_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
-    context.leave(trace)
+    trace = boundaries.begin_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
+    tracing.leave(trace)
     assert path == trace.data["path"]
 
 
@@ -209,7 +209,7 @@ def test_a_forwarded_address_is_believed_as_far_as_proxies_are_trusted(
     trusted: int, forwarded: str, address: str
 ) -> None:
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": trusted}):
-        assert address == traces.remote_address("192.0.2.1", forwarded)
+        assert address == boundaries.remote_address("192.0.2.1", forwarded)
 
 
 @pytest.mark.django_db(transaction=True)  # a real request closes the connection
@@ -251,8 +251,8 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
         ],
     }
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": 1}):
-        trace = traces.begin_request(None, scope)
-        context.leave(trace)
+        trace = boundaries.begin_request(None, scope)
+        tracing.leave(trace)
 
     assert (TRACE_ID, "GET /tag/?page=2") == (trace.id, trace.name)
     assert ("GET", "/tag/?page=2", "203.0.113.9") == tuple(trace.data[key] for key in ("method", "path", "remote"))
@@ -260,23 +260,23 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
 
 def test_a_traceparent_that_is_sent_twice_is_none() -> None:
     headers = [(b"traceparent", TRACEPARENT.encode())] * 2
-    trace = traces.begin_request(None, {"method": "GET", "path": "/", "headers": headers})
-    context.leave(trace)
+    trace = boundaries.begin_request(None, {"method": "GET", "path": "/", "headers": headers})
+    tracing.leave(trace)
 
     assert TRACE_ID != trace.id
 
 
 def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
-    trace = traces.begin_request(None, {})
-    context.leave(trace)
+    trace = boundaries.begin_request(None, {})
+    tracing.leave(trace)
 
     assert ("request", "", "") == (trace.kind, trace.data["remote"], trace.data["method"])
 
 
 def test_ending_a_request_where_none_began_does_nothing() -> None:
-    before = context.current()
-    traces.end_request()
-    assert context.current() is before
+    before = tracing.current()
+    boundaries.end_request()
+    assert tracing.current() is before
 
 
 # ------------------------------------------------------------------ connections
@@ -401,11 +401,11 @@ def test_a_command_within_a_command_is_a_trace_within_a_trace() -> None:
 
 @pytest.mark.django_db
 def test_a_server_s_command_is_no_trace_as_its_requests_are() -> None:
-    before = context.current()
+    before = tracing.current()
     call_command(command("django.core.management.commands.runserver"))
 
     assert not Trace.objects.filter(name="runserver").exists()
-    assert context.current() is before
+    assert tracing.current() is before
 
 
 @pytest.mark.django_db
@@ -515,13 +515,13 @@ class Signals(SimpleTestCase):
 
     __test__ = False
     databases = {"default"}
-    seen: list[context.Trace] = []
+    seen: list[tracing.Trace] = []
 
     def test_passes(self) -> None:
-        self.seen.append(context.current())
+        self.seen.append(tracing.current())
 
     def test_fails(self) -> None:
-        self.seen.append(context.current())
+        self.seen.append(tracing.current())
         self.fail("on purpose")
 
 
@@ -529,7 +529,7 @@ class Signals(SimpleTestCase):
 @pytest.mark.parametrize(("method", "status"), [("test_passes", "ok"), ("test_fails", "failed")])
 def test_a_test_of_django_s_runner_is_a_trace(method: str, status: str) -> None:
     Signals.seen.clear()
-    traces._install_tests()
+    boundaries._install_tests()
     result = unittest.TestResult()
     # In an empty context: the plugin has already made this test a trace.
     contextvars.Context().run(lambda: SimpleTestCase.run(Signals(method), result))
@@ -542,8 +542,8 @@ def test_recording_that_is_switched_off_leaves_django_s_classes_as_they_were() -
     signalbox.uninstall()
     try:
         assert "run" not in SimpleTestCase.__dict__
-        assert traces._original_execute is BaseCommand.__dict__["execute"]
-        assert not set(sends.METHODS) & request_finished.__dict__.keys()
+        assert boundaries._original_execute is BaseCommand.__dict__["execute"]
+        assert not set(signals.METHODS) & request_finished.__dict__.keys()
     finally:
         signalbox.install()
 
@@ -553,11 +553,11 @@ def test_recording_that_is_switched_off_leaves_django_s_classes_as_they_were() -
 def test_a_boundary_that_is_watched_later_still_ends_its_request() -> None:
     with override_settings(SIGNALBOX={"RECORD": ["model", "custom"]}):
         signalbox.track(request_finished, "tests.request_finished")
-        before = context.current()
+        before = tracing.current()
         try:
             served("/tag/")
         finally:
             del naming._tracked[request_finished]
 
-        assert context.current() is before
+        assert tracing.current() is before
         assert "200" == newest(kind="request").status

@@ -24,7 +24,9 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
-from signalbox import buffer, catalog, recording
+from signalbox.core import catalog
+from signalbox.instrumentation import install
+from signalbox.pipeline import unit_of_work
 from tests.shop.models import Customer, Enrolment, Item10, Order, OrderLine, Person, Restaurant, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(databases=["default", "other"])]
@@ -41,7 +43,7 @@ def reinstalled() -> Iterator[None]:
 
 def both(observe: Callable[[], T]) -> T:
     """Return what `observe` returns, with Signalbox and without it: the same."""
-    assert recording.installed()
+    assert install.installed()
     with_it = observe()
     signalbox.uninstall()
     without = observe()
@@ -54,7 +56,7 @@ def new_signal(kind: type[Signal] = Signal, **options: Any) -> Signal:
     """Return a signal whose sends are recorded where Signalbox is installed."""
     signal = kind(**options)
     signalbox.track(signal, "tests.undisturbed")
-    assert recording.installed() == ("send" in signal.__dict__)
+    assert install.installed() == ("send" in signal.__dict__)
     return signal
 
 
@@ -657,7 +659,7 @@ def test_execute_wrappers_see_the_applications_statements_alone() -> None:
 
         with connection.execute_wrapper(wrapper), transaction.atomic():
             Tag.objects.create(name="x")
-            buffer.flush_all()
+            unit_of_work.flush_all()
             transaction.set_rollback(True)
         return len(seen)
 

@@ -142,7 +142,7 @@ class Site:
         code = (
             "import django, sys; django.setup()\n"
             "from django.conf import settings\n"
-            "from signalbox.web.entry import link\n"
+            "from signalbox.dashboard.demo_login import link\n"
             f"sys.stdout.write(link({USER!r}) if settings.DEBUG else '/signalbox/')"
         )
         command = [sys.executable, "-c", code]
@@ -357,7 +357,7 @@ def await_the_last_event() -> None:
 
 def summary(screen: Screen) -> list[str]:
     """Print what was recorded of each signal; return the names of those of which nothing was."""
-    from signalbox.catalog import BUILTIN
+    from signalbox.core.catalog import BUILTIN
     from signalbox.models import Event, Trace
 
     events: Counter[str] = Counter()

@@ -8,19 +8,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from signalbox.api import set_actor, trace
-    from signalbox.delivery.registry import receiver
-    from signalbox.recording import install, track, uninstall
+    from signalbox.instrumentation.install import install, track, uninstall
+    from signalbox.outbox.registry import receiver
 
 _PUBLIC = {
-    "configure": "signalbox.recording.plans",
-    "history": "signalbox.objects",
-    "install": "signalbox.recording",
-    "receiver": "signalbox.delivery.registry",
-    "revert": "signalbox.reverting",
+    "configure": "signalbox.instrumentation.model_metadata",
+    "history": "signalbox.queries.object_history",
+    "install": "signalbox.instrumentation.install",
+    "receiver": "signalbox.outbox.registry",
+    "revert": "signalbox.queries.revert",
     "set_actor": "signalbox.api",
     "trace": "signalbox.api",
-    "track": "signalbox.recording",
-    "uninstall": "signalbox.recording",
+    "track": "signalbox.instrumentation.install",
+    "uninstall": "signalbox.instrumentation.install",
 }
 
 

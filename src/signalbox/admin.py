@@ -16,17 +16,17 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.timezone import localtime
 
-from signalbox import catalog
-from signalbox.delivery import operating, registry
-from signalbox.event import Outcome
+from signalbox.core import catalog
+from signalbox.core.event import Outcome
+from signalbox.dashboard.access import unmigrated
+from signalbox.dashboard.deliveries import AT_ONCE
+from signalbox.dashboard.deliveries import PERMISSION as MAY_CHANGE
+from signalbox.dashboard.formats import duration, pretty
+from signalbox.dashboard.forms import ReplayForm
+from signalbox.dashboard.links import delivery_address
 from signalbox.models import Delivery, Event, Trace
 from signalbox.models import moment as at
-from signalbox.web.access import unmigrated
-from signalbox.web.addresses import delivery_address
-from signalbox.web.deliveries import AT_ONCE
-from signalbox.web.deliveries import PERMISSION as MAY_CHANGE
-from signalbox.web.formats import duration, pretty
-from signalbox.web.replaying import ReplayForm
+from signalbox.outbox import operations, registry
 
 if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
     Admin = admin.ModelAdmin[Model]
@@ -120,11 +120,11 @@ class StateFilter(_Choice):
 
     title = "state"
     parameter_name = "state"
-    values = operating.STATES
+    values = operations.STATES
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return those of a state."""
-        return operating.in_state(queryset, self.value() or "")
+        return operations.in_state(queryset, self.value() or "")
 
 
 class ReceiverFilter(_AmongNewest):
@@ -290,12 +290,12 @@ class DeliveryAdmin(ReadOnly):
     @admin.action(description="Retry: run now, with all attempts", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Let the chosen deliveries be run now."""
-        self._act(request, queryset, operating.retry, "to be run now")
+        self._act(request, queryset, operations.retry, "to be run now")
 
     @admin.action(description="Discard: let go", permissions=["operate"])
     def discard(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Let the chosen deliveries go."""
-        self._act(request, queryset, operating.discard, "discarded")
+        self._act(request, queryset, operations.discard, "discarded")
 
     def _act(self, request: HttpRequest, queryset: QuerySet[Any], act: Callable[..., int], done: str) -> None:
         chosen = list(queryset[:AT_ONCE])

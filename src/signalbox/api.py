@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from signalbox import context, departures
-from signalbox.event import Actor
-from signalbox.recording import traces
+from signalbox.core import tracing
+from signalbox.core.event import Actor
+from signalbox.instrumentation import boundaries
+from signalbox.pipeline import exporter
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,10 +36,10 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self._name = name
         self._kind = kind
         self._actor = None if actor is None else _actor(actor)
-        self._open: list[context.Trace] = []
+        self._open: list[tracing.Trace] = []
 
-    def __enter__(self) -> context.Trace:
-        found = traces.begin(self._kind, self._name)
+    def __enter__(self) -> tracing.Trace:
+        found = boundaries.begin(self._kind, self._name)
         found.set_actor(self._actor)
         self._open.append(found)
         return found
@@ -47,18 +48,18 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended = self._open.pop()
-        traces.leave(ended, error)
-        departures.end(ended, "ok")
+        boundaries.leave(ended, error)
+        exporter.end(ended, "ok")
 
-    async def __aenter__(self) -> context.Trace:
+    async def __aenter__(self) -> tracing.Trace:
         return self.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended = self._open.pop()
-        traces.leave(ended, error)
-        await sync_to_async(departures.end)(ended, "ok")
+        boundaries.leave(ended, error)
+        await sync_to_async(exporter.end)(ended, "ok")
 
 
 def set_actor(actor: Any) -> None:
@@ -67,11 +68,11 @@ def set_actor(actor: Any) -> None:
     It holds until the current trace ends; outside of every trace, for the current thread or asynchronous task.
     Raises ``TypeError`` for anything else, as for a user who has not logged in.
     """
-    context.current().set_actor(None if actor is None else _actor(actor))
+    tracing.current().set_actor(None if actor is None else _actor(actor))
 
 
 def _actor(actor: Any) -> Actor:
-    found = context.named_actor(actor.key, actor.label) if isinstance(actor, Actor) else context.actor_of(actor)
+    found = tracing.named_actor(actor.key, actor.label) if isinstance(actor, Actor) else tracing.actor_of(actor)
     if found is None:
         raise TypeError(f"{type(actor).__name__} is no actor; a user who has logged in, or a text, was expected.")
     return found

@@ -12,9 +12,11 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Caution
 from django.core.checks import register as register_check
 
-from signalbox import catalog, conf, keeping, naming
-from signalbox.delivery import checks as delivery
-from signalbox.recording import plans
+from signalbox import conf
+from signalbox.core import catalog, naming
+from signalbox.instrumentation import model_metadata
+from signalbox.outbox import receiver_checks as delivery
+from signalbox.pipeline import processors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,9 +37,9 @@ def register() -> None:
 
 def check_by_doctor(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """D: what the doctor finds. It is loaded when it is asked: a process that only serves never does."""
-    from signalbox.doctor import checks
+    from signalbox.doctor import system_check
 
-    return checks.check(app_configs, **kwargs)
+    return system_check.check(app_configs, **kwargs)
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -85,7 +87,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         )
         for label, options in config.MODELS.items()
         if label.lower() in models
-        for known_fields in [plans.recorded_fields(apps.get_model(label))]
+        for known_fields in [model_metadata.recorded_fields(apps.get_model(label))]
         for field in (*options.get("exclude", ()), *options.get("redact", ()))
         if field not in known_fields
     ]
@@ -100,7 +102,7 @@ def _may_come(name: str) -> bool:
 
 def check_keep(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """E002: ``KEEP`` names nothing that can be called."""
-    problem = keeping.problem()
+    problem = processors.problem()
     if problem is None:
         return []
     named = conf.get().KEEP

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from signalbox import context
-from signalbox.recording import traces
+from signalbox.core import tracing
+from signalbox.instrumentation import boundaries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
 
-    from signalbox.context import Trace
+    from signalbox.core.tracing import Trace
 
 
 class TraceMiddleware:
@@ -45,7 +45,7 @@ class TraceMiddleware:
         finally:
             _leave(trace, request, status)
             if own:
-                traces.end_request(trace)
+                boundaries.end_request(trace)
 
     async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
         trace, own = _enter(request)
@@ -60,14 +60,14 @@ class TraceMiddleware:
         finally:
             _leave(trace, request, status)
             if own:
-                await traces.aend_request(trace)
+                await boundaries.aend_request(trace)
 
 
 def _enter(request: HttpRequest) -> tuple[Trace, bool]:
     """Return the request's trace, and whether it was begun here: by a handler that sends no ``request_started``."""
-    begun = context._current.get()
+    begun = tracing._current.get()
     own = begun is None or begun.kind != "request" or begun.request is not None
-    trace = traces.begin_request(request.META, None) if begun is None or own else begun
+    trace = boundaries.begin_request(request.META, None) if begun is None or own else begun
     trace.bind(request)
     return trace, own
 
@@ -77,6 +77,6 @@ def _leave(trace: Trace, request: HttpRequest, status: str) -> None:
     if match is not None:
         trace.data["view"] = match.view_name or match._func_path
         if match.kwargs:
-            traces.resolved(trace, request)
+            boundaries.resolved(trace, request)
     trace.status = status
     trace.view_done = True

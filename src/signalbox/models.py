@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from signalbox.event import Outcome
-from signalbox.fields import Document
+from signalbox.core.event import Outcome
+from signalbox.core.fields import Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable

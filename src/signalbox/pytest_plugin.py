@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from signalbox.context import Trace
+    from signalbox.core.tracing import Trace
     from signalbox.testing import RecordedEvents
 
 _trace: pytest.StashKey[Trace] = pytest.StashKey()
@@ -24,9 +24,9 @@ def _recording() -> bool:
     registry: Any = sys.modules.get("django.apps")
     if registry is None or not registry.apps.ready or not registry.apps.is_installed("signalbox"):
         return False
-    from signalbox import recording
+    from signalbox.instrumentation import install
 
-    return recording.installed()
+    return install.installed()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -34,13 +34,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Begin the test's trace before its fixtures, and take care that it ends."""
     if not _recording():
         return (yield)
-    from signalbox.recording import traces
+    from signalbox.instrumentation import boundaries
 
-    trace = item.stash[_trace] = traces.begin_test(item.nodeid)
+    trace = item.stash[_trace] = boundaries.begin_test(item.nodeid)
     try:
         return (yield)
     finally:
-        traces.end_test(trace, "failed")  # unless it has ended: then a fixture failed
+        boundaries.end_test(trace, "failed")  # unless it has ended: then a fixture failed
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,14 +49,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     trace = item.stash.get(_trace, None)
     if trace is None:
         return (yield)
-    from signalbox.recording import traces
+    from signalbox.instrumentation import boundaries
 
     status = "failed"
     try:
         yield
         status = "ok"
     finally:
-        traces.end_test(trace, status)
+        boundaries.end_test(trace, status)
 
 
 @pytest.fixture

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.dispatch import Signal
 
-from signalbox import catalog, changes, recording
-from signalbox.event import Draft
-from signalbox.recording import arguments, sends
+from signalbox.core import catalog
+from signalbox.core.event import Draft
+from signalbox.instrumentation import install
+from signalbox.instrumentation import signals as signal_patches
+from signalbox.serialization import diff, signal_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from signalbox.event import Actor, Outcome
+    from signalbox.core.event import Actor, Outcome
     from signalbox.models import Delivery
 
 ANY: Final[Any] = ...
@@ -78,7 +80,7 @@ class RecordedEvent:
     def changes(self) -> Mapping[str, Any]:
         """Fields of the row: ``[old, new]`` for an update, the value for what was created or deleted."""
         change = self._draft.change
-        return {} if change is None else changes.describe(change)[1]
+        return {} if change is None else diff.describe(change)[1]
 
     @property
     def receivers(self) -> list[str]:
@@ -118,7 +120,7 @@ class RecordedEvents(Sequence[RecordedEvent]):
     def of(self, signal: Signal | str | None = None, sender: Any = ANY) -> RecordedEvents:
         """Return the events of ``signal`` (itself, or its name) and of ``sender`` (a class, or its label)."""
         names = None if signal is None else {signal} if isinstance(signal, str) else {_name(signal)}
-        label = ANY if sender is ANY else sender if isinstance(sender, str) else arguments.sender_label(sender)
+        label = ANY if sender is ANY else sender if isinstance(sender, str) else signal_arguments.sender_label(sender)
         return RecordedEvents(
             [
                 draft
@@ -146,7 +148,7 @@ def record() -> Iterator[RecordedEvents]:
 
     What the setting ``SIGNALBOX`` leaves out is not there. Raises ``RuntimeError`` if nothing is recorded at all.
     """
-    if not recording.installed():
+    if not install.installed():
         raise RuntimeError("Nothing is recorded: signalbox.uninstall() was called. Call signalbox.install() first.")
     drafts: list[Draft] = []
     original: Any = Draft.__init__
@@ -232,8 +234,8 @@ def _watched(signal: Signal) -> Iterator[list[Send]]:
         return markcoroutinefunction(send) if iscoroutinefunction(inner) else send
 
     state = vars(signal)
-    before = {method: state.get(method) for method in sends.METHODS}
-    ours = {method: noting(getattr(signal, method)) for method in sends.METHODS}
+    before = {method: state.get(method) for method in signal_patches.METHODS}
+    ours = {method: noting(getattr(signal, method)) for method in signal_patches.METHODS}
     state.update(ours)
     try:
         yield every
@@ -252,7 +254,7 @@ def _check(signal: object) -> None:
 
 
 def _name(signal: Signal) -> str:
-    known = recording.watched().get(signal)
+    known = install.watched().get(signal)
     if known is not None:
         return known
     for entry in catalog.BUILTIN.values():
@@ -277,7 +279,7 @@ def _misfits(send: Send, sender: Any, args: Mapping[str, Any]) -> list[str]:
 def _is_sender(sent: Any, expected: Any) -> bool:
     if expected is ANY or sent is expected:
         return True
-    return isinstance(expected, str) and (_equal(sent, expected) or arguments.sender_label(sent) == expected)
+    return isinstance(expected, str) and (_equal(sent, expected) or signal_arguments.sender_label(sent) == expected)
 
 
 def _equal(value: Any, expected: Any) -> bool:
@@ -296,7 +298,7 @@ def _shown(value: Any) -> str:
 
 
 def _shown_sender(sender: Any) -> str:
-    return arguments.sender_label(sender) or "None"
+    return signal_arguments.sender_label(sender) or "None"
 
 
 def _times(number: int) -> str:
@@ -386,6 +388,6 @@ def run_deliveries(*receivers: str, using: str | None = None, limit: int = 1000)
     cause in turn is run as well. A receiver's error is raised, and its delivery waits on; ``RuntimeError`` is raised
     after ``limit`` deliveries, for receivers that cause each other. This one needs the database.
     """
-    from signalbox.delivery import testing  # its models can be imported when the apps are there
+    from signalbox.outbox import run_pending  # its models can be imported when the apps are there
 
-    return testing.run_deliveries(*receivers, using=using, limit=limit)
+    return run_pending.run_deliveries(*receivers, using=using, limit=limit)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from signalbox.web.urls import app_name, urlpatterns
+from signalbox.dashboard.urls import app_name, urlpatterns
 
 __all__ = ["app_name", "urlpatterns"]

@@ -9,22 +9,24 @@ logger = logging.getLogger("signalbox")
 
 def early() -> None:
     """The registry has made this app's config: models prepared and connections opened from now on are seen."""
-    from signalbox import recording
+    from signalbox.instrumentation import install
 
     try:
-        recording.install()
+        install.install()
     except Exception:  # Signalbox's own failure; the site starts without its register
         logger.exception("Recording could not be switched on.")
 
 
 def ready() -> None:
     """Every app is there: find their own signals, let readers see what is not committed yet, and check."""
-    from signalbox import buffer, checks, models, recording
+    from signalbox import checks, models
+    from signalbox.instrumentation import install
+    from signalbox.pipeline import unit_of_work
 
     try:
-        recording.find_custom()
+        install.find_custom()
     except Exception:  # as above
         logger.exception("Custom signals could not be looked for.")
-    if buffer.flush_all not in models.before_reading:
-        models.before_reading.append(buffer.flush_all)
+    if unit_of_work.flush_all not in models.before_reading:
+        models.before_reading.append(unit_of_work.flush_all)
     checks.register()

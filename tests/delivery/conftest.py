@@ -16,9 +16,9 @@ from django.db import connections
 from django.db.models.signals import post_save
 
 import signalbox
-from signalbox import departures, store
-from signalbox.delivery import registry
 from signalbox.models import Delivery, Event
+from signalbox.outbox import registry
+from signalbox.pipeline import exporter, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,9 +32,9 @@ def _no_durable_receivers_left() -> Iterator[None]:
     yield
     for name in list(registry.durables()):
         registry.disconnect(name)
-    store.deliverer = None
+    writer.deliverer = None
     signalbox.install()
-    departures.forget()
+    exporter.forget()
     connections["other"].close()  # a test that used it leaves it open when its tables are emptied
 
 

@@ -6,7 +6,7 @@ import pytest
 from django.core.checks import run_checks
 
 import signalbox
-from signalbox.delivery import checks
+from signalbox.outbox import receiver_checks
 from tests.delivery import receivers
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ def renamed(**kwargs: Any) -> None: ...
 
 def test_a_receiver_that_does_not_stand_under_its_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     signalbox.receiver("post_save", sender="shop.Order", durable=True)(renamed)
-    assert [] == checks.check_receivers()
+    assert [] == receiver_checks.check_receivers()
     monkeypatch.delattr(f"{__name__}.renamed")
-    [found] = checks.check_receivers()
+    [found] = receiver_checks.check_receivers()
     assert ("signalbox.E010", True) == (found.id, f"{__name__}.renamed can't be imported" in found.msg)
     assert found in run_checks(tags=["signalbox"])
 
@@ -42,7 +42,7 @@ def _defined(line: int) -> Callable[..., None]:
 def test_two_functions_of_one_name_are_an_error(senders: tuple[str, str]) -> None:
     for line, sender in zip((3, 9), senders, strict=True):
         signalbox.receiver("post_save", sender=sender, durable=True)(_defined(line))
-    [found] = checks.check_receivers()
+    [found] = receiver_checks.check_receivers()
     assert "signalbox.E010" == found.id
     assert "in shop/receivers.py:3 and shop/receivers.py:9 are durable receivers of the same name" in found.msg
     assert "Give each function a name of its own." == found.hint
@@ -51,14 +51,14 @@ def test_two_functions_of_one_name_are_an_error(senders: tuple[str, str]) -> Non
 def test_a_function_that_is_connected_again_or_imported_anew_is_no_error() -> None:
     for sender in ("shop.Order", "shop.Tag", "shop.Order"):
         signalbox.receiver("post_save", sender=sender, durable=True)(_defined(3))
-    assert [] == checks.check_receivers()
+    assert [] == receiver_checks.check_receivers()
 
 
 def test_a_sender_in_a_database_without_the_table_is_warned_of(durable: Callable[..., None], settings: Any) -> None:
     durable(receivers.saved)
-    assert [] == checks.check_receivers()
+    assert [] == receiver_checks.check_receivers()
     settings.DATABASE_ROUTERS = [Denies()]
-    [found] = checks.check_receivers()
+    [found] = receiver_checks.check_receivers()
     assert "signalbox.W010" == found.id
     assert "shop.Order is kept in the database 'default'" in found.msg
 
@@ -66,10 +66,10 @@ def test_a_sender_in_a_database_without_the_table_is_warned_of(durable: Callable
 def test_an_engine_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.SIGNALBOX = {"ENGINE": "tasks"}
     settings.TASKS = {}
-    assert ["signalbox.E011"] == [found.id for found in checks.check_engine()]
+    assert ["signalbox.E011"] == [found.id for found in receiver_checks.check_engine()]
     settings.SIGNALBOX = {"ENGINE": "celery"}
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
-    [found] = checks.check_engine()
+    monkeypatch.setattr(receiver_checks, "find_spec", lambda name: None)
+    [found] = receiver_checks.check_engine()
     assert ("signalbox.E011", 'pip install "django-signalbox[celery]"') == (found.id, found.hint)
 
 
@@ -77,6 +77,6 @@ def test_a_celery_that_hoards_messages_is_warned_of(settings: Any) -> None:
     celery = pytest.importorskip("celery")
     app = celery.Celery("checked", set_as_current=True)
     settings.SIGNALBOX = {"ENGINE": "celery"}
-    assert ["signalbox.W011"] == [found.id for found in checks.check_engine()]
+    assert ["signalbox.W011"] == [found.id for found in receiver_checks.check_engine()]
     app.conf.worker_prefetch_multiplier = 1
-    assert [] == checks.check_engine()
+    assert [] == receiver_checks.check_engine()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import Error, OperationalError, connection, connections, transaction
 
-from signalbox.delivery import claims as claiming
-from signalbox.delivery import operating
-from signalbox.delivery.claims import DONE, LOOK_AT_BLOCKED, SECOND, Claims, Result, Verdict, now
-from signalbox.delivery.running import _throw_away
 from signalbox.models import Delivery
+from signalbox.outbox import operations
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.execution import _throw_away
+from signalbox.outbox.queue import DONE, LOOK_AT_BLOCKED, SECOND, Claims, Result, Verdict, now
 from tests.delivery import receivers
 from tests.delivery.counting import work
 from tests.shop.models import Order
@@ -59,7 +59,7 @@ def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(d
     claims.settle(one, SKIPPED)
     [other] = claims.claim(10, 10)
     assert (first.pk, second.pk) == (one.id, other.id)
-    operating.retry(Delivery.objects.filter(pk=first.pk), "default")
+    operations.retry(Delivery.objects.filter(pk=first.pk), "default")
     assert [] == claims.claim(10, 10)
     assert claims.claim_one(first.pk) is None
     assert [] == claims.dispatch(10, now() + 60 * SECOND)
@@ -73,7 +73,7 @@ def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(dur
     [one] = claims.claim(10, 10)
     claims.settle(one, SKIPPED)
     claims.claim(10, 10)
-    operating.retry(Delivery.objects.filter(pk=first.pk), "default")
+    operations.retry(Delivery.objects.filter(pk=first.pk), "default")
     Delivery.objects.filter(pk=second.pk).update(lease=1, wake=1)
     assert [first.pk] == [found.id for found in claims.claim(10, 10)]
 
@@ -151,7 +151,7 @@ def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], setti
     Delivery.objects.exclude(pk=head.pk).update(wake=moment + LOOK_AT_BLOCKED)
     claims = Claims("default")
     if leave == "discarded":
-        operating.discard(Delivery.objects.filter(pk=head.pk), "default")
+        operations.discard(Delivery.objects.filter(pk=head.pk), "default")
     else:
         [one] = claims.claim(10, 10)
         claims.settle(one, SKIPPED if leave == "skipped" else DONE)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connection, connections, transaction
 
-from signalbox.delivery import claims as claiming
-from signalbox.delivery import relay as relaying
-from signalbox.delivery.claims import Claims
-from signalbox.delivery.relay import Relay
-from signalbox.delivery.worker import Options
 from signalbox.models import Delivery
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.dispatch import relay as relaying
+from signalbox.outbox.dispatch.relay import Relay
+from signalbox.outbox.queue import Claims
+from signalbox.outbox.worker import Options
 from tests.delivery import receivers
 from tests.shop.models import Order, Tag
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connections
 
-from signalbox.delivery import keeping
 from signalbox.models import Delivery
+from signalbox.outbox import heartbeat
 from tests.delivery import receivers
 from tests.shop.models import Order
 
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.usefixtures("clean")
 def test_a_receiver_that_does_not_end_counts_as_failed_while_it_holds_its_engines_thread(
     durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(keeping, "TICK", 0.05)
-    monkeypatch.setattr(keeping, "GRACE", 0.2)
+    monkeypatch.setattr(heartbeat, "TICK", 0.05)
+    monkeypatch.setattr(heartbeat, "GRACE", 0.2)
     monkeypatch.setenv("SIGNALBOX_TEST_STUCK", "3")
     durable(getattr(receivers, name), retries=0, timeout=0.1)
     Order.objects.create(number="1")
     number = Delivery.objects.get().pk
 
     def engine() -> None:
-        keeping.run_one("default", number)
+        heartbeat.run_one("default", number)
         connections.close_all()
 
     thread = threading.Thread(target=engine)

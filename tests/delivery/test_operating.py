@@ -11,11 +11,11 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.test import RequestFactory
 
-from signalbox.delivery import claims as claiming
-from signalbox.delivery import health, operating
-from signalbox.delivery.claims import Claims, Result, Verdict
-from signalbox.delivery.testing import run_deliveries
 from signalbox.models import Delivery
+from signalbox.outbox import health, operations
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.queue import Claims, Result, Verdict
+from signalbox.outbox.run_pending import run_deliveries
 from tests.delivery import receivers
 from tests.shop import signals
 from tests.shop.models import Customer, Order
@@ -155,8 +155,8 @@ def test_what_runs_can_be_neither_retried_nor_discarded(durable: Callable[..., N
     durable(receivers.saved)
     orders(1)
     Claims("default").claim(1, 1)
-    assert 0 == operating.retry(Delivery.objects.all(), "default")
-    assert 0 == operating.discard(Delivery.objects.all(), "default")
+    assert 0 == operations.retry(Delivery.objects.all(), "default")
+    assert 0 == operations.discard(Delivery.objects.all(), "default")
 
 
 def test_deliveries_are_listed_by_state_and_receiver(durable: Callable[..., None]) -> None:
@@ -180,20 +180,20 @@ def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Call
     found[0].save()
     found[1].delete()
     durable(receivers.saved)
-    assert 3 == operating.replay(SAVED, "default", since=since, dry_run=True)
-    assert 3 == operating.replay(SAVED, "default", since=since)
-    assert 0 == operating.replay(SAVED, "default", since=since), "what waits is not made twice"
+    assert 3 == operations.replay(SAVED, "default", since=since, dry_run=True)
+    assert 3 == operations.replay(SAVED, "default", since=since)
+    assert 0 == operations.replay(SAVED, "default", since=since), "what waits is not made twice"
     run_deliveries()
     assert [str(found[0].pk), str(found[0].pk)] == [line[1] for line in notes.lines()][::2]
-    assert 0 == operating.replay(SAVED, "default", since=since, missing=True)
-    assert 3 == operating.replay(SAVED, "default", since=since)
+    assert 0 == operations.replay(SAVED, "default", since=since, missing=True)
+    assert 3 == operations.replay(SAVED, "default", since=since)
 
 
 def test_a_replayed_event_leaves_out_what_was_not_recorded(durable: Callable[..., None]) -> None:
     since = claiming.now()
     Customer.objects.create(name="x" * 99, api_token="t0ken")
     durable(receivers.saved, sender=Customer)
-    operating.replay(SAVED, "default", since=since)
+    operations.replay(SAVED, "default", since=since)
     assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
 
 
@@ -208,7 +208,7 @@ def test_a_custom_signal_is_replayed_with_its_objects(durable: Callable[..., Non
     order = Order.objects.create(number="1")
     signals.order_paid.send(sender=Order, order=order)
     durable(takes_order, signals.order_paid, None)
-    assert 1 == operating.replay(f"{__name__}.takes_order", "default", since=since)
+    assert 1 == operations.replay(f"{__name__}.takes_order", "default", since=since)
     run_deliveries()
     assert [["order", "1"]] == notes.lines()
 
@@ -234,7 +234,7 @@ def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options:
     if not kept:
         Delivery.objects.all().delete()
     VALUES.clear()
-    operating.replay(REPLAYED, "default", since=since)
+    operations.replay(REPLAYED, "default", since=since)
     run_deliveries()
     return VALUES
 
@@ -291,7 +291,7 @@ def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cu
     since = claiming.now()
     signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
     Delivery.objects.all().delete()
-    operating.replay(f"{__name__}.takes_order", "default", since=since)
+    operations.replay(f"{__name__}.takes_order", "default", since=since)
     assert {"order", "other"} == Delivery.objects.get().payload["packed"].keys()
 
 
@@ -331,5 +331,5 @@ def assert_same_lanes_replayed(receiver: str, since: int, kept: bool) -> None:
     else:
         Delivery.objects.all().delete()
         last = 0
-    assert len(lanes) == operating.replay(receiver, "default", since=since)
+    assert len(lanes) == operations.replay(receiver, "default", since=since)
     assert lanes == list(Delivery.objects.filter(id__gt=last).order_by("id").values_list("key", "lane"))

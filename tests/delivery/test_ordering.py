@@ -11,9 +11,9 @@ from django.db.models import F, Value
 from django.db.models.functions import Concat
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
-from signalbox.delivery import operating, ordering
 from signalbox.models import Delivery
-from signalbox.redaction import Redactor
+from signalbox.outbox import operations, ordering
+from signalbox.serialization.redaction import Redactor
 from tests.delivery import receivers
 from tests.shop import signals
 from tests.shop.models import Customer, Document, ExpressOrder, Order, Tag, Word
@@ -159,7 +159,7 @@ def test_a_retried_delivery_comes_back_to_its_lane(durable: Callable[..., None])
     Order.objects.create(number="1")
     before = ordered()
     Delivery.objects.update(state="dead", lane=None)
-    operating.retry(Delivery.objects.all(), "default")
+    operations.retry(Delivery.objects.all(), "default")
     assert before == ordered()
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import OperationalError, connection, transaction
 
-from signalbox.delivery import keeping
-from signalbox.delivery.claims import DONE, SECOND, Claimed, Claims, Result, now
-from signalbox.delivery.worker import Options, Worker
 from signalbox.models import Delivery
+from signalbox.outbox import heartbeat
+from signalbox.outbox.queue import DONE, SECOND, Claimed, Claims, Result, now
+from signalbox.outbox.worker import Options, Worker
 from tests.delivery import receivers
 from tests.delivery.proxy import Proxy
 from tests.shop.models import Order
@@ -150,11 +150,11 @@ def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
 
     def meanwhile(claimed: Claimed, watch: Any) -> Result:
         Delivery.objects.update(lease=1, wake=1)
-        answers.append(keeping.run_one("default", number))
+        answers.append(heartbeat.run_one("default", number))
         return DONE
 
-    monkeypatch.setattr(keeping, "attempt", meanwhile)
-    assert keeping.run_one("default", number)
+    monkeypatch.setattr(heartbeat, "attempt", meanwhile)
+    assert heartbeat.run_one("default", number)
     assert [False] == answers
     assert "done" == Delivery.objects.get().state
 

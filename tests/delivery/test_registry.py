@@ -19,12 +19,12 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 import signalbox
-from signalbox import departures, drivers, tables
-from signalbox.delivery import registry
+from signalbox.core.receivers import connected, name
+from signalbox.instrumentation import model_metadata
 from signalbox.models import Delivery, Event
-from signalbox.receivers import connected, name
-from signalbox.recording import plans
-from signalbox.redaction import REDACTED
+from signalbox.outbox import registry
+from signalbox.pipeline import backends, batches, exporter
+from signalbox.serialization.redaction import REDACTED
 from tests.delivery import receivers
 from tests.shop import signals
 from tests.shop.models import Customer, Order, OrderLine, Tag, Word
@@ -270,10 +270,12 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
     durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     durable(receivers.saved)
-    monkeypatch.setattr(drivers, "DELIVERY_COLUMNS", (*tables.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
+    monkeypatch.setattr(backends, "DELIVERY_COLUMNS", (*batches.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
     broken = "INSERT INTO nowhere VALUES (?)"
-    monkeypatch.setattr(drivers, "_SQLITE", tuple(broken if tables.DELIVERY in sql else sql for sql in drivers._SQLITE))
-    monkeypatch.setattr(drivers, "_POSTGRESQL_VALUES", {**drivers._POSTGRESQL_VALUES, tables.DELIVERY: broken})
+    monkeypatch.setattr(
+        backends, "_SQLITE", tuple(broken if batches.DELIVERY in sql else sql for sql in backends._SQLITE)
+    )
+    monkeypatch.setattr(backends, "_POSTGRESQL_VALUES", {**backends._POSTGRESQL_VALUES, batches.DELIVERY: broken})
     with pytest.raises(DatabaseError):
         Order.objects.create(number="1")
     assert not Order.objects.filter(number="1").exists()
@@ -393,7 +395,7 @@ def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(durable: 
 
 def _committed_elsewhere() -> int:
     """What leaves later, apart from the transaction."""
-    return len([trace for trace in departures._waiting if any(draft.travels for draft in trace.pending)])
+    return len([trace for trace in exporter._waiting if any(draft.travels for draft in trace.pending)])
 
 
 def takes_document(sender: Any, document: Any, **kwargs: Any) -> None: ...
@@ -539,7 +541,7 @@ def test_a_plan_knows_again_what_is_ignored_once_its_receiver_is_gone(
 ) -> None:
     settings.SIGNALBOX = {"IGNORE": ["shop"]}
     durable(receivers.saved)
-    assert plans.of(Order).recorded
+    assert model_metadata.of(Order).recorded
     registry.disconnect("tests.delivery.receivers.saved")
     signalbox.install()
-    assert not plans.of(Order).recorded
+    assert not model_metadata.of(Order).recorded

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connection, connections
 
-from signalbox.delivery.claims import Claims, Result, Verdict
-from signalbox.delivery.running import attempt
-from signalbox.delivery.worker import Options, Worker
 from signalbox.models import Delivery, moment
+from signalbox.outbox.execution import attempt
+from signalbox.outbox.queue import Claims, Result, Verdict
+from signalbox.outbox.worker import Options, Worker
 from tests.delivery import receivers
 from tests.shop.models import Order
 

@@ -8,8 +8,8 @@ from django.contrib.auth.signals import user_logged_in
 from django.db import transaction
 from django.db.models.signals import m2m_changed, post_delete
 
-from signalbox.delivery.testing import run_deliveries
 from signalbox.models import Delivery, Event
+from signalbox.outbox.run_pending import run_deliveries
 from tests.delivery import receivers
 from tests.shop.models import Customer, Enrolment, Order, Person, Tag
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signalbox.delivery import travel
+from signalbox.outbox import serializer
 from tests.shop.models import Document, Order
 
 scalars = (
@@ -44,7 +44,7 @@ values = st.recursive(
 
 @given(values)
 def test_what_was_packed_arrives_equal_and_of_its_type(value: Any) -> None:
-    arrived = travel.unpack(json.loads(json.dumps(travel.pack(value))))
+    arrived = serializer.unpack(json.loads(json.dumps(serializer.pack(value))))
     assert value == arrived
     assert type(value) is type(arrived)
 
@@ -63,39 +63,39 @@ class Colour(Enum):
     ],
 )
 def test_what_would_arrive_as_something_else_is_refused(value: Any, expected: str) -> None:
-    with pytest.raises(travel.CannotTravel, match=expected):
-        travel.pack([value])
+    with pytest.raises(serializer.CannotTravel, match=expected):
+        serializer.pack([value])
 
 
 def test_a_lazy_object_is_not_woken() -> None:
     lazy = SimpleLazyObject(lambda: 1)
-    with pytest.raises(travel.CannotTravel, match="nobody has asked for it yet"):
-        travel.pack(lazy)
+    with pytest.raises(serializer.CannotTravel, match="nobody has asked for it yet"):
+        serializer.pack(lazy)
     assert lazy + 1 == 2
-    assert 1 == travel.unpack(travel.pack(lazy))
+    assert 1 == serializer.unpack(serializer.pack(lazy))
 
 
 def test_a_container_that_holds_itself_is_refused() -> None:
     value: list[Any] = []
     value.append(value)
-    with pytest.raises(travel.CannotTravel, match="containers within one another"):
-        travel.pack(value)
+    with pytest.raises(serializer.CannotTravel, match="containers within one another"):
+        serializer.pack(value)
 
 
 def test_choices_and_lazy_texts_arrive_as_their_text_and_classes_as_themselves() -> None:
-    assert "paid" == travel.unpack(travel.pack(Order.Status.PAID))
-    assert "yes" == travel.unpack(travel.pack(gettext_lazy("yes")))
-    assert [Order, UUID, Decimal] == travel.unpack(travel.pack([Order, UUID, Decimal]))
+    assert "paid" == serializer.unpack(serializer.pack(Order.Status.PAID))
+    assert "yes" == serializer.unpack(serializer.pack(gettext_lazy("yes")))
+    assert [Order, UUID, Decimal] == serializer.unpack(serializer.pack([Order, UUID, Decimal]))
 
 
 @pytest.mark.django_db
 def test_an_object_is_loaded_again_and_one_that_is_gone_arrives_with_its_key() -> None:
     order = Order.objects.create(number="1")
-    packed = travel.pack(order)
+    packed = serializer.pack(order)
     Order.objects.update(number="2")
-    assert "2" == travel.unpack(packed).number
+    assert "2" == serializer.unpack(packed).number
     order.delete()
-    arrived = travel.unpack(packed)
+    arrived = serializer.unpack(packed)
     assert arrived._state.adding
     assert "number" in arrived.get_deferred_fields()
 
@@ -106,12 +106,12 @@ class Holder:
 
 
 def test_a_class_within_a_class_arrives() -> None:
-    assert Holder.Held is travel.unpack(json.loads(json.dumps(travel.pack(Holder.Held))))
+    assert Holder.Held is serializer.unpack(json.loads(json.dumps(serializer.pack(Holder.Held))))
 
 
 def test_a_class_that_was_packed_by_its_dotted_name_is_still_read() -> None:
-    assert Decimal is travel.unpack({"$": "class", "v": "decimal.Decimal"})
-    assert Holder.Held is travel.unpack({"$": "class", "v": f"{__name__}.Holder.Held"})
+    assert Decimal is serializer.unpack({"$": "class", "v": "decimal.Decimal"})
+    assert Holder.Held is serializer.unpack({"$": "class", "v": f"{__name__}.Holder.Held"})
 
 
 def test_a_class_that_its_name_does_not_lead_to_is_refused() -> None:
@@ -119,26 +119,26 @@ def test_a_class_that_its_name_does_not_lead_to_is_refused() -> None:
 
     stranger = type("Holder", (), {"__module__": __name__})
     for kind in (Local, stranger, type(None)):
-        with pytest.raises(travel.CannotTravel, match="can't be imported by its name"):
-            travel.pack(kind)
+        with pytest.raises(serializer.CannotTravel, match="can't be imported by its name"):
+            serializer.pack(kind)
     with pytest.raises(ImportError, match="can't be imported"):
-        travel.class_named(f"{__name__}:Holder.Gone")
+        serializer.class_named(f"{__name__}:Holder.Gone")
 
 
 def test_an_unsaved_object_with_a_key_of_pythons_making_is_refused() -> None:
-    with pytest.raises(travel.CannotTravel, match=r"it is an unsaved shop\.Document"):
-        travel.pack(Document(title="not in the table"))
+    with pytest.raises(serializer.CannotTravel, match=r"it is an unsaved shop\.Document"):
+        serializer.pack(Document(title="not in the table"))
 
 
-@pytest.mark.parametrize(("containers", "refused"), [(travel.DEEPEST, False), (travel.DEEPEST + 1, True)])
+@pytest.mark.parametrize(("containers", "refused"), [(serializer.DEEPEST, False), (serializer.DEEPEST + 1, True)])
 def test_containers_travel_to_the_depth_that_is_documented(containers: int, refused: bool) -> None:
     value: Any = "inmost"
     for _ in range(containers):
         value = [value]
-    assert refused == isinstance(travel.bounded(value), travel.TooDeep)
+    assert refused == isinstance(serializer.bounded(value), serializer.TooDeep)
     if refused:
-        for one in (value, travel.bounded(value)):
-            with pytest.raises(travel.CannotTravel, match="more than 20 containers"):
-                travel.pack(one)
+        for one in (value, serializer.bounded(value)):
+            with pytest.raises(serializer.CannotTravel, match="more than 20 containers"):
+                serializer.pack(one)
     else:
-        assert value == travel.unpack(travel.pack(value))
+        assert value == serializer.unpack(serializer.pack(value))

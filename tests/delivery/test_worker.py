@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connection, transaction
 
-from signalbox.delivery import claims as claiming
-from signalbox.delivery.claims import Claims
-from signalbox.delivery.worker import Options, Worker
 from signalbox.models import Delivery
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.queue import Claims
+from signalbox.outbox.worker import Options, Worker
 from tests.delivery import receivers
 from tests.delivery.counting import work
 from tests.shop.models import Order, Tag
@@ -478,7 +478,7 @@ import os, signal
 import django
 
 django.setup()
-from signalbox.delivery.worker import Options, Supervisor
+from signalbox.outbox.worker import Options, Supervisor
 
 supervisor = Supervisor(4, Options(databases=("default",)))
 start, parent = supervisor._start, os.getpid()

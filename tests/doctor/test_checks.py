@@ -9,9 +9,9 @@ from django.core.checks import INFO, WARNING
 from django.core.checks.registry import registry
 
 from signalbox.checks import TAG, check_by_doctor, register
-from signalbox.doctor import examination
-from signalbox.doctor.checks import check, message
+from signalbox.doctor import engine
 from signalbox.doctor.findings import Severity
+from signalbox.doctor.system_check import check, message
 from tests.doctor.sites import PROJECTS, SOURCE, run
 from tests.doctor.test_report import finding
 
@@ -75,7 +75,7 @@ def test_the_check_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     def fail(*, records: bool) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(examination, "read", fail)
+    monkeypatch.setattr(engine, "read", fail)
 
     assert [("signalbox.D000", WARNING)] == [(m.id, m.level) for m in check()]
     assert "the disk is gone" in caplog.text
@@ -99,5 +99,5 @@ def test_a_process_that_only_serves_does_not_load_the_doctor() -> None:
     loads = "import django, sys; django.setup(); print([name for name in sys.modules if 'signalbox.d' in name])"
     done = run(SOURCE.parent, ["-c", loads], debug=False, settings="tests.settings")
 
-    assert "signalbox.departures" in done.stdout
+    assert "signalbox.pipeline.exporter" in done.stdout
     assert "signalbox.doctor" not in done.stdout

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from django.core.management import CommandError
 
-from signalbox.doctor import command
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault
+from signalbox.management.subcommands import doctor as doctor_command
 from tests.doctor.sites import PROJECTS
 from tests.doctor.sites import run as run_python
 
@@ -38,7 +38,7 @@ def doctor(*arguments: str, project: str = "seed_site") -> subprocess.CompletedP
 
 def options(*arguments: str) -> dict[str, Any]:
     parser = ArgumentParser()
-    command.add_arguments(parser)
+    doctor_command.add_arguments(parser)
     return vars(parser.parse_args(arguments))
 
 
@@ -81,7 +81,7 @@ def test_it_fails_at_any_severity_where_a_rule_has_failed_itself(monkeypatch: py
 
     monkeypatch.setitem(RULES, "secret", replace(RULES["secret"], find=fail))
 
-    assert 1 == command.run(options("--rule", "secret", "--fail-on", level), io.StringIO())
+    assert 1 == doctor_command.run(options("--rule", "secret", "--fail-on", level), io.StringIO())
 
 
 def test_a_healthy_project_gets_one_line() -> None:
@@ -96,7 +96,7 @@ def test_rules_and_apps_may_be_named_several_times() -> None:
 
 def test_the_help_names_every_rule() -> None:
     parser = ArgumentParser(prog="doctor")
-    command.add_arguments(parser)
+    doctor_command.add_arguments(parser)
     words = parser.format_help().replace(",", " ").split()
 
     assert [] == [name for name in RULES if name not in "".join(words)]
@@ -105,4 +105,4 @@ def test_the_help_names_every_rule() -> None:
 @pytest.mark.parametrize("arguments", [["--rule", "nothing"], ["--app", "nothing"]])
 def test_a_name_that_is_not_there_is_an_error_of_the_command(arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="nothing"):
-        command.run({**options(*arguments), "rule": options(*arguments)["rule"] or ["secret"]}, io.StringIO())
+        doctor_command.run({**options(*arguments), "rule": options(*arguments)["rule"] or ["secret"]}, io.StringIO())

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from signalbox.doctor import examine, recorded, runtime
+from signalbox.doctor import examine, recorded_stats, runtime
 from signalbox.doctor.project import Project
-from signalbox.doctor.recorded import Record
+from signalbox.doctor.recorded_stats import Record
 from signalbox.doctor.rules import Fault
 from signalbox.doctor.rules.failures import RUNS, SLOW, breaking, slow
 from signalbox.doctor.source import read as read_source
@@ -52,7 +52,7 @@ def test_runs_failures_and_times_are_summed_by_signal_and_receiver() -> None:
         record(runs=100, failures=2, p95=92, error="KeyError: 'last'"),
         record(receiver="shop.other", runs=1, p95=7),
         record(signal="pre_save", runs=1, p95=1),
-    ] == sorted(recorded.summarise(rows), key=lambda r: (-r.runs, r.signal))
+    ] == sorted(recorded_stats.summarise(rows), key=lambda r: (-r.runs, r.signal))
 
 
 def test_a_receiver_that_raised_is_breaking_and_one_that_never_did_is_not() -> None:
@@ -102,7 +102,7 @@ def test_recorded_events_are_examined() -> None:
 def test_where_the_table_is_missing_the_doctor_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Event._meta, "db_table", "no_such_table")
 
-    assert () == recorded.read()
+    assert () == recorded_stats.read()
     assert connection.introspection.table_names()  # the transaction is whole
 
 

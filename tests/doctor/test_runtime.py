@@ -19,11 +19,12 @@ from django.db.models.signals import post_save
 from django.dispatch import Signal
 from django.test import override_settings
 
-from signalbox import naming, recording
-from signalbox.catalog import BUILTIN
+from signalbox.core import naming
+from signalbox.core.catalog import BUILTIN
 from signalbox.doctor import examine, runtime, source
 from signalbox.doctor.project import Project
 from signalbox.doctor.runtime import Connection, Sender
+from signalbox.instrumentation import install
 
 SIGNAL = Signal()
 KEPT: list[Callable[..., None]] = []
@@ -65,10 +66,10 @@ def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch
         module = ModuleType(name)
         vars(module).update(thing=thing, __file__=file)
         monkeypatch.setitem(sys.modules, name, module)
-    recording.find_custom()
+    install.find_custom()
 
     assert "tests.shop.deep.models.thing" == runtime.read().aliases["tests.shop.aside.thing"]
-    assert "tests.shop.deep.models.thing" == recording.watched()[thing]
+    assert "tests.shop.deep.models.thing" == install.watched()[thing]
 
 
 def test_a_signal_is_called_what_track_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ from textwrap import dedent
 import pytest
 
 from signalbox.doctor import source
-from signalbox.doctor.imports import absolute
+from signalbox.doctor.import_graph import absolute
 from signalbox.doctor.runtime import App, real
-from signalbox.doctor.written import Connect, Source
+from signalbox.doctor.source_model import Connect, Source
 
 ALIASES = {
     "django.db.models.signals.post_save": "post_save",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connections
 
-from signalbox import buffer, departures, store
+from signalbox.pipeline import exporter, unit_of_work, writer
 from tests.exactness import register
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def settle() -> None:
         connection = connections[alias]
         connection.ensure_connection()
         assert not connection.in_atomic_block
-    departures.drain()
-    assert not departures.waiting()
+    exporter.drain()
+    assert not exporter.waiting()
     connections.close_all()
 
 
@@ -45,7 +45,7 @@ def _django_db_helper(
                 connection.close()
                 connection.in_atomic_block = False
                 connection.connection = None
-        store.forget()
+        writer.forget()
         settle()
 
 
@@ -56,9 +56,9 @@ def _nothing_left_behind(django_db_setup: None) -> Iterator[None]:
         register.empty(alias)
 
 
-@pytest.fixture(params=[buffer.SPILL, 1, 3], ids=lambda spill: f"spill-{spill}")
+@pytest.fixture(params=[unit_of_work.SPILL, 1, 3], ids=lambda spill: f"spill-{spill}")
 def spill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Events that a transaction keeps in memory: with few of them everything is written early."""
     number: int = request.param
-    monkeypatch.setattr(buffer, "SPILL", number)
+    monkeypatch.setattr(unit_of_work, "SPILL", number)
     return number

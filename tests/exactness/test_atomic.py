@@ -6,8 +6,8 @@ import pytest
 from django.db import IntegrityError, connection, connections, transaction
 from django.test import Client, override_settings
 
-from signalbox import buffer
 from signalbox.models import Event
+from signalbox.pipeline import unit_of_work
 from tests.exactness import register
 from tests.exactness.blocks import savepoint, tag, undone
 from tests.shop.models import ExpressOrder, Order, Ref, Restaurant, Uniq
@@ -138,10 +138,10 @@ def test_what_was_written_early_is_written_again_after_its_savepoint_was_rolled_
         tag("a")
         before = savepoint()
         tag("b")
-        buffer.flush_all()
+        unit_of_work.flush_all()
         transaction.savepoint_rollback(before)
         tag("c")
-        buffer.flush_all()
+        unit_of_work.flush_all()
     assert ["a", "c"] == register.exact()
 
 
@@ -206,7 +206,7 @@ def test_a_proxys_rows() -> None:
 
 def test_long_transactions_are_written_early_and_stay_small(spill: int) -> None:
     connection.ensure_connection()
-    own = buffer.of(connections["default"])
+    own = unit_of_work.of(connections["default"])
     assert own is not None
     with transaction.atomic():
         for number in range(2500):
@@ -263,7 +263,7 @@ def test_atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(raise_request_exception=False)
     assert [200, 500] == [client.get("/well/").status_code, client.get("/badly/").status_code]
     assert ["well"] == register.exact()
-    rolled_back = [] if buffer.SPILL == 1 else ["badly"]
+    rolled_back = [] if unit_of_work.SPILL == 1 else ["badly"]
     assert rolled_back == register.told("rolled_back", "post_save")
 
 

@@ -9,8 +9,8 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.db.models.signals import post_delete, post_save, pre_save
 
-from signalbox import departures
 from signalbox.models import Event
+from signalbox.pipeline import exporter
 from tests.exactness import register
 from tests.exactness.blocks import tag
 from tests.shop.models import Friend, Hold, Order, OrderLine, Ref, Restaurant, Tag, Uniq
@@ -169,7 +169,7 @@ def test_receivers_that_ran_after_the_commit_are_in_the_event(alias: str) -> Non
         tag(name, alias)
     for one in connections.all():
         one.ensure_connection()
-    departures.drain()
+    exporter.drain()
     event = Event.objects.using(alias).get(signal="post_save")
     [run] = event.data["receivers"]
     assert (run["name"].rpartition(".")[2], run["error"]) == ("listen", None)
@@ -183,7 +183,7 @@ def test_receivers_that_failed_after_the_commit_are_in_the_event() -> None:
 
     with receiving(post_save, fail), pytest.raises(ValueError, match="after the row"):
         tag("a")
-    departures.drain()
+    exporter.drain()
     event = Event.objects.get(signal="post_save")
     assert ("committed", 1) == (event.outcome, event.errors)
     assert "ValueError: after the row" == event.data["receivers"][0]["error"]
@@ -195,7 +195,7 @@ def test_a_receiver_that_ran_late_waits_for_a_transaction_that_is_open_there() -
 
     with transaction.atomic(using="default"), receiving(post_save, listen):
         tag("a", "other")
-        departures.drain()
+        exporter.drain()
         assert "receivers" not in Event.objects.using("other").get(signal="post_save").data
-    departures.drain()
+    exporter.drain()
     assert 1 == len(Event.objects.using("other").get(signal="post_save").data["receivers"])

@@ -14,8 +14,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import DatabaseError, Error, close_old_connections, connection, connections, transaction
 
 import signalbox
-from signalbox import buffer, departures
 from signalbox.models import Event
+from signalbox.pipeline import exporter, unit_of_work
 from tests.connecting import here
 from tests.delivery.proxy import Proxy
 from tests.exactness import register
@@ -54,7 +54,7 @@ def test_threads_have_a_buffer_each() -> None:
         thread.join()
     assert 36 == len(register.exact())
     here().ensure_connection()
-    departures.drain()
+    exporter.drain()
     assert 24 == len(register.told("rolled_back", "post_save"))
 
 
@@ -93,10 +93,10 @@ def child(work: Callable[[], object]) -> int:
 
 def test_a_fork_in_mid_transaction_leaves_the_events_to_the_parent() -> None:
     def work() -> None:
-        own = buffer.of(here())
+        own = unit_of_work.of(here())
         assert own is not None
         assert [] == own.drafts
-        assert not departures.waiting()
+        assert not exporter.waiting()
 
     with transaction.atomic():
         tag("a")
@@ -124,12 +124,12 @@ def test_a_forked_child_records_what_it_does_itself() -> None:
 def test_what_waits_in_the_parent_is_written_once() -> None:
     def work() -> None:
         connection.ensure_connection()
-        departures.drain()
+        exporter.drain()
 
     with transaction.atomic():  # which the rolled-back event has to wait for
         with undone(using="other"):
             tag("a", "other")
-        assert departures.waiting()
+        assert exporter.waiting()
         assert 0 == child(lambda: in_thread(work).join())
     assert ["a"] == register.told("rolled_back", "post_save")
 
@@ -167,7 +167,7 @@ class TestAsync:
         async def work() -> None:
             await sync_to_async(in_sync)()
             assert ["b"] == await sync_to_async(register.exact)()
-            await sync_to_async(departures.drain)()
+            await sync_to_async(exporter.drain)()
             await sync_to_async(connections.close_all)()
 
         run(work())
@@ -244,14 +244,14 @@ class TestLost:
         connection.close()
         tag("c")
         assert ["c"] == register.exact()
-        departures.drain()
+        exporter.drain()
         assert ["a"] == register.told("rolled_back", "post_save")  # nothing was sent: it can't have been committed
 
     def test_a_connection_that_is_lost_after_the_events_were_written(self) -> None:
         def write() -> None:
             with transaction.atomic():
                 tag("a")
-                buffer.flush_all()
+                unit_of_work.flush_all()
                 kill()
 
         with pytest.raises(Error):
@@ -280,7 +280,7 @@ class TestAborted:
             with suppress(DatabaseError), connection.cursor() as cursor:
                 cursor.execute("SELECT * FROM nowhere")
         assert [] == register.exact()
-        departures.drain()
+        exporter.drain()
         assert ["a"] == register.told("rolled_back", "post_save")
 
     def test_an_error_of_the_orm(self) -> None:
@@ -308,7 +308,7 @@ def test_closing_the_connection_within_a_block_rolls_back() -> None:
         connection.close()
     tag("b")
     assert ["b"] == register.exact()
-    departures.drain()
+    exporter.drain()
     assert ["a"] == register.told("rolled_back", "post_save")
 
 
@@ -389,7 +389,7 @@ def _hang_up() -> None:
 def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, spill: int
 ) -> None:
-    monkeypatch.setattr(buffer, "SPILL", spill)
+    monkeypatch.setattr(unit_of_work, "SPILL", spill)
     tag("before")
     proxy.last_words = b"COMMIT"
 
@@ -402,7 +402,7 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     proxy.last_words = b""
     here().close()
     tag("c")
-    departures.drain()
+    exporter.drain()
     assert ["a", "before", "c"] == sorted(register.exact())
     assert [] == register.told("rolled_back", "post_save")  # nobody here could know
 

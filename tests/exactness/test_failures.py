@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection, connections, transaction
 from django.test import override_settings
 
 import signalbox
-from signalbox import buffer, store
+from signalbox.pipeline import unit_of_work, writer
 from tests.exactness import register
 from tests.exactness.blocks import savepoint, tag, undone
 from tests.shop.models import Place, Tag, Uniq
@@ -64,7 +64,7 @@ def poison() -> Iterator[None]:
 def tableless() -> Iterator[None]:
     """The table has been there, and is gone."""
     connection.ensure_connection()
-    assert store.ready(connection)
+    assert writer.ready(connection)
     connection.close()
     register.execute("default", "ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield
@@ -81,8 +81,8 @@ def broken(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def dropped() -> Callable[[], int]:
     """How many events were dropped since the test began."""
-    before = store.tally.dropped
-    return lambda: store.tally.dropped - before
+    before = writer.tally.dropped
+    return lambda: writer.tally.dropped - before
 
 
 def names() -> list[str]:
@@ -114,7 +114,7 @@ class TestLog:
             tag("poison")
             with undone():
                 tag("poison")
-                buffer.flush_all()
+                unit_of_work.flush_all()
             tag("poison")
         assert ["poison", "poison"] == names()
 
@@ -143,7 +143,7 @@ class TestPoison:
             before = savepoint()
             tag("a")
             tag("poison")
-            buffer.flush_all()
+            unit_of_work.flush_all()
             tag("b")
             transaction.savepoint_rollback(before)
             tag("c")
@@ -167,7 +167,7 @@ class TestPoison:
 
     @raising
     def test_what_was_written_early_goes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(buffer, "SPILL", 2)
+        monkeypatch.setattr(unit_of_work, "SPILL", 2)
 
         def write() -> None:
             with transaction.atomic():
@@ -300,7 +300,7 @@ class TestInterrupt:
     def interrupting(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         """The next write of events raises what is in the list, before or after it was sent."""
         errors: list[BaseException] = []
-        write = store.write
+        write = writer.write
 
         def interrupted(*args: Any, **named: Any) -> None:
             if errors and moment == "before":
@@ -309,7 +309,7 @@ class TestInterrupt:
             if errors:
                 raise errors.pop()
 
-        monkeypatch.setattr(store, "write", interrupted)
+        monkeypatch.setattr(writer, "write", interrupted)
         return errors
 
     def test_a_keyboard_interrupt_in_an_atomic_block(
@@ -344,7 +344,7 @@ class TestInterrupt:
     def test_a_keyboard_interrupt_that_the_application_catches_still_dooms_the_transaction(
         self, interrupting: list[BaseException], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(buffer, "SPILL", 1)
+        monkeypatch.setattr(unit_of_work, "SPILL", 1)
         connection.ensure_connection()
 
         def write() -> None:

@@ -9,9 +9,9 @@ import pytest
 from django.db import connection, connections, transaction
 
 from signalbox.models import Event
-from signalbox.reader import Filter
-from signalbox.reader import following as module
-from signalbox.reader.following import Follower, follow
+from signalbox.queries import tail as module
+from signalbox.queries.filters import Filter
+from signalbox.queries.tail import Follower, follow
 from tests.rows import event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])

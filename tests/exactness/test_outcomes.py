@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connections, transaction
 
-from signalbox import buffer, departures, store
 from signalbox.models import Event
+from signalbox.pipeline import exporter, unit_of_work, writer
 from tests.exactness import register
 from tests.exactness.blocks import savepoint, tag, undone
 from tests.shop.models import Tag
@@ -52,7 +52,7 @@ def test_what_another_database_undid_is_told_in_the_default_one() -> None:
     with undone(using="other"):
         tag("a", "other")
     connections["default"].ensure_connection()
-    departures.drain()
+    exporter.drain()
     assert [] == register.told("rolled_back", "post_save", "other")
     [event] = Event.objects.filter(signal="post_save")
     assert ("rolled_back", "other") == (event.outcome, event.database)
@@ -63,11 +63,11 @@ def without_tables() -> Iterator[None]:
     """The other database, where Signalbox was never migrated."""
     names = ("signalbox_event", "signalbox_trace")
     register.execute("other", *(f"ALTER TABLE {name} RENAME TO {name}_away" for name in names))
-    store.forget()
+    writer.forget()
     yield
     connections["other"].close()
     register.execute("other", *(f"ALTER TABLE {name}_away RENAME TO {name}" for name in names))
-    store.forget()
+    writer.forget()
 
 
 @pytest.mark.usefixtures("without_tables")
@@ -80,7 +80,7 @@ def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the
         assert [] == register.told("committed", "post_save")
     tag("c", "other")
     assert ["a", "c"] == sorted(Tag.objects.using("other").values_list("name", flat=True))
-    departures.drain()
+    exporter.drain()
     assert ["a", "c"] == register.told("committed", "post_save")
     assert ["b"] == register.told("rolled_back", "post_save")
     assert {"other"} == {event.database for event in Event.objects.filter(signal="post_save")}
@@ -90,12 +90,12 @@ def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the
 def test_a_transaction_longer_than_memory_keeps_its_events_where_they_cant_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(buffer, "SPILL", 2)
+    monkeypatch.setattr(unit_of_work, "SPILL", 2)
     connections["default"].ensure_connection()
     with transaction.atomic(using="other"):
         for number in range(5):
             tag(str(number), "other")
-    departures.drain()
+    exporter.drain()
     assert ["0", "1", "2", "3", "4"] == register.told("committed", "post_save")
 
 

@@ -11,7 +11,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from signalbox import buffer, drivers
+from signalbox.pipeline import backends, unit_of_work
 from tests.exactness import register
 from tests.exactness.blocks import Undo, savepoint
 from tests.shop.models import Friend, Order, Tag, Uniq
@@ -54,7 +54,7 @@ PROGRAMS = st.lists(
 
 def atomic(own_savepoint: bool = True) -> Any:
     """A block. Django does not recover from one that begins in a manual transaction which PostgreSQL has given up."""
-    if not connection.in_atomic_block and not connection.autocommit and drivers.aborted(connection):
+    if not connection.in_atomic_block and not connection.autocommit and backends.aborted(connection):
         raise DatabaseError("The transaction is aborted.")
     return transaction.atomic(savepoint=own_savepoint)
 
@@ -106,7 +106,7 @@ class Program:
             order.tags.clear()
 
     def flush(self) -> None:
-        buffer.flush_all()
+        unit_of_work.flush_all()
 
     def clash(self, inner: bool, bulk: bool) -> None:
         """The database refuses a row. PostgreSQL then takes no other statement until the transaction, or a savepoint,
@@ -194,7 +194,7 @@ def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, bulk: str, p
     for alias in ("default", "other"):
         register.empty(alias)
     with pytest.MonkeyPatch.context() as patch, override_settings(SIGNALBOX={"BULK": bulk}):
-        patch.setattr(buffer, "SPILL", spill)
+        patch.setattr(unit_of_work, "SPILL", spill)
         Program().run(program)
     for sender in ("shop.Order", "shop.Friend", "shop.Uniq"):
         register.exact(sender)

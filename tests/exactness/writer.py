@@ -30,12 +30,12 @@ def write(seed: int) -> None:
     """Write at random, without end; say so after the first row."""
     from django.db import transaction
 
-    from signalbox import buffer
+    from signalbox.pipeline import unit_of_work
     from tests.exactness.blocks import Undo
     from tests.shop.models import Order, Tag
 
     chance = random.Random(seed)
-    buffer.SPILL = chance.choice([1, 3, 1000, 1000])
+    unit_of_work.SPILL = chance.choice([1, 3, 1000, 1000])
     tags = [Tag.objects.create(name=str(number)) for number in range(3)]
     keys: list[int] = []
 

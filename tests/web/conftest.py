@@ -14,10 +14,10 @@ from django.db import connection
 from django.test import Client, override_settings
 
 import signalbox
-from signalbox import departures, store
-from signalbox.context import new_trace_id
-from signalbox.delivery import registry
+from signalbox.core.tracing import new_trace_id
 from signalbox.models import Delivery, Event, Trace
+from signalbox.outbox import registry
+from signalbox.pipeline import exporter, writer
 from tests import services
 from tests.delivery import receivers
 from tests.web import browsing
@@ -142,7 +142,7 @@ def durable() -> Iterator[str]:
     [name] = registry.durables()
     yield name
     registry.disconnect(name)
-    store.deliverer = None
+    writer.deliverer = None
     signalbox.install()
 
 
@@ -172,7 +172,7 @@ def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Site
 
 
 def _empty_register() -> None:
-    departures.drain()
+    exporter.drain()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     connection.close()

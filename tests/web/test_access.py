@@ -7,8 +7,8 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import resolve, reverse
 
-from signalbox import store
 from signalbox.models import Delivery, Event, Trace
+from signalbox.pipeline import writer
 from signalbox.urls import urlpatterns
 
 pytestmark = pytest.mark.django_db(databases="__all__")  # the deliveries' page asks each one
@@ -89,7 +89,7 @@ def test_being_refused_is_recorded(client: Client) -> None:
 def test_before_migrate_every_page_says_what_to_do(
     page: Client, addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ready", lambda connection: False)
+    monkeypatch.setattr(writer, "ready", lambda connection: False)
     for address in addresses:
         answer = page.get(address)
         assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)

@@ -12,9 +12,9 @@ from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from signalbox import admin as signalbox_admin
-from signalbox import store
 from signalbox.admin import SignalboxHistory
 from signalbox.models import Delivery, Event
+from signalbox.pipeline import writer
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +59,7 @@ def test_the_list_does_not_count_the_table(
 
 @pytest.mark.parametrize("model", FILTERS)
 def test_before_migrate_the_list_says_what_to_do(boss: Client, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    monkeypatch.setattr(store, "ready", lambda connection: False)
+    monkeypatch.setattr(writer, "ready", lambda connection: False)
     answer = boss.get(f"/admin/signalbox/{model}/")
     assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)
 

@@ -203,7 +203,7 @@ def test_the_strip_says_when_a_limit_cut_it_off(
     window: Window, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visitor = window()
-    monkeypatch.setattr("signalbox.web.reading.STRIP_EVENTS", 2)
+    monkeypatch.setattr("signalbox.queries.timeline.STRIP_EVENTS", 2)
     moment = int(time.time() * 1_000_000)
     for _ in range(3):
         add_event(time=moment)

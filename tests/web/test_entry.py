@@ -6,8 +6,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from signalbox.dashboard.demo_login import link
 from signalbox.models import Event, Trace
-from signalbox.web.entry import link
 
 pytestmark = pytest.mark.django_db
 

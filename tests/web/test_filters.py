@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from signalbox.models import Event, Trace
-from signalbox.web.filters import Asked
+from signalbox.queries.timeline_query import Asked
 
 
 def test_what_is_asked_for_is_said_again_in_the_address() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from signalbox.web import formats
-from signalbox.web.formats import Changed, Piece
+from signalbox.dashboard import formats
+from signalbox.dashboard.formats import Changed, Piece
 
 
 @pytest.mark.parametrize(

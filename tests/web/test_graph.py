@@ -15,9 +15,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 import signalbox
-from signalbox.delivery import registry
+from signalbox.dashboard import graph
 from signalbox.models import Event
-from signalbox.web import graph
+from signalbox.outbox import registry
 from tests.shop.models import Order, Tag
 
 pytestmark = pytest.mark.django_db

@@ -9,9 +9,9 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from signalbox.models import Event, Trace
-from signalbox.web import reading
-from signalbox.web.filters import Asked
-from signalbox.web.reading import Gap, Position
+from signalbox.queries import timeline
+from signalbox.queries.timeline import Gap, Position
+from signalbox.queries.timeline_query import Asked
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
 
@@ -33,7 +33,7 @@ def walk(asked: Asked, size: int) -> Iterator[str]:
     """Yield the traces of every page, from the newest to the oldest."""
     before: int | None = None
     while True:
-        page = reading.page(asked, before, size)
+        page = timeline.page(asked, before, size)
         yield from (line.trace_id for line in page.lines)
         if page.older is None:
             return
@@ -42,7 +42,7 @@ def walk(asked: Asked, size: int) -> Iterator[str]:
 
 def test_the_trace_of_the_newest_event_comes_first(add_event: AddEvent) -> None:
     old, new = add_event(), add_event()
-    assert [new.trace_id, old.trace_id] == [line.trace_id for line in reading.page(ask()).lines]
+    assert [new.trace_id, old.trace_id] == [line.trace_id for line in timeline.page(ask()).lines]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -58,12 +58,12 @@ def test_each_trace_is_on_one_page_though_its_events_lie_among_others(add_event:
 def test_a_search_finds_every_trace_once_on_its_way_through_the_table(
     add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PATIENCE", -1.0)  # it rests after each statement
-    monkeypatch.setattr(reading, "WINDOWS", (3, 3))
+    monkeypatch.setattr(timeline, "PATIENCE", -1.0)  # it rests after each statement
+    monkeypatch.setattr(timeline, "WINDOWS", (3, 3))
     wanted = [add_event(sender="shop.Tag" if number % 5 == 0 else "shop.Order") for number in range(40)]
     expected = [event.trace_id for event in reversed(wanted) if event.sender == "shop.Tag"]
     assert expected == list(walk(ask(sender="shop.Tag"), 40))
-    page = reading.page(ask(sender="shop.Tag"))
+    page = timeline.page(ask(sender="shop.Tag"))
     assert not page.complete
     assert page.reached is not None
 
@@ -71,21 +71,21 @@ def test_a_search_finds_every_trace_once_on_its_way_through_the_table(
 def test_a_search_that_rests_where_nothing_lies_further_back_has_ended(
     add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PATIENCE", -1.0)
-    monkeypatch.setattr(reading, "WINDOWS", (3, 3))
+    monkeypatch.setattr(timeline, "PATIENCE", -1.0)
+    monkeypatch.setattr(timeline, "WINDOWS", (3, 3))
     add_event(id=1_000_000, sender="shop.Order")
-    page = reading.page(ask(sender="shop.Tag"))
+    page = timeline.page(ask(sender="shop.Tag"))
     assert ([], None, True) == (page.lines, page.older, page.complete)
 
 
 def test_a_trace_of_very_many_events_leaves_room_for_the_others(
     add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "CHUNK", 10)
+    monkeypatch.setattr(timeline, "CHUNK", 10)
     first = add_event()
     for _ in range(35):
         add_event(trace_id="a" * 32)
-    assert ["a" * 32, first.trace_id] == [line.trace_id for line in reading.page(ask()).lines]
+    assert ["a" * 32, first.trace_id] == [line.trace_id for line in timeline.page(ask()).lines]
 
 
 def test_a_time_range_bounds_the_search(add_event: AddEvent) -> None:
@@ -93,7 +93,7 @@ def test_a_time_range_bounds_the_search(add_event: AddEvent) -> None:
     start = 1_790_000_000_000_000
     events = [add_event(time=start + number * hour) for number in range(10)]
     since, until = events[3].at.isoformat(), events[6].at.isoformat()
-    found = [line.trace_id for line in reading.page(ask(since=since, until=until)).lines]
+    found = [line.trace_id for line in timeline.page(ask(since=since, until=until)).lines]
     assert [event.trace_id for event in (events[5], events[4], events[3])] == found
 
 
@@ -102,7 +102,7 @@ def test_a_line_tells_of_its_trace(add_event: AddEvent, add_trace: AddTrace) -> 
     add_event(trace_id="b" * 32, signal="request_started", actor_label="")
     add_event(trace_id="b" * 32, errors=1, actor_label="ada")
     add_event(trace_id="b" * 32, outcome="rolled_back")
-    [line] = reading.page(ask()).lines
+    [line] = timeline.page(ask()).lines
     assert ("request", "POST /orders/7/", "ada", "500", "bad") == (
         line.kind,
         line.name,
@@ -117,7 +117,7 @@ def test_a_line_tells_of_its_trace(add_event: AddEvent, add_trace: AddTrace) -> 
 
 def test_a_trace_without_a_row_runs(add_event: AddEvent) -> None:
     event = add_event(errors=2, outcome="rolled_back", time=time.time_ns() // 1000)
-    [line] = reading.page(ask()).lines
+    [line] = timeline.page(ask()).lines
     assert (True, "", "running", "running", "post_save") == (
         line.running,
         line.kind,
@@ -135,7 +135,7 @@ def test_a_trace_without_a_row_in_which_nothing_happens_is_unfinished(
     hours_ago = time.time_ns() // 1000 - 5 * 3_600_000_000
     add_event(trace_id="d" * 32, time=time.time_ns() // 1000 - minutes * 60_000_000)
     add_event(trace_id="d" * 32, time=hours_ago)
-    [line] = reading.page(ask()).lines
+    [line] = timeline.page(ask()).lines
     assert (status, status, status == "unfinished") == (line.status, line.tone, line.unfinished)
 
 
@@ -145,7 +145,7 @@ def test_a_crashed_request_is_an_error_of_its_line(add_event: AddEvent, add_trac
     failed = add_event(outcome="failed", errors=1)
     add_event(trace_id=failed.trace_id, outcome="failed")
     seldom_looked_at = add_trace(trace_id=add_event().trace_id, status="500", events=100_000)
-    found = {line.trace_id: line.errors for line in reading.page(ask()).lines}
+    found = {line.trace_id: line.errors for line in timeline.page(ask()).lines}
     assert {crash.trace_id: 1, failed.trace_id: 2, seldom_looked_at.trace_id: 1} == found
 
 
@@ -153,21 +153,21 @@ def test_work_that_shares_a_trace_is_one_line(add_event: AddEvent, add_trace: Ad
     add_trace(trace_id="c" * 32, time=5_000, duration=1_000, name="GET /second/", status="404", actor_label="")
     add_trace(trace_id="c" * 32, time=1_000, duration=9_000, name="GET /first/")
     add_event(trace_id="c" * 32)
-    [line] = reading.page(ask()).lines
+    [line] = timeline.page(ask()).lines
     assert ("GET /first/", 1_000, 9_000, 2, "ada") == (line.name, line.time, line.duration, line.events, line.actor)
 
 
 def test_lines_that_lie_far_apart_are_looked_at_one_by_one(
     add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "WINDOWS", (1000, 1000))
-    monkeypatch.setattr(reading, "SMALL", 3)
+    monkeypatch.setattr(timeline, "WINDOWS", (1000, 1000))
+    monkeypatch.setattr(timeline, "SMALL", 3)
     old = add_event(object_key="5")
     for _ in range(6):
         last = add_event(trace_id=old.trace_id)
     new = add_event(object_key="5", id=last.id + 10_000)
     with CaptureQueriesContext(connection) as queries:
-        found = reading.page(ask(object="shop.Order:5"))
+        found = timeline.page(ask(object="shop.Order:5"))
     assert [(new.trace_id, 1, 1), (old.trace_id, 1, 3)] == [
         (line.trace_id, line.matches, line.events) for line in found.lines
     ]
@@ -177,7 +177,7 @@ def test_lines_that_lie_far_apart_are_looked_at_one_by_one(
 def test_a_trace_s_events_are_read_in_the_order_of_its_index(add_event: AddEvent) -> None:
     events = [add_event(trace_id="a" * 32) for _ in range(4)]
     with CaptureQueriesContext(connection) as queries:
-        assert (events[1:3], events[2].id) == reading.trace_events("a" * 32, events[0].id, 2)
+        assert (events[1:3], events[2].id) == timeline.trace_events("a" * 32, events[0].id, 2)
     [order] = [one["sql"].rpartition("ORDER BY")[2] for one in queries]
     assert order.index("trace_id") < order.index('"id"' if '"id"' in order else "`id`")
 
@@ -185,8 +185,8 @@ def test_a_trace_s_events_are_read_in_the_order_of_its_index(add_event: AddEvent
 @pytest.fixture
 def shared(add_event: AddEvent, add_trace: AddTrace, monkeypatch: pytest.MonkeyPatch) -> list[Trace]:
     """The rows of a trace that a caller gave to many requests."""
-    monkeypatch.setattr(reading, "SHARED", 3)
-    monkeypatch.setattr(reading, "MOST_ROWS", 8)
+    monkeypatch.setattr(timeline, "SHARED", 3)
+    monkeypatch.setattr(timeline, "MOST_ROWS", 8)
     add_event(trace_id="c" * 32)
     return [add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number) for number in range(20)]
 
@@ -195,16 +195,16 @@ def test_of_a_trace_that_very_many_share_the_newest_rows_are_read(
     shared: list[Trace], add_event: AddEvent, add_trace: AddTrace
 ) -> None:
     other = add_trace(trace_id=add_event().trace_id)
-    first, second = reading.page(ask()).lines
+    first, second = timeline.page(ask()).lines
     assert ([other], False) == (first.rows, first.more)
     assert (shared[-3:], True) == (second.rows, second.more)
-    assert shared[-3:] == reading.line_of("c" * 32).rows
-    assert "GET /17/" == reading.name_of("c" * 32)
+    assert shared[-3:] == timeline.line_of("c" * 32).rows
+    assert "GET /17/" == timeline.name_of("c" * 32)
 
 
 def test_a_shared_trace_costs_a_bounded_number_of_rows(shared: list[Trace]) -> None:
     with CaptureQueriesContext(connection) as queries:
-        reading.page(ask())
+        timeline.page(ask())
     of_traces = [one["sql"] for one in queries if 'FROM "signalbox_trace"' in one["sql"].replace("`", '"')]
     assert of_traces
     for sql in of_traces:
@@ -213,8 +213,8 @@ def test_a_shared_trace_costs_a_bounded_number_of_rows(shared: list[Trace]) -> N
 
 
 def test_few_rows_too_many_are_left_out_in_the_same_way(shared: list[Trace], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MOST_ROWS", 100)
-    [line] = reading.page(ask()).lines
+    monkeypatch.setattr(timeline, "MOST_ROWS", 100)
+    [line] = timeline.page(ask()).lines
     assert (shared[-3:], True) == (line.rows, line.more)
 
 
@@ -223,7 +223,7 @@ def test_a_page_takes_a_few_queries_however_many_events_there_are(add_event: Add
         event = add_event()
         add_trace(trace_id=event.trace_id)
     with CaptureQueriesContext(connection) as few:
-        reading.page(ask())
+        timeline.page(ask())
     assert len(few) <= 4
 
 
@@ -235,7 +235,7 @@ def test_nothing_new_costs_one_query(add_event: AddEvent, add_trace: AddTrace) -
     add_trace()
     position = Position.now()
     with CaptureQueriesContext(connection) as queries:
-        assert ([], position, False) == reading.news(position)
+        assert ([], position, False) == timeline.news(position)
     assert 1 == len(queries)
 
 
@@ -244,35 +244,35 @@ def test_a_new_event_and_an_ended_trace_are_news(add_event: AddEvent, add_trace:
     position = Position.now()
     add_trace(trace_id=running.trace_id)
     fresh = add_event()
-    found, after, behind = reading.news(position)
+    found, after, behind = timeline.news(position)
     assert ({running.trace_id, fresh.trace_id}, False) == (set(found), behind)
-    assert ([], after, False) == reading.news(after)
+    assert ([], after, False) == timeline.news(after)
 
 
 def test_what_is_new_tells_the_newest_trace_last(add_event: AddEvent) -> None:
     position = Position.now()
     again, other = add_event(), add_event()
     add_event(trace_id=again.trace_id)
-    assert [other.trace_id, again.trace_id] == reading.news(position).trace_ids
+    assert [other.trace_id, again.trace_id] == timeline.news(position).trace_ids
 
 
 @pytest.mark.parametrize("name", ["FRESH", "MOST_NEWS"])
 def test_more_news_than_one_answer_holds_are_not_read_bit_by_bit(
     name: str, add_event: AddEvent, add_trace: AddTrace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, name, 3)
+    monkeypatch.setattr(timeline, name, 3)
     position = Position.now()
     for _ in range(2):
         add_event()
         add_trace(trace_id=add_event().trace_id)
-    assert reading.news(position).behind
+    assert timeline.news(position).behind
 
 
 def test_a_look_for_news_reads_no_more_rows_than_it_may(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MOST_NEWS", 3)
+    monkeypatch.setattr(timeline, "MOST_NEWS", 3)
     position = Position.now()
     first, second, third, *_ = (add_event() for _ in range(20))
-    found = reading.news(position)
+    found = timeline.news(position)
     assert ([first.trace_id, second.trace_id, third.trace_id], third.id) == (found.trace_ids, found.position.event)
 
 
@@ -280,17 +280,17 @@ def test_an_event_that_is_committed_after_a_later_one_is_not_missed(add_event: A
     last = add_event().id
     position = Position.now()
     overtaking = add_event(id=last + 3)
-    found, position, _ = reading.news(position)
+    found, position, _ = timeline.news(position)
     assert [overtaking.trace_id] == found
     overtaken = add_event(id=last + 2)
-    found, position, _ = reading.news(position)
+    found, position, _ = timeline.news(position)
     assert [overtaken.trace_id] == found
     assert [(last + 1, last + 1)] == [(gap.first, gap.last) for gap in position.gaps if gap.first > last]
 
 
 def test_a_gap_that_stays_is_given_up() -> None:
     old = Position(10, 5, (Gap(0, 7, 8, 0),))
-    assert Position(10, 5) == reading.news(old).position
+    assert Position(10, 5) == timeline.news(old).position
 
 
 def gaps_at_the_start() -> list[tuple[int, int, int]]:
@@ -306,11 +306,11 @@ def test_a_page_that_is_opened_knows_what_is_missing_among_the_last_keys(
         add_event(id=key)
     end = add_trace().id
     add_trace(id=end + 2)
-    monkeypatch.setattr(reading, "LOOK_BACK", 2)
+    monkeypatch.setattr(timeline, "LOOK_BACK", 2)
     assert [(0, first + 5, first + 6), (1, end + 1, end + 1)] == gaps_at_the_start()
-    monkeypatch.setattr(reading, "LOOK_BACK", 4)
+    monkeypatch.setattr(timeline, "LOOK_BACK", 4)
     assert [(0, first + 1, first + 2), (0, first + 5, first + 6)] == gaps_at_the_start()[:2]
-    monkeypatch.setattr(reading, "GAPS", 1)
+    monkeypatch.setattr(timeline, "GAPS", 1)
     assert 1 == len(gaps_at_the_start())
 
 
@@ -337,11 +337,11 @@ def test_what_a_transaction_wrote_that_was_open_when_the_page_was_opened_is_news
         assert written.wait(20)
         add_event()
         position = Position.now()
-        assert [] == reading.news(position).trace_ids
+        assert [] == timeline.news(position).trace_ids
     finally:
         opened.set()
         thread.join()
-    assert late == reading.news(position).trace_ids
+    assert late == timeline.news(position).trace_ids
 
 
 def test_a_position_is_what_its_text_says() -> None:
@@ -357,19 +357,19 @@ def test_a_text_that_is_no_position_means_the_end_of_the_table(add_event: AddEve
 def test_news_are_narrowed_as_the_page_is(add_event: AddEvent) -> None:
     wanted, other = add_event(sender="shop.Tag"), add_event()
     add_event(trace_id=wanted.trace_id)
-    lines = reading.lines_of([wanted.trace_id, other.trace_id], ask(sender="shop.Tag"), other.id + 1)
+    lines = timeline.lines_of([wanted.trace_id, other.trace_id], ask(sender="shop.Tag"), other.id + 1)
     assert [(wanted.trace_id, 1, 2)] == [(line.trace_id, line.matches, line.events) for line in lines]
 
 
 def test_looking_for_what_matches_is_bounded_by_keys(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "WINDOWS", (2, 4))
+    monkeypatch.setattr(timeline, "WINDOWS", (2, 4))
     asked = ask(sender="shop.Tag")
     far, *_, near = (add_event(trace_id="a" * 32, sender="shop.Tag") for _ in range(10))
-    assert {"a" * 32: 4} == reading.matches(["a" * 32], asked, near.id)
+    assert {"a" * 32: 4} == timeline.matches(["a" * 32], asked, near.id)
     other = add_event(trace_id="b" * 32, sender="shop.Tag", id=near.id + 10)
-    assert [other.trace_id] == [line.trace_id for line in reading.page(asked, None, 1).lines]
+    assert [other.trace_id] == [line.trace_id for line in timeline.page(asked, None, 1).lines]
     with CaptureQueriesContext(connection) as queries:
-        reading.page(asked, far.id + 1, 5)
+        timeline.page(asked, far.id + 1, 5)
     [above] = [one["sql"] for one in queries if "DISTINCT" in one["sql"]]
     assert str(far.id + 5) in above
 
@@ -384,17 +384,17 @@ def test_the_strip_sums_up_events_by_step_and_group(add_event: AddEvent) -> None
     add_event(time=9_000_000)
     add_event(time=15_000_000, signal="got_request_exception", outcome="sent")
     expected = [(10_000_000, "model", 2, 1), (15_000_000, "bulk", 1, 0), (15_000_000, "request", 1, 1)]
-    assert expected == reading.strip(ask(), 10_000_000, 5_000_000)
+    assert expected == timeline.strip(ask(), 10_000_000, 5_000_000)
 
 
 def test_the_strip_of_a_text_looks_less_far_back(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "STRIP_EVENTS", 8)
+    monkeypatch.setattr(timeline, "STRIP_EVENTS", 8)
     for _ in range(10):
         add_event(time=15_000_000)
-    numbers = [reading.strip(asked, 10_000_000, 5_000_000)[0][2] for asked in (ask(), ask(text="order"))]
+    numbers = [timeline.strip(asked, 10_000_000, 5_000_000)[0][2] for asked in (ask(), ask(text="order"))]
     assert [8, 2] == numbers
 
 
 def test_names_are_those_of_the_latest_events(add_event: AddEvent) -> None:
     add_event(sender="shop.Tag", actor_label="")
-    assert {"signal": ["post_save"], "sender": ["shop.Tag"], "actor_label": []} == reading.recent_names()
+    assert {"signal": ["post_save"], "sender": ["shop.Tag"], "actor_label": []} == timeline.recent_names()

@@ -14,8 +14,8 @@ from django.urls import reverse
 
 from signalbox.doctor import Finding, Line, Severity
 from signalbox.models import Event, Trace
-from signalbox.web import objects, reading
-from signalbox.web.reading import Position
+from signalbox.queries import object_page, timeline
+from signalbox.queries.timeline import Position
 from tests.shop.models import Order
 
 pytestmark = pytest.mark.django_db
@@ -46,7 +46,7 @@ def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_
 def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
     page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "FRESH", 2)
+    monkeypatch.setattr(timeline, "FRESH", 2)
     position = str(Position.now())
     for _ in range(3):
         add_event()
@@ -71,7 +71,7 @@ def test_a_paused_page_is_told_how_much_is_new_and_no_more(
     add_event(sender="shop.Tag")
     assert {"traces": 2, "more": False} == counted(page, position=position)
     assert {"traces": 1, "more": False} == counted(page, position=position, sender="shop.Tag")
-    monkeypatch.setattr(reading, "FRESH", 1)
+    monkeypatch.setattr(timeline, "FRESH", 1)
     assert {"traces": 1, "more": True} == counted(page, position=position)
 
 
@@ -169,7 +169,7 @@ def test_a_trace_says_that_more_work_shares_it_than_is_told(
         add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number)
     address = f"/signalbox/trace/{'c' * 32}/"
     assert "4 pieces of work share this trace: " in page.get(address).content.decode()
-    monkeypatch.setattr(reading, "SHARED", 2)
+    monkeypatch.setattr(timeline, "SHARED", 2)
     answer = page.get(address).content.decode()
     assert "More than 2 pieces of work share this trace; the newest of them: " in answer
     assert "GET /1/" not in answer
@@ -351,7 +351,7 @@ def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
 
 @override_settings(AUTH_USER_MODEL="shop.Customer")
 def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
-    assert objects.find("auth.User", "1").history is None
+    assert object_page.find("auth.User", "1").history is None
 
 
 @pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])

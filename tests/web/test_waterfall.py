@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from signalbox.dashboard.waterfall import tree, waterfall
 from signalbox.models import Event, Trace
-from signalbox.web.waterfall import tree, waterfall
 
 
 def event(span: int, **given: Any) -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signalbox.doctor.examination import examine
+from signalbox.doctor.engine import examine
 from signalbox.doctor.findings import Finding, Line, Severity
 
 __all__ = ["Finding", "Line", "Severity", "examine"]

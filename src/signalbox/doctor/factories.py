@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from signalbox.doctor.written import Function
+from signalbox.doctor.source_model import Function
 
 
 def product(factory: Function, named: Mapping[str, Function]) -> Function | None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from signalbox.doctor import factories
-from signalbox.doctor.frames import Frame
-from signalbox.doctor.recorded import Record
+from signalbox.doctor.recorded_stats import Record
 from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
-from signalbox.doctor.written import Connect, Function, Module, Source
+from signalbox.doctor.scopes import Frame
+from signalbox.doctor.source_model import Connect, Function, Module, Source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

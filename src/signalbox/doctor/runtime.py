@@ -24,8 +24,8 @@ from django.db.models.fields.reverse_related import ForeignObjectRel
 from django.db.models.options import Options
 from django.dispatch import Signal
 
-from signalbox import catalog, naming
-from signalbox.receivers import Connected, code_of, connected, name
+from signalbox.core import catalog, naming
+from signalbox.core.receivers import Connected, code_of, connected, name
 
 SenderKind: TypeAlias = Literal[
     "any", "unknown", "model", "app_config", "handler", "class", "module", "string", "instance"

@@ -12,11 +12,11 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
-from signalbox import catalog
-from signalbox.doctor.imports import imported
-from signalbox.doctor.reader import Reader, parsed
+from signalbox.core import catalog
+from signalbox.doctor.import_graph import imported
+from signalbox.doctor.module_reader import Reader, parsed
 from signalbox.doctor.runtime import App, packaged, real
-from signalbox.doctor.written import Connect, Definition, Function, Module, Send, Source
+from signalbox.doctor.source_model import Connect, Definition, Function, Module, Send, Source
 
 SIGNAL_CLASSES: Final = frozenset(
     {"django.dispatch.Signal", "django.dispatch.dispatcher.Signal", "django.db.models.signals.ModelSignal"}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from signalbox.doctor.written import Function
+    from signalbox.doctor.source_model import Function
 
 
 class Condition(NamedTuple):

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import signalbox.fields
+import signalbox.core.fields
 
 
 class Migration(migrations.Migration):
@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("errors", models.PositiveSmallIntegerField(help_text="Receivers that raised.", verbose_name="errors")),
-                ("data", signalbox.fields.Document()),
+                ("data", signalbox.core.fields.Document()),
             ],
             options={
                 "verbose_name": "event",
@@ -86,7 +86,7 @@ class Migration(migrations.Migration):
                 ("events", models.PositiveIntegerField(verbose_name="events")),
                 ("errors", models.PositiveIntegerField(verbose_name="errors")),
                 ("rolled_back", models.PositiveIntegerField(verbose_name="rolled back")),
-                ("data", signalbox.fields.Document()),
+                ("data", signalbox.core.fields.Document()),
             ],
             options={
                 "verbose_name": "trace",

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import signalbox.fields
+import signalbox.core.fields
 
 
 class Migration(migrations.Migration):
@@ -82,7 +82,7 @@ class Migration(migrations.Migration):
                         help_text="When it was done, dead or discarded.", null=True, verbose_name="finished"
                     ),
                 ),
-                ("payload", signalbox.fields.Document()),
+                ("payload", signalbox.core.fields.Document()),
             ],
             options={
                 "verbose_name": "delivery",

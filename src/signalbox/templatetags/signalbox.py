@@ -14,11 +14,11 @@ from django.utils.html import format_html
 from django.utils.timezone import localtime
 
 from signalbox import conf
+from signalbox.dashboard import formats
+from signalbox.dashboard.access import allowed
+from signalbox.dashboard.links import delivery_address, object_address
 from signalbox.models import Delivery, moment, now
-from signalbox.objects import history
-from signalbox.web import formats
-from signalbox.web.access import allowed
-from signalbox.web.addresses import delivery_address, object_address
+from signalbox.queries.object_history import history
 
 register = template.Library()
 

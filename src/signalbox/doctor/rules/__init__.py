@@ -77,20 +77,20 @@ def rule(
 
 
 def _load() -> None:
-    from signalbox.doctor.rules import (  # noqa: F401
+    from signalbox.doctor.rules import (
         asynchrony,
+        connect_in_request,
         connections,
-        costs,
-        deaf,
         effects,
         failures,
         fixtures,
-        leaks,
+        global_receivers,
         lifetime,
         recursion,
         secrets,
         senders,
         signatures,
+        unused_signals,
     )
 
     ordered = sorted(RULES.values(), key=lambda rule: rule.id)

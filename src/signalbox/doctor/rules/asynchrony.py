@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from signalbox import catalog
+from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Heard, Project
 from signalbox.doctor.rules import Fault, rule

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-from signalbox.doctor.arrivals import Arrivals
 from signalbox.doctor.findings import Severity
+from signalbox.doctor.import_order import Arrivals
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
-from signalbox.doctor.written import Connect
+from signalbox.doctor.source_model import Connect
 
 _BY_CONVENTION: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
 """Modules that servers, workers and the admin look for by name in each app."""

@@ -8,9 +8,9 @@ from typing import Final
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.frames import Frame
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.scopes import Frame
 
 _BEFORE_COMMIT: Final = frozenset({"pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"})
 _MAILS: Final = frozenset({"send_mail", "send_mass_mail", "mail_admins", "mail_managers"})

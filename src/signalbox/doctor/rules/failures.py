@@ -9,10 +9,10 @@ from typing import Final
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
-from signalbox.doctor.recorded import Record
+from signalbox.doctor.recorded_stats import Record
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
-from signalbox.doctor.written import Function
+from signalbox.doctor.source_model import Function
 
 SLOW: Final = 100_000
 """Microseconds of the 95th percentile from which on a receiver is called slow."""

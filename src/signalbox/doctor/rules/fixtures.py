@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
-from signalbox.doctor.rows import Rows
+from signalbox.doctor.queryset_ownership import Rows
 from signalbox.doctor.rules import Fault, rule
 
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from signalbox.doctor import startup
+from signalbox.doctor import app_ready
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.source_model import Connect, Function, Module
 from signalbox.doctor.syntax import dotted
-from signalbox.doctor.written import Connect, Function, Module
 
 _Chain: TypeAlias = tuple[tuple[int, int], ...]
 """Where a statement stands: block and index in it, from the outermost block to its own."""
@@ -295,7 +295,7 @@ def _is_connect(node: ast.Call) -> bool:
 )
 def short_lived(project: Project) -> Iterator[Fault]:
     """Find receivers that nothing holds once their statement, or the function around it, is done."""
-    started = startup.ran(project)
+    started = app_ready.ran(project)
     for connect in project.source.connects:
         what = _temporary(project, connect, started) if connect.weak is True else None
         if what is None:
@@ -368,7 +368,7 @@ def _connected_itself(project: Project, connect: Connect, started: frozenset[Fun
         and not connect.conditional
         and not connect.loop
         and connect.uid is None
-        and startup.surely(scope, connect.line)
+        and app_ready.surely(scope, connect.line)
         and not any((signal, function.node_name) in project.source.disconnects for signal in connect.signals)
         and not any((signal, "*") in project.source.disconnects for signal in connect.signals)
         and _up_to_date(project, function)

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.frames import Frame
 from signalbox.doctor.project import Heard, Project
-from signalbox.doctor.rows import Rows
+from signalbox.doctor.queryset_ownership import Rows
 from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.scopes import Frame
 
 _SAVES: Final = frozenset({"save", "asave"})
 _CREATES: Final = frozenset({"create", "acreate"})

@@ -8,10 +8,10 @@ from typing import Final
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.frames import Frame
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.secrecy import Secrecy, is_secret
+from signalbox.doctor.scopes import Frame
+from signalbox.doctor.taint import Secrecy, is_secret
 
 _LOG: Final = frozenset({"debug", "info", "warning", "warn", "error", "critical", "exception", "log"})
 _STORES: Final = frozenset({"create", "acreate", "get_or_create", "update_or_create", "write", "writelines"})

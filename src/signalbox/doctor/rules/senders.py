@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from signalbox import catalog
+from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection, Model, Sender
-from signalbox.doctor.written import Connect
+from signalbox.doctor.source_model import Connect
 
 _MODEL_SIGNALS = frozenset(
     {"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "class_prepared", "m2m_changed"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 
-from signalbox import catalog
+from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Heard, Project
 from signalbox.doctor.rules import Fault, rule

@@ -14,9 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
 
-from signalbox.management import quiet
+from signalbox.instrumentation import process
 from signalbox.models import Event, Trace
-from signalbox.reader import FilterError
+from signalbox.queries.filters import FilterError
 
 
 class Subcommand(NamedTuple):
@@ -41,14 +41,14 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
         "signals": Subcommand("every signal, and what listens to it", f"{_HERE}.signals"),
         "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_HERE}.stats"),
         "work": Subcommand(
-            "durable receivers at work, until told to stop", "signalbox.delivery.commands.work", reads=False
+            "durable receivers at work, until told to stop", "signalbox.management.subcommands.work", reads=False
         ),
         "deliveries": Subcommand(
             "how durable receivers get on; retry, discard, replay",
-            "signalbox.delivery.commands.deliveries",
+            "signalbox.management.subcommands.deliveries",
             reads=False,
         ),
-        "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.doctor.command"),
+        "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.management.subcommands.doctor"),
     }
 )
 
@@ -80,7 +80,7 @@ class Command(BaseCommand):
         """Run the subcommand."""
         subcommand = SUBCOMMANDS[options["subcommand"]]
         if subcommand.reads and self._own_process:
-            quiet.be_quiet()
+            process.be_quiet()
         try:
             code = import_module(subcommand.module).run(options, self.stdout)
             self.stdout.flush()

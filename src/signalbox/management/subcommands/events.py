@@ -6,11 +6,11 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
+from signalbox.management.output import events
+from signalbox.management.output.screen import Output, Screen
 from signalbox.management.subcommands import options as shared
-from signalbox.management.terminal import events
-from signalbox.management.terminal.screen import Output, Screen
-from signalbox.reader import event_record
-from signalbox.reader import events as newest
+from signalbox.queries.events import events as newest
+from signalbox.queries.export import event_record
 
 
 def add_arguments(parser: ArgumentParser) -> None:

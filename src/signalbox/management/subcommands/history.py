@@ -13,17 +13,17 @@ from django.core.management import CommandError
 from django.db import connections
 from django.db.models import Model
 
-from signalbox import encoding
-from signalbox.event import UNKNOWN
+from signalbox.core.event import UNKNOWN
+from signalbox.management.output import events
+from signalbox.management.output.screen import Output, Screen
+from signalbox.management.output.table import Cell, Column
+from signalbox.management.output.text import clean
 from signalbox.management.subcommands import options as shared
-from signalbox.management.terminal import events
-from signalbox.management.terminal.screen import Output, Screen
-from signalbox.management.terminal.table import Cell, Column
-from signalbox.management.terminal.text import clean
 from signalbox.models import Event, now
-from signalbox.objects import ObjectHistory, State, history
-from signalbox.reader import event_record
-from signalbox.reader.filters import moment_told
+from signalbox.queries.export import event_record
+from signalbox.queries.filters import moment_told
+from signalbox.queries.object_history import ObjectHistory, State, history
+from signalbox.serialization import encoder
 
 COLUMNS: Final = (
     Column(title="id", width=9, least=5, right=True),
@@ -148,7 +148,7 @@ def _several(keys: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if encoding.is_expression(value):
-        return str(value[encoding.EXPRESSION])
-    value = encoding.literal(value)
+    if encoder.is_expression(value):
+        return str(value[encoder.EXPRESSION])
+    value = encoder.literal(value)
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

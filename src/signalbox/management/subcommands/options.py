@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from django.db import connections
 
-from signalbox.event import Outcome
-from signalbox.reader import Filter
-from signalbox.reader.filters import GROUPS
+from signalbox.core.event import Outcome
+from signalbox.queries.filters import GROUPS, Filter
 
 MOST: Final = 10**18
 """No number that is given is greater: every database takes it, and one more."""

@@ -11,15 +11,16 @@ from typing import Any, Final
 from django.core.management import CommandError
 from django.utils import timezone
 
+from signalbox.management.output import events
+from signalbox.management.output.screen import Output, Screen
+from signalbox.management.output.table import Cell, Column
+from signalbox.management.output.text import clean, took
 from signalbox.management.subcommands import options as shared
-from signalbox.management.terminal import events
-from signalbox.management.terminal.screen import Output, Screen
-from signalbox.management.terminal.table import Cell, Column
-from signalbox.management.terminal.text import clean, took
 from signalbox.models import Event, Trace
-from signalbox.reader import TraceTree, event_record, trace_ids, trace_record
-from signalbox.reader import event as find_event
-from signalbox.reader import trace as find_trace
+from signalbox.queries.events import event as find_event
+from signalbox.queries.export import event_record, trace_record
+from signalbox.queries.trace_tree import TraceTree, trace_ids
+from signalbox.queries.trace_tree import trace as find_trace
 
 CHANGES: Final = (
     Column(title="field", width=30, least=8),

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from signalbox import conf
-from signalbox.delivery import registry
-from signalbox.management import quiet
+from signalbox.instrumentation import process
+from signalbox.instrumentation.filter import Scope
+from signalbox.management.output.screen import Output, Screen
+from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
-from signalbox.management.terminal.screen import Output, Screen
-from signalbox.management.terminal.table import Cell, Column
-from signalbox.reader import Listener, Listening
-from signalbox.reader import signals as known_signals
-from signalbox.reader.statistics import WINDOW
-from signalbox.recording.scope import Scope
+from signalbox.outbox import registry
+from signalbox.queries.signal_listeners import Listener, Listening
+from signalbox.queries.signal_listeners import signals as known_signals
+from signalbox.queries.stats import WINDOW
 
 COLUMNS: Final = (
     Column(title="signal", width=40, least=14, end=True),
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the signals in the order of Django's groups, those of the project last."""
     screen = Screen(stdout, options)
-    watched = quiet.watched()
+    watched = process.watched()
     found = known_signals(
         watched,
         Scope(conf.get()).names | set(watched.values()),

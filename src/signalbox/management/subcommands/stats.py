@@ -8,15 +8,14 @@ from typing import Any, Final
 
 from django.utils import timezone
 
-from signalbox.event import Outcome
+from signalbox.core.event import Outcome
+from signalbox.management.output.events import style_of
+from signalbox.management.output.screen import Output, Screen
+from signalbox.management.output.table import Cell, Column
+from signalbox.management.output.text import took
 from signalbox.management.subcommands import options as shared
-from signalbox.management.terminal.events import style_of
-from signalbox.management.terminal.screen import Output, Screen
-from signalbox.management.terminal.table import Cell, Column
-from signalbox.management.terminal.text import took
-from signalbox.reader import ReceiverTimes, SignalCounts, Statistics
-from signalbox.reader import stats as sum_up
-from signalbox.reader.statistics import WINDOW
+from signalbox.queries.stats import WINDOW, ReceiverTimes, SignalCounts, Statistics
+from signalbox.queries.stats import stats as sum_up
 
 SIGNALS: Final = (
     Column(title="signal", width=50, least=14, end=True),

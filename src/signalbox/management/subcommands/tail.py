@@ -6,11 +6,12 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
+from signalbox.management.output import events
+from signalbox.management.output.screen import Output, Screen
+from signalbox.management.output.table import Layout
 from signalbox.management.subcommands import options as shared
-from signalbox.management.terminal import events
-from signalbox.management.terminal.screen import Output, Screen
-from signalbox.management.terminal.table import Layout
-from signalbox.reader import event_record, follow
+from signalbox.queries.export import event_record
+from signalbox.queries.tail import follow
 
 
 def add_arguments(parser: ArgumentParser) -> None:

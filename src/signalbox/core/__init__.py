@@ -1,0 +1,1 @@
+"""Small values and naming; nothing here needs a database."""

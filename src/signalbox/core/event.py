@@ -1,0 +1,139 @@
+"""The values that travel from a send to the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from signalbox.core.receivers import Site
+    from signalbox.core.tracing import Trace
+    from signalbox.serialization.diff import RowChange
+
+
+class Outcome(StrEnum):
+    """What became of an event."""
+
+    COMMITTED = "committed"
+    """Its change is in the database."""
+    ROLLED_BACK = "rolled_back"
+    """Its change was undone, by a savepoint or with the whole transaction."""
+    FAILED = "failed"
+    """A receiver or the operation raised, and there was no change to commit."""
+    SENT = "sent"
+    """It was sent; there was nothing to commit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actor:
+    """Who did it."""
+
+    key: str
+    """The user's primary key as text; empty for an actor that is no user."""
+    label: str
+    """The user's name, or what was given to ``set_actor``."""
+
+
+class ReceiverRun(NamedTuple):
+    """One receiver's run for one event."""
+
+    site: Site
+    """Its name and place."""
+    nanoseconds: int | None
+    """How long it ran; ``None`` where the signal's own ``send`` could not be looked into."""
+    error: str | None
+    """The exception that left it, as ``Type: message``; ``None`` if it returned."""
+
+
+class Change(NamedTuple):
+    """One field's old and new value; ``UNKNOWN`` where the old value was never read."""
+
+    old: Any
+    new: Any
+
+
+class Unknown:
+    """The old value of a field that was written without having been read."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = Unknown()
+
+
+class Note(Protocol):
+    """What a capture noted on an instance, to be taken back if its change is rolled back."""
+
+    def take_back(self) -> None:
+        """Let the instance know again what it knew before."""
+
+    def alive(self) -> bool:
+        """Tell whether the instance still exists."""
+
+
+class Draft:
+    """An event on its way to the table.
+
+    Mutable on purpose: a row's event is captured when the row is written and completed when its receivers have run;
+    values are kept as they are and only encoded when the draft is written. Building a frozen value for each step
+    cost more than the rest of the capture together.
+    """
+
+    __slots__ = (
+        "actor",
+        "announced",
+        "args",
+        "change",
+        "duration",
+        "errors",
+        "key",
+        "label",
+        "note",
+        "outcome",
+        "parent",
+        "runs",
+        "sender",
+        "signal",
+        "span",
+        "time",
+        "trace",
+        "travels",
+        "using",
+        "written",
+    )
+
+    def __init__(self, time: int, trace: Trace, parent: int | None, signal: str, sender: str, using: str) -> None:
+        self.time = time
+        """Nanoseconds since the epoch."""
+        self.trace = trace
+        self.span: int = trace.next_span()
+        self.parent = parent
+        self.signal = signal
+        self.sender = sender
+        self.using = using
+        self.actor: Actor | None = trace.actor()
+        self.key = ""
+        self.label = ""
+        self.outcome: Outcome | None = None
+        """Set where it is known before the transaction ends."""
+        self.args: Mapping[str, Any] | str | None = None
+        """JSON-able arguments, or their JSON text where it is the same for many events."""
+        self.change: RowChange | None = None
+        """The row as it was and as it is; what changed is worked out when the draft is written."""
+        self.announced: int | None = None
+        """When the signal before the write was sent, if nobody heard it: nanoseconds since the epoch."""
+        self.duration: int | None = None
+        """Nanoseconds the send took."""
+        self.errors = 0
+        self.runs: list[ReceiverRun] | None = None
+        self.note: Note | None = None
+        self.travels: Mapping[str, Any] | None = None
+        """The arguments as durable receivers are given them, where the event's own facts do not suffice."""
+        self.written = ""
+        """Alias of the database that holds it; empty while it waits."""

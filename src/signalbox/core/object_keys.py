@@ -1,0 +1,38 @@
+"""A primary key as text: how events name the object that they are about."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from django.conf import settings
+
+from signalbox.serialization import encoder
+
+LONGEST: Final = 200
+"""Characters of the column; a longer key ends in a digest of the whole."""
+
+
+DIGEST: Final = re.compile("~[0-9a-f]{16}")
+"""What stands for a secret key."""
+
+
+def text(value: Any, *, secret: bool = False) -> str:
+    """Return a primary key's value as text: empty for none, a JSON array if composite, a digest if secret."""
+    if type(value) is int and not secret:
+        return str(value)
+    if value is None:
+        return ""
+    if isinstance(value, tuple | list):
+        if any(part is None for part in value):  # Django takes it for unset
+            return ""
+        found = json.dumps([part if isinstance(part, int) else str(part) for part in value], separators=(",", ":"))
+    else:
+        found = str(value)
+    if secret:
+        if DIGEST.fullmatch(found):  # somebody has it from an event
+            return found
+        return encoder.digest(found, settings.SECRET_KEY.encode())
+    found = encoder.clean(found)
+    return found if len(found) <= LONGEST else found[: LONGEST - 20] + encoder.digest(found, b"")

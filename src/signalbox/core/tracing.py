@@ -1,0 +1,278 @@
+"""The work that events belong to: the current trace, its actor, and the event whose receiver is running."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import secrets
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
+
+from django.utils.functional import empty
+
+from signalbox.core.event import Actor, Draft
+from signalbox.serialization import encoder
+from signalbox.serialization.redaction import redact_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from django.http import HttpRequest
+
+TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+"""W3C Trace Context, section 3.2: version, trace id, parent id, flags; later versions may append fields."""
+
+SPAN_BITS: Final = 22
+"""Events a trace can number without meeting another's numbers: 4 million, of 63 bits; the rest is random."""
+
+now: Callable[[], int] = time.time_ns
+"""Nanoseconds since the epoch, UTC."""
+
+
+class Trace:
+    """A unit of work: a request, a command, a task, a test, a shell, a process.
+
+    Events that belong to no transaction wait in ``pending`` until the trace ends, and leave together.
+    """
+
+    __slots__ = (
+        "_actor",
+        "_last_actor",
+        "_seen_actor",
+        "_seen_user",
+        "_start",
+        "counts",
+        "data",
+        "duration",
+        "errors",
+        "events",
+        "hushed",
+        "id",
+        "introduced",
+        "kind",
+        "late",
+        "name",
+        "next_span",
+        "pending",
+        "pressing",
+        "previous",
+        "request",
+        "rolled_back",
+        "started",
+        "status",
+        "view_done",
+    )
+
+    def __init__(self, kind: str, name: str, *, trace_id: str | None = None, previous: Trace | None = None) -> None:
+        self.id = trace_id or new_trace_id()
+        self.kind = kind
+        self.name = name
+        self.started = now()
+        self.duration: int | None = None
+        """Nanoseconds; ``None`` while it runs."""
+        self.status = ""
+        self.previous = previous
+        """The trace that was current before, and is again when this one ends."""
+        self.request: HttpRequest | None = None
+        self.view_done = False
+        """Whether the request's view has answered; what follows is the response being sent."""
+        self.data: dict[str, Any] = {}
+        self.counts: dict[str, dict[type, int]] = {"pre_init": defaultdict(int), "post_init": defaultdict(int)}
+        self.pending: list[Draft] = []
+        self.pressing = False
+        """Whether something in ``pending`` tells of a change, or is delivered: it must not be lost with the process."""
+        self.late: list[Draft] = []
+        """Drafts already written whose receivers finished afterwards."""
+        self.hushed: int | None = None
+        """How many of its events were let go unwritten, once ``hush()`` was called."""
+        self.introduced = ""
+        """The name of the database that its row was written to while it still ran."""
+        self.events = self.errors = self.rolled_back = 0
+        self._actor: Actor | None = None
+        self._seen_user: object = None
+        self._seen_actor: Actor | None = None
+        self._last_actor: Actor | None = None
+        self.renumber()
+
+    def renumber(self) -> None:
+        """Number events from a new random start: on creation, and in a forked child which shares the trace's id."""
+        self._start = random.getrandbits(62 - SPAN_BITS) << SPAN_BITS
+        self.next_span: Callable[[], int] = count(self._start).__next__
+
+    def numbered(self) -> int:
+        """Return how many events have been numbered; asking takes a number, so ask once, at the end."""
+        return self.next_span() - self._start
+
+    def hush(self) -> None:
+        """Let the events that belong to no transaction go unwritten: somebody only looks at the register."""
+        self.hushed = (self.hushed or 0) + len(self.pending)
+        self.pending.clear()
+
+    def actor(self) -> Actor | None:
+        """Return who acts: what was set, else the request's user if something has already loaded it.
+
+        A lazy user that nobody asked for stays unasked: finding the actor costs no query.
+        """
+        if self._actor is not None:
+            return self._actor
+        if self.request is None:
+            return _ambient_actor.get() if self is _process else None
+        state = self.request.__dict__
+        user: Any = state.get("user")
+        if user is None:
+            return None
+        if user is self._seen_user:
+            return self._seen_actor
+        loaded = getattr(user, "_wrapped", user)
+        if loaded is empty:  # request.auser() loads the user without telling request.user
+            loaded = state.get("_cached_user") or state.get("_acached_user")
+            return None if loaded is None else actor_of(loaded)
+        self._seen_actor = actor_of(loaded)
+        self._seen_user = user
+        self._last_actor = self._seen_actor or self._last_actor
+        return self._seen_actor
+
+    def settle_actor(self) -> None:
+        """Keep the actor for the trace's row and for what comes late: the request goes, or its user has logged out."""
+        self._actor = self.actor() or self._last_actor
+
+    def bind(self, request: HttpRequest) -> None:
+        """Take the actor from ``request`` from now on, unless one was set."""
+        self.request = request
+
+    def set_actor(self, actor: Actor | None) -> Actor | None:
+        """Name the actor and return the one that was named before; ``None`` gives the word back to the request.
+
+        Outside of every trace it holds for the current thread or task alone: the process's trace is everybody's.
+        """
+        if self is _process:
+            before = _ambient_actor.get()
+            _ambient_actor.set(actor)
+            return before
+        before, self._actor = self._actor, actor
+        return before
+
+
+def actor_of(user: Any) -> Actor | None:
+    """Return ``user`` as an actor, ``None`` for an anonymous one. It reads what is loaded and runs no query."""
+    if isinstance(user, str):
+        return named_actor("", user)
+    if not getattr(user, "is_authenticated", False):
+        return None
+    user = getattr(user, "_wrapped", user)  # a lazy user, which the line above has loaded
+    state = getattr(user, "__dict__", {})
+    name = state.get(getattr(type(user), "USERNAME_FIELD", "username"), "")
+    key = getattr(user, "pk", None)
+    return named_actor("" if key is None else str(key), str(name))
+
+
+def named_actor(key: str, label: str) -> Actor:
+    """Return an actor as the columns take it."""
+    return Actor(key=encoder.column(key, 64), label=encoder.column(label, 150))
+
+
+def new_trace_id() -> str:
+    """Return a W3C trace id: 32 hexadecimal digits, not all zero."""
+    return secrets.token_hex(16)
+
+
+def parse_traceparent(header: str) -> tuple[str, str] | None:
+    """Return ``(trace id, parent id)`` of a valid ``traceparent`` header, else ``None``."""
+    match = TRACEPARENT.fullmatch(header.strip())
+    if match is None:
+        return None
+    version, trace_id, parent_id, _, rest = match.groups()
+    if version == "ff" or (version == "00" and rest) or not int(trace_id, 16) or not int(parent_id, 16):
+        return None
+    return trace_id, parent_id
+
+
+def traceparent(trace: Trace) -> str:
+    """Return the ``traceparent`` header that carries ``trace`` on to other work."""
+    return f"00-{trace.id}-{secrets.token_hex(8)}-01"
+
+
+_current: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
+_ambient_actor: ContextVar[Actor | None] = ContextVar("signalbox_actor", default=None)
+"""Who acts outside of every trace."""
+running: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
+"""The span of the event whose receiver is running here."""
+
+_process: Trace | None = None
+
+
+def process() -> Trace:
+    """Return the trace of what happens outside of every other: imports, start-up, plain scripts."""
+    global _process
+    if _process is None:  # or forked, see below
+        name = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])
+        _process = Trace("process", redact_text(name)[:200])
+    return _process
+
+
+def current() -> Trace:
+    """Return the trace of the current work; the process's own where there is no other."""
+    return _current.get() or process()
+
+
+def chain() -> Iterator[Trace]:
+    """Return the current trace and those around it, the innermost first."""
+    trace = _current.get()
+    while trace is not None:
+        yield trace
+        trace = trace.previous
+
+
+def is_ambient(trace: Trace) -> bool:
+    """Tell whether ``trace`` is the process's own, which never ends: its events do not wait for an end."""
+    return trace is _process
+
+
+def enter(trace: Trace) -> None:
+    """Make ``trace`` the current one."""
+    trace.previous = _current.get()
+    _current.set(trace)
+
+
+def leave(trace: Trace) -> bool:
+    """Make the trace before ``trace`` current again, and say whether ``trace`` was among the current ones.
+
+    Work may end in another context than it began in (a response closed by the server's thread): a token of
+    ``ContextVar.set`` could not be reset there.
+    """
+    if not any(found is trace for found in chain()):
+        return False
+    _current.set(trace.previous)
+    return True
+
+
+@contextmanager
+def acting(actor: Actor | None) -> Iterator[None]:
+    """Let ``actor`` be the current trace's actor within the block."""
+    trace = current()
+    before = trace.set_actor(actor)
+    try:
+        yield
+    finally:
+        trace.set_actor(before)
+
+
+def _after_fork() -> None:
+    """A child numbers its own events and leaves the parent's to the parent."""
+    global _process
+    _process = None
+    for trace in chain():
+        trace.renumber()
+        trace.pending = []
+        trace.late = []
+        for counts in trace.counts.values():
+            counts.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

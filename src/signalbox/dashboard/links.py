@@ -1,0 +1,24 @@
+"""Addresses that are built from names rather than routed by keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from django.urls import reverse
+
+from signalbox.outbox import registry
+
+if TYPE_CHECKING:
+    from signalbox.models import Delivery
+
+
+def object_address(sender: str, key: str) -> str:
+    """Return the address of an object's history."""
+    return f"{reverse('signalbox:object')}?{urlencode({'sender': sender, 'key': key})}"
+
+
+def delivery_address(one: Delivery) -> str:
+    """Return the address of a delivery, in whatever database it is."""
+    address, alias = reverse("signalbox:delivery", args=[one.pk]), one._state.db
+    return address if alias in (None, registry.home()) else f"{address}?{urlencode({'using': alias})}"

@@ -1,1 +1,0 @@
-"""What ``manage.py signalbox`` does for durable receivers."""

@@ -1,0 +1,147 @@
+"""One examination: read, ask every rule, collect the findings."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+from signalbox import conf
+from signalbox.core.receivers import short_path
+from signalbox.doctor import recorded_stats, runtime, source
+from signalbox.doctor.findings import Finding, Line, Severity
+from signalbox.doctor.project import Project
+from signalbox.doctor.rules import RULES, Fault, Rule
+from signalbox.serialization.redaction import Redactor
+
+logger = logging.getLogger(__name__)
+
+AROUND = 2
+"""Lines of source shown before and after the place."""
+
+
+def examine(
+    rules: Collection[str] | None = None, apps: Collection[str] | None = None, *, records: bool = True
+) -> list[Finding]:
+    """Look at the process and at the installed apps' source, and return what is wrong, the worst first.
+
+    Args:
+        rules: Names or ids of the rules to ask (``"secret"``, ``"signalbox.D009"``); all of them by default.
+        apps: Labels of the apps to report on. By default: the project's own, with all rules; of installed packages
+            what disturbs the site, not what is a matter of their style.
+        records: Whether to read the recorded events too, which asks the database.
+
+    Raises:
+        ValueError: a rule or an app isn't known; the message lists those that are.
+    """
+    asked = chosen(rules)
+    with _uncollected():
+        return _examine(asked, apps, records)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector rest: it would go through all the syntax trees again and again while they grow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _examine(asked: list[Rule], apps: Collection[str] | None, records: bool) -> list[Finding]:
+    project = read(records=records and any(rule.records for rule in asked))
+    if unknown := set(apps or ()) - {app.label for app in project.runtime.apps}:
+        known = ", ".join(sorted(app.label for app in project.runtime.apps))
+        raise ValueError(f"There is no app {', '.join(sorted(unknown))!r}. Installed are: {known}.")
+    found = [finding for rule in asked for finding in _ask(rule, project, apps)]
+    return sorted(found, key=lambda f: (-f.severity, f.path, f.line, f.id, f.signal))
+
+
+def chosen(rules: Collection[str] | None) -> list[Rule]:
+    """Return the rules of these names or ids; all if none are given."""
+    by_any = {key: rule for rule in RULES.values() for key in (rule.name, rule.id, rule.id.partition(".")[2])}
+    if unknown := [name for name in rules or () if name not in by_any]:
+        raise ValueError(f"There is no rule {unknown[0]!r}. The rules are: {', '.join(RULES)}.")
+    return list(RULES.values()) if rules is None else list({by_any[name].id: by_any[name] for name in rules}.values())
+
+
+def read(*, records: bool) -> Project:
+    """Read the process, the source and, if asked to, the recorded events."""
+    process = runtime.read()
+    written = source.read(
+        process.apps,
+        process.aliases,
+        {connection.path for connection in process.connections},
+        beside=process.beside,
+        entries=process.entries,
+    )
+    return Project(runtime=process, source=written, records=recorded_stats.read() if records else ())
+
+
+def _ask(rule: Rule, project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
+    try:
+        faults = list(rule.find(project))
+    except Exception as error:
+        logger.exception("The doctor's rule %s failed.", rule.name)
+        yield _failed(rule, error)
+        return
+    yield from _findings(rule, faults, project, apps)
+
+
+def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
+    redactor = Redactor(conf.get().REDACT)
+    for fault in faults:
+        app = project.runtime.app_of(fault.path) if fault.path else project.runtime.app_named(fault.receiver)
+        if app is None:
+            shown = rule.packages  # it may be any app's
+        elif apps is not None:
+            shown = app.label in apps
+        else:
+            shown = rule.packages or app.own
+        if shown:
+            yield Finding(
+                id=rule.id,
+                rule=rule.name,
+                severity=fault.severity or rule.severity,
+                app=app.label if app else "",
+                path=fault.path,
+                line=fault.line,
+                place=f"{short_path(fault.path)}:{fault.line}" if fault.path else "",
+                signal=fault.signal,
+                receiver=redactor.text(fault.receiver),
+                happens=fault.happens,
+                why=fault.why,
+                remedy=fault.remedy,
+                excerpt=_excerpt(project, fault, redactor),
+            )
+
+
+def _excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[Line, ...]:
+    """Return the lines around the place. Reports are kept by build servers: what looks like a secret is none there."""
+    lines = project.source.texts.get(fault.path, "").splitlines()
+    return tuple(
+        Line(number=number, text=redactor.text(lines[number - 1]), marked=number == fault.line)
+        for number in range(max(1, fault.line - AROUND), min(len(lines), fault.line + AROUND) + 1)
+        if fault.line
+    )
+
+
+def _failed(rule: Rule, error: Exception) -> Finding:
+    return Finding(
+        id="signalbox.D000",
+        rule="rule-failed",
+        severity=Severity.ERROR,  # what the rule would have found is not known: --fail-on must not pass
+        app="",
+        path="",
+        line=0,
+        place="",
+        signal="",
+        receiver="",
+        happens=f"The rule {rule.name} ({rule.id}) failed and found nothing: {type(error).__name__}.",
+        why="A mistake in signalbox; the log has the traceback.",
+        remedy="Report it; until then silence signalbox.D000, or name the other rules with --rule.",
+    )

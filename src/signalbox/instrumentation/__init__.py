@@ -1,0 +1,1 @@
+"""From Django to events: signals, model writes, requests, commands and tests."""

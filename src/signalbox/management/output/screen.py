@@ -1,0 +1,105 @@
+"""Where a command writes: a terminal of some width, in colour or not, or a file or pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from signalbox.management.output.table import Cell, Column, Layout
+from signalbox.management.output.text import clean
+
+
+class Output(Protocol):
+    """What is written to: a command's ``stdout``."""
+
+    def write(self, text: str, /) -> object:
+        """Write ``text``."""
+
+    def flush(self) -> object:
+        """Let what was written be seen."""
+
+    def isatty(self) -> bool:
+        """Tell whether a person looks at it."""
+
+
+NARROWEST: Final = 20
+"""Columns that are used even where a terminal says it has fewer."""
+
+
+class Screen:
+    """Lines and tables, for a person or for a file."""
+
+    def __init__(self, output: Output, options: Mapping[str, Any]) -> None:
+        """``options`` are the command's: ``no_color`` and ``force_color`` decide as in all of Django's commands."""
+        self._output = output
+        self.terminal = output.isatty()
+        """Whether a person looks at it."""
+        self.width: int | None = max(shutil.get_terminal_size().columns, NARROWEST) if self.terminal else None
+        """Columns of the terminal; ``None`` for a file or pipe, where nothing is cut."""
+        self._paint = _painter() if _colourful(self.terminal, options) else None
+        self._encoding = getattr(output, "encoding", None) or "utf-8"
+
+    def line(self, cells: Sequence[Cell] | str = ()) -> None:
+        """Write one line."""
+        parts = [Cell(cells)] if isinstance(cells, str) else list(cells)
+        while parts and not parts[-1].text.strip():
+            parts.pop()
+        if parts:
+            parts[-1] = parts[-1]._replace(text=parts[-1].text.rstrip())
+        painted = "".join(map(self._painted, parts))
+        # A terminal that can't show a character gets its code, not a traceback.
+        self._output.write(painted.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
+
+    def text(self, text: str, style: str = "") -> None:
+        """Write lines that come from somewhere else."""
+        for line in text.splitlines() or [""]:
+            self.line([Cell(clean(line), style)])
+
+    def json(self, record: Mapping[str, Any]) -> None:
+        """Write one JSON object on one line."""
+        self._output.write(json.dumps(record) + "\n")
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
+        """Write a table."""
+        known = list(rows)
+        layout = Layout(columns, self.width, known)
+        self.heading(layout)
+        for row in known:
+            self.line(layout.line(row))
+
+    def heading(self, layout: Layout) -> None:
+        """Write the titles of a table."""
+        self.line([Cell(cell.text, "bold") if cell.text.strip() else cell for cell in layout.heading()])
+
+    def flush(self) -> None:
+        """Let what was written be seen."""
+        self._output.flush()
+
+    def _painted(self, cell: Cell) -> str:
+        return self._paint(cell.text, cell.style) if self._paint and cell.style and cell.text.strip() else cell.text
+
+
+def _colourful(terminal: bool, options: Mapping[str, Any]) -> bool:
+    """Tell whether colours are wanted; see https://no-color.org for the variable."""
+    if options.get("force_color"):
+        return True
+    plain = options.get("no_color") or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return terminal and not plain
+
+
+def _painter() -> Callable[[str, str], str] | None:
+    """Return what colours a text by the name of a style; ``None`` where rich is not installed."""
+    try:
+        from rich.color import ColorSystem
+        from rich.style import Style
+    except ImportError:
+        return None
+
+    def paint(text: str, style: str) -> str:
+        # The sixteen colours that a terminal's owner has chosen.
+        return Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
+
+    return paint

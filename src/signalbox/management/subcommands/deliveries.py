@@ -1,0 +1,207 @@
+"""``manage.py signalbox deliveries``: how durable receivers get on, and what to do where they don't."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.management import CommandError
+from django.db import connections
+from django.forms.models import model_to_dict
+
+from signalbox.management.output.screen import Output, Screen
+from signalbox.management.output.table import Cell, Column
+from signalbox.models import Delivery, microseconds
+from signalbox.outbox import health, operations, queue, registry
+from signalbox.outbox.queue import SECOND, now
+from signalbox.queries.filters import Filter
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Mapping
+
+ACTIONS = ("health", "list", "show", "retry", "discard", "replay")
+
+COLUMNS = (
+    Column(title="ID", width=10, least=4, right=True),
+    Column(title="STATE", width=9, least=9),
+    Column(title="TRIES", width=5, least=5, right=True),
+    Column(title="RECEIVER", width=48, least=20, end=True),
+    Column(title="SIGNAL", width=14, least=9, rank=3),
+    Column(title="SENDER", width=20, least=9, rank=2),
+    Column(title="KEY", width=12, least=4, rank=1),
+    Column(title="DUE", width=9, least=7, rank=2, right=True),
+    Column(title="ERROR", width=60, least=12, rank=1),
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument(
+        "action", nargs="?", choices=ACTIONS, default="health", help=f"{', '.join(ACTIONS)}; health if left out"
+    )
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="deliveries, for show, retry and discard")
+    parser.add_argument("--json", action="store_true", help="JSON; of list, one object a line")
+    parser.add_argument(
+        "--using",
+        choices=tuple(connections),
+        metavar="ALIAS",
+        help=f"the database that holds them, of {', '.join(connections)}; by default the router's, of health each",
+    )
+    parser.add_argument(
+        "--state", choices=operations.STATES, metavar="STATE", help=f"one of {', '.join(operations.STATES)}"
+    )
+    parser.add_argument(
+        "--receiver", default="", metavar="NAME", help="dotted name; of replay the whole of it, else a part"
+    )
+    parser.add_argument("--queue", default="", metavar="NAME", help="deliveries of this queue")
+    parser.add_argument("--key", metavar="KEY", help="deliveries ordered by this")
+    parser.add_argument("--limit", type=int, default=50, metavar="N", help="of list: at most this many (50)")
+    parser.add_argument("--before", type=int, metavar="ID", help="of list: older than this delivery, the next page")
+    parser.add_argument("--all", action="store_true", help="of retry and discard: every one that the options choose")
+    parser.add_argument("--since", metavar="TIME", help='of replay: "2h" or "3d" ago, a day, or a moment')
+    parser.add_argument("--until", metavar="TIME", help="of replay: the same")
+    parser.add_argument(
+        "--missing", action="store_true", help="of replay: events alone that were never delivered to it"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="of replay: count, and do nothing")
+
+
+def run(options: Mapping[str, Any], stdout: Output) -> int:
+    """Do what was asked; return the exit status: 1 if something is wrong or nothing was found."""
+    screen = Screen(stdout, options)
+    if options["action"] == "health":
+        return _health(screen, options)
+    alias = options["using"] or registry.home()
+    match options["action"]:
+        case "list":
+            return _list(screen, alias, options)
+        case "show":
+            return _show(screen, alias, options)
+        case "replay":
+            return _replay(screen, alias, options)
+    change = operations.retry if options["action"] == "retry" else operations.discard
+    chosen = _chosen(alias, options)
+    number = change(chosen, alias)
+    screen.text(
+        f"{number} of {len(chosen)} deliveries: {'to be run now' if change is operations.retry else 'discarded'}."
+    )
+    return 0 if number else 1
+
+
+def _health(screen: Screen, options: Mapping[str, Any]) -> int:
+    aliases = [options["using"]] if options["using"] else queue.aliases() or [registry.home()]
+    found = health.report(aliases)
+    if options["json"]:
+        screen.json(found)
+        return 0
+    for one in found["databases"]:
+        if len(aliases) > 1:
+            screen.text(f"{'database':10} {one['database']:>8}")
+        for name in ("pending", "due", "running", "retrying", "blocked", "dead"):
+            screen.text(f"{name:10} {one[name]:>8}")
+        screen.text(f"{'oldest':10} {one['oldest']:>8.1f} s due")
+        screen.text(f"{'rate':10} {one['rate']:>8.2f} done a second, over a minute")
+    if not found["well"]:
+        screen.text("Nobody works: start manage.py signalbox work.", "red")
+        return 1
+    return 0
+
+
+def _list(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
+    found = _filtered(alias, options)
+    if options["before"]:
+        found = found.filter(id__lt=options["before"])
+    rows = list(found[: options["limit"]])
+    if options["json"]:
+        for one in rows:
+            screen.json(_record(one))
+    elif rows:
+        screen.table(COLUMNS, [_cells(one) for one in rows])
+    else:
+        screen.text("There are no such deliveries.")
+    return 0
+
+
+def _show(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
+    found = list(operations.deliveries(alias).filter(id__in=options["ids"]))
+    for one in found:
+        record = _record(one) | {"payload": one.payload, "traceback": one.traceback}
+        if options["json"]:
+            screen.json(record)
+        else:
+            for name, value in record.items():
+                text = "" if value is None else f"\n{value}" if name == "traceback" else value
+                screen.text(f"{name:12} {text}")
+    return 0 if found else 1
+
+
+def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
+    if not options["receiver"] or not options["since"]:
+        raise CommandError("replay needs --receiver NAME and --since TIME.", returncode=2)
+    times = Filter.parse({"since": options["since"], "until": options["until"]})
+    since, until = (None if time is None else microseconds(time) for time in (times.since, times.until))
+    try:
+        number = operations.replay(
+            options["receiver"],
+            alias,
+            since=since or 0,
+            until=until,
+            missing=options["missing"],
+            dry_run=options["dry_run"],
+        )
+    except LookupError as error:
+        raise CommandError(str(error.args[0]), returncode=2) from error
+    screen.text(f"{number} events {'would be' if options['dry_run'] else 'are to be'} delivered.")
+    return 0
+
+
+def _chosen(alias: str, options: Mapping[str, Any]) -> list[Delivery]:
+    if options["ids"]:
+        return list(operations.deliveries(alias).filter(id__in=options["ids"]).order_by("id"))
+    if not options["all"]:
+        raise CommandError(
+            f"{options['action']} needs the ids of deliveries, or --all with --state and others.", returncode=2
+        )
+    chosen = {**options, "state": options["state"] or "dead"}
+    return list(_filtered(alias, chosen).order_by("id"))
+
+
+def _filtered(alias: str, options: Mapping[str, Any]) -> Any:
+    return operations.deliveries(
+        alias,
+        state=options["state"] or "",
+        receiver=options["receiver"],
+        queue=options["queue"],
+        key=options["key"],
+    )
+
+
+def _record(one: Delivery) -> dict[str, Any]:
+    fields = model_to_dict(one, exclude=["payload", "lane", "traceback"])
+    return {"id": one.id, **fields, "status": status(one), "at": one.at.isoformat()}
+
+
+def status(one: Delivery) -> str:
+    """Return what a delivery is doing, finer than its state."""
+    if one.state != Delivery.PENDING:
+        return str(one.state)
+    if one.lease is not None:
+        return "running" if one.lease > now() else "abandoned"
+    return "retrying" if one.attempts and one.due > now() else "waiting"
+
+
+def _cells(one: Delivery) -> list[Cell]:
+    shown = status(one)
+    style = {"dead": "red", "retrying": "yellow", "abandoned": "yellow", "running": "green"}.get(shown, "")
+    due = (one.due - now()) / SECOND
+    return [
+        Cell(str(one.id)),
+        Cell(shown, style),
+        Cell(str(one.attempts)),
+        Cell(one.receiver),
+        Cell(one.signal),
+        Cell(one.sender),
+        Cell(one.key),
+        Cell(f"{due:+.0f} s" if one.state == Delivery.PENDING else ""),
+        Cell(one.error),
+    ]

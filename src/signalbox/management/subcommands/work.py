@@ -1,0 +1,75 @@
+"""``manage.py signalbox work``: run durable receivers, or hand them to the engine that does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from django.core.management import CommandError
+from django.db import connections
+
+from signalbox import conf
+from signalbox.outbox.worker import GIVEN_UP, Options, Supervisor, Worker
+
+if TYPE_CHECKING:
+    import argparse
+
+    from django.core.management.base import OutputWrapper
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="deliveries at the same time (1)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes, each with its threads (1)")
+    parser.add_argument(
+        "--queue", action="append", default=[], metavar="NAME", help="work for this queue alone; repeatable"
+    )
+    parser.add_argument(
+        "--database",
+        action="append",
+        default=[],
+        choices=tuple(connections),
+        metavar="ALIAS",
+        help=f"and this database, of {', '.join(connections)}; repeatable",
+    )
+    parser.add_argument(
+        "--grace", type=float, default=30, metavar="S", help="seconds for what runs when told to end (30)"
+    )
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument("--once", action="store_true", help="end after one delivery, or if none is due")
+    ends.add_argument("--burst", action="store_true", help="end when none is due")
+
+
+def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
+    """Work until told to stop; return the exit status."""
+    for name in ("threads", "processes"):
+        if options[name] < 1:
+            raise CommandError(f"--{name} {options[name]}: a number of 1 or more was expected.", returncode=2)
+    engine = conf.get().ENGINE
+    chosen = Options(
+        threads=options["threads"],
+        queues=tuple(options["queue"]),
+        databases=tuple(options["database"]),
+        once=options["once"],
+        burst=options["burst"],
+        grace=options["grace"],
+    )
+    if engine in ("celery", "tasks"):
+        from signalbox.outbox.dispatch.relay import Relay
+
+        worker: Worker | Supervisor | Relay = Relay(chosen, engine)
+    elif options["processes"] > 1 and not options["once"]:
+        worker = Supervisor(options["processes"], chosen)
+    else:
+        worker = Worker(chosen)
+    status = worker.run()
+    if worker.reload:
+        stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program, with new code
+    if status == GIVEN_UP:  # the interpreter would wait for threads that a receiver left behind
+        stdout.flush()
+        logging.shutdown()
+        os._exit(status)
+    return status

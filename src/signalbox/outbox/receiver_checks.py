@@ -1,0 +1,120 @@
+"""System checks of durable receivers and of the engine that runs them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+import django
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as Caution
+from django.db import router
+from django.db.models import Model
+
+from signalbox import conf
+from signalbox.outbox import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """E010: a durable receiver that a worker will not find, or takes for another. W010: one whose changes go where
+    deliveries can't."""
+    found: list[CheckMessage] = []
+    for name, durable in registry.durables().items():
+        try:
+            resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
+            found.append(
+                Error(
+                    f"The durable receiver {name} can't be imported by its name, so no worker will run it: {error}",
+                    hint="Define it as a function of a module, under its own name.",
+                    obj=durable.receiver,
+                    id="signalbox.E010",
+                )
+            )
+    found += [_clash(name, places) for name, places in registry.places.items() if len(places) > 1]
+    found += [_elsewhere(*subscribed) for subscribed in sorted(_without_table())]
+    return found
+
+
+def _clash(name: str, places: Collection[str]) -> CheckMessage:
+    return Error(
+        f"Functions in {' and '.join(sorted(places))} are durable receivers of the same name, {name}: a worker "
+        "finds the last of them alone.",
+        hint="Give each function a name of its own.",
+        id="signalbox.E010",
+    )
+
+
+def _without_table() -> set[tuple[str, str, str]]:
+    """Return receivers with a sender and its database, where that database is given no table of deliveries."""
+    delivery = apps.get_model("signalbox", "Delivery")
+    models = {model._meta.label: model for model in apps.get_models(include_auto_created=True)}
+    return {
+        (durable.name, sender, alias)
+        for _, sender, durable in registry.subscriptions()
+        if sender in models and not router.allow_migrate_model(alias := _database(models[sender]), delivery)
+    }
+
+
+def _database(model: type[Model]) -> str:
+    alias: str = router.db_for_write(model)
+    return alias
+
+
+def _elsewhere(name: str, sender: str, alias: str) -> CheckMessage:
+    return Caution(
+        f"{sender} is kept in the database {alias!r}, which a router denies Signalbox's tables: deliveries to {name} "
+        "are written after the commit, and a process that dies in between loses them.",
+        hint=f"Let the router's allow_migrate() put the app signalbox into {alias!r} as well.",
+        id="signalbox.W010",
+    )
+
+
+def check_engine(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """E011: the engine is not installed, or not set up. W011: it would keep deliveries waiting, or lose their order."""
+    match conf.get().ENGINE:
+        case "celery":
+            return _check_celery()
+        case "tasks":
+            return _check_tasks()
+    return []
+
+
+def _check_celery() -> list[CheckMessage]:
+    if find_spec("celery") is None:
+        return [_missing("celery", 'pip install "django-signalbox[celery]"')]
+    from celery import current_app
+
+    if current_app.conf.worker_prefetch_multiplier != 1:
+        return [
+            Caution(
+                "Celery's workers take more messages than they run: these wait while other workers have nothing to do.",
+                hint="Set worker_prefetch_multiplier = 1 in Celery's configuration.",
+                id="signalbox.W011",
+            )
+        ]
+    return []
+
+
+def _check_tasks() -> list[CheckMessage]:
+    if django.VERSION < (6, 0) and find_spec("django_tasks") is None:
+        return [_missing("tasks", 'pip install "django-signalbox[tasks]"')]
+    if not getattr(settings, "TASKS", None):
+        return [
+            Error(
+                'SIGNALBOX["ENGINE"] is "tasks", but TASKS names no backend: the relay would run each itself.',
+                hint='Set TASKS = {"default": {"BACKEND": ...}} to a backend with a worker.',
+                id="signalbox.E011",
+            )
+        ]
+    return []
+
+
+def _missing(engine: str, remedy: str) -> CheckMessage:
+    return Error(f'SIGNALBOX["ENGINE"] is "{engine}", which is not installed.', hint=remedy, id="signalbox.E011")

@@ -1,0 +1,1 @@
+"""From an event to its row: processors, transactions, export and the databases."""

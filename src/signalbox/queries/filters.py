@@ -1,0 +1,253 @@
+"""Which events are wanted: a value, read from options or a query string and put into a queryset."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, get_args
+
+from django.apps import apps
+from django.db.models import Exists, OuterRef, Q, QuerySet, TextField
+from django.db.models.functions import Cast
+from django.db.models.lookups import IContains
+from django.utils import timezone
+
+from signalbox.core.catalog import BUILTIN, Group
+from signalbox.core.event import Outcome
+from signalbox.models import Event, Trace, microseconds
+from signalbox.models import now as clock
+from signalbox.queries import time_index
+
+GROUPS: Final[tuple[str, ...]] = get_args(Group)
+
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+TIME_EXPECTED: Final = (
+    'a time was expected: how long ago as "15m", "2h" or "3d", a day as 2026-03-01, or a moment as 2026-03-01T12:30.'
+)
+
+
+class FilterError(ValueError):
+    """A value that chooses events can't be read."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key} is {value!r}; {expected}")
+        self.key = key
+        """Which part of the filter it was given for."""
+
+
+class ObjectName(NamedTuple):
+    """An object as its events name it; written ``shop.Order:17``."""
+
+    sender: str
+    """The model, as ``shop.Order``."""
+    key: str
+    """The primary key as text."""
+
+    def __str__(self) -> str:
+        return f"{self.sender}:{self.key}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """Which events are wanted: those that meet every part; of a part with several values, any of them."""
+
+    signal: tuple[str, ...] = ()
+    """Names of signals, as ``post_save`` or ``shop.signals.order_paid``."""
+    group: tuple[str, ...] = ()
+    """Groups of the catalogue, as ``model``; ``custom`` for a project's own signals."""
+    sender: tuple[str, ...] = ()
+    """Senders, as ``shop.Order``; a name without a dot stands for the whole app: ``shop``."""
+    actor: tuple[str, ...] = ()
+    """Primary keys of users as text, or actors' names."""
+    object: ObjectName | None = None
+    """The object that they are about."""
+    trace: tuple[str, ...] = ()
+    """Trace ids, or how they begin."""
+    outcome: tuple[str, ...] = ()
+    """Outcomes, as ``rolled_back``."""
+    kind: tuple[str, ...] = ()
+    """Kinds of traces, as ``request``; events of a trace that has not ended are of no kind yet."""
+    database: tuple[str, ...] = ()
+    """Aliases of the databases in which something changed."""
+    text: str = ""
+    """What a name, a label or the data contains, in upper or lower case."""
+    since: dt.datetime | None = None
+    """The first moment, aware."""
+    until: dt.datetime | None = None
+    """The moment after the last, aware."""
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], *, now: dt.datetime | None = None) -> Filter:
+        """Return the filter that command-line options or a query string ask for.
+
+        ``given`` maps the names of this class's attributes to a text, a list of texts or ``None``; other keys are left
+        alone, empty texts ask for nothing. Times are read in the current time zone, and back from ``now`` (aware).
+        Raises ``FilterError`` for a value that can't be read.
+        """
+        several = {key: tuple(_texts(given.get(key))) for key in SEVERAL}
+        several["sender"] = tuple(map(_label, several["sender"]))
+        for key, allowed in (("outcome", tuple(Outcome)), ("group", GROUPS)):
+            for value in several[key]:
+                if value not in allowed:
+                    raise FilterError(key, value, f"one of {', '.join(allowed)} was expected.")
+        for value in several["trace"]:
+            if not re.fullmatch("[0-9a-f]{4,32}", value):
+                raise FilterError("trace", value, "4 to 32 hexadecimal digits were expected.")
+        now = now or clock()
+        since, until = _one(given, "since"), _one(given, "until")
+        return cls(
+            **several,
+            object=_object(_one(given, "object")),
+            text=_one(given, "text"),
+            since=moment_told("since", since, now) if since else None,
+            until=moment_told("until", until, now, end_of_day=True) if until else None,
+        )
+
+    def apply(self, queryset: QuerySet[Event]) -> QuerySet[Event]:
+        """Return the events of ``queryset`` that are wanted.
+
+        A time costs some small queries first, which find the ids between which its events must lie: see ``bounds``.
+        """
+        found = queryset.filter(self._untimed())
+        if self.since is not None or self.until is not None:
+            found = time_index.between(found, self.since, self.until)
+        return found
+
+    def apply_to_traces(self, queryset: QuerySet[Trace]) -> QuerySet[Trace]:
+        """Return the traces of ``queryset`` that are wanted, or in which a wanted event happened.
+
+        A trace counts at the moment of its end, which is when its row is written.
+        """
+        found = queryset.filter(_any("kind", self.kind) & _actor(self.actor) & beginning(self.trace))
+        if self.text:
+            named = Q(name__icontains=self.text) | Q(actor_label__icontains=self.text)
+            found = found.filter(named | _data_contains(self.text))
+        of_events = self._of_signals() & self._of_objects()
+        if of_events:
+            events = Event.objects.using(queryset.db)
+            found = found.filter(Exists(events.filter(of_events, trace_id=OuterRef("trace_id"))))
+        if self.since is not None or self.until is not None:
+            found = time_index.between(found, self.since, self.until)
+        return found
+
+    def conditions(self) -> Q:
+        """Return what an event's row must meet, ids left aside; an empty ``Q`` if every event is wanted."""
+        wanted = self._untimed()
+        if self.since is not None:
+            wanted &= Q(time__gte=microseconds(self.since))
+        if self.until is not None:
+            wanted &= Q(time__lt=microseconds(self.until))
+        return wanted
+
+    def _untimed(self) -> Q:
+        wanted = self._of_signals() & self._of_objects() & _actor(self.actor) & beginning(self.trace)
+        if self.kind:
+            wanted &= Q(Exists(Trace.objects.filter(trace_id=OuterRef("trace_id"), kind__in=self.kind)))
+        if self.text:
+            places = ("signal", "sender", "object_key", "object_label", "actor_label")
+            anywhere = _data_contains(self.text)
+            for place in places:
+                anywhere |= Q(**{f"{place}__icontains": self.text})
+            wanted &= anywhere
+        return wanted
+
+    def _of_signals(self) -> Q:
+        wanted = _any("signal", self.signal) & _any("outcome", self.outcome) & _any("database", self.database)
+        if self.group:
+            names = [name for name, entry in BUILTIN.items() if entry.group in self.group]
+            grouped = Q(signal__in=names)
+            if "custom" in self.group:
+                grouped |= ~Q(signal__in=list(BUILTIN))
+            wanted &= grouped
+        return wanted
+
+    def _of_objects(self) -> Q:
+        wanted = _any("sender", [sender for sender in self.sender if "." in sender])
+        for app in (sender for sender in self.sender if "." not in sender):
+            wanted |= Q(sender=app) | Q(sender__startswith=f"{app}.")
+        if self.object is not None:
+            wanted &= Q(sender=self.object.sender, object_key=self.object.key)
+        return wanted
+
+
+SEVERAL: Final = ("signal", "group", "sender", "actor", "trace", "outcome", "kind", "database")
+"""Parts of a filter that may have several values."""
+
+
+def _data_contains(text: str) -> Q:
+    return Q(IContains(Cast("data", TextField()), text))
+
+
+def _any(column: str, values: Iterable[str]) -> Q:
+    chosen = list(values)
+    if not chosen:
+        return Q()
+    return Q(**{column: chosen[0]}) if len(chosen) == 1 else Q(**{f"{column}__in": chosen})
+
+
+def _actor(names: Iterable[str]) -> Q:
+    chosen = list(names)
+    return Q(actor_key__in=chosen) | Q(actor_label__in=chosen) if chosen else Q()
+
+
+def beginning(ids: Iterable[str]) -> Q:
+    """Return what rows of traces meet whose ids begin so, or are these."""
+    wanted = Q()
+    for start in ids:
+        # Not LIKE: outside of the C locale PostgreSQL has no use for an index there.
+        between = (start.ljust(32, "0"), start.ljust(32, "f"))
+        wanted |= Q(trace_id=start) if len(start) == 32 else Q(trace_id__range=between)
+    return wanted
+
+
+def _texts(value: object) -> list[str]:
+    if value is None:
+        return []
+    values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    return [text for item in values if (text := str(item).strip())]
+
+
+def _one(given: Mapping[str, object], key: str) -> str:
+    values = _texts(given.get(key))
+    if len(values) > 1:
+        raise FilterError(key, ", ".join(values), "one value was expected.")
+    return values[0] if values else ""
+
+
+def _object(text: str) -> ObjectName | None:
+    if not text:
+        return None
+    sender, colon, key = text.partition(":")
+    if not (colon and "." in sender and key):
+        raise FilterError("object", text, "a model and a primary key were expected, as shop.Order:17.")
+    return ObjectName(_label(sender), key)
+
+
+def _label(sender: str) -> str:
+    """Return a model's label as its events have it, in whatever case it was written; other names stay as they are."""
+    try:
+        return str(apps.get_model(sender)._meta.label) if sender.count(".") == 1 else sender
+    except LookupError:
+        return sender
+
+
+def moment_told(key: str, text: str, now: dt.datetime, *, end_of_day: bool = False) -> dt.datetime:
+    """Return the moment that ``text`` tells; of a whole day its first, or the first of the next with ``end_of_day``.
+
+    Raises ``FilterError``, about ``key``, for a text that can't be read.
+    """
+    try:
+        if ago := re.fullmatch(r"(\d+)([smhdw])", text):
+            return now - dt.timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            day = dt.datetime.fromisoformat(text)
+            if end_of_day and day.date() == dt.date.max:  # there is no day after it
+                return dt.datetime.max.replace(tzinfo=dt.UTC)
+            return timezone.make_aware(day + dt.timedelta(days=end_of_day))
+        moment = dt.datetime.fromisoformat(text)
+        return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+    except (ValueError, OverflowError) as error:
+        raise FilterError(key, text, TIME_EXPECTED) from error

@@ -1,0 +1,309 @@
+"""Putting back what an event changed, through the model's own ``save()``: all of it or nothing, and recorded itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from django.apps import apps
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db import DatabaseError, connections, models, transaction
+
+from signalbox.core import object_keys
+from signalbox.instrumentation import model_metadata
+from signalbox.models import Event
+from signalbox.serialization import encoder
+from signalbox.serialization.redaction import REDACTED
+
+CUT: Final = re.compile(rf"{encoder.MORE} \((too long|too deep|cycle|[\d,]+ more)\)\Z")
+"""The end of a recorded text, or the last item of a list, of which something was left out."""
+
+NUMBER: Final = re.compile(r"(-?[1-9][0-9]{18,})\Z|<integer of \d+ bits>\Z")
+"""A text that stands for a number beyond 64 bits, or is one of so many digits."""
+
+REPLACED: Final = "\ufffd"
+"""What stands for a character that not every database takes; it may have been there itself."""
+
+
+class RevertError(Exception):
+    """The event can't be reverted."""
+
+
+def revert(event: Event) -> models.Model:
+    """Put back what ``event`` changed and return the object as it is then.
+
+    An update's old values are written by ``save(update_fields=…)``, a deleted object is saved anew with its key, keys
+    that were added to a many-to-many relation are removed and the other way round. What other events have changed since
+    in the same fields is overwritten. Raises ``RevertError``, with nothing done, if the event changed nothing, created
+    its object, did not record what is needed (a field that is gone, hidden, left out or too long to have been kept
+    whole), or if the database refuses.
+    """
+    if event.outcome != "committed":
+        raise RevertError(f"Event {event.pk} was not committed ({event.outcome}): there is nothing to put back.")
+    using = event.database
+    if using not in connections:
+        raise RevertError(f"Event {event.pk} changed the database {using!r}, which the settings don't know any more.")
+    try:
+        with transaction.atomic(using=using):
+            return _revert(event, using)
+    except (DatabaseError, ValidationError) as error:
+        raise RevertError(f"Event {event.pk} can't be reverted: {error}") from error
+
+
+def _revert(event: Event, using: str) -> models.Model:
+    data = event.data
+    if event.signal == "m2m_changed":
+        return _relation(event, data.get("args") or {}, using)
+    if event.signal in ("post_delete", "bulk_delete") and data.get("row"):
+        return _again(_model(event.sender), event, data["row"], using)
+    if data.get("changes"):
+        return _back(_model(event.sender), event, data["changes"], using)
+    raise RevertError(_why(event))
+
+
+def _why(event: Event) -> str:
+    if "row" in event.data:
+        return f"Event {event.pk} created {event.sender} {event.object_key}: delete it instead."
+    if "count" in (event.data.get("args") or {}):
+        return (
+            f"Event {event.pk} tells the rows of a bulk operation, not their values: "
+            'with SIGNALBOX = {"BULK": "rows"} it would.'
+        )
+    return f"Event {event.pk} ({event.signal}) changed nothing."
+
+
+def _model(label: str) -> type[models.Model]:
+    try:
+        return apps.get_model(label)
+    except (LookupError, ValueError):
+        raise RevertError(f"The model {label} is gone: it can't be reverted.") from None
+
+
+def _back(model: type[models.Model], event: Event, changes: Mapping[str, Any], using: str) -> models.Model:
+    values = {}
+    for name, pair in changes.items():
+        field = _field(model, name)
+        if field.generated:  # the database computes it from what is put back
+            continue
+        if len(pair) != 2:
+            raise RevertError(f"The value that {name!r} had before event {event.pk} is not known.")
+        values[field] = _value(field, pair[0], using, encoder.literal)
+    if not values:
+        raise RevertError(f"Event {event.pk} changed nothing but what the database computes.")
+    instance = _find(model, event.object_key, using)
+    if instance is None:
+        raise RevertError(f"{event.sender} {event.object_key} is gone: revert the event that deleted it first.")
+    for field, value in values.items():
+        setattr(instance, field.attname, value)
+    instance.save(using=using, update_fields=[field.name for field in values])
+    _set_back(instance, {field.attname: value for field, value in values.items()}, using)
+    return instance
+
+
+def _again(model: type[models.Model], event: Event, row: Mapping[str, Any], using: str) -> models.Model:
+    for name in row:
+        _field(model, name)
+    values = {}
+    for field in model._meta.concrete_fields:
+        if field.generated:
+            continue
+        if field.name not in row:
+            raise RevertError(f"The value of {field.name!r} was not recorded.")
+        values[field.attname] = _value(field, row[field.name], using)
+    instance = model(**values)
+    if _rows(model, using).filter(pk=instance.pk).exists():
+        raise RevertError(f"{model._meta.label} {object_keys.text(instance.pk)} is there already.")
+    half = _childs_deletion(model, event)
+    if half is not None:
+        raise RevertError(
+            f"Event {event.pk} tells of half an object: revert event {half.pk}, that of the {half.sender}, "
+            "which brings back both."
+        )
+    instance.save(using=using, force_insert=True)
+    _set_back(instance, values, using)
+    return instance
+
+
+def _set_back(instance: models.Model, values: Mapping[str, Any], using: str) -> None:
+    """Put back what set itself when ``instance`` was saved, as a time of creation or change does: the row is to hold
+    ``values``."""
+    reset = {attname: value for attname, value in values.items() if getattr(instance, attname) != value}
+    if reset:
+        for attname, value in reset.items():
+            setattr(instance, attname, value)
+        _rows(type(instance), using).filter(pk=instance.pk).update(**reset)
+
+
+def _childs_deletion(model: type[models.Model], event: Event) -> Event | None:
+    """Return the event of the child's row that was deleted together with the parent's row of which ``event`` tells:
+    the last that is told of the object before it."""
+    relations: list[Any] = [one for one in model._meta.related_objects if getattr(one, "parent_link", False)]
+    children = {one.related_model._meta.label for one in relations if one.field.primary_key}
+    if not children:
+        return None
+    told = Event.objects.using(event._state.db).filter(
+        sender__in={*children, event.sender},
+        signal__in=("post_save", "post_delete"),
+        object_key=event.object_key,
+        database=event.database,
+        trace_id=event.trace_id,
+        outcome="committed",
+        id__lt=event.pk,
+    )
+    last: Event | None = told.order_by("-id").first()
+    return last if last is not None and last.signal == "post_delete" and last.sender in children else None
+
+
+def _relation(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
+    added, removed = args.get("added"), args.get("removed")
+    told = removed if added is None else added
+    if told == REDACTED:
+        raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
+    if not isinstance(told, list) or not told:
+        raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
+    if args.get("keys_left_out"):
+        raise RevertError(f"Event {event.pk} tells {len(told)} keys and leaves out {args['keys_left_out']}.")
+    model = _model(str(args.get("object")))
+    instance = _find(model, event.object_key, using)
+    if instance is None:
+        raise RevertError(f"{model._meta.label} {event.object_key} is gone: revert the event that deleted it first.")
+    manager = getattr(instance, _accessor(model, event.sender, bool(args.get("reverse"))))
+    if model_metadata.of(manager.model).secret_pk:
+        raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
+    # Objects and not keys: a relation's rows may point at another column.
+    others = _rows(manager.model, using).in_bulk(_keys(manager.model, told))
+    if added is not None:
+        manager.remove(*others.values())
+        return instance
+    if not manager.through._meta.auto_created:
+        raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
+    lacking = set(told) - set(map(_told, others))
+    if lacking:
+        raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, lacking)))} is gone.")
+    manager.add(*others.values())
+    return instance
+
+
+def _keys(model: type[models.Model], told: list[Any]) -> list[Any]:
+    """Return primary keys as Python values."""
+    return [model._meta.pk.to_python(key) for key in told]
+
+
+def _told(key: Any) -> Any:
+    return key if type(key) is int else object_keys.text(key)
+
+
+def _accessor(model: type[models.Model], through: str, reverse: bool) -> str:
+    """Return the name of the manager on ``model`` that works on the table of the model labelled ``through``."""
+    if reverse:
+        relations: list[Any] = [relation for relation in model._meta.related_objects if relation.many_to_many]
+        for relation in relations:
+            if relation.through._meta.label == through:
+                return str(relation.get_accessor_name())
+    fields: list[Any] = list(model._meta.many_to_many)
+    for field in fields:
+        if field.remote_field.through._meta.label == through:
+            return str(field.name)
+    raise RevertError(f"{model._meta.label} has no relation by {through} any more.")
+
+
+def _rows(model: type[models.Model], using: str) -> models.QuerySet[Any]:
+    """Return all rows of the model's table: its managers, the base manager among them, may hide some."""
+    return models.QuerySet(model, using=using)
+
+
+def _find(model: type[models.Model], key: str, using: str) -> models.Model | None:
+    """Return the object whose key's text is ``key``."""
+    if model_metadata.of(model).secret_pk:
+        raise RevertError(f"The key of {model._meta.label} is secret and was not recorded.")
+    if len(key) >= object_keys.LONGEST - 3:  # it may end in a digest
+        raise RevertError(f"The key of {model._meta.label} is too long to have been recorded whole.")
+    pk: Any = tuple(json.loads(key)) if len(model._meta.pk_fields) > 1 else key
+    try:
+        found: models.Model | None = _rows(model, using).filter(pk=pk).first()
+    except (TypeError, ValueError, ValidationError):
+        raise RevertError(f"{key!r} is no primary key of {model._meta.label}.") from None
+    return found
+
+
+def _field(model: type[models.Model], name: str) -> Any:
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist:
+        field = None
+    if field is None or not field.concrete:
+        raise RevertError(f"{model._meta.label} has no field {name!r} any more.")
+    return field
+
+
+def _value(field: Any, told: Any, using: str, read: Callable[[Any], Any] = encoder.literal_of_row) -> Any:
+    """Return the Python value of what was recorded of ``field``."""
+    recorded = read(told)
+    if encoder.is_expression(told):
+        raise RevertError(
+            f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded."
+        )
+    if _incomplete(recorded):
+        raise RevertError(f"The value of {field.name!r} was not recorded whole, as it is secret or too long.")
+    if REPLACED in json.dumps(recorded, ensure_ascii=False):
+        raise RevertError(
+            f"The value of {field.name!r} holds U+FFFD, which may stand for a NUL or a lone surrogate: "
+            "those are not recorded."
+        )
+    if recorded is None:
+        return None
+    try:
+        value = _python(field.target_field if field.is_relation else field, recorded)
+    except (ValidationError, ValueError, TypeError) as error:
+        raise RevertError(f"{recorded!r} can't be read as a value of {field.name!r}: {error}") from error
+    if field.is_relation and not field.remote_field.parent_link:  # a child is saved with its parent
+        there = _rows(field.related_model, using).filter(**{field.target_field.name: value})
+        if not there.exists():
+            raise RevertError(
+                f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone."
+            )
+    return value
+
+
+def _python(field: Any, recorded: Any) -> Any:
+    if isinstance(field, models.BinaryField):
+        raise RevertError(f"The value of {field.name!r} was not recorded: it is binary.")
+    if isinstance(field, models.JSONField):
+        if text := next(filter(_stands_for_number, _texts(recorded)), None):
+            raise RevertError(
+                f"The value of {field.name!r} holds {text!r}, which may have been a number: "
+                "those beyond 64 bits are recorded as text."
+            )
+        return recorded
+    element = getattr(field, "base_field", None)
+    if element is not None and isinstance(recorded, list):  # PostgreSQL's arrays
+        return [None if item is None else _python(element, item) for item in recorded]
+    return field.to_python(recorded)
+
+
+def _incomplete(value: Any) -> bool:
+    """Tell whether something of ``value`` was hidden or left out when it was recorded."""
+    if isinstance(value, str):
+        return REDACTED in value or CUT.search(value) is not None
+    if isinstance(value, dict):
+        return encoder.MORE in value or any(map(_incomplete, (*value.keys(), *value.values())))
+    if isinstance(value, list):
+        return any(map(_incomplete, value))
+    return False
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Return each text that ``value`` holds, but no keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _stands_for_number(text: str) -> bool:
+    """Tell whether ``text`` may stand for a number beyond 64 bits."""
+    found = NUMBER.match(text)
+    return found is not None and (found[1] is None or not -(2**63) <= int(found[1]) < 2**63)

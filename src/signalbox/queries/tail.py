@@ -1,0 +1,185 @@
+"""New events as they become visible, none missed and each once.
+
+An id is given when a row is inserted, and the row is seen when its transaction commits: of two transactions that
+overlap, the one with the greater id may come first. Whoever asks for ids above the last one seen misses the other. So
+ids that are missing are remembered and asked for again, until no transaction is left that could fill them:
+
+- SQLite has one writer at a time and takes back the ids of a rolled-back transaction: nothing is ever filled in later.
+- PostgreSQL numbers its transactions and tells the oldest that runs. Whoever may fill a gap took an id before the gap
+  was seen; when all that ran then have ended, what is missing was rolled back. However long that takes, it is exact.
+- MariaDB and MySQL tell it to administrators alone: a gap is given up after ``gaps.PATIENCE``, an hour.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from time import monotonic
+from typing import Final
+
+from django.db import InterfaceError, OperationalError, connections, router
+from django.db.models import Q
+
+from signalbox.models import Event
+from signalbox.queries.events import events
+from signalbox.queries.filters import Filter, FilterError
+from signalbox.queries.id_gaps import Gap, Gaps, Running
+
+logger = logging.getLogger("signalbox")
+
+PAGE: Final = 500
+"""Events of one look; if there are more, the next look follows at once."""
+
+LOOK_BACK: Final = 1000
+"""Ids before the first one, among which open gaps are looked for at the start."""
+
+SOONEST: Final = 0.05
+"""Seconds between two looks while events come."""
+
+LATEST: Final = 1.0
+"""Seconds between two looks while none come; the pause doubles up to this."""
+
+ATTEMPTS: Final = 30
+"""Looks in a row that may fail because the database is away."""
+
+
+def follow(
+    wanted: Filter | None = None,
+    *,
+    after: int | None = None,
+    lines: int = 0,
+    using: str | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Event]:
+    """Return an endless iterator over events as they become visible, from the moment of this call on.
+
+    They come in the order of their ids, but for those whose transaction was overtaken by another: they come when they
+    become visible. Each comes once. With ``after``, it begins with the events above that id; with ``lines``, with
+    the newest that many of those which are there. ``using`` is the alias of the database whose tables are read.
+
+    Setting ``stop`` ends it, after a last look. Between two looks it waits, up to ``LATEST`` seconds. Call it outside
+    of a transaction: within one, some databases show what was committed before it began and nothing else.
+
+    Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own
+    error if it is away for ``ATTEMPTS`` looks.
+    """
+    wanted = wanted or Filter()
+    if wanted.kind:
+        raise FilterError("kind", ", ".join(wanted.kind), "none was expected: a trace that runs is of no kind yet.")
+    follower = Follower(wanted, after=after, using=using)
+    return _following(follower, follower.newest(lines) if lines else [], stop or threading.Event())
+
+
+def _following(follower: Follower, found: list[Event], stop: threading.Event) -> Iterator[Event]:
+    pause = SOONEST
+    ending = False
+    while True:
+        yield from found
+        if found:
+            pause = SOONEST
+        if not follower.more:
+            if ending:
+                return
+            ending = stop.wait(pause)
+            pause = min(pause * 2, LATEST)
+        found = follower.look_patiently(stop)
+
+
+class Follower:
+    """What has been seen so far, and what is missing in between."""
+
+    def __init__(self, wanted: Filter, *, after: int | None = None, using: str | None = None) -> None:
+        self.alias: str = using or router.db_for_read(Event)
+        self.more = False
+        """Whether the last look left something to see."""
+        self._wanted = wanted.conditions()
+        self._filter = wanted
+        self._gaps = Gaps()
+        seen = self._ids(Q() if after is None else Q(id__lte=after), "-id", LOOK_BACK)
+        self._last = after if after is not None else seen[0] if seen else 0
+        if self._gapped:
+            lowest = seen[-1] if len(seen) == LOOK_BACK else 1
+            self._gaps.note(lowest - 1, sorted({*seen, self._last + 1}), monotonic())
+
+    @property
+    def _vendor(self) -> str:
+        return connections[self.alias].vendor
+
+    @property
+    def _gapped(self) -> bool:
+        """Whether a smaller id can become visible after a greater one."""
+        return self._vendor != "sqlite"
+
+    def newest(self, lines: int) -> list[Event]:
+        """Return the newest ``lines`` events up to where the following begins, oldest first."""
+        found = events(self._filter, before=self._last + 1, limit=lines, using=self.alias)
+        # What has become visible since will come with the following.
+        return [event for event in reversed(found) if event.id not in self._gaps]
+
+    def look(self) -> list[Event]:
+        """Return what has become visible since the last look, in the order of ids, at most ``2 * PAGE`` events."""
+        now = monotonic()
+        due = self._gaps.due(now)
+        running = self._running() if due else None  # before looking: what it calls ended has been visible since
+        filled = self._filled(due)
+        fresh = self._ids(Q(id__gt=self._last), "id", PAGE)
+        found = self._events(filled) + self._events(fresh)
+        # Nothing above has changed what is known: a look that failed is simply repeated.
+        if len(filled) < PAGE:
+            self._gaps.judge(due, now, running)
+        self._gaps.fill(filled)
+        if fresh:
+            if self._gapped:
+                self._gaps.note(self._last, fresh, now)
+            self._last = fresh[-1]
+        self.more = PAGE in (len(filled), len(fresh))
+        return found
+
+    def look_patiently(self, stop: threading.Event) -> list[Event]:
+        """Return what a look finds; wait for a database that is away."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self.look()
+            except (OperationalError, InterfaceError) as error:
+                connection = connections[self.alias]
+                if connection.in_atomic_block:
+                    raise
+                logger.warning("Events can't be followed, trying again: %s", error)
+                connection.close()
+                if stop.wait(LATEST):
+                    break
+        return self.look()
+
+    def _ids(self, condition: Q, order: str, limit: int) -> list[int]:
+        return list(
+            Event.objects.using(self.alias).filter(condition).order_by(order).values_list("id", flat=True)[:limit]
+        )
+
+    def _filled(self, gaps: Iterable[Gap]) -> list[int]:
+        """Return up to ``PAGE`` ids that are in ``gaps``."""
+        found: list[int] = []
+        waiting = list(gaps)
+        while waiting and len(found) < PAGE:
+            asked, waiting = waiting[:100], waiting[100:]
+            missing = Q()
+            for gap in asked:
+                missing |= Q(id__range=(gap.first, gap.last))
+            found += self._ids(missing, "id", PAGE - len(found))
+        return sorted(found)
+
+    def _events(self, ids: list[int]) -> list[Event]:
+        """Return those of the events with these ids that are wanted: what became visible since waits for its turn."""
+        if not ids:
+            return []
+        return list(Event.objects.using(self.alias).filter(self._wanted, id__in=ids).order_by("id"))
+
+    def _running(self) -> Running | None:
+        if self._vendor != "postgresql":
+            return None
+        with connections[self.alias].cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint "
+                "FROM pg_current_snapshot() s"
+            )
+            return Running(*cursor.fetchone())

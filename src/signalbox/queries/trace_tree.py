@@ -1,0 +1,93 @@
+"""A trace as a tree: each event below the one in whose receiver it happened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from signalbox.core.tracing import SPAN_BITS
+from signalbox.models import Event, Trace
+from signalbox.queries.filters import beginning
+
+MOST: Final = 1000
+"""Events of a trace that are read, unless another number is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """An event, with what happened in its receivers."""
+
+    event: Event
+    children: tuple[Node, ...]
+    """In the order in which they were sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceTree:
+    """What happened in one trace."""
+
+    trace_id: str
+    rows: tuple[Trace, ...]
+    """The work that bore this id, in the order of its beginning: none if it has not ended, several where a caller's
+    ``traceparent`` was taken over more than once."""
+    roots: tuple[Node, ...]
+    """Events that happened in no other's receiver, or in that of an event which is not there."""
+    complete: bool
+    """Whether these are all its events."""
+
+    def walk(self) -> Iterator[tuple[int, Event]]:
+        """Yield each event with its depth, in the order in which they were sent."""
+        waiting = [(0, node) for node in reversed(self.roots)]
+        while waiting:
+            depth, node = waiting.pop()
+            yield depth, node.event
+            waiting.extend((depth + 1, child) for child in reversed(node.children))
+
+
+def trace(trace_id: str, *, limit: int = MOST, using: str | None = None) -> TraceTree | None:
+    """Return the trace with this id (32 hexadecimal digits), with the first ``limit`` events that were written of it;
+    ``None`` if there is neither a row nor an event of it."""
+    rows = tuple(Trace.objects.using(using).filter(trace_id=trace_id).order_by("time", "id")[:limit])
+    events = list(Event.objects.using(using).filter(trace_id=trace_id).order_by("id")[: limit + 1])
+    if not rows and not events:
+        return None
+    return TraceTree(trace_id=trace_id, rows=rows, roots=grow(events[:limit]), complete=len(events) <= limit)
+
+
+def trace_ids(start: str, *, using: str | None = None) -> list[str]:
+    """Return the ids of traces that begin with ``start``: of several, the first and the last."""
+    found: set[str] = set()
+    for table in (Event, Trace):
+        ids = table.objects.using(using).filter(beginning([start]))
+        for order in ("trace_id", "-trace_id"):  # an index leads to either end
+            found.update(ids.order_by(order).values_list("trace_id", flat=True)[:1])
+    return sorted({min(found), max(found)}) if found else []
+
+
+def grow(events: Iterable[Event]) -> tuple[Node, ...]:
+    """Return one trace's events as trees, in the order in which they were sent."""
+    ordered = in_order(events)
+    places: dict[int, int] = {}
+    for place, event in enumerate(ordered):
+        places.setdefault(event.span, place)
+    below: defaultdict[int | None, list[int]] = defaultdict(list)
+    for place, event in enumerate(ordered):
+        parent = None if event.parent is None else places.get(event.parent)
+        # A parent is sent before its children; anything else would be a circle.
+        below[parent if parent is not None and parent < place else None].append(place)
+    made: dict[int, Node] = {}
+    for place in range(len(ordered) - 1, -1, -1):  # the last first: what is below an event is made before it
+        made[place] = Node(event=ordered[place], children=tuple(made[child] for child in below[place]))
+    return tuple(made[place] for place in below[None])
+
+
+def in_order(events: Iterable[Event]) -> list[Event]:
+    """Return events in the order in which they were sent: by span, within the numbers of one process; those by time."""
+    found = list(events)
+    begun: dict[int, int] = {}
+    for event in found:
+        series = event.span >> SPAN_BITS
+        begun[series] = min(event.time, begun.get(series, event.time))
+    return sorted(found, key=lambda event: (begun[event.span >> SPAN_BITS], event.span))

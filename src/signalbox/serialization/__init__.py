@@ -1,0 +1,1 @@
+"""Any Python value to bounded, redacted JSON, and back."""
