@@ -176,7 +176,8 @@ def test_the_documentation_shows_what_the_command_writes(line: str, output: str)
 
 def test_every_subcommand_is_documented() -> None:
     headings = re.findall(r"^## `(\w+)", DOCS.read_text(), re.MULTILINE)
-    ours = [name for name, one in SUBCOMMANDS.items() if one.module.startswith("signalbox.management.")]
+    # The pages on durable receivers and on the doctor document these.
+    ours = [name for name in SUBCOMMANDS if name not in ("work", "deliveries", "doctor")]
     assert ours == headings[: len(ours)]
 
 

@@ -685,9 +685,9 @@ def test_the_faster_encoder_is_taken_where_it_is_installed() -> None:
 def test_without_the_faster_encoder_the_standard_one_is_taken() -> None:
     program = (
         "import sys; sys.modules['orjson'] = None\n"
-        "from signalbox import encoding\n"
-        "assert encoding.dumps is encoding._dumps_standard\n"
-        "sys.stdout.write(encoding.dumps({'a': [1, None]}))"
+        "from signalbox.serialization import encoder\n"
+        "assert encoder.dumps is encoder._dumps_standard\n"
+        "sys.stdout.write(encoder.dumps({'a': [1, None]}))"
     )
     assert b'{"a":[1,null]}' == subprocess.check_output([sys.executable, "-c", program])
 

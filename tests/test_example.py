@@ -91,8 +91,8 @@ import gc, json, django
 django.setup()
 gc.collect()
 from blog.own_signals import post_published
-from signalbox.catalog import BUILTIN, signal
-from signalbox.receivers import connected, name
+from signalbox.core.catalog import BUILTIN, signal
+from signalbox.core.receivers import connected, name
 
 signals = {entry.name: signal(entry) for entry in BUILTIN.values() if entry.path} | {"post_published": post_published}
 pairs = [(key, name(one.receiver)) for key, value in signals.items() for one in connected(value)]

@@ -96,7 +96,7 @@ def test_the_check_is_registered_once_under_the_tag() -> None:
 
 
 def test_a_process_that_only_serves_does_not_load_the_doctor() -> None:
-    loads = "import django, sys; django.setup(); print([name for name in sys.modules if 'signalbox.d' in name])"
+    loads = "import django, sys; django.setup(); print([name for name in sys.modules if name.startswith('signalbox.')])"
     done = run(SOURCE.parent, ["-c", loads], debug=False, settings="tests.settings")
 
     assert "signalbox.pipeline.exporter" in done.stdout

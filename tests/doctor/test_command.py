@@ -24,10 +24,10 @@ import sys
 from argparse import ArgumentParser
 import django
 django.setup()
-from signalbox.doctor import command
+from signalbox.management.subcommands import doctor
 parser = ArgumentParser()
-command.add_arguments(parser)
-sys.exit(command.run(vars(parser.parse_args()), sys.stdout))
+doctor.add_arguments(parser)
+sys.exit(doctor.run(vars(parser.parse_args()), sys.stdout))
 """
 
 
