@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from signalbox import receiver
 from signalbox.core import object_keys
-from signalbox.outbox.registry import NotDurable
+from signalbox.outbox.registry import CannotBeDurable
 from signalbox.queries.object_history import history
 from signalbox.serialization import signal_arguments
 from signalbox.serialization.redaction import REDACTED
@@ -256,7 +256,7 @@ def hear(**kwargs: Any) -> None:
 
 @pytest.mark.usefixtures("hidden_phrases")
 def test_an_object_with_a_hidden_key_is_no_sender_of_durable_receivers() -> None:
-    with pytest.raises(NotDurable, match=r"the primary key of shop\.Phrase is a secret"):
+    with pytest.raises(CannotBeDurable, match=r"the primary key of shop\.Phrase is a secret"):
         receiver(post_save, sender=Phrase, durable=True)(hear)
 
 

@@ -308,7 +308,7 @@ def durable() -> Iterator[None]:
     """Tags have a durable receiver, and what else is registered goes with it."""
     signalbox.receiver(post_save, sender="shop.Tag", durable=True)(heard)
     yield
-    for name in list(registry.durables()):
+    for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
     writer.deliverer = None
     signalbox.install()

@@ -124,7 +124,7 @@ class StateFilter(_Choice):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return those of a state."""
-        return operations.in_state(queryset, self.value() or "")
+        return operations.filter_by_state(queryset, self.value() or "")
 
 
 class ReceiverFilter(_AmongNewest):
@@ -135,7 +135,7 @@ class ReceiverFilter(_AmongNewest):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
         """Return the durable receivers."""
-        return [(name, name) for name in sorted(registry.durables())]
+        return [(name, name) for name in sorted(registry.get_durable_receivers())]
 
 
 class ReadOnly(Admin):
@@ -340,7 +340,7 @@ class DeliveryAdmin(ReadOnly):
         form = ReplayForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             counts = "count" in request.POST
-            number = form.replay(registry.home(), dry_run=counts)
+            number = form.replay(registry.get_deliveries_database(), dry_run=counts)
             self.message_user(request, f"{number} deliveries {'would be' if counts else 'were'} made.")
             if not counts:
                 return HttpResponseRedirect(reverse(f"{self.admin_site.name}:signalbox_delivery_changelist"))

@@ -31,7 +31,7 @@ def register() -> None:
     register_check(check_keep, TAG)
     register_check(check_place, TAG)
     register_check(delivery.check_receivers, TAG)
-    register_check(delivery.check_engine, TAG)
+    register_check(delivery.check_dispatcher, TAG)
     register_check(check_by_doctor, TAG)
 
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 from signalbox import conf
 
 if conf.get().ENGINE == "celery":
-    from signalbox.outbox.dispatch.celery import run
+    from signalbox.outbox.dispatch.celery import run_delivery
 
-    __all__ = ["run"]
+    __all__ = ["run_delivery"]

@@ -30,7 +30,7 @@ def _no_durable_receivers_left() -> Iterator[None]:
     if not connections["other"].in_atomic_block:  # a test that used it left it open, as its tables were emptied
         connections["other"].close()
     yield
-    for name in list(registry.durables()):
+    for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
     writer.deliverer = None
     signalbox.install()

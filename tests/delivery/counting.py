@@ -12,31 +12,31 @@ from signalbox.models import Delivery
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EACH = 10
+STEP_INTERVAL = 10
 """SQLite is asked after so many steps of its virtual machine."""
 
 
-def work(call: Callable[[], object]) -> int:
+def measure_work(call: Callable[[], object]) -> int:
     """Return how much the database does in a call: steps of SQLite's machine, or rows and entries that are read."""
     if connection.vendor == "sqlite":
-        return _steps(call)
-    read = _read_by_postgresql if connection.vendor == "postgresql" else _read_by_mariadb
+        return _count_sqlite_steps(call)
+    read = _count_postgresql_reads if connection.vendor == "postgresql" else _count_mariadb_reads
     before = read()
     call()
     return read() - before
 
 
-def _steps(call: Callable[[], object]) -> int:
+def _count_sqlite_steps(call: Callable[[], object]) -> int:
     steps = 0
 
     def count() -> int:
         nonlocal steps
-        steps += EACH
+        steps += STEP_INTERVAL
         return 0
 
     connection.ensure_connection()
     raw: Any = connection.connection
-    raw.set_progress_handler(count, EACH)
+    raw.set_progress_handler(count, STEP_INTERVAL)
     try:
         call()
     finally:
@@ -44,7 +44,7 @@ def _steps(call: Callable[[], object]) -> int:
     return steps
 
 
-def _read_by_postgresql() -> int:
+def _count_postgresql_reads() -> int:
     if connection.pg_version < 150_000:  # type: ignore[attr-defined]
         pytest.skip("PostgreSQL tells at once what it has read from version 15 on")
     with connection.cursor() as cursor:
@@ -57,7 +57,7 @@ def _read_by_postgresql() -> int:
         return int(cursor.fetchone()[0])
 
 
-def _read_by_mariadb() -> int:
+def _count_mariadb_reads() -> int:
     with connection.cursor() as cursor:
         cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
         return sum(int(value) for _, value in cursor.fetchall())

@@ -17,10 +17,10 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.server = (host, port)
         self.port = 0
-        self.last_words = b""
+        self.drop_reply_to = b""
         """What a client may still say: the answer is lost, and the connection with it."""
         self._lock = threading.Lock()
-        self._open: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self.open()
 
@@ -32,11 +32,11 @@ class Proxy:
     def close(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            _end(listener)
+            _shut_down(listener)
         with self._lock:
-            ended, self._open = self._open, []
+            ended, self._sockets = self._sockets, []
         for one in ended:
-            _end(one)
+            _shut_down(one)
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -54,24 +54,26 @@ class Proxy:
             except OSError:
                 return
             with self._lock:
-                self._open += [client, server]
+                self._sockets += [client, server]
             said = threading.Event()
             for way in ((client, server, False, said), (server, client, True, said)):
-                threading.Thread(target=self._pass_on, args=way, daemon=True).start()
+                threading.Thread(target=self._forward, args=way, daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool, said: threading.Event) -> None:
+    def _forward(
+        self, source: socket.socket, target: socket.socket, is_reply: bool, reply_dropped: threading.Event
+    ) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if answers and said.is_set():
+                if is_reply and reply_dropped.is_set():
                     break
-                if not answers and self.last_words and self.last_words in data:
-                    said.set()
+                if not is_reply and self.drop_reply_to and self.drop_reply_to in data:
+                    reply_dropped.set()
                 target.sendall(data)
-        _end(source)
-        _end(target)
+        _shut_down(source)
+        _shut_down(target)
 
 
-def _end(one: socket.socket) -> None:
+def _shut_down(sock: socket.socket) -> None:
     with suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()

@@ -22,72 +22,72 @@ if TYPE_CHECKING:
     from signalbox.models import Event
 
 
-def note(*words: object) -> None:
+def write_line(*values: object) -> None:
     """Append a line to the file that the environment names, in one write."""
     with open(os.environ["SIGNALBOX_TEST_NOTES"], "a", buffering=1) as file:
-        file.write(" ".join(map(str, words)) + "\n")
+        file.write(" ".join(map(str, values)) + "\n")
 
 
-def told(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("told", instance.pk, getattr(instance, "number", ""), delivery.id, delivery.attempt)
+def saves_with_number(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    write_line("told", instance.pk, getattr(instance, "number", ""), delivery.id, delivery.attempt)
 
 
 def saved(sender: Any, instance: Any, created: bool, delivery: Any, **kwargs: Any) -> None:
-    note("saved", instance.pk, delivery.id, delivery.attempt)
+    write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
-def note_saved(event: Event) -> str:
+def get_saved_note(event: Event) -> str:
     """Return the note with which an order was saved, as its event recorded it."""
     changes = event.data.get("changes")
     found: str = changes["note"][-1] if changes else event.data["row"]["note"]
     return found
 
 
-def noted(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+def saves_with_times(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     """Note when and where a receiver begins and ends, and which save it is about."""
-    text = note_saved(delivery.event)
+    text = get_saved_note(delivery.event)
     facts = (instance.pk, text, delivery.id, delivery.attempt, os.getpgrp(), os.getpid(), threading.get_ident())
-    note("begin", time.monotonic_ns(), *facts)
+    write_line("begin", time.monotonic_ns(), *facts)
     time.sleep(random.uniform(0, 0.01))
-    note("end", time.monotonic_ns(), *facts)
+    write_line("end", time.monotonic_ns(), *facts)
 
 
 def fails_once(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("tried", instance.pk, delivery.id, delivery.attempt)
     if delivery.attempt == 1:
         raise ValueError("the first time never works")
-    note("saved", instance.pk, delivery.id, delivery.attempt)
+    write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
 def never_works(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("tried", instance.pk, delivery.id, delivery.attempt)
     raise ValueError("password=hunter2 is wrong")
 
 
-def kills(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("tried", instance.pk, delivery.id, delivery.attempt)
+def kills_process(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    write_line("tried", instance.pk, delivery.id, delivery.attempt)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def slow(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("begun", instance.pk, delivery.id, delivery.attempt)
+    write_line("begun", instance.pk, delivery.id, delivery.attempt)
     time.sleep(float(os.environ.get("SIGNALBOX_TEST_SLOW", "1")))
-    note("saved", instance.pk, delivery.id, delivery.attempt)
+    write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
 def spins(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("begun", instance.pk, delivery.id, delivery.attempt)
+    write_line("begun", instance.pk, delivery.id, delivery.attempt)
     while True:
         time.sleep(0.01)
 
 
 def exits(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("tried", instance.pk, delivery.id, delivery.attempt)
     sys.exit(3)
 
 
 async def cancelled(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("tried", instance.pk, delivery.id, delivery.attempt)
     other = asyncio.ensure_future(asyncio.sleep(10))
     await asyncio.sleep(0)
     other.cancel()
@@ -102,37 +102,37 @@ async def asynchronously_slow(sender: Any, instance: Any, delivery: Any, **kwarg
     await asyncio.sleep(10)
 
 
-def _long() -> float:
+def _get_stuck_seconds() -> float:
     return float(os.environ.get("SIGNALBOX_TEST_STUCK", "60"))
 
 
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("begun", instance.pk, delivery.id, delivery.attempt)
-    time.sleep(_long())  # in C code, where no exception arrives
+    write_line("begun", instance.pk, delivery.id, delivery.attempt)
+    time.sleep(_get_stuck_seconds())  # in C code, where no exception arrives
 
 
 def stuck_in_a_pool(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     with ThreadPoolExecutor() as pool:  # its thread is one that the interpreter waits for at its end
-        pool.submit(time.sleep, _long()).result()
+        pool.submit(time.sleep, _get_stuck_seconds()).result()
 
 
-async def blocks(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    time.sleep(_long())  # noqa: ASYNC251 - so its loop can't tell it that its time is over
+async def blocks_event_loop(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    time.sleep(_get_stuck_seconds())  # noqa: ASYNC251 - so its loop can't tell it that its time is over
 
 
-async def blocks_a_thread(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    await sync_to_async(time.sleep)(_long())
+async def blocks_pool_thread(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    await sync_to_async(time.sleep)(_get_stuck_seconds())
 
 
-async def swallows(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    end = time.monotonic() + _long()
+async def swallows_cancellation(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    end = time.monotonic() + _get_stuck_seconds()
     while (left := end - time.monotonic()) > 0:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(left)
 
 
 async def asynchronous(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    note("saved", instance.pk, delivery.id, delivery.attempt)
+    write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
 def register() -> None:
@@ -140,11 +140,11 @@ def register() -> None:
     signals = {"post_save": post_save, "post_delete": post_delete}
     for one in os.environ.get("SIGNALBOX_TEST_DURABLE", "").split():
         name, signal_name, sender, *options = one.split(":")
-        chosen = {key: _value(value) for key, value in (option.split("=") for option in options)}
+        chosen = {key: _parse_value(value) for key, value in (option.split("=") for option in options)}
         signalbox.receiver(signals[signal_name], sender=sender, durable=True, **chosen)(globals()[name])
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return int(text)
     except ValueError:

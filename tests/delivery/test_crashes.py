@@ -15,13 +15,13 @@ import pytest
 
 from signalbox.models import Delivery
 from tests.delivery import receivers
-from tests.delivery.ledger import Ledger, Runs, compare
+from tests.delivery.ledger import Ledger, CallLog, assert_consistent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.delivery.conftest import Notes, Process
-    from tests.delivery.ledger import Run
+    from tests.delivery.ledger import ReceiverCall
 
 logger = logging.getLogger(__name__)
 
@@ -35,26 +35,26 @@ BEHIND = 30
 
 @pytest.fixture
 def book(durable: Callable[..., None]) -> Ledger:
-    durable(receivers.noted, retries=1000)
+    durable(receivers.saves_with_times, retries=1000)
     return Ledger(KEYS)
 
 
 @pytest.fixture
-def runs(notes: Notes) -> Runs:
-    return Runs(notes.path)
+def runs(notes: Notes) -> CallLog:
+    return CallLog(notes.path)
 
 
-def run_that_began(book: Ledger, runs: Runs, process: Process) -> Run:
+def run_that_began(book: Ledger, runs: CallLog, process: Process) -> ReceiverCall:
     """Write until the receiver is called some more times, and return the last call. ``process`` has a log to show."""
-    runs.more()
+    runs.read_new()
     more = random.randint(1, 8)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if len(book) - runs.ended < BEHIND:
+        if len(book) - runs.finished_count < BEHIND:
             book.write()
         else:
             time.sleep(0.002)
-        new = runs.more()
+        new = runs.read_new()
         more -= len(new)
         if new and more <= 0:
             return new[-1]
@@ -70,7 +70,7 @@ def wait_until_all_is_done(last: Process, seconds: float) -> None:
 
 @pytest.mark.every_database
 def test_killed_workers_lose_nothing_and_keep_the_order(
-    book: Ledger, runs: Runs, worker: Callable[..., Process], crashes: int
+    book: Ledger, runs: CallLog, worker: Callable[..., Process], crashes: int
 ) -> None:
     def begin() -> Process:
         return worker("--threads", "2", receivers=RECEIVER, box={"LEASE": 1.5})
@@ -89,7 +89,7 @@ def test_killed_workers_lose_nothing_and_keep_the_order(
     wait_until_all_is_done(running[0], 60)
     for one in running:
         one.kill()
-    logger.info(compare(book, runs, deaths))
+    logger.info(assert_consistent(book, runs, deaths))
 
 
 class Broker:
@@ -135,7 +135,7 @@ class Broker:
 )
 def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
     book: Ledger,
-    runs: Runs,
+    runs: CallLog,
     start: Callable[..., Process],
     worker: Callable[..., Process],
     crashes: int,
@@ -176,10 +176,10 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
             relay = worker(**more)
             relays += 1
         elif victim == "worker":
-            process = next(one for one in running if one.popen.pid == began.group)
+            process = next(one for one in running if one.popen.pid == began.process_group)
             process.kill()
             running[running.index(process)] = begin()
-            deaths[began.group] = moment
+            deaths[began.process_group] = moment
         else:
             with suppress(ProcessLookupError):
                 os.kill(began.pid, signal.SIGKILL)
@@ -189,4 +189,4 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
         one.kill()
     broker.remove()
     assert broker.lost, "the broker has lost messages"
-    logger.info("%s; %d relays killed, %d messages lost", compare(book, runs, deaths), relays, broker.lost)
+    logger.info("%s; %d relays killed, %d messages lost", assert_consistent(book, runs, deaths), relays, broker.lost)

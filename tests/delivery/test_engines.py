@@ -13,8 +13,8 @@ from signalbox.models import Delivery
 from signalbox.outbox import queue as claiming
 from signalbox.outbox.dispatch import relay as relaying
 from signalbox.outbox.dispatch.relay import Relay
-from signalbox.outbox.queue import Claims
-from signalbox.outbox.worker import Options
+from signalbox.outbox.queue import DeliveryQueue
+from signalbox.outbox.worker import WorkerOptions
 from tests.delivery import receivers
 from tests.shop.models import Order, Tag
 
@@ -49,7 +49,7 @@ class Published:
 @pytest.fixture
 def relay() -> tuple[Relay, Published]:
     pytest.importorskip("celery")
-    found = Relay(Options(burst=True, databases=("default",)), "celery")
+    found = Relay(WorkerOptions(burst=True, databases=("default",)), "celery")
     found.publish = published = Published()
     return found, published
 
@@ -86,7 +86,7 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
         rows = [Delivery(**{**fields, **values}) for _ in range(number)]
         Delivery.objects.bulk_create(rows, batch_size=1000)
 
-    soon = claiming.now() + 40 * claiming.SECOND
+    soon = claiming.now_us() + 40 * claiming.SECOND_US
     copies(10_000, lane=None, due=soon, wake=soon, attempts=1)
     copies(1, lane=7, due=soon, wake=soon, attempts=1)
     copies(200, lane=7)
@@ -98,7 +98,7 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
     copies(60, lane=None)
     one.run()
     assert 80 < len(published.ids) <= 100, "each queue may have so many under way"
-    again = Relay(Options(burst=True, databases=("default",), queues=("other",)), "celery")
+    again = Relay(WorkerOptions(burst=True, databases=("default",), queues=("other",)), "celery")
     again.publish = other = Published()
     copies(3, lane=None, queue="other")
     again.run()
@@ -116,13 +116,13 @@ def test_the_relay_publishes_the_head_of_a_key_alone(
     one.run()
     first, second = Delivery.objects.order_by("id").values_list("id", flat=True)
     assert [first] == published.ids
-    claims = Claims("default")
-    assert claims.claim_one(second) is None, "a message that comes too early finds the row not to be run"
-    taken = claims.claim_one(first)
+    claims = DeliveryQueue("default")
+    assert claims.acquire_by_id(second) is None, "a message that comes too early finds the row not to be run"
+    taken = claims.acquire_by_id(first)
     assert taken is not None
-    assert claims.claim_one(first) is None, "nor does one that comes twice"
-    claims.settle(taken, claiming.DONE)
-    assert claims.claim_one(first) is None
+    assert claims.acquire_by_id(first) is None, "nor does one that comes twice"
+    claims.complete(taken, claiming.SUCCEEDED)
+    assert claims.acquire_by_id(first) is None
     one.run()
     assert [first, second] == published.ids
 
@@ -135,9 +135,9 @@ def test_what_could_not_be_published_is_not_taken_for_published(
     orders(2)
     one, published = relay
     published.fails = True
-    [claims] = [Claims("default")]
+    [claims] = [DeliveryQueue("default")]
     with pytest.raises(ConnectionError):
-        one._relay(claims)
+        one._relay_database(claims)
     published.fails = False
     one.run()
     assert 2 == len(published.ids)

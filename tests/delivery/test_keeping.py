@@ -32,7 +32,7 @@ def test_a_receiver_that_does_not_end_counts_as_failed_while_it_holds_its_engine
     number = Delivery.objects.get().pk
 
     def engine() -> None:
-        heartbeat.run_one("default", number)
+        heartbeat.execute_by_id("default", number)
         connections.close_all()
 
     thread = threading.Thread(target=engine)

@@ -14,7 +14,7 @@ from django.test import RequestFactory
 from signalbox.models import Delivery
 from signalbox.outbox import health, operations
 from signalbox.outbox import queue as claiming
-from signalbox.outbox.queue import Claims, Result, Verdict
+from signalbox.outbox.queue import DeliveryQueue, AttemptResult, Disposition
 from signalbox.outbox.run_pending import run_deliveries
 from tests.delivery import receivers
 from tests.shop import signals
@@ -37,10 +37,10 @@ def orders(number: int) -> list[Order]:
 
 def kill(number: int = 1) -> list[int]:
     """Make dead letters of the first deliveries."""
-    claims = Claims("default")
-    taken = claims.claim(number, number)
+    claims = DeliveryQueue("default")
+    taken = claims.acquire(number, number)
     for one in taken:
-        claims.settle(one, Result(verdict=Verdict.DEAD, error="ValueError: no"))
+        claims.complete(one, AttemptResult(disposition=Disposition.DEAD, error="ValueError: no"))
     return [one.id for one in taken]
 
 
@@ -56,14 +56,14 @@ def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(durable: Call
     order.save()
     orders(2)
     kill()
-    claims = Claims("default")
-    done, running = claims.claim(2, 2)
-    claims.settle(done, claiming.DONE)
-    found = health.health("default")
+    claims = DeliveryQueue("default")
+    done, running = claims.acquire(2, 2)
+    claims.complete(done, claiming.SUCCEEDED)
+    found = health.get_health("default")
     assert (2, 1, 1, 1) == (found.pending, found.running, found.dead, found.blocked)
     assert running.id
-    assert found.well
-    assert round(1 / 60, 2) == found.rate
+    assert found.is_healthy
+    assert round(1 / 60, 2) == found.done_per_second
     assert json.loads(command("health", "--json", "--using", "default"))["databases"][0]["dead"] == 1
 
 
@@ -89,8 +89,8 @@ def test_a_database_that_is_not_there_is_refused_with_the_names_of_those_that_ar
 def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable[..., None]) -> None:
     durable(receivers.saved)
     orders(1)
-    Delivery.objects.update(wake=claiming.now() - 61 * claiming.SECOND)
-    assert not health.health("default").well
+    Delivery.objects.update(wake=claiming.now_us() - 61 * claiming.SECOND_US)
+    assert not health.get_health("default").is_healthy
     with pytest.raises(SystemExit):
         command("health", "--using", "default")
     with pytest.MonkeyPatch.context() as patch:
@@ -98,17 +98,17 @@ def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable
         answer = health.view(RequestFactory().get("/health/"))
     assert 503 == answer.status_code
     Delivery.objects.all().delete()
-    assert health.health("default").well
+    assert health.get_health("default").is_healthy
 
 
 def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(durable: Callable[..., None]) -> None:
     durable(receivers.saved)
     [order] = orders(1)
     order.save()
-    Delivery.objects.update(wake=claiming.now() - 61 * claiming.SECOND)
-    assert not health.health("default").well
-    Claims("default").claim(1, 1)
-    assert health.health("default").well
+    Delivery.objects.update(wake=claiming.now_us() - 61 * claiming.SECOND_US)
+    assert not health.get_health("default").is_healthy
+    DeliveryQueue("default").acquire(1, 1)
+    assert health.get_health("default").is_healthy
 
 
 @pytest.mark.parametrize("well", [True, False])
@@ -117,12 +117,12 @@ def test_messages_that_nobody_takes_are_not_well(durable: Callable[..., None], s
     durable(receivers.saved)
     [order] = orders(1)
     order.save()
-    long_ago = claiming.now() - (1 if well else 61) * claiming.SECOND
+    long_ago = claiming.now_us() - (1 if well else 61) * claiming.SECOND_US
     Delivery.objects.update(due=long_ago, wake=long_ago)
-    Claims("default").dispatch(10, claiming.now() + 60 * claiming.SECOND)
-    Claims("default")._leave_blocked_alone(claiming.now())
-    found = health.health("default")
-    assert (well, 2) == (found.well, found.due)
+    DeliveryQueue("default").dispatch(10, claiming.now_us() + 60 * claiming.SECOND_US)
+    DeliveryQueue("default")._park_blocked(claiming.now_us())
+    found = health.get_health("default")
+    assert (well, 2) == (found.is_healthy, found.due)
 
 
 def test_a_dead_letter_is_run_again_in_its_old_place(durable: Callable[..., None], notes: Notes) -> None:
@@ -130,13 +130,13 @@ def test_a_dead_letter_is_run_again_in_its_old_place(durable: Callable[..., None
     [order] = orders(1)
     order.save()
     [dead] = kill()
-    assert Claims("default").claim(10, 10) == []
+    assert DeliveryQueue("default").acquire(10, 10) == []
     assert "1 of 1 deliveries: to be run now.\n" == command("retry", str(dead))
-    claims = Claims("default")
-    [first] = claims.claim(10, 10)
+    claims = DeliveryQueue("default")
+    [first] = claims.acquire(10, 10)
     assert (dead, 1) == (first.id, first.attempts)
-    claims.settle(first, claiming.DONE)
-    assert 1 == len(claims.claim(10, 10))
+    claims.complete(first, claiming.SUCCEEDED)
+    assert 1 == len(claims.acquire(10, 10))
 
 
 def test_a_discarded_dead_letter_lets_the_next_one_pass(durable: Callable[..., None]) -> None:
@@ -144,9 +144,9 @@ def test_a_discarded_dead_letter_lets_the_next_one_pass(durable: Callable[..., N
     [order] = orders(1)
     order.save()
     [dead] = kill()
-    assert Claims("default").claim(10, 10) == []
+    assert DeliveryQueue("default").acquire(10, 10) == []
     assert "1 of 1 deliveries: discarded.\n" == command("discard", "--all", "--state", "dead")
-    [following] = Claims("default").claim(10, 10)
+    [following] = DeliveryQueue("default").acquire(10, 10)
     assert following.id > dead
     assert "discarded" == Delivery.objects.get(pk=dead).state
 
@@ -154,7 +154,7 @@ def test_a_discarded_dead_letter_lets_the_next_one_pass(durable: Callable[..., N
 def test_what_runs_can_be_neither_retried_nor_discarded(durable: Callable[..., None]) -> None:
     durable(receivers.saved)
     orders(1)
-    Claims("default").claim(1, 1)
+    DeliveryQueue("default").acquire(1, 1)
     assert 0 == operations.retry(Delivery.objects.all(), "default")
     assert 0 == operations.discard(Delivery.objects.all(), "default")
 
@@ -172,7 +172,7 @@ def test_deliveries_are_listed_by_state_and_receiver(durable: Callable[..., None
 
 
 def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Callable[..., None], notes: Notes) -> None:
-    since = claiming.now()
+    since = claiming.now_us()
     found = orders(2)
     with suppress(RuntimeError), transaction.atomic():
         found[0].save()
@@ -190,7 +190,7 @@ def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Call
 
 
 def test_a_replayed_event_leaves_out_what_was_not_recorded(durable: Callable[..., None]) -> None:
-    since = claiming.now()
+    since = claiming.now_us()
     Customer.objects.create(name="x" * 99, api_token="t0ken")
     durable(receivers.saved, sender=Customer)
     operations.replay(SAVED, "default", since=since)
@@ -204,7 +204,7 @@ def test_replay_of_an_unknown_receiver_names_the_known_ones(durable: Callable[..
 
 
 def test_a_custom_signal_is_replayed_with_its_objects(durable: Callable[..., None], notes: Notes) -> None:
-    since = claiming.now()
+    since = claiming.now_us()
     order = Order.objects.create(number="1")
     signals.order_paid.send(sender=Order, order=order)
     durable(takes_order, signals.order_paid, None)
@@ -214,7 +214,7 @@ def test_a_custom_signal_is_replayed_with_its_objects(durable: Callable[..., Non
 
 
 def takes_order(sender: Any, order: Order, **kwargs: Any) -> None:
-    receivers.note("order", order.number)
+    receivers.write_line("order", order.number)
 
 
 def takes_value(sender: Any, value: Any, **kwargs: Any) -> None:
@@ -228,7 +228,7 @@ REPLAYED = f"{__name__}.takes_value"
 def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options: Any) -> list[Any]:
     """Return what a receiver is given of a send that is replayed to it, with and without a delivery that is kept."""
     durable(takes_value, signals.order_paid, None, **options)
-    since = claiming.now()
+    since = claiming.now_us()
     signals.order_paid.send(sender=Order, value=value)
     run_deliveries()
     if not kept:
@@ -288,7 +288,7 @@ def test_objects_within_containers_are_replayed_as_objects(durable: Callable[...
 
 def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cut(durable: Callable[..., None]) -> None:
     durable(takes_order, signals.order_paid, None)
-    since = claiming.now()
+    since = claiming.now_us()
     signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
     Delivery.objects.all().delete()
     operations.replay(f"{__name__}.takes_order", "default", since=since)
@@ -304,7 +304,7 @@ def by_pk(values: Any) -> Any:
 def test_a_replayed_signal_has_the_lane_of_the_sent_one(durable: Callable[..., None], key: Any, kept: bool) -> None:
     durable(takes_value, signals.order_paid, None, key=key)
     order = Order.objects.create(number="1")
-    since = claiming.now()
+    since = claiming.now_us()
     signals.order_paid.send(sender=Order, value=order, instance=order)
     assert_same_lanes_replayed(REPLAYED, since, kept)
 
@@ -314,7 +314,7 @@ def test_a_replayed_signal_has_the_lane_of_the_sent_one(durable: Callable[..., N
 def test_a_replayed_save_has_the_lane_of_the_live_one(durable: Callable[..., None], key: Any, kept: bool) -> None:
     durable(receivers.saved, key=key)
     customer = Customer.objects.create(name="Ann")
-    since = claiming.now()
+    since = claiming.now_us()
     order = Order.objects.create(number="1", customer=customer)
     order.number = "2"
     order.save()

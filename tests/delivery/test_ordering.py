@@ -188,10 +188,10 @@ def test_a_retried_delivery_comes_back_to_its_lane(durable: Callable[..., None])
     ],
 )
 def test_equal_keys_are_one_text(values: tuple[Any, ...], expected: str) -> None:
-    assert {expected} == {ordering.text(value, Redactor()) for value in values}
+    assert {expected} == {ordering.format_key(value, Redactor()) for value in values}
 
 
 def test_a_long_key_is_shortened_and_stays_one_of_its_own() -> None:
-    first, second = (ordering.text(Word(text="x" * 300 + end), Redactor()) for end in "ab")
+    first, second = (ordering.format_key(Word(text="x" * 300 + end), Redactor()) for end in "ab")
     assert first != second
     assert 200 >= len(first)

@@ -13,8 +13,8 @@ from django.db import OperationalError, connection, transaction
 
 from signalbox.models import Delivery
 from signalbox.outbox import heartbeat
-from signalbox.outbox.queue import DONE, SECOND, Claimed, Claims, Result, now
-from signalbox.outbox.worker import Options, Worker
+from signalbox.outbox.queue import SUCCEEDED, SECOND_US, LeasedDelivery, DeliveryQueue, AttemptResult, now_us
+from signalbox.outbox.worker import WorkerOptions, Worker
 from tests.delivery import receivers
 from tests.delivery.proxy import Proxy
 from tests.shop.models import Order
@@ -71,24 +71,24 @@ def wait_until_done(seconds: float = 20) -> None:
 @pytest.fixture
 def mine() -> Worker:
     """A worker in this process, which does nothing by itself."""
-    found = Worker(Options(threads=2, databases=("default",)))
-    found.claims = {"default": Claims("default")}
-    found._turns = cycle(found.claims.values())
+    found = Worker(WorkerOptions(threads=2, databases=("default",)))
+    found.delivery_queues = {"default": DeliveryQueue("default")}
+    found._queue_rotation = cycle(found.delivery_queues.values())
     return found
 
 
 def test_a_worker_does_not_claim_what_it_runs_itself_but_renews_it(durable: Callable[..., None], mine: Worker) -> None:
     durable(receivers.saved)
     Order.objects.create(number="1")
-    assert mine._claim()
-    [one] = mine._ready
+    assert mine._acquire()
+    [one] = mine._prefetched
     Delivery.objects.update(lease=1, wake=1)
-    mine._renewed["default"] = 0.0
-    assert not mine._claim()
+    mine._last_renewed["default"] = 0.0
+    assert not mine._acquire()
     [row] = Delivery.objects.all()
-    assert (one.epoch, 1) == (row.epoch, row.attempts)
+    assert (one.fencing_token, 1) == (row.epoch, row.attempts)
     assert row.lease is not None
-    assert row.lease > now()
+    assert row.lease > now_us()
 
 
 def test_a_renewal_that_failed_is_tried_again_at_once(
@@ -96,14 +96,14 @@ def test_a_renewal_that_failed_is_tried_again_at_once(
 ) -> None:
     durable(receivers.saved)
     Order.objects.create(number="1")
-    assert mine._claim()
+    assert mine._acquire()
     Delivery.objects.update(lease=1, wake=1)
-    mine._renewed["default"] = 0.0
+    mine._last_renewed["default"] = 0.0
     with monkeypatch.context() as patch:
-        patch.setattr(Claims, "renew", away)
-        mine._renew()
-    mine._renew()
-    assert Delivery.objects.filter(lease__gt=now()).exists()
+        patch.setattr(DeliveryQueue, "renew", away)
+        mine._renew_leases()
+    mine._renew_leases()
+    assert Delivery.objects.filter(lease__gt=now_us()).exists()
 
 
 def away(*_: Any) -> None:
@@ -113,12 +113,12 @@ def away(*_: Any) -> None:
 def test_an_attempt_that_ends_does_not_let_go_of_a_later_claim(durable: Callable[..., None], mine: Worker) -> None:
     durable(receivers.saved)
     Order.objects.create(number="1")
-    assert mine._claim()
-    [first] = mine._ready
-    second = replace(first, epoch=first.epoch + 1)
-    mine._held["default", first.id] = second
-    mine._let_go(first)
-    assert [second] == list(mine._held.values())
+    assert mine._acquire()
+    [first] = mine._prefetched
+    second = replace(first, fencing_token=first.fencing_token + 1)
+    mine._leased["default", first.id] = second
+    mine._drop_lease(first)
+    assert [second] == list(mine._leased.values())
 
 
 def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_when_not(
@@ -126,17 +126,17 @@ def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_whe
 ) -> None:
     durable(receivers.saved)
     Order.objects.create(number="1")
-    claims = Claims("default")
-    [one] = claims.claim(1)
-    soon = now() + 5 * SECOND
+    claims = DeliveryQueue("default")
+    [one] = claims.acquire(1)
+    soon = now_us() + 5 * SECOND_US
     Delivery.objects.update(lease=soon, wake=soon)
-    assert claims.start(one)
+    assert claims.start_attempt(one)
     [row] = Delivery.objects.all()
     assert row.lease == row.wake
     assert row.lease is not None
     assert row.lease > soon
-    Delivery.objects.update(lease=now() - 1)
-    assert not claims.start(one)
+    Delivery.objects.update(lease=now_us() - 1)
+    assert not claims.start_attempt(one)
     assert 1 == Delivery.objects.get().attempts
 
 
@@ -148,13 +148,13 @@ def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
     [number] = Delivery.objects.values_list("pk", flat=True)
     answers = []
 
-    def meanwhile(claimed: Claimed, watch: Any) -> Result:
+    def meanwhile(claimed: LeasedDelivery, watch: Any) -> AttemptResult:
         Delivery.objects.update(lease=1, wake=1)
-        answers.append(heartbeat.run_one("default", number))
-        return DONE
+        answers.append(heartbeat.execute_by_id("default", number))
+        return SUCCEEDED
 
     monkeypatch.setattr(heartbeat, "attempt", meanwhile)
-    assert heartbeat.run_one("default", number)
+    assert heartbeat.execute_by_id("default", number)
     assert [False] == answers
     assert "done" == Delivery.objects.get().state
 

@@ -54,9 +54,9 @@ def test_a_receiver_that_no_worker_could_import_is_refused_at_once() -> None:
         (functools.partial(receivers.saved), "has no dotted name"),
         (without_kwargs, "must accept keyword arguments"),
     ):
-        with pytest.raises(registry.NotDurable, match=expected):
+        with pytest.raises(registry.CannotBeDurable, match=expected):
             signalbox.receiver(post_save, sender=Order, durable=True)(function)
-    assert {} == registry.durables()
+    assert {} == registry.get_durable_receivers()
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,21 @@ def test_a_backoff_that_tells_no_time_is_said_once_and_the_usual_one_waited(
         return found
 
     monkeypatch.setattr(registry, "_misjudged", set())
-    one = registry.Durable(name="shop.receiver", receiver=receivers.saved, named=frozenset(), backoff=backoff)
-    assert all(7.5 * 2**n <= one.pause(n + 1) <= 12.5 * 2**n for n in range(4))
+    one = registry.DurableReceiver(
+        name="shop.receiver", function=receivers.saved, parameter_names=frozenset(), backoff=backoff
+    )
+    assert all(7.5 * 2**n <= one.get_retry_delay(n + 1) <= 12.5 * 2**n for n in range(4))
     assert ["The backoff of shop.receiver tells no time; the usual one is taken."] == caplog.messages
 
 
-@pytest.mark.parametrize(("told", "waited"), [(0.25, 0.25), (86_400, 86_400), (-5, 0), (1e13, registry.LONGEST_TOLD)])
+@pytest.mark.parametrize(
+    ("told", "waited"), [(0.25, 0.25), (86_400, 86_400), (-5, 0), (1e13, registry.MAX_CUSTOM_BACKOFF_SECONDS)]
+)
 def test_what_a_backoff_tells_is_waited_as_far_as_a_database_takes_it(told: float, waited: float) -> None:
-    one = registry.Durable(name="r", receiver=receivers.saved, named=frozenset(), backoff=lambda attempt: told)
-    assert waited == one.pause(1)
+    one = registry.DurableReceiver(
+        name="r", function=receivers.saved, parameter_names=frozenset(), backoff=lambda attempt: told
+    )
+    assert waited == one.get_retry_delay(1)
 
 
 def test_a_signal_whose_arguments_cannot_travel_is_refused_at_once() -> None:
@@ -89,7 +95,7 @@ def test_a_signal_whose_arguments_cannot_travel_is_refused_at_once() -> None:
         (pre_save, "use post_save"),
         ("post_init", "is sent for each instance"),
     ):
-        with pytest.raises(registry.NotDurable, match=expected):
+        with pytest.raises(registry.CannotBeDurable, match=expected):
             signalbox.receiver(signal, durable=True)(receivers.saved)
 
 
@@ -300,7 +306,7 @@ def test_what_a_durable_receiver_waits_for_is_recorded_whatever_the_setting_says
 def test_a_durable_post_delete_hears_of_each_object_and_others_keep_their_fast_deletes(
     durable: Callable[..., None], django_assert_num_queries: Any
 ) -> None:
-    durable(receivers.told, post_delete, OrderLine)
+    durable(receivers.saves_with_number, post_delete, OrderLine)
     order = Order.objects.create(number="1")
     for sku in "abc":
         OrderLine.objects.create(order=order, sku=sku)
@@ -363,17 +369,17 @@ def test_a_signal_that_is_sent_in_an_event_loop_is_delivered_with_its_trace(dura
 
 
 def test_a_signal_of_the_project_is_named_after_the_module_that_makes_it() -> None:
-    assert "tests.shop.signals.order_paid" == registry._search(imported_here)
-    assert signals.order_paid is registry.signal_named("tests.shop.signals.order_paid")
+    assert "tests.shop.signals.order_paid" == registry._find_signal_name(imported_here)
+    assert signals.order_paid is registry.get_signal("tests.shop.signals.order_paid")
 
 
 def test_a_signal_that_no_module_holds_is_refused_unless_it_is_named() -> None:
     signal = Signal()
-    with pytest.raises(registry.NotDurable, match=r"name it with signalbox\.track"):
+    with pytest.raises(registry.CannotBeDurable, match=r"name it with signalbox\.track"):
         signalbox.receiver(signal, durable=True)(receivers.saved)
     signalbox.track(signal, "shop.nameless")
     signalbox.receiver(signal, durable=True)(receivers.saved)
-    assert {"shop.nameless"} == registry.heard()
+    assert {"shop.nameless"} == registry.get_subscribed_signals()
 
 
 def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(durable: Callable[..., None]) -> None:
@@ -383,14 +389,14 @@ def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(durable: 
     durable(receivers.saved, post_delete, retries=4)
 
     def retries(signal: str, sender: str) -> int:
-        found = registry.named("tests.delivery.receivers.saved", signal, sender)
+        found = registry.find_durable_receiver("tests.delivery.receivers.saved", signal, sender)
         assert found is not None
         return found.retries
 
     assert [1, 2, 3] == [retries("post_save", f"shop.{name}") for name in ("Order", "Tag", "Customer")]
     assert [4, 4] == [retries("post_delete", f"shop.{name}") for name in ("Order", "Tag")]
     assert retries("m2m_changed", "shop.Order_tags")
-    assert registry.named("shop.gone", "post_save", "shop.Order") is None
+    assert registry.find_durable_receiver("shop.gone", "post_save", "shop.Order") is None
 
 
 def _committed_elsewhere() -> int:
@@ -411,7 +417,7 @@ def takes_token(sender: Any, token: Any, **kwargs: Any) -> None: ...
 def test_an_argument_that_cannot_travel_is_an_error_of_the_send(durable: Callable[..., None]) -> None:
     durable(takes_document, signals.order_paid, None)
     with pytest.raises(
-        registry.NotDurable, match=r"sent with 'document', which .*takes_document takes .*it is a builtins.object"
+        registry.CannotBeDurable, match=r"sent with 'document', which .*takes_document takes .*it is a builtins.object"
     ):
         signals.order_paid.send(sender=Order, document=object())
     signals.order_paid.send(sender=Order, document="text", other=object())
@@ -424,7 +430,7 @@ def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(dura
     deep: Any = "inmost"
     for _ in range(21):
         deep = [deep]
-    with pytest.raises(registry.NotDurable, match="it holds more than 20 containers within one another"):
+    with pytest.raises(registry.CannotBeDurable, match="it holds more than 20 containers within one another"):
         signals.order_paid.send(sender=Order, document=deep)
     signals.order_paid.send(sender=Order, document=deep[0], other=deep)
     packed = Delivery.objects.get().payload["packed"]
@@ -434,7 +440,7 @@ def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(dura
 @pytest.mark.usefixtures("clean")
 def test_a_secret_argument_does_not_travel(durable: Callable[..., None]) -> None:
     durable(takes_token, signals.order_paid, None)
-    with pytest.raises(registry.NotDurable, match="secret by its name"):
+    with pytest.raises(registry.CannotBeDurable, match="secret by its name"):
         signals.order_paid.send(sender=Order, token="t0ken")
     assert not Delivery.objects.exists()
 
@@ -468,7 +474,7 @@ def test_a_secret_within_an_argument_does_not_travel(durable: Callable[..., None
     bool(value)  # wakes what is lazy
     durable(takes_document, signals.order_paid, None)
     with pytest.raises(
-        registry.NotDurable, match=r"sent with 'document', which .*takes_document takes: it holds a secret"
+        registry.CannotBeDurable, match=r"sent with 'document', which .*takes_document takes: it holds a secret"
     ):
         signals.order_paid.send(sender=Order, document=value)
     signals.order_paid.send(sender=Order, document="text", other=value)
@@ -501,7 +507,7 @@ def test_what_a_row_holds_of_secrets_does_not_travel(durable: Callable[..., None
 
 
 def test_a_model_whose_key_is_a_secret_is_refused() -> None:
-    with pytest.raises(registry.NotDurable, match=r"the primary key of sessions\.Session is a secret"):
+    with pytest.raises(registry.CannotBeDurable, match=r"the primary key of sessions\.Session is a secret"):
         signalbox.receiver(post_save, sender=Session, durable=True)(receivers.saved)
 
 

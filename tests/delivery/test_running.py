@@ -7,9 +7,9 @@ import pytest
 from django.db import connection, connections
 
 from signalbox.models import Delivery, moment
-from signalbox.outbox.execution import attempt
-from signalbox.outbox.queue import Claims, Result, Verdict
-from signalbox.outbox.worker import Options, Worker
+from signalbox.outbox.execution import execute
+from signalbox.outbox.queue import DeliveryQueue, AttemptResult, Disposition
+from signalbox.outbox.worker import WorkerOptions, Worker
 from tests.delivery import receivers
 from tests.shop.models import Order
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("clean")
 
 
-def attempted() -> Result:
+def attempted() -> AttemptResult:
     Order.objects.create(number="1")
-    [one] = Claims("default").claim(1, 1)
-    return attempt(one)
+    [one] = DeliveryQueue("default").acquire(1, 1)
+    return execute(one)
 
 
 @pytest.mark.parametrize(("name", "error"), [("exits", "SystemExit: 3"), ("cancelled", "CancelledError")])
@@ -33,7 +33,7 @@ def test_whatever_a_receiver_raises_is_its_failure(
 ) -> None:
     durable(getattr(receivers, name), retries=0)
     result = attempted()
-    assert Verdict.DEAD == result.verdict
+    assert Disposition.DEAD == result.disposition
     assert error in result.error
 
 
@@ -55,9 +55,9 @@ def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
 ) -> None:
     durable(receivers.exits, backoff=lambda attempt: told)
     Order.objects.create(number="1")
-    claims = Claims("default")
-    [one] = claims.claim(1, 1)
-    claims.settle(one, attempt(one))
+    claims = DeliveryQueue("default")
+    [one] = claims.acquire(1, 1)
+    claims.complete(one, execute(one))
     found = Delivery.objects.get()
     assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
     assert moment(found.due) > found.at, "a date, for the page"
@@ -80,7 +80,7 @@ def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
 ) -> None:
     durable(receiver)
     Order.objects.create(number="1")
-    assert 0 == Worker(Options(burst=True, databases=("default",))).run()
+    assert 0 == Worker(WorkerOptions(burst=True, databases=("default",))).run()
     assert "done" == Delivery.objects.get().state
     if connection.vendor != "mysql":  # whose driver tells of no transaction: it is committed with the outcome
         assert "" == Order.objects.get().note
@@ -88,14 +88,14 @@ def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
 
 @pytest.mark.every_database
 def test_attempts_of_which_nothing_came_back_are_all_that_count(durable: Callable[..., None]) -> None:
-    durable(receivers.kills, retries=1)
+    durable(receivers.kills_process, retries=1)
     Order.objects.create(number="1")
-    claims = Claims("default")
+    claims = DeliveryQueue("default")
     for _ in range(2):
-        assert claims.claim(1, 1)
+        assert claims.acquire(1, 1)
         Delivery.objects.update(lease=1, wake=1)  # its worker is killed
-    [one] = claims.claim(1, 1)
-    assert (True, False) == claims.settle(one, attempt(one))
+    [one] = claims.acquire(1, 1)
+    assert (True, False) == claims.complete(one, execute(one))
     found = Delivery.objects.get()
     assert ("dead", 2) == (found.state, found.attempts)
     assert "The worker died in each attempt" in found.error
@@ -105,7 +105,7 @@ def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None
     durable(receivers.interrupted, retries=0)
     with pytest.raises(KeyboardInterrupt):
         attempted()
-    found: list[Result] = []
+    found: list[AttemptResult] = []
 
     def elsewhere() -> None:
         found.append(attempted())
@@ -114,4 +114,4 @@ def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert [Verdict.DEAD] == [result.verdict for result in found]
+    assert [Disposition.DEAD] == [result.disposition for result in found]

@@ -11,10 +11,10 @@ from django.db import connection, transaction
 
 from signalbox.models import Delivery
 from signalbox.outbox import queue as claiming
-from signalbox.outbox.queue import Claims
-from signalbox.outbox.worker import Options, Worker
+from signalbox.outbox.queue import DeliveryQueue
+from signalbox.outbox.worker import WorkerOptions, Worker
 from tests.delivery import receivers
-from tests.delivery.counting import work
+from tests.delivery.counting import measure_work
 from tests.shop.models import Order, Tag
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_a_dead_letter_that_may_be_skipped_lets_the_next_one_pass(
 def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_others_no_attempt(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.kills, sender="shop.Tag", retries=1, backoff=0.1)
+    durable(receivers.kills_process, sender="shop.Tag", retries=1, backoff=0.1)
     durable(receivers.saved)
     others = orders(1)
     for name in ("steam", "coal"):
@@ -225,16 +225,16 @@ def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
 @every_database
 def test_what_is_done_is_kept_as_long_as_the_setting_says(durable: Callable[..., None], settings: Any) -> None:
     durable(receivers.saved)
-    claims = Claims("default")
+    claims = DeliveryQueue("default")
     for days, left in ((7, 1), (0, 1)):
         settings.SIGNALBOX = {"KEEP_DELIVERIES": days}
         orders(1)
-        [taken] = claims.claim(1, 1)
-        claims.settle(taken, claiming.DONE)
+        [taken] = claims.acquire(1, 1)
+        claims.complete(taken, claiming.SUCCEEDED)
         assert left == Delivery.objects.count()
     settings.SIGNALBOX = {"KEEP_DELIVERIES": 1}
     assert 0 == claims.prune()
-    Delivery.objects.update(finished=claiming.now() - 25 * 3600 * claiming.SECOND)
+    Delivery.objects.update(finished=claiming.now_us() - 25 * 3600 * claiming.SECOND_US)
     assert 1 == claims.prune()
 
 
@@ -257,14 +257,14 @@ def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
     [one] = Delivery.objects.all()
     assert ("pending", 0, None) == (one.state, one.attempts, one.lease)
     assert "tests.delivery.gone can't be imported: ModuleNotFoundError" in one.error
-    assert one.due > claiming.now()
+    assert one.due > claiming.now_us()
 
 
 @every_database
 def test_an_object_that_is_gone_is_rebuilt_from_what_was_recorded(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.told)
+    durable(receivers.saves_with_number)
     [order] = orders(1)
     key = order.pk
     Order.objects.filter(pk=key).update(number="changed")
@@ -291,11 +291,11 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 ) -> None:
     durable(receivers.saved)
     [order] = orders(1)
-    claims = Claims("default")
-    [taken] = claims.claim(10, 1)
-    assert (True, False) == claims.settle(taken, claiming.DONE)
+    claims = DeliveryQueue("default")
+    [taken] = claims.acquire(10, 1)
+    assert (True, False) == claims.complete(taken, claiming.SUCCEEDED)
     pattern = Delivery.objects.get()
-    moment = claiming.now()
+    moment = claiming.now_us()
 
     def copies(number: int, **values: Any) -> None:
         fields = {
@@ -308,8 +308,8 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
     copies(1, lane=7, state="dead", wake=None, finished=moment)
     copies(3_000, lane=7, due=moment, wake=moment)
     for _ in range(4):  # the first looks find the lane standing still, and look at it no more
-        assert [] == claims.claim(10, 1)
-        claims._look_at_blocked = 0
+        assert [] == claims.acquire(10, 1)
+        claims._next_parking_check = 0
     assert not Delivery.objects.filter(wake__lte=moment).exists()
 
     def cost() -> int:
@@ -317,12 +317,12 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 
         def run() -> None:
             for _ in range(20):
-                [one] = claims.claim(1, 1)
-                claims.settle(one, claiming.DONE)
+                [one] = claims.acquire(1, 1)
+                claims.complete(one, claiming.SUCCEEDED)
 
         copies(40, due=moment, wake=moment)
         run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
-        return work(run)
+        return measure_work(run)
 
     crowded = cost()
     Delivery.objects.all().delete()
@@ -335,15 +335,15 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(durable: Callable[..., None]) -> None:
     durable(receivers.saved)
     orders(1)
-    claims = Claims("default")
-    [mine] = claims.claim(1, 1)
-    assert [] == claims.claim(1, 1)
+    claims = DeliveryQueue("default")
+    [mine] = claims.acquire(1, 1)
+    assert [] == claims.acquire(1, 1)
     Delivery.objects.update(lease=1, wake=1)
-    [theirs] = claims.claim(1, 1)
-    assert {mine.id} == claims.renew([mine])
-    assert (False, False) == claims.settle(mine, claiming.DONE)
-    assert set() == claims.renew([theirs])
-    assert (True, False) == claims.settle(theirs, claiming.DONE)
+    [theirs] = claims.acquire(1, 1)
+    assert {mine.id} == claims.renew_leases([mine])
+    assert (False, False) == claims.complete(mine, claiming.SUCCEEDED)
+    assert set() == claims.renew_leases([theirs])
+    assert (True, False) == claims.complete(theirs, claiming.SUCCEEDED)
 
 
 @pytest.mark.postgres
@@ -401,7 +401,7 @@ def _close_the_others() -> None:
 def test_several_processes_are_supervised_and_replaced(
     durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.kills, retries=0, on_dead="skip")
+    durable(receivers.kills_process, retries=0, on_dead="skip")
     durable(receivers.saved)
     orders(1)
     both = f"kills:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
@@ -448,14 +448,14 @@ def test_a_burst_runs_what_is_just_being_given_back(
     monkeypatch.setenv("SIGNALBOX_TEST_SLOW", "1.4")
     durable(receivers.slow)
     orders(2)
-    release = Claims.release
+    release = DeliveryQueue.release
 
-    def takes_its_time(self: Claims, *args: Any, **named: Any) -> None:
+    def takes_its_time(self: DeliveryQueue, *args: Any, **named: Any) -> None:
         time.sleep(0.8)
         release(self, *args, **named)
 
-    monkeypatch.setattr(Claims, "release", takes_its_time)
-    assert 0 == Worker(Options(burst=True, databases=("default",))).run()
+    monkeypatch.setattr(DeliveryQueue, "release", takes_its_time)
+    assert 0 == Worker(WorkerOptions(burst=True, databases=("default",))).run()
     assert 2 == len(notes.lines("saved"))
 
 
@@ -575,7 +575,7 @@ def test_a_worker_whose_thread_fails_says_so_by_its_status(monkeypatch: pytest.M
     def fails() -> None:
         raise RuntimeError
 
-    mine = Worker(Options(databases=("default",)))
+    mine = Worker(WorkerOptions(databases=("default",)))
     monkeypatch.setattr(mine, "_next", fails)
     assert 1 == mine.run()
 
@@ -586,12 +586,12 @@ def test_what_a_thread_claims_just_before_it_ends_is_given_back(
 ) -> None:
     durable(receivers.saved)
     orders(1)
-    mine = Worker(Options(databases=("default",)))
+    mine = Worker(WorkerOptions(databases=("default",)))
 
     def claims_and_ends() -> None:
         mine.stop()
         time.sleep(0.6)  # until the main thread has given back what there was
-        assert mine._claim()
+        assert mine._acquire()
 
     monkeypatch.setattr(mine, "_next", claims_and_ends)
     assert 0 == mine.run()
@@ -600,13 +600,13 @@ def test_what_a_thread_claims_just_before_it_ends_is_given_back(
 
 
 def test_a_signal_waits_for_no_lock_that_the_thread_it_interrupts_may_hold() -> None:
-    mine = Worker(Options())
-    events: list[Any] = [mine.stopping, mine._something]
+    mine = Worker(WorkerOptions())
+    events: list[Any] = [mine.stopping, mine._work_available]
 
     def interrupted() -> None:
         with events[0]._cond, events[1]._cond:
-            mine._terminate()
-            mine._hang_up()
+            mine._on_terminate()
+            mine._on_hangup()
 
     thread = threading.Thread(target=interrupted, daemon=True)
     thread.start()

@@ -391,7 +391,7 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
 ) -> None:
     monkeypatch.setattr(unit_of_work, "SPILL", spill)
     tag("before")
-    proxy.last_words = b"COMMIT"
+    proxy.drop_reply_to = b"COMMIT"
 
     def write() -> None:
         with transaction.atomic():
@@ -399,7 +399,7 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
 
     with pytest.raises(DatabaseError):
         write()
-    proxy.last_words = b""
+    proxy.drop_reply_to = b""
     here().close()
     tag("c")
     exporter.drain()

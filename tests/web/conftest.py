@@ -139,7 +139,7 @@ def add_delivery(db: None) -> Callable[..., Delivery]:
 def durable() -> Iterator[str]:
     """A durable receiver's name."""
     signalbox.receiver("post_save", sender="shop.Order", durable=True)(receivers.saved)
-    [name] = registry.durables()
+    [name] = registry.get_durable_receivers()
     yield name
     registry.disconnect(name)
     writer.deliverer = None

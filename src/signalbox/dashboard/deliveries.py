@@ -39,8 +39,8 @@ def of_event(event: Event) -> list[Delivery]:
 
 def _alias(given: Any) -> str:
     """Return the database that is asked for, by default the router's choice."""
-    alias: str = given.get("using") or registry.home()
-    if alias not in queue.aliases():
+    alias: str = given.get("using") or registry.get_deliveries_database()
+    if alias not in queue.get_delivery_databases():
         raise Http404(f"There are no deliveries in {alias!r}.")
     return alias
 
@@ -62,23 +62,23 @@ def _queue(request: HttpRequest, given: Any) -> dict[str, Any]:
     if state not in TABS:
         raise Http404(f"{state!r} is no state of a delivery.")
     receiver = encoder.clean(given.get("receiver", "")).strip()[:200]
-    found = operations.deliveries(alias, state=state, receiver=receiver)
+    found = operations.filter_deliveries(alias, state=state, receiver=receiver)
     before = given.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:
         found = found.filter(id__lt=int(before))
     rows = list(found[: PAGE + 1])
     return {
         "here": "deliveries",
-        "aliases": queue.aliases(),
+        "aliases": queue.get_delivery_databases(),
         "alias": alias,
         "state": state,
         "tabs": TABS,
         "receiver": receiver,
         "deliveries": rows[:PAGE],
         "older": rows[PAGE - 1].id if len(rows) > PAGE else None,
-        "health": health.health(alias),
-        "most": health.COUNTED,
-        "now": queue.now(),
+        "health": health.get_health(alias),
+        "most": health.MAX_COUNTED,
+        "now": queue.now_us(),
         "may_change": request.user.has_perm(PERMISSION),
         "query": urlencode({key: value for key, value in _narrowed(alias, state, receiver).items() if value}),
     }
@@ -106,7 +106,7 @@ def delivery(request: HttpRequest, delivery_id: int) -> HttpResponse:
             "event": Event.objects.using(alias).filter(trace_id=one.trace_id, span=one.span).order_by("id").first(),
             "ahead": ahead,
             "traces": [trace for trace in traces[:PAGE] if trace.data.get("delivery") == one.id],
-            "now": queue.now(),
+            "now": queue.now_us(),
             "may_change": request.user.has_perm(PERMISSION),
         },
     )
@@ -133,7 +133,7 @@ def replay(request: HttpRequest) -> HttpResponse:
 
 
 def _narrowed(alias: str, state: str, receiver: str) -> dict[str, str]:
-    return {"using": "" if alias == registry.home() else alias, "state": state, "receiver": receiver}
+    return {"using": "" if alias == registry.get_deliveries_database() else alias, "state": state, "receiver": receiver}
 
 
 @page
@@ -148,7 +148,7 @@ def change(request: HttpRequest) -> HttpResponse:
     if act is None or not ((chosen.isascii() and chosen.isdigit()) or chosen == "dead"):
         raise Http404("There is no such action.")
     if chosen == "dead":
-        found = operations.deliveries(alias, state="dead", receiver=receiver)[:AT_ONCE]
+        found = operations.filter_deliveries(alias, state="dead", receiver=receiver)[:AT_ONCE]
     else:
         found = Delivery.objects.using(alias).filter(id=int(chosen))
     rows = list(found)

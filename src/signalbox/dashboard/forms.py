@@ -12,7 +12,7 @@ from signalbox.queries.filters import Filter, FilterError
 
 
 def _receivers() -> list[tuple[str, str]]:
-    return [(name, name) for name in sorted(registry.durables())]
+    return [(name, name) for name in sorted(registry.get_durable_receivers())]
 
 
 class ReplayForm(forms.Form):

@@ -138,18 +138,18 @@ def edges_of(name: str, signal: Signal, ran: Ran, *, source: bool) -> Iterator[E
 
 def durable_edges(*, source: bool) -> Iterator[Edge]:
     """Yield what durable receivers wait for. They are not connected; their deliveries tell how they do."""
-    for signal, sender, durable in registry.subscriptions():
+    for signal, sender, durable in registry.get_subscriptions():
         yield Edge(
             signal=signal,
             group=formats.group(signal),
             sender=ANY if sender is None else sender,
             receiver=durable.name,
-            place=receivers.place(durable.receiver),
+            place=receivers.place(durable.function),
             app=_app(durable.name),
             django=False,
-            is_async=iscoroutinefunction(durable.receiver),
+            is_async=iscoroutinefunction(durable.function),
             health="durable",
-            source=excerpt(durable.receiver) if source else "",
+            source=excerpt(durable.function) if source else "",
         )
 
 
@@ -177,7 +177,7 @@ def excerpt(receiver: Any) -> str:
     if code is None:
         return ""
     lines = (linecache.getline(code.co_filename, code.co_firstlineno + number) for number in range(EXCERPT))
-    return registry.redactor().text("".join(lines).rstrip())
+    return registry.get_redactor().text("".join(lines).rstrip())
 
 
 def as_json(found: Iterable[Edge]) -> list[dict[str, Any]]:

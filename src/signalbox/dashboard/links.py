@@ -21,4 +21,6 @@ def object_address(sender: str, key: str) -> str:
 def delivery_address(one: Delivery) -> str:
     """Return the address of a delivery, in whatever database it is."""
     address, alias = reverse("signalbox:delivery", args=[one.pk]), one._state.db
-    return address if alias in (None, registry.home()) else f"{address}?{urlencode({'using': alias})}"
+    return (
+        address if alias in (None, registry.get_deliveries_database()) else f"{address}?{urlencode({'using': alias})}"
+    )

@@ -210,7 +210,7 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
             "trace_name": timeline_pages.name_of(found.trace_id),
             "entry": catalog.BUILTIN.get(found.signal),
             "deliveries": deliveries.of_event(found),
-            "now": queue.now(),
+            "now": queue.now_us(),
             "revertible": permissions.may_revert(request.user, found),
             "earlier": earlier,
             "later": later,

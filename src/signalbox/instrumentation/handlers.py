@@ -61,7 +61,7 @@ class Awaited(Recorded):
             self.inner.unheard(sender, named)
 
     def _wanted(self, sender: Any) -> bool:
-        return registry.wants(self.name, signal_arguments.sender_label(sender))
+        return registry.has_subscriber(self.name, signal_arguments.sender_label(sender))
 
 
 class Sent(Recorded):
@@ -78,8 +78,8 @@ class Sent(Recorded):
             self.name, signal_arguments.sender_label(sender), encoder.column(str(named.get("using") or ""), 64)
         )
         draft.args = signal_arguments.render(named)
-        if registry.wants(self.name, draft.sender):
-            draft.travels = registry.pack(self.name, draft.sender, named, draft.args)
+        if registry.has_subscriber(self.name, draft.sender):
+            draft.travels = registry.serialize_arguments(self.name, draft.sender, named, draft.args)
         instance = named.get("instance", named.get("user"))
         if instance is not None:
             signal_arguments.about(draft, instance)
@@ -352,7 +352,7 @@ def _deliver(draft: Draft) -> None:
     try:
         exporter.depart_at_once(draft)
     except DatabaseError as error:
-        raise registry.NotDelivered(
+        raise registry.EnqueueError(
             f"{draft.signal} was sent, but its durable receivers will not run, as their rows could not be written: "
             f"{error}"
         ) from error

@@ -80,7 +80,7 @@ def install() -> None:
     model_writes.install(saves="post_save" in scope, deletes="post_delete" in scope)
     row_state.install()
     returning.install()
-    awaited = registry.heard()
+    awaited = registry.get_subscribed_signals()
     if "m2m_changed" in scope or "m2m_changed" in awaited:
         m2m.install(handlers.unsent_add)
     told = scope.names if conf.get().BULK != "off" else frozenset()
@@ -103,9 +103,9 @@ def hear() -> None:
         return
     model_metadata.forget()
     model_writes.install(saves="post_save" in scope, deletes="post_delete" in scope)
-    for name in registry.heard():
+    for name in registry.get_subscribed_signals():
         entry = catalog.BUILTIN.get(name)
-        signal = registry.signal_named(name) if entry is None or entry.path else None
+        signal = registry.get_signal(name) if entry is None or entry.path else None
         if signal is not None and signal not in _state.watched:
             _watch(signal, name)
         if name == "m2m_changed":
@@ -114,7 +114,7 @@ def hear() -> None:
             bulk.install(scope.names | {name}, rows=conf.get().BULK == "rows")
 
 
-registry.listeners.append(hear)
+registry.subscription_callbacks.append(hear)
 
 
 def uninstall() -> None:
@@ -165,7 +165,7 @@ def track(signal: Signal, name: str) -> None:
         raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
     name = encoder.column(name, 200)
     naming.track(signal, name)
-    registry.known_as(signal, name)
+    registry.register_signal_name(signal, name)
     if _state.scope is not None and _state.scope.custom(name):
         _watch(signal, name)
 
@@ -179,7 +179,7 @@ def _watch(signal: Signal, name: str) -> None:
     _state.watched[signal] = name
     capture = _capture(name)
     if name not in catalog.BUILTIN:
-        registry.known_as(signal, name)
+        registry.register_signal_name(signal, name)
     scope = _state.scope
     if scope is not None and name not in scope and not scope.custom(name):
         capture = handlers.Awaited(name, capture)

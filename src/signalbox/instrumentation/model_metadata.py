@@ -86,7 +86,9 @@ class Plan:
         self.label = encoder.column(meta.label, 200)
         self.concrete = meta.concrete_model or model
         relation = said_of_relation(model) if meta.auto_created else ""
-        self.recorded = relation != "exclude" and (registry.is_named(meta.label) or not ignored(model, config))
+        self.recorded = relation != "exclude" and (
+            registry.is_subscribed_sender(meta.label) or not ignored(model, config)
+        )
         concrete = list(meta.concrete_fields)
         self.size = len(concrete)
         attnames = tuple(field.attname for field in concrete)
@@ -281,7 +283,7 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
     meta = model._meta
     if meta.app_label == "signalbox":
         return True
-    if registry.is_named(meta.label):
+    if registry.is_subscribed_sender(meta.label):
         return False
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
@@ -325,4 +327,4 @@ def forget() -> None:
     _plans.clear()
     said_of_relation.cache_clear()
     _redactor = None
-    registry.forget_redactor()
+    registry.reset_redactor()

@@ -61,7 +61,7 @@ def install(*, saves: bool, deletes: bool) -> None:
     """Record rows that are saved and deleted, and those in any case that durable receivers wait for."""
     global _every_save, _every_delete
     _every_save, _every_delete = saves, deletes
-    awaited = registry.heard()
+    awaited = registry.get_subscribed_signals()
     if saves or "post_save" in awaited:
         Model._save_table = _save_table  # type: ignore[attr-defined]
     if deletes or "post_delete" in awaited:
@@ -81,7 +81,7 @@ def _has_signal_listeners(self: Collector, model: type[Model]) -> bool:
     """A durable receiver of ``post_delete`` hears of each object, as a connected one does: of its model's objects they
     are not deleted unseen."""
     found: bool = _original_has_signal_listeners(self, model)
-    return found or (registry.wants("post_delete", model._meta.label) and model_metadata.of(model).recorded)
+    return found or (registry.has_subscriber("post_delete", model._meta.label) and model_metadata.of(model).recorded)
 
 
 def _save_table(
@@ -94,7 +94,11 @@ def _save_table(
     update_fields: Any = None,
 ) -> Any:
     plan = model_metadata.of(self.__class__)
-    if cls is not plan.concrete or not plan.recorded or not (_every_save or registry.wants("post_save", plan.label)):
+    if (
+        cls is not plan.concrete
+        or not plan.recorded
+        or not (_every_save or registry.has_subscriber("post_save", plan.label))
+    ):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     connection = autocommit.connection_of(using)
     if backends.in_transaction(connection):

@@ -84,7 +84,7 @@ def _methods(signal: Signal, capture: Capture) -> dict[str, Any]:
 def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | None:
     try:
         return capture.start(sender, named)
-    except registry.REFUSALS:  # what a durable receiver would lose, its sender must hear of
+    except registry.USER_ERRORS:  # what a durable receiver would lose, its sender must hear of
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
@@ -98,7 +98,7 @@ def _finished(capture: Capture, draft: Draft, named: dict[str, Any], began: int,
             draft.errors = sum(run.error is not None for run in draft.runs)
             draft.trace.errors += draft.errors
         capture.finish(draft, named, error)
-    except registry.REFUSALS:
+    except registry.USER_ERRORS:
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
@@ -107,7 +107,7 @@ def _finished(capture: Capture, draft: Draft, named: dict[str, Any], began: int,
 def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
     try:
         capture.unheard(sender, named)
-    except registry.REFUSALS:
+    except registry.USER_ERRORS:
         raise
     except Exception:
         logger.exception("A send could not be recorded.")

@@ -12,7 +12,7 @@ from signalbox.core.event import Outcome
 from signalbox.models import Delivery, Event
 from signalbox.outbox import ordering, registry
 from signalbox.outbox import replay as replay_source
-from signalbox.outbox.queue import Claims, now
+from signalbox.outbox.queue import DeliveryQueue, now_us
 from signalbox.pipeline import batches, writer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ STATES = ("pending", "due", "running", "retrying", "done", "dead", "discarded")
 """By which deliveries are looked for: as they are stored, and finer for those that are pending."""
 
 
-def deliveries(
+def filter_deliveries(
     alias: str, *, state: str = "", receiver: str = "", queue: str = "", key: str | None = None
 ) -> QuerySet[Delivery]:
     """Return deliveries, newest first. ``receiver`` is a part of a dotted name.
@@ -40,39 +40,39 @@ def deliveries(
         found = found.filter(queue=queue)
     if key is not None:
         found = found.filter(key=key)
-    return in_state(found, state)
+    return filter_by_state(found, state)
 
 
-def in_state(found: QuerySet[Delivery], state: str) -> QuerySet[Delivery]:
+def filter_by_state(queryset: QuerySet[Delivery], state: str) -> QuerySet[Delivery]:
     """Return the deliveries of ``found`` that are in a state of ``STATES``; all of them for an empty one.
 
     Raises ``ValueError`` for a state that there is not.
     """
-    moment = now()
+    moment = now_us()
     match state:
         case "":
-            return found
+            return queryset
         case "due":
-            return found.filter(wake__lte=moment, lease=None)
+            return queryset.filter(wake__lte=moment, lease=None)
         case "running":
-            return found.filter(state=Delivery.PENDING, lease__gt=moment)
+            return queryset.filter(state=Delivery.PENDING, lease__gt=moment)
         case "retrying":
-            return found.filter(state=Delivery.PENDING, attempts__gt=0, lease=None)
+            return queryset.filter(state=Delivery.PENDING, attempts__gt=0, lease=None)
         case "pending" | "done" | "dead" | "discarded":
-            return found.filter(state=state)
+            return queryset.filter(state=state)
     raise ValueError(f"{state!r} is no state of a delivery; one of {', '.join(STATES)} was expected.")
 
 
-def retry(found: Iterable[Delivery], alias: str) -> int:
+def retry(deliveries: Iterable[Delivery], alias: str) -> int:
     """Let deliveries that are dead, discarded or waiting be run now, with all their attempts; return how many.
 
     Each takes its old place in the order of its key, before the later ones that have not run yet. What runs, or is
     done, is left alone.
     """
     number = 0
-    for one in found:
-        lane = ordering.lane_of(one.receiver, one.key) if one.key else None
-        moment = now()
+    for one in deliveries:
+        lane = ordering.get_partition_id(one.receiver, one.key) if one.key else None
+        moment = now_us()
         with transaction.atomic(using=alias):
             waiting = Delivery.objects.using(alias).filter(
                 Q(lease=None) | Q(lease__lt=moment), pk=one.pk, state__in=("dead", "discarded", "pending")
@@ -83,18 +83,18 @@ def retry(found: Iterable[Delivery], alias: str) -> int:
     return number
 
 
-def discard(found: Iterable[Delivery], alias: str) -> int:
+def discard(deliveries: Iterable[Delivery], alias: str) -> int:
     """Let deliveries go that are dead or waiting; what stands behind them is run. Return how many."""
     number = 0
-    for one in found:
-        moment = now()
+    for one in deliveries:
+        moment = now_us()
         with transaction.atomic(using=alias):
             waiting = Delivery.objects.using(alias).filter(
                 Q(lease=None) | Q(lease__lt=moment), pk=one.pk, state__in=("dead", "pending")
             )
             gone = waiting.update(state="discarded", lane=None, wake=None, lease=None, finished=moment)
             if gone and one.lane is not None:
-                Claims(alias).wake_next(one.lane, one.pk)
+                DeliveryQueue(alias).unblock_next(one.lane, one.pk)
             number += gone
     return number
 
@@ -110,9 +110,9 @@ def replay(
 
     Raises ``LookupError`` if there is no durable receiver of this dotted name.
     """
-    waiting = [(signal, sender) for signal, sender, durable in registry.subscriptions() if durable.name == receiver]
+    waiting = [(signal, sender) for signal, sender, durable in registry.get_subscriptions() if durable.name == receiver]
     if not waiting:
-        known = ", ".join(sorted(registry.durables())) or "none"
+        known = ", ".join(sorted(registry.get_durable_receivers())) or "none"
         raise LookupError(f"There is no durable receiver {receiver!r}; known: {known}.")
     number = lost = 0
     wanted = Q()
@@ -126,15 +126,17 @@ def replay(
     last = 0
     while page := list(events.filter(id__gt=last).order_by("id")[:500]):
         last = page[-1].id
-        chosen = [event for event in _without_deliveries(page, receiver, alias, missing) if not _is_before(event)]
-        kept = replay_source.payloads(chosen, alias)
+        chosen = [event for event in _exclude_delivered(page, receiver, alias, missing) if not _is_pre_change(event)]
+        kept = replay_source.get_stored_payloads(chosen, alias)
         rows = []
         for event in chosen:
-            durable = registry.named(receiver, event.signal, event.sender)
+            durable = registry.find_durable_receiver(receiver, event.signal, event.sender)
             try:
                 if durable is not None:
-                    rows.append(replay_source.row(durable, event, kept.get((event.trace_id, event.span)), now()))
-            except (replay_source.NotKept, ordering.NotOrdered):
+                    rows.append(
+                        replay_source.build_row(durable, event, kept.get((event.trace_id, event.span)), now_us())
+                    )
+            except (replay_source.IncompleteRecord, ordering.OrderingKeyError):
                 lost += 1
         if rows and not dry_run:
             writer.write(connections[alias], batches.Batch(deliveries=rows))
@@ -146,14 +148,14 @@ def replay(
     return number
 
 
-def _without_deliveries(page: Sequence[Event], receiver: str, alias: str, missing: bool) -> list[Event]:
-    theirs = Delivery.objects.using(alias).filter(receiver=receiver, trace_id__in={event.trace_id for event in page})
+def _exclude_delivered(events: Sequence[Event], receiver: str, alias: str, missing: bool) -> list[Event]:
+    theirs = Delivery.objects.using(alias).filter(receiver=receiver, trace_id__in={event.trace_id for event in events})
     if not missing:
         theirs = theirs.filter(state__in=("pending", "dead"))
     there = set(theirs.values_list("trace_id", "span"))
-    return [event for event in page if (event.trace_id, event.span) not in there]
+    return [event for event in events if (event.trace_id, event.span) not in there]
 
 
-def _is_before(event: Event) -> bool:
+def _is_pre_change(event: Event) -> bool:
     args = event.data.get("args")
     return event.signal == "m2m_changed" and isinstance(args, dict) and str(args.get("action")).startswith("pre_")

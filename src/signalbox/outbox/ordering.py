@@ -28,37 +28,43 @@ from signalbox.serialization import encoder
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from signalbox.outbox.registry import Durable
+    from signalbox.outbox.registry import DurableReceiver
     from signalbox.serialization.redaction import Redactor
 
 logger = logging.getLogger("signalbox")
 
 
-class NotOrdered(DatabaseError):
+class OrderingKeyError(DatabaseError):
     """What a delivery is ordered by can't be known: it would run beside others of its key."""
 
 
-class Row(NamedTuple):
+class RowReference(NamedTuple):
     """The row that an event is about, and what nobody has read of it."""
 
     model: type[Model]
     using: str
-    key: str
+    primary_key: str
     """Its primary key as text."""
-    unread: AbstractSet[str]
+    unloaded_fields: AbstractSet[str]
     """Names of fields that may be read, and were not."""
 
 
-def lane_of(receiver_name: str, key: str) -> int:
+def get_partition_id(receiver_name: str, ordering_key: str) -> int:
     """Return the number of the lane that a receiver's deliveries for one key share.
 
     Two keys may meet in one lane, once in 2**64: they then wait for each other, and nothing else happens.
     """
-    digest = blake2b(f"{receiver_name}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = blake2b(f"{receiver_name}\0{ordering_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
 
-def key_of(durable: Durable, about: str, values: Mapping[str, Any], redactor: Redactor, row: Row | None = None) -> str:
+def get_ordering_key(
+    durable: DurableReceiver,
+    object_key: str,
+    values: Mapping[str, Any],
+    redactor: Redactor,
+    row: RowReference | None = None,
+) -> str:
     """Return what a delivery is ordered by; empty for nothing. ``about`` is the object, as ``object_key`` tells it.
 
     ``values`` are a send's arguments, or those of ``row``: what was not read of it is read now, if the key asks for it.
@@ -68,60 +74,64 @@ def key_of(durable: Durable, about: str, values: Mapping[str, Any], redactor: Re
     if wanted is None:
         return ""
     if wanted == "pk":
-        return about
+        return object_key
     try:
-        if row is not None and (row.unread if callable(wanted) else wanted in row.unread):
-            values = _read(values, row)
+        if row is not None and (row.unloaded_fields if callable(wanted) else wanted in row.unloaded_fields):
+            values = _load_missing_fields(values, row)
         if callable(wanted):
-            return text(wanted(values), redactor)
+            return format_key(wanted(values), redactor)
         found = values[wanted]
-        return text(found if row is None else _as_object(row.model, wanted, found, redactor), redactor)
-    except NotOrdered as error:
-        raise NotOrdered(f"{durable.name} is ordered by {error}") from error
+        return format_key(
+            found if row is None else _normalize_field_value(row.model, wanted, found, redactor), redactor
+        )
+    except OrderingKeyError as error:
+        raise OrderingKeyError(f"{durable.name} is ordered by {error}") from error
     except Exception:
-        logger.exception("The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, about)
-        return about
+        logger.exception(
+            "The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, object_key
+        )
+        return object_key
 
 
-class _Gone(dict[str, Any]):
+class _DeletedRow(dict[str, Any]):
     """A row's values, as far as they are known: the row is gone."""
 
-    def __init__(self, values: Mapping[str, Any], row: Row) -> None:
+    def __init__(self, values: Mapping[str, Any], row: RowReference) -> None:
         super().__init__(values)
         self.row = row
 
     def __missing__(self, name: str) -> Any:
-        if name not in self.row.unread:
+        if name not in self.row.unloaded_fields:
             raise KeyError(name)
         label = self.row.model._meta.label
-        raise NotOrdered(
-            f"the field {name!r} of {label} {self.row.key}, which was not loaded, and the row is gone: "
+        raise OrderingKeyError(
+            f"the field {name!r} of {label} {self.row.primary_key}, which was not loaded, and the row is gone: "
             "load the field before the delete."
         )
 
 
-def _read(values: Mapping[str, Any], row: Row) -> Mapping[str, Any]:
+def _load_missing_fields(values: Mapping[str, Any], row: RowReference) -> Mapping[str, Any]:
     meta = row.model._meta
     names = [field.name for field in meta.pk_fields]
     if all(name in values for name in names):
         found = {name: values[name] for name in names}
     else:
-        found = dict(zip(names, json.loads(row.key) if len(names) > 1 else [row.key], strict=True))
-    read = QuerySet(row.model, using=row.using).filter(**found).values(*row.unread).first()
-    return _Gone(values, row) if read is None else {**values, **read}
+        found = dict(zip(names, json.loads(row.primary_key) if len(names) > 1 else [row.primary_key], strict=True))
+    read = QuerySet(row.model, using=row.using).filter(**found).values(*row.unloaded_fields).first()
+    return _DeletedRow(values, row) if read is None else {**values, **read}
 
 
-def _as_object(model: type[Model], name: str, value: Any, redactor: Redactor) -> Any:
+def _normalize_field_value(model: type[Model], name: str, value: Any, redactor: Redactor) -> Any:
     """Return a foreign key's value as the object that it points at is told; another field's as the field reads it."""
     field: Any = model._meta.get_field(name)
     value = field.to_python(value)
     target = field.related_model if field.is_relation else None
     if value is None or target is None or not field.target_field.primary_key:
         return value
-    return object_key(target._meta.label, _primary_key(target, value, redactor))
+    return build_object_key(target._meta.label, _format_primary_key(target, value, redactor))
 
 
-def label_of(signal: str, sender: str, args: Any) -> str:
+def get_model_label(signal: str, sender: str, args: Any) -> str:
     """Return the label of the model of the object that an event with these recorded arguments is about."""
     if not isinstance(args, Mapping):
         return sender
@@ -131,19 +141,19 @@ def label_of(signal: str, sender: str, args: Any) -> str:
     return str(told["model"]) if isinstance(told, Mapping) and "model" in told else sender
 
 
-def object_key(label: str, key: str) -> str:
+def build_object_key(label: str, key: str) -> str:
     """Return how an object is told as a key: its model, the same for all proxies, and its primary key as text.
 
     Empty without a primary key.
     """
     if not key:
         return ""
-    model = model_named(label)
+    model = find_model(label)
     concrete = None if model is None else model._meta.concrete_model
-    return _bounded(f"{label if concrete is None else concrete._meta.label} {key}")
+    return _truncate_key(f"{label if concrete is None else concrete._meta.label} {key}")
 
 
-def model_named(label: str) -> type[Model] | None:
+def find_model(label: str) -> type[Model] | None:
     """Return the model of this label; ``None`` where this version of the code has none, or it names another class."""
     try:
         return apps.get_model(label)
@@ -151,35 +161,35 @@ def model_named(label: str) -> type[Model] | None:
         return None
 
 
-def _primary_key(model: type[Model], value: Any, redactor: Redactor) -> str:
+def _format_primary_key(model: type[Model], value: Any, redactor: Redactor) -> str:
     return object_keys.text(value, secret=encoder.has_secret_key(model, redactor))
 
 
-def object_text(instance: Any, redactor: Redactor) -> str:
+def build_instance_key(instance: Any, redactor: Redactor) -> str:
     """Return how ``instance`` is told as a key; empty if it is no object of a model, or has no primary key."""
     if not isinstance(instance, Model):
         return ""
-    return object_key(instance._meta.label, _primary_key(instance.__class__, instance.pk, redactor))
+    return build_object_key(instance._meta.label, _format_primary_key(instance.__class__, instance.pk, redactor))
 
 
-def text(value: Any, redactor: Redactor) -> str:
+def format_key(value: Any, redactor: Redactor) -> str:
     """Return the text of a key: the same for what is equal, never empty, as nothing is no key.
 
     Raises ``TypeError`` for an object of which only its class could be told.
     """
-    plain = _plain(value, redactor)
-    return _bounded(encoder.clean(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
+    plain = _to_jsonable(value, redactor)
+    return _truncate_key(encoder.clean(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
 
 
-def _bounded(key: str) -> str:
+def _truncate_key(key: str) -> str:
     return key if len(key) <= 200 else key[:180] + encoder.digest(key, b"")
 
 
-def _plain(value: Any, redactor: Redactor) -> Any:
+def _to_jsonable(value: Any, redactor: Redactor) -> Any:
     """Return ``value`` in JSON's types, as it also is when it comes back from a table or another process."""
     match value:
         case Enum():
-            return _plain(value.value, redactor)
+            return _to_jsonable(value.value, redactor)
         case None | bool() | int() | float():
             return value
         case str() | Promise() | UUID():
@@ -196,15 +206,15 @@ def _plain(value: Any, redactor: Redactor) -> Any:
         case bytes() | bytearray() | memoryview():
             return value.hex()
         case Model():
-            if found := object_text(value, redactor):
+            if found := build_instance_key(value, redactor):
                 return found
             raise TypeError(f"an unsaved {value._meta.label} makes no key")
         case type():
             return value._meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"
         case list() | tuple():
-            return [_plain(item, redactor) for item in value]
+            return [_to_jsonable(item, redactor) for item in value]
         case set() | frozenset():
-            return sorted(text(item, redactor) for item in value)
+            return sorted(format_key(item, redactor) for item in value)
         case dict():
-            return {name: _plain(value[name], redactor) for name in sorted(value)}
+            return {name: _to_jsonable(value[name], redactor) for name in sorted(value)}
     raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} makes no key")

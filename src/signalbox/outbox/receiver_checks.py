@@ -25,7 +25,7 @@ def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage
     """E010: a durable receiver that a worker will not find, or takes for another. W010: one whose changes go where
     deliveries can't."""
     found: list[CheckMessage] = []
-    for name, durable in registry.durables().items():
+    for name, durable in registry.get_durable_receivers().items():
         try:
             resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
@@ -33,41 +33,43 @@ def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage
                 Error(
                     f"The durable receiver {name} can't be imported by its name, so no worker will run it: {error}",
                     hint="Define it as a function of a module, under its own name.",
-                    obj=durable.receiver,
+                    obj=durable.function,
                     id="signalbox.E010",
                 )
             )
-    found += [_clash(name, places) for name, places in registry.places.items() if len(places) > 1]
-    found += [_elsewhere(*subscribed) for subscribed in sorted(_without_table())]
+    found += [
+        _build_name_clash_error(name, places) for name, places in registry.receiver_locations.items() if len(places) > 1
+    ]
+    found += [_build_missing_table_warning(*subscribed) for subscribed in sorted(_find_receivers_without_table())]
     return found
 
 
-def _clash(name: str, places: Collection[str]) -> CheckMessage:
+def _build_name_clash_error(name: str, locations: Collection[str]) -> CheckMessage:
     return Error(
-        f"Functions in {' and '.join(sorted(places))} are durable receivers of the same name, {name}: a worker "
+        f"Functions in {' and '.join(sorted(locations))} are durable receivers of the same name, {name}: a worker "
         "finds the last of them alone.",
         hint="Give each function a name of its own.",
         id="signalbox.E010",
     )
 
 
-def _without_table() -> set[tuple[str, str, str]]:
+def _find_receivers_without_table() -> set[tuple[str, str, str]]:
     """Return receivers with a sender and its database, where that database is given no table of deliveries."""
     delivery = apps.get_model("signalbox", "Delivery")
     models = {model._meta.label: model for model in apps.get_models(include_auto_created=True)}
     return {
         (durable.name, sender, alias)
-        for _, sender, durable in registry.subscriptions()
-        if sender in models and not router.allow_migrate_model(alias := _database(models[sender]), delivery)
+        for _, sender, durable in registry.get_subscriptions()
+        if sender in models and not router.allow_migrate_model(alias := _get_write_database(models[sender]), delivery)
     }
 
 
-def _database(model: type[Model]) -> str:
+def _get_write_database(model: type[Model]) -> str:
     alias: str = router.db_for_write(model)
     return alias
 
 
-def _elsewhere(name: str, sender: str, alias: str) -> CheckMessage:
+def _build_missing_table_warning(name: str, sender: str, alias: str) -> CheckMessage:
     return Caution(
         f"{sender} is kept in the database {alias!r}, which a router denies Signalbox's tables: deliveries to {name} "
         "are written after the commit, and a process that dies in between loses them.",
@@ -76,19 +78,19 @@ def _elsewhere(name: str, sender: str, alias: str) -> CheckMessage:
     )
 
 
-def check_engine(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+def check_dispatcher(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """E011: the engine is not installed, or not set up. W011: it would keep deliveries waiting, or lose their order."""
     match conf.get().ENGINE:
         case "celery":
             return _check_celery()
         case "tasks":
-            return _check_tasks()
+            return _check_django_tasks()
     return []
 
 
 def _check_celery() -> list[CheckMessage]:
     if find_spec("celery") is None:
-        return [_missing("celery", 'pip install "django-signalbox[celery]"')]
+        return [_build_not_installed_error("celery", 'pip install "django-signalbox[celery]"')]
     from celery import current_app
 
     if current_app.conf.worker_prefetch_multiplier != 1:
@@ -102,9 +104,9 @@ def _check_celery() -> list[CheckMessage]:
     return []
 
 
-def _check_tasks() -> list[CheckMessage]:
+def _check_django_tasks() -> list[CheckMessage]:
     if django.VERSION < (6, 0) and find_spec("django_tasks") is None:
-        return [_missing("tasks", 'pip install "django-signalbox[tasks]"')]
+        return [_build_not_installed_error("tasks", 'pip install "django-signalbox[tasks]"')]
     if not getattr(settings, "TASKS", None):
         return [
             Error(
@@ -116,5 +118,5 @@ def _check_tasks() -> list[CheckMessage]:
     return []
 
 
-def _missing(engine: str, remedy: str) -> CheckMessage:
-    return Error(f'SIGNALBOX["ENGINE"] is "{engine}", which is not installed.', hint=remedy, id="signalbox.E011")
+def _build_not_installed_error(dispatcher: str, hint: str) -> CheckMessage:
+    return Error(f'SIGNALBOX["ENGINE"] is "{dispatcher}", which is not installed.', hint=hint, id="signalbox.E011")

@@ -22,21 +22,23 @@ if TYPE_CHECKING:
     from django.db.models import Model
 
     from signalbox.models import Event
-    from signalbox.outbox.registry import Durable
+    from signalbox.outbox.registry import DurableReceiver
     from signalbox.pipeline import batches
 
-AS_RECORDED: Final = frozenset({"request", "credentials"})
+RECORDED_FORM_ARGUMENTS: Final = frozenset({"request", "credentials"})
 """Arguments of which every delivery carries what the register says."""
 
-_CUT: Final = re.compile(r"… \((?:[\d,]+ more|too deep|too long|cycle)\)\Z|\A<[\w.]+(?:: cannot be read)?>\Z")
+_TRUNCATED_PATTERN: Final = re.compile(
+    r"… \((?:[\d,]+ more|too deep|too long|cycle)\)\Z|\A<[\w.]+(?:: cannot be read)?>\Z"
+)
 """Texts that stand for what was left out, or for an object of which the class alone is told."""
 
 
-class NotKept(Exception):
+class IncompleteRecord(Exception):
     """What the receiver takes of the event was kept in part, or not at all."""
 
 
-def payloads(events: Sequence[Event], alias: str) -> dict[tuple[str, int], dict[str, Any]]:
+def get_stored_payloads(events: Sequence[Event], alias: str) -> dict[tuple[str, int], dict[str, Any]]:
     """Return by trace and span what the deliveries of ``events`` carry, of which any are still there."""
     spans = {(event.trace_id, event.span) for event in events}
     kept = Delivery.objects.using(alias).filter(trace_id__in={trace for trace, _ in spans}).order_by("-id")
@@ -44,93 +46,95 @@ def payloads(events: Sequence[Event], alias: str) -> dict[tuple[str, int], dict[
     return {(trace, span): payload for trace, span, payload in found if (trace, span) in spans}
 
 
-def row(durable: Durable, event: Event, kept: Mapping[str, Any] | None, due: int) -> batches.Row:
+def build_row(
+    durable: DurableReceiver, event: Event, stored_payload: Mapping[str, Any] | None, run_at: int
+) -> batches.Row:
     """Return the row of a delivery of ``event``; ``kept`` is what an earlier one carried.
 
     Raises ``NotKept`` where the receiver takes what is not there any more, ``ordering.NotOrdered`` where its key isn't.
     """
     args = event.data.get("args") or {}
-    payload = kept or _recorded(event, args)
+    payload = stored_payload or _build_recorded_payload(event, args)
     packed = payload.get("packed")
     if packed is not None:
-        _demand(durable, args, packed)
-    about = ordering.object_key(ordering.label_of(event.signal, event.sender, args), event.object_key)
-    key = about if durable.key == "pk" else _key(durable, about, event, payload)
+        _require_arguments(durable, args, packed)
+    about = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, args), event.object_key)
+    key = about if durable.key == "pk" else _get_ordering_key(durable, about, event, payload)
     facts = (event.trace_id, event.span, event.signal, event.sender, event.object_key, event.database)
-    return registry.delivery_row(durable, facts, key, encoder.dumps(payload), due)
+    return registry.build_delivery_row(durable, facts, key, encoder.dumps(payload), run_at)
 
 
-def _recorded(event: Event, args: Mapping[str, Any]) -> dict[str, Any]:
+def _build_recorded_payload(event: Event, args: Mapping[str, Any]) -> dict[str, Any]:
     data = event.data
     if "row" in data or "changes" in data:
         values = {**data.get("row", {}), **{name: change[-1] for name, change in data.get("changes", {}).items()}}
-        whole = {name: encoder.literal(value) for name, value in values.items() if _is_told(value)}
+        whole = {name: encoder.literal(value) for name, value in values.items() if _is_complete_field_value(value)}
         return {"args": args, "row": whole}
     entry = catalog.BUILTIN.get(event.signal)
     if entry is not None and (entry.group == "bulk" or event.signal in ("post_delete", "m2m_changed")):
         return {"args": args}
-    using = event.database or registry.home()
+    using = event.database or registry.get_deliveries_database()
     return {
         "packed": {
-            name: serializer.of_record(value, using)
+            name: serializer.from_recorded(value, using)
             for name, value in args.items()
-            if name in AS_RECORDED or _is_whole(value)
+            if name in RECORDED_FORM_ARGUMENTS or _is_complete(value)
         }
     }
 
 
-def _demand(durable: Durable, args: Mapping[str, Any], packed: Mapping[str, Any]) -> None:
+def _require_arguments(durable: DurableReceiver, args: Mapping[str, Any], serialized: Mapping[str, Any]) -> None:
     """Raise ``NotKept`` if the receiver takes, or is ordered by, an argument of the send that is not in ``packed``."""
     for name in args:
-        taken = name in durable.named or name == durable.key
-        if taken and name not in AS_RECORDED and packed.get(name, REDACTED) == REDACTED:
-            raise NotKept(name)
+        taken = name in durable.parameter_names or name == durable.key
+        if taken and name not in RECORDED_FORM_ARGUMENTS and serialized.get(name, REDACTED) == REDACTED:
+            raise IncompleteRecord(name)
 
 
-def _key(durable: Durable, about: str, event: Event, payload: Mapping[str, Any]) -> str:
-    redactor = registry.redactor()
+def _get_ordering_key(durable: DurableReceiver, object_key: str, event: Event, payload: Mapping[str, Any]) -> str:
+    redactor = registry.get_redactor()
     if "packed" in payload:
         try:
-            values = {name: serializer.unpack(value) for name, value in payload["packed"].items()}
+            values = {name: serializer.deserialize(value) for name, value in payload["packed"].items()}
         except (LookupError, ImportError) as error:
-            raise NotKept(str(error)) from error
-        return ordering.key_of(durable, about, values, redactor)
-    model = ordering.model_named(event.sender)
+            raise IncompleteRecord(str(error)) from error
+        return ordering.get_ordering_key(durable, object_key, values, redactor)
+    model = ordering.find_model(event.sender)
     if model is None or "row" not in payload:
-        return ordering.key_of(durable, about, payload["args"], redactor)
+        return ordering.get_ordering_key(durable, object_key, payload["args"], redactor)
     fields = {field.name: field for field in model._meta.concrete_fields}
     values = {name: fields[name].to_python(value) for name, value in payload["row"].items() if name in fields}
-    unread = fields.keys() - values.keys() - _hidden(model)
-    lies = ordering.Row(model, event.database, event.object_key, unread)
-    return ordering.key_of(durable, about, values, redactor, lies)
+    unread = fields.keys() - values.keys() - _get_unstored_fields(model)
+    lies = ordering.RowReference(model, event.database, event.object_key, unread)
+    return ordering.get_ordering_key(durable, object_key, values, redactor, lies)
 
 
-def _hidden(model: type[Model]) -> set[str]:
+def _get_unstored_fields(model: type[Model]) -> set[str]:
     """Return names of fields that are not stored."""
     excluded = conf.fields_said("exclude")
     return {
         field.name
         for field in model._meta.concrete_fields
-        if encoder.is_secret_field(field, model, registry.redactor())
+        if encoder.is_secret_field(field, model, registry.get_redactor())
         or any(field.name in excluded.get(one._meta.label_lower, ()) for one in (model, field.model))
     }
 
 
-def _is_told(value: Any) -> bool:
+def _is_complete_field_value(value: Any) -> bool:
     """Tell whether the recorded value of a field is the whole of it."""
-    return not encoder.is_expression(value) and _is_whole(value)
+    return not encoder.is_expression(value) and _is_complete(value)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_complete(value: Any) -> bool:
     """Tell whether a recorded value is the whole of it, without a mark of what was left out or hidden."""
     if isinstance(value, str):
-        return REDACTED not in value and not _CUT.search(value)
+        return REDACTED not in value and not _TRUNCATED_PATTERN.search(value)
     if isinstance(value, list):
-        return all(map(_is_whole, value))
+        return all(map(_is_complete, value))
     if not isinstance(value, dict):
         return True
     if value.keys() in ({"queryset"}, {"bytes"}):
         return False
-    if value.keys() == {"bytes", "text"} and serializer.recorded_bytes(value) is None:
+    if value.keys() == {"bytes", "text"} and serializer.parse_recorded_bytes(value) is None:
         return False
-    return encoder.MORE not in value and all(_is_whole(part) for pair in value.items() for part in pair)
+    return encoder.MORE not in value and all(_is_complete(part) for pair in value.items() for part in pair)

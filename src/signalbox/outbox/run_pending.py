@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from django.db import connections, transaction
 
 from signalbox.models import Delivery
-from signalbox.outbox.execution import call, durable_of
-from signalbox.outbox.queue import DONE, TABLE, Claims
+from signalbox.outbox.execution import call_receiver, load_receiver
+from signalbox.outbox.queue import SUCCEEDED, TABLE, DeliveryQueue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,17 +25,17 @@ def run_deliveries(*receivers: str, using: str | None = None, limit: int = 1000)
     delivery waits on; ``RuntimeError`` is raised after ``limit`` deliveries, for receivers that cause each other.
     """
     ran: list[Delivery] = []
-    for alias in [using] if using else _aliases():
-        while (found := _next(alias, receivers)) is not None:
+    for alias in [using] if using else _get_open_aliases():
+        while (found := _get_next_pending(alias, receivers)) is not None:
             if len(ran) >= limit:
                 raise RuntimeError(f"More than {limit} deliveries: {found.receiver} may cause itself. Raise limit=.")
-            _run(alias, found)
+            _run_delivery(alias, found)
             found.state, found.attempts = Delivery.DONE, found.attempts + 1
             ran.append(found)
     return ran
 
 
-def _aliases() -> list[str]:
+def _get_open_aliases() -> list[str]:
     """Return the databases that this test uses: others may be closed to it."""
     return [
         alias
@@ -44,22 +44,22 @@ def _aliases() -> list[str]:
     ]
 
 
-def _next(alias: str, receivers: Sequence[str]) -> Delivery | None:
+def _get_next_pending(alias: str, receivers: Sequence[str]) -> Delivery | None:
     waiting = Delivery.objects.using(alias).filter(state=Delivery.PENDING)
     if receivers:
         waiting = waiting.filter(receiver__in=receivers)
     return waiting.order_by("id").first()
 
 
-def _run(alias: str, found: Delivery) -> None:
+def _run_delivery(alias: str, delivery: Delivery) -> None:
     block = transaction.atomic(using=alias)
     # As TestCase marks its own: a worker calls receivers outside of any block, where theirs may be durable.
     block._from_testcase = True  # type: ignore[attr-defined]
     with block:
-        Delivery.objects.using(alias).filter(pk=found.pk).update(due=0, wake=0, lease=None)
-        claims = Claims(alias)
-        one = claims.claim_one(found.pk)
+        Delivery.objects.using(alias).filter(pk=delivery.pk).update(due=0, wake=0, lease=None)
+        claims = DeliveryQueue(alias)
+        one = claims.acquire_by_id(delivery.pk)
         if one is None:
-            raise RuntimeError(f"{found} waits for an earlier delivery of its key, {found.key!r}, which is dead.")
-        call(one, durable_of(one))
-        claims.settle(one, DONE)
+            raise RuntimeError(f"{delivery} waits for an earlier delivery of its key, {delivery.key!r}, which is dead.")
+        call_receiver(one, load_receiver(one))
+        claims.complete(one, SUCCEEDED)

@@ -20,34 +20,34 @@ from django.utils.functional import LazyObject, Promise, empty
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TAG: Final = "$"
+TYPE_TAG: Final = "$"
 
-DEEPEST: Final = 20
+MAX_DEPTH: Final = 20
 """Containers within one another; what holds more, or itself, does not travel. ``redact`` looks no deeper."""
 
 
-class CannotTravel(TypeError):
+class NotSerializable(TypeError):
     """A value is neither JSON-able nor a saved model instance."""
 
 
-class TooDeep:
+class TooDeepMarker:
     """What stands for a value of too many containers: it does not travel, and says why."""
 
 
-def bounded(value: Any) -> Any:
+def mark_too_deep(value: Any) -> Any:
     """Return ``value``, or what stands for one that is too deep, before anybody cuts it."""
-    return TooDeep() if _is_deeper(value, DEEPEST) else value
+    return TooDeepMarker() if _is_deeper_than(value, MAX_DEPTH) else value
 
 
-def _is_deeper(value: Any, containers: int) -> bool:
+def _is_deeper_than(value: Any, max_depth: int) -> bool:
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list | tuple | set | frozenset):
         return False
-    return containers == 0 or any(_is_deeper(item, containers - 1) for item in value)
+    return max_depth == 0 or any(_is_deeper_than(item, max_depth - 1) for item in value)
 
 
-def pack(value: Any, depth: int = 0) -> Any:
+def serialize(value: Any, depth: int = 0) -> Any:
     """Return ``value`` in JSON's types, so that ``unpack`` makes an equal one of it.
 
     Raises ``CannotTravel`` for what would arrive as something else.
@@ -56,23 +56,23 @@ def pack(value: Any, depth: int = 0) -> Any:
     if value is None or kind is bool or kind is str:
         return value
     if kind is int:
-        return value if -(2**53) < value < 2**53 else {TAG: "int", "v": str(value)}
+        return value if -(2**53) < value < 2**53 else {TYPE_TAG: "int", "v": str(value)}
     if kind is float:
-        return value if math.isfinite(value) else {TAG: "float", "v": str(value)}
-    if kind is TooDeep or (depth >= DEEPEST and issubclass(kind, dict | list | tuple | set | frozenset)):
-        raise CannotTravel(f"it holds more than {DEEPEST} containers within one another")
+        return value if math.isfinite(value) else {TYPE_TAG: "float", "v": str(value)}
+    if kind is TooDeepMarker or (depth >= MAX_DEPTH and issubclass(kind, dict | list | tuple | set | frozenset)):
+        raise NotSerializable(f"it holds more than {MAX_DEPTH} containers within one another")
     if kind is dict:
-        return _pack_dict(value, depth)
+        return _serialize_dict(value, depth)
     if kind is list:
-        return [pack(item, depth + 1) for item in value]
-    if kind in _COLLECTIONS:
-        return {TAG: kind.__name__, "v": [pack(item, depth + 1) for item in value]}
-    if kind in _TEXTS:
-        return {TAG: kind.__name__, "v": _TEXTS[kind][0](value)}
-    return _pack_object(value, depth)
+        return [serialize(item, depth + 1) for item in value]
+    if kind in _COLLECTION_TYPES:
+        return {TYPE_TAG: kind.__name__, "v": [serialize(item, depth + 1) for item in value]}
+    if kind in _TEXT_CODECS:
+        return {TYPE_TAG: kind.__name__, "v": _TEXT_CODECS[kind][0](value)}
+    return _serialize_object(value, depth)
 
 
-def awake(value: Any) -> Any:
+def resolve_lazy(value: Any) -> Any:
     """Return ``value``, or what it stands for where it is lazy, as ``request.user`` and a translation are.
 
     Raises ``CannotTravel`` for an object that nobody has asked for yet, as it isn't woken.
@@ -80,99 +80,105 @@ def awake(value: Any) -> Any:
     if issubclass(type(value), LazyObject):
         wrapped = value.__dict__.get("_wrapped", empty)
         if wrapped is empty:
-            raise CannotTravel("it is lazy, and nobody has asked for it yet")
+            raise NotSerializable("it is lazy, and nobody has asked for it yet")
         return wrapped
     return str(value) if isinstance(value, Promise) else value
 
 
-def _pack_dict(value: dict[Any, Any], depth: int) -> Any:
+def _serialize_dict(value: dict[Any, Any], depth: int) -> Any:
     for key in value:
         if type(key) is not str:
-            raise CannotTravel(f"a dict in it has a key of type {type(key).__name__}; only texts are keys in JSON")
-    packed = {key: pack(item, depth + 1) for key, item in value.items()}
-    return {TAG: "dict", "v": packed} if TAG in packed else packed
+            raise NotSerializable(f"a dict in it has a key of type {type(key).__name__}; only texts are keys in JSON")
+    packed = {key: serialize(item, depth + 1) for key, item in value.items()}
+    return {TYPE_TAG: "dict", "v": packed} if TYPE_TAG in packed else packed
 
 
-def _pack_object(value: Any, depth: int) -> Any:
+def _serialize_object(value: Any, depth: int) -> Any:
     if issubclass(type(value), LazyObject | Promise):
-        return pack(awake(value), depth)
+        return serialize(resolve_lazy(value), depth)
     if isinstance(value, Model):
         if value.pk is None or value._state.adding:  # a key that Python makes is there before the row
-            raise CannotTravel(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
-        return {TAG: "model", "v": [value._meta.label, pack(value.pk, depth + 1), value._state.db or "default"]}
+            raise NotSerializable(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
+        return {
+            TYPE_TAG: "model",
+            "v": [value._meta.label, serialize(value.pk, depth + 1), value._state.db or "default"],
+        }
     if isinstance(value, type):
-        return {TAG: "class", "v": _class_name(value)}
+        return {TYPE_TAG: "class", "v": _get_class_name(value)}
     if isinstance(value, str):
         return str.__str__(value)  # a subclass, as of TextChoices, arrives as its text
     if isinstance(value, int):
-        return pack(int(value), depth)
-    raise CannotTravel(f"it is a {type(value).__module__}.{type(value).__qualname__}")
+        return serialize(int(value), depth)
+    raise NotSerializable(f"it is a {type(value).__module__}.{type(value).__qualname__}")
 
 
-def _class_name(value: type) -> str:
+def _get_class_name(value: type) -> str:
     name = value._meta.label if issubclass(value, Model) else f"{value.__module__}:{value.__qualname__}"
     try:
-        found = None if value.__module__ == "__main__" else class_named(name)
+        found = None if value.__module__ == "__main__" else import_class(name)
     except (LookupError, ImportError):
         found = None
     if found is not value:
-        raise CannotTravel(f"the class {name} can't be imported by its name, so no other process finds it")
+        raise NotSerializable(f"the class {name} can't be imported by its name, so no other process finds it")
     return name
 
 
-def unpack(value: Any) -> Any:
+def deserialize(value: Any) -> Any:
     """Return what ``pack`` was given. Objects are loaded; one that is gone arrives unsaved, with its key alone.
 
     Raises ``LookupError`` or ``ImportError`` where a model or class of another version of the code is meant.
     """
     if isinstance(value, list):
-        return [unpack(item) for item in value]
+        return [deserialize(item) for item in value]
     if not isinstance(value, dict):
         return value
-    kind = value.get(TAG)
+    kind = value.get(TYPE_TAG)
     if kind is None:
-        return {key: unpack(item) for key, item in value.items()}
+        return {key: deserialize(item) for key, item in value.items()}
     content = value["v"]
     if kind == "dict":
-        return {key: unpack(item) for key, item in content.items()}
+        return {key: deserialize(item) for key, item in content.items()}
     if kind == "model":
         label, key, using = content
-        return load(label, unpack(key), using)
+        return load_instance(label, deserialize(key), using)
     if kind == "class":
-        return class_named(content)
-    if collection := _COLLECTIONS_BY_NAME.get(kind):
-        return collection(unpack(item) for item in content)
-    return _READERS[kind](content)
+        return import_class(content)
+    if collection := _COLLECTION_TYPES_BY_NAME.get(kind):
+        return collection(deserialize(item) for item in content)
+    return _DECODERS[kind](content)
 
 
-def of_record(value: Any, using: str) -> Any:
+def from_recorded(value: Any, using: str) -> Any:
     """Return what the register tells of a value as ``pack`` would have, if an object or bytes are known by their form.
 
     ``using`` is the database that is asked for objects.
     """
     if isinstance(value, list):
-        return [of_record(item, using) for item in value]
+        return [from_recorded(item, using) for item in value]
     if not isinstance(value, dict):
-        return pack(value)
-    if value.keys() == {"model", "pk"} and (found := _recorded_object(value, using)):
+        return serialize(value)
+    if value.keys() == {"model", "pk"} and (found := _parse_recorded_object(value, using)):
         return found
-    if (content := recorded_bytes(value)) is not None:
-        return pack(content)
-    packed = {key: of_record(item, using) for key, item in value.items()}
-    return {TAG: "dict", "v": packed} if TAG in packed else packed
+    if (content := parse_recorded_bytes(value)) is not None:
+        return serialize(content)
+    packed = {key: from_recorded(item, using) for key, item in value.items()}
+    return {TYPE_TAG: "dict", "v": packed} if TYPE_TAG in packed else packed
 
 
-def _recorded_object(value: dict[str, Any], using: str) -> Any:
+def _parse_recorded_object(value: dict[str, Any], using: str) -> Any:
     try:
         model: type[Model] = apps.get_model(value["model"])
         fields, key = model._meta.pk_fields, value["pk"]
         parts = [field.to_python(part) for field, part in zip(fields, [key] if len(fields) == 1 else key, strict=True)]
     except (LookupError, ValueError, TypeError, AttributeError, ValidationError):
         return None  # a dict of the application's own
-    return {TAG: "model", "v": [model._meta.label, pack(parts[0] if len(parts) == 1 else tuple(parts)), using]}
+    return {
+        TYPE_TAG: "model",
+        "v": [model._meta.label, serialize(parts[0] if len(parts) == 1 else tuple(parts)), using],
+    }
 
 
-def recorded_bytes(value: dict[str, Any]) -> bytes | None:
+def parse_recorded_bytes(value: dict[str, Any]) -> bytes | None:
     """Return the bytes that the register tells in this form; ``None`` if it tells a part of them, or something else."""
     text = value.get("text")
     if value.keys() != {"bytes", "text"} or not isinstance(text, str):
@@ -181,17 +187,19 @@ def recorded_bytes(value: dict[str, Any]) -> bytes | None:
     return found if len(found) == value["bytes"] else None
 
 
-def load(label: str, key: Any, using: str) -> Model:
+def load_instance(label: str, key: Any, using: str) -> Model:
     """Return the object of the model ``label`` with this primary key, or an unsaved one with the key alone."""
     model: type[Model] = apps.get_model(label)
     found: Model | None = QuerySet(model, using=using).filter(pk=key).first()
     if found is not None:
         return found
     names = [field.attname for field in model._meta.pk_fields]
-    return unsaved(model, dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), using)
+    return build_unsaved_instance(
+        model, dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), using
+    )
 
 
-def unsaved(model: type[Model], values: dict[str, Any], using: str) -> Model:
+def build_unsaved_instance(model: type[Model], values: dict[str, Any], using: str) -> Model:
     """Return an instance with ``values`` by attribute; reading another of its fields fails, as there is no row."""
     names = [field.attname for field in model._meta.concrete_fields if field.attname in values]
     instance = model.from_db(using, names, [values[name] for name in names])
@@ -199,7 +207,7 @@ def unsaved(model: type[Model], values: dict[str, Any], using: str) -> Model:
     return instance
 
 
-def class_named(name: str) -> Any:
+def import_class(name: str) -> Any:
     """Return the class of this name, ``module:Class`` or dotted, or the model of this label.
 
     Raises ``ImportError`` if there is none.
@@ -215,23 +223,23 @@ def class_named(name: str) -> Any:
         raise ImportError(f"{name} can't be imported: {error}") from error
 
 
-def _duration(text: str) -> dt.timedelta:
+def _parse_duration(text: str) -> dt.timedelta:
     return parse_duration(text) or dt.timedelta()
 
 
-_TEXTS: Final[dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]]] = {
+_TEXT_CODECS: Final[dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]]] = {
     Decimal: (str, Decimal),
     UUID: (str, UUID),
     dt.datetime: (dt.datetime.isoformat, dt.datetime.fromisoformat),
     dt.date: (dt.date.isoformat, dt.date.fromisoformat),
     dt.time: (dt.time.isoformat, dt.time.fromisoformat),
-    dt.timedelta: (duration_iso_string, _duration),
+    dt.timedelta: (duration_iso_string, _parse_duration),
     bytes: (lambda value: b64encode(value).decode(), b64decode),
 }
-_COLLECTIONS: Final = (tuple, set, frozenset)
-_COLLECTIONS_BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {kind.__name__: kind for kind in _COLLECTIONS}
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    **{kind.__name__: read for kind, (_, read) in _TEXTS.items()},
+_COLLECTION_TYPES: Final = (tuple, set, frozenset)
+_COLLECTION_TYPES_BY_NAME: Final[dict[str, Callable[[Any], Any]]] = {kind.__name__: kind for kind in _COLLECTION_TYPES}
+_DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
+    **{kind.__name__: read for kind, (_, read) in _TEXT_CODECS.items()},
     "int": int,
     "float": float,
 }

@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 
-class Waiting:
+class Notifier:
     """One thread's place to wait, woken by other threads, by the operating system and by PostgreSQL."""
 
     def __init__(self, aliases: Sequence[str]) -> None:
         self.aliases = [alias for alias in aliases if connections[alias].vendor == "postgresql"]
-        self._listening: dict[str, Any] = {}
-        self._told = False
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._listening_connections: dict[str, Any] = {}
+        self._has_notification = False
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        os.set_blocking(self._write_fd, False)
 
     @contextmanager
-    def signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    def handle_signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
         """Call ``handlers`` on their signals within the block, and wake up for them: in the main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in handlers}
-        fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in handlers:
             signal.signal(number, lambda found, _: handlers[signal.Signals(found)]())
         try:
@@ -48,25 +48,25 @@ class Waiting:
             for number, was in before.items():
                 signal.signal(number, was)
 
-    def wake(self) -> None:
+    def wake_up(self) -> None:
         """Let who waits go on; to be called from any thread."""
         try:
-            os.write(self._write, b"\0")
+            os.write(self._write_fd, b"\0")
         except BlockingIOError:  # it is full of reasons to wake up
             return
 
-    def listens(self) -> bool:
+    def is_listening(self) -> bool:
         """Tell whether every database says by itself that there is something to do."""
-        return bool(self.aliases) and len(self._listening) == len(self.aliases)
+        return bool(self.aliases) and len(self._listening_connections) == len(self.aliases)
 
     def listen(self) -> None:
         """Ask each PostgreSQL to tell of new deliveries, unless it does. One that is away is asked again next time."""
         for alias in self.aliases:
             connection = connections[alias]
             raw = connection.connection
-            if raw is not None and self._listening.get(alias) is raw and not getattr(raw, "closed", False):
+            if raw is not None and self._listening_connections.get(alias) is raw and not getattr(raw, "closed", False):
                 continue
-            self._listening.pop(alias, None)
+            self._listening_connections.pop(alias, None)
             try:
                 with connection.cursor() as cursor:
                     cursor.execute(f"LISTEN {batches.CHANNEL}")
@@ -75,41 +75,41 @@ class Waiting:
                 continue
             raw = connection.connection
             if hasattr(raw, "add_notify_handler"):
-                raw.add_notify_handler(self._notified)
-            self._listening[alias] = raw
+                raw.add_notify_handler(self._on_notification)
+            self._listening_connections[alias] = raw
 
-    def _notified(self, *_: object) -> None:
-        self._told = True
+    def _on_notification(self, *_: object) -> None:
+        self._has_notification = True
 
     def wait(self, seconds: float) -> bool:
         """Wait at most ``seconds``; return whether PostgreSQL told of something new."""
-        told, self._told = self._told, False
+        told, self._has_notification = self._has_notification, False
         if told:
             return True
-        sockets = {self._fileno(raw): alias for alias, raw in self._listening.items()}
+        sockets = {self._get_fileno(raw): alias for alias, raw in self._listening_connections.items()}
         sockets.pop(-1, None)
-        readable, _, _ = select.select([self._read, *sockets], [], [], max(0.0, seconds))
+        readable, _, _ = select.select([self._read_fd, *sockets], [], [], max(0.0, seconds))
         for found in readable:
-            if found == self._read:
+            if found == self._read_fd:
                 try:
-                    os.read(self._read, 4096)
+                    os.read(self._read_fd, 4096)
                 except BlockingIOError:
                     continue
             else:
-                told |= self._drain(sockets[found])
-        told, self._told = told or self._told, False
+                told |= self._read_notifications(sockets[found])
+        told, self._has_notification = told or self._has_notification, False
         return told
 
     @staticmethod
-    def _fileno(raw: Any) -> int:
+    def _get_fileno(raw: Any) -> int:
         try:
             return int(raw.fileno())
         except Exception:  # noqa: BLE001 - each driver has its own error for a connection that is closed
             return -1
 
-    def _drain(self, alias: str) -> bool:
+    def _read_notifications(self, alias: str) -> bool:
         """Read what PostgreSQL says; return whether that is a notification."""
-        raw = self._listening[alias]
+        raw = self._listening_connections[alias]
         try:
             if hasattr(raw, "pgconn"):
                 raw.pgconn.consume_input()
@@ -122,11 +122,11 @@ class Waiting:
             raw.notifies.clear()
             return found
         except Exception:  # noqa: BLE001 - as above: the server is gone, and listened to again when it is back
-            self._listening.pop(alias, None)
+            self._listening_connections.pop(alias, None)
             connections[alias].close()
             return True
 
     def close(self) -> None:
         """Wait no more."""
-        os.close(self._read)
-        os.close(self._write)
+        os.close(self._read_fd)
+        os.close(self._write_fd)

@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from django.db import Error, connections
 
 from signalbox import conf
-from signalbox.outbox.execution import GRACE, Attempt, Watch, attempt, failed
-from signalbox.outbox.queue import SECOND, Claimed, Claims, Result, aliases, now
-from signalbox.outbox.registry import named
-from signalbox.outbox.wakeup import Waiting
+from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, execute, build_failure_result
+from signalbox.outbox.queue import (
+    SECOND_US,
+    LeasedDelivery,
+    DeliveryQueue,
+    AttemptResult,
+    get_delivery_databases,
+    now_us,
+)
+from signalbox.outbox.registry import find_durable_receiver
+from signalbox.outbox.wakeup import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,26 +35,26 @@ logger = logging.getLogger("signalbox")
 
 T = TypeVar("T")
 
-SHORTEST_PAUSE: Final = 0.02
-LONGEST_PAUSE: Final = 1.0
+MIN_POLL_SECONDS: Final = 0.02
+MAX_POLL_SECONDS: Final = 1.0
 """Seconds between two looks where the database does not tell of new deliveries; grows from the shortest one."""
-LONGEST_PAUSE_LISTENING: Final = 5.0
-MOST_AT_ONCE: Final = 100
+MAX_POLL_LISTENING_SECONDS: Final = 5.0
+MAX_BATCH_SIZE: Final = 100
 """Deliveries that one claim takes."""
-AHEAD: Final = 1.0
+PREFETCH_SECONDS: Final = 1.0
 """Seconds of work that a claim takes, by what deliveries took so far: what is claimed, no other worker can run. What
 takes longer than that to be begun is given back."""
-TICK: Final = 0.25
+TICK_SECONDS: Final = 0.25
 """Seconds between two looks of the main thread at what runs too long."""
-PRUNE_EVERY: Final = 60.0
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+PRUNE_INTERVAL_SECONDS: Final = 60.0
+_HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
-GIVEN_UP: Final = 75
+EXIT_STUCK_RECEIVER: Final = 75
 """Exit status after a receiver that did not end: sysexits' EX_TEMPFAIL, start me again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class WorkerOptions:
     """How a worker works."""
 
     threads: int = 1
@@ -67,84 +74,88 @@ class Options:
 class Worker:
     """A process's worker."""
 
-    def __init__(self, options: Options, *, supervisor: int | None = None) -> None:
+    def __init__(self, options: WorkerOptions, *, supervisor_pid: int | None = None) -> None:
         self.options = options
-        self._supervisor = supervisor
+        self._supervisor_pid = supervisor_pid
         """The process without which this one is to end."""
-        self.claims: dict[str, Claims] = {}
-        self._turns: Iterator[Claims] = cycle(())
-        self.watch = Watch()
+        self.delivery_queues: dict[str, DeliveryQueue] = {}
+        self._queue_rotation: Iterator[DeliveryQueue] = cycle(())
+        self.watchdog = Watchdog()
         self.stopping = threading.Event()
         self.reload = False
-        self.done = 0
+        self.attempts_made = 0
         """Attempts that this worker made."""
-        self._asked = 0
+        self._stop_requests = 0
         """How often it was told to end; asked twice, it waits for nothing."""
-        self._failed = False
-        self._taken = 0
+        self._thread_failed = False
+        self._started_count = 0
         """Deliveries that threads took to run them."""
-        self._stuck: set[int | None] = set()
+        self._stuck_threads: set[int | None] = set()
         """Threads with a receiver that does not end."""
-        self._ready: deque[Claimed] = deque()
-        self._held: dict[tuple[str, int], Claimed] = {}
+        self._prefetched: deque[LeasedDelivery] = deque()
+        self._leased: dict[tuple[str, int], LeasedDelivery] = {}
         """What is claimed, running or not, and has to be renewed."""
-        self._returning = False
+        self._releasing = False
         """Whether something is on its way back to the database, where it is not due yet."""
-        self._renewed: dict[str, float] = {}
+        self._last_renewed: dict[str, float] = {}
         """When the leases in each database were last renewed."""
         self._lock = threading.Lock()
-        self._claiming = threading.Lock()
-        self._idle = 0
-        self._seconds = 0.05
+        self._acquire_lock = threading.Lock()
+        self._idle_threads = 0
+        self._average_seconds = 0.05
         """What a delivery took lately, until it was written what became of it: a moving average."""
-        self._something = threading.Event()
-        self._listens = False
-        self._away: dict[str, tuple[float, float]] = {}
+        self._work_available = threading.Event()
+        self._is_listening = False
+        self._unavailable: dict[str, tuple[float, float]] = {}
         """Databases that could not be asked: when to ask again, and how long to wait if that fails too."""
 
     # ------------------------------------------------------------ the main thread
 
     def run(self) -> int:
         """Work until told to stop; return the exit status."""
-        self.claims = {alias: Claims(alias, self.options.queues) for alias in self._databases()}
-        self._turns = cycle(self.claims.values())
-        self._renewed = dict.fromkeys(self.claims, time.monotonic())
-        waiting = Waiting(list(self.claims))
-        handlers = {signal.SIGTERM: self._terminate, signal.SIGINT: self._terminate, signal.SIGHUP: self._hang_up}
-        if self._supervisor is not None:  # Ctrl-C reaches both, and who supervises passes it on
+        self.delivery_queues = {alias: DeliveryQueue(alias, self.options.queues) for alias in self._get_databases()}
+        self._queue_rotation = cycle(self.delivery_queues.values())
+        self._last_renewed = dict.fromkeys(self.delivery_queues, time.monotonic())
+        waiting = Notifier(list(self.delivery_queues))
+        handlers = {
+            signal.SIGTERM: self._on_terminate,
+            signal.SIGINT: self._on_terminate,
+            signal.SIGHUP: self._on_hangup,
+        }
+        if self._supervisor_pid is not None:  # Ctrl-C reaches both, and who supervises passes it on
             handlers[signal.SIGINT] = lambda: None
         try:
-            with waiting.signals(handlers):
-                return self._watch_over(waiting)
+            with waiting.handle_signals(handlers):
+                return self._monitor_threads(waiting)
         finally:
             waiting.close()
             connections.close_all()
 
-    def _databases(self) -> list[str]:
+    def _get_databases(self) -> list[str]:
         if self.options.databases:
             return list(self.options.databases)
-        return aliases()
+        return get_delivery_databases()
 
     def stop(self) -> None:
         """End: begin nothing any more, let what runs come to its end."""
         self.stopping.set()
-        self._something.set()
+        self._work_available.set()
 
     # Handlers set plain values alone: an event has a lock, which the thread that they interrupt may hold.
 
-    def _terminate(self) -> None:
-        self._asked += 1
+    def _on_terminate(self) -> None:
+        self._stop_requests += 1
 
-    def _hang_up(self) -> None:
+    def _on_hangup(self) -> None:
         self.reload = True
-        self._asked += 1
+        self._stop_requests += 1
 
-    def _told_to_end(self) -> bool:
-        return bool(self._asked) or (self._supervisor is not None and os.getppid() != self._supervisor)
+    def _should_stop(self) -> bool:
+        return bool(self._stop_requests) or (self._supervisor_pid is not None and os.getppid() != self._supervisor_pid)
 
-    def _watch_over(self, waiting: Waiting) -> int:
+    def _monitor_threads(self, notifier: Notifier) -> int:
         threads = [
-            threading.Thread(target=self._work, args=(waiting,), name=f"signalbox-{n}", daemon=True)
+            threading.Thread(target=self._run_thread, args=(notifier,), name=f"signalbox-{n}", daemon=True)
             for n in range(self.options.threads)
         ]
         for thread in threads:
@@ -152,246 +163,267 @@ class Worker:
         pruned = time.monotonic()
         until: float | None = None
         while any(thread.is_alive() for thread in threads):
-            waiting.listen()
-            self._listens = waiting.listens()
-            if waiting.wait(TICK):
-                self._something.set()
-            if self._told_to_end():
+            notifier.listen()
+            self._is_listening = notifier.is_listening()
+            if notifier.wait(TICK_SECONDS):
+                self._work_available.set()
+            if self._should_stop():
                 self.stop()
             moment = time.monotonic()
-            self._interrupt_late()
-            self._give_back(AHEAD)
-            self._renew()
-            if moment - pruned >= PRUNE_EVERY:
+            self._interrupt_overdue()
+            self._release_prefetched(PREFETCH_SECONDS)
+            self._renew_leases()
+            if moment - pruned >= PRUNE_INTERVAL_SECONDS:
                 pruned = moment
                 self._prune()
             if self.stopping.is_set():
                 until = until or moment + self.options.grace
-                self._give_back()
-                ended = all(not thread.is_alive() or thread.ident in self._stuck for thread in threads)
-                if ended or self._asked > 1 or moment > until:
+                self._release_prefetched()
+                ended = all(not thread.is_alive() or thread.ident in self._stuck_threads for thread in threads)
+                if ended or self._stop_requests > 1 or moment > until:
                     break
-        self._give_back()  # a thread may have claimed something just before it ended
-        if self._held:
-            logger.error("%d deliveries did not end; others run them when their lease is over.", len(self._held))
+        self._release_prefetched()  # a thread may have claimed something just before it ended
+        if self._leased:
+            logger.error("%d deliveries did not end; others run them when their lease is over.", len(self._leased))
         if any(thread.is_alive() for thread in threads):
-            return GIVEN_UP
-        return 1 if self._failed or (self._away and (self.options.once or self.options.burst)) else 0
+            return EXIT_STUCK_RECEIVER
+        return 1 if self._thread_failed or (self._unavailable and (self.options.once or self.options.burst)) else 0
 
-    def _interrupt_late(self) -> None:
-        for running in list(self.watch.attempts.values()):
-            late = running.late()
-            if late > GRACE:
-                self._give_up(running)
+    def _interrupt_overdue(self) -> None:
+        for running in list(self.watchdog.attempts.values()):
+            late = running.get_overrun_seconds()
+            if late > TIMEOUT_GRACE_SECONDS:
+                self._abandon(running)
             elif late > 0:
                 running.interrupt()
 
-    def _give_up(self, running: Attempt) -> None:
+    def _abandon(self, running_attempt: RunningAttempt) -> None:
         """Write down that a receiver does not end, not even when interrupted, and end the process around it."""
-        if running.thread in self._stuck:
+        if running_attempt.thread_id in self._stuck_threads:
             return
-        self._stuck.add(running.thread)
-        claimed = running.claimed
-        durable = named(claimed.receiver, claimed.signal, claimed.sender)
+        self._stuck_threads.add(running_attempt.thread_id)
+        claimed = running_attempt.delivery
+        durable = find_durable_receiver(claimed.receiver, claimed.signal, claimed.sender)
         logger.critical("%s does not end (delivery %d): this worker ends instead.", claimed.receiver, claimed.id)
         if durable is not None:
-            result = failed(
+            result = build_failure_result(
                 claimed, durable, f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"
             )
-            self._surely(lambda: self.claims[claimed.alias].settle(claimed, result), patience=5)
-        self._let_go(claimed)
+            self._retry_until_available(
+                lambda: self.delivery_queues[claimed.alias].complete(claimed, result), timeout=5
+            )
+        self._drop_lease(claimed)
         self.stop()
 
-    def _renew(self) -> None:
+    def _renew_leases(self) -> None:
         """Extend the leases of what is held.
 
         A database that is away, or locked, is tried again at the next tick: leases do not wait for it.
         """
-        for claims in self.claims.values():
-            if self._unrenewed(claims.alias) < conf.get().LEASE / 3:
+        for claims in self.delivery_queues.values():
+            if self._get_seconds_since_renewal(claims.alias) < conf.get().LEASE / 3:
                 continue
-            self._once(partial(self._renew_in, claims))
+            self._try_once(partial(self._renew_leases_in, claims))
 
-    def _unrenewed(self, alias: str) -> float:
+    def _get_seconds_since_renewal(self, alias: str) -> float:
         """Return for how many seconds the leases in a database have not been renewed."""
-        return time.monotonic() - self._renewed.get(alias, 0.0)
+        return time.monotonic() - self._last_renewed.get(alias, 0.0)
 
-    def _renew_in(self, claims: Claims) -> None:
+    def _renew_leases_in(self, delivery_queue: DeliveryQueue) -> None:
         moment = time.monotonic()
-        held = [one for one in list(self._held.values()) if one.alias == claims.alias]
+        held = [one for one in list(self._leased.values()) if one.alias == delivery_queue.alias]
         if held:
-            lost = claims.renew(held)
-            taken = sorted(one.id for one in held if one.id in lost and self._holds(one))  # not what was just finished
+            lost = delivery_queue.renew_leases(held)
+            taken = sorted(
+                one.id for one in held if one.id in lost and self._is_leased(one)
+            )  # not what was just finished
             if taken:
                 logger.warning("Deliveries %s took this worker for dead, and are run by another.", taken)
-        self._renewed[claims.alias] = moment
+        self._last_renewed[delivery_queue.alias] = moment
 
-    def _holds(self, one: Claimed) -> bool:
-        return self._held.get((one.alias, one.id)) is one
+    def _is_leased(self, delivery: LeasedDelivery) -> bool:
+        return self._leased.get((delivery.alias, delivery.id)) is delivery
 
-    def _let_go(self, one: Claimed) -> None:
+    def _drop_lease(self, delivery: LeasedDelivery) -> None:
         """Hold ``one`` no longer; a later claim of the same delivery stays."""
-        if self._holds(one):
-            del self._held[one.alias, one.id]
+        if self._is_leased(delivery):
+            del self._leased[delivery.alias, delivery.id]
 
-    def _give_back(self, waited: float = 0.0) -> None:
+    def _release_prefetched(self, min_wait_seconds: float = 0.0) -> None:
         """Give back what has waited here so many seconds for a thread: another worker may be idle."""
         left = []
-        before = time.monotonic() - waited
+        before = time.monotonic() - min_wait_seconds
         with self._lock:
-            while self._ready and self._ready[0].claimed <= before:
-                left.append(self._ready.popleft())
-                self._let_go(left[-1])
-            self._returning = bool(left)
-        for alias, claims in self.claims.items():
+            while self._prefetched and self._prefetched[0].acquired_at <= before:
+                left.append(self._prefetched.popleft())
+                self._drop_lease(left[-1])
+            self._releasing = bool(left)
+        for alias, claims in self.delivery_queues.items():
             mine = [one for one in left if one.alias == alias]
             if mine:
-                self._once(partial(claims.release, mine))
-        self._returning = False
+                self._try_once(partial(claims.release, mine))
+        self._releasing = False
 
     def _prune(self) -> None:
-        for claims in self.claims.values():
-            while not self.stopping.is_set() and not self._told_to_end() and (self._once(claims.prune) or 0) >= 1000:
+        for claims in self.delivery_queues.values():
+            while (
+                not self.stopping.is_set() and not self._should_stop() and (self._try_once(claims.prune) or 0) >= 1000
+            ):
                 time.sleep(0.05)  # a purge must not keep SQLite's write lock to itself
 
     # ------------------------------------------------------------ the threads
 
-    def _work(self, waiting: Waiting) -> None:
-        following: Claimed | None = None
+    def _run_thread(self, notifier: Notifier) -> None:
+        following: LeasedDelivery | None = None
         try:
             while True:
-                one = following or self._next()
+                one = following or self._get_next()
                 following = None
                 if one is None:
                     return
-                if self._begin(one):
-                    following = self._run(one)
+                if self._start_attempt(one):
+                    following = self._run_delivery(one)
         except BaseException:
             logger.exception("A worker's thread failed.")
-            self._failed = True
+            self._thread_failed = True
             self.stop()
         finally:
             connections.close_all()
-            waiting.wake()
+            notifier.wake_up()
 
-    def _begin(self, one: Claimed) -> bool:
+    def _start_attempt(self, delivery: LeasedDelivery) -> bool:
         """Count the attempt, if that was not done with the claim or the delivery before."""
-        if one.started:
+        if delivery.attempt_started:
             return True
-        if self._surely(lambda: self.claims[one.alias].start(one)):
-            one.started = True
-            one.attempts += 1
+        if self._retry_until_available(lambda: self.delivery_queues[delivery.alias].start_attempt(delivery)):
+            delivery.attempt_started = True
+            delivery.attempts += 1
             return True
-        self._let_go(one)
+        self._drop_lease(delivery)
         return False
 
-    def _run(self, one: Claimed) -> Claimed | None:
+    def _run_delivery(self, delivery: LeasedDelivery) -> LeasedDelivery | None:
         """Run ``one``; return what this thread runs next, if that is known and counted already."""
         began = time.monotonic()
-        result = attempt(one, self.watch)
-        self.done += 1
+        result = execute(delivery, self.watchdog)
+        self.attempts_made += 1
         following = None
         if self.options.once:
             self.stop()
         else:
-            following = self._pop(one.alias)
-        self._settle(one, result, following)
-        self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
-        self._let_go(one)
-        if following is None or following.started:
+            following = self._pop_prefetched(delivery.alias)
+        self._complete(delivery, result, following)
+        self._average_seconds += 0.2 * (time.monotonic() - began - self._average_seconds)
+        self._drop_lease(delivery)
+        if following is None or following.attempt_started:
             return following
-        self._let_go(following)
+        self._drop_lease(following)
         return None
 
-    def _settle(self, one: Claimed, result: Result, following: Claimed | None) -> None:
-        begun = following is not None and following.started
-        ahead = None if begun else following
-        answer = self._surely(lambda: self.claims[one.alias].settle(one, result, ahead))
+    def _complete(self, delivery: LeasedDelivery, result: AttemptResult, next_delivery: LeasedDelivery | None) -> None:
+        begun = next_delivery is not None and next_delivery.attempt_started
+        ahead = None if begun else next_delivery
+        answer = self._retry_until_available(
+            lambda: self.delivery_queues[delivery.alias].complete(delivery, result, ahead)
+        )
         settled, started = answer or (False, False)
         if not settled:
             logger.warning(
-                "%s has run (delivery %d), but its lease was over: another worker runs it too.", one.receiver, one.id
+                "%s has run (delivery %d), but its lease was over: another worker runs it too.",
+                delivery.receiver,
+                delivery.id,
             )
         if ahead is not None and started:
-            ahead.started = True
+            ahead.attempt_started = True
             ahead.attempts += 1
 
-    def _pop(self, alias: str) -> Claimed | None:
+    def _pop_prefetched(self, alias: str) -> LeasedDelivery | None:
         """Return the next of what is claimed already, of this database."""
         with self._lock:
-            if self.stopping.is_set() or not self._ready or self._ready[0].alias != alias:
+            if self.stopping.is_set() or not self._prefetched or self._prefetched[0].alias != alias:
                 return None
-            return self._ready.popleft()
+            return self._prefetched.popleft()
 
-    def _next(self) -> Claimed | None:
+    def _get_next(self) -> LeasedDelivery | None:
         """Return the next delivery to run, waiting for one; ``None`` when this worker is to end."""
-        self._idle += 1
+        self._idle_threads += 1
         try:
-            with self._claiming:
-                pause = SHORTEST_PAUSE
-                while not self.stopping.is_set() and not (self.options.once and self._taken):
+            with self._acquire_lock:
+                pause = MIN_POLL_SECONDS
+                while not self.stopping.is_set() and not (self.options.once and self._started_count):
                     with self._lock:
-                        if self._ready:
-                            self._taken += 1
-                            return self._ready.popleft()
-                        returning = self._returning
-                    self._something.clear()
-                    if self._claim():
+                        if self._prefetched:
+                            self._started_count += 1
+                            return self._prefetched.popleft()
+                        returning = self._releasing
+                    self._work_available.clear()
+                    if self._acquire():
                         continue
                     if (self.options.once or self.options.burst) and not returning:
                         self.stop()
                         break
-                    self._something.wait(self._until_next(pause))
-                    longest = LONGEST_PAUSE_LISTENING if self._listens else LONGEST_PAUSE
-                    pause = SHORTEST_PAUSE if self._something.is_set() else min(longest, pause * 2)
+                    self._work_available.wait(self._get_seconds_until_next_check(pause))
+                    longest = MAX_POLL_LISTENING_SECONDS if self._is_listening else MAX_POLL_SECONDS
+                    pause = MIN_POLL_SECONDS if self._work_available.is_set() else min(longest, pause * 2)
                 return None
         finally:
-            self._idle -= 1
+            self._idle_threads -= 1
 
-    def _until_next(self, pause: float) -> float:
-        wakes = [wake for claims in self.claims.values() if (wake := self._once(claims.next_wake)) is not None]
-        return min([pause, *(max(0.001, (wake - now()) / SECOND) for wake in wakes if wake > now())])
+    def _get_seconds_until_next_check(self, poll_seconds: float) -> float:
+        wakes = [
+            wake
+            for claims in self.delivery_queues.values()
+            if (wake := self._try_once(claims.get_next_check_at)) is not None
+        ]
+        return min([poll_seconds, *(max(0.001, (wake - now_us()) / SECOND_US) for wake in wakes if wake > now_us())])
 
-    def _claim(self) -> bool:
+    def _acquire(self) -> bool:
         """Claim what is due, as much as can be run soon; return whether there was any."""
-        begin = 1 if self.options.once else max(1, self._idle)
+        begin = 1 if self.options.once else max(1, self._idle_threads)
         limit = begin
         if not self.options.once:
-            limit = max(begin, min(MOST_AT_ONCE, int(AHEAD * self.options.threads / max(self._seconds, 0.001))))
+            limit = max(
+                begin,
+                min(MAX_BATCH_SIZE, int(PREFETCH_SECONDS * self.options.threads / max(self._average_seconds, 0.001))),
+            )
         found = False
-        for _ in self.claims:
-            claims = next(self._turns)  # a database with much to do must not make the others wait
-            for one in self._claim_in(claims, limit, begin):
+        for _ in self.delivery_queues:
+            claims = next(self._queue_rotation)  # a database with much to do must not make the others wait
+            for one in self._acquire_in(claims, limit, begin):
                 found = True
-                self._held[one.alias, one.id] = one
+                self._leased[one.alias, one.id] = one
                 with self._lock:
-                    self._ready.append(one)
+                    self._prefetched.append(one)
             if found:
                 break
         return found
 
-    def _claim_in(self, claims: Claims, limit: int, begin: int) -> list[Claimed]:
+    def _acquire_in(self, delivery_queue: DeliveryQueue, limit: int, start_count: int) -> list[LeasedDelivery]:
         """Claim in one database; one that is away is left alone for a while, and does not hold up the others."""
-        again, pause = self._away.get(claims.alias, (0.0, 0.1))
+        again, pause = self._unavailable.get(delivery_queue.alias, (0.0, 0.1))
         if time.monotonic() < again:
             return []
         try:
-            if self._unrenewed(claims.alias) > conf.get().LEASE / 2:  # it was away: keep what runs here, then look
-                self._renew_in(claims)
-            found = claims.claim(limit, begin, [number for alias, number in list(self._held) if alias == claims.alias])
+            if (
+                self._get_seconds_since_renewal(delivery_queue.alias) > conf.get().LEASE / 2
+            ):  # it was away: keep what runs here, then look
+                self._renew_leases_in(delivery_queue)
+            found = delivery_queue.acquire(
+                limit, start_count, [number for alias, number in list(self._leased) if alias == delivery_queue.alias]
+            )
         except Error as error:
-            _close_broken()
-            if claims.alias not in self._away:
-                logger.warning("Database %r is away or locked, and is tried again: %s", claims.alias, error)
-            self._away[claims.alias] = (time.monotonic() + pause, min(5.0, pause * 2))
+            _close_unusable_connections()
+            if delivery_queue.alias not in self._unavailable:
+                logger.warning("Database %r is away or locked, and is tried again: %s", delivery_queue.alias, error)
+            self._unavailable[delivery_queue.alias] = (time.monotonic() + pause, min(5.0, pause * 2))
             return []
-        if self._away.pop(claims.alias, None):
-            logger.info("Database %r is back.", claims.alias)
+        if self._unavailable.pop(delivery_queue.alias, None):
+            logger.info("Database %r is back.", delivery_queue.alias)
         return found
 
     # ------------------------------------------------------------ a database that is away, or locked
 
-    def _surely(self, call: Callable[[], T], *, patience: float | None = None) -> T | None:
+    def _retry_until_available(self, call: Callable[[], T], *, timeout: float | None = None) -> T | None:
         """Return what ``call`` returns, calling it again while the database is away or locked.
 
         ``None`` if it still was when the worker was told to end, or after ``patience`` seconds.
@@ -401,27 +433,27 @@ class Worker:
             try:
                 return call()
             except Error as error:
-                _close_broken()
+                _close_unusable_connections()
                 if not told:
                     logger.warning("The database is away or locked, and is tried again: %s", error)
                     told = True
             waited = time.monotonic() - began
-            if (self.stopping.is_set() and waited > 5) or (patience is not None and waited > patience):
+            if (self.stopping.is_set() and waited > 5) or (timeout is not None and waited > timeout):
                 return None
             time.sleep(pause)
             pause = min(5.0, pause * 2)
 
-    def _once(self, call: Callable[[], T]) -> T | None:
+    def _try_once(self, call: Callable[[], T]) -> T | None:
         """Return what ``call`` returns; ``None`` if the database is away or locked just now."""
         try:
             return call()
         except Error as error:
-            _close_broken()
+            _close_unusable_connections()
             logger.debug("The database is away or locked: %s", error)
             return None
 
 
-def _close_broken() -> None:
+def _close_unusable_connections() -> None:
     """Close this thread's connections that are of no use any more; the next statement opens another."""
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None and not connection.in_atomic_block:
@@ -434,59 +466,59 @@ def _close_broken() -> None:
 class Supervisor:
     """Starts workers, and starts them anew when they die."""
 
-    def __init__(self, processes: int, options: Options) -> None:
+    def __init__(self, processes: int, options: WorkerOptions) -> None:
         self.processes = processes
         self.options = options
         self.children: dict[int, float] = {}
         """Each worker's process, and when it began."""
         self.reload = False
-        self._asked = 0
+        self._stop_requests = 0
         """How often this process was told to end."""
-        self._told: dict[int, int] = {}
+        self._forwarded_stop_requests: dict[int, int] = {}
         """How often each worker was."""
-        self._finished = False
-        self._pause = 1.0
+        self._burst_finished = False
+        self._restart_delay = 1.0
 
     def run(self) -> int:
         """Supervise until told to stop."""
-        waiting = Waiting([])
+        waiting = Notifier([])
         handlers = {
-            signal.SIGTERM: self._terminate,
-            signal.SIGINT: self._terminate,
-            signal.SIGHUP: self._hang_up,
+            signal.SIGTERM: self._on_terminate,
+            signal.SIGINT: self._on_terminate,
+            signal.SIGHUP: self._on_hangup,
             signal.SIGCHLD: lambda: None,
         }
         connections.close_all()
         try:
-            with waiting.signals(handlers):
+            with waiting.handle_signals(handlers):
                 self._supervise(waiting)
         finally:
             waiting.close()
         return 0
 
-    def _supervise(self, waiting: Waiting) -> None:
+    def _supervise(self, notifier: Notifier) -> None:
         again = 0.0
         while True:
             if time.monotonic() >= again:
                 while not self.stopping and len(self.children) < self.processes:
-                    self._start()
-            self._pass_on()
+                    self._start_worker()
+            self._forward_stop_requests()
             if not (self.stopping and not self.children):
-                waiting.wait(1.0)
-            if self._reap():
-                again = time.monotonic() + self._pause
+                notifier.wait(1.0)
+            if self._reap_workers():
+                again = time.monotonic() + self._restart_delay
             if (self.stopping or self.options.burst or self.options.once) and not self.children:
                 return
 
     @property
     def stopping(self) -> bool:
         """Whether no worker is to be started any more."""
-        return bool(self._asked) or self._finished
+        return bool(self._stop_requests) or self._burst_finished
 
-    def _start(self) -> None:
+    def _start_worker(self) -> None:
         supervisor = os.getpid()
         # A signal waits until the new process has put the handlers aside that it got from this one.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
         number = os.fork()
         if number:
             self.children[number] = time.monotonic()
@@ -495,22 +527,22 @@ class Supervisor:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for one in _SIGNALS:
+            for one in _HANDLED_SIGNALS:
                 signal.signal(one, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            status = Worker(self.options, supervisor=supervisor).run()
+            status = Worker(self.options, supervisor_pid=supervisor).run()
         finally:
             logging.shutdown()
             os._exit(status)
 
-    def _pass_on(self) -> None:
+    def _forward_stop_requests(self) -> None:
         """Tell every worker to end as often as this process was told, also those that were started meanwhile."""
         for number in self.children:
-            if self._told.get(number, 0) < self._asked:
-                self._told[number] = self._asked
+            if self._forwarded_stop_requests.get(number, 0) < self._stop_requests:
+                self._forwarded_stop_requests[number] = self._stop_requests
                 os.kill(number, signal.SIGTERM)
 
-    def _reap(self) -> bool:
+    def _reap_workers(self) -> bool:
         """Forget the workers that ended; return whether one died that nobody told to."""
         died = False
         for number, began in list(self.children.items()):
@@ -518,22 +550,24 @@ class Supervisor:
             if not ended:
                 continue
             del self.children[number]
-            self._told.pop(number, None)
+            self._forwarded_stop_requests.pop(number, None)
             finished = (self.options.burst or self.options.once) and status == 0
             if finished:
-                self._finished = True
+                self._burst_finished = True
             elif not self.stopping:
                 died = True
                 quickly = time.monotonic() - began < 10
-                self._pause = min(30.0, self._pause * 2) if quickly else 1.0
-                logger.error("Worker %d ended with status %d and is replaced in %g s.", number, status, self._pause)
+                self._restart_delay = min(30.0, self._restart_delay * 2) if quickly else 1.0
+                logger.error(
+                    "Worker %d ended with status %d and is replaced in %g s.", number, status, self._restart_delay
+                )
         return died
 
     # Handlers set plain values alone, see `Worker`.
 
-    def _terminate(self) -> None:
-        self._asked += 1
+    def _on_terminate(self) -> None:
+        self._stop_requests += 1
 
-    def _hang_up(self) -> None:
+    def _on_hangup(self) -> None:
         self.reload = True
-        self._asked += 1
+        self._stop_requests += 1

@@ -12,7 +12,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.models import Delivery, microseconds
 from signalbox.outbox import health, operations, queue, registry
-from signalbox.outbox.queue import SECOND, now
+from signalbox.outbox.queue import SECOND_US, now_us
 from signalbox.queries.filters import Filter
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     if options["action"] == "health":
         return _health(screen, options)
-    alias = options["using"] or registry.home()
+    alias = options["using"] or registry.get_deliveries_database()
     match options["action"]:
         case "list":
             return _list(screen, alias, options)
@@ -80,7 +80,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
         case "replay":
             return _replay(screen, alias, options)
     change = operations.retry if options["action"] == "retry" else operations.discard
-    chosen = _chosen(alias, options)
+    chosen = _select_deliveries(alias, options)
     number = change(chosen, alias)
     screen.text(
         f"{number} of {len(chosen)} deliveries: {'to be run now' if change is operations.retry else 'discarded'}."
@@ -89,8 +89,12 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
 
 
 def _health(screen: Screen, options: Mapping[str, Any]) -> int:
-    aliases = [options["using"]] if options["using"] else queue.aliases() or [registry.home()]
-    found = health.report(aliases)
+    aliases = (
+        [options["using"]]
+        if options["using"]
+        else queue.get_delivery_databases() or [registry.get_deliveries_database()]
+    )
+    found = health.build_report(aliases)
     if options["json"]:
         screen.json(found)
         return 0
@@ -108,24 +112,24 @@ def _health(screen: Screen, options: Mapping[str, Any]) -> int:
 
 
 def _list(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
-    found = _filtered(alias, options)
+    found = _filter_deliveries(alias, options)
     if options["before"]:
         found = found.filter(id__lt=options["before"])
     rows = list(found[: options["limit"]])
     if options["json"]:
         for one in rows:
-            screen.json(_record(one))
+            screen.json(_build_record(one))
     elif rows:
-        screen.table(COLUMNS, [_cells(one) for one in rows])
+        screen.table(COLUMNS, [_build_cells(one) for one in rows])
     else:
         screen.text("There are no such deliveries.")
     return 0
 
 
 def _show(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
-    found = list(operations.deliveries(alias).filter(id__in=options["ids"]))
+    found = list(operations.filter_deliveries(alias).filter(id__in=options["ids"]))
     for one in found:
-        record = _record(one) | {"payload": one.payload, "traceback": one.traceback}
+        record = _build_record(one) | {"payload": one.payload, "traceback": one.traceback}
         if options["json"]:
             screen.json(record)
         else:
@@ -155,19 +159,19 @@ def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     return 0
 
 
-def _chosen(alias: str, options: Mapping[str, Any]) -> list[Delivery]:
+def _select_deliveries(alias: str, options: Mapping[str, Any]) -> list[Delivery]:
     if options["ids"]:
-        return list(operations.deliveries(alias).filter(id__in=options["ids"]).order_by("id"))
+        return list(operations.filter_deliveries(alias).filter(id__in=options["ids"]).order_by("id"))
     if not options["all"]:
         raise CommandError(
             f"{options['action']} needs the ids of deliveries, or --all with --state and others.", returncode=2
         )
     chosen = {**options, "state": options["state"] or "dead"}
-    return list(_filtered(alias, chosen).order_by("id"))
+    return list(_filter_deliveries(alias, chosen).order_by("id"))
 
 
-def _filtered(alias: str, options: Mapping[str, Any]) -> Any:
-    return operations.deliveries(
+def _filter_deliveries(alias: str, options: Mapping[str, Any]) -> Any:
+    return operations.filter_deliveries(
         alias,
         state=options["state"] or "",
         receiver=options["receiver"],
@@ -176,32 +180,32 @@ def _filtered(alias: str, options: Mapping[str, Any]) -> Any:
     )
 
 
-def _record(one: Delivery) -> dict[str, Any]:
-    fields = model_to_dict(one, exclude=["payload", "lane", "traceback"])
-    return {"id": one.id, **fields, "status": status(one), "at": one.at.isoformat()}
+def _build_record(delivery: Delivery) -> dict[str, Any]:
+    fields = model_to_dict(delivery, exclude=["payload", "lane", "traceback"])
+    return {"id": delivery.id, **fields, "status": get_status(delivery), "at": delivery.at.isoformat()}
 
 
-def status(one: Delivery) -> str:
+def get_status(delivery: Delivery) -> str:
     """Return what a delivery is doing, finer than its state."""
-    if one.state != Delivery.PENDING:
-        return str(one.state)
-    if one.lease is not None:
-        return "running" if one.lease > now() else "abandoned"
-    return "retrying" if one.attempts and one.due > now() else "waiting"
+    if delivery.state != Delivery.PENDING:
+        return str(delivery.state)
+    if delivery.lease is not None:
+        return "running" if delivery.lease > now_us() else "abandoned"
+    return "retrying" if delivery.attempts and delivery.due > now_us() else "waiting"
 
 
-def _cells(one: Delivery) -> list[Cell]:
-    shown = status(one)
+def _build_cells(delivery: Delivery) -> list[Cell]:
+    shown = get_status(delivery)
     style = {"dead": "red", "retrying": "yellow", "abandoned": "yellow", "running": "green"}.get(shown, "")
-    due = (one.due - now()) / SECOND
+    due = (delivery.due - now_us()) / SECOND_US
     return [
-        Cell(str(one.id)),
+        Cell(str(delivery.id)),
         Cell(shown, style),
-        Cell(str(one.attempts)),
-        Cell(one.receiver),
-        Cell(one.signal),
-        Cell(one.sender),
-        Cell(one.key),
-        Cell(f"{due:+.0f} s" if one.state == Delivery.PENDING else ""),
-        Cell(one.error),
+        Cell(str(delivery.attempts)),
+        Cell(delivery.receiver),
+        Cell(delivery.signal),
+        Cell(delivery.sender),
+        Cell(delivery.key),
+        Cell(f"{due:+.0f} s" if delivery.state == Delivery.PENDING else ""),
+        Cell(delivery.error),
     ]

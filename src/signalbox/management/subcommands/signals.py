@@ -46,7 +46,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
         watched,
         Scope(conf.get()).names | set(watched.values()),
         shared.wanted(options),
-        durable=[(signal, sender, one.receiver) for signal, sender, one in registry.subscriptions()],
+        durable=[(signal, sender, one.function) for signal, sender, one in registry.get_subscriptions()],
         limit=options["limit"],
         using=options["using"],
     )

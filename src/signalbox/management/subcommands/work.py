@@ -11,7 +11,7 @@ from django.core.management import CommandError
 from django.db import connections
 
 from signalbox import conf
-from signalbox.outbox.worker import GIVEN_UP, Options, Supervisor, Worker
+from signalbox.outbox.worker import EXIT_STUCK_RECEIVER, WorkerOptions, Supervisor, Worker
 
 if TYPE_CHECKING:
     import argparse
@@ -48,7 +48,7 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
         if options[name] < 1:
             raise CommandError(f"--{name} {options[name]}: a number of 1 or more was expected.", returncode=2)
     engine = conf.get().ENGINE
-    chosen = Options(
+    chosen = WorkerOptions(
         threads=options["threads"],
         queues=tuple(options["queue"]),
         databases=tuple(options["database"]),
@@ -68,7 +68,7 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
     if worker.reload:
         stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program, with new code
-    if status == GIVEN_UP:  # the interpreter would wait for threads that a receiver left behind
+    if status == EXIT_STUCK_RECEIVER:  # the interpreter would wait for threads that a receiver left behind
         stdout.flush()
         logging.shutdown()
         os._exit(status)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery import shared_task
 
-from signalbox.outbox.heartbeat import run_one
+from signalbox.outbox.heartbeat import execute_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @shared_task(  # type: ignore[untyped-decorator]
     name="signalbox.run", acks_late=True, reject_on_worker_lost=True, ignore_result=True, max_retries=0
 )
-def run(alias: str, number: int) -> None:
+def run_delivery(alias: str, delivery_id: int) -> None:
     """Run one delivery."""
-    run_one(alias, number)
+    execute_by_id(alias, delivery_id)
 
 
 def publish(alias: str, deliveries: Sequence[tuple[int, str]]) -> None:
@@ -28,7 +28,7 @@ def publish(alias: str, deliveries: Sequence[tuple[int, str]]) -> None:
 
     Raises what the broker's driver raises.
     """
-    with run.app.producer_or_acquire() as producer:
+    with run_delivery.app.producer_or_acquire() as producer:
         for number, queue in deliveries:
             route = {} if queue == "default" else {"queue": queue}
-            run.apply_async((alias, number), producer=producer, retry=False, ignore_result=True, **route)
+            run_delivery.apply_async((alias, number), producer=producer, retry=False, ignore_result=True, **route)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from signalbox.outbox.heartbeat import run_one
+from signalbox.outbox.heartbeat import execute_by_id
 
 try:
     from django.tasks import task
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def backend() -> str:
+def get_backend_alias() -> str:
     """Return the alias of the backend that takes the messages."""
     return "signalbox" if "signalbox" in getattr(settings, "TASKS", {}) else "default"
 
 
-@task(backend=backend())
-def run(alias: str, number: int) -> None:
+@task(backend=get_backend_alias())
+def run_delivery(alias: str, delivery_id: int) -> None:
     """Run one delivery."""
-    run_one(alias, number)
+    execute_by_id(alias, delivery_id)
 
 
 def publish(alias: str, deliveries: Sequence[tuple[int, str]]) -> None:
@@ -34,4 +34,4 @@ def publish(alias: str, deliveries: Sequence[tuple[int, str]]) -> None:
     Raises what the backend raises.
     """
     for number, queue in deliveries:
-        (run if queue == "default" else run.using(queue_name=queue)).enqueue(alias, number)
+        (run_delivery if queue == "default" else run_delivery.using(queue_name=queue)).enqueue(alias, number)

@@ -7,25 +7,25 @@ import threading
 
 from django.db import connections
 
-from signalbox.outbox.execution import attempt
-from signalbox.outbox.queue import Claims
+from signalbox.outbox.execution import execute
+from signalbox.outbox.queue import DeliveryQueue
 
 logger = logging.getLogger("signalbox")
 
-_running = threading.local()
+_state = threading.local()
 
 
 def run_due(alias: str) -> None:
     """Run what is due in the database ``alias``; failures are logged, and wait for the next occasion."""
-    if getattr(_running, "now", False) or connections[alias].in_atomic_block:
+    if getattr(_state, "now", False) or connections[alias].in_atomic_block:
         return  # what receivers cause is run by the loop below
-    _running.now = True
+    _state.now = True
     try:
-        claims = Claims(alias)
-        while found := claims.claim(1, begin=1):
+        claims = DeliveryQueue(alias)
+        while found := claims.acquire(1, start_count=1):
             for one in found:
-                claims.settle(one, attempt(one))
+                claims.complete(one, execute(one))
     except Exception:
         logger.exception("Deliveries could not be run.")
     finally:
-        _running.now = False
+        _state.now = False
