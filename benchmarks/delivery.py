@@ -163,7 +163,7 @@ def contest(name: str, number: int) -> None:
             sys.exit(f"{name} did not run all: its worker ended with status {worker.returncode}.")
         print(number / float(result.read_text()), spent / number * 1e6)
     finally:
-        exporter.forget()  # what waits would be written at the end of the process, to tables that are gone
+        exporter.discard_pending()  # what waits would be written at the end of the process, to tables that are gone
         teardown_databases(old, verbosity=0)
         if name == "celery":
             forget()
@@ -244,7 +244,7 @@ def saving(rounds: int) -> None:
             gc.enable()
             print(f"{title:28} with a durable receiver: {statistics.median(ratios):.3f} of without")
     finally:
-        exporter.forget()  # as above
+        exporter.discard_pending()  # as above
         teardown_databases(old, verbosity=0)
 
 

@@ -238,7 +238,7 @@ def pages() -> dict[str, str]:
     key, trace_id = newest.id, newest.trace_id
     middle = Event.objects.filter(id__gte=key // 3).order_by("id")[0].at.isoformat()
     last_trace = Trace.objects.order_by("-id").values_list("id", flat=True)[0]
-    end = timeline.Position.now()
+    end = timeline.Position.at_end()
     group = (
         Event.objects.filter(sender="auth.Group", id__lt=key // 2).order_by("-id").values_list("object_key", flat=True)
     )
@@ -265,10 +265,10 @@ def pages() -> dict[str, str]:
         "text, within a huge trace": f"{root}?text=order+1999&before={key * 9 // 20}",
         "time range in the middle": f"{root}?until={middle.replace('+', '%2B')}",
         "idle poll": f"{root}live/?position={end}",
-        "poll with 20 new traces": f"{root}live/?position={end.event - 160}.{last_trace}",
-        "poll with 20 new, filtered": f"{root}live/?position={end.event - 160}.{last_trace}&text=order",
-        "poll that is far behind": f"{root}live/?position={end.event - 1_000_000}.{last_trace - 100_000}",
-        "paused, far behind": f"{root}live/?count=1&position={end.event - 1_000_000}.{last_trace - 100_000}",
+        "poll with 20 new traces": f"{root}live/?position={end.event_id - 160}.{last_trace}",
+        "poll with 20 new, filtered": f"{root}live/?position={end.event_id - 160}.{last_trace}&text=order",
+        "poll that is far behind": f"{root}live/?position={end.event_id - 1_000_000}.{last_trace - 100_000}",
+        "paused, far behind": f"{root}live/?count=1&position={end.event_id - 1_000_000}.{last_trace - 100_000}",
         "strip": f"{root}strip/",
         "strip, filtered by text": f"{root}strip/?text=order",
         "suggestions": f"{root}suggestions/",

@@ -69,7 +69,7 @@ def run(database: str, factor: float, only: str) -> None:
             if only in name:
                 measure(name, max(5, int(rounds * factor)), work)
     finally:
-        exporter.forget()  # what waits would be written at the end of the process, to tables that are gone
+        exporter.discard_pending()  # what waits would be written at the end of the process, to tables that are gone
         teardown_databases(old, verbosity=0)
 
 

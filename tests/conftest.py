@@ -114,8 +114,8 @@ def _nothing_waits() -> None:
     from signalbox.core import tracing
     from signalbox.pipeline import exporter
 
-    exporter.forget()
-    tracing.process().pending.clear()
+    exporter.discard_pending()
+    tracing.get_process_trace().pending.clear()
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def crashes(request: pytest.FixtureRequest) -> int:
 def pytest_sessionfinish() -> None:
     from signalbox.pipeline import exporter
 
-    exporter.forget()  # the databases are gone
+    exporter.discard_pending()  # the databases are gone
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def newest(sender: type[Model] | None = None, *signals: str, using: str = "defau
 
 def of(instance: Model, signal: str = "post_save", using: str = "default") -> Event:
     """Return the newest event of an object."""
-    return newest(type(instance), signal, using=using, object_key=object_keys.text(instance.pk))
+    return newest(type(instance), signal, using=using, object_key=object_keys.key_to_text(instance.pk))
 
 
 def changes(instance: Model, using: str = "default") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from signalbox.models import Event, Trace, microseconds
+from signalbox.models import Event, Trace, to_microseconds
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -14,7 +14,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def unsaved_event(**values: Any) -> Event:
     at = values.pop("at", NOON)
     plain: dict[str, Any] = {
-        "time": microseconds(at),
+        "time": to_microseconds(at),
         "trace_id": TRACE,
         "span": 1,
         "parent": None,
@@ -48,7 +48,7 @@ def trace(**values: Any) -> Trace:
         "name": "POST /shop/",
         "actor_key": "3",
         "actor_label": "ann",
-        "time": microseconds(at),
+        "time": to_microseconds(at),
         "duration": 48_200,
         "status": "200",
         "events": 1,

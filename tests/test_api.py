@@ -100,7 +100,7 @@ def test_an_asynchronous_block_is_written_before_it_returns() -> None:
         async with signalbox.trace("import prices", actor="nightly job") as trace:
             departed.send(sender=None)
             await asyncio.sleep(0)
-            assert tracing.current() is trace
+            assert tracing.get_current_trace() is trace
         return trace, await sync_to_async(count)(trace)
 
     trace, number = async_to_sync(work)()
@@ -155,11 +155,11 @@ def test_a_block_that_ends_within_an_event_loop_leaves_its_events_waiting_for_wo
     async def work() -> tracing.Trace:
         with signalbox.trace("in the loop", actor="ann") as trace:
             departed.send(sender=None)
-        assert exporter.waiting()
+        assert exporter.has_pending()
         return trace
 
     trace = async_to_sync(work)()
-    exporter.drain()
+    exporter.flush()
     assert 1 == count(trace)
     assert "ann" == Trace.objects.get(trace_id=trace.id).actor_label
 
@@ -182,11 +182,11 @@ def test_an_actor_that_was_set_is_taken_back() -> None:
     def work() -> list[Actor | None]:
         found = []
         with signalbox.trace("import", actor=User(pk=7, username="ann")) as trace:
-            found.append(trace.actor())
+            found.append(trace.get_actor())
             signalbox.set_actor("robot")
-            found.append(trace.actor())
+            found.append(trace.get_actor())
             signalbox.set_actor(None)
-            found.append(trace.actor())
+            found.append(trace.get_actor())
         return found
 
     actors = contextvars.Context().run(work)

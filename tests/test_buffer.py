@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 import signalbox
 from signalbox.core import tracing
-from signalbox.core.event import Draft
+from signalbox.core.event import PendingEvent
 from signalbox.models import Event
 from signalbox.pipeline import unit_of_work
 from tests.connecting import here
@@ -20,37 +20,37 @@ from tests.shop.models import Note, Tag
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def own() -> unit_of_work.Buffer:
+def own() -> unit_of_work.UnitOfWork:
     here().ensure_connection()
-    found = unit_of_work.of(here())
+    found = unit_of_work.get_unit_of_work(here())
     assert found is not None
     return found
 
 
-def draft(name: str) -> Draft:
-    made = Draft(tracing.now(), tracing.current(), None, "post_save", "shop.Tag", "default")
+def draft(name: str) -> PendingEvent:
+    made = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "post_save", "shop.Tag", "default")
     made.label = name
     return made
 
 
-def labels(drafts: list[Draft]) -> list[str]:
+def labels(drafts: list[PendingEvent]) -> list[str]:
     return [one.label for one in drafts]
 
 
 def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
     fresh = here().copy()
-    assert unit_of_work.of(fresh) is None
+    assert unit_of_work.get_unit_of_work(fresh) is None
     fresh.ensure_connection()
-    assert unit_of_work.of(fresh) is not None
+    assert unit_of_work.get_unit_of_work(fresh) is not None
     fresh.close()
 
 
 def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> None:
-    own().drafts.append(draft("left over"))
+    own().events.append(draft("left over"))
     seam = here().__dict__["_commit"]
     here().close()
     own().clear()
-    assert [] == own().drafts
+    assert [] == own().events
     assert seam is here().__dict__["_commit"]
 
 
@@ -58,28 +58,28 @@ def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> No
     found = own()
     with transaction.atomic():
         found.add(draft("a"))
-        found.mark("s")
+        found.add_savepoint("s")
         found.add(draft("b"))
         found.flush()
-        assert 2 == found.flushed
-        found.roll_back_to("s")
-        assert (["a"], 0) == (labels(found.drafts), found.flushed)
+        assert 2 == found.flushed_count
+        found.rollback_to("s")
+        assert (["a"], 0) == (labels(found.events), found.flushed_count)
         found.clear()
         transaction.set_rollback(True)
 
 
 def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit_of_work, "SPILL", 2)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
     found = own()
     with transaction.atomic():
         found.add(draft("a"))
-        found.mark("s")
+        found.add_savepoint("s")
         found.add(draft("b"))  # written, with the one before it
-        assert (["a"], 1) == (labels(found.drafts), found.flushed)
+        assert (["a"], 1) == (labels(found.events), found.flushed_count)
         found.release("s")
         found.add(draft("c"))
         found.add(draft("d"))
-        assert ([], 0) == (found.drafts, found.flushed)
+        assert ([], 0) == (found.events, found.flushed_count)
         found.clear()
         transaction.set_rollback(True)
 
@@ -88,20 +88,20 @@ def test_rolling_back_to_an_unknown_savepoint_undoes_nothing() -> None:
     found = own()
     with transaction.atomic():
         found.add(draft("a"))
-        found.roll_back_to("nowhere")
+        found.rollback_to("nowhere")
         found.release("nowhere")
-        assert ["a"] == labels(found.drafts)
+        assert ["a"] == labels(found.events)
         found.clear()
 
 
 def test_notes_of_instances_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit_of_work, "SPILL", 10)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 10)
     found = own()
     with transaction.atomic():
         kept = [Tag.objects.create(name="kept") for _ in range(3)]
         for number in range(100):
             Tag.objects.create(name=str(number))
-            assert len(found.notes) <= 30
+            assert len(found.rollbackables) <= 30
         assert {"kept"} == {one.name for one in kept}
         transaction.set_rollback(True)
 
@@ -111,7 +111,7 @@ def test_what_is_saved_while_values_are_encoded_is_told_once(monkeypatch: pytest
     plain = Money.__str__
 
     def saving(self: Money) -> str:
-        if own().busy and not saved:
+        if own().is_flushing and not saved:
             saved.append(Tag.objects.create(name="in the flush"))
         return plain(self)
 
@@ -134,11 +134,11 @@ def test_readers_flush_only_what_their_thread_has_open() -> None:
 
     with transaction.atomic():
         Tag.objects.create(name="a")
-        before = len(own().drafts)
+        before = len(own().events)
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        assert (before, 0) == (len(own().drafts), own().flushed)
+        assert (before, 0) == (len(own().events), own().flushed_count)
         transaction.set_rollback(True)
 
 

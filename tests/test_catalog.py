@@ -32,10 +32,10 @@ from django.test import Client, override_settings
 from django.urls import path
 
 from signalbox.core import catalog
-from signalbox.core.catalog import BUILTIN, Entry
+from signalbox.core.catalog import BUILTIN_SIGNALS, SignalInfo
 
-SENT = [name for name, entry in BUILTIN.items() if entry.path]
-BULK = [name for name, entry in BUILTIN.items() if not entry.path]
+SENT = [name for name, entry in BUILTIN_SIGNALS.items() if entry.path]
+BULK = [name for name, entry in BUILTIN_SIGNALS.items() if not entry.path]
 
 
 def broken(request: HttpRequest) -> HttpResponse:
@@ -89,7 +89,7 @@ def sends(name: str, request: pytest.FixtureRequest) -> list[tuple[Any, dict[str
     """What the receivers of the signal ``name`` are given when Django is made to send it."""
     cause = CAUSES[name]
     alias = request.getfixturevalue("scratch" if cause in NEED_SCRATCH else "db") or "default"
-    with heard(catalog.signal(BUILTIN[name])) as sends:
+    with heard(catalog.import_signal(BUILTIN_SIGNALS[name])) as sends:
         cause(alias)
     assert sends
     return sends
@@ -225,21 +225,21 @@ def test_the_arguments_that_arrive_are_those_of_the_catalogue(
 ) -> None:
     arrived = [set(arguments) for _, arguments in sends]
 
-    assert set(BUILTIN[name].args) == set.union(*arrived)
-    assert set(BUILTIN[name].args) - BUILTIN[name].optional == set.intersection(*arrived)
+    assert set(BUILTIN_SIGNALS[name].args) == set.union(*arrived)
+    assert set(BUILTIN_SIGNALS[name].args) - BUILTIN_SIGNALS[name].optional == set.intersection(*arrived)
 
 
 @pytest.mark.parametrize("name", SENT)
 def test_the_sender_is_of_the_kind_that_the_catalogue_says(name: str, sends: list[tuple[Any, dict[str, Any]]]) -> None:
-    assert [] == [sender for sender, _ in sends if not is_of_kind(BUILTIN[name].sender_kind, sender)]
+    assert [] == [sender for sender, _ in sends if not is_of_kind(BUILTIN_SIGNALS[name].sender_kind, sender)]
 
 
 def test_flush_sends_post_migrate_without_plan_and_apps(scratch: str) -> None:
     call_command("migrate", database=scratch, verbosity=0, interactive=False)
-    with heard(catalog.signal(BUILTIN["post_migrate"])) as sends:
+    with heard(catalog.import_signal(BUILTIN_SIGNALS["post_migrate"])) as sends:
         call_command("flush", database=scratch, verbosity=0, interactive=False)
 
-    entry = BUILTIN["post_migrate"]
+    entry = BUILTIN_SIGNALS["post_migrate"]
     assert {frozenset(entry.args) - entry.optional} == {frozenset(arguments) for _, arguments in sends}
 
 
@@ -247,21 +247,21 @@ def test_logging_out_with_nobody_logged_in_has_the_class_of_none_as_its_sender(d
     client = Client()
     request = HttpRequest()
     request.session = client.session
-    with heard(catalog.signal(BUILTIN["user_logged_out"])) as sends:
+    with heard(catalog.import_signal(BUILTIN_SIGNALS["user_logged_out"])) as sends:
         logout(request)
 
     assert [(type(None), None)] == [(sender, arguments["user"]) for sender, arguments in sends]
 
 
 def test_a_failed_login_without_a_request_carries_none_as_its_request(db: None) -> None:
-    with heard(catalog.signal(BUILTIN["user_login_failed"])) as sends:
+    with heard(catalog.import_signal(BUILTIN_SIGNALS["user_login_failed"])) as sends:
         assert authenticate(username="ann", password="wrong") is None
 
     assert [("django.contrib.auth", None)] == [(sender, arguments["request"]) for sender, arguments in sends]
 
 
 def test_a_rendered_template_is_sender_and_argument(db: None) -> None:
-    with heard(catalog.signal(BUILTIN["template_rendered"])) as sends:
+    with heard(catalog.import_signal(BUILTIN_SIGNALS["template_rendered"])) as sends:
         render_a_template("")
 
     [(sender, arguments)] = sends
@@ -287,32 +287,32 @@ def test_every_signal_of_the_catalogue_is_sent_by_a_test() -> None:
 
 def test_an_entry_leads_to_its_signal_by_its_name() -> None:
     for name in SENT:
-        entry = BUILTIN[name]
+        entry = BUILTIN_SIGNALS[name]
         assert entry.name == name == entry.path.rpartition(".")[2]
-        assert isinstance(catalog.signal(entry), Signal)
+        assert isinstance(catalog.import_signal(entry), Signal)
 
 
 def test_setting_changed_is_the_signal_that_the_test_tools_send() -> None:
     from django.test import signals
 
-    assert signals.setting_changed is catalog.signal(BUILTIN["setting_changed"])
+    assert signals.setting_changed is catalog.import_signal(BUILTIN_SIGNALS["setting_changed"])
 
 
 def test_the_order_is_that_of_the_groups() -> None:
-    groups = list(dict.fromkeys(entry.group for entry in BUILTIN.values()))
+    groups = list(dict.fromkeys(entry.group for entry in BUILTIN_SIGNALS.values()))
     tasks = ["task"] if django.VERSION >= (6, 0) else []
     assert ["auth", "model", "request", "management", "test", "database", *tasks, "bulk"] == groups
 
 
 def test_partners_are_each_others_and_of_one_group() -> None:
-    for entry in BUILTIN.values():
-        if entry.partner:
-            assert entry.name == BUILTIN[entry.partner].partner
-            assert entry.group == BUILTIN[entry.partner].group
+    for entry in BUILTIN_SIGNALS.values():
+        if entry.counterpart:
+            assert entry.name == BUILTIN_SIGNALS[entry.counterpart].counterpart
+            assert entry.group == BUILTIN_SIGNALS[entry.counterpart].group
 
 
 def test_optional_arguments_are_arguments() -> None:
-    for entry in BUILTIN.values():
+    for entry in BUILTIN_SIGNALS.values():
         assert entry.optional <= set(entry.args)
 
 
@@ -320,13 +320,13 @@ def test_bulk_operations_have_no_signal_and_asking_for_it_says_so() -> None:
     assert ["bulk_create", "bulk_update", "update", "bulk_delete"] == BULK
     for name in BULK:
         with pytest.raises(ValueError, match=f"'{name}' has no Signal object"):
-            catalog.signal(BUILTIN[name])
+            catalog.import_signal(BUILTIN_SIGNALS[name])
 
 
 def test_a_path_that_leads_nowhere_is_an_import_error() -> None:
-    lost: Entry = replace(BUILTIN["post_save"], path="django.db.models.signals.post_sive")
+    lost: SignalInfo = replace(BUILTIN_SIGNALS["post_save"], path="django.db.models.signals.post_sive")
     with pytest.raises(ImportError, match="post_sive"):
-        catalog.signal(lost)
+        catalog.import_signal(lost)
 
 
 def test_reading_the_catalogue_imports_nothing_of_the_test_tools() -> None:

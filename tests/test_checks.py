@@ -131,7 +131,7 @@ def test_what_cannot_be_asked_what_to_keep_is_an_error(keep: Any, what: str | No
     with override_settings(SIGNALBOX={"KEEP": keep}):
         expected = f'SIGNALBOX["KEEP"] is {keep!r}, which {what}: every event is kept.'
         assert ([] if what is None else [("signalbox.E002", expected)]) == [
-            (id_, message) for id_, message, _ in found(checks.check_keep)
+            (id_, message) for id_, message, _ in found(checks.check_event_processor)
         ]
 
 
@@ -140,7 +140,7 @@ def test_standing_behind_other_apps_is_a_warning_that_names_them(monkeypatch: py
     moved = {label: configs[label] for label in [*[label for label in configs if label != "signalbox"], "signalbox"]}
     monkeypatch.setattr(apps, "app_configs", moved)
 
-    [(id_, message, hint)] = found(checks.check_place)
+    [(id_, message, hint)] = found(checks.check_installation_order)
     assert ("signalbox.W001", 'Put "signalbox" first in INSTALLED_APPS.') == (id_, hint)
     assert "django.contrib.admin" in message
     assert "tests.shop" in message
@@ -158,7 +158,7 @@ def test_standing_behind_other_apps_is_a_warning_that_names_them(monkeypatch: py
 )
 def test_the_middleware_stands_first(middleware: list[str], expected: list[str]) -> None:
     with override_settings(MIDDLEWARE=middleware):
-        messages = found(checks.check_place)
+        messages = found(checks.check_installation_order)
 
     assert expected == [id_ for id_, _, _ in messages]
     assert [f'Put "{OURS}" first in MIDDLEWARE.'] * len(expected) == [hint for _, _, hint in messages]

@@ -51,7 +51,7 @@ async def index(sender, instance, **kwargs): ...
 @pytest.fixture
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    process_recording.be_quiet()
+    process_recording.disable_recording_for_process()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield

@@ -75,51 +75,53 @@ def test_each_key_has_values_to_be_tried_here() -> None:
 
 @pytest.mark.parametrize(("key", "value"), pairs(RIGHT))
 def test_a_right_value_is_taken(key: str, value: Any) -> None:
-    assert [] == conf.problems({key: value})
-    taken = getattr(conf.read({key: value}), key)
+    assert [] == conf.get_errors({key: value})
+    taken = getattr(conf.parse({key: value}), key)
     assert (set(value) == set(taken)) if isinstance(value, (list, tuple, set)) else value == taken
 
 
 @pytest.mark.parametrize(("key", "value"), pairs(WRONG))
 def test_a_wrong_value_is_told_and_the_default_stands(key: str, value: Any) -> None:
-    [(about, problem, remedy)] = conf.problems({key: value})
+    [(about, problem, remedy)] = conf.get_errors({key: value})
 
     assert key == about
     assert f"SIGNALBOX[{key!r}] is " in problem
     assert "was expected." in problem
     assert remedy
-    assert getattr(Config(), key) == getattr(conf.read({key: value}), key)
+    assert getattr(Config(), key) == getattr(conf.parse({key: value}), key)
 
 
 @pytest.mark.parametrize("key", conf.KEYS)
 def test_the_default_of_each_key_is_a_right_value(key: str) -> None:
-    assert [] == conf.problems({key: getattr(Config(), key)})
+    assert [] == conf.get_errors({key: getattr(Config(), key)})
 
 
 def test_a_key_that_is_nearly_right_is_suggested() -> None:
-    assert [("REKORD", "SIGNALBOX has no key 'REKORD'.", "Did you mean 'RECORD'?")] == conf.problems({"REKORD": "all"})
-    assert "Did you mean 'ON_ERROR'?" == conf.problems({"on_error": "log"})[0][2]
+    assert [("REKORD", "SIGNALBOX has no key 'REKORD'.", "Did you mean 'RECORD'?")] == conf.get_errors(
+        {"REKORD": "all"}
+    )
+    assert "Did you mean 'ON_ERROR'?" == conf.get_errors({"on_error": "log"})[0][2]
 
 
 def test_a_key_that_is_like_none_is_answered_with_those_that_there_are() -> None:
-    [(_, _, remedy)] = conf.problems({"zzz": 1})
+    [(_, _, remedy)] = conf.get_errors({"zzz": 1})
     assert [] == [key for key in conf.KEYS if key not in remedy]
 
 
 @pytest.mark.parametrize("raw", ["all", ["RECORD"], 1, True])
 def test_a_setting_that_is_no_dict_is_told_and_the_defaults_stand(raw: object) -> None:
-    [(key, problem, remedy)] = conf.problems(raw)
+    [(key, problem, remedy)] = conf.get_errors(raw)
     assert ("", True, True) == (key, "a dict was expected" in problem, "SIGNALBOX = {" in remedy)
-    assert Config() == conf.read(raw)
+    assert Config() == conf.parse(raw)
 
 
 def test_no_setting_is_all_defaults() -> None:
-    assert [] == conf.problems(None) == conf.problems({})
-    assert Config() == conf.read(None) == conf.read({})
+    assert [] == conf.get_errors(None) == conf.get_errors({})
+    assert Config() == conf.parse(None) == conf.parse({})
 
 
 def test_what_is_wrong_does_not_take_what_is_right_with_it() -> None:
-    read = conf.read({"ON_ERROR": "raise", "BULK": "wrong", "NOTHING": 1})
+    read = conf.parse({"ON_ERROR": "raise", "BULK": "wrong", "NOTHING": 1})
     assert ("raise", "keys") == (read.ON_ERROR, read.BULK)
 
 
@@ -135,25 +137,25 @@ def test_what_is_wrong_does_not_take_what_is_right_with_it() -> None:
     ],
 )
 def test_what_is_right_of_what_is_to_be_kept_secret_stays(key: str, value: Any, right: Any) -> None:
-    assert [key] == [about for about, _, _ in conf.problems({key: value})]
-    assert right == getattr(conf.read({key: value}), key)
+    assert [key] == [about for about, _, _ in conf.get_errors({key: value})]
+    assert right == getattr(conf.parse({key: value}), key)
 
 
 def test_a_problem_does_not_show_what_may_be_a_secret() -> None:
-    [(_, problem, _)] = conf.problems({"REDACT": {"password": "s3cr3t"}})
+    [(_, problem, _)] = conf.get_errors({"REDACT": {"password": "s3cr3t"}})
     assert ("s3cr3t" in problem, "a dict" in problem) == (False, True)
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.none(), st.text(), st.integers(), st.lists(st.integers()))))
 def test_no_setting_raises(raw: dict[str, Any]) -> None:
-    conf.problems(raw)
-    conf.read(raw)
+    conf.get_errors(raw)
+    conf.parse(raw)
 
 
 @given(st.dictionaries(st.sampled_from(conf.KEYS), st.one_of(st.none(), st.text(), st.integers(), st.lists(st.text()))))
 def test_no_value_raises_and_what_is_read_is_right(raw: dict[str, Any]) -> None:
-    read = conf.read(raw)
-    assert [] == conf.problems({key: getattr(read, key) for key in conf.KEYS})
+    read = conf.parse(raw)
+    assert [] == conf.get_errors({key: getattr(read, key) for key in conf.KEYS})
 
 
 def test_the_setting_is_read_when_it_is_used() -> None:

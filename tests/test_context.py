@@ -63,7 +63,7 @@ def test_no_header_raises(header: str) -> None:
 
 def test_a_trace_is_carried_on_by_a_valid_traceparent() -> None:
     trace = Trace("work", "export")
-    found = tracing.parse_traceparent(tracing.traceparent(trace))
+    found = tracing.parse_traceparent(tracing.build_traceparent(trace))
 
     assert found is not None
     assert trace.id == found[0]
@@ -77,7 +77,7 @@ def test_events_are_numbered_in_order_within_a_trace() -> None:
     spans = [trace.next_span() for _ in range(3)]
 
     assert [spans[0], spans[0] + 1, spans[0] + 2] == spans
-    assert 3 == trace.numbered()
+    assert 3 == trace.count_events()
 
 
 def test_two_processes_of_one_trace_do_not_number_alike() -> None:
@@ -94,77 +94,79 @@ def test_a_span_fits_a_bigint() -> None:
 
 
 def test_traces_nest_and_each_is_current_until_it_is_left() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     with signalbox.trace("outer") as outer:
         with signalbox.trace("inner") as inner:
-            assert tracing.current() is inner
-        assert tracing.current() is outer
-    assert tracing.current() is before
+            assert tracing.get_current_trace() is inner
+        assert tracing.get_current_trace() is outer
+    assert tracing.get_current_trace() is before
 
 
 def test_a_trace_that_fails_is_left_as_well() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     with pytest.raises(ValueError, match="no coal"), signalbox.trace("outer") as trace:
         raise ValueError("no coal")
 
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     assert "failed" == trace.status
 
 
 def test_leaving_an_outer_trace_leaves_the_inner_ones() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     outer, inner = Trace("work", "outer"), Trace("work", "inner")
-    tracing.enter(outer)
-    tracing.enter(inner)
+    tracing.activate(outer)
+    tracing.activate(inner)
 
-    assert tracing.leave(outer)
-    assert tracing.current() is before
-    assert not tracing.leave(inner)
-    assert tracing.current() is before
+    assert tracing.deactivate(outer)
+    assert tracing.get_current_trace() is before
+    assert not tracing.deactivate(inner)
+    assert tracing.get_current_trace() is before
 
 
 def test_a_new_thread_belongs_to_no_trace() -> None:
     seen = []
     with signalbox.trace("main", actor="ann"):
-        thread = threading.Thread(target=lambda: seen.append((tracing.current(), tracing.current().actor())))
+        thread = threading.Thread(
+            target=lambda: seen.append((tracing.get_current_trace(), tracing.get_current_trace().get_actor()))
+        )
         thread.start()
         thread.join()
 
-    assert [(tracing.process(), None)] == seen
+    assert [(tracing.get_process_trace(), None)] == seen
 
 
 def test_what_an_event_loop_and_its_threads_do_belongs_to_the_trace_around() -> None:
     async def work() -> list[Trace]:
-        return [tracing.current(), await sync_to_async(tracing.current)()]
+        return [tracing.get_current_trace(), await sync_to_async(tracing.get_current_trace)()]
 
     with signalbox.trace("around") as trace:
         assert [trace, trace] == async_to_sync(work)()
 
 
 def test_outside_of_every_trace_it_is_the_process_s() -> None:
-    current = contextvars.Context().run(tracing.current)
+    current = contextvars.Context().run(tracing.get_current_trace)
 
-    assert tracing.process() is current
-    assert tracing.is_ambient(current)
+    assert tracing.get_process_trace() is current
+    assert tracing.is_process_trace(current)
     assert "process" == current.kind
 
 
 def test_the_process_s_trace_is_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_process", None)
+    monkeypatch.setattr(tracing, "_process_trace", None)
     monkeypatch.setattr("sys.argv", ["/srv/import.py", "--password=hunter2", "x"])
-    assert "import.py --password=[redacted]" == tracing.process().name
+    assert "import.py --password=[redacted]" == tracing.get_process_trace().name
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_has_a_trace_of_its_own_and_leaves_the_parent_s_events_to_it() -> None:
     with signalbox.trace("parent") as trace:
         trace.pending.append(None)  # type: ignore[arg-type]
-        before, process = trace.next_span(), tracing.process()
+        before, process = trace.next_span(), tracing.get_process_trace()
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             ok = trace.pending == [] and trace.next_span() >> tracing.SPAN_BITS != before >> tracing.SPAN_BITS
-            ok = ok and tracing.process() is not process
+            ok = ok and tracing.get_process_trace() is not process
             os.write(writing, b"1" if ok else b"0")
             os._exit(0)
         os.waitpid(child, 0)
@@ -197,7 +199,7 @@ def user(**fields: Any) -> User:
     ],
 )
 def test_an_actor_is_a_user_who_has_logged_in_or_a_text(given_: object, actor: Actor | None) -> None:
-    assert actor == tracing.actor_of(given_)
+    assert actor == tracing.actor_from_user(given_)
 
 
 def test_a_user_without_a_name_of_its_own_is_told_by_its_key() -> None:
@@ -205,7 +207,7 @@ def test_a_user_without_a_name_of_its_own_is_told_by_its_key() -> None:
         is_authenticated = True
         pk = "service-7"
 
-    assert Actor(key="service-7", label="") == tracing.actor_of(Token())
+    assert Actor(key="service-7", label="") == tracing.actor_from_user(Token())
 
 
 @pytest.mark.django_db
@@ -213,7 +215,7 @@ def test_a_user_whose_name_was_not_loaded_is_not_loaded_for_it(django_assert_num
     pk = User.objects.create_user("ann").pk
     deferred = User.objects.defer("username").get(pk=pk)
     with django_assert_num_queries(0):
-        assert Actor(key=str(pk), label="") == tracing.actor_of(deferred)
+        assert Actor(key=str(pk), label="") == tracing.actor_from_user(deferred)
 
 
 def request_of(**attributes: Any) -> tuple[Trace, HttpRequest]:
@@ -221,19 +223,19 @@ def request_of(**attributes: Any) -> tuple[Trace, HttpRequest]:
     for name, value in attributes.items():
         setattr(request, name, value)
     trace = Trace("request", "GET /")
-    trace.bind(request)
+    trace.bind_request(request)
     return trace, request
 
 
 def test_a_request_s_user_is_its_actor_and_one_that_comes_late_counts() -> None:
     trace, request = request_of()
-    assert trace.actor() is None
+    assert trace.get_actor() is None
     request.user = user()
-    assert Actor(key="7", label="ann") == trace.actor()
+    assert Actor(key="7", label="ann") == trace.get_actor()
     request.user = user(pk=8, username="ben")
-    assert Actor(key="8", label="ben") == trace.actor()
+    assert Actor(key="8", label="ben") == trace.get_actor()
     request.user = AnonymousUser()
-    assert trace.actor() is None
+    assert trace.get_actor() is None
 
 
 def test_a_lazy_user_whom_nobody_asked_for_stays_unasked() -> None:
@@ -244,10 +246,10 @@ def test_a_lazy_user_whom_nobody_asked_for_stays_unasked() -> None:
         return user()
 
     trace, request = request_of(user=SimpleLazyObject(load))
-    assert (None, []) == (trace.actor(), asked)
+    assert (None, []) == (trace.get_actor(), asked)
 
     bool(request.user.is_authenticated)
-    assert Actor(key="7", label="ann") == trace.actor()
+    assert Actor(key="7", label="ann") == trace.get_actor()
     assert [1] == asked
 
 
@@ -255,34 +257,34 @@ def test_a_lazy_user_whom_nobody_asked_for_stays_unasked() -> None:
 def test_a_user_whom_the_request_keeps_aside_counts(name: str) -> None:
     trace, _ = request_of(user=SimpleLazyObject(lambda: pytest.fail("asked")), **{name: user()})
 
-    assert Actor(key="7", label="ann") == trace.actor()
+    assert Actor(key="7", label="ann") == trace.get_actor()
 
 
 def test_an_actor_that_was_set_goes_before_the_request_s_user() -> None:
     trace, _ = request_of(user=user())
     assert trace.set_actor(BEN) is None
-    assert BEN == trace.actor()
+    assert BEN == trace.get_actor()
     assert BEN == trace.set_actor(None)
-    assert Actor(key="7", label="ann") == trace.actor()
+    assert Actor(key="7", label="ann") == trace.get_actor()
 
 
 def test_who_logged_out_is_still_whose_trace_it_was() -> None:
     trace, request = request_of(user=user())
-    trace.actor()
+    trace.get_actor()
     request.user = AnonymousUser()
-    trace.settle_actor()
+    trace.freeze_actor()
 
-    assert Actor(key="7", label="ann") == trace.actor()
+    assert Actor(key="7", label="ann") == trace.get_actor()
 
 
 def test_acting_holds_within_its_block() -> None:
     with signalbox.trace("work", actor="ann") as trace:
-        with tracing.acting(BEN):
-            assert BEN == trace.actor()
-        assert ANN == trace.actor()
-        with pytest.raises(ValueError, match="x"), tracing.acting(BEN):
+        with tracing.override_actor(BEN):
+            assert BEN == trace.get_actor()
+        assert ANN == trace.get_actor()
+        with pytest.raises(ValueError, match="x"), tracing.override_actor(BEN):
             raise ValueError("x")
-        assert ANN == trace.actor()
+        assert ANN == trace.get_actor()
 
 
 def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> None:
@@ -291,7 +293,7 @@ def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> 
     def work(name: str, ready: threading.Barrier) -> None:
         signalbox.set_actor(name)
         ready.wait(timeout=10)
-        seen.append((name, tracing.current().actor()))
+        seen.append((name, tracing.get_current_trace().get_actor()))
 
     ready = threading.Barrier(2)
     threads = [threading.Thread(target=work, args=(name, ready)) for name in ("ann", "ben")]
@@ -301,15 +303,15 @@ def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> 
         thread.join()
 
     assert [("ann", ANN), ("ben", BEN)] == sorted(seen)
-    assert contextvars.Context().run(tracing.process().actor) is None
+    assert contextvars.Context().run(tracing.get_process_trace().get_actor) is None
 
 
 def test_an_actor_that_was_set_outside_of_every_trace_is_taken_back() -> None:
     def work() -> list[Actor | None]:
         signalbox.set_actor("ann")
-        first = tracing.current().actor()
+        first = tracing.get_current_trace().get_actor()
         signalbox.set_actor(None)
-        return [first, tracing.current().actor()]
+        return [first, tracing.get_current_trace().get_actor()]
 
     assert [ANN, None] == contextvars.Context().run(work)
 
@@ -318,6 +320,6 @@ def test_an_actor_ends_with_its_trace() -> None:
     def work() -> Actor | None:
         with signalbox.trace("a"):
             signalbox.set_actor("ann")
-        return tracing.current().actor()
+        return tracing.get_current_trace().get_actor()
 
     assert contextvars.Context().run(work) is None

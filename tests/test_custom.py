@@ -47,14 +47,14 @@ def imported() -> Iterator[Any]:
 
 
 def recorded() -> list[str]:
-    return [event.signal for event in Event.objects.filter(trace_id=tracing.current().id).order_by("span")]
+    return [event.signal for event in Event.objects.filter(trace_id=tracing.get_current_trace().id).order_by("span")]
 
 
 @pytest.mark.django_db
 def test_a_sender_that_is_a_text_is_told_without_secrets() -> None:
     order_paid.send(sender="postgres://ada:hunter2@host/db?password=hunter2")
 
-    [event] = Event.objects.filter(trace_id=tracing.current().id)
+    [event] = Event.objects.filter(trace_id=tracing.get_current_trace().id)
     assert "postgres://ada:[redacted]@host/db?password=[redacted]" == event.sender
 
 
@@ -62,7 +62,7 @@ def test_a_sender_that_is_a_text_is_told_without_secrets() -> None:
 def test_a_signal_in_a_module_of_an_installed_app_is_recorded_by_its_dotted_name() -> None:
     order_paid.send(sender="till", number="A-1")
 
-    [event] = Event.objects.filter(trace_id=tracing.current().id)
+    [event] = Event.objects.filter(trace_id=tracing.get_current_trace().id)
     assert ("tests.shop.signals.order_paid", "till", {"number": "A-1"}) == (
         event.signal,
         event.sender,

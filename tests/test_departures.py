@@ -16,7 +16,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.core import tracing
-from signalbox.core.event import Draft, Outcome
+from signalbox.core.event import PendingEvent, Outcome
 from signalbox.models import Event, Trace
 from signalbox.pipeline import exporter, writer
 from signalbox.serialization import encoder
@@ -39,10 +39,10 @@ def ready() -> Iterator[None]:
     """A connection, nothing that waits, and a signal of no transaction."""
     signalbox.track(bell, "tests.bell")
     here().ensure_connection()
-    exporter.forget()  # that the connection was opened
-    tracing.process().pending.clear()
+    exporter.discard_pending()  # that the connection was opened
+    tracing.get_process_trace().pending.clear()
     yield
-    exporter.forget()
+    exporter.discard_pending()
 
 
 def rung() -> list[str]:
@@ -55,7 +55,7 @@ def ring(name: str) -> None:
 
 def test_an_event_outside_of_every_trace_leaves_at_once() -> None:
     ring("a")
-    assert not exporter.waiting()
+    assert not exporter.has_pending()
     assert ["a"] == rung()
 
 
@@ -72,9 +72,9 @@ def test_a_traces_events_leave_together_when_it_ends() -> None:
 def test_a_traces_row_is_written_once() -> None:
     with signalbox.trace("work") as trace:
         ring("a")
-    tracing.enter(trace)
+    tracing.activate(trace)
     ring("late")
-    tracing.leave(trace)
+    tracing.deactivate(trace)
     assert ["a", "late"] == rung()
     assert 1 == Trace.objects.filter(trace_id=trace.id).count()
 
@@ -88,16 +88,16 @@ def test_a_trace_in_which_nothing_happened_has_no_row() -> None:
 def test_an_event_in_a_transaction_leaves_after_it_whatever_becomes_of_it() -> None:
     with transaction.atomic():
         ring("a")
-        assert exporter.waiting()
+        assert exporter.has_pending()
         transaction.set_rollback(True)
-    assert not exporter.waiting()
+    assert not exporter.has_pending()
     assert ["a"] == rung()
 
 
 def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
     async def work() -> None:
         await bell.asend(None, name="a")
-        assert exporter.waiting()
+        assert exporter.has_pending()
 
     asyncio.run(work())
     ring("b")
@@ -109,7 +109,7 @@ def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.Monke
     with signalbox.trace("serve", kind=kind):
         ring("a")
         assert [] == rung()
-        later = tracing.now() + exporter.PATIENCE
+        later = tracing.now() + exporter.LONG_TRACE_NS
         monkeypatch.setattr(tracing, "now", lambda: later)
         ring("b")
         assert ["a", "b"] == rung()
@@ -130,9 +130,9 @@ def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
     assert "caf�" + "x" * 60 == event.database
 
 
-def refused() -> Draft:
+def refused() -> PendingEvent:
     """An event that no database takes: it has no key, not even an empty one."""
-    draft = Draft(tracing.now(), tracing.current(), None, "tests.refused", "", "default")
+    draft = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.refused", "", "default")
     draft.key = None  # type: ignore[assignment]
     draft.outcome = Outcome.SENT
     return draft
@@ -140,16 +140,16 @@ def refused() -> Draft:
 
 @pytest.mark.every_database
 def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    before = writer.tally.dropped
+    before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"), signalbox.trace("work") as trace:
         for name in "abc":
             ring(name)
-            exporter.depart(refused())
+            exporter.enqueue(refused())
         ring("d")
-    assert not exporter.waiting()
+    assert not exporter.has_pending()
     assert ["a", "b", "c", "d"] == rung()
     assert 1 == Trace.objects.filter(trace_id=trace.id).count()
-    assert 3 == writer.tally.dropped - before
+    assert 3 == writer.write_stats.dropped - before
     assert 3 == sum("could not be written and is dropped" in record.message for record in caplog.records)
     ring("e")
     assert ["a", "b", "c", "d", "e"] == rung()
@@ -167,16 +167,16 @@ def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: p
 def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
     with signalbox.trace("work"):
         ring("a")
-        draft = tracing.current().pending[0]
-        exporter.show()
+        draft = tracing.get_current_trace().pending[0]
+        exporter.flush_for_read()
     ring("b")
     assert ["a", "b"] == rung()
     draft.args = {"name": "late"}
     other = refused()
-    other.written, other.runs = "default", [None]  # type: ignore[list-item]
-    draft.trace.late.extend((other, draft))
-    exporter.hurry(draft.trace)
-    assert not exporter.waiting()
+    other.written_to, other.receiver_calls = "default", [None]  # type: ignore[list-item]
+    draft.trace.updates.extend((other, draft))
+    exporter.flush_trace(draft.trace)
+    assert not exporter.has_pending()
     assert ["b", "late"] == rung()
 
 
@@ -186,7 +186,7 @@ def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> 
     with block:
         with signalbox.trace("work"):
             ring("a")
-            exporter.depart(refused())
+            exporter.enqueue(refused())
             ring("b")
         assert ["a", "b"] == rung()
 
@@ -194,7 +194,7 @@ def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> 
 @pytest.mark.parametrize("kind", ["request", "test"])
 def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with signalbox.trace("slow", kind=kind):
-        later = tracing.now() + exporter.PATIENCE
+        later = tracing.now() + exporter.LONG_TRACE_NS
         monkeypatch.setattr(tracing, "now", lambda: later)
         ring("a")
         assert [] == written()
@@ -211,9 +211,9 @@ def written() -> list[str]:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few events are many."""
-    monkeypatch.setattr(exporter, "SPILL", 5)
-    monkeypatch.setattr(exporter, "MOST_AT_ONCE", 3)
-    monkeypatch.setattr(exporter, "MOST_WAITING", 20)
+    monkeypatch.setattr(exporter, "FLUSH_THRESHOLD", 5)
+    monkeypatch.setattr(exporter, "MAX_BATCH_ROWS", 3)
+    monkeypatch.setattr(exporter, "MAX_PENDING", 20)
 
 
 @pytest.mark.every_database
@@ -243,27 +243,27 @@ def test_events_that_many_wait_within_a_transaction_leave_after_it() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_more_events_than_may_wait_within_a_transaction_are_dropped_the_oldest_first() -> None:
-    before = writer.tally.dropped
+    before = writer.write_stats.dropped
     with signalbox.trace("many", kind="request") as trace, transaction.atomic():
         for number in range(100):
             ring(f"{number:03}")
         assert len(trace.pending) <= 20
-    left = 100 - (writer.tally.dropped - before)
+    left = 100 - (writer.write_stats.dropped - before)
     assert [f"{number:03}" for number in range(100)][-left:] == rung()
 
 
 @pytest.mark.usefixtures("few")
 def test_more_events_than_may_wait_within_a_loop_are_dropped_the_oldest_first() -> None:
-    before = writer.tally.dropped
+    before = writer.write_stats.dropped
 
     async def work() -> None:
         for number in range(100):
             await bell.asend(None, name=f"{number:03}")
-        assert len(tracing.current().pending) <= 20
+        assert len(tracing.get_current_trace().pending) <= 20
 
     with signalbox.trace("many", kind="request"):
         asyncio.run(work())
-    left = 100 - (writer.tally.dropped - before)
+    left = 100 - (writer.write_stats.dropped - before)
     assert 10 <= left <= 20
     assert [f"{number:03}" for number in range(100)][-left:] == rung()
 
@@ -296,11 +296,11 @@ def away() -> Iterator[None]:
 def test_events_wait_for_a_database_that_is_away() -> None:
     for name in "abc":
         ring(name)
-    assert exporter.waiting()
+    assert exporter.has_pending()
     assert not here().connection.in_transaction
     with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
-    exporter.drain()
+    exporter.flush()
     assert ["a", "b", "c"] == rung()
 
 
@@ -308,27 +308,27 @@ def test_events_wait_for_a_database_that_is_away() -> None:
 def test_the_oldest_are_dropped_when_too_many_wait(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exporter, "MOST_WAITING", 20)
-    before = writer.tally.dropped
+    monkeypatch.setattr(exporter, "MAX_PENDING", 20)
+    before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         for number in range(30):
             ring(f"{number:02}")
-    waiting = 30 - (writer.tally.dropped - before)
+    waiting = 30 - (writer.write_stats.dropped - before)
     assert 18 <= waiting <= 20
     assert "waited too long" in caplog.text
     with here().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
-    exporter.drain()
+    exporter.flush()
     assert [f"{number:02}" for number in range(30)][-waiting:] == rung()
 
 
 def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "MOST_WAITING", 20)
-    monkeypatch.setattr(writer, "_ready", {("default", str(here().settings_dict["NAME"])): sys.float_info.max})
-    before = writer.tally.dropped
+    monkeypatch.setattr(exporter, "MAX_PENDING", 20)
+    monkeypatch.setattr(writer, "_table_checks", {("default", str(here().settings_dict["NAME"])): sys.float_info.max})
+    before = writer.write_stats.dropped
     for number in range(30):
         ring(str(number))
-    assert 10 <= writer.tally.dropped - before <= 12
+    assert 10 <= writer.write_stats.dropped - before <= 12
 
 
 def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connection() -> None:
@@ -340,11 +340,11 @@ def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connectio
         rows.execute("SELECT * FROM shop_tag")
         rows.fetchone()
         ring("a")
-        assert exporter.waiting()
+        assert exporter.has_pending()
         assert not here().connection.in_transaction
     with here().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 20000")
-    exporter.drain()
+    exporter.flush()
     assert ["a"] == rung()
 
 
@@ -365,7 +365,7 @@ def test_threads_that_share_a_trace_lose_nothing_and_tell_nothing_twice() -> Non
             thread.join()
     finally:
         sys.setswitchinterval(interval)
-    exporter.drain()
+    exporter.flush()
     assert sorted(f"{name} {number}" for name in "abc" for number in range(100)) == rung()
 
 

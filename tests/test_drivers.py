@@ -13,19 +13,21 @@ from django.db import connection, transaction
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
 from signalbox.core import tracing
-from signalbox.core.event import Draft, Outcome
+from signalbox.core.event import PendingEvent, Outcome
 from signalbox.pipeline import backends, batches, writer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def a_trace() -> batches.Batch:
-    return batches.Batch(traces=[writer.trace_row(tracing.Trace("work", "stocktaking"))])
+    return batches.Batch(traces=[writer.build_trace_row(tracing.Trace("work", "stocktaking"))])
 
 
 def events(*signals: str) -> batches.Batch:
-    drafts = [Draft(tracing.now(), tracing.current(), None, signal, "", "default") for signal in signals]
-    return batches.Batch(events=writer.event_rows(drafts, Outcome.SENT))
+    drafts = [
+        PendingEvent(tracing.now(), tracing.get_current_trace(), None, signal, "", "default") for signal in signals
+    ]
+    return batches.Batch(events=writer.build_event_rows(drafts, Outcome.SENT))
 
 
 def a_request() -> batches.Batch:
@@ -47,7 +49,7 @@ def said_by_postgresql() -> Iterator[list[str]]:
             "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "INSERT INTO told VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$"
         )
-        for table in (batches.EVENT, batches.TRACE):
+        for table in (batches.EVENT_TABLE, batches.TRACE_TABLE):
             cursor.execute(f"CREATE TRIGGER tell BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION tell()")
     try:
         yield said
@@ -94,7 +96,10 @@ class Told:
         )
         self.connection.ensure_connection()
         raw: Any = self.connection.connection
-        for table, columns in ((batches.EVENT, batches.EVENT_COLUMNS), (batches.TRACE, batches.TRACE_COLUMNS)):
+        for table, columns in (
+            (batches.EVENT_TABLE, batches.EVENT_COLUMNS),
+            (batches.TRACE_TABLE, batches.TRACE_COLUMNS),
+        ):
             raw.execute(f"CREATE TABLE {table} ({', '.join(name for name, _ in columns)}, CHECK (data <> 'refused'))")
         self.statements: list[str] = []
         raw.set_trace_callback(self.statements.append)
@@ -131,7 +136,7 @@ def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request
     mode: str, batch: Callable[[], batches.Batch], set_to: str
 ) -> None:
     with told(mode) as file:
-        backends.write(file.connection, batch(), commit=False)
+        backends.write(file.connection, batch(), with_commit=False)
         assert set_to == file.while_inserting()
         assert 2 == file.synchronous()
 
@@ -139,7 +144,7 @@ def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request
 def test_sqlite_is_left_alone_in_the_application_s_own_transaction() -> None:
     with told("WAL") as file:
         file.connection.set_autocommit(False)
-        backends.write(file.connection, a_trace(), commit=False)
+        backends.write(file.connection, a_trace(), with_commit=False)
         assert "" == file.while_inserting()
         file.connection.rollback()
 
@@ -148,5 +153,5 @@ def test_sqlite_waits_for_the_disk_again_after_an_error() -> None:
     with told("WAL") as file:
         refused = batches.Batch(traces=[("refused",) * len(batches.TRACE_COLUMNS)])
         with pytest.raises(file.connection.Database.IntegrityError):
-            backends.write(file.connection, refused, commit=False)
+            backends.write(file.connection, refused, with_commit=False)
         assert 2 == file.synchronous()

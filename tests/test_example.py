@@ -19,7 +19,7 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, build_opener
 import pytest
 
 from signalbox.core import catalog
-from signalbox.core.catalog import BUILTIN
+from signalbox.core.catalog import BUILTIN_SIGNALS
 
 SITE = Path(__file__).parent.parent / "examples" / "builtinsignals"
 SOURCE = Path(catalog.__file__).parent.parent
@@ -170,7 +170,7 @@ def test_the_demo_records_every_signal_of_the_document(visit: Visit) -> None:
 def test_the_demo_prints_a_table_of_the_signals_in_the_order_of_the_document(visit: Visit) -> None:
     _, _, table = visit.output.partition("\nsignal ")
     rows = [line.split() for line in table.splitlines()[1:] if line][:-1]
-    expected = [name for name, entry in BUILTIN.items() if entry.group != "task"]
+    expected = [name for name, entry in BUILTIN_SIGNALS.items() if entry.group != "task"]
     assert [*expected, "post_published"] == [row[0] for row in rows]
     assert [] == [row for row in rows if int(row[2]) < 1]
 
@@ -271,7 +271,7 @@ def test_each_receiver_of_the_site_is_connected_once_and_none_is_shadowed(debug:
     written = functions("signals") + functions("early")
     assert [] == [name for name, times in Counter(written).items() if times > 1]
     assert sorted(written) == sorted(receiver for _, receiver in pairs)
-    every = {name for name, entry in BUILTIN.items() if entry.path and entry.group != "task"}
+    every = {name for name, entry in BUILTIN_SIGNALS.items() if entry.path and entry.group != "task"}
     assert every - {"template_rendered"} | {"post_published"} == {name for name, _ in pairs}
 
 
@@ -281,7 +281,7 @@ def test_every_receiver_of_the_site_runs(debug: str, tmp_path: Path) -> None:
     assert 0 == run.returncode, run.stderr
 
     banners = Counter(re.findall(r"^-- (\w+)", run.stderr, re.MULTILINE))
-    every = {name for name, entry in BUILTIN.items() if entry.path and entry.group != "task"}
+    every = {name for name, entry in BUILTIN_SIGNALS.items() if entry.path and entry.group != "task"}
     assert every - {"template_rendered"} | {"post_published"} == set(banners)
     # With one sender they run once per command, and flush sends post_migrate without a plan.
     assert (1, 2) == (banners["pre_migrate"], banners["post_migrate"])

@@ -15,16 +15,16 @@ import signalbox
 from signalbox.instrumentation import process
 from signalbox.models import Event
 from signalbox.queries import tail
-from signalbox.queries.filters import Filter, FilterError
-from signalbox.queries.id_gaps import GRACE, MOST, PATIENCE, Gaps, Running
-from signalbox.queries.tail import Follower, follow
+from signalbox.queries.filters import EventFilter, FilterError
+from signalbox.queries.id_gaps import SNAPSHOT_GRACE_SECONDS, MAX_GAPS, GAP_TIMEOUT, IdGapTracker, TransactionSnapshot
+from signalbox.queries.tail import EventFollower, follow
 from tests.rows import event, unsaved_event
 
 
 @pytest.fixture
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    process.be_quiet()
+    process.disable_recording_for_process()
     Event.objects.all().delete()
     yield
     signalbox.install()
@@ -43,87 +43,89 @@ def stopped() -> threading.Event:
 # ------------------------------------------------------------------ gaps
 
 
-def missing(gaps: Gaps, most: int) -> list[int]:
+def missing(gaps: IdGapTracker, most: int) -> list[int]:
     return [number for number in range(most) if number in gaps]
 
 
 def test_what_is_missing_between_ids_is_a_gap() -> None:
-    gaps = Gaps()
-    gaps.note(3, [4, 7, 8, 10], now=0)
+    gaps = IdGapTracker()
+    gaps.add(3, [4, 7, 8, 10], now=0)
     assert [5, 6, 9] == missing(gaps, 20)
 
 
 def test_what_was_found_is_no_gap_any_more() -> None:
-    gaps = Gaps()
-    gaps.note(0, [10], now=0)
-    gaps.fill([5, 1, 9])
+    gaps = IdGapTracker()
+    gaps.add(0, [10], now=0)
+    gaps.remove_ids([5, 1, 9])
     assert [2, 3, 4, 6, 7, 8] == missing(gaps, 20)
-    gaps.fill([])
-    gaps.fill(range(1, 10))
+    gaps.remove_ids([])
+    gaps.remove_ids(range(1, 10))
     assert 0 == len(gaps)
 
 
 @given(st.lists(st.integers(1, 60), unique=True).map(sorted), st.lists(st.sets(st.integers(1, 60)), max_size=5))
 def test_gaps_are_what_was_neither_seen_nor_found(seen: list[int], found: list[set[int]]) -> None:
-    gaps = Gaps()
-    gaps.note(0, seen, now=0)
+    gaps = IdGapTracker()
+    gaps.add(0, seen, now=0)
     for numbers in found:
-        gaps.fill(numbers)
+        gaps.remove_ids(numbers)
     expected = set(range(1, max(seen, default=0))) - set(seen) - {number for numbers in found for number in numbers}
     assert sorted(expected) == missing(gaps, 61)
 
 
 def test_a_gap_is_asked_for_at_once_and_ever_more_seldom() -> None:
-    gaps = Gaps()
-    gaps.note(0, [2], now=0)
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
     asked = []
     for tenth in range(36_000):
         now = tenth / 10
-        if due := gaps.due(now):
+        if due := gaps.get_due(now):
             asked.append(now)
-            gaps.judge(due, now, None)
+            gaps.update_checked(due, now, None)
     assert [0.0, 0.1, 0.2] == asked[:3]
     assert len(asked) < 120
-    assert max(after - before for before, after in pairwise(asked)) < PATIENCE / 8
+    assert max(after - before for before, after in pairwise(asked)) < GAP_TIMEOUT / 8
 
 
 def test_a_database_that_tells_nothing_is_waited_for_an_hour() -> None:
-    gaps = Gaps()
-    gaps.note(0, [2], now=0)
-    gaps.judge(gaps.due(1.0), 1.0, None)
-    gaps.judge(gaps.due(PATIENCE - 1), PATIENCE - 1, None)
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
+    gaps.update_checked(gaps.get_due(1.0), 1.0, None)
+    gaps.update_checked(gaps.get_due(GAP_TIMEOUT - 1), GAP_TIMEOUT - 1, None)
     assert 1 in gaps
-    late = PATIENCE * 9 / 8
-    gaps.judge(gaps.due(late), late, None)
+    late = GAP_TIMEOUT * 9 / 8
+    gaps.update_checked(gaps.get_due(late), late, None)
     assert 0 == len(gaps)
 
 
 def test_a_gap_waits_for_the_transactions_that_ran_when_it_was_seen_and_for_no_other() -> None:
-    gaps = Gaps()
-    gaps.note(0, [2], now=0)
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
     # Who has just taken an id may not be among the running ones yet: what ran is noted a moment later.
-    gaps.judge(gaps.due(0), 0, Running(oldest=100, upcoming=100))
+    gaps.update_checked(gaps.get_due(0), 0, TransactionSnapshot(xmin=100, xmax=100))
     assert 1 in gaps
-    gaps.judge(gaps.due(GRACE), GRACE, Running(oldest=100, upcoming=105))
+    gaps.update_checked(
+        gaps.get_due(SNAPSHOT_GRACE_SECONDS), SNAPSHOT_GRACE_SECONDS, TransactionSnapshot(xmin=100, xmax=105)
+    )
     assert 1 in gaps
-    gaps.judge(gaps.due(5 * PATIENCE), 5 * PATIENCE, Running(oldest=104, upcoming=900))
+    gaps.update_checked(gaps.get_due(5 * GAP_TIMEOUT), 5 * GAP_TIMEOUT, TransactionSnapshot(xmin=104, xmax=900))
     assert 1 in gaps
-    gaps.judge(gaps.due(9 * PATIENCE), 9 * PATIENCE, Running(oldest=105, upcoming=900))
+    gaps.update_checked(gaps.get_due(9 * GAP_TIMEOUT), 9 * GAP_TIMEOUT, TransactionSnapshot(xmin=105, xmax=900))
     assert 0 == len(gaps)
 
 
 def test_a_gap_that_was_not_asked_for_is_not_given_up() -> None:
-    gaps = Gaps()
-    gaps.note(0, [2], now=0)
-    gaps.judge([], 9 * PATIENCE, None)
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
+    gaps.update_checked([], 9 * GAP_TIMEOUT, None)
     assert 1 in gaps
 
 
 def test_gaps_take_a_bounded_place_in_memory() -> None:
-    gaps = Gaps()
-    gaps.note(0, range(2, 4 * MOST, 2), now=0)
-    assert MOST == len(gaps)
-    assert 4 * MOST - 3 in gaps
+    gaps = IdGapTracker()
+    gaps.add(0, range(2, 4 * MAX_GAPS, 2), now=0)
+    assert MAX_GAPS == len(gaps)
+    assert 4 * MAX_GAPS - 3 in gaps
 
 
 # ------------------------------------------------------------------ following
@@ -154,7 +156,7 @@ class TestFollowing:
         event(object_label="a")
         event(object_label="b", signal="update")
         event(object_label="c")
-        chosen = Filter(signal=("post_save",))
+        chosen = EventFilter(signal=("post_save",))
         assert ["a", "c"] == labels(list(follow(chosen, lines=2, stop=stopped())))
 
     def test_it_can_begin_after_an_event(self) -> None:
@@ -165,15 +167,15 @@ class TestFollowing:
         assert ["a", "b", "c"] == labels(list(follow(after=0, stop=stopped())))
 
     def test_it_yields_what_the_filter_wants_and_looks_at_nothing_twice(self) -> None:
-        follower = Follower(Filter(outcome=("failed",)))
+        follower = EventFollower(EventFilter(outcome=("failed",)))
         event(object_label="a")
         event(object_label="b", outcome="failed")
-        assert ["b"] == labels(follower.look())
+        assert ["b"] == labels(follower.poll())
         event(object_label="c", outcome="failed")
-        assert ["c"] == labels(follower.look())
+        assert ["c"] == labels(follower.poll())
 
     def test_a_backlog_comes_whole_and_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tail, "PAGE", 7)
+        monkeypatch.setattr(tail, "BATCH_SIZE", 7)
         Event._base_manager.bulk_create(unsaved_event(object_label=str(number)) for number in range(50))
         assert [str(number) for number in range(50)] == labels(list(follow(after=0, stop=stopped())))
 
@@ -185,7 +187,7 @@ class TestFollowing:
 
     def test_a_filter_by_kind_is_refused_as_it_could_not_be_kept(self) -> None:
         with pytest.raises(FilterError, match="kind is 'request'; none was expected: a trace that runs"):
-            follow(Filter(kind=("request",)))
+            follow(EventFilter(kind=("request",)))
 
     def test_stop_ends_a_wait_at_once(self) -> None:
         stop = threading.Event()
@@ -214,13 +216,13 @@ class TestFollowing:
 class TestADatabaseThatIsAway:
     @pytest.fixture(autouse=True)
     def _patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tail, "LATEST", 0.01)
-        monkeypatch.setattr(tail, "ATTEMPTS", 3)
+        monkeypatch.setattr(tail, "MAX_POLL_INTERVAL", 0.01)
+        monkeypatch.setattr(tail, "MAX_FAILED_POLLS", 3)
 
-    def failing(self, monkeypatch: pytest.MonkeyPatch, times: int) -> Follower:
+    def failing(self, monkeypatch: pytest.MonkeyPatch, times: int) -> EventFollower:
         """A follower whose database breaks off in the middle of a look, ``times`` times."""
-        follower = Follower(Filter(sender=("shop.Order",)))
-        original = follower._events
+        follower = EventFollower(EventFilter(sender=("shop.Order",)))
+        original = follower._fetch_events
         left = [times]
 
         def events(ids: list[int]) -> list[Event]:
@@ -229,7 +231,7 @@ class TestADatabaseThatIsAway:
                 raise OperationalError("the server closed the connection")
             return original(ids)
 
-        monkeypatch.setattr(follower, "_events", events)
+        monkeypatch.setattr(follower, "_fetch_events", events)
         return follower
 
     def test_it_is_asked_again_on_a_new_connection_and_nothing_is_missed(
@@ -239,7 +241,7 @@ class TestADatabaseThatIsAway:
         event(object_label="a")
         raw = connection.connection
         with caplog.at_level(logging.WARNING, "signalbox"):
-            assert ["a"] == labels(follower.look_patiently(threading.Event()))
+            assert ["a"] == labels(follower.poll_with_retry(threading.Event()))
         assert raw is not connection.connection
         assert 2 == caplog.text.count("Events can't be followed, trying again: the server closed the connection")
 
@@ -247,4 +249,4 @@ class TestADatabaseThatIsAway:
         follower = self.failing(monkeypatch, 3)
         event()
         with pytest.raises(OperationalError, match="the server closed the connection"):
-            follower.look_patiently(threading.Event())
+            follower.poll_with_retry(threading.Event())

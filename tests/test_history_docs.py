@@ -18,9 +18,9 @@ from django.test import override_settings
 from django.utils import timezone
 
 import signalbox
-from signalbox.dashboard.links import object_address
+from signalbox.dashboard.links import get_object_url
 from signalbox.instrumentation import model_metadata
-from signalbox.models import Event, microseconds
+from signalbox.models import Event, to_microseconds
 from tests.shop import models
 
 DOCS = Path(__file__).parent.parent / "docs" / "history.md"
@@ -47,7 +47,7 @@ def lived(db: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     told = list(signalbox.history(models.Order, 17))
     shift = 4100
     for number, event in enumerate(reversed(told), start=1):
-        moment = microseconds(START + dt.timedelta(minutes=number))
+        moment = to_microseconds(START + dt.timedelta(minutes=number))
         Event.objects.filter(pk=event.pk).update(id=F("id") + 10**6, time=moment)
         Event.objects.filter(pk=event.pk + 10**6).update(id=shift + number)
     return names
@@ -87,7 +87,7 @@ def test_the_settings_of_the_page_are_right() -> None:
     [setting] = [block for block in blocks("python") if block.startswith("SIGNALBOX")]
     names: dict[str, Any] = {}
     exec(setting, names)
-    assert [] == conf.problems(names["SIGNALBOX"])
+    assert [] == conf.get_errors(names["SIGNALBOX"])
 
 
 @pytest.mark.usefixtures("lived")
@@ -131,7 +131,7 @@ def test_a_model_that_another_replaces_is_named_with_it() -> None:
 
 
 def test_the_address_of_the_objects_page_is_the_one_that_is_told() -> None:
-    assert f"`{object_address('shop.Order', '17')}`" in DOCS.read_text()
+    assert f"`{get_object_url('shop.Order', '17')}`" in DOCS.read_text()
 
 
 @pytest.mark.django_db

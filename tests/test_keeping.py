@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
 @contextmanager
 def keep(judge: Any) -> Iterator[None]:
-    processors._complained.clear()
+    processors._logged_processors.clear()
     with override_settings(SIGNALBOX={"KEEP": judge}):
         yield
 
@@ -112,9 +112,9 @@ def test_what_is_no_callable_keeps_everything_and_says_so(caplog: pytest.LogCapt
 
 
 def test_the_checks_tell_what_is_no_callable() -> None:
-    [(key, message, _)] = conf.problems({"KEEP": 7})
+    [(key, message, _)] = conf.get_errors({"KEEP": 7})
     assert ("KEEP", True) == (key, "a callable or its dotted path was expected" in message)
-    assert [] == conf.problems({"KEEP": None})
+    assert [] == conf.get_errors({"KEEP": None})
 
 
 @pytest.mark.django_db(transaction=True)

@@ -95,7 +95,7 @@ def become(request: HttpRequest) -> HttpResponse:
 def stream(request: HttpRequest) -> StreamingHttpResponse:
     def rows() -> Iterator[bytes]:
         for name in ("first", "second"):
-            Tag.objects.create(name=f"{name} {tracing.current().id}")
+            Tag.objects.create(name=f"{name} {tracing.get_current_trace().id}")
             yield b"row"
 
     return StreamingHttpResponse(rows())
@@ -104,7 +104,7 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
 async def astream(request: HttpRequest) -> StreamingHttpResponse:
     async def rows() -> AsyncIterator[bytes]:
         for name in ("first", "second"):
-            await Tag.objects.acreate(name=f"{name} {tracing.current().id}")
+            await Tag.objects.acreate(name=f"{name} {tracing.get_current_trace().id}")
             yield b"row"
 
     return StreamingHttpResponse(rows())
@@ -118,9 +118,9 @@ def tag_in_a_thread(name: str) -> None:
 async def atag(request: HttpRequest) -> HttpResponse:
     """Stop in the middle until every other request is there too."""
     signalbox.set_actor(request.GET["name"])
-    before = tracing.current()
+    before = tracing.get_current_trace()
     await MEETING.wait()
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     await Tag.objects.acreate(name=request.GET["name"])
     await sync_to_async(tag_in_a_thread, thread_sensitive=False)(request.GET["name"])
     return HttpResponse(before.id)
@@ -131,7 +131,7 @@ def slow(request: HttpRequest) -> HttpResponse:
     signalbox.set_actor(request.GET["name"])
     THREADS.wait(timeout=20)
     Tag.objects.create(name=request.GET["name"])
-    return HttpResponse(tracing.current().id)
+    return HttpResponse(tracing.get_current_trace().id)
 
 
 async def forever(request: HttpRequest) -> HttpResponse:
@@ -278,21 +278,21 @@ def test_an_exception_that_leaves_the_site_is_a_status_of_500() -> None:
     def interrupted(request: HttpRequest) -> HttpResponse:
         raise KeyboardInterrupt
 
-    before = tracing.current()
+    before = tracing.get_current_trace()
     with pytest.raises(KeyboardInterrupt):
         TraceMiddleware(interrupted)(RequestFactory().get("/tag/"))
 
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
 
 
 @pytest.mark.django_db
 def test_a_handler_that_announces_no_request_still_gets_a_trace() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     TraceMiddleware(tag)(RequestFactory().get("/tag/?a=1"))
 
     assert ("GET /tag/?a=1", "200") == (newest().name, newest().status)
     assert newest().trace_id == saved().trace_id
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
 
 
 @pytest.mark.django_db(transaction=True)
@@ -455,15 +455,15 @@ def test_a_user_who_is_loaded_asynchronously_is_the_actor() -> None:
 
 @pytest.mark.django_db
 def test_after_a_request_its_trace_is_no_longer_current() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     for url in ("/tag/", "/become/", "/nowhere/"):
         Client().get(url)
-        assert tracing.current() is before
+        assert tracing.get_current_trace() is before
     Client(raise_request_exception=False).get("/broken/")
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     with pytest.raises(ZeroDivisionError):
         Client().get("/broken/")
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
 
 
 @pytest.mark.django_db(transaction=True)  # a real request closes the connection
@@ -473,12 +473,12 @@ def test_a_response_that_is_never_closed_ends_when_the_next_request_begins() -> 
         setup_testing_defaults(environ)
         WSGIHandler()(environ, lambda *_: lambda data: None)
 
-    before = tracing.current()
+    before = tracing.get_current_trace()
     unclosed("/become/")
-    assert tracing.current() is not before
+    assert tracing.get_current_trace() is not before
     Client().get("/tag/")
 
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     rows = list(Trace.objects.filter(kind="request").order_by("id").values_list("data__view", "status", "actor_label"))
     assert [(f"{__name__}.become", "200", "robot"), ("tag", "200", "")] == rows
     assert [("robot",), ("",)] == list(tags().order_by("id").values_list("actor_label"))
@@ -486,11 +486,11 @@ def test_a_response_that_is_never_closed_ends_when_the_next_request_begins() -> 
 
 @pytest.mark.django_db
 def test_what_happens_while_a_response_is_streamed_belongs_to_its_request() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     response = Client().get("/stream/")
     assert b"rowrow" == b"".join(response)
 
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     row = newest()
     labels = list(tags(trace_id=row.trace_id).values_list("object_label", flat=True))
     assert [f"second {row.trace_id}", f"first {row.trace_id}"] == labels
@@ -538,10 +538,10 @@ def test_concurrent_asynchronous_requests_do_not_meet() -> None:
     async def visit() -> list[bytes]:
         return await asyncio.gather(*(served(f"/atag/?name={name.replace(' ', '%20')}") for name in names))
 
-    before = tracing.current()
+    before = tracing.get_current_trace()
     ids = [body.decode() for body in asyncio.run(visit())]
 
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     assert len(names) == len(set(ids))
     expected = sorted((name, name, trace_id) for name, trace_id in zip(names, ids, strict=True) for _ in range(2))
     rows = tags().values_list("object_label", "actor_label", "trace_id")
@@ -573,7 +573,7 @@ def test_concurrent_requests_in_threads_do_not_meet() -> None:
         try:
             for _ in range(2):  # the second in the same thread
                 ids[name] = Client().get(f"/slow/?name={name}").content.decode()
-            assert tracing.current() is tracing.process()
+            assert tracing.get_current_trace() is tracing.get_process_trace()
         finally:
             connection.close()
 
@@ -591,10 +591,10 @@ def test_concurrent_requests_in_threads_do_not_meet() -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_an_asynchronous_stream_belongs_to_its_request() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     assert b"rowrow" == asyncio.run(served("/astream/"))
 
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
     row = newest()
     labels = tags(trace_id=row.trace_id).values_list("object_label", flat=True)
     assert [f"second {row.trace_id}", f"first {row.trace_id}"] == list(labels)

@@ -49,7 +49,7 @@ def signals(subject: Any, pk: Any = None) -> list[str]:
 
 def then() -> dt.datetime:
     """The time of the newest event."""
-    moment: dt.datetime = newest().at
+    moment: dt.datetime = newest().timestamp
     return moment
 
 
@@ -387,7 +387,7 @@ def test_a_value_that_no_event_tells_is_unknown_or_what_the_next_one_found(life:
     told = history(Order, 17)
     assert "10" == told.as_of(life["updated"])["total"]
     state = told.as_of(life["bulk updated"])
-    assert (UNKNOWN, {"total"}) == (state["total"], set(state.unknown))
+    assert (UNKNOWN, {"total"}) == (state["total"], set(state.unknown_fields))
     assert "13.00" == told.as_of(life["computed"])["total"]
 
 
@@ -439,22 +439,22 @@ def something_happens(rng: Random, order: Order) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_told_is_what_all_its_events_tell(seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = Random(seed)
-    monkeypatch.setattr(object_history, "STEPS", steps)
+    monkeypatch.setattr(object_history, "FETCH_SIZE", steps)
     order = unrecorded(number="A-1") if seed % 2 else Order.objects.create(number="A-1")
     Order.objects.create(number="B-1")
     for _ in range(15):
         something_happens(rng, order)
     told = history(Order, order.pk)
-    every, present = told._steps(told), told._present()
+    every, present = told._build_row_effects(told), told._get_current_values()
     assert every
     for moment in {event.at for event in Event.objects.all()}:
         for when in (moment - dt.timedelta(microseconds=1), moment):
-            expected, state = told._state(when, every, present), told.as_of(when)
+            expected, state = told._build_state(when, every, present), told.as_of(when)
             assert (expected.exists, dict(expected)) == (state.exists, dict(state))
 
 
 def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_history, "STEPS", 5)
+    monkeypatch.setattr(object_history, "FETCH_SIZE", 5)
     order = Order.objects.create(number="A-1")
     for number in range(60):
         order.note = str(number)
@@ -464,13 +464,13 @@ def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest
         order.note = str(number)
         order.save()
     looked_at: list[int] = []
-    concerns = object_history.ObjectHistory._concerns
+    concerns = object_history.ObjectHistory._is_relevant
 
     def counting(self: object_history.ObjectHistory, event: Event) -> bool | None:
         looked_at.append(event.id)
         return concerns(self, event)
 
-    monkeypatch.setattr(object_history.ObjectHistory, "_concerns", counting)
+    monkeypatch.setattr(object_history.ObjectHistory, "_is_relevant", counting)
     for when in (middle, then()):
         looked_at.clear()
         state = history(order).as_of(when)
@@ -667,7 +667,7 @@ def test_a_value_that_looks_like_an_expression_is_the_value_that_it_is(meta: Any
     order.meta = {"b": 1}
     order.save()
     told = history(order)
-    assert [meta, {"a": 1}, meta] == [told.as_of(moment)["meta"] for moment in (created, changed.at, updated)]
+    assert [meta, {"a": 1}, meta] == [told.as_of(moment)["meta"] for moment in (created, changed.timestamp, updated)]
     signalbox.revert(changed)
     assert meta == Order.objects.get().meta
     assert meta == told.as_of(then())["meta"]

@@ -16,9 +16,9 @@ import signalbox
 from signalbox.instrumentation import process
 from signalbox.models import Event, Trace
 from signalbox.queries import events, signal_listeners, stats, time_index, trace_tree
-from signalbox.queries.export import event_record, trace_record
-from signalbox.queries.filters import Filter, FilterError, ObjectName
-from signalbox.queries.trace_tree import grow
+from signalbox.queries.export import event_to_dict, trace_to_dict
+from signalbox.queries.filters import EventFilter, FilterError, ObjectReference
+from signalbox.queries.trace_tree import build_trees
 from tests.rows import NOON, TRACE, event, trace, unsaved_event
 from tests.shop.models import Order
 
@@ -30,7 +30,7 @@ OTHER = "00f067aa0ba902b74bf92f3577b34da6"
 @pytest.fixture(autouse=True)
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    process.be_quiet()
+    process.disable_recording_for_process()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield
@@ -42,7 +42,7 @@ def labels(events: list[Event]) -> list[str]:
 
 
 def wanted(**given: Any) -> list[str]:
-    return labels(events.events(Filter.parse(given)))
+    return labels(events.get_events(EventFilter.parse(given)))
 
 
 # ------------------------------------------------------------------ filters
@@ -119,9 +119,9 @@ def test_a_filter_wants_what_meets_all_its_parts(given: dict[str, Any], found: l
 )
 def test_what_a_filter_cannot_read_is_named_with_what_was_expected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(FilterError) as raised:
-        Filter.parse(given)
+        EventFilter.parse(given)
     assert message in str(raised.value)
-    assert raised.value.key in given
+    assert raised.value.field in given
 
 
 @override_settings(TIME_ZONE="Europe/Berlin")
@@ -138,13 +138,13 @@ def test_what_a_filter_cannot_read_is_named_with_what_was_expected(given: dict[s
     ],
 )
 def test_times_are_read_in_the_current_time_zone(text: str, since: dt.datetime, until: dt.datetime) -> None:
-    assert since == Filter.parse({"since": text}, now=NOON).since
-    assert until == Filter.parse({"until": text}, now=NOON).until
+    assert since == EventFilter.parse({"since": text}, now=NOON).since
+    assert until == EventFilter.parse({"until": text}, now=NOON).until
 
 
 def test_an_object_is_written_as_it_is_read() -> None:
-    assert "shop.Order:a:b" == str(Filter.parse({"object": "shop.Order:a:b"}).object)
-    assert ObjectName("shop.Order", "a:b") == Filter.parse({"object": "shop.Order:a:b"}).object
+    assert "shop.Order:a:b" == str(EventFilter.parse({"object": "shop.Order:a:b"}).object)
+    assert ObjectReference("shop.Order", "a:b") == EventFilter.parse({"object": "shop.Order:a:b"}).object
 
 
 # ------------------------------------------------------------------ times
@@ -157,17 +157,17 @@ def minutes(number: float) -> dt.datetime:
 def test_a_stretch_of_time_begins_with_its_first_moment_and_ends_before_its_last() -> None:
     for minute in range(5):
         event(object_label=str(minute), at=minutes(minute))
-    assert ["3", "2"] == labels(events.events(Filter(since=minutes(2), until=minutes(4))))
-    assert ["4", "3", "2"] == labels(events.events(Filter(since=minutes(2))))
-    assert ["1", "0"] == labels(events.events(Filter(until=minutes(2))))
-    assert [] == events.events(Filter(since=minutes(9)))
-    assert [] == events.events(Filter(until=minutes(-9)))
-    assert [] == events.events(Filter(since=minutes(300)))
+    assert ["3", "2"] == labels(events.get_events(EventFilter(since=minutes(2), until=minutes(4))))
+    assert ["4", "3", "2"] == labels(events.get_events(EventFilter(since=minutes(2))))
+    assert ["1", "0"] == labels(events.get_events(EventFilter(until=minutes(2))))
+    assert [] == events.get_events(EventFilter(since=minutes(9)))
+    assert [] == events.get_events(EventFilter(until=minutes(-9)))
+    assert [] == events.get_events(EventFilter(since=minutes(300)))
 
 
 def test_nothing_is_found_in_an_empty_table() -> None:
-    assert [] == events.events(Filter(since=minutes(0), until=minutes(1)))
-    assert [] == events.traces(Filter(since=minutes(0), until=minutes(1)))
+    assert [] == events.get_events(EventFilter(since=minutes(0), until=minutes(1)))
+    assert [] == events.get_traces(EventFilter(since=minutes(0), until=minutes(1)))
 
 
 def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
@@ -177,9 +177,9 @@ def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
         if minute == 100:
             for late in range(51, 101):
                 event(object_label=f"late {late}", at=minutes(late))
-    found = labels(events.events(Filter(since=minutes(60), until=minutes(62)), limit=100))
+    found = labels(events.get_events(EventFilter(since=minutes(60), until=minutes(62)), limit=100))
     assert ["late 61", "late 60", "on time 61", "on time 60"] == found
-    found = labels(events.events(Filter(since=minutes(99), until=minutes(102)), limit=100))
+    found = labels(events.get_events(EventFilter(since=minutes(99), until=minutes(102)), limit=100))
     assert ["on time 101", "late 100", "late 99", "on time 100", "on time 99"] == found
 
 
@@ -187,7 +187,7 @@ def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
 def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
     hole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time_index, "WINDOW", 5)
+    monkeypatch.setattr(time_index, "WINDOW_ROWS", 5)
     rows = [unsaved_event(at=minutes(number), object_label=str(number), span=number) for number in range(2000)]
     Event._base_manager.bulk_create(rows[:1000])
     if hole:  # ids that a purge, or a rolled-back transaction, has left empty
@@ -196,10 +196,10 @@ def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
         for number, row in enumerate(rows[1000:]):
             row.id = last.id + hole + number
     Event._base_manager.bulk_create(rows[1000:])
-    newest = events.events(limit=1)[0]
+    newest = events.get_events(limit=1)[0]
     for first in (0, 600, 999, 1000, 1998):
         with CaptureQueriesContext(connection) as queries:
-            found = labels(events.events(Filter(since=minutes(first), until=minutes(first + 2))))
+            found = labels(events.get_events(EventFilter(since=minutes(first), until=minutes(first + 2))))
         assert [str(first + 1), str(first)] == found
         assert len(queries) < 40
         # What is read at last lies between two ids, not far beyond the margin of an hour on either side.
@@ -211,9 +211,9 @@ def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
 def test_a_trace_counts_at_the_time_of_its_end() -> None:
     trace(name="long", at=minutes(0), duration=10 * 60_000_000)
     trace(name="short", at=minutes(11), duration=1000)
-    assert ["long"] == [row.name for row in events.traces(Filter(since=minutes(9), until=minutes(11)))]
-    assert ["short", "long"] == [row.name for row in events.traces(Filter(since=minutes(9)))]
-    assert [] == events.traces(Filter(until=minutes(9)))
+    assert ["long"] == [row.name for row in events.get_traces(EventFilter(since=minutes(9), until=minutes(11)))]
+    assert ["short", "long"] == [row.name for row in events.get_traces(EventFilter(since=minutes(9)))]
+    assert [] == events.get_traces(EventFilter(until=minutes(9)))
 
 
 # ------------------------------------------------------------------ pages
@@ -224,7 +224,7 @@ def test_events_come_newest_first_a_page_at_a_time_and_none_twice() -> None:
         event(object_label=str(number))
     pages = []
     before = None
-    while page := events.events(before=before, limit=3):
+    while page := events.get_events(before=before, limit=3):
         pages.append(labels(page))
         before = page[-1].id
     assert [["6", "5", "4"], ["3", "2", "1"], ["0"]] == pages
@@ -234,8 +234,8 @@ def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
     for _ in range(5):
         event()
     with CaptureQueriesContext(connection) as queries:
-        events.events(Filter.parse({"signal": "post_save", "text": "order"}), before=10**6, limit=2)
-        events.traces(Filter.parse({"kind": "request"}), before=10**6, limit=2)
+        events.get_events(EventFilter.parse({"signal": "post_save", "text": "order"}), before=10**6, limit=2)
+        events.get_traces(EventFilter.parse({"kind": "request"}), before=10**6, limit=2)
     statements = [query["sql"].upper() for query in queries]
     assert 2 == len(statements)
     assert not any("OFFSET" in sql or "COUNT(" in sql for sql in statements)
@@ -243,10 +243,10 @@ def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
 
 def test_an_event_is_found_by_its_id_or_not_at_all() -> None:
     kept = event(object_label="kept")
-    found = events.event(kept.id)
+    found = events.get_event(kept.id)
     assert found is not None
     assert "kept" == found.object_label
-    assert events.event(kept.id + 1) is None
+    assert events.get_event(kept.id + 1) is None
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_traces_are_chosen_by_themselves_and_by_what_happened_in_them(given: dic
     event(signal="post_save")
     trace(name="import", kind="task", trace_id=OTHER, actor_key="", actor_label="cron", data={"file": "prices.CSV"})
     event(signal="post_delete", trace_id=OTHER, outcome="failed")
-    assert names == [row.name for row in events.traces(Filter.parse(given))]
+    assert names == [row.name for row in events.get_traces(EventFilter.parse(given))]
 
 
 # ------------------------------------------------------------------ trees
@@ -287,42 +287,42 @@ def test_a_trace_is_a_tree_in_the_order_of_its_sends() -> None:
     event(span=2, parent=1, object_label="b")
     event(span=5, parent=3, object_label="e")
     event(trace_id=OTHER, span=6, object_label="of another")
-    found = trace_tree.trace(TRACE)
+    found = trace_tree.get_trace_tree(TRACE)
     assert found is not None
-    assert ["POST /"] == [row.name for row in found.rows]
+    assert ["POST /"] == [row.name for row in found.traces]
     assert [("a", [("b", []), ("c", [("e", [])])]), ("d", [])] == shape(found.roots)
     assert [(0, "a"), (1, "b"), (1, "c"), (2, "e"), (0, "d")] == [(d, e.object_label) for d, e in found.walk()]
-    assert found.complete
+    assert found.is_complete
 
 
 def test_a_trace_that_has_not_ended_has_no_row_and_its_events() -> None:
     event(object_label="a")
-    found = trace_tree.trace(TRACE)
+    found = trace_tree.get_trace_tree(TRACE)
     assert found is not None
-    assert ((), [("a", [])]) == (found.rows, shape(found.roots))
+    assert ((), [("a", [])]) == (found.traces, shape(found.roots))
 
 
 def test_a_trace_without_events_has_its_row() -> None:
     trace(name="POST /")
-    found = trace_tree.trace(TRACE)
+    found = trace_tree.get_trace_tree(TRACE)
     assert found is not None
-    assert (1, ()) == (len(found.rows), found.roots)
+    assert (1, ()) == (len(found.traces), found.roots)
 
 
 def test_a_trace_that_is_not_there_is_none() -> None:
-    assert trace_tree.trace(OTHER) is None
+    assert trace_tree.get_trace_tree(OTHER) is None
 
 
 def test_a_traces_id_that_came_from_outside_may_belong_to_several() -> None:
     trace(name="second", at=minutes(2))
     trace(name="first", at=minutes(1))
-    found = trace_tree.trace(TRACE)
+    found = trace_tree.get_trace_tree(TRACE)
     assert found is not None
-    assert ["first", "second"] == [row.name for row in found.rows]
+    assert ["first", "second"] == [row.name for row in found.traces]
 
 
 def test_an_event_whose_parent_is_missing_is_a_root() -> None:
-    assert [("orphan", [])] == shape(grow([unsaved_event(span=5, parent=4, object_label="orphan")]))
+    assert [("orphan", [])] == shape(build_trees([unsaved_event(span=5, parent=4, object_label="orphan")]))
 
 
 def test_events_that_claim_to_be_each_others_parents_do_no_harm() -> None:
@@ -331,7 +331,7 @@ def test_events_that_claim_to_be_each_others_parents_do_no_harm() -> None:
         unsaved_event(span=2, parent=1, object_label="b"),
         unsaved_event(span=3, parent=3, object_label="c"),
     ]
-    assert [("a", [("b", [])]), ("c", [])] == shape(grow(circle))
+    assert [("a", [("b", [])]), ("c", [])] == shape(build_trees(circle))
 
 
 def test_events_of_several_processes_come_in_the_order_of_their_beginning() -> None:
@@ -342,15 +342,15 @@ def test_events_of_several_processes_come_in_the_order_of_their_beginning() -> N
         unsaved_event(span=high, at=minutes(1), object_label="parent's"),
         unsaved_event(span=high + 1, at=minutes(3), object_label="parent's second"),
     ]
-    assert [("parent's", [("child's", [])]), ("parent's second", [])] == shape(grow(events))
+    assert [("parent's", [("child's", [])]), ("parent's second", [])] == shape(build_trees(events))
 
 
 def test_a_trace_too_large_to_show_says_so() -> None:
     for span in range(4):
         event(span=span, object_label=str(span))
-    found = trace_tree.trace(TRACE, limit=3)
+    found = trace_tree.get_trace_tree(TRACE, limit=3)
     assert found is not None
-    assert not found.complete
+    assert not found.is_complete
     assert ["0", "1", "2"] == [e.object_label for _, e in found.walk()]
 
 
@@ -359,7 +359,7 @@ def test_a_trace_too_large_to_show_says_so() -> None:
 
 def test_a_record_has_every_column_and_spans_that_every_parser_can_read() -> None:
     found = event(span=2**62 - 1, parent=5, at=NOON + dt.timedelta(microseconds=7), data={"args": {"created": True}})
-    record = event_record(found)
+    record = event_to_dict(found)
     columns = {field.name for field in Event._meta.fields}
     assert columns == {"duration" if key == "duration_us" else key for key in record}
     assert "2026-03-01T12:00:00.000007+00:00" == record["time"]
@@ -368,7 +368,7 @@ def test_a_record_has_every_column_and_spans_that_every_parser_can_read() -> Non
 
 
 def test_a_traces_record_has_every_column() -> None:
-    record = trace_record(trace())
+    record = trace_to_dict(trace())
     assert {field.name for field in Trace._meta.fields} == {
         "duration" if key == "duration_us" else key for key in record
     }
@@ -383,8 +383,8 @@ def hears_orders(sender: object, **kwargs: object) -> None: ...
 async def hears_everything(sender: object, **kwargs: object) -> None: ...
 
 
-def signals(**given: Any) -> dict[str, signal_listeners.Listening]:
-    return {one.name: one for one in signal_listeners.signals({}, {"post_save"}, Filter.parse(given))}
+def signals(**given: Any) -> dict[str, signal_listeners.SignalListeners]:
+    return {one.name: one for one in signal_listeners.get_signal_listeners({}, {"post_save"}, EventFilter.parse(given))}
 
 
 def test_the_catalogue_tells_what_listens_and_how() -> None:
@@ -396,7 +396,7 @@ def test_the_catalogue_tells_what_listens_and_how() -> None:
     finally:
         post_save.disconnect(sender=Order, dispatch_uid="once")
         post_save.disconnect(hears_everything)
-    assert ("model", True) == (found.group, found.recorded)
+    assert ("model", True) == (found.group, found.is_recorded)
     orders, everything = ours
     assert ("tests.test_reader.hears_orders", "shop.Order", False, "once", False, False) == (
         orders.name,
@@ -407,7 +407,7 @@ def test_the_catalogue_tells_what_listens_and_how() -> None:
         orders.dead,
     )
     line = hears_orders.__code__.co_firstlineno
-    assert f"tests/test_reader.py:{line}" == orders.place
+    assert f"tests/test_reader.py:{line}" == orders.location
     assert (None, True, "", True) == (everything.sender, everything.weak, everything.dispatch_uid, everything.is_async)
 
 
@@ -420,16 +420,16 @@ def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
     del local
     (found,) = [
         one
-        for one in signal_listeners.signals({signal: "shop.signals.paid"}, {"shop.signals.paid"})
-        if one.entry is None
+        for one in signal_listeners.get_signal_listeners({signal: "shop.signals.paid"}, {"shop.signals.paid"})
+        if one.info is None
     ]
-    assert ("shop.signals.paid", "custom", True) == (found.name, found.group, found.recorded)
+    assert ("shop.signals.paid", "custom", True) == (found.name, found.group, found.is_recorded)
     assert [(True, "")] == [(listener.dead, listener.name) for listener in found.listeners]
 
 
 def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
     durable = [("post_save", "shop.Order", hears_orders), ("bulk_create", None, hears_everything)]
-    found = {one.name: one for one in signal_listeners.signals({}, (), durable=durable)}
+    found = {one.name: one for one in signal_listeners.get_signal_listeners({}, (), durable_receivers=durable)}
     orders, everything = found["post_save"].listeners[-1], found["bulk_create"].listeners[-1]
     assert ("tests.test_reader.hears_orders", "shop.Order", True, False) == (
         orders.name,
@@ -437,13 +437,13 @@ def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
         orders.durable,
         orders.is_async,
     )
-    assert f"tests/test_reader.py:{hears_orders.__code__.co_firstlineno}" == orders.place
+    assert f"tests/test_reader.py:{hears_orders.__code__.co_firstlineno}" == orders.location
     assert (None, True, True) == (everything.sender, everything.durable, everything.is_async)
 
 
 def test_signals_that_are_not_recorded_are_told_too() -> None:
     found = signals()
-    assert [] == [name for name, one in found.items() if one.recorded and name != "post_save"]
+    assert [] == [name for name, one in found.items() if one.is_recorded and name != "post_save"]
     assert {"user_logged_in", "pre_init", "request_started", "update"} <= found.keys()
 
 
@@ -458,7 +458,9 @@ def test_signals_are_counted_over_the_newest_events_alone() -> None:
     event(signal="post_delete")
     trace(data={"counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
     trace(at=minutes(-60), data={"counts": {"pre_init": {"shop.Order": 1000}}})
-    counts = {one.name: one.events for one in signal_listeners.signals({}, (), limit=4) if one.events}
+    counts = {
+        one.name: one.event_count for one in signal_listeners.get_signal_listeners({}, (), limit=4) if one.event_count
+    }
     assert {"post_save": 3, "pre_save": 3, "post_delete": 1, "pre_init": 5} == counts
 
 
@@ -474,8 +476,8 @@ def test_statistics_count_outcomes_and_time_receivers() -> None:
         event(at=minutes(us), data={"receivers": [run("shop.index", us), run("shop.mail", 1000 * us)]})
     event(outcome="rolled_back", errors=1, data={"receivers": [run("shop.mail", None, "ValueError: no")]})
     event(signal="update")
-    found = stats.stats()
-    assert (102, True, minutes(0), minutes(100)) == (found.events, found.complete, found.first, found.last)
+    found = stats.compute_stats()
+    assert (102, True, minutes(0), minutes(100)) == (found.events, found.is_complete, found.first, found.last)
     assert [("post_save", 101, {"committed": 100, "rolled_back": 1}, 1), ("update", 1, {"committed": 1}, 0)] == [
         (one.signal, one.events, one.outcomes, one.errors) for one in found.signals
     ]
@@ -483,7 +485,17 @@ def test_statistics_count_outcomes_and_time_receivers() -> None:
         ("shop.mail", "post_save", "shop.mail.py:1", 101, 1, 5_050_000, 50_000, 95_000, 100_000),
         ("shop.index", "post_save", "shop.index.py:1", 100, 0, 5_050, 50, 95, 100),
     ] == [
-        (one.receiver, one.signal, one.place, one.runs, one.errors, one.total, one.median, one.p95, one.longest)
+        (
+            one.receiver,
+            one.signal,
+            one.location,
+            one.calls,
+            one.errors,
+            one.total_us,
+            one.median_us,
+            one.p95_us,
+            one.max_us,
+        )
         for one in found.receivers
     ]
 
@@ -491,19 +503,19 @@ def test_statistics_count_outcomes_and_time_receivers() -> None:
 def test_statistics_are_of_the_newest_events_and_say_what_they_leave_out() -> None:
     for number in range(5):
         event(at=minutes(number))
-    found = stats.stats(limit=3)
-    assert (3, False, minutes(2)) == (found.events, found.complete, found.first)
-    assert stats.stats(limit=5).complete
+    found = stats.compute_stats(limit=3)
+    assert (3, False, minutes(2)) == (found.events, found.is_complete, found.first)
+    assert stats.compute_stats(limit=5).is_complete
 
 
 def test_statistics_of_nothing_are_empty() -> None:
-    found = stats.stats(Filter.parse({"since": "5m"}))
+    found = stats.compute_stats(EventFilter.parse({"since": "5m"}))
     assert (0, None, None, (), ()) == (found.events, found.first, found.last, found.signals, found.receivers)
 
 
 def test_reading_sees_what_the_open_transaction_has_recorded() -> None:
     signalbox.install()
     order = Order.objects.create(number="A-18")
-    found = events.events(Filter(object=ObjectName("shop.Order", str(order.pk))))
+    found = events.get_events(EventFilter(object=ObjectReference("shop.Order", str(order.pk))))
     assert ["post_save"] == [one.signal for one in found]
-    assert timezone.now() - found[0].at < dt.timedelta(minutes=1)
+    assert timezone.now() - found[0].timestamp < dt.timedelta(minutes=1)

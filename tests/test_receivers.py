@@ -14,7 +14,7 @@ from django.db.models.signals import post_migrate, post_save
 from django.dispatch import Signal
 
 from signalbox.core import receivers
-from signalbox.core.receivers import connected
+from signalbox.core.receivers import get_connected_receivers
 from tests.shop.models import Order, Tag
 
 HERE = "tests/test_receivers.py:"
@@ -37,11 +37,11 @@ class Station:
 
 
 @contextmanager
-def connection(signal: Signal, receiver: Any, **options: Any) -> Iterator[receivers.Connected]:
+def connection(signal: Signal, receiver: Any, **options: Any) -> Iterator[receivers.ConnectedReceiver]:
     """What is read of one receiver that is connected in the block."""
     signal.connect(receiver, **options)
     try:
-        yield connected(signal)[-1]
+        yield get_connected_receivers(signal)[-1]
     finally:
         signal.disconnect(receiver, sender=options.get("sender"), dispatch_uid=options.get("dispatch_uid"))
 
@@ -50,7 +50,7 @@ def connection(signal: Signal, receiver: Any, **options: Any) -> Iterator[receiv
 
 
 def test_nothing_is_connected_to_a_new_signal() -> None:
-    assert [] == connected(Signal())
+    assert [] == get_connected_receivers(Signal())
 
 
 def test_receivers_are_told_in_the_order_of_connection() -> None:
@@ -58,8 +58,8 @@ def test_receivers_are_told_in_the_order_of_connection() -> None:
     for receiver in (station, listen, alisten):
         signal.connect(receiver)
 
-    assert [station, listen, alisten] == [one.receiver for one in connected(signal)]
-    assert [False, False, True] == [one.is_async for one in connected(signal)]
+    assert [station, listen, alisten] == [one.receiver for one in get_connected_receivers(signal)]
+    assert [False, False, True] == [one.is_async for one in get_connected_receivers(signal)]
 
 
 def test_a_receiver_of_every_sender_has_no_sender() -> None:
@@ -76,7 +76,7 @@ def test_a_model_as_sender_is_told_on_each_version_of_django(sender: type) -> No
 def test_a_lazy_sender_is_told_as_the_model() -> None:
     post_save.connect(listen, sender="shop.Tag")
     try:
-        assert Tag is connected(post_save)[-1].sender
+        assert Tag is get_connected_receivers(post_save)[-1].sender
     finally:
         post_save.disconnect(listen, sender="shop.Tag")
 
@@ -119,7 +119,7 @@ def test_a_receiver_that_is_gone_is_told_as_none() -> None:
 
     connect()
     gc.collect()
-    assert [(None, True)] == [(one.receiver, one.weak) for one in connected(signal)]
+    assert [(None, True)] == [(one.receiver, one.weak) for one in get_connected_receivers(signal)]
 
 
 @pytest.mark.parametrize("uid", ["once", 7, ("shop", "once"), 1.5])
@@ -139,7 +139,7 @@ def test_reading_changes_nothing() -> None:
     signal = Signal()
     signal.connect(listen)
     before = list(signal.receivers)
-    connected(signal)
+    get_connected_receivers(signal)
     assert before == signal.receivers
     assert [(listen, None)] == signal.send(sender=None)
 
@@ -173,17 +173,17 @@ def wrapped(sender: object, **kwargs: object) -> None:
     ],
 )
 def test_a_receiver_is_told_by_its_dotted_name(receiver: Any, name: str) -> None:
-    assert f"{__name__}.{name}" == receivers.name(receiver)
+    assert f"{__name__}.{name}" == receivers.get_name(receiver)
 
 
 def test_a_partial_is_told_by_what_it_calls() -> None:
-    assert f"functools.partial({__name__}.listen)" == receivers.name(partial(partial(listen), number=7))
-    assert receivers.place(listen) == receivers.place(partial(listen, number=7))
+    assert f"functools.partial({__name__}.listen)" == receivers.get_name(partial(partial(listen), number=7))
+    assert receivers.get_location(listen) == receivers.get_location(partial(listen, number=7))
 
 
 @pytest.mark.parametrize("receiver", [listen, alisten, wrapped, Station().hear, Station()])
 def test_a_receiver_is_told_by_file_and_line(receiver: Any) -> None:
-    place, _, line = receivers.place(receiver).rpartition(":")
+    place, _, line = receivers.get_location(receiver).rpartition(":")
     source = Path(__file__).read_text(encoding="utf-8").splitlines()
 
     assert HERE == f"{place}:"
@@ -191,14 +191,14 @@ def test_a_receiver_is_told_by_file_and_line(receiver: Any) -> None:
 
 
 def test_a_decorated_receiver_stands_where_it_was_written() -> None:
-    line = int(receivers.place(wrapped).rpartition(":")[2])
+    line = int(receivers.get_location(wrapped).rpartition(":")[2])
     assert "@decorated" == Path(__file__).read_text(encoding="utf-8").splitlines()[line - 1]
 
 
 @pytest.mark.parametrize("receiver", [print, len, int, "".join, 7, None])
 def test_what_has_no_source_has_no_place(receiver: Any) -> None:
-    assert "" == receivers.place(receiver)
-    assert receivers.name(receiver)
+    assert "" == receivers.get_location(receiver)
+    assert receivers.get_name(receiver)
 
 
 class Hostile:
@@ -232,9 +232,9 @@ class Liar:
 
 def test_a_hostile_receiver_is_told_by_its_class() -> None:
     hostile = Hostile()
-    assert f"{__name__}.Hostile" == receivers.name(hostile)
-    assert receivers.place(hostile) in ("", receivers.place(Hostile.__call__))
-    assert receivers.name(Liar()).endswith("Liar")
+    assert f"{__name__}.Hostile" == receivers.get_name(hostile)
+    assert receivers.get_location(hostile) in ("", receivers.get_location(Hostile.__call__))
+    assert receivers.get_name(Liar()).endswith("Liar")
 
 
 def test_wrappers_that_go_in_circles_have_no_place() -> None:
@@ -246,7 +246,7 @@ def test_wrappers_that_go_in_circles_have_no_place() -> None:
 
     first.__wrapped__ = second  # type: ignore[attr-defined]
     second.__wrapped__ = first  # type: ignore[attr-defined]
-    assert "" == receivers.place(first)
+    assert "" == receivers.get_location(first)
 
 
 def test_a_name_is_found_once_and_forgotten_with_its_receiver() -> None:
@@ -254,11 +254,11 @@ def test_a_name_is_found_once_and_forgotten_with_its_receiver() -> None:
         """It goes away."""
 
     key = id(local)
-    assert receivers.site(local) is receivers.site(local)
-    assert key in receivers._sites
+    assert receivers.get_code_location(local) is receivers.get_code_location(local)
+    assert key in receivers._locations
     del local
     gc.collect()
-    assert key not in receivers._sites
+    assert key not in receivers._locations
 
 
 def test_another_object_at_the_same_address_is_not_taken_for_the_first() -> None:
@@ -266,18 +266,18 @@ def test_another_object_at_the_same_address_is_not_taken_for_the_first() -> None
     for number in range(50):
         namespace: dict[str, Any] = {}
         exec(f"def made_{number}(sender, **kwargs): pass", namespace)
-        names.add(receivers.name(namespace[f"made_{number}"]).rpartition(".")[2])
+        names.add(receivers.get_name(namespace[f"made_{number}"]).rpartition(".")[2])
         del namespace
     assert {f"made_{number}" for number in range(50)} == names
 
 
 def test_methods_of_two_objects_share_a_name() -> None:
-    assert receivers.site(Station().hear) is receivers.site(Station().hear)
+    assert receivers.get_code_location(Station().hear) is receivers.get_code_location(Station().hear)
 
 
 def test_a_path_is_told_from_the_working_directory_or_from_where_modules_are_found() -> None:
-    assert "tests/test_receivers.py" == receivers.short_path(__file__)
-    assert "django/dispatch/dispatcher.py" == receivers.short_path(
+    assert "tests/test_receivers.py" == receivers.shorten_path(__file__)
+    assert "django/dispatch/dispatcher.py" == receivers.shorten_path(
         str(sys.modules["django.dispatch.dispatcher"].__file__)
     )
-    assert "/nowhere/x.py" == receivers.short_path("/nowhere/x.py")
+    assert "/nowhere/x.py" == receivers.shorten_path("/nowhere/x.py")

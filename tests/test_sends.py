@@ -32,7 +32,7 @@ def signal() -> Iterator[Signal]:
     yield made
     signals.unwatch(made)
     install._state.watched.pop(made, None)
-    naming._tracked.pop(made, None)
+    naming._tracked_names.pop(made, None)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def trace() -> Iterator[tracing.Trace]:
 
 
 def events() -> list[Event]:
-    found = Event.objects.filter(signal="tests.signal", trace_id=tracing.current().id)
+    found = Event.objects.filter(signal="tests.signal", trace_id=tracing.get_current_trace().id)
     return list(found.order_by("time", "span"))
 
 

@@ -73,7 +73,7 @@ def drop(alias: str) -> None:
         dropped.close_pool()  # it would keep the database from being deleted
     del connections[alias]
     del connections.databases[alias]
-    writer.forget()
+    writer.clear_table_cache()
 
 
 @pytest.fixture
@@ -190,7 +190,9 @@ def test_an_object_has_one_history_in_each_database() -> None:
     there.save()
     assert (1, 2) == (len(list(history(here))), len(list(history(there))))
     assert 2 == len(list(history(Tag, 5, using="other")))
-    assert ["here", "still there"] == [history(tag).as_of(newest(using="other").at)["name"] for tag in (here, there)]
+    assert ["here", "still there"] == [
+        history(tag).as_of(newest(using="other").timestamp)["name"] for tag in (here, there)
+    ]
 
 
 def test_reverting_happens_where_the_event_lies() -> None:
@@ -267,7 +269,7 @@ def test_events_of_a_database_without_tables_lie_in_the_default_one_after_the_co
     assert ["update", "post_save", "post_save"] == [
         event.signal for event in history(tag) if event.outcome == "committed"
     ]
-    assert "c" == history(tag).as_of(newest(Tag, "update").at)["name"]
+    assert "c" == history(tag).as_of(newest(Tag, "update").timestamp)["name"]
 
 
 def test_a_database_that_gets_its_tables_later_holds_its_events_from_then_on(attic: Any) -> None:
@@ -310,7 +312,7 @@ def durable() -> Iterator[None]:
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    writer.deliverer = None
+    writer.delivery_source = None
     signalbox.install()
 
 
@@ -328,7 +330,7 @@ def test_a_change_where_there_are_no_tables_is_written_with_its_deliveries_right
 def test_what_a_command_rolled_back_in_another_database_is_written_when_it_ends(attic: Any) -> None:
     call_command("migrate", "signalbox", database="attic", verbosity=0)
     tables("attic", Tag)
-    exporter.drain()
+    exporter.flush()
     connections["default"].close()
     with (
         pytest.raises(ZeroDivisionError),
@@ -369,17 +371,17 @@ def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number
     attic: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables("attic", Tag)
-    ready = writer.ready
-    monkeypatch.setattr(writer, "ready", lambda connection: connection.alias != "default" and ready(connection))
-    dropped = writer.tally.dropped
+    ready = writer.has_tables
+    monkeypatch.setattr(writer, "has_tables", lambda connection: connection.alias != "default" and ready(connection))
+    dropped = writer.write_stats.dropped
     signalbox.track(bell, "tests.bell")
     with signalbox.trace("import", kind="command"):
         bell.send(None)
         Tag.objects.using("attic").create(name="a")
     with signalbox.trace("collect", kind="command"):
         bell.send(None)
-    exporter._leave_with_the_process()
-    exporter.forget()
+    exporter._flush_at_exit()
+    exporter.discard_pending()
     assert "2 events could not be written before the process ended, and are lost" in caplog.text
     assert "durable receivers waited for 1" in caplog.text
-    assert 2 == writer.tally.dropped - dropped
+    assert 2 == writer.write_stats.dropped - dropped

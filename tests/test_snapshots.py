@@ -362,13 +362,13 @@ def test_a_refresh_within_a_block_that_was_rolled_back_is_undone_with_what_came_
 
 
 def test_refreshing_again_and_again_in_one_transaction_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit_of_work, "SPILL", 10)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 10)
     order()
     for _ in range(100):
         Order.objects.get().refresh_from_db()
-    found = unit_of_work.of(connections["default"])
+    found = unit_of_work.get_unit_of_work(connections["default"])
     assert found is not None
-    assert 25 > len(found.notes)
+    assert 25 > len(found.rollbackables)
 
 
 @pytest.mark.parametrize("fields", [["note"], {"note"}, iter(["note"])], ids=["list", "set", "iterator"])

@@ -12,7 +12,7 @@ from django.db import DatabaseError, transaction
 from django.test.utils import CaptureQueriesContext
 
 from signalbox.core import tracing
-from signalbox.core.event import Actor, Draft, Outcome
+from signalbox.core.event import Actor, PendingEvent, Outcome
 from signalbox.models import Event, Trace
 from signalbox.pipeline import batches, writer
 from tests.connecting import here
@@ -28,8 +28,8 @@ def empty() -> None:
     Event.objects.all().delete()
 
 
-def draft(label: str = "", **changed: Any) -> Draft:
-    made = Draft(tracing.now(), tracing.current(), None, "tests.stored", "shop.Tag", "default")
+def draft(label: str = "", **changed: Any) -> PendingEvent:
+    made = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.stored", "shop.Tag", "default")
     made.label = label
     made.outcome = Outcome.SENT
     for name, value in changed.items():
@@ -37,8 +37,8 @@ def draft(label: str = "", **changed: Any) -> Draft:
     return made
 
 
-def write(*drafts: Draft) -> None:
-    writer.write(here(), batches.Batch(events=writer.event_rows(drafts, Outcome.COMMITTED)))
+def write(*drafts: PendingEvent) -> None:
+    writer.write(here(), batches.Batch(events=writer.build_event_rows(drafts, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -90,7 +90,9 @@ def test_events_and_traces_are_written_together() -> None:
     trace.duration = 5_000
     trace.data = {"view": TEXT}
     trace.status = "ok"
-    batch = batches.Batch(events=writer.event_rows([draft("a")], Outcome.COMMITTED), traces=[writer.trace_row(trace)])
+    batch = batches.Batch(
+        events=writer.build_event_rows([draft("a")], Outcome.COMMITTED), traces=[writer.build_trace_row(trace)]
+    )
     writer.write(here(), batch)
     row = Trace.objects.get(trace_id=trace.id)
     assert (TEXT, "ok", 5, {"view": TEXT}) == (row.name, row.status, row.duration, row.data)
@@ -99,12 +101,12 @@ def test_events_and_traces_are_written_together() -> None:
 
 def refused() -> tuple[Any, ...]:
     """Return the row of an event that no database takes: it has no time."""
-    return (None, *writer.event_row(draft("refused"), Outcome.COMMITTED)[1:])
+    return (None, *writer.build_event_row(draft("refused"), Outcome.COMMITTED)[1:])
 
 
 @pytest.mark.parametrize("before", [1, 1000])
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
-    rows = [*writer.event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
+    rows = [*writer.build_event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
         writer.write(here(), batches.Batch(events=rows))
     assert [] == stored()
@@ -128,7 +130,7 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     one, other = draft("a"), draft("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
-    writer.write(here(), batches.Batch(late=[writer.late_row(one)]))
+    writer.write(here(), batches.Batch(event_updates=[writer.build_event_update(one)]))
     first, second = Event.objects.filter(signal="tests.stored").order_by("id")
     assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
     assert (0, {}) == (second.errors, second.data)
@@ -141,18 +143,18 @@ def test_the_application_sees_no_statement() -> None:
 
 
 def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    before = writer.tally.dropped
+    before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         write(draft("a"), draft("broken", time="now"), draft("b"))
     assert ["a", "b"] == stored()
-    assert 1 == writer.tally.dropped - before
+    assert 1 == writer.write_stats.dropped - before
     assert "could not be encoded" in caplog.text
 
 
 def test_json_text_is_valid_whatever_parts_there_are() -> None:
-    assert {} == json.loads(writer.data_text(draft()))
-    assert {"args": {"a": 1}} == json.loads(writer.data_text(draft(args='{"a":1}')))
-    assert {"args": {"a": 1}, "receivers": []} == json.loads(writer.data_text(draft(args={"a": 1}, runs=[])))
+    assert {} == json.loads(writer.build_data_json(draft()))
+    assert {"args": {"a": 1}} == json.loads(writer.build_data_json(draft(args='{"a":1}')))
+    assert {"args": {"a": 1}, "receivers": []} == json.loads(writer.build_data_json(draft(args={"a": 1}, runs=[])))
 
 
 def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,14 +165,14 @@ def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.Monke
         for name in names:
             cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
     try:
-        writer.forget()
-        assert not writer.ready(here())
+        writer.clear_table_cache()
+        assert not writer.has_tables(here())
     finally:
         with here().cursor() as cursor:
             for name in names:
                 cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
-    assert not writer.ready(here())
-    now += writer.LOOK_AGAIN + 0.1
-    assert writer.ready(here())
-    writer.forget()
-    assert writer.ready(here())
+    assert not writer.has_tables(here())
+    now += writer.TABLE_CHECK_SECONDS + 0.1
+    assert writer.has_tables(here())
+    writer.clear_table_cache()
+    assert writer.has_tables(here())

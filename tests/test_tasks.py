@@ -41,7 +41,7 @@ def app() -> Iterator[Any]:
     @made.task(name="shop.tag", shared=False)  # type: ignore[untyped-decorator]
     def tag(name: str) -> str:
         Tag.objects.create(name=name)
-        return tracing.current().id
+        return tracing.get_current_trace().id
 
     @made.task(name="shop.fail", shared=False)  # type: ignore[untyped-decorator]
     def fail() -> None:
@@ -91,14 +91,14 @@ def test_an_eager_job_is_a_trace_of_the_work_that_sent_it(app: Any) -> None:
     row = newest(kind="task")
     assert ("shop.tag", "ok", "nightly") == (row.name, row.status, row.actor_label)
     assert around.id == row.trace_id == Event.objects.get(signal="post_save", object_label="steam").trace_id
-    assert tracing.current().kind != "task"
+    assert tracing.get_current_trace().kind != "task"
 
 
 @pytest.mark.django_db
 def test_an_eager_job_of_nobody_s_has_a_trace_of_its_own(app: Any) -> None:
     trace_id = contextvars.Context().run(lambda: app.tasks["shop.tag"].delay("steam").get())
 
-    assert trace_id != tracing.process().id
+    assert trace_id != tracing.get_process_trace().id
     assert trace_id == newest(kind="task").trace_id
 
 
@@ -107,7 +107,7 @@ def test_an_eager_job_of_nobody_s_has_a_trace_of_its_own(app: Any) -> None:
 def test_a_job_s_trace_ends_with_its_state(app: Any, name: str, status: str) -> None:
     with signalbox.trace("around") as around:
         app.tasks[name].apply(throw=False)
-        assert tracing.current() is around
+        assert tracing.get_current_trace() is around
 
     assert (name, status) == Trace.objects.filter(kind="task").order_by("id").values_list("name", "status")[0]
 
@@ -138,7 +138,7 @@ def test_a_worker_goes_on_with_the_trace_and_the_actor_of_the_request(app: Any, 
         app.control.purge()
 
     assert trace.id == ran_in
-    assert alone not in (trace.id, tracing.process().id)
+    assert alone not in (trace.id, tracing.get_process_trace().id)
     event = Event.objects.get(signal="post_save", object_label="steam")
     assert (trace.id, str(user.pk), "ann") == (event.trace_id, event.actor_key, event.actor_label)
     assert "" == Event.objects.get(signal="post_save", object_label="alone").actor_label
@@ -169,7 +169,7 @@ def test_a_message_keeps_the_traceparent_that_the_application_gave_it() -> None:
 def test_the_end_of_a_job_that_began_before_recording_ends_nothing() -> None:
     with signalbox.trace("around") as around:
         task_queues._postrun(task_id="unknown", state="SUCCESS")
-        assert tracing.current() is around
+        assert tracing.get_current_trace() is around
 
 
 @pytest.mark.parametrize("module", ["celery", "django.tasks", "django_tasks"])
@@ -203,7 +203,7 @@ def test_a_task_is_a_trace_by_its_dotted_path() -> None:
     assert (f"{__name__}.tag_later", "ok", "ann") == (row.name, row.status, row.actor_label)
     assert (around.id, result.id) == (row.trace_id, row.data["job"])
     assert around.id == Event.objects.get(signal="post_save").trace_id
-    assert tracing.current().kind != "task"
+    assert tracing.get_current_trace().kind != "task"
 
 
 @pytest.mark.django_db
@@ -221,7 +221,7 @@ def enqueue(request: HttpRequest) -> HttpResponse:
 
 async def aenqueue(request: HttpRequest) -> HttpResponse:
     await tag_later.aenqueue("steam")
-    return HttpResponse(tracing.current().kind)
+    return HttpResponse(tracing.get_current_trace().kind)
 
 
 urlpatterns = [path("enqueue/", enqueue), path("aenqueue/", aenqueue)]

@@ -19,10 +19,10 @@ from django.dispatch import Signal
 from django.test import override_settings
 
 import signalbox
-from signalbox.core.event import Draft, Outcome
+from signalbox.core.event import PendingEvent, Outcome
 from signalbox.instrumentation import signals
 from signalbox.pytest_plugin import signalbox_events
-from signalbox.testing import RecordedEvents, Send, assert_not_sent, assert_sent, quiet, record
+from signalbox.testing import RecordedEvents, Send, assert_not_sent, assert_sent, mute_receivers, capture_events
 from tests.shop.models import Order, Tag
 from tests.shop.signals import order_paid
 
@@ -77,7 +77,7 @@ def pay(**args: Any) -> None:
 def test_events_of_a_block_are_collected_with_what_is_recorded_of_them() -> None:
     order = Order.objects.create(number="A-1")
     loaded = Order.objects.get()
-    with signalbox.trace("pay", actor="ann"), connected(post_save, listens), record() as events:
+    with signalbox.trace("pay", actor="ann"), connected(post_save, listens), capture_events() as events:
         loaded.status = "paid"
         loaded.save(update_fields=["status"])
         authenticate(username="ann", password="wrong")
@@ -103,7 +103,7 @@ def test_events_of_a_block_are_collected_with_what_is_recorded_of_them() -> None
 
 @pytest.mark.django_db
 def test_what_is_rolled_back_is_told_so() -> None:
-    with record() as events, transaction.atomic():
+    with capture_events() as events, transaction.atomic():
         Tag.objects.create(name="steam")
         assert events[0].outcome is None
         transaction.set_rollback(True)
@@ -112,7 +112,7 @@ def test_what_is_rolled_back_is_told_so() -> None:
 
 
 def test_what_receivers_raised_is_told() -> None:
-    with connected(order_paid, fails), record() as events:
+    with connected(order_paid, fails), capture_events() as events:
         order_paid.send_robust(sender=None)
 
     [event] = events
@@ -122,24 +122,24 @@ def test_what_receivers_raised_is_told() -> None:
 
 @pytest.mark.django_db
 def test_events_are_found_by_signal_and_by_sender() -> None:
-    with record() as events:
+    with capture_events() as events:
         Tag.objects.create(name="steam")
         order = Order.objects.create(number="A-1")
         order_paid.send(sender=Order, order=order)
 
     assert 3 == len(events)
     for signal in (post_save, "post_save"):
-        assert ["shop.Tag", "shop.Order"] == [event.sender for event in events.of(signal)]
+        assert ["shop.Tag", "shop.Order"] == [event.sender for event in events.filter(signal)]
     for sender in (Order, "shop.Order"):
-        assert ["post_save", NAME] == events.of(sender=sender).signals
-    assert [NAME] == events.of(order_paid, Order).signals
-    assert [] == list(events.of(order_paid, Tag))
+        assert ["post_save", NAME] == events.filter(sender=sender).signals
+    assert [NAME] == events.filter(order_paid, Order).signals
+    assert [] == list(events.filter(order_paid, Tag))
     assert ["shop.Order"] == [event.sender for event in events[1:2]]
     assert "RecordedEvents([<post_save from shop.Tag steam>])" == repr(events[:1])
 
 
 def test_events_of_other_threads_are_collected_as_well() -> None:
-    with record() as events:
+    with capture_events() as events:
         thread = threading.Thread(target=order_paid.send, args=(None,))
         thread.start()
         thread.join()
@@ -148,14 +148,14 @@ def test_events_of_other_threads_are_collected_as_well() -> None:
 
 
 def test_blocks_within_each_other_collect_each_their_own() -> None:
-    with record() as outer:
+    with capture_events() as outer:
         order_paid.send(sender=None)
-        with record() as inner:
+        with capture_events() as inner:
             order_paid.send(sender=None)
     order_paid.send(sender=None)
 
     assert (2, 1) == (len(outer), len(inner))
-    assert "noted" not in Draft.__init__.__qualname__
+    assert "noted" not in PendingEvent.__init__.__qualname__
 
 
 def test_a_fixture_collects_the_events_of_a_test(signalbox_events: RecordedEvents) -> None:
@@ -166,7 +166,7 @@ def test_a_fixture_collects_the_events_of_a_test(signalbox_events: RecordedEvent
 def test_recording_that_is_switched_off_can_be_collected_from_only_with_an_error() -> None:
     signalbox.uninstall()
     try:
-        with pytest.raises(RuntimeError, match=r"signalbox\.install\(\)"), record():
+        with pytest.raises(RuntimeError, match=r"signalbox\.install\(\)"), capture_events():
             pass
     finally:
         signalbox.install()
@@ -303,7 +303,7 @@ def test_recording_that_is_installed_anew_meanwhile_stays_installed() -> None:
         order_paid.send(sender=None)
         with override_settings(SIGNALBOX={"RECORD": "audit"}):
             pass
-    with record() as events:
+    with capture_events() as events:
         order_paid.send(sender=None)
 
     assert [NAME] == events.signals
@@ -333,7 +333,7 @@ def test_a_send_that_should_not_be_is_told() -> None:
 def test_receivers_of_a_quiet_signal_do_not_run() -> None:
     signal = Signal()
     with connected(signal, listens):
-        with quiet(signal):
+        with mute_receivers(signal):
             assert [] == signal.send(sender=None) == signal.send_robust(sender=None)
             assert not signal.has_listeners()
         assert [(listens, "heard")] == signal.send(sender=None)
@@ -342,7 +342,7 @@ def test_receivers_of_a_quiet_signal_do_not_run() -> None:
 def test_a_quiet_receiver_does_not_run_and_the_others_do() -> None:
     first, second = Signal(), Signal()
     with connected(first, fails, listens), connected(second, fails):
-        with quiet(fails):
+        with mute_receivers(fails):
             assert [(listens, "heard")] == first.send(sender=None)
             assert [] == second.send(sender=None)
         with pytest.raises(ValueError, match="no coal"):
@@ -364,10 +364,10 @@ def test_a_method_a_partial_and_an_object_can_be_quiet() -> None:
     signal, one, other = Signal(), Station(), Station()
     part = partial(Station.hear, other)
     with connected(signal, one.hear, other.hear, part, other):
-        with quiet(other.hear):
+        with mute_receivers(other.hear):
             signal.send(sender=None)
         assert (1, 2) == (one.heard, other.heard)
-        with quiet(part, other):
+        with mute_receivers(part, other):
             signal.send(sender=None)
         assert (2, 3) == (one.heard, other.heard)
 
@@ -378,7 +378,7 @@ def test_an_asynchronous_receiver_can_be_quiet() -> None:
     async def hear(sender: object, **kwargs: object) -> None:
         heard.append(sender)
 
-    with connected(signal, hear, listens), quiet(hear):
+    with connected(signal, hear, listens), mute_receivers(hear):
         assert [(listens, "heard")] == async_to_sync(signal.asend)(sender=None)
         assert [(listens, "heard")] == signal.send(sender=None)
     assert [] == heard
@@ -386,21 +386,21 @@ def test_an_asynchronous_receiver_can_be_quiet() -> None:
 
 @pytest.mark.django_db
 def test_what_a_quiet_signal_tells_is_recorded_all_the_same() -> None:
-    with connected(post_save, fails), quiet(post_save, pre_save), record() as events:
+    with connected(post_save, fails), mute_receivers(post_save, pre_save), capture_events() as events:
         Tag.objects.create(name="steam")
 
     assert (["post_save"], []) == (events.signals, events[0].receivers)
 
 
 def test_signals_of_every_instance_can_be_quiet() -> None:
-    with connected(post_init, fails, sender=Tag), quiet(post_init):
+    with connected(post_init, fails, sender=Tag), mute_receivers(post_init):
         Tag(name="steam")
 
 
 def test_what_is_connected_meanwhile_stays_connected() -> None:
     signal = Signal()
     signal.connect(listens)
-    with quiet(signal):
+    with mute_receivers(signal):
         signal.connect(fails)
         signal.disconnect(listens)
     try:
@@ -415,19 +415,19 @@ def test_quiet_blocks_stand_within_each_other_and_end_with_an_exception() -> Non
     original = Signal._live_receivers
     signal = Signal()
     with connected(signal, fails, listens):
-        with quiet(listens), quiet(fails):
+        with mute_receivers(listens), mute_receivers(fails):
             assert [] == signal.send(sender=None)
-        with pytest.raises(KeyError), quiet(listens), quiet(fails):
+        with pytest.raises(KeyError), mute_receivers(listens), mute_receivers(fails):
             raise KeyError
         assert original is Signal._live_receivers
-        with quiet(fails), quiet(signal):
+        with mute_receivers(fails), mute_receivers(signal):
             assert [] == signal.send(sender=None)
 
 
 def test_a_quiet_signal_is_quiet_in_every_thread() -> None:
     signal = Signal()
     answers = []
-    with connected(signal, listens), quiet(signal):
+    with connected(signal, listens), mute_receivers(signal):
         thread = threading.Thread(target=lambda: answers.append(signal.send(sender=None)))
         thread.start()
         thread.join()
@@ -436,9 +436,9 @@ def test_a_quiet_signal_is_quiet_in_every_thread() -> None:
 
 def test_quiet_refuses_what_can_not_be_heard() -> None:
     name: Any = "post_save"
-    with pytest.raises(TypeError, match="'post_save'; a signal or a receiver was expected"), quiet(name):
+    with pytest.raises(TypeError, match="'post_save'; a signal or a receiver was expected"), mute_receivers(name):
         pass
-    with pytest.raises(TypeError, match="given nothing"), quiet():
+    with pytest.raises(TypeError, match="given nothing"), mute_receivers():
         pass
 
 
@@ -454,7 +454,7 @@ def test_the_examples_of_the_document_work(capsys: pytest.CaptureFixture[str]) -
         raise AssertionError("an invoice was sent")
 
     names: dict[str, Any] = {"Order": Order, "Tag": Tag, "order_paid": order_paid, "send_invoice": send_invoice}
-    with connected(post_save, send_invoice, sender=Tag), record() as events:
+    with connected(post_save, send_invoice, sender=Tag), capture_events() as events:
         for block in blocks:
             exec(compile(block, str(DOCUMENT), "exec"), names)
         tests = [value for name, value in names.items() if name.startswith("test_")]

@@ -147,7 +147,7 @@ def test_what_the_setting_calls_secret_is_not_stored_of_an_address() -> None:
     with SECRETIVE:
         served("/tag/?iban=DE02100100100006820101&page=2")
         trace = boundaries.begin_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
-        tracing.leave(trace)
+        tracing.deactivate(trace)
     row = newest(kind="request")
     stored = [row.name, row.data, trace.name, trace.data, *Event.objects.values_list("data", flat=True)]
     assert "DE02" not in str(stored)
@@ -177,7 +177,7 @@ def test_a_path_is_stored_as_people_read_it() -> None:
 
     scope = {"method": "GET", "path": "/größe/東京/", "query_string": "größe=1".encode()}
     trace = boundaries.begin_request(None, scope)
-    tracing.leave(trace)
+    tracing.deactivate(trace)
     assert "/größe/東京/?größe=1" == trace.data["path"]
     with signalbox.trace("work") as work:
         asked.send(None, request=WSGIRequest(environ(mojibake, "a=1")), scope=scope)
@@ -189,7 +189,7 @@ def test_a_path_is_stored_as_people_read_it() -> None:
 @pytest.mark.parametrize("path", ["/caf\xe9/", "/東京/", "/\udce9/", ""])
 def test_a_path_that_is_no_utf_8_is_stored_all_the_same(path: str) -> None:
     trace = boundaries.begin_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
-    tracing.leave(trace)
+    tracing.deactivate(trace)
     assert path == trace.data["path"]
 
 
@@ -252,7 +252,7 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
     }
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": 1}):
         trace = boundaries.begin_request(None, scope)
-        tracing.leave(trace)
+        tracing.deactivate(trace)
 
     assert (TRACE_ID, "GET /tag/?page=2") == (trace.id, trace.name)
     assert ("GET", "/tag/?page=2", "203.0.113.9") == tuple(trace.data[key] for key in ("method", "path", "remote"))
@@ -261,22 +261,22 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
 def test_a_traceparent_that_is_sent_twice_is_none() -> None:
     headers = [(b"traceparent", TRACEPARENT.encode())] * 2
     trace = boundaries.begin_request(None, {"method": "GET", "path": "/", "headers": headers})
-    tracing.leave(trace)
+    tracing.deactivate(trace)
 
     assert TRACE_ID != trace.id
 
 
 def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
     trace = boundaries.begin_request(None, {})
-    tracing.leave(trace)
+    tracing.deactivate(trace)
 
     assert ("request", "", "") == (trace.kind, trace.data["remote"], trace.data["method"])
 
 
 def test_ending_a_request_where_none_began_does_nothing() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     boundaries.end_request()
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
 
 
 # ------------------------------------------------------------------ connections
@@ -401,11 +401,11 @@ def test_a_command_within_a_command_is_a_trace_within_a_trace() -> None:
 
 @pytest.mark.django_db
 def test_a_server_s_command_is_no_trace_as_its_requests_are() -> None:
-    before = tracing.current()
+    before = tracing.get_current_trace()
     call_command(command("django.core.management.commands.runserver"))
 
     assert not Trace.objects.filter(name="runserver").exists()
-    assert tracing.current() is before
+    assert tracing.get_current_trace() is before
 
 
 @pytest.mark.django_db
@@ -518,10 +518,10 @@ class Signals(SimpleTestCase):
     seen: list[tracing.Trace] = []
 
     def test_passes(self) -> None:
-        self.seen.append(tracing.current())
+        self.seen.append(tracing.get_current_trace())
 
     def test_fails(self) -> None:
-        self.seen.append(tracing.current())
+        self.seen.append(tracing.get_current_trace())
         self.fail("on purpose")
 
 
@@ -553,11 +553,11 @@ def test_recording_that_is_switched_off_leaves_django_s_classes_as_they_were() -
 def test_a_boundary_that_is_watched_later_still_ends_its_request() -> None:
     with override_settings(SIGNALBOX={"RECORD": ["model", "custom"]}):
         signalbox.track(request_finished, "tests.request_finished")
-        before = tracing.current()
+        before = tracing.get_current_trace()
         try:
             served("/tag/")
         finally:
-            del naming._tracked[request_finished]
+            del naming._tracked_names[request_finished]
 
-        assert tracing.current() is before
+        assert tracing.get_current_trace() is before
         assert "200" == newest(kind="request").status

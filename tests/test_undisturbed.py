@@ -690,9 +690,9 @@ def traces_left() -> set[str]:
                 found |= {f"{module_name}.{name}"} if _ours(value) else set()
                 if isinstance(value, type) and value.__module__.partition(".")[0] == "django":
                     found |= {f"{value.__qualname__}.{key}" for key, held in list(vars(value).items()) if _ours(held)}
-    for entry in catalog.BUILTIN.values():
+    for entry in catalog.BUILTIN_SIGNALS.values():
         if entry.path:
-            found |= {f"{entry.name}.{key}" for key, held in vars(catalog.signal(entry)).items() if _ours(held)}
+            found |= {f"{entry.name}.{key}" for key, held in vars(catalog.import_signal(entry)).items() if _ours(held)}
     for one in connections.all():
         found |= {f"{one.alias}.{key}" for key, held in vars(one).items() if _ours(held)}
     return found
@@ -722,7 +722,7 @@ def dictionaries() -> dict[str, dict[str, Any]]:
         Collector,
         BaseCommand,
         *(value for value in vars(compiler).values() if isinstance(value, type)),
-        *(catalog.signal(entry) for entry in catalog.BUILTIN.values() if entry.path),
+        *(catalog.import_signal(entry) for entry in catalog.BUILTIN_SIGNALS.values() if entry.path),
         *connections.all(),
     ]
     return {f"{owner!r}": {key: id(value) for key, value in vars(owner).items()} for owner in owners}

@@ -76,7 +76,7 @@ class Screen:
         self.say(
             " ".join(
                 [
-                    self.paint(f"{event.at.astimezone():%H:%M:%S.%f}"[:-3], DIM),
+                    self.paint(f"{event.timestamp.astimezone():%H:%M:%S.%f}"[:-3], DIM),
                     self.paint(f"{event.signal.rpartition('.')[2]:<21}", CYAN),
                     f"{end_of(event.sender, 24):<24}",
                     f"{shorten(event.object_label or event.object_key, 24):<24}",
@@ -357,7 +357,7 @@ def await_the_last_event() -> None:
 
 def summary(screen: Screen) -> list[str]:
     """Print what was recorded of each signal; return the names of those of which nothing was."""
-    from signalbox.core.catalog import BUILTIN
+    from signalbox.core.catalog import BUILTIN_SIGNALS
     from signalbox.models import Event, Trace
 
     events: Counter[str] = Counter()
@@ -374,7 +374,7 @@ def summary(screen: Screen) -> list[str]:
             senders[name] = list(counts)[-1]
 
     # Tasks came after the document that this site is made from.
-    groups: dict[str, str] = {name: entry.group for name, entry in BUILTIN.items() if entry.group != "task"}
+    groups: dict[str, str] = {name: entry.group for name, entry in BUILTIN_SIGNALS.items() if entry.group != "task"}
     groups[OWN] = "custom"
     rows = [("signal", "group", "events", "receivers run", "last sender")]
     for name, group in groups.items():

@@ -18,14 +18,14 @@ from django.utils.timezone import localtime
 
 from signalbox.core import catalog
 from signalbox.core.event import Outcome
-from signalbox.dashboard.access import unmigrated
-from signalbox.dashboard.deliveries import AT_ONCE
-from signalbox.dashboard.deliveries import PERMISSION as MAY_CHANGE
-from signalbox.dashboard.formats import duration, pretty
+from signalbox.dashboard.access import get_missing_tables_response
+from signalbox.dashboard.deliveries import BULK_ACTION_LIMIT
+from signalbox.dashboard.deliveries import CHANGE_PERMISSION as MAY_CHANGE
+from signalbox.dashboard.formats import format_duration, format_json
 from signalbox.dashboard.forms import ReplayForm
-from signalbox.dashboard.links import delivery_address
+from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace
-from signalbox.models import moment as at
+from signalbox.models import to_datetime as at
 from signalbox.outbox import operations, registry
 
 if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
@@ -34,18 +34,18 @@ if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
 else:
     Admin, Pages = admin.ModelAdmin, Paginator
 
-MOST: Final = 2_000
+MAX_ROWS: Final = 2_000
 """Rows that the list leads to; the page of Signalbox leads to all."""
 
 
-LOOKED_AT: Final = 50_000
+MAX_SCANNED_ROWS: Final = 50_000
 """Newest rows that a filter without an index looks at."""
 
 
-SHORTENED: Final = f"The list ends after the newest {MOST:,} that fit; Signalbox's own page leads to all."
+TRUNCATION_NOTE: Final = f"The list ends after the newest {MAX_ROWS:,} that fit; Signalbox's own page leads to all."
 
 
-class SignalboxHistory:
+class HistoryAdminMixin:
     """Mixin for a ``ModelAdmin``: a button beside the admin's own history leads to the object's life in Signalbox.
 
     ``SIGNALBOX["ADMIN_HISTORY"]`` gives it to every model.
@@ -54,17 +54,17 @@ class SignalboxHistory:
     signalbox_history = True
 
 
-class NewestRows(Pages):
+class NewestRowsPaginator(Pages):
     """Pages over the newest ``MOST`` rows: it counts no further, and so never the table."""
 
     @cached_property
     def count(self) -> int:
         """How many rows there are, at most ``MOST``."""
         rows: Any = self.object_list
-        return len(rows.order_by("-pk").values_list("pk")[:MOST]) if isinstance(rows, QuerySet) else len(rows)
+        return len(rows.order_by("-pk").values_list("pk")[:MAX_ROWS]) if isinstance(rows, QuerySet) else len(rows)
 
 
-class _Choice(admin.SimpleListFilter):
+class _StaticChoicesFilter(admin.SimpleListFilter):
     """A filter whose choices are known without asking the table."""
 
     values: Sequence[str] = ()
@@ -80,7 +80,7 @@ class _Choice(admin.SimpleListFilter):
         return queryset.filter(**{self.parameter_name: value}) if known else queryset.none()
 
 
-class _AmongNewest(_Choice):
+class _NewestRowsFilter(_StaticChoicesFilter):
     """A filter that no index helps: it looks at the newest rows alone, and says so."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -88,34 +88,34 @@ class _AmongNewest(_Choice):
         if not self.value():
             return found
         newest = queryset.model._base_manager.order_by("-pk").values_list("pk", flat=True).first() or 0
-        return found.filter(pk__gt=newest - LOOKED_AT)
+        return found.filter(pk__gt=newest - MAX_SCANNED_ROWS)
 
 
-class SignalFilter(_Choice):
+class SignalFilter(_StaticChoicesFilter):
     """By signal, as Django knows it: an index leads there."""
 
     title = "signal"
     parameter_name = "signal"
-    values = tuple(name for name in catalog.BUILTIN if name not in ("pre_init", "post_init"))
+    values = tuple(name for name in catalog.BUILTIN_SIGNALS if name not in ("pre_init", "post_init"))
 
 
-class OutcomeFilter(_AmongNewest):
+class OutcomeFilter(_NewestRowsFilter):
     """By outcome, among the newest rows."""
 
-    title = f"outcome, among the newest {LOOKED_AT:,} rows"
+    title = f"outcome, among the newest {MAX_SCANNED_ROWS:,} rows"
     parameter_name = "outcome"
     values = tuple(Outcome)
 
 
-class KindFilter(_AmongNewest):
+class KindFilter(_NewestRowsFilter):
     """By kind of trace, among the newest rows."""
 
-    title = f"kind, among the newest {LOOKED_AT:,} rows"
+    title = f"kind, among the newest {MAX_SCANNED_ROWS:,} rows"
     parameter_name = "kind"
     values = ("request", "command", "task", "work", "shell", "test", "process")
 
 
-class StateFilter(_Choice):
+class StateFilter(_StaticChoicesFilter):
     """By state; those of deliveries that are pending are told apart."""
 
     title = "state"
@@ -127,7 +127,7 @@ class StateFilter(_Choice):
         return operations.filter_by_state(queryset, self.value() or "")
 
 
-class ReceiverFilter(_AmongNewest):
+class ReceiverFilter(_NewestRowsFilter):
     """By receiver, of those that this process knows, among the newest rows."""
 
     title = "receiver"
@@ -138,10 +138,10 @@ class ReceiverFilter(_AmongNewest):
         return [(name, name) for name in sorted(registry.get_durable_receivers())]
 
 
-class ReadOnly(Admin):
+class ReadOnlyAdmin(Admin):
     """Rows to be looked at: nothing is added, changed, deleted or counted."""
 
-    paginator = NewestRows
+    paginator = NewestRowsPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 100
@@ -155,9 +155,9 @@ class ReadOnly(Admin):
     ) -> tuple[QuerySet[Any], bool]:
         """Find by what has an index, as it is: ``iexact`` and ``icontains`` have no use for one."""
         term = search_term.strip()
-        return (queryset.filter(self.named(term)) if term else queryset), False
+        return (queryset.filter(self.get_search_query(term)) if term else queryset), False
 
-    def named(self, term: str) -> Q:
+    def get_search_query(self, term: str) -> Q:
         """Return what a row meets that ``term`` leads to."""
         return Q(trace_id=term.lower())
 
@@ -167,7 +167,7 @@ class ReadOnly(Admin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Show the list, or say that there are no tables yet."""
-        return unmigrated() or super().changelist_view(request, extra_context)
+        return get_missing_tables_response() or super().changelist_view(request, extra_context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: what is recorded is recorded by what happens."""
@@ -182,43 +182,43 @@ class ReadOnly(Admin):
         return False
 
     @admin.display(description="time")
-    def moment(self, row: Event | Trace | Delivery) -> Any:
+    def timestamp(self, row: Event | Trace | Delivery) -> Any:
         """When it happened."""
-        return localtime(row.at)
+        return localtime(row.timestamp)
 
     @admin.display(description="took")
-    def took(self, row: Event | Trace) -> str:
+    def duration_display(self, row: Event | Trace) -> str:
         """How long it took."""
-        return duration(row.duration)
+        return format_duration(row.duration)
 
     @admin.display(description="data")
     def details(self, row: Event | Trace) -> str:
         """What has no column of its own."""
-        return format_html("<pre>{}</pre>", pretty(row.data))
+        return format_html("<pre>{}</pre>", format_json(row.data))
 
     @admin.display(description="in Signalbox")
-    def page(self, row: Event | Trace | Delivery) -> str:
+    def dashboard_link(self, row: Event | Trace | Delivery) -> str:
         """The way to its page, where the site has it."""
         try:
-            return format_html('<a href="{}">Open</a>', _address(row))
+            return format_html('<a href="{}">Open</a>', _get_dashboard_url(row))
         except NoReverseMatch:
             return "\u2013"
 
 
-def _address(row: Event | Trace | Delivery) -> str:
+def _get_dashboard_url(row: Event | Trace | Delivery) -> str:
     if isinstance(row, Delivery):
-        return delivery_address(row)
+        return get_delivery_url(row)
     name, key = ("event", row.pk) if isinstance(row, Event) else ("trace", row.trace_id)
     return reverse(f"signalbox:{name}", args=[key])
 
 
 @admin.register(Event)
-class EventAdmin(ReadOnly):
+class EventAdmin(ReadOnlyAdmin):
     """Events, newest first."""
 
     list_display = ("moment", "signal", "outcome", "errors", "sender", "object_label", "actor_label", "took", "page")
     list_filter = (SignalFilter, OutcomeFilter)
-    search_help_text = f"A trace id, a user's key as actor:7, or a model and a key as shop.Order:17. {SHORTENED}"
+    search_help_text = f"A trace id, a user's key as actor:7, or a model and a key as shop.Order:17. {TRUNCATION_NOTE}"
     fields = (
         *(
             "moment",
@@ -235,16 +235,16 @@ class EventAdmin(ReadOnly):
     )
     readonly_fields = ("moment", "took", "details", "page")
 
-    def named(self, term: str) -> Q:
+    def get_search_query(self, term: str) -> Q:
         """A trace id, an actor's key, an object."""
         name, _, key = term.partition(":")
         if name == "actor":
             return Q(actor_key=key)
-        return Q(sender=name, object_key=key) if key else super().named(term)
+        return Q(sender=name, object_key=key) if key else super().get_search_query(term)
 
 
 @admin.register(Trace)
-class TraceAdmin(ReadOnly):
+class TraceAdmin(ReadOnlyAdmin):
     """Traces, the last to end first."""
 
     list_display = (
@@ -260,7 +260,7 @@ class TraceAdmin(ReadOnly):
         "page",
     )
     list_filter = (KindFilter,)
-    search_help_text = f"A trace id. {SHORTENED}"
+    search_help_text = f"A trace id. {TRUNCATION_NOTE}"
     fields = (
         *("moment", "kind", "name", "actor_key", "actor_label", "status", "took", "events", "errors", "rolled_back"),
         *("trace_id", "details", "page"),
@@ -269,7 +269,7 @@ class TraceAdmin(ReadOnly):
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(ReadOnly):
+class DeliveryAdmin(ReadOnlyAdmin):
     """Deliveries, newest first, to be read; whoever may change them tries them again, lets them go, or replays."""
 
     list_display = ("moment", "receiver", "state", "attempts", "error", "sender", "object_key", "page")
@@ -290,27 +290,29 @@ class DeliveryAdmin(ReadOnly):
     @admin.action(description="Retry: run now, with all attempts", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Let the chosen deliveries be run now."""
-        self._act(request, queryset, operations.retry, "to be run now")
+        self._apply_action(request, queryset, operations.retry, "to be run now")
 
     @admin.action(description="Discard: let go", permissions=["operate"])
     def discard(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Let the chosen deliveries go."""
-        self._act(request, queryset, operations.discard, "discarded")
+        self._apply_action(request, queryset, operations.discard, "discarded")
 
-    def _act(self, request: HttpRequest, queryset: QuerySet[Any], act: Callable[..., int], done: str) -> None:
-        chosen = list(queryset[:AT_ONCE])
-        number = act(chosen, queryset.db)
-        self.message_user(request, f"{number} of {len(chosen)} deliveries: {done}.", messages.SUCCESS)
+    def _apply_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], action: Callable[..., int], result_text: str
+    ) -> None:
+        chosen = list(queryset[:BULK_ACTION_LIMIT])
+        number = action(chosen, queryset.db)
+        self.message_user(request, f"{number} of {len(chosen)} deliveries: {result_text}.", messages.SUCCESS)
 
     @admin.display(description="due")
-    def due_at(self, row: Delivery) -> Any:
+    def scheduled_for(self, row: Delivery) -> Any:
         """Before when it is not run."""
-        return localtime(at(row.due))
+        return localtime(at(row.run_at))
 
     @admin.display(description="its worker has it until")
     def leased_until(self, row: Delivery) -> Any:
         """Until when it belongs to a worker."""
-        return None if row.lease is None else localtime(at(row.lease))
+        return None if row.lease_expires_at is None else localtime(at(row.lease_expires_at))
 
     @admin.display(description="finished")
     def finished_at(self, row: Delivery) -> Any:
@@ -320,7 +322,7 @@ class DeliveryAdmin(ReadOnly):
     @admin.display(description="payload")
     def details(self, row: Any) -> str:
         """What the receiver is given."""
-        return format_html("<pre>{}</pre>", pretty(row.payload))
+        return format_html("<pre>{}</pre>", format_json(row.payload))
 
     def get_urls(self) -> list[URLPattern]:
         """Add the page from which past events are replayed."""

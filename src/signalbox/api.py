@@ -35,31 +35,31 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
             )
         self._name = name
         self._kind = kind
-        self._actor = None if actor is None else _actor(actor)
-        self._open: list[tracing.Trace] = []
+        self._actor = None if actor is None else _to_actor(actor)
+        self._open_traces: list[tracing.Trace] = []
 
     def __enter__(self) -> tracing.Trace:
         found = boundaries.begin(self._kind, self._name)
         found.set_actor(self._actor)
-        self._open.append(found)
+        self._open_traces.append(found)
         return found
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        ended = self._open.pop()
+        ended = self._open_traces.pop()
         boundaries.leave(ended, error)
-        exporter.end(ended, "ok")
+        exporter.finish_trace(ended, "ok")
 
     async def __aenter__(self) -> tracing.Trace:
         return self.__enter__()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        ended = self._open.pop()
+        ended = self._open_traces.pop()
         boundaries.leave(ended, error)
-        await sync_to_async(exporter.end)(ended, "ok")
+        await sync_to_async(exporter.finish_trace)(ended, "ok")
 
 
 def set_actor(actor: Any) -> None:
@@ -68,11 +68,11 @@ def set_actor(actor: Any) -> None:
     It holds until the current trace ends; outside of every trace, for the current thread or asynchronous task.
     Raises ``TypeError`` for anything else, as for a user who has not logged in.
     """
-    tracing.current().set_actor(None if actor is None else _actor(actor))
+    tracing.get_current_trace().set_actor(None if actor is None else _to_actor(actor))
 
 
-def _actor(actor: Any) -> Actor:
-    found = tracing.named_actor(actor.key, actor.label) if isinstance(actor, Actor) else tracing.actor_of(actor)
+def _to_actor(actor: Any) -> Actor:
+    found = tracing.build_actor(actor.key, actor.label) if isinstance(actor, Actor) else tracing.actor_from_user(actor)
     if found is None:
         raise TypeError(f"{type(actor).__name__} is no actor; a user who has logged in, or a text, was expected.")
     return found

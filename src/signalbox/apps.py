@@ -22,10 +22,10 @@ class SignalboxConfig(AppConfig):
         super().__init__(app_name, app_module)
         from signalbox import wiring
 
-        wiring.early()
+        wiring.install_recording()
 
     def ready(self) -> None:
         """Record, and check."""
         from signalbox import wiring
 
-        wiring.ready()
+        wiring.complete_setup()

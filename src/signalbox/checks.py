@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 TAG = "signalbox"
 
 
-def register() -> None:
+def register_checks() -> None:
     """Let ``manage.py check`` run the checks."""
     register_check(check_setting, TAG)
     register_check(check_names, TAG)
-    register_check(check_keep, TAG)
-    register_check(check_place, TAG)
+    register_check(check_event_processor, TAG)
+    register_check(check_installation_order, TAG)
     register_check(delivery.check_receivers, TAG)
     register_check(delivery.check_dispatcher, TAG)
-    register_check(check_by_doctor, TAG)
+    register_check(run_doctor_checks, TAG)
 
 
-def check_by_doctor(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+def run_doctor_checks(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """D: what the doctor finds. It is loaded when it is asked: a process that only serves never does."""
     from signalbox.doctor import system_check
 
@@ -46,26 +46,26 @@ def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """E001: a key or value of ``SIGNALBOX`` that is not understood."""
     return [
         Error(message, hint=remedy, obj=f"SIGNALBOX[{key!r}]" if key else "SIGNALBOX", id="signalbox.E001")
-        for key, message, remedy in conf.problems(getattr(settings, "SIGNALBOX", None))
+        for key, message, remedy in conf.get_errors(getattr(settings, "SIGNALBOX", None))
     ]
 
 
 def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """W004, W005: the setting names a signal, an app, a model or a field that is not there."""
     config = conf.get()
-    groups = {entry.group for entry in catalog.BUILTIN.values()} | {"custom"}
-    known = catalog.BUILTIN.keys() | groups | set(naming.tracked().values())
+    groups = {entry.group for entry in catalog.BUILTIN_SIGNALS.values()} | {"custom"}
+    known = catalog.BUILTIN_SIGNALS.keys() | groups | set(naming.get_tracked_signals().values())
     found: list[CheckMessage] = [
         Caution(
             f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.',
-            hint=_suggestion(name, known | naming.beside(name)),
+            hint=_suggest_signal(name, known | naming.get_sibling_signals(name)),
             obj='SIGNALBOX["RECORD"]',
             id="signalbox.W004",
         )
         for name in (() if isinstance(config.RECORD, str) else config.RECORD)
-        if name not in known and not _may_come(name)
+        if name not in known and not _may_be_defined(name)
     ]
-    labels = {config.label for config in apps.get_app_configs()} | set(conf.IGNORED)
+    labels = {config.label for config in apps.get_app_configs()} | set(conf.DEFAULT_IGNORE)
     models = {model._meta.label.lower() for model in apps.get_models(include_auto_created=True)}
     found += [
         Caution(
@@ -81,7 +81,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     found += [
         Caution(
             f'SIGNALBOX["MODELS"] names {field!r}, which is no field of {label} that is recorded.',
-            hint=_close(field, known_fields) or f"It has {', '.join(sorted(known_fields))}.",
+            hint=_suggest_match(field, known_fields) or f"It has {', '.join(sorted(known_fields))}.",
             obj='SIGNALBOX["MODELS"]',
             id="signalbox.W005",
         )
@@ -94,15 +94,15 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     return found
 
 
-def _may_come(name: str) -> bool:
+def _may_be_defined(name: str) -> bool:
     """Tell whether ``name`` is of a signal that its module has, or may have once it is imported."""
     module, dot, _ = name.rpartition(".")
-    return bool(dot) and (module not in sys.modules or name in naming.beside(name))
+    return bool(dot) and (module not in sys.modules or name in naming.get_sibling_signals(name))
 
 
-def check_keep(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+def check_event_processor(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """E002: ``KEEP`` names nothing that can be called."""
-    problem = processors.problem()
+    problem = processors.get_error()
     if problem is None:
         return []
     named = conf.get().KEEP
@@ -116,19 +116,19 @@ def check_keep(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def _suggest_signal(name: str, known: Iterable[str]) -> str:
     return (
-        _close(name, known)
+        _suggest_match(name, known)
         or "Name one of Django's signals, a group of them, or a signal of your own by its dotted name."
     )
 
 
-def _close(name: str, known: Iterable[str]) -> str:
+def _suggest_match(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
-def check_place(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """W001 to W003: the app does not stand first, or the middleware is missing or not first."""
     found: list[CheckMessage] = []
     names = [config.name for config in apps.get_app_configs()]

@@ -33,22 +33,22 @@ class TraceMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Answer ``request`` as the rest of the site does."""
-        return self._answer_async(request) if self.is_async else self._answer(request)
+        return self._handle_async(request) if self.is_async else self._handle(request)
 
-    def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        trace, own = _enter(request)
+    def _handle(self, request: HttpRequest) -> HttpResponseBase:
+        trace, own = _get_or_start_trace(request)
         status = "500"
         try:
             response: HttpResponseBase = self.get_response(request)
             status = str(response.status_code)
             return response
         finally:
-            _leave(trace, request, status)
+            _record_response(trace, request, status)
             if own:
                 boundaries.end_request(trace)
 
-    async def _answer_async(self, request: HttpRequest) -> HttpResponseBase:
-        trace, own = _enter(request)
+    async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
+        trace, own = _get_or_start_trace(request)
         status = "500"
         try:
             response: HttpResponseBase = await self.get_response(request)
@@ -58,25 +58,25 @@ class TraceMiddleware:
             status = "cancelled"  # the visitor has gone
             raise
         finally:
-            _leave(trace, request, status)
+            _record_response(trace, request, status)
             if own:
                 await boundaries.aend_request(trace)
 
 
-def _enter(request: HttpRequest) -> tuple[Trace, bool]:
+def _get_or_start_trace(request: HttpRequest) -> tuple[Trace, bool]:
     """Return the request's trace, and whether it was begun here: by a handler that sends no ``request_started``."""
-    begun = tracing._current.get()
+    begun = tracing._current_trace.get()
     own = begun is None or begun.kind != "request" or begun.request is not None
     trace = boundaries.begin_request(request.META, None) if begun is None or own else begun
-    trace.bind(request)
+    trace.bind_request(request)
     return trace, own
 
 
-def _leave(trace: Trace, request: HttpRequest, status: str) -> None:
+def _record_response(trace: Trace, request: HttpRequest, status: str) -> None:
     match = getattr(request, "resolver_match", None)
     if match is not None:
         trace.data["view"] = match.view_name or match._func_path
         if match.kwargs:
             boundaries.resolved(trace, request)
     trace.status = status
-    trace.view_done = True
+    trace.is_view_done = True

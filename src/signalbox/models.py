@@ -9,36 +9,36 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from signalbox.core.event import Outcome
-from signalbox.core.fields import Document
+from signalbox.core.fields import TrustedJSONField
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-before_reading: list[Callable[[], None]] = []
+before_read_hooks: list[Callable[[], None]] = []
 """Called before events are read, so that a transaction sees its own; recording puts its buffers' flush here."""
 
 
-def moment(microseconds: int) -> dt.datetime:
+def to_datetime(microseconds: int) -> dt.datetime:
     """Return ``microseconds`` since the epoch as an aware UTC datetime, exactly."""
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=microseconds)
 
 
-def now() -> dt.datetime:
+def utc_now() -> dt.datetime:
     """Return the moment as an aware datetime; ``timezone.now()`` is naive where ``USE_TZ`` is off."""
     return dt.datetime.now(dt.UTC)
 
 
-def microseconds(moment: dt.datetime) -> int:
+def to_microseconds(value: dt.datetime) -> int:
     """Return an aware datetime as microseconds since the epoch, exactly."""
-    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+    return (value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
 
 
-class Register(models.Manager["Any"]):
+class FlushingManager(models.Manager["Any"]):
     """Manager whose readers see what the open transaction has recorded so far."""
 
     def get_queryset(self) -> models.QuerySet[Any]:
         """Return the table's rows, those of the open transaction included."""
-        for call in before_reading:
+        for call in before_read_hooks:
             call()
         return super().get_queryset()
 
@@ -63,9 +63,9 @@ class Event(models.Model):
     )
     duration = models.BigIntegerField(_("duration"), null=True, help_text=_("Microseconds that the send took."))
     errors = models.PositiveSmallIntegerField(_("errors"), help_text=_("Receivers that raised."))
-    data = Document()
+    data = TrustedJSONField()
 
-    objects: ClassVar[Register] = Register()
+    objects: ClassVar[FlushingManager] = FlushingManager()
 
     uncertain = False
     """Of an event in an object's history: whether it may have concerned it, as a bulk operation that left out keys."""
@@ -86,9 +86,9 @@ class Event(models.Model):
         return f"{self.signal} {self.sender} {self.object_label or self.object_key}".rstrip()
 
     @property
-    def at(self) -> dt.datetime:
+    def timestamp(self) -> dt.datetime:
         """When it was sent: aware, UTC."""
-        return moment(self.time)
+        return to_datetime(self.time)
 
 
 class Trace(models.Model):
@@ -106,9 +106,9 @@ class Trace(models.Model):
     events = models.PositiveIntegerField(_("events"))
     errors = models.PositiveIntegerField(_("errors"))
     rolled_back = models.PositiveIntegerField(_("rolled back"))
-    data = Document()
+    data = TrustedJSONField()
 
-    objects: ClassVar[Register] = Register()
+    objects: ClassVar[FlushingManager] = FlushingManager()
 
     class Meta:
         verbose_name = _("trace")
@@ -121,9 +121,9 @@ class Trace(models.Model):
         return f"{self.kind} {self.name}"
 
     @property
-    def at(self) -> dt.datetime:
+    def timestamp(self) -> dt.datetime:
         """When it began: aware, UTC."""
-        return moment(self.time)
+        return to_datetime(self.time)
 
 
 class Delivery(models.Model):
@@ -140,8 +140,8 @@ class Delivery(models.Model):
     id = models.BigAutoField(primary_key=True)
     receiver = models.CharField(_("receiver"), max_length=200)
     queue = models.CharField(_("queue"), max_length=64)
-    key = models.CharField(_("order key"), max_length=200, db_column="order_key")
-    lane = models.BigIntegerField(
+    ordering_key = models.CharField(_("order key"), max_length=200, db_column="order_key")
+    partition_id = models.BigIntegerField(
         null=True,
         help_text=_("Deliveries of one lane run one at a time, in the order of their ids. None: it holds no place."),
     )
@@ -154,16 +154,16 @@ class Delivery(models.Model):
     state = models.CharField(
         _("state"), max_length=10, db_default=PENDING, choices=[(s, s) for s in (PENDING, DONE, DEAD, DISCARDED)]
     )
-    due = models.BigIntegerField(_("due"), help_text=_("Microseconds since 1970, UTC: not to be run before."))
-    wake = models.BigIntegerField(
+    run_at = models.BigIntegerField(_("due"), help_text=_("Microseconds since 1970, UTC: not to be run before."))
+    next_check_at = models.BigIntegerField(
         null=True,
         help_text=_("When to look at it next: when it is due, or its lease or its message runs out. None: never."),
     )
-    lease = models.BigIntegerField(
+    lease_expires_at = models.BigIntegerField(
         _("lease"), null=True, help_text=_("Until when it belongs to the worker that runs it; none if it waits.")
     )
     attempts = models.PositiveIntegerField(_("attempts"), db_default=0)
-    epoch = models.BigIntegerField(
+    fencing_token = models.BigIntegerField(
         db_default=0, help_text=_("Rises with each claim: a worker that was taken for dead notices.")
     )
     error = models.CharField(_("error"), max_length=600, db_default="")
@@ -171,9 +171,9 @@ class Delivery(models.Model):
     traceback = models.TextField(_("traceback"), null=True)  # noqa: DJ001
     created = models.BigIntegerField(_("created"), help_text=_("Microseconds since 1970, UTC."))
     finished = models.BigIntegerField(_("finished"), null=True, help_text=_("When it was done, dead or discarded."))
-    payload = Document()
+    payload = TrustedJSONField()
 
-    objects: ClassVar[Register] = Register()
+    objects: ClassVar[FlushingManager] = FlushingManager()
 
     class Meta:
         verbose_name = _("delivery")
@@ -193,6 +193,6 @@ class Delivery(models.Model):
         return f"{self.receiver} for {self.signal} {self.sender} {self.object_key}".rstrip()
 
     @property
-    def at(self) -> dt.datetime:
+    def timestamp(self) -> dt.datetime:
         """When its event was written: aware, UTC."""
-        return moment(self.created)
+        return to_datetime(self.created)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from signalbox.core.tracing import Trace
     from signalbox.testing import RecordedEvents
 
-_trace: pytest.StashKey[Trace] = pytest.StashKey()
+_TRACE_KEY: pytest.StashKey[Trace] = pytest.StashKey()
 
 
-def _recording() -> bool:
+def _is_recording() -> bool:
     registry: Any = sys.modules.get("django.apps")
     if registry is None or not registry.apps.ready or not registry.apps.is_installed("signalbox"):
         return False
@@ -32,11 +32,11 @@ def _recording() -> bool:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Begin the test's trace before its fixtures, and take care that it ends."""
-    if not _recording():
+    if not _is_recording():
         return (yield)
     from signalbox.instrumentation import boundaries
 
-    trace = item.stash[_trace] = boundaries.begin_test(item.nodeid)
+    trace = item.stash[_TRACE_KEY] = boundaries.begin_test(item.nodeid)
     try:
         return (yield)
     finally:
@@ -46,7 +46,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """End the test's trace with the test, while its database is still there."""
-    trace = item.stash.get(_trace, None)
+    trace = item.stash.get(_TRACE_KEY, None)
     if trace is None:
         return (yield)
     from signalbox.instrumentation import boundaries
@@ -62,7 +62,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 @pytest.fixture
 def signalbox_events() -> Iterator[RecordedEvents]:
     """The events of this test, as ``signalbox.testing.record()`` collects them."""
-    from signalbox.testing import record
+    from signalbox.testing import capture_events
 
-    with record() as events:
+    with capture_events() as events:
         yield events

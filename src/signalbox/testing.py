@@ -16,7 +16,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.dispatch import Signal
 
 from signalbox.core import catalog
-from signalbox.core.event import Draft
+from signalbox.core.event import PendingEvent
 from signalbox.instrumentation import install
 from signalbox.instrumentation import signals as signal_patches
 from signalbox.serialization import diff, signal_arguments
@@ -37,60 +37,60 @@ ANY: Final[Any] = ...
 class RecordedEvent:
     """One event, as far as it has come: while its transaction is open, its outcome is not known."""
 
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
+    def __init__(self, event: PendingEvent) -> None:
+        self._event = event
 
     @property
     def signal(self) -> str:
         """The signal's name as it is stored: ``"post_save"``, ``"shop.signals.order_paid"``, ``"bulk_create"``."""
-        return self._draft.signal
+        return self._event.signal
 
     @property
     def sender(self) -> str:
         """The sender's label: ``"shop.Order"`` for a model, a dotted name for another class."""
-        return self._draft.sender
+        return self._event.sender
 
     @property
     def object_key(self) -> str:
         """The primary key of the object it is about, as text; empty if it is about none."""
-        return self._draft.key
+        return self._event.key
 
     @property
     def object_label(self) -> str:
         """What that object calls itself."""
-        return self._draft.label
+        return self._event.label
 
     @property
     def actor(self) -> Actor | None:
         """Who did it, if that was known."""
-        return self._draft.actor
+        return self._event.actor
 
     @property
     def outcome(self) -> Outcome | None:
         """What became of it; ``None`` while that is open, and for a change whose transaction was committed."""
-        return self._draft.outcome
+        return self._event.outcome
 
     @property
     def args(self) -> Mapping[str, Any]:
         """The arguments of the send, as they are stored: bounded, and without secrets."""
-        args = self._draft.args
+        args = self._event.args
         return json.loads(args) if isinstance(args, str) else args or {}
 
     @property
     def changes(self) -> Mapping[str, Any]:
         """Fields of the row: ``[old, new]`` for an update, the value for what was created or deleted."""
-        change = self._draft.change
+        change = self._event.change
         return {} if change is None else diff.describe(change)[1]
 
     @property
     def receivers(self) -> list[str]:
         """The dotted names of the receivers that ran, in their order."""
-        return [run.site.name for run in self._draft.runs or ()]
+        return [run.location.name for run in self._event.receiver_calls or ()]
 
     @property
     def errors(self) -> list[str]:
         """What receivers raised, as ``Type: message``."""
-        return [run.error for run in self._draft.runs or () if run.error is not None]
+        return [run.error for run in self._event.receiver_calls or () if run.error is not None]
 
     def __repr__(self) -> str:
         about = f" {self.object_label or self.object_key}".rstrip()
@@ -100,11 +100,11 @@ class RecordedEvent:
 class RecordedEvents(Sequence[RecordedEvent]):
     """The events of a block, in the order in which they began."""
 
-    def __init__(self, drafts: list[Draft]) -> None:
-        self._drafts = drafts
+    def __init__(self, events: list[PendingEvent]) -> None:
+        self._events = events
 
     def __len__(self) -> int:
-        return len(self._drafts)
+        return len(self._events)
 
     @overload
     def __getitem__(self, index: int) -> RecordedEvent: ...
@@ -114,17 +114,17 @@ class RecordedEvents(Sequence[RecordedEvent]):
 
     def __getitem__(self, index: int | slice) -> RecordedEvent | RecordedEvents:
         if isinstance(index, slice):
-            return RecordedEvents(self._drafts[index])
-        return RecordedEvent(self._drafts[index])
+            return RecordedEvents(self._events[index])
+        return RecordedEvent(self._events[index])
 
-    def of(self, signal: Signal | str | None = None, sender: Any = ANY) -> RecordedEvents:
+    def filter(self, signal: Signal | str | None = None, sender: Any = ANY) -> RecordedEvents:
         """Return the events of ``signal`` (itself, or its name) and of ``sender`` (a class, or its label)."""
-        names = None if signal is None else {signal} if isinstance(signal, str) else {_name(signal)}
+        names = None if signal is None else {signal} if isinstance(signal, str) else {_get_signal_name(signal)}
         label = ANY if sender is ANY else sender if isinstance(sender, str) else signal_arguments.sender_label(sender)
         return RecordedEvents(
             [
                 draft
-                for draft in self._drafts
+                for draft in self._events
                 if (names is None or draft.signal in names) and (label is ANY or draft.sender == label)
             ]
         )
@@ -132,14 +132,14 @@ class RecordedEvents(Sequence[RecordedEvent]):
     @property
     def signals(self) -> list[str]:
         """The names of the signals, one for each event."""
-        return [draft.signal for draft in self._drafts]
+        return [draft.signal for draft in self._events]
 
     def __repr__(self) -> str:
         return f"RecordedEvents({list(self)!r})"
 
 
 @contextmanager
-def record() -> Iterator[RecordedEvents]:
+def capture_events() -> Iterator[RecordedEvents]:
     """Collect the events of the block, those of every thread, as they are recorded::
 
         with record() as events:
@@ -150,19 +150,19 @@ def record() -> Iterator[RecordedEvents]:
     """
     if not install.installed():
         raise RuntimeError("Nothing is recorded: signalbox.uninstall() was called. Call signalbox.install() first.")
-    drafts: list[Draft] = []
-    original: Any = Draft.__init__
+    drafts: list[PendingEvent] = []
+    original: Any = PendingEvent.__init__
 
-    def noted(self: Draft, *args: Any, **kwargs: Any) -> None:
+    def collecting_init(self: PendingEvent, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         drafts.append(self)
 
     # Every event begins here, wherever it is written in the end; outside of the block that costs nothing.
-    Draft.__init__ = noted  # type: ignore[method-assign]
+    PendingEvent.__init__ = collecting_init  # type: ignore[method-assign]
     try:
         yield RecordedEvents(drafts)
     finally:
-        Draft.__init__ = original  # type: ignore[method-assign]
+        PendingEvent.__init__ = original  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------ what was sent
@@ -190,16 +190,16 @@ def assert_sent(signal: Signal, /, *, sender: Any = ANY, times: int | None = Non
     in the list. Raises ``AssertionError``, which tells of the sends that did not fit; ``TypeError`` if ``signal`` is
     no signal. An exception that leaves the block goes on unchecked.
     """
-    with _watched(signal) as every:
+    with _capture_sends(signal) as every:
         fitting: list[Send] = []
         yield fitting
-    fitting.extend(send for send in every if not _misfits(send, sender, args))
+    fitting.extend(send for send in every if not _find_differences(send, sender, args))
     if len(fitting) == times or (times is None and fitting):
         return
-    wanted = "at least once" if times is None else _times(times)
+    wanted = "at least once" if times is None else _format_count(times)
     raise AssertionError(
-        f"{_name(signal)}{_described(sender, args)} was expected to be sent {wanted}, "
-        f"but was sent {_times(len(fitting))}.{_told(signal, every, sender, args)}"
+        f"{_get_signal_name(signal)}{_format_expectation(sender, args)} was expected to be sent {wanted}, "
+        f"but was sent {_format_count(len(fitting))}.{_format_sends(signal, every, sender, args)}"
     )
 
 
@@ -209,24 +209,24 @@ def assert_not_sent(signal: Signal, /, *, sender: Any = ANY, **args: Any) -> Ite
 
     Raises as ``assert_sent`` does.
     """
-    with _watched(signal) as every:
+    with _capture_sends(signal) as every:
         yield
-    fitting = [send for send in every if not _misfits(send, sender, args)]
+    fitting = [send for send in every if not _find_differences(send, sender, args)]
     if fitting:
-        shown = "".join(f"\n  {_shown_send(send)}" for send in fitting[:MOST_SHOWN])
+        shown = "".join(f"\n  {_format_send(send)}" for send in fitting[:MAX_SHOWN])
         raise AssertionError(
-            f"{_name(signal)}{_described(sender, args)} was expected not to be sent, "
-            f"but was sent {_times(len(fitting))}:{shown}"
+            f"{_get_signal_name(signal)}{_format_expectation(sender, args)} was expected not to be sent, "
+            f"but was sent {_format_count(len(fitting))}:{shown}"
         )
 
 
 @contextmanager
-def _watched(signal: Signal) -> Iterator[list[Send]]:
+def _capture_sends(signal: Signal) -> Iterator[list[Send]]:
     """Note every send of ``signal``, around whatever else watches it; no receiver is connected."""
-    _check(signal)
+    _check_signal(signal)
     every: list[Send] = []
 
-    def noting(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(inner: Callable[..., Any]) -> Callable[..., Any]:
         def send(sender: Any, **named: Any) -> Any:
             every.append(Send(sender, named))
             return inner(sender, **named)  # of an asynchronous way, what is to be awaited
@@ -235,7 +235,7 @@ def _watched(signal: Signal) -> Iterator[list[Send]]:
 
     state = vars(signal)
     before = {method: state.get(method) for method in signal_patches.METHODS}
-    ours = {method: noting(getattr(signal, method)) for method in signal_patches.METHODS}
+    ours = {method: wrap(getattr(signal, method)) for method in signal_patches.METHODS}
     state.update(ours)
     try:
         yield every
@@ -248,84 +248,88 @@ def _watched(signal: Signal) -> Iterator[list[Send]]:
                     state[method] = before[method]
 
 
-def _check(signal: object) -> None:
+def _check_signal(signal: object) -> None:
     if not isinstance(signal, Signal):
-        raise TypeError(f"{_shown(signal)} is no signal; a django.dispatch.Signal was expected, as post_save.")
+        raise TypeError(f"{_format_value(signal)} is no signal; a django.dispatch.Signal was expected, as post_save.")
 
 
-def _name(signal: Signal) -> str:
+def _get_signal_name(signal: Signal) -> str:
     known = install.watched().get(signal)
     if known is not None:
         return known
-    for entry in catalog.BUILTIN.values():
-        if entry.path and catalog.signal(entry) is signal:
+    for entry in catalog.BUILTIN_SIGNALS.values():
+        if entry.path and catalog.import_signal(entry) is signal:
             return entry.name
     return "The signal"
 
 
-def _misfits(send: Send, sender: Any, args: Mapping[str, Any]) -> list[str]:
+def _find_differences(send: Send, sender: Any, args: Mapping[str, Any]) -> list[str]:
     """Say in what ``send`` differs from what was expected."""
     differences = []
-    if not _is_sender(send.sender, sender):
-        differences.append(f"sender is {_shown_sender(send.sender)}")
+    if not _matches_sender(send.sender, sender):
+        differences.append(f"sender is {_format_sender(send.sender)}")
     for name, value in args.items():
         if name not in send.args:
             differences.append(f"no argument {name}")
-        elif not _equal(send.args[name], value):
-            differences.append(f"{name} is {_shown(send.args[name])}")
+        elif not _is_equal(send.args[name], value):
+            differences.append(f"{name} is {_format_value(send.args[name])}")
     return differences
 
 
-def _is_sender(sent: Any, expected: Any) -> bool:
+def _matches_sender(sent: Any, expected: Any) -> bool:
     if expected is ANY or sent is expected:
         return True
-    return isinstance(expected, str) and (_equal(sent, expected) or signal_arguments.sender_label(sent) == expected)
+    return isinstance(expected, str) and (_is_equal(sent, expected) or signal_arguments.sender_label(sent) == expected)
 
 
-def _equal(value: Any, expected: Any) -> bool:
+def _is_equal(value: Any, expected: Any) -> bool:
     return value is expected or bool(value == expected)
 
 
-MOST_SHOWN: Final = 10
+MAX_SHOWN: Final = 10
 """Sends that a message tells."""
 
 _repr = Repr()
 _repr.maxother = _repr.maxstring = 80
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return _repr.repr(value)
 
 
-def _shown_sender(sender: Any) -> str:
+def _format_sender(sender: Any) -> str:
     return signal_arguments.sender_label(sender) or "None"
 
 
-def _times(number: int) -> str:
+def _format_count(number: int) -> str:
     return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
-def _described(sender: Any, args: Mapping[str, Any]) -> str:
-    words = "" if sender is ANY else f" from {sender if isinstance(sender, str) else _shown_sender(sender)}"
+def _format_expectation(sender: Any, args: Mapping[str, Any]) -> str:
+    words = "" if sender is ANY else f" from {sender if isinstance(sender, str) else _format_sender(sender)}"
     if args:
-        words += " with " + ", ".join(f"{name}={_shown(value)}" for name, value in args.items())
+        words += " with " + ", ".join(f"{name}={_format_value(value)}" for name, value in args.items())
     return words
 
 
-def _shown_send(send: Send) -> str:
-    args = ", ".join(f"{name}={_shown(value)}" for name, value in send.args.items())
-    return f"from {_shown_sender(send.sender)}" + (f" with {args}" if args else "")
+def _format_send(send: Send) -> str:
+    args = ", ".join(f"{name}={_format_value(value)}" for name, value in send.args.items())
+    return f"from {_format_sender(send.sender)}" + (f" with {args}" if args else "")
 
 
-def _told(signal: Signal, every: list[Send], sender: Any, args: Mapping[str, Any]) -> str:
-    if not every:
-        return f" No {_name(signal)} was sent at all." if _name(signal) != "The signal" else " It was not sent at all."
+def _format_sends(signal: Signal, all_sends: list[Send], sender: Any, args: Mapping[str, Any]) -> str:
+    if not all_sends:
+        return (
+            f" No {_get_signal_name(signal)} was sent at all."
+            if _get_signal_name(signal) != "The signal"
+            else " It was not sent at all."
+        )
     lines = []
-    for send in every[:MOST_SHOWN]:
-        misfits = _misfits(send, sender, args)
-        lines.append(f"\n  {_shown_send(send)}" + (f"  [{'; '.join(misfits)}]" if misfits else ""))
-    if len(every) > MOST_SHOWN:
-        lines.append(f"\n  and {len(every) - MOST_SHOWN} more")
+    for send in all_sends[:MAX_SHOWN]:
+        misfits = _find_differences(send, sender, args)
+        lines.append(f"\n  {_format_send(send)}" + (f"  [{'; '.join(misfits)}]" if misfits else ""))
+    if len(all_sends) > MAX_SHOWN:
+        lines.append(f"\n  and {len(all_sends) - MAX_SHOWN} more")
     return "\nIt was sent:" + "".join(lines)
 
 
@@ -333,7 +337,7 @@ def _told(signal: Signal, every: list[Send], sender: Any, args: Mapping[str, Any
 
 
 @contextmanager
-def quiet(*what: Signal | Callable[..., Any]) -> Iterator[None]:
+def mute_receivers(*targets: Signal | Callable[..., Any]) -> Iterator[None]:
     """Keep receivers from running in the block: those of a signal, or one receiver of whatever signals::
 
         with quiet(post_save, send_invoice):
@@ -343,36 +347,46 @@ def quiet(*what: Signal | Callable[..., Any]) -> Iterator[None]:
     what was connected meanwhile. It holds for every thread, and blocks may stand within each other.
     Raises ``TypeError`` if one of ``what`` is neither a signal nor callable, or if there is none.
     """
-    signals = [one for one in what if isinstance(one, Signal)]
-    silent = [one for one in what if not isinstance(one, Signal)]
-    if not what:
+    signals = [one for one in targets if isinstance(one, Signal)]
+    silent = [one for one in targets if not isinstance(one, Signal)]
+    if not targets:
         raise TypeError("quiet() was given nothing; signals or receivers were expected: quiet(post_save).")
     for one in silent:
         if not callable(one):
-            raise TypeError(f"quiet() was given {_shown(one)}; a signal or a receiver was expected.")
+            raise TypeError(f"quiet() was given {_format_value(one)}; a signal or a receiver was expected.")
     original: Any = Signal._live_receivers
 
-    def live(self: Signal, sender: Any) -> Any:
+    def live_receivers(self: Signal, sender: Any) -> Any:
         if any(self is signal for signal in signals):
             return [], []
         found = original(self, sender)
-        return tuple([one for one in part if not any(_is(one, hushed) for hushed in silent)] for part in found)
+        return tuple(
+            [one for one in part if not any(_is_same_receiver(one, hushed) for hushed in silent)] for part in found
+        )
 
-    Signal._live_receivers = live  # type: ignore[method-assign]
+    Signal._live_receivers = live_receivers  # type: ignore[method-assign]
     try:
         yield
     finally:
         Signal._live_receivers = original  # type: ignore[method-assign]
 
 
-def _is(receiver: Any, hushed: Any) -> bool:
+def _is_same_receiver(receiver: Any, muted: Any) -> bool:
     """Tell whether both are the same receiver; a method is made anew each time that it is asked for."""
-    if isinstance(receiver, MethodType) and isinstance(hushed, MethodType):
-        return receiver.__self__ is hushed.__self__ and receiver.__func__ is hushed.__func__
-    return receiver is hushed
+    if isinstance(receiver, MethodType) and isinstance(muted, MethodType):
+        return receiver.__self__ is muted.__self__ and receiver.__func__ is muted.__func__
+    return receiver is muted
 
 
-__all__ = ["RecordedEvent", "RecordedEvents", "Send", "assert_not_sent", "assert_sent", "quiet", "record"]
+__all__ = [
+    "RecordedEvent",
+    "RecordedEvents",
+    "Send",
+    "assert_not_sent",
+    "assert_sent",
+    "mute_receivers",
+    "capture_events",
+]
 
 
 # ------------------------------------------------------------------ durable receivers

@@ -7,7 +7,7 @@ import logging
 logger = logging.getLogger("signalbox")
 
 
-def early() -> None:
+def install_recording() -> None:
     """The registry has made this app's config: models prepared and connections opened from now on are seen."""
     from signalbox.instrumentation import install
 
@@ -17,7 +17,7 @@ def early() -> None:
         logger.exception("Recording could not be switched on.")
 
 
-def ready() -> None:
+def complete_setup() -> None:
     """Every app is there: find their own signals, let readers see what is not committed yet, and check."""
     from signalbox import checks, models
     from signalbox.instrumentation import install
@@ -27,6 +27,6 @@ def ready() -> None:
         install.find_custom()
     except Exception:  # as above
         logger.exception("Custom signals could not be looked for.")
-    if unit_of_work.flush_all not in models.before_reading:
-        models.before_reading.append(unit_of_work.flush_all)
-    checks.register()
+    if unit_of_work.flush_all not in models.before_read_hooks:
+        models.before_read_hooks.append(unit_of_work.flush_all)
+    checks.register_checks()

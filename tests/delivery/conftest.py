@@ -32,9 +32,9 @@ def _no_durable_receivers_left() -> Iterator[None]:
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    writer.deliverer = None
+    writer.delivery_source = None
     signalbox.install()
-    exporter.forget()
+    exporter.discard_pending()
     connections["other"].close()  # a test that used it leaves it open when its tables are emptied
 
 

@@ -93,7 +93,7 @@ def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhil
     if connection.vendor == "sqlite":
         pytest.skip("who has SQLite's write lock claims alone")
     first, second = two_of_one_key(durable)
-    lane = first.lane
+    lane = first.partition_id
     Delivery.objects.filter(pk=first.pk).update(lane=None, wake=None, state="dead")
     claims = DeliveryQueue("default")
     look = claims._drop_overtaken

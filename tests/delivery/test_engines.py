@@ -76,7 +76,7 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
     durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relaying, "MOST_UNDER_WAY", 50)
-    monkeypatch.setattr(relaying, "AT_ONCE", 10)
+    monkeypatch.setattr(relaying, "DISPATCH_BATCH_SIZE", 10)
     durable(receivers.saved)
     orders(1)
     pattern = Delivery.objects.get()

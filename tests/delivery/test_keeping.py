@@ -25,7 +25,7 @@ def test_a_receiver_that_does_not_end_counts_as_failed_while_it_holds_its_engine
     durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(heartbeat, "TICK", 0.05)
-    monkeypatch.setattr(heartbeat, "GRACE", 0.2)
+    monkeypatch.setattr(heartbeat, "TIMEOUT_GRACE_SECONDS", 0.2)
     monkeypatch.setenv("SIGNALBOX_TEST_STUCK", "3")
     durable(getattr(receivers, name), retries=0, timeout=0.1)
     Order.objects.create(number="1")

@@ -19,7 +19,7 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 import signalbox
-from signalbox.core.receivers import connected, name
+from signalbox.core.receivers import get_connected_receivers, get_name
 from signalbox.instrumentation import model_metadata
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
@@ -241,9 +241,9 @@ def test_what_runs_after_the_commit_is_listed_under_its_own_name_without_an_uid(
     holder = Holder()
     signalbox.receiver(signal, after_commit=True)(takes_document)
     signalbox.receiver(signal, after_commit=True)(holder.method)
-    found = connected(signal)
+    found = get_connected_receivers(signal)
     assert [None, None] == [one.dispatch_uid for one in found]
-    assert [f"{__name__}.takes_document", f"{__name__}.Holder.method"] == [name(one.receiver) for one in found]
+    assert [f"{__name__}.takes_document", f"{__name__}.Holder.method"] == [get_name(one.receiver) for one in found]
 
 
 def roll_back(number: str) -> None:
@@ -279,9 +279,13 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
     monkeypatch.setattr(backends, "DELIVERY_COLUMNS", (*batches.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
     broken = "INSERT INTO nowhere VALUES (?)"
     monkeypatch.setattr(
-        backends, "_SQLITE", tuple(broken if batches.DELIVERY in sql else sql for sql in backends._SQLITE)
+        backends,
+        "_SQLITE",
+        tuple(broken if batches.DELIVERY_TABLE in sql else sql for sql in backends._SQLITE_STATEMENTS),
     )
-    monkeypatch.setattr(backends, "_POSTGRESQL_VALUES", {**backends._POSTGRESQL_VALUES, batches.DELIVERY: broken})
+    monkeypatch.setattr(
+        backends, "_POSTGRESQL_VALUES", {**backends._POSTGRESQL_VALUES_INSERTS, batches.DELIVERY_TABLE: broken}
+    )
     with pytest.raises(DatabaseError):
         Order.objects.create(number="1")
     assert not Order.objects.filter(number="1").exists()
@@ -401,7 +405,7 @@ def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(durable: 
 
 def _committed_elsewhere() -> int:
     """What leaves later, apart from the transaction."""
-    return len([trace for trace in exporter._waiting if any(draft.travels for draft in trace.pending)])
+    return len([trace for trace in exporter._pending_traces if any(draft.outbox_arguments for draft in trace.pending)])
 
 
 def takes_document(sender: Any, document: Any, **kwargs: Any) -> None: ...

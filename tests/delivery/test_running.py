@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import connection, connections
 
-from signalbox.models import Delivery, moment
+from signalbox.models import Delivery, to_datetime
 from signalbox.outbox.execution import execute
 from signalbox.outbox.queue import DeliveryQueue, AttemptResult, Disposition
 from signalbox.outbox.worker import WorkerOptions, Worker
@@ -60,7 +60,7 @@ def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
     claims.complete(one, execute(one))
     found = Delivery.objects.get()
     assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
-    assert moment(found.due) > found.at, "a date, for the page"
+    assert to_datetime(found.due) > found.at, "a date, for the page"
 
 
 def begins(sender: Any, **kwargs: Any) -> None:

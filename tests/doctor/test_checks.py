@@ -8,7 +8,7 @@ import pytest
 from django.core.checks import INFO, WARNING
 from django.core.checks.registry import registry
 
-from signalbox.checks import TAG, check_by_doctor, register
+from signalbox.checks import TAG, run_doctor_checks, register_checks
 from signalbox.doctor import engine
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.system_check import check, message
@@ -84,12 +84,12 @@ def test_the_check_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 def test_the_check_is_registered_once_under_the_tag() -> None:
     before = set(registry.registered_checks)
     try:
-        register()
-        register()
+        register_checks()
+        register_checks()
 
         registered: list[object] = [*registry.get_checks()]
-        assert 1 == registered.count(check_by_doctor)
-        assert (TAG,) == check_by_doctor.tags  # type: ignore[attr-defined]
+        assert 1 == registered.count(run_doctor_checks)
+        assert (TAG,) == run_doctor_checks.tags  # type: ignore[attr-defined]
     finally:
         registry.registered_checks.clear()
         registry.registered_checks.update(before)

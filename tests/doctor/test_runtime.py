@@ -20,7 +20,7 @@ from django.dispatch import Signal
 from django.test import override_settings
 
 from signalbox.core import naming
-from signalbox.core.catalog import BUILTIN
+from signalbox.core.catalog import BUILTIN_SIGNALS
 from signalbox.doctor import examine, runtime, source
 from signalbox.doctor.project import Project
 from signalbox.doctor.runtime import Connection, Sender
@@ -73,7 +73,7 @@ def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch
 
 
 def test_a_signal_is_called_what_track_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(naming._tracked, SIGNAL, "partner.payment")
+    monkeypatch.setitem(naming._tracked_names, SIGNAL, "partner.payment")
 
     assert "partner.payment" == runtime.read().aliases[NAME]
 
@@ -139,7 +139,9 @@ def test_that_a_storage_is_gone_is_no_news() -> None:
 
     gone = [c for c in runtime.read().connections if c.signal == "setting_changed" and not c.alive]
     assert 2 <= len(gone)
-    assert [] == [finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal in BUILTIN]
+    assert [] == [
+        finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal in BUILTIN_SIGNALS
+    ]
 
 
 @override_settings(DEBUG=True)

@@ -24,8 +24,8 @@ def settle() -> None:
         connection = connections[alias]
         connection.ensure_connection()
         assert not connection.in_atomic_block
-    exporter.drain()
-    assert not exporter.waiting()
+    exporter.flush()
+    assert not exporter.has_pending()
     connections.close_all()
 
 
@@ -45,7 +45,7 @@ def _django_db_helper(
                 connection.close()
                 connection.in_atomic_block = False
                 connection.connection = None
-        writer.forget()
+        writer.clear_table_cache()
         settle()
 
 
@@ -56,9 +56,9 @@ def _nothing_left_behind(django_db_setup: None) -> Iterator[None]:
         register.empty(alias)
 
 
-@pytest.fixture(params=[unit_of_work.SPILL, 1, 3], ids=lambda spill: f"spill-{spill}")
+@pytest.fixture(params=[unit_of_work.FLUSH_THRESHOLD, 1, 3], ids=lambda spill: f"spill-{spill}")
 def spill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Events that a transaction keeps in memory: with few of them everything is written early."""
     number: int = request.param
-    monkeypatch.setattr(unit_of_work, "SPILL", number)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", number)
     return number

@@ -206,12 +206,12 @@ def test_a_proxys_rows() -> None:
 
 def test_long_transactions_are_written_early_and_stay_small(spill: int) -> None:
     connection.ensure_connection()
-    own = unit_of_work.of(connections["default"])
+    own = unit_of_work.get_unit_of_work(connections["default"])
     assert own is not None
     with transaction.atomic():
         for number in range(2500):
             tag(str(number))
-            assert len(own.drafts) <= 2 * spill  # pre_save and post_save
+            assert len(own.events) <= 2 * spill  # pre_save and post_save
     assert 2500 == len(register.exact())
 
 
@@ -263,7 +263,7 @@ def test_atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(raise_request_exception=False)
     assert [200, 500] == [client.get("/well/").status_code, client.get("/badly/").status_code]
     assert ["well"] == register.exact()
-    rolled_back = [] if unit_of_work.SPILL == 1 else ["badly"]
+    rolled_back = [] if unit_of_work.FLUSH_THRESHOLD == 1 else ["badly"]
     assert rolled_back == register.told("rolled_back", "post_save")
 
 

@@ -169,7 +169,7 @@ def test_receivers_that_ran_after_the_commit_are_in_the_event(alias: str) -> Non
         tag(name, alias)
     for one in connections.all():
         one.ensure_connection()
-    exporter.drain()
+    exporter.flush()
     event = Event.objects.using(alias).get(signal="post_save")
     [run] = event.data["receivers"]
     assert (run["name"].rpartition(".")[2], run["error"]) == ("listen", None)
@@ -183,7 +183,7 @@ def test_receivers_that_failed_after_the_commit_are_in_the_event() -> None:
 
     with receiving(post_save, fail), pytest.raises(ValueError, match="after the row"):
         tag("a")
-    exporter.drain()
+    exporter.flush()
     event = Event.objects.get(signal="post_save")
     assert ("committed", 1) == (event.outcome, event.errors)
     assert "ValueError: after the row" == event.data["receivers"][0]["error"]
@@ -195,7 +195,7 @@ def test_a_receiver_that_ran_late_waits_for_a_transaction_that_is_open_there() -
 
     with transaction.atomic(using="default"), receiving(post_save, listen):
         tag("a", "other")
-        exporter.drain()
+        exporter.flush()
         assert "receivers" not in Event.objects.using("other").get(signal="post_save").data
-    exporter.drain()
+    exporter.flush()
     assert 1 == len(Event.objects.using("other").get(signal="post_save").data["receivers"])

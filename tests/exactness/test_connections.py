@@ -54,7 +54,7 @@ def test_threads_have_a_buffer_each() -> None:
         thread.join()
     assert 36 == len(register.exact())
     here().ensure_connection()
-    exporter.drain()
+    exporter.flush()
     assert 24 == len(register.told("rolled_back", "post_save"))
 
 
@@ -93,10 +93,10 @@ def child(work: Callable[[], object]) -> int:
 
 def test_a_fork_in_mid_transaction_leaves_the_events_to_the_parent() -> None:
     def work() -> None:
-        own = unit_of_work.of(here())
+        own = unit_of_work.get_unit_of_work(here())
         assert own is not None
-        assert [] == own.drafts
-        assert not exporter.waiting()
+        assert [] == own.events
+        assert not exporter.has_pending()
 
     with transaction.atomic():
         tag("a")
@@ -124,12 +124,12 @@ def test_a_forked_child_records_what_it_does_itself() -> None:
 def test_what_waits_in_the_parent_is_written_once() -> None:
     def work() -> None:
         connection.ensure_connection()
-        exporter.drain()
+        exporter.flush()
 
     with transaction.atomic():  # which the rolled-back event has to wait for
         with undone(using="other"):
             tag("a", "other")
-        assert exporter.waiting()
+        assert exporter.has_pending()
         assert 0 == child(lambda: in_thread(work).join())
     assert ["a"] == register.told("rolled_back", "post_save")
 
@@ -167,7 +167,7 @@ class TestAsync:
         async def work() -> None:
             await sync_to_async(in_sync)()
             assert ["b"] == await sync_to_async(register.exact)()
-            await sync_to_async(exporter.drain)()
+            await sync_to_async(exporter.flush)()
             await sync_to_async(connections.close_all)()
 
         run(work())
@@ -244,7 +244,7 @@ class TestLost:
         connection.close()
         tag("c")
         assert ["c"] == register.exact()
-        exporter.drain()
+        exporter.flush()
         assert ["a"] == register.told("rolled_back", "post_save")  # nothing was sent: it can't have been committed
 
     def test_a_connection_that_is_lost_after_the_events_were_written(self) -> None:
@@ -280,7 +280,7 @@ class TestAborted:
             with suppress(DatabaseError), connection.cursor() as cursor:
                 cursor.execute("SELECT * FROM nowhere")
         assert [] == register.exact()
-        exporter.drain()
+        exporter.flush()
         assert ["a"] == register.told("rolled_back", "post_save")
 
     def test_an_error_of_the_orm(self) -> None:
@@ -308,7 +308,7 @@ def test_closing_the_connection_within_a_block_rolls_back() -> None:
         connection.close()
     tag("b")
     assert ["b"] == register.exact()
-    exporter.drain()
+    exporter.flush()
     assert ["a"] == register.told("rolled_back", "post_save")
 
 
@@ -389,7 +389,7 @@ def _hang_up() -> None:
 def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, spill: int
 ) -> None:
-    monkeypatch.setattr(unit_of_work, "SPILL", spill)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", spill)
     tag("before")
     proxy.drop_reply_to = b"COMMIT"
 
@@ -402,7 +402,7 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     proxy.drop_reply_to = b""
     here().close()
     tag("c")
-    exporter.drain()
+    exporter.flush()
     assert ["a", "before", "c"] == sorted(register.exact())
     assert [] == register.told("rolled_back", "post_save")  # nobody here could know
 

@@ -64,7 +64,7 @@ def poison() -> Iterator[None]:
 def tableless() -> Iterator[None]:
     """The table has been there, and is gone."""
     connection.ensure_connection()
-    assert writer.ready(connection)
+    assert writer.has_tables(connection)
     connection.close()
     register.execute("default", "ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield
@@ -81,8 +81,8 @@ def broken(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def dropped() -> Callable[[], int]:
     """How many events were dropped since the test began."""
-    before = writer.tally.dropped
-    return lambda: writer.tally.dropped - before
+    before = writer.write_stats.dropped
+    return lambda: writer.write_stats.dropped - before
 
 
 def names() -> list[str]:
@@ -167,7 +167,7 @@ class TestPoison:
 
     @raising
     def test_what_was_written_early_goes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(unit_of_work, "SPILL", 2)
+        monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
 
         def write() -> None:
             with transaction.atomic():
@@ -344,7 +344,7 @@ class TestInterrupt:
     def test_a_keyboard_interrupt_that_the_application_catches_still_dooms_the_transaction(
         self, interrupting: list[BaseException], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(unit_of_work, "SPILL", 1)
+        monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 1)
         connection.ensure_connection()
 
         def write() -> None:

@@ -10,13 +10,13 @@ from django.db import connection, connections, transaction
 
 from signalbox.models import Event
 from signalbox.queries import tail as module
-from signalbox.queries.filters import Filter
-from signalbox.queries.tail import Follower, follow
+from signalbox.queries.filters import EventFilter
+from signalbox.queries.tail import EventFollower, follow
 from tests.rows import event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
-ORDERS = Filter(sender=("shop.Order",))
+ORDERS = EventFilter(sender=("shop.Order",))
 
 
 class Writer(threading.Thread):
@@ -65,10 +65,10 @@ def labels(events: list[Event]) -> list[str]:
     return [found.object_label for found in events]
 
 
-def soon(follower: Follower) -> list[Event]:
+def soon(follower: EventFollower) -> list[Event]:
     """Look until there is something: a gap is not asked for in each look, but at intervals that grow with its age."""
     until = time.monotonic() + 20
-    while not (found := follower.look()) and time.monotonic() < until:
+    while not (found := follower.poll()) and time.monotonic() < until:
         time.sleep(0.01)
     return found
 
@@ -80,16 +80,16 @@ def overlapping() -> None:
 
 def test_an_event_whose_transaction_was_overtaken_is_seen_when_it_commits() -> None:
     overlapping()
-    follower = Follower(ORDERS)
+    follower = EventFollower(ORDERS)
     with writing("slow") as slow:
         with writing("quick") as quick:
             assert slow.ids < quick.ids
             quick.end()
         assert ["quick"] == labels(soon(follower))
-        assert [] == labels(follower.look())
+        assert [] == labels(follower.poll())
         slow.end()
         assert ["slow"] == labels(soon(follower))
-    assert [] == labels(follower.look())
+    assert [] == labels(follower.poll())
 
 
 def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
@@ -97,8 +97,8 @@ def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
     event(object_label="before")
     with writing("slow") as slow:
         event(object_label="overtook it before the start")
-        follower = Follower(ORDERS)
-        assert [] == labels(follower.look())
+        follower = EventFollower(ORDERS)
+        assert [] == labels(follower.poll())
         slow.end()
         assert ["slow"] == labels(soon(follower))
 
@@ -107,7 +107,7 @@ def test_an_event_with_the_first_id_of_all_is_seen_though_it_comes_late() -> Non
     overlapping()
     with writing("first of all") as slow:
         event(object_label="second")
-        follower = Follower(ORDERS)
+        follower = EventFollower(ORDERS)
         slow.end()
         assert ["first of all"] == labels(soon(follower))
 
@@ -118,9 +118,9 @@ def test_the_lines_at_the_start_and_what_follows_have_each_event_once() -> None:
     with writing("late") as slow:
         event(object_label="two")
         stop = threading.Event()
-        follower = Follower(ORDERS)
+        follower = EventFollower(ORDERS)
         slow.end()  # visible between the follower's first look and its asking for lines
-        assert ["one", "two"] == labels(follower.newest(10))
+        assert ["one", "two"] == labels(follower.get_newest(10))
         assert ["late"] == labels(soon(follower))
         stop.set()
         assert ["one", "late", "two"] == labels(list(follow(ORDERS, lines=10, stop=stop)))
@@ -128,10 +128,10 @@ def test_the_lines_at_the_start_and_what_follows_have_each_event_once() -> None:
 
 def test_ids_in_the_middle_of_a_transaction_that_are_seen_late_leave_no_other_behind() -> None:
     overlapping()
-    follower = Follower(ORDERS)
+    follower = EventFollower(ORDERS)
     with writing("a", "b") as first, writing("c", "d") as second:
         event(object_label="e")
-        assert ["e"] == labels(follower.look())
+        assert ["e"] == labels(follower.poll())
         second.end()
         assert ["c", "d"] == labels(soon(follower))
         first.end()
@@ -140,7 +140,7 @@ def test_ids_in_the_middle_of_a_transaction_that_are_seen_late_leave_no_other_be
 
 def test_more_late_events_than_fit_into_one_look_all_come(monkeypatch: pytest.MonkeyPatch) -> None:
     overlapping()
-    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(module, "BATCH_SIZE", 3)
     stop = threading.Event()
     following = follow(ORDERS, stop=stop)
     with writing(*"abcdefgh") as slow:
@@ -153,12 +153,12 @@ def test_more_late_events_than_fit_into_one_look_all_come(monkeypatch: pytest.Mo
 
 def test_a_filter_chooses_among_late_events_too() -> None:
     overlapping()
-    follower = Follower(Filter.parse({"sender": "shop.Customer"}))
+    follower = EventFollower(EventFilter.parse({"sender": "shop.Customer"}))
     with writing("of an order") as slow:
         event(sender="shop.Customer", object_label="of a customer")
-        assert ["of a customer"] == labels(follower.look())
+        assert ["of a customer"] == labels(follower.poll())
         slow.end()
-        assert [] == labels(follower.look())
+        assert [] == labels(follower.poll())
 
 
 @pytest.mark.postgres
@@ -166,13 +166,13 @@ def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch:
     """However long it takes: an hour has gone by on the follower's clock."""
     hours = [0.0]
     monkeypatch.setattr(module, "monotonic", lambda: hours[0])
-    follower = Follower(ORDERS)
+    follower = EventFollower(ORDERS)
     with writing("slow") as slow:
         event(object_label="quick")
-        follower.look()
+        follower.poll()
         for hour in range(1, 5):
             hours[0] = hour * 3600.0
-            follower.look()
+            follower.poll()
         assert slow.ids[0] in follower._gaps
         slow.end()
         hours[0] += 3600
@@ -180,21 +180,21 @@ def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch:
     deadline = time.monotonic() + 60
     while len(follower._gaps) and time.monotonic() < deadline:  # other databases of the server have transactions, too
         hours[0] += 3600
-        follower.look()
+        follower.poll()
         time.sleep(0.1)
     assert 0 == len(follower._gaps)
 
 
 @pytest.mark.postgres
 def test_a_rolled_back_transaction_leaves_no_gap_to_ask_for() -> None:
-    follower = Follower(ORDERS)
+    follower = EventFollower(ORDERS)
     with writing("undone") as undone:
         event(object_label="kept")
         undone.end(commits=False)
     assert ["kept"] == labels(soon(follower))
     deadline = time.monotonic() + 60
     while len(follower._gaps) and time.monotonic() < deadline:
-        assert [] == labels(follower.look())
+        assert [] == labels(follower.poll())
         time.sleep(0.1)
     assert 0 == len(follower._gaps)
 
@@ -203,16 +203,16 @@ def test_a_rolled_back_transaction_leaves_no_gap_to_ask_for() -> None:
 def test_a_gap_is_given_up_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = [0.0]
     monkeypatch.setattr(module, "monotonic", lambda: seconds[0])
-    follower = Follower(ORDERS)
+    follower = EventFollower(ORDERS)
     with writing("undone") as undone:
         event(object_label="kept")
         undone.end(commits=False)
-    follower.look()
+    follower.poll()
     seconds[0] = 3599
-    follower.look()
+    follower.poll()
     assert undone.ids[0] in follower._gaps
     seconds[0] = 3599 + 3600 / 8
-    follower.look()
+    follower.poll()
     assert 0 == len(follower._gaps)
 
 

@@ -52,7 +52,7 @@ def test_what_another_database_undid_is_told_in_the_default_one() -> None:
     with undone(using="other"):
         tag("a", "other")
     connections["default"].ensure_connection()
-    exporter.drain()
+    exporter.flush()
     assert [] == register.told("rolled_back", "post_save", "other")
     [event] = Event.objects.filter(signal="post_save")
     assert ("rolled_back", "other") == (event.outcome, event.database)
@@ -63,11 +63,11 @@ def without_tables() -> Iterator[None]:
     """The other database, where Signalbox was never migrated."""
     names = ("signalbox_event", "signalbox_trace")
     register.execute("other", *(f"ALTER TABLE {name} RENAME TO {name}_away" for name in names))
-    writer.forget()
+    writer.clear_table_cache()
     yield
     connections["other"].close()
     register.execute("other", *(f"ALTER TABLE {name}_away RENAME TO {name}" for name in names))
-    writer.forget()
+    writer.clear_table_cache()
 
 
 @pytest.mark.usefixtures("without_tables")
@@ -80,7 +80,7 @@ def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the
         assert [] == register.told("committed", "post_save")
     tag("c", "other")
     assert ["a", "c"] == sorted(Tag.objects.using("other").values_list("name", flat=True))
-    exporter.drain()
+    exporter.flush()
     assert ["a", "c"] == register.told("committed", "post_save")
     assert ["b"] == register.told("rolled_back", "post_save")
     assert {"other"} == {event.database for event in Event.objects.filter(signal="post_save")}
@@ -90,12 +90,12 @@ def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the
 def test_a_transaction_longer_than_memory_keeps_its_events_where_they_cant_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(unit_of_work, "SPILL", 2)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
     connections["default"].ensure_connection()
     with transaction.atomic(using="other"):
         for number in range(5):
             tag(str(number), "other")
-    exporter.drain()
+    exporter.flush()
     assert ["0", "1", "2", "3", "4"] == register.told("committed", "post_save")
 
 

@@ -54,7 +54,7 @@ PROGRAMS = st.lists(
 
 def atomic(own_savepoint: bool = True) -> Any:
     """A block. Django does not recover from one that begins in a manual transaction which PostgreSQL has given up."""
-    if not connection.in_atomic_block and not connection.autocommit and backends.aborted(connection):
+    if not connection.in_atomic_block and not connection.autocommit and backends.is_transaction_aborted(connection):
         raise DatabaseError("The transaction is aborted.")
     return transaction.atomic(savepoint=own_savepoint)
 
@@ -194,7 +194,7 @@ def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, bulk: str, p
     for alias in ("default", "other"):
         register.empty(alias)
     with pytest.MonkeyPatch.context() as patch, override_settings(SIGNALBOX={"BULK": bulk}):
-        patch.setattr(unit_of_work, "SPILL", spill)
+        patch.setattr(unit_of_work, "FLUSH_THRESHOLD", spill)
         Program().run(program)
     for sender in ("shop.Order", "shop.Friend", "shop.Uniq"):
         register.exact(sender)

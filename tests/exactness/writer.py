@@ -35,7 +35,7 @@ def write(seed: int) -> None:
     from tests.shop.models import Order, Tag
 
     chance = random.Random(seed)
-    unit_of_work.SPILL = chance.choice([1, 3, 1000, 1000])
+    unit_of_work.FLUSH_THRESHOLD = chance.choice([1, 3, 1000, 1000])
     tags = [Tag.objects.create(name=str(number)) for number in range(3)]
     keys: list[int] = []
 

@@ -14,7 +14,7 @@ from django.db import connection
 from django.test import Client, override_settings
 
 import signalbox
-from signalbox.core.tracing import new_trace_id
+from signalbox.core.tracing import generate_trace_id
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox import registry
 from signalbox.pipeline import exporter, writer
@@ -55,7 +55,7 @@ def add_event(db: None) -> Callable[..., Event]:
         span = next(spans)
         values: dict[str, Any] = {
             "time": START + span * 1_000_000,
-            "trace_id": new_trace_id(),
+            "trace_id": generate_trace_id(),
             "span": span,
             "parent": None,
             "signal": "post_save",
@@ -82,7 +82,7 @@ def add_trace(db: None) -> Callable[..., Trace]:
 
     def add(**given: Any) -> Trace:
         values: dict[str, Any] = {
-            "trace_id": new_trace_id(),
+            "trace_id": generate_trace_id(),
             "kind": "request",
             "name": "POST /orders/7/",
             "actor_key": "3",
@@ -142,7 +142,7 @@ def durable() -> Iterator[str]:
     [name] = registry.get_durable_receivers()
     yield name
     registry.disconnect(name)
-    writer.deliverer = None
+    writer.delivery_source = None
     signalbox.install()
 
 
@@ -172,7 +172,7 @@ def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Site
 
 
 def _empty_register() -> None:
-    exporter.drain()
+    exporter.flush()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     connection.close()

@@ -89,7 +89,7 @@ def test_being_refused_is_recorded(client: Client) -> None:
 def test_before_migrate_every_page_says_what_to_do(
     page: Client, addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "ready", lambda connection: False)
+    monkeypatch.setattr(writer, "has_tables", lambda connection: False)
     for address in addresses:
         answer = page.get(address)
         assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)

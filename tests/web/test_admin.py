@@ -12,7 +12,7 @@ from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from signalbox import admin as signalbox_admin
-from signalbox.admin import SignalboxHistory
+from signalbox.admin import HistoryAdminMixin
 from signalbox.models import Delivery, Event
 from signalbox.pipeline import writer
 
@@ -59,13 +59,13 @@ def test_the_list_does_not_count_the_table(
 
 @pytest.mark.parametrize("model", FILTERS)
 def test_before_migrate_the_list_says_what_to_do(boss: Client, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    monkeypatch.setattr(writer, "ready", lambda connection: False)
+    monkeypatch.setattr(writer, "has_tables", lambda connection: False)
     answer = boss.get(f"/admin/signalbox/{model}/")
     assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)
 
 
 def test_the_list_ends_after_the_newest(boss: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signalbox_admin, "MOST", 3)
+    monkeypatch.setattr(signalbox_admin, "MAX_ROWS", 3)
     Event.objects.all().delete()
     for _ in range(5):
         add_event()
@@ -175,7 +175,7 @@ def test_past_events_are_replayed_by_whoever_may(clerk: Client, add_event: AddEv
     assert durable == Delivery.objects.get().receiver
 
 
-class WithButton(SignalboxHistory, UserAdmin):  # type: ignore[type-arg]
+class WithButton(HistoryAdminMixin, UserAdmin):  # type: ignore[type-arg]
     pass
 
 

@@ -6,17 +6,20 @@ from typing import Any
 import pytest
 
 from signalbox.models import Event, Trace
-from signalbox.queries.timeline_query import Asked
+from signalbox.queries.timeline_query import TimelineQuery
 
 
 def test_what_is_asked_for_is_said_again_in_the_address() -> None:
     given = {"signal": " post_save ", "text": "night train", "before": "7", "sender": ""}
-    assert "text=night+train&signal=post_save" == Asked.read(given).address
+    assert "text=night+train&signal=post_save" == TimelineQuery.parse(given).query_string
 
 
 def test_each_part_can_be_taken_away() -> None:
-    asked = Asked.read({"signal": "post_save", "outcome": "errors"})
-    assert [("Signal", "post_save", "outcome=errors"), ("Outcome", "errors", "signal=post_save")] == asked.chips()
+    asked = TimelineQuery.parse({"signal": "post_save", "outcome": "errors"})
+    assert [
+        ("Signal", "post_save", "outcome=errors"),
+        ("Outcome", "errors", "signal=post_save"),
+    ] == asked.active_filters()
 
 
 @pytest.mark.parametrize(
@@ -26,9 +29,9 @@ def test_each_part_can_be_taken_away() -> None:
 @pytest.mark.django_db
 def test_what_can_t_be_read_finds_nothing_and_says_why(given: dict[str, str], add_event: Callable[..., Event]) -> None:
     add_event()
-    asked = Asked.read(given)
-    assert next(iter(given.values())) in asked.problem
-    assert not Event.objects.filter(asked.conditions()).exists()
+    asked = TimelineQuery.parse(given)
+    assert next(iter(given.values())) in asked.error
+    assert not Event.objects.filter(asked.to_q()).exists()
 
 
 @pytest.mark.parametrize(
@@ -52,9 +55,9 @@ def test_a_filter_finds_what_it_asks_for(
     add_event(object_label="a", errors=2)
     add_event(object_label="b", signal="update", outcome="rolled_back", object_key="8")
     add_event(object_label="c", signal="shop.order_paid", outcome="failed", actor_label="grace", object_key="9")
-    asked = Asked.read(given)
-    assert "" == asked.problem
-    events = Event.objects.filter(asked.conditions()).order_by("id")
+    asked = TimelineQuery.parse(given)
+    assert "" == asked.error
+    events = Event.objects.filter(asked.to_q()).order_by("id")
     assert found == [event.object_label for event in events]
 
 
@@ -63,7 +66,7 @@ def test_a_crashed_request_is_an_error(add_event: Callable[..., Event]) -> None:
     Event.objects.all().delete()
     add_event()
     crash = add_event(signal="got_request_exception", sender="", object_key="", outcome="sent")
-    assert [crash] == list(Event.objects.filter(Asked.read({"outcome": "errors"}).conditions()))
+    assert [crash] == list(Event.objects.filter(TimelineQuery.parse({"outcome": "errors"}).to_q()))
 
 
 @pytest.mark.parametrize(
@@ -77,9 +80,9 @@ def test_the_events_of_traces_with_a_status_are_found(
     add_event(object_label="running")
     for told in ("200", "500", "503", "failed"):
         add_trace(status=told, trace_id=add_event(object_label=told).trace_id)
-    asked = Asked.read({"status": status})
-    events = Event.objects.filter(asked.conditions()).order_by("id")
-    assert (found, False) == ([event.object_label for event in events], asked.jumps)
+    asked = TimelineQuery.parse({"status": status})
+    events = Event.objects.filter(asked.to_q()).order_by("id")
+    assert (found, False) == ([event.object_label for event in events], asked.is_indexed)
 
 
 @pytest.mark.parametrize(
@@ -93,4 +96,4 @@ def test_the_events_of_traces_with_a_status_are_found(
     ],
 )
 def test_an_index_leads_to_few_parts_alone(given: dict[str, str], jumps: bool) -> None:
-    assert jumps == Asked.read(given).jumps
+    assert jumps == TimelineQuery.parse(given).is_indexed

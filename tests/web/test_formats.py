@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from signalbox.dashboard import formats
-from signalbox.dashboard.formats import Changed, Piece
+from signalbox.dashboard.formats import FieldDiff, DiffPart
 
 
 @pytest.mark.parametrize(
@@ -26,46 +26,48 @@ from signalbox.dashboard.formats import Changed, Piece
     ],
 )
 def test_a_duration_is_said_with_three_digits(microseconds: int | None, said: str) -> None:
-    assert said == formats.duration(microseconds)
+    assert said == formats.format_duration(microseconds)
 
 
 def test_a_signal_that_django_does_not_know_is_custom() -> None:
-    assert ["model", "bulk", "custom"] == [formats.group(name) for name in ("post_save", "update", "shop.signals.paid")]
+    assert ["model", "bulk", "custom"] == [
+        formats.get_signal_group(name) for name in ("post_save", "update", "shop.signals.paid")
+    ]
 
 
 def test_a_model_s_label_stays_whole_and_a_dotted_name_is_shortened() -> None:
     names = ["auth.User", "django.core.handlers.wsgi.WSGIHandler", ""]
-    assert ["auth.User", "WSGIHandler", ""] == [formats.short(name) for name in names]
+    assert ["auth.User", "WSGIHandler", ""] == [formats.short_sender(name) for name in names]
 
 
 def test_changes_are_told_with_what_was_there_before() -> None:
     data = {"changes": {"status": ["open", "paid"], "total": [3], "odd": "no pair", "none": []}}
     assert [
-        Changed("status", True, "open", "paid", ()),
-        Changed("total", False, "", "3", ()),
-    ] == formats.changes(data)
+        FieldDiff("status", True, "open", "paid", ()),
+        FieldDiff("total", False, "", "3", ()),
+    ] == formats.get_field_diffs(data)
 
 
 def test_long_texts_are_compared_word_by_word() -> None:
     old = "The signalman pulled the lever and the distant arm came off at once."
     new = "The signalman pulled the lever and the home arm came off at once."
-    [change] = formats.changes({"changes": {"note": [old, new]}})
+    [change] = formats.get_field_diffs({"changes": {"note": [old, new]}})
     assert [
-        Piece("same", "The signalman pulled the lever and the "),
-        Piece("old", "distant"),
-        Piece("new", "home"),
-        Piece("same", " arm came off at once."),
-    ] == list(change.pieces)
+        DiffPart("same", "The signalman pulled the lever and the "),
+        DiffPart("old", "distant"),
+        DiffPart("new", "home"),
+        DiffPart("same", " arm came off at once."),
+    ] == list(change.parts)
 
 
 def test_texts_that_differ_all_over_are_shown_one_after_the_other() -> None:
     old, new = "a " * 3000, "b " * 3000
-    assert [("old", "a " * 2999 + "a"), ("new", "b " * 2999 + "b"), ("same", " ")] == list(formats.inline(old, new))
+    assert [("old", "a " * 2999 + "a"), ("new", "b " * 2999 + "b"), ("same", " ")] == list(formats.diff_text(old, new))
 
 
 def test_what_long_texts_have_in_common_at_both_ends_is_not_compared(compared: list[int]) -> None:
     same = "lorem ipsum dolor sit amet " * 500
-    pieces = formats.inline(f"{same}was {same}", f"{same}is {same}")
+    pieces = formats.diff_text(f"{same}was {same}", f"{same}is {same}")
     assert [("same", same), ("old", "was"), ("new", "is"), ("same", f" {same}")] == list(pieces)
     assert [2] == compared
 
@@ -98,8 +100,8 @@ REPEATED = "lorem ipsum dolor sit amet " * 190
     ],
 )
 def test_texts_of_the_same_few_words_are_compared_within_bounds(old: str, new: str, compared: list[int]) -> None:
-    pieces = formats.inline(old, new)
-    assert [] == [number for number in compared if number > formats.MOST_PARTS]
+    pieces = formats.diff_text(old, new)
+    assert [] == [number for number in compared if number > formats.MAX_DIFF_PARTS]
     assert old == "".join(piece.text for piece in pieces if piece.kind != "new")
     assert new == "".join(piece.text for piece in pieces if piece.kind != "old")
 
@@ -107,18 +109,18 @@ def test_texts_of_the_same_few_words_are_compared_within_bounds(old: str, new: s
 def test_long_texts_of_few_lines_are_compared_line_by_line() -> None:
     lines = [f"{'word ' * 40}{number}\n" for number in range(20)]
     changed = [line.replace("word", "term") if number in (2, 17) else line for number, line in enumerate(lines)]
-    pieces = formats.inline("".join(lines), "".join(changed))
+    pieces = formats.diff_text("".join(lines), "".join(changed))
     assert ["same", "old", "new", "same", "old", "new", "same"] == [piece.kind for piece in pieces]
 
 
 def test_of_an_event_that_changed_many_long_texts_some_are_compared(compared: list[int]) -> None:
     data = {"changes": {f"text{number}": ["a " * 40, "b " * 40] for number in range(30)}}
-    assert 30 == len(formats.changes(data))
-    assert formats.MOST_TEXTS == len(compared)
+    assert 30 == len(formats.get_field_diffs(data))
+    assert formats.MAX_TEXT_DIFFS == len(compared)
 
 
 def test_the_gist_of_an_event_compares_no_texts(compared: list[int]) -> None:
-    assert formats.gist({"changes": {"body": [REPEATED, REPEATED.upper()]}}).startswith("body lorem")
+    assert formats.summarize_event({"changes": {"body": [REPEATED, REPEATED.upper()]}}).startswith("body lorem")
     assert [] == compared
 
 
@@ -134,8 +136,8 @@ def test_the_gist_of_an_event_compares_no_texts(compared: list[int]) -> None:
     ],
 )
 def test_the_gist_of_an_event_is_said_in_a_few_words(data: dict[str, Any], said: str) -> None:
-    assert said == formats.gist(data)
+    assert said == formats.summarize_event(data)
 
 
 def test_a_cut_text_stands_on_one_line() -> None:
-    assert "one two…" == formats.cut("one\n  two three", 8)
+    assert "one two…" == formats.truncate("one\n  two three", 8)

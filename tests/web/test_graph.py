@@ -46,7 +46,7 @@ def connected() -> Iterator[None]:
 
 
 def edge(name: str) -> graph.Edge:
-    [found] = [edge for edge in graph.edges() if edge.receiver == f"{__name__}.{name}"]
+    [found] = [edge for edge in graph.build_edges() if edge.receiver == f"{__name__}.{name}"]
     return found
 
 
@@ -57,7 +57,7 @@ def ran(name: str, us: int = 100, error: str | None = None) -> dict[str, Any]:
 def test_an_edge_tells_who_hears_what_of_whom() -> None:
     found = edge("listen")
     assert ("post_save", "model", "shop.Order") == (found.signal, found.group, found.sender)
-    assert found.place.startswith("tests/web/test_graph.py:")
+    assert found.location.startswith("tests/web/test_graph.py:")
     assert "any sender" == edge("listen_to_all").sender
 
 
@@ -74,7 +74,7 @@ def test_of_two_senders_each_has_its_own_calls_and_health(add_event: Callable[..
         Event.objects.all().delete()
         add_event(data=ran("listen", 60_000, "ValueError: no"))
         add_event(data=ran("listen", 60_000))
-        found = {edge.sender: edge for edge in graph.edges() if edge.receiver == f"{__name__}.listen"}
+        found = {edge.sender: edge for edge in graph.build_edges() if edge.receiver == f"{__name__}.listen"}
     finally:
         post_save.disconnect(listen, sender=Tag)
     told = {sender: (edge.calls, edge.errors, edge.p90, edge.error, edge.health) for sender, edge in found.items()}
@@ -87,7 +87,7 @@ def test_of_two_senders_each_has_its_own_calls_and_health(add_event: Callable[..
 def test_receivers_of_what_is_counted_or_not_recorded_are_not_measured() -> None:
     post_init.connect(listen, sender=Order)
     try:
-        health = {edge.signal: edge.health for edge in graph.edges() if edge.receiver == f"{__name__}.listen"}
+        health = {edge.signal: edge.health for edge in graph.build_edges() if edge.receiver == f"{__name__}.listen"}
         assert {"post_init": "unmeasured", "post_save": "idle"} == health
     finally:
         post_init.disconnect(listen, sender=Order)
@@ -115,26 +115,28 @@ def test_a_receiver_that_was_collected_is_dead() -> None:
     signal = Signal()
     signal.connect(lambda sender, **kwargs: None)
     gc.collect()
-    assert ["dead"] == [edge.health for edge in graph.edges_of("shop.signals.paid", signal, {}, source=False)]
+    assert ["dead"] == [
+        edge.health for edge in graph.build_signal_edges("shop.signals.paid", signal, {}, include_source=False)
+    ]
 
 
 def test_a_durable_receiver_has_its_edge_though_it_is_not_connected(page: Client) -> None:
     for signal in ("post_save", "bulk_create"):
         signalbox.receiver(signal, sender="shop.Order", durable=True)(listen_durably)
     try:
-        found = [edge for edge in graph.edges() if edge.receiver == f"{__name__}.listen_durably"]
+        found = [edge for edge in graph.build_edges() if edge.receiver == f"{__name__}.listen_durably"]
         answer = page.get(reverse("signalbox:map")).content.decode()
     finally:
         registry.disconnect(f"{__name__}.listen_durably")
     assert {("post_save", "shop.Order", "durable"), ("bulk_create", "shop.Order", "durable")} == {
         (edge.signal, edge.sender, edge.health) for edge in found
     }
-    assert {True} == {edge.place.startswith("tests/web/test_graph.py:") for edge in found}
+    assert {True} == {edge.location.startswith("tests/web/test_graph.py:") for edge in found}
     assert f'href="/signalbox/deliveries/?receiver={__name__}.listen_durably">durable</a>' in answer
 
 
 def test_a_receivers_source_is_shown_without_secrets() -> None:
-    shown = graph.excerpt(listen_durably)
+    shown = graph.get_source_excerpt(listen_durably)
     assert ("sk_live_hunter2" in shown, "dict(token=" in shown) == (False, True)
 
 

@@ -24,19 +24,19 @@ AddEvent = Callable[..., Event]
 
 
 def test_a_poll_is_answered_with_the_lines_that_are_new(page: Client, add_event: AddEvent) -> None:
-    position = str(Position.now())
+    position = str(Position.at_end())
     assert 204 == page.get(reverse("signalbox:live"), {"position": position}).status_code
     event = add_event()
     answer = page.get(reverse("signalbox:live"), {"position": position}).content.decode()
     assert f'id="t-{event.trace_id}"' in answer
-    assert f"position={Position.now()}" in answer
+    assert f"position={Position.at_end()}" in answer
 
 
 def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_new(
     page: Client, add_event: AddEvent
 ) -> None:
     add_event()
-    given = {"position": str(Position.now())}
+    given = {"position": str(Position.at_end())}
     with CaptureQueriesContext(connection) as queries:
         assert 204 == page.get(reverse("signalbox:live"), given).status_code
     tables = [re.findall(r"FROM .(\w+)", one["sql"])[0] for one in queries]
@@ -46,14 +46,14 @@ def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_
 def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
     page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeline, "FRESH", 2)
-    position = str(Position.now())
+    monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 2)
+    position = str(Position.at_end())
     for _ in range(3):
         add_event()
     answer = page.get(reverse("signalbox:live"), {"position": position})
     assert (204, "behind", b"") == (answer.status_code, answer["HX-Trigger"], answer.content)
     fetched = page.get(reverse("signalbox:timeline"), headers={"HX-Target": "found"}).content.decode()
-    assert f"position={Position.now()}" in fetched
+    assert f"position={Position.at_end()}" in fetched
 
 
 def counted(page: Client, **given: str) -> dict[str, Any]:
@@ -64,14 +64,14 @@ def counted(page: Client, **given: str) -> dict[str, Any]:
 def test_a_paused_page_is_told_how_much_is_new_and_no_more(
     page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    position = str(Position.now())
+    position = str(Position.at_end())
     assert {"traces": 0, "more": False} == counted(page, position=position)
     again = add_event()
     add_event(trace_id=again.trace_id)
     add_event(sender="shop.Tag")
     assert {"traces": 2, "more": False} == counted(page, position=position)
     assert {"traces": 1, "more": False} == counted(page, position=position, sender="shop.Tag")
-    monkeypatch.setattr(timeline, "FRESH", 1)
+    monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 1)
     assert {"traces": 1, "more": True} == counted(page, position=position)
 
 
@@ -79,7 +79,7 @@ def test_a_paused_page_is_told_how_much_is_new_and_no_more(
 def test_it_is_live_under_asgi_too(operator: User, async_client: AsyncClient, add_event: AddEvent) -> None:
     from asgiref.sync import async_to_sync
 
-    position = str(Position.now())
+    position = str(Position.at_end())
     event = add_event()
 
     async def poll() -> bytes:
@@ -169,7 +169,7 @@ def test_a_trace_says_that_more_work_shares_it_than_is_told(
         add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number)
     address = f"/signalbox/trace/{'c' * 32}/"
     assert "4 pieces of work share this trace: " in page.get(address).content.decode()
-    monkeypatch.setattr(timeline, "SHARED", 2)
+    monkeypatch.setattr(timeline, "MAX_ROWS_PER_TRACE", 2)
     answer = page.get(address).content.decode()
     assert "More than 2 pieces of work share this trace; the newest of them: " in answer
     assert "GET /1/" not in answer
@@ -351,7 +351,7 @@ def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
 
 @override_settings(AUTH_USER_MODEL="shop.Customer")
 def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
-    assert object_page.find("auth.User", "1").history is None
+    assert object_page.find_object("auth.User", "1").history is None
 
 
 @pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])

@@ -16,7 +16,7 @@ SenderKind: TypeAlias = Literal["model", "through", "class", "module", "app_conf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class SignalInfo:
     """One signal, or one bulk operation for which Django sends no signal."""
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
     table), ``class`` (another class), ``module`` (a module's dotted name), ``app_config`` (an ``AppConfig``),
     ``handler`` (the class that handles requests), ``none`` (always ``None``) or ``any`` (any object)."""
 
-    partner: str | None = None
+    counterpart: str | None = None
     """Name of the signal at the other end of the same work, as ``pre_save`` to ``post_save``."""
 
     doc: str
@@ -71,28 +71,28 @@ _TASK_SENDER = "The class of the task backend."
 _BULK_SENDER = "The model class of the rows."
 _AUTH_DOC = "ref/contrib/auth/#django.contrib.auth.signals."
 
-_ENTRIES = [
-    Entry(
+_SIGNALS = [
+    SignalInfo(
         name="user_logged_in",
         group="auth",
         path="django.contrib.auth.signals.user_logged_in",
         args={"request": _REQUEST, "user": "The user who logged in."},
         sender="The model class of the user.",
         sender_kind="model",
-        partner="user_logged_out",
+        counterpart="user_logged_out",
         doc=f"{_AUTH_DOC}user_logged_in",
     ),
-    Entry(
+    SignalInfo(
         name="user_logged_out",
         group="auth",
         path="django.contrib.auth.signals.user_logged_out",
         args={"request": _REQUEST, "user": "The user who logged out; None if nobody was logged in."},
         sender="The model class of the user; NoneType (the class, not None) if nobody was logged in.",
         sender_kind="model",
-        partner="user_logged_in",
+        counterpart="user_logged_in",
         doc=f"{_AUTH_DOC}user_logged_out",
     ),
-    Entry(
+    SignalInfo(
         name="user_login_failed",
         group="auth",
         path="django.contrib.auth.signals.user_login_failed",
@@ -104,7 +104,7 @@ _ENTRIES = [
         sender_kind="module",
         doc=f"{_AUTH_DOC}user_login_failed",
     ),
-    Entry(
+    SignalInfo(
         name="pre_init",
         group="model",
         path="django.db.models.signals.pre_init",
@@ -114,30 +114,30 @@ _ENTRIES = [
         },
         sender=_MODEL_SENDER,
         sender_kind="model",
-        partner="post_init",
+        counterpart="post_init",
         doc="ref/signals/#pre-init",
     ),
-    Entry(
+    SignalInfo(
         name="post_init",
         group="model",
         path="django.db.models.signals.post_init",
         args={"instance": "The object just made; it may not be in the database."},
         sender=_MODEL_SENDER,
         sender_kind="model",
-        partner="pre_init",
+        counterpart="pre_init",
         doc="ref/signals/#post-init",
     ),
-    Entry(
+    SignalInfo(
         name="pre_save",
         group="model",
         path="django.db.models.signals.pre_save",
         args={"instance": _INSTANCE, "raw": _RAW, "using": _USING, "update_fields": _UPDATE_FIELDS},
         sender=_MODEL_SENDER,
         sender_kind="model",
-        partner="post_save",
+        counterpart="post_save",
         doc="ref/signals/#pre-save",
     ),
-    Entry(
+    SignalInfo(
         name="post_save",
         group="model",
         path="django.db.models.signals.post_save",
@@ -150,20 +150,20 @@ _ENTRIES = [
         },
         sender=_MODEL_SENDER,
         sender_kind="model",
-        partner="pre_save",
+        counterpart="pre_save",
         doc="ref/signals/#post-save",
     ),
-    Entry(
+    SignalInfo(
         name="pre_delete",
         group="model",
         path="django.db.models.signals.pre_delete",
         args={"instance": _INSTANCE, "using": _USING, "origin": _ORIGIN},
         sender=_MODEL_SENDER,
         sender_kind="model",
-        partner="post_delete",
+        counterpart="post_delete",
         doc="ref/signals/#pre-delete",
     ),
-    Entry(
+    SignalInfo(
         name="post_delete",
         group="model",
         path="django.db.models.signals.post_delete",
@@ -174,10 +174,10 @@ _ENTRIES = [
         },
         sender=_MODEL_SENDER,
         sender_kind="model",
-        partner="pre_delete",
+        counterpart="pre_delete",
         doc="ref/signals/#post-delete",
     ),
-    Entry(
+    SignalInfo(
         name="m2m_changed",
         group="model",
         path="django.db.models.signals.m2m_changed",
@@ -194,7 +194,7 @@ _ENTRIES = [
         sender_kind="through",
         doc="ref/signals/#m2m-changed",
     ),
-    Entry(
+    SignalInfo(
         name="class_prepared",
         group="model",
         path="django.db.models.signals.class_prepared",
@@ -203,7 +203,7 @@ _ENTRIES = [
         sender_kind="model",
         doc="ref/signals/#class-prepared",
     ),
-    Entry(
+    SignalInfo(
         name="request_started",
         group="request",
         path="django.core.signals.request_started",
@@ -214,20 +214,20 @@ _ENTRIES = [
         optional=frozenset({"environ", "scope"}),
         sender=_HANDLER_SENDER,
         sender_kind="handler",
-        partner="request_finished",
+        counterpart="request_finished",
         doc="ref/signals/#request-started",
     ),
-    Entry(
+    SignalInfo(
         name="request_finished",
         group="request",
         path="django.core.signals.request_finished",
         args={},
         sender=_HANDLER_SENDER,
         sender_kind="handler",
-        partner="request_started",
+        counterpart="request_started",
         doc="ref/signals/#request-finished",
     ),
-    Entry(
+    SignalInfo(
         name="got_request_exception",
         group="request",
         path="django.core.signals.got_request_exception",
@@ -236,7 +236,7 @@ _ENTRIES = [
         sender_kind="none",
         doc="ref/signals/#got-request-exception",
     ),
-    Entry(
+    SignalInfo(
         name="pre_migrate",
         group="management",
         path="django.db.models.signals.pre_migrate",
@@ -247,10 +247,10 @@ _ENTRIES = [
         },
         sender="The AppConfig of an app that has models; sent once for each such app.",
         sender_kind="app_config",
-        partner="post_migrate",
+        counterpart="post_migrate",
         doc="ref/signals/#pre-migrate",
     ),
-    Entry(
+    SignalInfo(
         name="post_migrate",
         group="management",
         path="django.db.models.signals.post_migrate",
@@ -262,10 +262,10 @@ _ENTRIES = [
         optional=frozenset({"stdout", "plan", "apps"}),
         sender="The AppConfig of an app that has models; sent once for each such app.",
         sender_kind="app_config",
-        partner="pre_migrate",
+        counterpart="pre_migrate",
         doc="ref/signals/#post-migrate",
     ),
-    Entry(
+    SignalInfo(
         name="setting_changed",
         group="test",
         path="django.core.signals.setting_changed",
@@ -278,7 +278,7 @@ _ENTRIES = [
         sender_kind="class",
         doc="ref/signals/#setting-changed",
     ),
-    Entry(
+    SignalInfo(
         name="template_rendered",
         group="test",
         path="django.test.signals.template_rendered",
@@ -287,7 +287,7 @@ _ENTRIES = [
         sender_kind="any",
         doc="ref/signals/#template-rendered",
     ),
-    Entry(
+    SignalInfo(
         name="connection_created",
         group="database",
         path="django.db.backends.signals.connection_created",
@@ -299,8 +299,8 @@ _ENTRIES = [
 ]
 
 if django.VERSION >= (6, 0):
-    _ENTRIES += [
-        Entry(
+    _SIGNALS += [
+        SignalInfo(
             name="task_enqueued",
             group="task",
             path="django.tasks.signals.task_enqueued",
@@ -309,30 +309,30 @@ if django.VERSION >= (6, 0):
             sender_kind="class",
             doc="ref/signals/#task-enqueued",
         ),
-        Entry(
+        SignalInfo(
             name="task_started",
             group="task",
             path="django.tasks.signals.task_started",
             args={"task_result": _TASK_RESULT},
             sender=_TASK_SENDER,
             sender_kind="class",
-            partner="task_finished",
+            counterpart="task_finished",
             doc="ref/signals/#task-started",
         ),
-        Entry(
+        SignalInfo(
             name="task_finished",
             group="task",
             path="django.tasks.signals.task_finished",
             args={"task_result": _TASK_RESULT},
             sender=_TASK_SENDER,
             sender_kind="class",
-            partner="task_started",
+            counterpart="task_started",
             doc="ref/signals/#task-finished",
         ),
     ]
 
-_ENTRIES += [
-    Entry(
+_SIGNALS += [
+    SignalInfo(
         name=name,
         group="bulk",
         path="",
@@ -349,17 +349,17 @@ _ENTRIES += [
     ]
 ]
 
-BUILTIN: Final[Mapping[str, Entry]] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+BUILTIN_SIGNALS: Final[Mapping[str, SignalInfo]] = MappingProxyType({entry.name: entry for entry in _SIGNALS})
 """Every signal of the Django at hand by name, in the order of Django's groups; the bulk operations come last."""
 
 
-def signal(entry: Entry) -> Signal:
+def import_signal(info: SignalInfo) -> Signal:
     """Import the ``Signal`` object of ``entry``.
 
     Raises:
         ValueError: the entry has no ``Signal`` object, as a bulk operation.
         ImportError: the path leads nowhere.
     """
-    if not entry.path:
-        raise ValueError(f"{entry.name!r} has no Signal object: Django sends none. Look at entry.path first.")
-    return cast(Signal, import_string(entry.path))
+    if not info.path:
+        raise ValueError(f"{info.name!r} has no Signal object: Django sends none. Look at entry.path first.")
+    return cast(Signal, import_string(info.path))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from signalbox.core.receivers import Site
+    from signalbox.core.receivers import CodeLocation
     from signalbox.core.tracing import Trace
     from signalbox.serialization.diff import RowChange
 
@@ -37,12 +37,12 @@ class Actor:
     """The user's name, or what was given to ``set_actor``."""
 
 
-class ReceiverRun(NamedTuple):
+class ReceiverCall(NamedTuple):
     """One receiver's run for one event."""
 
-    site: Site
+    location: CodeLocation
     """Its name and place."""
-    nanoseconds: int | None
+    duration_ns: int | None
     """How long it ran; ``None`` where the signal's own ``send`` could not be looked into."""
     error: str | None
     """The exception that left it, as ``Type: message``; ``None`` if it returned."""
@@ -67,17 +67,17 @@ class Unknown:
 UNKNOWN: Final = Unknown()
 
 
-class Note(Protocol):
+class Rollbackable(Protocol):
     """What a capture noted on an instance, to be taken back if its change is rolled back."""
 
-    def take_back(self) -> None:
+    def restore(self) -> None:
         """Let the instance know again what it knew before."""
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Tell whether the instance still exists."""
 
 
-class Draft:
+class PendingEvent:
     """An event on its way to the table.
 
     Mutable on purpose: a row's event is captured when the row is written and completed when its receivers have run;
@@ -87,25 +87,25 @@ class Draft:
 
     __slots__ = (
         "actor",
-        "announced",
         "args",
         "change",
         "duration",
         "errors",
         "key",
         "label",
-        "note",
+        "outbox_arguments",
         "outcome",
         "parent",
-        "runs",
+        "pre_signal_time",
+        "receiver_calls",
+        "rollbackable",
         "sender",
         "signal",
         "span",
         "time",
         "trace",
-        "travels",
         "using",
-        "written",
+        "written_to",
     )
 
     def __init__(self, time: int, trace: Trace, parent: int | None, signal: str, sender: str, using: str) -> None:
@@ -117,7 +117,7 @@ class Draft:
         self.signal = signal
         self.sender = sender
         self.using = using
-        self.actor: Actor | None = trace.actor()
+        self.actor: Actor | None = trace.get_actor()
         self.key = ""
         self.label = ""
         self.outcome: Outcome | None = None
@@ -126,14 +126,14 @@ class Draft:
         """JSON-able arguments, or their JSON text where it is the same for many events."""
         self.change: RowChange | None = None
         """The row as it was and as it is; what changed is worked out when the draft is written."""
-        self.announced: int | None = None
+        self.pre_signal_time: int | None = None
         """When the signal before the write was sent, if nobody heard it: nanoseconds since the epoch."""
         self.duration: int | None = None
         """Nanoseconds the send took."""
         self.errors = 0
-        self.runs: list[ReceiverRun] | None = None
-        self.note: Note | None = None
-        self.travels: Mapping[str, Any] | None = None
+        self.receiver_calls: list[ReceiverCall] | None = None
+        self.rollbackable: Rollbackable | None = None
+        self.outbox_arguments: Mapping[str, Any] | None = None
         """The arguments as durable receivers are given them, where the event's own facts do not suffice."""
-        self.written = ""
+        self.written_to = ""
         """Alias of the database that holds it; empty while it waits."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-class Document(models.JSONField):
+class TrustedJSONField(models.JSONField):
     """JSON that Signalbox alone writes, as text that its encoder has made.
 
     SQLite would parse each once more to check it: an eighth of the instructions that inserting an event takes.

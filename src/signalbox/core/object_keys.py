@@ -10,15 +10,15 @@ from django.conf import settings
 
 from signalbox.serialization import encoder
 
-LONGEST: Final = 200
+MAX_LENGTH: Final = 200
 """Characters of the column; a longer key ends in a digest of the whole."""
 
 
-DIGEST: Final = re.compile("~[0-9a-f]{16}")
+DIGEST_PATTERN: Final = re.compile("~[0-9a-f]{16}")
 """What stands for a secret key."""
 
 
-def text(value: Any, *, secret: bool = False) -> str:
+def key_to_text(value: Any, *, secret: bool = False) -> str:
     """Return a primary key's value as text: empty for none, a JSON array if composite, a digest if secret."""
     if type(value) is int and not secret:
         return str(value)
@@ -31,8 +31,8 @@ def text(value: Any, *, secret: bool = False) -> str:
     else:
         found = str(value)
     if secret:
-        if DIGEST.fullmatch(found):  # somebody has it from an event
+        if DIGEST_PATTERN.fullmatch(found):  # somebody has it from an event
             return found
         return encoder.digest(found, settings.SECRET_KEY.encode())
     found = encoder.clean(found)
-    return found if len(found) <= LONGEST else found[: LONGEST - 20] + encoder.digest(found, b"")
+    return found if len(found) <= MAX_LENGTH else found[: MAX_LENGTH - 20] + encoder.digest(found, b"")

@@ -16,24 +16,31 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_ASKING: Final[tuple[str, ...]] = ("cursor", "chunked_cursor")
-_KEPT: Final[tuple[str, ...]] = (*_ASKING, "needs_rollback", "rollback_exc")
-_WAYS: Final[tuple[str, ...]] = (*_ASKING, "savepoint", "set_autocommit", "commit", "rollback", "close")
-_STATE: Final[tuple[str, ...]] = ("in_atomic_block", "commit_on_exit", "needs_rollback", "rollback_exc")
+_CURSOR_METHODS: Final[tuple[str, ...]] = ("cursor", "chunked_cursor")
+_SAVED_ATTRIBUTES: Final[tuple[str, ...]] = (*_CURSOR_METHODS, "needs_rollback", "rollback_exc")
+_BLOCKED_METHODS: Final[tuple[str, ...]] = (
+    *_CURSOR_METHODS,
+    "savepoint",
+    "set_autocommit",
+    "commit",
+    "rollback",
+    "close",
+)
+_TRANSACTION_STATE: Final[tuple[str, ...]] = ("in_atomic_block", "commit_on_exit", "needs_rollback", "rollback_exc")
 
 
-class Refused(Exception):
+class QueryForbidden(Exception):
     """The database may not be asked here."""
 
     def __str__(self) -> str:
         return super().__str__() or (type(self).__doc__ or "")
 
 
-def _refuse(*_: object, **__: object) -> Any:
-    raise Refused
+def _forbid_query(*_: object, **__: object) -> Any:
+    raise QueryForbidden
 
 
-def refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def block_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Let connections refuse queries, before they are counted or logged; ``allow`` undoes it, and what Django concludes
     from a refusal: that the transaction has failed."""
     # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
@@ -41,33 +48,33 @@ def refuse_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[st
     undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for one in [connection] if alone else connections.all(initialized_only=True):
         own: dict[str, Any] = one.__dict__
-        undo.append((own, {name: own[name] for name in _KEPT if name in own}))
-        own["cursor"] = own["chunked_cursor"] = _refuse
+        undo.append((own, {name: own[name] for name in _SAVED_ATTRIBUTES if name in own}))
+        own["cursor"] = own["chunked_cursor"] = _forbid_query
     return undo
 
 
-def allow(refused: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def unblock_queries(saved: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     """Let connections answer again."""
-    for own, found in refused:
+    for own, found in saved:
         del own["cursor"], own["chunked_cursor"]
         own.update(found)
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """Let this thread's connections refuse queries, and leave their transactions as they were, whatever the block
     tries: what it catches itself, a save of its own, would else have them rolled back."""
     found = []
     for connection in connections.all(initialized_only=True):
         own: dict[str, Any] = connection.__dict__
-        kept = {name: own[name] for name in (*_WAYS, *_STATE) if name in own}
+        kept = {name: own[name] for name in (*_BLOCKED_METHODS, *_TRANSACTION_STATE) if name in own}
         found.append((own, kept, list(connection.savepoint_ids), list(connection.atomic_blocks)))
-        own.update(dict.fromkeys(_WAYS, _refuse))
+        own.update(dict.fromkeys(_BLOCKED_METHODS, _forbid_query))
     try:
         yield
     finally:
         for own, kept, savepoints, blocks in found:
-            for name in (*_WAYS, *_STATE):
+            for name in (*_BLOCKED_METHODS, *_TRANSACTION_STATE):
                 own.pop(name, None)
             own.update(kept)
             own["savepoint_ids"][:], own["atomic_blocks"][:] = savepoints, blocks

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Connected:
+class ConnectedReceiver:
     """One entry in a signal's list of receivers."""
 
     receiver: Any
@@ -44,34 +44,36 @@ class Connected:
         return self.sender_key == NONE_ID
 
 
-class Site(NamedTuple):
+class CodeLocation(NamedTuple):
     """What a receiver is called and where it stands."""
 
     name: str
     """Dotted name, as ``shop.signals.send_invoice``."""
-    place: str
+    location: str
     """``file:line`` of the function's definition; empty where there is none."""
 
 
-def connected(signal: Signal) -> list[Connected]:
+def get_connected_receivers(signal: Signal) -> list[ConnectedReceiver]:
     """Return what is connected to ``signal``, in the order of connection, dead references included."""
     entries = list(signal.receivers)
-    senders = _senders_by_id() if any(len(entry) < 4 for entry in entries) else {}
-    return [_connected(entry, senders) for entry in entries]
+    senders = _get_senders_by_id() if any(len(entry) < 4 for entry in entries) else {}
+    return [_build_connected_receiver(entry, senders) for entry in entries]
 
 
-def _connected(entry: Any, senders: Mapping[object, Any]) -> Connected:
+def _build_connected_receiver(entry: Any, senders: Mapping[object, Any]) -> ConnectedReceiver:
     (receiver_key, sender_key), receiver, *rest = entry
     is_async = rest[-1]
     sender_ref = rest[0] if len(rest) > 1 else None
     weak = isinstance(receiver, weakref.ReferenceType)
     target = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
-    return Connected(
+    return ConnectedReceiver(
         receiver=target,
-        sender=_sender(sender_key, sender_ref, senders),
+        sender=_get_sender(sender_key, sender_ref, senders),
         sender_key=sender_key,
         weak=weak,
-        dispatch_uid=None if target is None or receiver_key == make_id(target) else _uid(receiver_key, target),
+        dispatch_uid=None
+        if target is None or receiver_key == make_id(target)
+        else _get_dispatch_uid(receiver_key, target),
         is_async=bool(is_async),
     )
 
@@ -83,7 +85,7 @@ def make_id(target: Any) -> object:
     return id(target)
 
 
-def _uid(receiver_key: object, target: Any) -> object | None:
+def _get_dispatch_uid(receiver_key: object, target: Any) -> object | None:
     """Return the ``dispatch_uid`` within ``receiver_key``; a bare int that is not the receiver's id is one as well.
 
     What runs after the commit has the id of the function, or method, that it stands for.
@@ -92,7 +94,7 @@ def _uid(receiver_key: object, target: Any) -> object | None:
     return None if receiver_key in (make_id(target), stands_for) else receiver_key
 
 
-def _sender(sender_key: object, sender_ref: Any, senders: Mapping[object, Any]) -> Any:
+def _get_sender(sender_key: object, sender_ref: Any, senders: Mapping[object, Any]) -> Any:
     if sender_key == NONE_ID:
         return None
     if sender_ref is not None:
@@ -100,7 +102,7 @@ def _sender(sender_key: object, sender_ref: Any, senders: Mapping[object, Any]) 
     return senders.get(sender_key)
 
 
-def _senders_by_id() -> dict[object, Any]:
+def _get_senders_by_id() -> dict[object, Any]:
     """Return models and apps by id: before Django 6.0 a signal keeps no reference to its senders, only their ids."""
     from django.apps import apps
 
@@ -108,47 +110,47 @@ def _senders_by_id() -> dict[object, Any]:
     return {id(sender): sender for sender in (*models, *apps.get_app_configs())}
 
 
-_sites: dict[int, tuple[weakref.ref[Any], Site]] = {}
+_locations: dict[int, tuple[weakref.ref[Any], CodeLocation]] = {}
 
 
-def site(receiver: Any) -> Site:
+def get_code_location(receiver: Any) -> CodeLocation:
     """Return name and place of ``receiver``: found once, then looked up by identity, never by ``==`` or ``hash()``."""
     target = receiver.__func__ if type(receiver) is MethodType else receiver
-    known = _sites.get(id(target))
+    known = _locations.get(id(target))
     if known is not None and known[0]() is target:
         return known[1]
-    found = _find_site(target)
+    found = _find_code_location(target)
     key = id(target)
     try:
-        _sites[key] = (weakref.ref(target, lambda _: _sites.pop(key, None)), found)
+        _locations[key] = (weakref.ref(target, lambda _: _locations.pop(key, None)), found)
     except TypeError:  # not weakly referenceable: found anew each time
         return found
     return found
 
 
-def name(receiver: Any) -> str:
+def get_name(receiver: Any) -> str:
     """Return the dotted name of ``receiver``; it never raises and never calls ``str()`` or ``repr()`` on it."""
-    return site(receiver).name
+    return get_code_location(receiver).name
 
 
-def place(receiver: Any) -> str:
+def get_location(receiver: Any) -> str:
     """Return ``file:line`` of ``receiver``, or an empty text."""
-    return site(receiver).place
+    return get_code_location(receiver).location
 
 
-def _find_site(receiver: Any) -> Site:
+def _find_code_location(receiver: Any) -> CodeLocation:
     try:
-        return Site(_name(receiver), _place(receiver))
+        return CodeLocation(_get_name(receiver), _get_location(receiver))
     except Exception:  # noqa: BLE001 - a receiver's own __getattr__ may raise anything; its type cannot
         kind = type(receiver)
-        return Site(f"{kind.__module__}.{kind.__qualname__}", "")
+        return CodeLocation(f"{kind.__module__}.{kind.__qualname__}", "")
 
 
-def _name(receiver: Any) -> str:
+def _get_name(receiver: Any) -> str:
     if isinstance(receiver, partial):
-        return f"functools.partial({_name(receiver.func)})"
+        return f"functools.partial({_get_name(receiver.func)})"
     if isinstance(receiver, MethodType):
-        return _name(receiver.__func__)
+        return _get_name(receiver.__func__)
     qualname = getattr(receiver, "__qualname__", None)
     if isinstance(qualname, str):
         return f"{getattr(receiver, '__module__', None) or '?'}.{qualname}"
@@ -156,12 +158,12 @@ def _name(receiver: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _place(receiver: Any) -> str:
-    code = code_of(receiver)
-    return "" if code is None else f"{short_path(code.co_filename)}:{code.co_firstlineno}"
+def _get_location(receiver: Any) -> str:
+    code = get_code(receiver)
+    return "" if code is None else f"{shorten_path(code.co_filename)}:{code.co_firstlineno}"
 
 
-def code_of(receiver: Any) -> CodeType | None:
+def get_code(receiver: Any) -> CodeType | None:
     """Return the code object that runs when ``receiver`` is called, through partials, methods and wrappers."""
     for _ in range(20):  # a chain of wrappers may be a circle
         if isinstance(receiver, partial):
@@ -181,7 +183,7 @@ def code_of(receiver: Any) -> CodeType | None:
     return None
 
 
-def short_path(path: str) -> str:
+def shorten_path(path: str) -> str:
     """Return ``path`` as a person would say it: from the working directory, or from a folder of packages on."""
     for packages in (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"):
         if packages in path:  # an environment may lie in the working directory

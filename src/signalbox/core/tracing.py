@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.utils.functional import empty
 
-from signalbox.core.event import Actor, Draft
+from signalbox.core.event import Actor, PendingEvent
 from signalbox.serialization import encoder
 from signalbox.serialization.redaction import redact_text
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+TRACEPARENT_PATTERN: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 """W3C Trace Context, section 3.2: version, trace id, parent id, flags; later versions may append fields."""
 
 SPAN_BITS: Final = 22
@@ -43,34 +43,34 @@ class Trace:
 
     __slots__ = (
         "_actor",
+        "_first_span",
         "_last_actor",
         "_seen_actor",
         "_seen_user",
-        "_start",
-        "counts",
         "data",
         "duration",
         "errors",
         "events",
-        "hushed",
         "id",
-        "introduced",
+        "init_counts",
+        "is_view_done",
         "kind",
-        "late",
+        "must_persist",
         "name",
         "next_span",
         "pending",
-        "pressing",
         "previous",
         "request",
         "rolled_back",
+        "row_database",
         "started",
         "status",
-        "view_done",
+        "suppressed",
+        "updates",
     )
 
     def __init__(self, kind: str, name: str, *, trace_id: str | None = None, previous: Trace | None = None) -> None:
-        self.id = trace_id or new_trace_id()
+        self.id = trace_id or generate_trace_id()
         self.kind = kind
         self.name = name
         self.started = now()
@@ -80,41 +80,41 @@ class Trace:
         self.previous = previous
         """The trace that was current before, and is again when this one ends."""
         self.request: HttpRequest | None = None
-        self.view_done = False
+        self.is_view_done = False
         """Whether the request's view has answered; what follows is the response being sent."""
         self.data: dict[str, Any] = {}
-        self.counts: dict[str, dict[type, int]] = {"pre_init": defaultdict(int), "post_init": defaultdict(int)}
-        self.pending: list[Draft] = []
-        self.pressing = False
+        self.init_counts: dict[str, dict[type, int]] = {"pre_init": defaultdict(int), "post_init": defaultdict(int)}
+        self.pending: list[PendingEvent] = []
+        self.must_persist = False
         """Whether something in ``pending`` tells of a change, or is delivered: it must not be lost with the process."""
-        self.late: list[Draft] = []
+        self.updates: list[PendingEvent] = []
         """Drafts already written whose receivers finished afterwards."""
-        self.hushed: int | None = None
+        self.suppressed: int | None = None
         """How many of its events were let go unwritten, once ``hush()`` was called."""
-        self.introduced = ""
+        self.row_database = ""
         """The name of the database that its row was written to while it still ran."""
         self.events = self.errors = self.rolled_back = 0
         self._actor: Actor | None = None
         self._seen_user: object = None
         self._seen_actor: Actor | None = None
         self._last_actor: Actor | None = None
-        self.renumber()
+        self.reset_span_counter()
 
-    def renumber(self) -> None:
+    def reset_span_counter(self) -> None:
         """Number events from a new random start: on creation, and in a forked child which shares the trace's id."""
-        self._start = random.getrandbits(62 - SPAN_BITS) << SPAN_BITS
-        self.next_span: Callable[[], int] = count(self._start).__next__
+        self._first_span = random.getrandbits(62 - SPAN_BITS) << SPAN_BITS
+        self.next_span: Callable[[], int] = count(self._first_span).__next__
 
-    def numbered(self) -> int:
+    def count_events(self) -> int:
         """Return how many events have been numbered; asking takes a number, so ask once, at the end."""
-        return self.next_span() - self._start
+        return self.next_span() - self._first_span
 
-    def hush(self) -> None:
+    def suppress(self) -> None:
         """Let the events that belong to no transaction go unwritten: somebody only looks at the register."""
-        self.hushed = (self.hushed or 0) + len(self.pending)
+        self.suppressed = (self.suppressed or 0) + len(self.pending)
         self.pending.clear()
 
-    def actor(self) -> Actor | None:
+    def get_actor(self) -> Actor | None:
         """Return who acts: what was set, else the request's user if something has already loaded it.
 
         A lazy user that nobody asked for stays unasked: finding the actor costs no query.
@@ -122,7 +122,7 @@ class Trace:
         if self._actor is not None:
             return self._actor
         if self.request is None:
-            return _ambient_actor.get() if self is _process else None
+            return _process_actor.get() if self is _process_trace else None
         state = self.request.__dict__
         user: Any = state.get("user")
         if user is None:
@@ -132,17 +132,17 @@ class Trace:
         loaded = getattr(user, "_wrapped", user)
         if loaded is empty:  # request.auser() loads the user without telling request.user
             loaded = state.get("_cached_user") or state.get("_acached_user")
-            return None if loaded is None else actor_of(loaded)
-        self._seen_actor = actor_of(loaded)
+            return None if loaded is None else actor_from_user(loaded)
+        self._seen_actor = actor_from_user(loaded)
         self._seen_user = user
         self._last_actor = self._seen_actor or self._last_actor
         return self._seen_actor
 
-    def settle_actor(self) -> None:
+    def freeze_actor(self) -> None:
         """Keep the actor for the trace's row and for what comes late: the request goes, or its user has logged out."""
-        self._actor = self.actor() or self._last_actor
+        self._actor = self.get_actor() or self._last_actor
 
-    def bind(self, request: HttpRequest) -> None:
+    def bind_request(self, request: HttpRequest) -> None:
         """Take the actor from ``request`` from now on, unless one was set."""
         self.request = request
 
@@ -151,40 +151,40 @@ class Trace:
 
         Outside of every trace it holds for the current thread or task alone: the process's trace is everybody's.
         """
-        if self is _process:
-            before = _ambient_actor.get()
-            _ambient_actor.set(actor)
+        if self is _process_trace:
+            before = _process_actor.get()
+            _process_actor.set(actor)
             return before
         before, self._actor = self._actor, actor
         return before
 
 
-def actor_of(user: Any) -> Actor | None:
+def actor_from_user(user: Any) -> Actor | None:
     """Return ``user`` as an actor, ``None`` for an anonymous one. It reads what is loaded and runs no query."""
     if isinstance(user, str):
-        return named_actor("", user)
+        return build_actor("", user)
     if not getattr(user, "is_authenticated", False):
         return None
     user = getattr(user, "_wrapped", user)  # a lazy user, which the line above has loaded
     state = getattr(user, "__dict__", {})
     name = state.get(getattr(type(user), "USERNAME_FIELD", "username"), "")
     key = getattr(user, "pk", None)
-    return named_actor("" if key is None else str(key), str(name))
+    return build_actor("" if key is None else str(key), str(name))
 
 
-def named_actor(key: str, label: str) -> Actor:
+def build_actor(key: str, label: str) -> Actor:
     """Return an actor as the columns take it."""
     return Actor(key=encoder.column(key, 64), label=encoder.column(label, 150))
 
 
-def new_trace_id() -> str:
+def generate_trace_id() -> str:
     """Return a W3C trace id: 32 hexadecimal digits, not all zero."""
     return secrets.token_hex(16)
 
 
 def parse_traceparent(header: str) -> tuple[str, str] | None:
     """Return ``(trace id, parent id)`` of a valid ``traceparent`` header, else ``None``."""
-    match = TRACEPARENT.fullmatch(header.strip())
+    match = TRACEPARENT_PATTERN.fullmatch(header.strip())
     if match is None:
         return None
     version, trace_id, parent_id, _, rest = match.groups()
@@ -193,69 +193,69 @@ def parse_traceparent(header: str) -> tuple[str, str] | None:
     return trace_id, parent_id
 
 
-def traceparent(trace: Trace) -> str:
+def build_traceparent(trace: Trace) -> str:
     """Return the ``traceparent`` header that carries ``trace`` on to other work."""
     return f"00-{trace.id}-{secrets.token_hex(8)}-01"
 
 
-_current: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
-_ambient_actor: ContextVar[Actor | None] = ContextVar("signalbox_actor", default=None)
+_current_trace: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
+_process_actor: ContextVar[Actor | None] = ContextVar("signalbox_actor", default=None)
 """Who acts outside of every trace."""
-running: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
+running_span: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
 """The span of the event whose receiver is running here."""
 
-_process: Trace | None = None
+_process_trace: Trace | None = None
 
 
-def process() -> Trace:
+def get_process_trace() -> Trace:
     """Return the trace of what happens outside of every other: imports, start-up, plain scripts."""
-    global _process
-    if _process is None:  # or forked, see below
+    global _process_trace
+    if _process_trace is None:  # or forked, see below
         name = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])
-        _process = Trace("process", redact_text(name)[:200])
-    return _process
+        _process_trace = Trace("process", redact_text(name)[:200])
+    return _process_trace
 
 
-def current() -> Trace:
+def get_current_trace() -> Trace:
     """Return the trace of the current work; the process's own where there is no other."""
-    return _current.get() or process()
+    return _current_trace.get() or get_process_trace()
 
 
-def chain() -> Iterator[Trace]:
+def iter_trace_stack() -> Iterator[Trace]:
     """Return the current trace and those around it, the innermost first."""
-    trace = _current.get()
+    trace = _current_trace.get()
     while trace is not None:
         yield trace
         trace = trace.previous
 
 
-def is_ambient(trace: Trace) -> bool:
+def is_process_trace(trace: Trace) -> bool:
     """Tell whether ``trace`` is the process's own, which never ends: its events do not wait for an end."""
-    return trace is _process
+    return trace is _process_trace
 
 
-def enter(trace: Trace) -> None:
+def activate(trace: Trace) -> None:
     """Make ``trace`` the current one."""
-    trace.previous = _current.get()
-    _current.set(trace)
+    trace.previous = _current_trace.get()
+    _current_trace.set(trace)
 
 
-def leave(trace: Trace) -> bool:
+def deactivate(trace: Trace) -> bool:
     """Make the trace before ``trace`` current again, and say whether ``trace`` was among the current ones.
 
     Work may end in another context than it began in (a response closed by the server's thread): a token of
     ``ContextVar.set`` could not be reset there.
     """
-    if not any(found is trace for found in chain()):
+    if not any(found is trace for found in iter_trace_stack()):
         return False
-    _current.set(trace.previous)
+    _current_trace.set(trace.previous)
     return True
 
 
 @contextmanager
-def acting(actor: Actor | None) -> Iterator[None]:
+def override_actor(actor: Actor | None) -> Iterator[None]:
     """Let ``actor`` be the current trace's actor within the block."""
-    trace = current()
+    trace = get_current_trace()
     before = trace.set_actor(actor)
     try:
         yield
@@ -265,13 +265,13 @@ def acting(actor: Actor | None) -> Iterator[None]:
 
 def _after_fork() -> None:
     """A child numbers its own events and leaves the parent's to the parent."""
-    global _process
-    _process = None
-    for trace in chain():
-        trace.renumber()
+    global _process_trace
+    _process_trace = None
+    for trace in iter_trace_stack():
+        trace.reset_span_counter()
         trace.pending = []
-        trace.late = []
-        for counts in trace.counts.values():
+        trace.updates = []
+        for counts in trace.init_counts.values():
             counts.clear()
 
 

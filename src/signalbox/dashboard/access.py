@@ -18,28 +18,28 @@ from signalbox.core import tracing
 from signalbox.models import Event
 from signalbox.pipeline import writer
 
-Given = ParamSpec("Given")
-View = Callable[Concatenate[HttpRequest, Given], HttpResponseBase]
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
-PERMISSION: Final = "signalbox.view_event"
+VIEW_PERMISSION: Final = "signalbox.view_event"
 
 
-def allowed(user: Any) -> bool:
+def can_view_dashboard(user: Any) -> bool:
     """Tell whether ``user`` may see the page: active staff who may view events."""
-    return bool(user.is_active and user.is_staff and user.has_perm(PERMISSION))
+    return bool(user.is_active and user.is_staff and user.has_perm(VIEW_PERMISSION))
 
 
-def unmigrated() -> HttpResponse | None:
+def get_missing_tables_response() -> HttpResponse | None:
     """Return what says that there are no tables yet, and what to do; ``None`` where they are."""
     alias = router.db_for_read(Event)
-    if writer.ready(connections[alias]):
+    if writer.has_tables(connections[alias]):
         return None
     into = "" if alias == "default" else f" --database {alias}"
     text = f"Signalbox has no tables in database {alias!r} yet: run manage.py migrate{into}.\n"
     return HttpResponse(text, "text/plain; charset=utf-8", status=503)
 
 
-def page(view: View[Given]) -> View[Given]:
+def dashboard_view(view: View[P]) -> View[P]:
     """Let staff with the permission see ``view``; send the anonymous to log in, and refuse all others. Before
     ``migrate`` there is nothing to see: 503 tells so.
 
@@ -47,27 +47,27 @@ def page(view: View[Given]) -> View[Given]:
     """
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: Given.args, **kwargs: Given.kwargs) -> HttpResponseBase:
-        missing = unmigrated()
+    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        missing = get_missing_tables_response()
         if missing is not None:  # before the user is asked for, whose table may be missing as well
             return missing
         user = request.user
         if not user.is_authenticated:
             if request.headers.get("HX-Request"):
                 raise PermissionDenied
-            return redirect_to_login(request.get_full_path(), login_address())
-        if not allowed(user):
+            return redirect_to_login(request.get_full_path(), get_login_url())
+        if not can_view_dashboard(user):
             raise PermissionDenied
         response = view(request, *args, **kwargs)
-        trace = tracing.current()
+        trace = tracing.get_current_trace()
         if request.method in ("GET", "HEAD") and trace.kind == "request":
-            trace.hush()
+            trace.suppress()
         return response
 
-    return cast(View[Given], never_cache(guarded))
+    return cast(View[P], never_cache(guarded))
 
 
-def login_address() -> str:
+def get_login_url() -> str:
     """Return where to log in: the admin's page where there is one, else ``LOGIN_URL``."""
     try:
         return reverse("admin:login")

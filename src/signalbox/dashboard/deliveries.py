@@ -11,84 +11,84 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET, require_POST
 
-from signalbox.dashboard.access import page
+from signalbox.dashboard.access import dashboard_view
 from signalbox.dashboard.forms import ReplayForm
-from signalbox.dashboard.links import delivery_address
+from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox import health, operations, queue, registry
 from signalbox.serialization import encoder
 
-PERMISSION: Final = "signalbox.change_delivery"
+CHANGE_PERMISSION: Final = "signalbox.change_delivery"
 
-PAGE: Final = 50
+PAGE_SIZE: Final = 50
 """Deliveries on one page."""
 
-AT_ONCE: Final = 1_000
+BULK_ACTION_LIMIT: Final = 1_000
 """Deliveries that one press of a button changes at most."""
 
-TABS: Final = ("", "due", "running", "retrying", "dead", "done", "discarded")
+STATE_TABS: Final = ("", "due", "running", "retrying", "dead", "done", "discarded")
 """The states that are asked for, all of them first."""
 
 ACTIONS: Final = {"retry": operations.retry, "discard": operations.discard}
 
 
-def of_event(event: Event) -> list[Delivery]:
+def get_event_deliveries(event: Event) -> list[Delivery]:
     """Return the deliveries that were made for an event: they stand where it stands."""
     return list(Delivery.objects.using(event._state.db).filter(trace_id=event.trace_id, span=event.span).order_by("id"))
 
 
-def _alias(given: Any) -> str:
+def _get_alias(params: Any) -> str:
     """Return the database that is asked for, by default the router's choice."""
-    alias: str = given.get("using") or registry.get_deliveries_database()
+    alias: str = params.get("using") or registry.get_deliveries_database()
     if alias not in queue.get_delivery_databases():
         raise Http404(f"There are no deliveries in {alias!r}.")
     return alias
 
 
-@page
+@dashboard_view
 @require_GET
 def deliveries(request: HttpRequest) -> HttpResponse:
     """Show deliveries, newest first, and how the queue gets on; to htmx the list and the figures alone."""
     part = request.headers.get("HX-Target") == "queue"
-    about = _queue(request, request.GET)
+    about = _build_queue_context(request, request.GET)
     if not part and about["may_change"]:
         about["replay"] = ReplayForm()
     return render(request, "signalbox/parts/queue.html" if part else "signalbox/deliveries.html", about)
 
 
-def _queue(request: HttpRequest, given: Any) -> dict[str, Any]:
-    alias = _alias(given)
-    state = given.get("state", "")
-    if state not in TABS:
+def _build_queue_context(request: HttpRequest, params: Any) -> dict[str, Any]:
+    alias = _get_alias(params)
+    state = params.get("state", "")
+    if state not in STATE_TABS:
         raise Http404(f"{state!r} is no state of a delivery.")
-    receiver = encoder.clean(given.get("receiver", "")).strip()[:200]
+    receiver = encoder.clean(params.get("receiver", "")).strip()[:200]
     found = operations.filter_deliveries(alias, state=state, receiver=receiver)
-    before = given.get("before", "")
+    before = params.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:
         found = found.filter(id__lt=int(before))
-    rows = list(found[: PAGE + 1])
+    rows = list(found[: PAGE_SIZE + 1])
     return {
         "here": "deliveries",
         "aliases": queue.get_delivery_databases(),
         "alias": alias,
         "state": state,
-        "tabs": TABS,
+        "tabs": STATE_TABS,
         "receiver": receiver,
-        "deliveries": rows[:PAGE],
-        "older": rows[PAGE - 1].id if len(rows) > PAGE else None,
+        "deliveries": rows[:PAGE_SIZE],
+        "older": rows[PAGE_SIZE - 1].id if len(rows) > PAGE_SIZE else None,
         "health": health.get_health(alias),
         "most": health.MAX_COUNTED,
         "now": queue.now_us(),
-        "may_change": request.user.has_perm(PERMISSION),
-        "query": urlencode({key: value for key, value in _narrowed(alias, state, receiver).items() if value}),
+        "may_change": request.user.has_perm(CHANGE_PERMISSION),
+        "query": urlencode({key: value for key, value in _build_query_params(alias, state, receiver).items() if value}),
     }
 
 
-@page
+@dashboard_view
 @require_GET
 def delivery(request: HttpRequest, delivery_id: int) -> HttpResponse:
     """Show one delivery: what it is for, how often it was tried, what it waits for."""
-    alias = _alias(request.GET)
+    alias = _get_alias(request.GET)
     one = Delivery.objects.using(alias).filter(id=delivery_id).first()
     if one is None:
         raise Http404("There is no such delivery.")
@@ -105,56 +105,56 @@ def delivery(request: HttpRequest, delivery_id: int) -> HttpResponse:
             "alias": alias,
             "event": Event.objects.using(alias).filter(trace_id=one.trace_id, span=one.span).order_by("id").first(),
             "ahead": ahead,
-            "traces": [trace for trace in traces[:PAGE] if trace.data.get("delivery") == one.id],
+            "traces": [trace for trace in traces[:PAGE_SIZE] if trace.data.get("delivery") == one.id],
             "now": queue.now_us(),
-            "may_change": request.user.has_perm(PERMISSION),
+            "may_change": request.user.has_perm(CHANGE_PERMISSION),
         },
     )
 
 
-@page
+@dashboard_view
 @require_POST
 def replay(request: HttpRequest) -> HttpResponse:
     """Send past events to a receiver once more, or count them."""
-    if not request.user.has_perm(PERMISSION):
+    if not request.user.has_perm(CHANGE_PERMISSION):
         raise PermissionDenied
-    alias = _alias(request.POST)
+    alias = _get_alias(request.POST)
     form = ReplayForm(request.POST)
     about: dict[str, Any] = {"replay": form, "opened": True}
     if form.is_valid():
         if "count" not in request.POST:
             form.replay(alias)
-            narrowed = _narrowed(alias, "", form.cleaned_data["receiver"])
+            narrowed = _build_query_params(alias, "", form.cleaned_data["receiver"])
             query = urlencode({key: value for key, value in narrowed.items() if value})
             return HttpResponseRedirect(f"{reverse('signalbox:deliveries')}?{query}")
         about["counted"] = form.replay(alias, dry_run=True)
-    shown = _queue(request, {"using": alias})
+    shown = _build_queue_context(request, {"using": alias})
     return render(request, "signalbox/deliveries.html", shown | about, status=200 if form.is_valid() else 400)
 
 
-def _narrowed(alias: str, state: str, receiver: str) -> dict[str, str]:
+def _build_query_params(alias: str, state: str, receiver: str) -> dict[str, str]:
     return {"using": "" if alias == registry.get_deliveries_database() else alias, "state": state, "receiver": receiver}
 
 
-@page
+@dashboard_view
 @require_POST
 def change(request: HttpRequest) -> HttpResponse:
     """Try one delivery again or let it go, or every dead one that the page shows."""
-    if not request.user.has_perm(PERMISSION):
+    if not request.user.has_perm(CHANGE_PERMISSION):
         raise PermissionDenied
-    alias = _alias(request.POST)
+    alias = _get_alias(request.POST)
     act = ACTIONS.get(request.POST.get("action", ""))
     chosen, state, receiver = (request.POST.get(name, "") for name in ("id", "state", "receiver"))
     if act is None or not ((chosen.isascii() and chosen.isdigit()) or chosen == "dead"):
         raise Http404("There is no such action.")
     if chosen == "dead":
-        found = operations.filter_deliveries(alias, state="dead", receiver=receiver)[:AT_ONCE]
+        found = operations.filter_deliveries(alias, state="dead", receiver=receiver)[:BULK_ACTION_LIMIT]
     else:
         found = Delivery.objects.using(alias).filter(id=int(chosen))
     rows = list(found)
     act(rows, alias)
     if rows and "one" in request.POST:
-        return HttpResponseRedirect(delivery_address(rows[0]))
-    narrowed = {key: value for key, value in _narrowed(alias, state, receiver).items() if value}
+        return HttpResponseRedirect(get_delivery_url(rows[0]))
+    narrowed = {key: value for key, value in _build_query_params(alias, state, receiver).items() if value}
     address = reverse("signalbox:deliveries")
     return HttpResponseRedirect(f"{address}?{urlencode(narrowed)}" if narrowed else address)

@@ -13,16 +13,16 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 
 
-class _Tokens(PasswordResetTokenGenerator):
+class _LoginTokenGenerator(PasswordResetTokenGenerator):
     """Tokens that end with the user's next login, as those for a new password do."""
 
     key_salt = "signalbox.dashboard.demo_login"
 
 
-_tokens = _Tokens()
+_token_generator = _LoginTokenGenerator()
 
 
-def link(username: str) -> str:
+def build_login_url(username: str) -> str:
     """Return the path of a page that logs the user of this name in, once.
 
     Raises:
@@ -32,11 +32,11 @@ def link(username: str) -> str:
         raise RuntimeError("A login link is given under DEBUG only; let the user log in at the admin.")
     user: Any = get_user_model()._default_manager.get_by_natural_key(username)
     # As a parameter of this name it is hidden wherever the address is recorded.
-    return f"{reverse('signalbox:enter')}?{urlencode({'token': f'{user.pk}.{_tokens.make_token(user)}'})}"
+    return f"{reverse('signalbox:enter')}?{urlencode({'token': f'{user.pk}.{_token_generator.make_token(user)}'})}"
 
 
 @never_cache
-def enter(request: HttpRequest) -> HttpResponse:
+def demo_login(request: HttpRequest) -> HttpResponse:
     """Log in the user that the ``token`` was made for; 404 where it is spent, invented, or ``DEBUG`` is off."""
     if not settings.DEBUG:
         raise Http404
@@ -46,7 +46,7 @@ def enter(request: HttpRequest) -> HttpResponse:
         user: Any = model._default_manager.get(pk=key)
     except (model.DoesNotExist, ValueError) as error:
         raise Http404 from error
-    if not (user.is_active and _tokens.check_token(user, secret)):
+    if not (user.is_active and _token_generator.check_token(user, secret)):
         raise Http404
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")
     return HttpResponseRedirect(reverse("signalbox:timeline"))

@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 from signalbox.core import catalog
 from signalbox.serialization import encoder
 
-LONG: Final = 60
+LONG_TEXT_LENGTH: Final = 60
 """Characters from which a text is shown as one inline diff, and cut in summaries."""
 
-GIST: Final = (
+SUMMARY_ARGUMENTS: Final = (
     "action",
     "added",
     "removed",
@@ -28,106 +28,111 @@ GIST: Final = (
 )
 """Arguments that tell in a few words what an event is about."""
 
-MOST_PARTS: Final = 300
+MAX_DIFF_PARTS: Final = 300
 """Words, or lines, of two texts that are compared, once what they begin and end with alike is put aside: of the same
 few words over and over, the comparison takes time by the cube of their number."""
 
-MOST_TEXTS: Final = 10
+MAX_TEXT_DIFFS: Final = 10
 """Fields of one event whose texts are compared."""
 
 
-def duration(microseconds: int | None) -> str:
+def format_duration(microseconds: int | None) -> str:
     """Return a duration as a person would say it, with three significant digits: ``12.3 ms``."""
     if microseconds is None:
         return "\u2013"
     if microseconds < 1_000:
         return f"{microseconds} µs"
     if microseconds < 1_000_000:
-        return f"{_three(microseconds / 1_000)} ms"
+        return f"{_format_three_digits(microseconds / 1_000)} ms"
     seconds = microseconds / 1_000_000
     if seconds < 60:
-        return f"{_three(seconds)} s"
+        return f"{_format_three_digits(seconds)} s"
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} m" if hours else f"{minutes} m {seconds:02} s"
 
 
-def _three(number: float) -> str:
+def _format_three_digits(number: float) -> str:
     return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
 
 
-def group(signal: str) -> str:
+def get_signal_group(signal: str) -> str:
     """Return a signal's group by its name: ``model`` for ``post_save``, ``custom`` for what Django doesn't know."""
-    entry = catalog.BUILTIN.get(signal)
+    entry = catalog.BUILTIN_SIGNALS.get(signal)
     return entry.group if entry else "custom"
 
 
-def tail(dotted: str) -> str:
+def short_name(dotted: str) -> str:
     """Return the last part of a dotted name."""
     return dotted.rpartition(".")[2]
 
 
-def head(dotted: str) -> str:
+def qualifier(dotted: str) -> str:
     """Return a dotted name without its last part, with the dot that follows it."""
     before, dot, _ = dotted.rpartition(".")
     return before + dot
 
 
-def short(sender: str) -> str:
+def short_sender(sender: str) -> str:
     """Return a model's label as it is, and of a longer dotted name the last part."""
-    return sender if sender.count(".") < 2 else tail(sender)
+    return sender if sender.count(".") < 2 else short_name(sender)
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a stored value as one line or as its own text."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
 
 
-def pretty(value: Any) -> str:
+def format_json(value: Any) -> str:
     """Return a stored value as indented JSON."""
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
-def cut(value: str, width: int = LONG) -> str:
+def truncate(value: str, width: int = LONG_TEXT_LENGTH) -> str:
     """Return ``value`` in at most ``width`` characters, on one line."""
     line = " ".join(value.split())
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
-class Piece(NamedTuple):
+class DiffPart(NamedTuple):
     """A part of a diff: ``same``, ``old`` or ``new``."""
 
     kind: str
     text: str
 
 
-class Changed(NamedTuple):
+class FieldDiff(NamedTuple):
     """One changed field, ready to be shown."""
 
     field: str
-    known: bool
+    has_old: bool
     """Whether the old value is known."""
     old: str
     new: str
-    pieces: tuple[Piece, ...]
+    parts: tuple[DiffPart, ...]
     """An inline diff, where both are long texts."""
 
 
-def changes(data: Mapping[str, Any]) -> list[Changed]:
+def get_field_diffs(data: Mapping[str, Any]) -> list[FieldDiff]:
     """Return the changes that an event's data tells of; long texts as inline diffs."""
     found, compared = [], 0
-    for field, known, old, new in _pairs(data):
-        pieces: tuple[Piece, ...] = ()
-        if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) >= LONG and compared < MOST_TEXTS:
-            pieces = inline(old, new)
+    for field, known, old, new in _iter_changes(data):
+        pieces: tuple[DiffPart, ...] = ()
+        if (
+            isinstance(old, str)
+            and isinstance(new, str)
+            and max(len(old), len(new)) >= LONG_TEXT_LENGTH
+            and compared < MAX_TEXT_DIFFS
+        ):
+            pieces = diff_text(old, new)
             compared += 1
-        found.append(Changed(field, known, text(old) if known else "", text(new), pieces))
+        found.append(FieldDiff(field, known, format_value(old) if known else "", format_value(new), pieces))
     return found
 
 
-def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any]]:
+def _iter_changes(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any]]:
     """Yield each changed field, whether its old value is known, the old and the new one."""
     for field, pair in (data.get("changes") or {}).items():
         if isinstance(pair, list) and pair:
@@ -135,35 +140,35 @@ def _pairs(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any]]:
             yield field, len(pair) > 1, old, encoder.literal(pair[-1])
 
 
-def touched(data: Mapping[str, Any]) -> frozenset[str]:
+def get_changed_fields(data: Mapping[str, Any]) -> frozenset[str]:
     """Return the fields that an event changed."""
     return frozenset(data.get("changes") or ())
 
 
-def inline(old: str, new: str) -> tuple[Piece, ...]:
+def diff_text(old: str, new: str) -> tuple[DiffPart, ...]:
     """Return two texts as one sequence of same, old and new pieces: word by word, else line by line, else whole."""
-    before, after = _words(old), _words(new)
-    head = _alike(before, after)
-    tail = _alike(before[head:][::-1], after[head:][::-1])
+    before, after = _split_words(old), _split_words(new)
+    head = _common_prefix_length(before, after)
+    tail = _common_prefix_length(before[head:][::-1], after[head:][::-1])
     left_before, left_after = before[head : len(before) - tail], after[head : len(after) - tail]
-    if len(left_before) + len(left_after) > MOST_PARTS:
-        left_before, left_after = _lines(left_before), _lines(left_after)
-    if len(left_before) + len(left_after) > MOST_PARTS:
+    if len(left_before) + len(left_after) > MAX_DIFF_PARTS:
+        left_before, left_after = _to_lines(left_before), _to_lines(left_after)
+    if len(left_before) + len(left_after) > MAX_DIFF_PARTS:
         left_before, left_after = ["".join(left_before)], ["".join(left_after)]
-    pieces = [("same", "".join(before[:head])), *_compared(left_before, left_after)]
+    pieces = [("same", "".join(before[:head])), *_diff_parts(left_before, left_after)]
     pieces.append(("same", "".join(before[len(before) - tail :])))
-    return tuple(Piece(kind, said) for kind, said in pieces if said)
+    return tuple(DiffPart(kind, said) for kind, said in pieces if said)
 
 
-def _alike(one: Sequence[str], other: Sequence[str]) -> int:
+def _common_prefix_length(first: Sequence[str], second: Sequence[str]) -> int:
     """Return with how many items both begin."""
     return next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
     )
 
 
-def _compared(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
+def _diff_parts(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
     for step, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if step == "equal":
             yield "same", "".join(before[a:b])
@@ -172,33 +177,39 @@ def _compared(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
             yield "new", "".join(after[c:d])
 
 
-def _words(value: str) -> list[str]:
+def _split_words(value: str) -> list[str]:
     return findall(r"\w+|\s+|[^\w\s]", value)
 
 
-def _lines(words: Iterable[str]) -> list[str]:
+def _to_lines(words: Iterable[str]) -> list[str]:
     return "".join(words).splitlines(keepends=True)
 
 
-def gist(data: Mapping[str, Any], most: int = 2) -> str:
+def summarize_event(data: Mapping[str, Any], limit: int = 2) -> str:
     """Return the changes of an event in a few words: ``status open → paid, +2``."""
-    found = list(_pairs(data))
+    found = list(_iter_changes(data))
     if found:
         said = [
-            f"{field} {cut(text(old), 24)} → {cut(text(new), 24)}" if known else f"{field} → {cut(text(new), 24)}"
-            for field, known, old, new in found[:most]
+            f"{field} {truncate(format_value(old), 24)} → {truncate(format_value(new), 24)}"
+            if known
+            else f"{field} → {truncate(format_value(new), 24)}"
+            for field, known, old, new in found[:limit]
         ]
-        return ", ".join(said) + (f", +{len(found) - most}" if len(found) > most else "")
+        return ", ".join(said) + (f", +{len(found) - limit}" if len(found) > limit else "")
     args = data.get("args")
     if isinstance(args, Mapping):
-        return ", ".join(_said(args, GIST))
+        return ", ".join(_summarize_arguments(args, SUMMARY_ARGUMENTS))
     return ""
 
 
-def _said(args: Mapping[str, Any], names: Iterable[str]) -> Iterable[str]:
+def _summarize_arguments(args: Mapping[str, Any], names: Iterable[str]) -> Iterable[str]:
     for name in names:
         value = args.get(name)
         if value is True:
             yield name
         elif value not in (None, False, "", [], {}):
-            yield cut(text(value), 40) if name in ("action", "exception") else f"{name} {cut(text(value), 40)}"
+            yield (
+                truncate(format_value(value), 40)
+                if name in ("action", "exception")
+                else f"{name} {truncate(format_value(value), 40)}"
+            )

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from signalbox.models import Delivery
 
 
-def object_address(sender: str, key: str) -> str:
+def get_object_url(sender: str, key: str) -> str:
     """Return the address of an object's history."""
     return f"{reverse('signalbox:object')}?{urlencode({'sender': sender, 'key': key})}"
 
 
-def delivery_address(one: Delivery) -> str:
+def get_delivery_url(delivery: Delivery) -> str:
     """Return the address of a delivery, in whatever database it is."""
-    address, alias = reverse("signalbox:delivery", args=[one.pk]), one._state.db
+    address, alias = reverse("signalbox:delivery", args=[delivery.pk]), delivery._state.db
     return (
         address if alias in (None, registry.get_deliveries_database()) else f"{address}?{urlencode({'using': alias})}"
     )

@@ -13,7 +13,7 @@ from django.db.models import Model
 from signalbox.models import Event
 
 
-def may_revert(user: Any, event: Event) -> bool:
+def can_revert(user: Any, event: Event) -> bool:
     """Tell whether there is something to put back, and ``user`` may change such an object, or add it again."""
     data = event.data
     args = data.get("args") or {}
@@ -26,14 +26,14 @@ def may_revert(user: Any, event: Event) -> bool:
     try:
         model: type[Model] = apps.get_model(args["object"] if related else event.sender)
         if not related:
-            _fields(model, data["row"] if gone else data["changes"])
+            _check_fields(model, data["row"] if gone else data["changes"])
     except (LookupError, ValueError, FieldDoesNotExist):
         return False
     codename = get_permission_codename("add" if gone else "change", model._meta)
     return bool(user.has_perm(f"{model._meta.app_label}.{codename}"))
 
 
-def _fields(model: type[Model], names: Iterable[str]) -> None:
+def _check_fields(model: type[Model], names: Iterable[str]) -> None:
     """Raise ``FieldDoesNotExist`` where a field is gone that an event tells of: then nothing can be put back."""
     for name in names:
         if not model._meta.get_field(name).concrete:

@@ -8,60 +8,60 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from signalbox.dashboard import formats
-from signalbox.queries.timeline_query import CRASH
-from signalbox.queries.trace_tree import grow
+from signalbox.queries.timeline_query import REQUEST_EXCEPTION_SIGNAL
+from signalbox.queries.trace_tree import build_trees
 
 if TYPE_CHECKING:
     from signalbox.models import Event, Trace
 
-Side: TypeAlias = Literal["right", "left", "above"]
+LabelSide: TypeAlias = Literal["right", "left", "above"]
 
-DEEPEST: Final = 12
+MAX_INDENT: Final = 12
 """Levels that are indented; what is nested deeper stands at the last of them."""
 
-TICKS: Final = 6
+MAX_TICKS: Final = 6
 """Marks on the axis at most."""
 
-ENDS: Final = ("committed", "rolled_back")
+TRANSACTION_OUTCOMES: Final = ("committed", "rolled_back")
 """The outcomes that a transaction's end gives."""
 
-MOST_ENDINGS: Final = 20
+MAX_TRANSACTION_ENDS: Final = 20
 """Commits and rollbacks that are marked at most, the first ones."""
 
-ROOM: Final = 12
+END_LABEL_PERCENT: Final = 12
 """Per cent of the axis that the name of a commit needs."""
 
-BESIDE: Final = 25
+DURATION_LABEL_PERCENT: Final = 25
 """Per cent of the axis that the numbers beside a bar need, on a phone."""
 
-SPARSE: Final = 3
+SPARSE_RATIO: Final = 3
 """Parts of a trace of which the events must take one for its whole to be the axis."""
 
-SHORT: Final = 100
+SHORT_BAR_RATIO: Final = 100
 """Parts of the axis of which a bar must take one for its receivers to be drawn inside."""
 
 
-class Run(NamedTuple):
+class CallBar(NamedTuple):
     """A receiver's run: one bar inside its event's."""
 
     name: str
-    place: str
-    us: int | None
+    location: str
+    duration_us: int | None
     error: str | None
     left: str
     width: str
 
 
 @dataclass(slots=True)
-class Row:
+class WaterfallRow:
     """One event in its place."""
 
     event: Event
     depth: int = 0
-    runs: list[Run] = field(default_factory=list)
-    shown_runs: list[Run] = field(default_factory=list)
+    calls: list[CallBar] = field(default_factory=list)
+    visible_calls: list[CallBar] = field(default_factory=list)
     """Those that find room in the bar; one that raised is always shown."""
-    offset: int = 0
+    offset_us: int = 0
     """Microseconds since the trace began."""
     left: str = "0"
     """Where its bar begins, in per cent of the axis."""
@@ -71,39 +71,47 @@ class Row:
     @property
     def indent(self) -> int:
         """Its level, as far as levels are shown."""
-        return min(self.depth, DEEPEST)
+        return min(self.depth, MAX_INDENT)
 
     @property
-    def bad(self) -> bool:
+    def has_error(self) -> bool:
         """Whether it tells of an error: a receiver raised, the operation did, or the request."""
-        return bool(self.event.errors) or self.event.outcome == "failed" or self.event.signal == CRASH
+        return (
+            bool(self.event.errors) or self.event.outcome == "failed" or self.event.signal == REQUEST_EXCEPTION_SIGNAL
+        )
 
     @property
-    def raised(self) -> bool:
+    def has_own_error(self) -> bool:
         """Whether it tells of an error that no receiver's run shows: its bar is red."""
-        return self.bad and not self.event.errors
+        return self.has_error and not self.event.errors
 
     @property
-    def took(self) -> str:
+    def duration_text(self) -> str:
         """What stands beside its bar, or above it."""
-        if self.event.duration or self.runs:
-            return formats.duration(self.event.duration)
-        return "no signal" if formats.group(self.event.signal) == "bulk" else "nobody listens"
+        if self.event.duration or self.calls:
+            return formats.format_duration(self.event.duration)
+        return "no signal" if formats.get_signal_group(self.event.signal) == "bulk" else "nobody listens"
 
     @property
-    def side(self) -> Side:
+    def label_side(self) -> LabelSide:
         """Where there is room for its numbers: right of its bar, else left of it, else above it."""
-        return "right" if 100 - float(self.end) >= BESIDE else "left" if float(self.left) >= BESIDE else "above"
+        return (
+            "right"
+            if 100 - float(self.end) >= DURATION_LABEL_PERCENT
+            else "left"
+            if float(self.left) >= DURATION_LABEL_PERCENT
+            else "above"
+        )
 
 
 class Tick(NamedTuple):
     """A mark on the axis."""
 
-    at: str
+    position: str
     label: str
 
 
-class Ending(NamedTuple):
+class TransactionEnd(NamedTuple):
     """A commit or a rollback, as far as events tell of it.
 
     They hold neither its moment nor which of them shared a transaction. Those that follow each other in one database
@@ -112,114 +120,135 @@ class Ending(NamedTuple):
 
     outcome: str
     database: str
-    number: int
+    event_count: int
     """How many events it stands for."""
-    at: str
+    position: str
     """Its place, in per cent of the axis."""
-    offset: int
+    offset_us: int
     """Microseconds since the axis begins."""
-    named: bool = True
+    has_label: bool = True
     """Whether there is room for its name."""
 
     def __str__(self) -> str:
-        number = f"{self.number} event{'' if self.number == 1 else 's'}"
-        return f"{self.word} of {number} on {self.database}: the last ended at {formats.duration(self.offset)}"
+        number = f"{self.event_count} event{'' if self.event_count == 1 else 's'}"
+        return (
+            f"{self.label} of {number} on {self.database}: the last ended at {formats.format_duration(self.offset_us)}"
+        )
 
     @property
-    def word(self) -> str:
+    def label(self) -> str:
         """What it is called."""
         return "commit" if self.outcome == "committed" else "rollback"
 
     @property
-    def late(self) -> bool:
+    def is_label_left(self) -> bool:
         """Whether it stands so far right that its name must stand left of it."""
-        return float(self.at) > 88
+        return float(self.position) > 88
 
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
     """A trace on its axis."""
 
-    rows: list[Row]
+    rows: list[WaterfallRow]
     ticks: list[Tick]
-    endings: list[Ending]
+    transaction_ends: list[TransactionEnd]
     """Commits and rollbacks, in the order of their time."""
     start: int
     """When the axis begins, in microseconds."""
-    span: int
+    duration_us: int
     """Microseconds from the axis's beginning to its end."""
-    before: int
+    skipped_us: int
     """Microseconds of the trace before the axis."""
-    sparse: bool
+    is_sparse: bool
     """Whether the events take so little of the trace that an axis of theirs alone shows more."""
-    whole: bool
+    is_whole_trace: bool
     """Whether the axis is that of the whole trace."""
 
 
-def tree(events: Iterable[Event]) -> list[Row]:
+def build_rows(events: Iterable[Event]) -> list[WaterfallRow]:
     """Return events as rows, each below the one in whose receiver it happened, in the order in which they were sent."""
     rows = []
-    waiting = [(0, node) for node in reversed(grow(events))]
+    waiting = [(0, node) for node in reversed(build_trees(events))]
     while waiting:
         depth, node = waiting.pop()
-        rows.append(Row(node.event, depth))
+        rows.append(WaterfallRow(node.event, depth))
         waiting.extend((depth + 1, child) for child in reversed(node.children))
     return rows
 
 
-def waterfall(events: Sequence[Event], traces: Sequence[Trace], whole: bool | None = None) -> Waterfall:
+def build_waterfall(events: Sequence[Event], traces: Sequence[Trace], whole_trace: bool | None = None) -> Waterfall:
     """Return a trace's events on one axis: that of the ``whole`` trace, or of its events alone; by default that of the
     events where they take little of the trace."""
-    rows = tree(events)
+    rows = build_rows(events)
     first = min((event.time for event in events), default=0)
     last = max((event.time + (event.duration or 0) for event in events), default=0)
     began = min([trace.time for trace in traces] + ([first] if events else []), default=0)
     ended = max([last, *(trace.time + (trace.duration or 0) for trace in traces)])
-    sparse = bool(events) and (last - first) * SPARSE < ended - began
-    if whole is None:
-        whole = not sparse
-    start, end = (began, ended) if whole or not events else (first, last)
+    sparse = bool(events) and (last - first) * SPARSE_RATIO < ended - began
+    if whole_trace is None:
+        whole_trace = not sparse
+    start, end = (began, ended) if whole_trace or not events else (first, last)
     span = max(end - start, 1)
     for row in rows:
-        _place(row, start, span)
-    return Waterfall(rows, list(_ticks(span)), _endings(rows, start, span), start, span, start - began, sparse, whole)
+        _position_row(row, start, span)
+    return Waterfall(
+        rows,
+        list(_build_ticks(span)),
+        _find_transaction_ends(rows, start, span),
+        start,
+        span,
+        start - began,
+        sparse,
+        whole_trace,
+    )
 
 
-def _place(row: Row, start: int, span: int) -> None:
+def _position_row(row: WaterfallRow, start: int, duration_us: int) -> None:
     event = row.event
-    row.offset = event.time - start
+    row.offset_us = event.time - start
     taken = event.duration or 0
-    row.left, row.width = _share(row.offset, span), _share(max(taken, span // 5000), span)
-    row.end = _share(row.offset + taken, span)
+    row.left, row.width = (
+        _format_percent(row.offset_us, duration_us),
+        _format_percent(max(taken, duration_us // 5000), duration_us),
+    )
+    row.end = _format_percent(row.offset_us + taken, duration_us)
     receivers = event.data.get("receivers") if isinstance(event.data, dict) else None
-    at = row.offset
+    at = row.offset_us
     for run in receivers or ():
         us = run.get("us")
         # Receivers run one after the other, and each one's beginning is not kept: they stand in their order.
-        row.runs.append(
-            Run(run["name"], run.get("place", ""), us, run.get("error"), _share(at, span), _share(us or 0, span))
+        row.calls.append(
+            CallBar(
+                run["name"],
+                run.get("place", ""),
+                us,
+                run.get("error"),
+                _format_percent(at, duration_us),
+                _format_percent(us or 0, duration_us),
+            )
         )
         at += us or 0
-    if taken * SHORT < span:
-        row.shown_runs = [run for run in row.runs if run.error]
+    if taken * SHORT_BAR_RATIO < duration_us:
+        row.visible_calls = [run for run in row.calls if run.error]
     else:
-        row.shown_runs = row.runs
+        row.visible_calls = row.calls
 
 
 @dataclass(slots=True)
-class _Stretch:
+class _TransactionSegment:
     outcome: str
     depth: int
     end: int = 0
-    number: int = 0
+    event_count: int = 0
 
 
-def _endings(rows: Iterable[Row], start: int, span: int) -> list[Ending]:
-    found: list[tuple[str, _Stretch]] = []
-    opened: dict[str, list[_Stretch]] = {}
+def _find_transaction_ends(rows: Iterable[WaterfallRow], start: int, duration_us: int) -> list[TransactionEnd]:
+    found: list[tuple[str, _TransactionSegment]] = []
+    opened: dict[str, list[_TransactionSegment]] = {}
     for row in rows:
         event = row.event
-        if event.outcome not in ENDS:
+        if event.outcome not in TRANSACTION_OUTCOMES:
             continue
         within = opened.setdefault(event.database, [])
         # A savepoint that is rolled back within a receiver's event leaves the transaction around it as it is.
@@ -228,26 +257,35 @@ def _endings(rows: Iterable[Row], start: int, span: int) -> list[Ending]:
         ):
             found.append((event.database, within.pop()))
         if not within or within[-1].outcome != event.outcome:
-            within.append(_Stretch(event.outcome, row.depth))
+            within.append(_TransactionSegment(event.outcome, row.depth))
         within[-1].end = max(within[-1].end, event.time + (event.duration or 0))
-        within[-1].number += 1
+        within[-1].event_count += 1
     found += [(database, stretch) for database, within in opened.items() for stretch in within]
-    endings: list[Ending] = []
-    for database, stretch in sorted(found, key=lambda one: one[1].end)[:MOST_ENDINGS]:
+    endings: list[TransactionEnd] = []
+    for database, stretch in sorted(found, key=lambda one: one[1].end)[:MAX_TRANSACTION_ENDS]:
         offset = stretch.end - start
-        before = next((float(ending.at) for ending in reversed(endings) if ending.named), -100.0)
-        named = 100 * offset / span - before >= ROOM
-        endings.append(Ending(stretch.outcome, database, stretch.number, _share(offset, span), offset, named))
+        before = next((float(ending.position) for ending in reversed(endings) if ending.has_label), -100.0)
+        named = 100 * offset / duration_us - before >= END_LABEL_PERCENT
+        endings.append(
+            TransactionEnd(
+                stretch.outcome, database, stretch.event_count, _format_percent(offset, duration_us), offset, named
+            )
+        )
     return endings
 
 
-def _share(part: int, whole: int) -> str:
+def _format_percent(part: int, whole: int) -> str:
     return f"{min(max(100 * part / whole, 0), 100):.3f}"
 
 
-def _ticks(span: int) -> Iterator[Tick]:
+def _build_ticks(duration_us: int) -> Iterator[Tick]:
     """Yield marks at round times: 1, 2 or 5 times a power of ten microseconds."""
-    step = next(step for zeros in count() for step in (10**zeros, 2 * 10**zeros, 5 * 10**zeros) if span / step <= TICKS)
-    for mark in range(0, span, step):
-        if mark / span < 0.94:
-            yield Tick(_share(mark, span), formats.duration(mark) if mark else "0")
+    step = next(
+        step
+        for zeros in count()
+        for step in (10**zeros, 2 * 10**zeros, 5 * 10**zeros)
+        if duration_us / step <= MAX_TICKS
+    )
+    for mark in range(0, duration_us, step):
+        if mark / duration_us < 0.94:
+            yield Tick(_format_percent(mark, duration_us), formats.format_duration(mark) if mark else "0")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from signalbox import conf
-from signalbox.core.receivers import short_path
+from signalbox.core.receivers import shorten_path
 from signalbox.doctor import recorded_stats, runtime, source
 from signalbox.doctor.findings import Finding, Line, Severity
 from signalbox.doctor.project import Project
@@ -110,7 +110,7 @@ def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Colle
                 app=app.label if app else "",
                 path=fault.path,
                 line=fault.line,
-                place=f"{short_path(fault.path)}:{fault.line}" if fault.path else "",
+                place=f"{shorten_path(fault.path)}:{fault.line}" if fault.path else "",
                 signal=fault.signal,
                 receiver=redactor.text(fault.receiver),
                 happens=fault.happens,

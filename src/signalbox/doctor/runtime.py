@@ -25,7 +25,7 @@ from django.db.models.options import Options
 from django.dispatch import Signal
 
 from signalbox.core import catalog, naming
-from signalbox.core.receivers import Connected, code_of, connected, name
+from signalbox.core.receivers import ConnectedReceiver, get_code, get_connected_receivers, get_name
 
 SenderKind: TypeAlias = Literal[
     "any", "unknown", "model", "app_config", "handler", "class", "module", "string", "instance"
@@ -270,7 +270,7 @@ def _bound(found: Iterable[App]) -> Iterator[tuple[str, tuple[str, int]]]:
     for label, module in _modules(found):
         for attribute, value in list(vars(module).items()):
             if type(value) is FunctionType and value.__module__ == label:
-                code = code_of(value)
+                code = get_code(value)
                 if code is not None:
                     yield f"{label}.{attribute}", (real(code.co_filename), code.co_firstlineno)
 
@@ -310,7 +310,7 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
     places: dict[int, list[tuple[str, str]]] = {}
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
-    for entry in catalog.BUILTIN.values():
+    for entry in catalog.BUILTIN_SIGNALS.values():
         home, _, attribute = entry.path.rpartition(".")
         # Not imported for it: django.test.signals connects twenty receivers of its own.
         signal = getattr(sys.modules.get(home), attribute, None)
@@ -318,7 +318,7 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
             objects[id(signal)] = signal
             builtin[id(signal)] = entry.name
             places[id(signal)] = [(home, attribute)]
-    for label, module in naming.modules():
+    for label, module in naming.get_sorted_modules():
         if isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
                 # By type(): isinstance() would ask a lazy object for its class, and so make it.
@@ -332,9 +332,10 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
                     if issubclass(type(held), Signal):
                         objects[id(held)] = held
                         places.setdefault(id(held), []).append((label, f"{attribute}.{inner}"))
-    within = naming.within_apps()
+    within = naming.make_app_module_predicate()
     names = {
-        key: builtin.get(key) or naming.name(objects[key], [place for place in known if within(place[0])] or known)
+        key: builtin.get(key)
+        or naming.get_signal_name(objects[key], [place for place in known if within(place[0])] or known)
         for key, known in places.items()
     }
     aliases = {".".join(place): names[key] for key, known in places.items() for place in known}
@@ -344,20 +345,20 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     signal: str
-    connected: Connected
+    connected: ConnectedReceiver
 
 
 def _entries(signal: Signal, label: str) -> Iterator[_Entry]:
-    for entry in connected(signal):
+    for entry in get_connected_receivers(signal):
         yield _Entry(label, entry)
 
 
 def _connection(entry: _Entry, senders: _Senders, accidental: frozenset[int]) -> Connection:
     it = entry.connected
-    code = None if it.receiver is None else code_of(it.receiver)
+    code = None if it.receiver is None else get_code(it.receiver)
     return Connection(
         signal=entry.signal,
-        receiver="" if it.receiver is None else name(it.receiver),
+        receiver="" if it.receiver is None else get_name(it.receiver),
         module=_module(it.receiver),
         path=real(code.co_filename) if code else "",
         line=code.co_firstlineno if code else 0,
@@ -415,7 +416,7 @@ def _parameters(receiver: Any) -> tuple[Parameter, ...] | None:
     )
 
 
-def _accidental(entries: list[Connected]) -> frozenset[int]:
+def _accidental(entries: list[ConnectedReceiver]) -> frozenset[int]:
     """Return the ids of weakly connected functions that only Django's cache of signatures keeps alive.
 
     With DEBUG on, ``Signal.connect()`` asks ``func_accepts_kwargs()``, whose ``lru_cache`` holds its argument. Without
@@ -434,7 +435,7 @@ def _accidental(entries: list[Connected]) -> frozenset[int]:
         if (
             holder is suspects
             or holder is objects
-            or isinstance(holder, FrameType | Connected)
+            or isinstance(holder, FrameType | ConnectedReceiver)
             or _is_cache_key(holder)
         ):
             continue
@@ -473,7 +474,7 @@ def _models() -> list[type[models.Model]]:
 class _Senders:
     """Describes senders; looks for those of which Django keeps the id alone."""
 
-    def __init__(self, entries: Iterable[Connected]) -> None:
+    def __init__(self, entries: Iterable[ConnectedReceiver]) -> None:
         self._through = {
             id(field.remote_field.through) for model in _models() for field in model._meta.local_many_to_many
         }
@@ -491,7 +492,7 @@ class _Senders:
         for module in list(sys.modules.values()):
             yield from list(getattr(module, "__dict__", {}).values())
 
-    def sender(self, entry: Connected) -> Sender:
+    def sender(self, entry: ConnectedReceiver) -> Sender:
         if entry.any_sender:
             return Sender(kind="any")
         sender = self._known.get(entry.sender_key) if entry.sender is None else entry.sender

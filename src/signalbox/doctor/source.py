@@ -168,7 +168,7 @@ def _join(
     imports: Mapping[str, frozenset[str]],
     aliases: Mapping[str, str],
 ) -> Source:
-    names = {**aliases, **{name: name for name in catalog.BUILTIN}}
+    names = {**aliases, **{name: name for name in catalog.BUILTIN_SIGNALS}}
     definitions = []
     for reader in readers.values():
         for path, made_by, line in reader.definitions:

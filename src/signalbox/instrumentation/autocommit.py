@@ -57,7 +57,7 @@ class Unseen:
         begin = _way(connection)
         if begin is None:
             self._block = Block(connection)
-            with unit_of_work.unlogged(connection):
+            with unit_of_work.without_query_logging(connection):
                 self._block.__enter__()
         else:
             if connection._thread_ident != get_ident():  # asking whether threads may share it takes a lock
@@ -69,14 +69,14 @@ class Unseen:
             connection.autocommit = False
             connection.commit_on_exit = connection.in_atomic_block = True
             connection.needs_rollback = False
-        unit_of_work.open_for(connection).unseen = True
+        unit_of_work.get_or_attach(connection).is_implicit = True
         return connection  # type: ignore[no-any-return]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection = self._connection
-        found = unit_of_work.of(connection)
+        found = unit_of_work.get_unit_of_work(connection)
         if self._begun is not None:
             self._begun.forget()
         try:
@@ -90,7 +90,7 @@ class Unseen:
                 block.__exit__(kind, error, traceback)
         finally:
             if found is not None:  # recording may have been switched off meanwhile
-                found.unseen = False
+                found.is_implicit = False
 
 
 # ------------------------------------------------------------------ how a transaction begins
@@ -111,7 +111,7 @@ class _WithFirst:
         connection, cursor = self._connection, context["cursor"].cursor
         takes_several = type(sql) is str and not many and isinstance(cursor, connection.Database.ClientCursor)
         if not takes_several or connection.queries_logged:  # Django logs what the driver has sent
-            with connection.wrap_database_errors, backends.postgresql_cursor(connection) as own:
+            with connection.wrap_database_errors, backends.create_postgresql_cursor(connection) as own:
                 own.execute("BEGIN")
             return execute(sql, params, many, context)
         answer = execute(f"BEGIN; {sql}", params, many, context)
@@ -172,7 +172,7 @@ def _begins(wrapper: Any) -> Callable[[Any], _WithFirst | None] | None:
 # ------------------------------------------------------------------ how it ends
 
 
-def _commit(connection: Any, found: unit_of_work.Buffer) -> None:
+def _commit(connection: Any, found: unit_of_work.UnitOfWork) -> None:
     """Do what leaving ``Atomic`` does where nothing has failed."""
     connection.in_atomic_block = False
 
@@ -184,7 +184,7 @@ def _commit(connection: Any, found: unit_of_work.Buffer) -> None:
                 raise
 
     try:
-        found.end(finish, commits=True)
+        found.commit(finish, commit_only=True)
     except BaseException:
         try:
             connection.rollback()
@@ -194,8 +194,8 @@ def _commit(connection: Any, found: unit_of_work.Buffer) -> None:
     finally:
         if connection.connection is not None:
             connection.autocommit = True
-            if exporter.waiting():
-                exporter.drain()
+            if exporter.has_pending():
+                exporter.flush()
     connection.errors_occurred = False
     if connection.run_on_commit:
         connection.run_and_clear_commit_hooks()

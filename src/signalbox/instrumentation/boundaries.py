@@ -36,8 +36,8 @@ SHELLS: Final = frozenset({"shell", "shell_plus"})
 
 def begin_request(environ: Any, scope: Any) -> Trace:
     """Begin the trace of a request, told by its WSGI environ or its ASGI scope."""
-    left = tracing._current.get()
-    if left is not None and left.kind == "request" and left.view_done:
+    left = tracing._current_trace.get()
+    if left is not None and left.kind == "request" and left.is_view_done:
         end_request(left)  # its response was never closed
     facts = _facts_of_environ(environ) if environ is not None else _facts_of_scope(scope or {})
     header = facts.pop("traceparent", "")
@@ -46,7 +46,7 @@ def begin_request(environ: Any, scope: Any) -> Trace:
     if given:
         facts["parent"] = given[1]
     trace.data = facts
-    tracing.enter(trace)
+    tracing.activate(trace)
     return trace
 
 
@@ -103,16 +103,16 @@ def remote_address(peer: str, forwarded: str) -> str:
 
 def end_request(trace: Trace | None = None) -> None:
     """End the trace of the current request."""
-    trace = trace or tracing._current.get()
+    trace = trace or tracing._current_trace.get()
     while trace is not None and trace.kind != "request":
         trace = trace.previous
     if trace is None:
         return
-    tracing.leave(trace)
+    tracing.deactivate(trace)
     if settings.STATIC_URL and str(trace.data.get("path")).startswith(f"{settings.STATIC_URL}signalbox/"):
-        trace.hush()  # the page's own files, where the development server hands them out
+        trace.suppress()  # the page's own files, where the development server hands them out
     with _what_it_opens_closed():
-        exporter.end(trace)
+        exporter.finish_trace(trace)
     trace.request = None
 
 
@@ -124,7 +124,7 @@ async def aend_request(trace: Trace | None = None) -> None:
 
 def _drain() -> None:
     with _what_it_opens_closed():
-        exporter.drain()
+        exporter.flush()
 
 
 @contextmanager
@@ -148,7 +148,9 @@ def closing_postponed() -> Iterator[None]:
     """
     asked: list[Any] = []
     held = [
-        c for c in connections.all(initialized_only=True) if unit_of_work.of(c) is not None and c.connection is not None
+        c
+        for c in connections.all(initialized_only=True)
+        if unit_of_work.get_unit_of_work(c) is not None and c.connection is not None
     ]
     for connection in held:
         connection.__dict__["close_if_unusable_or_obsolete"] = partial(asked.append, connection)
@@ -201,7 +203,7 @@ def begin(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, 
     """Begin a trace: what happens from now on belongs to it."""
     trace = Trace(kind, model_metadata.redactor().text(name), trace_id=trace_id)
     trace.data = data or {}
-    tracing.enter(trace)
+    tracing.activate(trace)
     return trace
 
 
@@ -210,7 +212,7 @@ def leave(trace: Trace, error: BaseException | None) -> None:
     if error is not None:
         exited = isinstance(error, SystemExit) and not error.code
         trace.status = trace.status or ("ok" if exited else "failed")
-    tracing.leave(trace)
+    tracing.deactivate(trace)
 
 
 @contextmanager
@@ -225,7 +227,7 @@ def traced(kind: str, name: str, *, trace_id: str | None = None, data: dict[str,
         raise
     finally:
         leave(trace, error)
-        exporter.end(trace, "ok")
+        exporter.finish_trace(trace, "ok")
 
 
 # ------------------------------------------------------------------ tests
@@ -235,23 +237,23 @@ TESTS: Final = "django.test.testcases"
 
 def begin_test(name: str) -> Trace:
     """Begin the trace of a test. What happened before it is not the test's."""
-    exporter.forget()
+    exporter.discard_pending()
     return begin("test", name)
 
 
 def end_test(trace: Trace, status: str) -> None:
     """End a test's trace while the test's database is still there: what can't be written now is no other test's."""
-    if tracing.leave(trace):
+    if tracing.deactivate(trace):
         trace.status = status
         if _database_allowed():
-            exporter.end(trace)
-    exporter.forget()
+            exporter.finish_trace(trace)
+    exporter.discard_pending()
 
 
 def _database_allowed() -> bool:
     """Tell whether the test may use the database: test tools put what raises in the place of this method."""
     try:
-        connections[exporter.home()].ensure_connection()
+        connections[exporter.get_events_database()].ensure_connection()
     except Exception:  # noqa: BLE001 - each tool raises an exception of its own
         return False
     return True
@@ -276,7 +278,7 @@ def _run(self: SimpleTestCase, result: Any = None) -> Any:
     from django.test import SimpleTestCase
 
     run = super(SimpleTestCase, self).run
-    if tracing.current().kind == "test":  # pytest's plugin was here first
+    if tracing.get_current_trace().kind == "test":  # pytest's plugin was here first
         return run(result)
     trace = begin_test(self.id())
     broken = _broken(result)

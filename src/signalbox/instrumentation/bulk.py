@@ -17,7 +17,7 @@ from django.db.models import AutoField, QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox.core import tracing
-from signalbox.core.event import UNKNOWN, Draft
+from signalbox.core.event import UNKNOWN, PendingEvent
 from signalbox.instrumentation import model_metadata, returning, row_state
 from signalbox.instrumentation.autocommit import in_transaction
 from signalbox.pipeline import unit_of_work
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
-    from signalbox.core.event import Note
+    from signalbox.core.event import Rollbackable
     from signalbox.instrumentation.model_metadata import Plan
 
 logger = logging.getLogger("signalbox")
@@ -157,7 +157,7 @@ def _created(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], up
     keys: list[Any] | None = [one.pk for one in objects]
     if any(key is None for key in keys or ()):  # the database tells no keys of many rows (MySQL)
         keys = None
-    note: Note | None = None
+    note: Rollbackable | None = None
     if update_conflicts or keys is None:  # nobody knows what the rows hold, or which they are
         note = row_state.forget(objects)
     else:
@@ -196,7 +196,7 @@ def _updated(plan: Plan, connection: BaseDatabaseWrapper, objects: list[Any], na
         objects = [one for one in objects if one.pk in stored]
         keys = list(stored)
     told: set[Any] = set()
-    note: Note | None = row_state.Memories(objects)
+    note: Rollbackable | None = row_state.Memories(objects)
     for one in objects:
         known = row_state.before(plan, one, connection.alias)
         values = stored[one.pk] if stored else plan.values(one)
@@ -222,7 +222,7 @@ def _stored(
     found: dict[Any, Sequence[Any]] = {}
     for start in range(0, len(keys), 500):
         part = rows.filter(pk__in=keys[start : start + 500]).values_list("pk", *attnames)
-        with unit_of_work.unlogged(connection):
+        with unit_of_work.without_query_logging(connection):
             found.update({key: _spread(plan, places, values) for key, *values in part})
     return {key: found[key] for key in keys if key in found}
 
@@ -361,7 +361,7 @@ def _read(found: Any, connection: BaseDatabaseWrapper, names: list[str]) -> dict
     """Return these fields' values by key, their rows locked."""
     if connection.features.has_select_for_update:
         found = found.select_for_update()
-    with unit_of_work.unlogged(connection):
+    with unit_of_work.without_query_logging(connection):
         return {row[0]: row[1:] for row in found.values_list("pk", *names)}
 
 
@@ -373,7 +373,7 @@ def _tell_changed_rows(
         places = [plan.fields.names.index(name) for name in names]
         for start in range(0, len(old), 500):
             keys = list(old)[start : start + 500]
-            with unit_of_work.unlogged(connection):
+            with unit_of_work.without_query_logging(connection):
                 new = list(_table(plan, connection).filter(pk__in=keys).values_list("pk", *names))
             for key, *values in new:
                 change = RowChange(plan.fields, _spread(plan, places, old[key]), _spread(plan, places, values))
@@ -499,12 +499,14 @@ def _operation(
     count: int,
     keys: list[Any] | None,
     told: dict[str, Any],
-    note: Note | None = None,
+    note: Rollbackable | None = None,
 ) -> None:
     """Make the one event of an operation on ``count`` rows, of which ``keys`` are the first; ``None`` if unknown."""
     if not count:
         return
-    draft = Draft(tracing.now(), tracing.current(), tracing.running.get(), operation, plan.label, connection.alias)
+    draft = PendingEvent(
+        tracing.now(), tracing.get_current_trace(), tracing.running_span.get(), operation, plan.label, connection.alias
+    )
     draft.duration = 0
     args: dict[str, Any] = {"count": count, **told, "keys": None}
     if keys is not None:
@@ -512,7 +514,7 @@ def _operation(
         if count > len(shown):
             args["keys_left_out"] = count - len(shown)
     draft.args = args
-    draft.note = note
+    draft.rollbackable = note
     _add(draft, connection)
 
 
@@ -523,15 +525,17 @@ def _shown(plan: Plan, keys: list[Any]) -> list[Any]:
 
 
 def _row_draft(
-    operation: str, plan: Plan, connection: BaseDatabaseWrapper, key: str, change: RowChange, note: Note | None
-) -> Draft:
-    draft = Draft(tracing.now(), tracing.current(), tracing.running.get(), operation, plan.label, connection.alias)
+    operation: str, plan: Plan, connection: BaseDatabaseWrapper, key: str, change: RowChange, note: Rollbackable | None
+) -> PendingEvent:
+    draft = PendingEvent(
+        tracing.now(), tracing.get_current_trace(), tracing.running_span.get(), operation, plan.label, connection.alias
+    )
     draft.duration = 0
     draft.key = key
     draft.change = change
-    draft.note = note
+    draft.rollbackable = note
     return draft
 
 
-def _add(draft: Draft, connection: BaseDatabaseWrapper) -> None:
-    unit_of_work.open_for(connection).add(draft)
+def _add(draft: PendingEvent, connection: BaseDatabaseWrapper) -> None:
+    unit_of_work.get_or_attach(connection).add(draft)

@@ -25,13 +25,13 @@ def new_signals() -> Iterator[tuple[Signal, str]]:
             if isinstance(value, Signal) and id(value) not in builtin:
                 found.setdefault(value, []).append((module_name, name))
     for signal, places in found.items():
-        yield signal, naming.name(signal, places)
+        yield signal, naming.get_signal_name(signal, places)
 
 
 def _modules() -> Iterator[tuple[str, dict[str, Any]]]:
     """Return the modules of installed apps that hold something new."""
-    within = naming.within_apps()
-    for module_name, module in naming.modules():
+    within = naming.make_app_module_predicate()
+    for module_name, module in naming.get_sorted_modules():
         members = getattr(module, "__dict__", None) if within(module_name) else None
         if members is not None and _searched.get(module_name) != len(members):
             _searched[module_name] = len(members)
@@ -44,6 +44,6 @@ def forget() -> None:
 
 
 def _builtin() -> Iterator[Signal]:
-    for entry in catalog.BUILTIN.values():
+    for entry in catalog.BUILTIN_SIGNALS.values():
         if entry.path and entry.path.rpartition(".")[0] in sys.modules:
-            yield catalog.signal(entry)
+            yield catalog.import_signal(entry)

@@ -37,9 +37,9 @@ class Scope:
         wanted = AUDIT if self.audit else frozenset(config.RECORD) if not self.everything else frozenset()
         self.names = frozenset(
             name
-            for name, entry in catalog.BUILTIN.items()
+            for name, entry in catalog.BUILTIN_SIGNALS.items()
             if self.everything or name in wanted or entry.group in wanted
-        ) | (wanted - catalog.BUILTIN.keys())
+        ) | (wanted - catalog.BUILTIN_SIGNALS.keys())
 
     def __contains__(self, name: object) -> bool:
         return name in self.names

@@ -10,7 +10,7 @@ from django.db import DatabaseError, connections
 
 from signalbox import conf
 from signalbox.core import tracing
-from signalbox.core.event import Draft, Outcome
+from signalbox.core.event import PendingEvent, Outcome
 from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state
 from signalbox.outbox import registry
 from signalbox.pipeline import backends, exporter, unit_of_work
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 class Recorded:
     """A send that makes an event whether anybody listens or not."""
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event."""
         raise NotImplementedError
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Let it leave, or follow what has left."""
         raise NotImplementedError
 
@@ -51,7 +51,7 @@ class Awaited(Recorded):
         self.inner = inner
         self.finish = inner.finish  # type: ignore[method-assign]
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, if it is one that is waited for."""
         return self.inner.start(sender, named) if self._wanted(sender) else None
 
@@ -70,7 +70,7 @@ class Sent(Recorded):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, unless its sender is ignored."""
         if _ignored(sender):
             return None
@@ -79,17 +79,17 @@ class Sent(Recorded):
         )
         draft.args = signal_arguments.render(named)
         if registry.has_subscriber(self.name, draft.sender):
-            draft.travels = registry.serialize_arguments(self.name, draft.sender, named, draft.args)
+            draft.outbox_arguments = registry.serialize_arguments(self.name, draft.sender, named, draft.args)
         instance = named.get("instance", named.get("user"))
         if instance is not None:
             signal_arguments.about(draft, instance)
         return draft
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Let it leave."""
         draft.outcome = Outcome.SENT if error is None else Outcome.FAILED
-        if draft.travels is None:
-            exporter.depart(draft)
+        if draft.outbox_arguments is None:
+            exporter.enqueue(draft)
         else:
             _deliver(draft)
 
@@ -97,7 +97,7 @@ class Sent(Recorded):
 class RequestException(Sent):
     """``got_request_exception`` tells of an exception without carrying it."""
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, with the exception that is being handled."""
         draft = super().start(sender, named)
         if draft is not None:
@@ -108,7 +108,7 @@ class RequestException(Sent):
 class TemplateRendered(Sent):
     """``template_rendered`` carries a whole context: the names in it are told, not the values."""
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event."""
         found: Any = named.get("context")
         flat = found.flatten() if hasattr(found, "flatten") else {}
@@ -119,7 +119,7 @@ class TemplateRendered(Sent):
 class SettingChanged(Sent):
     """A setting's value is hidden by the setting's name."""
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event."""
         setting = str(named.get("setting"))
         draft = super().start(sender, {**named, "value": None})
@@ -136,7 +136,7 @@ class PreSave:
     Where nobody listens, it makes no event of its own unless the write fails: the write's event says when it was sent.
     """
 
-    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, unless its model is ignored."""
         plan = model_metadata.of(sender)
         if not plan.recorded:
@@ -150,14 +150,14 @@ class PreSave:
             draft.args = {"raw": named["raw"], "update_fields": sorted(fields)}
         return draft
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Wait for the write; a receiver that raised ends the save before it."""
         if error is None:
             # Only now: a receiver may have saved the same instance.
             setattr(named["instance"]._state, model_writes.ANNOUNCED, draft)
         else:
             draft.outcome = Outcome.FAILED
-            exporter.depart(draft)
+            exporter.enqueue(draft)
 
     def unheard(self, sender: type[Model], named: dict[str, Any]) -> None:
         """Note when it was sent."""
@@ -171,11 +171,11 @@ RAW = '{"raw":true,"update_fields":null}'
 class PostSave(Sent):
     """``post_save``: completes the event that was made where the row was written."""
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event of the row; a send without a write, as some packages do, makes one of its own."""
         instance = named.get("instance")
         state = getattr(instance, "_state", None)
-        draft: Draft | None = None if state is None else row_state.take(state, model_writes.SAVED)
+        draft: PendingEvent | None = None if state is None else row_state.take(state, model_writes.SAVED)
         return super().start(sender, named) if draft is None else draft
 
     def unheard(self, sender: Any, named: dict[str, Any]) -> None:
@@ -184,18 +184,18 @@ class PostSave(Sent):
         if state is None or row_state.take(state, model_writes.SAVED) is None:
             super().unheard(sender, named)
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Let what the receivers did follow the row's event, where that has been written already."""
         if draft.change is None:
             super().finish(draft, named, error)
-        elif draft.written and draft.runs:
-            exporter.complete_late(draft)
+        elif draft.written_to and draft.receiver_calls:
+            exporter.enqueue_update(draft)
 
 
 class PreDelete:
     """``pre_delete``, within the collector's transaction; unheard, it is told with the delete's own event."""
 
-    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, unless its model is ignored."""
         plan = model_metadata.of(sender)
         if not plan.recorded:
@@ -207,7 +207,7 @@ class PreDelete:
         _into(draft)
         return draft
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Note a receiver that raised; the collector's transaction decides on the rest."""
         _completed(draft, error)
 
@@ -219,7 +219,7 @@ class PreDelete:
 class PostDelete(Recorded):
     """``post_delete``, within the collector's transaction."""
 
-    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, unless its model is ignored."""
         plan = model_metadata.of(sender)
         if not plan.recorded:
@@ -229,7 +229,7 @@ class PostDelete(Recorded):
         _into(draft)
         return draft
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Note a receiver that raised; the collector's transaction decides on the rest."""
         _completed(draft, error)
 
@@ -243,7 +243,7 @@ def _origin(named: dict[str, Any]) -> Any:
 class ManyToMany(Recorded):
     """``m2m_changed``, within the manager's transaction; a ``pre_`` action that nobody heard makes no event."""
 
-    def start(self, sender: type[Model], named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, unless the model of the instance or of the table is ignored."""
         instance = named["instance"]
         through = model_metadata.of(sender)
@@ -275,7 +275,7 @@ class ManyToMany(Recorded):
         _into_parts(draft, others)
         return draft
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """Note a receiver that raised."""
         _completed(draft, error)
 
@@ -319,11 +319,11 @@ def unsent_add(manager: Any, keys: list[Any], connection: BaseDatabaseWrapper) -
         "unsent": True,
     }
     draft.duration = 0
-    unit_of_work.open_for(connection).add(draft)
+    unit_of_work.get_or_attach(connection).add(draft)
     _into_parts(draft, others)
 
 
-def _into_parts(first: Draft, others: list[dict[str, Any]]) -> None:
+def _into_parts(first: PendingEvent, others: list[dict[str, Any]]) -> None:
     """Let the keys of a large change that ``first`` does not tell be told by events of their own."""
     if not others:
         return
@@ -337,20 +337,20 @@ def _into_parts(first: Draft, others: list[dict[str, Any]]) -> None:
         _completed(draft, None)
 
 
-def _deliver(draft: Draft) -> None:
+def _deliver(draft: PendingEvent) -> None:
     """Let a draft with deliveries be written with the transaction that is open, or now.
 
     Raises ``registry.NotDelivered`` if it can't be written.
     """
     if exporter.in_event_loop():
-        exporter.depart(draft)
+        exporter.enqueue(draft)
         return
-    connection = connections[draft.using or exporter.home()]
+    connection = connections[draft.using or exporter.get_events_database()]
     if backends.in_transaction(connection):
-        unit_of_work.open_for(connection).add(draft)
+        unit_of_work.get_or_attach(connection).add(draft)
         return
     try:
-        exporter.depart_at_once(draft)
+        exporter.write_now(draft)
     except DatabaseError as error:
         raise registry.EnqueueError(
             f"{draft.signal} was sent, but its durable receivers will not run, as their rows could not be written: "
@@ -358,27 +358,27 @@ def _deliver(draft: Draft) -> None:
         ) from error
 
 
-def _draft(name: str, sender: str, using: str) -> Draft:
-    return Draft(tracing.now(), tracing.current(), tracing.running.get(), name, sender, using)
+def _draft(name: str, sender: str, using: str) -> PendingEvent:
+    return PendingEvent(tracing.now(), tracing.get_current_trace(), tracing.running_span.get(), name, sender, using)
 
 
-def _into(draft: Draft) -> None:
+def _into(draft: PendingEvent) -> None:
     """Put ``draft`` into the open transaction; one of no transaction leaves when it is complete."""
     connection = connections[draft.using]
     if backends.in_transaction(connection):
-        unit_of_work.open_for(connection).add(draft)
+        unit_of_work.get_or_attach(connection).add(draft)
     else:
         draft.outcome = Outcome.COMMITTED
 
 
-def _completed(draft: Draft, error: BaseException | None) -> None:
+def _completed(draft: PendingEvent, error: BaseException | None) -> None:
     alone = draft.outcome is Outcome.COMMITTED
     if error is not None:
         draft.outcome = Outcome.FAILED
     if alone:
-        exporter.depart(draft)
-    elif draft.written and draft.runs:
-        exporter.complete_late(draft)
+        exporter.enqueue(draft)
+    elif draft.written_to and draft.receiver_calls:
+        exporter.enqueue_update(draft)
 
 
 def _ignored(sender: Any) -> bool:

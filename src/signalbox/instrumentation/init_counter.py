@@ -35,11 +35,11 @@ def uninstall() -> None:
 
 def _counting(name: str, signal: Signal) -> Callable[..., list[tuple[Any, Any]]]:
     original = type(signal).send
-    of_trace = tracing._current.get
-    process = tracing.process
+    of_trace = tracing._current_trace.get
+    process = tracing.get_process_trace
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
-        (of_trace() or tracing._process or process()).counts[name][sender] += 1
+        (of_trace() or tracing._process_trace or process()).init_counts[name][sender] += 1
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
             return []
         return original(signal, sender, **named)

@@ -70,7 +70,7 @@ def install() -> None:
     """Record what the setting asks for, from now on. Calling it again takes up a changed setting."""
     uninstall()
     scope = _state.scope = Scope(conf.get())
-    for name, entry in catalog.BUILTIN.items():
+    for name, entry in catalog.BUILTIN_SIGNALS.items():
         if entry.path and name in scope and name not in init_counter.SIGNALS and (signal := _loaded(entry)) is not None:
             _watch(signal, name)
     for signal, hook in _BOUNDARIES.items():
@@ -90,7 +90,7 @@ def install() -> None:
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
             unit_of_work.attach(connection)
-    writer.keep_unchanged = not scope.audit
+    writer.record_unchanged = not scope.audit
     hear()
     if apps.ready:
         find_custom()
@@ -104,7 +104,7 @@ def hear() -> None:
     model_metadata.forget()
     model_writes.install(saves="post_save" in scope, deletes="post_delete" in scope)
     for name in registry.get_subscribed_signals():
-        entry = catalog.BUILTIN.get(name)
+        entry = catalog.BUILTIN_SIGNALS.get(name)
         signal = registry.get_signal(name) if entry is None or entry.path else None
         if signal is not None and signal not in _state.watched:
             _watch(signal, name)
@@ -144,11 +144,11 @@ def find_custom() -> None:
     scope = _state.scope
     if scope is None:
         return
-    if scope.everything or scope.names - catalog.BUILTIN.keys():
-        for signal, name in (*discovery.new_signals(), *naming.tracked().items()):
+    if scope.everything or scope.names - catalog.BUILTIN_SIGNALS.keys():
+        for signal, name in (*discovery.new_signals(), *naming.get_tracked_signals().items()):
             if signal not in _state.watched and scope.custom(name):
                 _watch(signal, name)
-    for name, entry in catalog.BUILTIN.items():  # those whose modules are imported late, as django.test's
+    for name, entry in catalog.BUILTIN_SIGNALS.items():  # those whose modules are imported late, as django.test's
         if entry.path and name in scope and name not in init_counter.SIGNALS:
             late = _loaded(entry)
             if late is not None and late not in _state.watched:
@@ -170,15 +170,15 @@ def track(signal: Signal, name: str) -> None:
         _watch(signal, name)
 
 
-def _loaded(entry: catalog.Entry) -> Signal | None:
+def _loaded(entry: catalog.SignalInfo) -> Signal | None:
     """Return the entry's signal if its module has been imported; nothing is imported for it."""
-    return catalog.signal(entry) if entry.path.rpartition(".")[0] in sys.modules else None
+    return catalog.import_signal(entry) if entry.path.rpartition(".")[0] in sys.modules else None
 
 
 def _watch(signal: Signal, name: str) -> None:
     _state.watched[signal] = name
     capture = _capture(name)
-    if name not in catalog.BUILTIN:
+    if name not in catalog.BUILTIN_SIGNALS:
         registry.register_signal_name(signal, name)
     scope = _state.scope
     if scope is not None and name not in scope and not scope.custom(name):
@@ -264,7 +264,7 @@ def _connection_created(inner: Any) -> Any:
 
 def _post_migrate(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
-        writer.forget()
+        writer.clear_table_cache()
         return inner(sender, **named)
 
     return send
@@ -279,7 +279,7 @@ def _setting_changed(inner: Any) -> Any:
                 if named.get("setting") == "SIGNALBOX":
                     install()
                 elif named.get("setting") == "DATABASES":
-                    writer.forget()
+                    writer.clear_table_cache()
 
     return send
 

@@ -61,7 +61,7 @@ class Work:
         if unknown := [value for value in values if value not in keys]:
             using = router.db_for_write(self.through, instance=self.manager.instance)
             objects: Any = QuerySet(model).using(using).filter(**{f"{column.name}__in": unknown})
-            with unit_of_work.unlogged(connection_of(using)):
+            with unit_of_work.without_query_logging(connection_of(using)):
                 keys |= dict(objects.values_list(column.attname, "pk"))
         return [keys.get(value, value) for value in values]
 

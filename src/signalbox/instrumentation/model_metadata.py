@@ -82,7 +82,7 @@ class Plan:
 
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
-        left_out = conf.fields_said("exclude")
+        left_out = conf.get_fields_by_option("exclude")
         self.label = encoder.column(meta.label, 200)
         self.concrete = meta.concrete_model or model
         relation = said_of_relation(model) if meta.auto_created else ""
@@ -156,13 +156,13 @@ class Plan:
 
     def key_of(self, value: Any) -> str:
         """Return a primary key's value as text."""
-        return object_keys.text(value, secret=self.secret_pk)
+        return object_keys.key_to_text(value, secret=self.secret_pk)
 
     def label_of(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
         """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
         if not self.has_str:
             return ""
-        refused = query_guard.refuse_queries(connection)
+        refused = query_guard.block_queries(connection)
         state = instance.__dict__
         held = len(state)
         try:
@@ -170,7 +170,7 @@ class Plan:
         except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
             return ""
         finally:
-            query_guard.allow(refused)
+            query_guard.unblock_queries(refused)
             if len(state) > held:  # a cached property, which would keep what is true now, or what a refusal made of it
                 for name in list(state)[held:]:
                     del state[name]
@@ -234,7 +234,7 @@ def _labels(field: Any, model: type[Model]) -> set[str]:
     return {one._meta.label_lower for one in (model, field.model, model._meta.concrete_model or model)}
 
 
-_configured = conf.configured
+_configured = conf.configured_models
 
 
 def configure(model: type[Model], **options: Any) -> None:
@@ -243,7 +243,7 @@ def configure(model: type[Model], **options: Any) -> None:
     The setting's ``MODELS`` does the same and wins. Raises ``TypeError`` for an option that there is not, and
     ``ValueError`` for a field that the model has not.
     """
-    if not conf.model_options(options):
+    if not conf.is_valid_model_options(options):
         raise TypeError(f"configure() was given {options!r}; exclude=[...], redact=[...] or record=False was expected.")
     names = recorded_fields(model)
     for field in (*options.get("exclude", ()), *options.get("redact", ())):
@@ -267,7 +267,7 @@ def said_of_relation(through: type[Model]) -> str:
     """Return what is said of the many-to-many field whose rows ``through`` holds: ``"exclude"``, ``"redact"`` or
     nothing."""
     for option in ("exclude", "redact"):
-        said = conf.fields_said(cast("Any", option))
+        said = conf.get_fields_by_option(cast("Any", option))
         if not said:
             continue
         for model in apps.get_models():
@@ -288,7 +288,7 @@ def ignored(model: type[Model], config: conf.Config) -> bool:
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
     concrete = meta.concrete_model or model
-    said = {**conf.of_model(concrete._meta.label_lower), **conf.of_model(meta.label_lower)}
+    said = {**conf.get_model_options(concrete._meta.label_lower), **conf.get_model_options(meta.label_lower)}
     return not said.get("record", True)
 
 
@@ -302,7 +302,7 @@ def redactor() -> Redactor:
     """Return the redactor that the setting asks for."""
     global _redactor
     if _redactor is None:
-        _redactor = Redactor(conf.get().REDACT, conf.fields_said("redact"))
+        _redactor = Redactor(conf.get().REDACT, conf.get_fields_by_option("redact"))
     return _redactor
 
 

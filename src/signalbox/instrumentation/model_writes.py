@@ -14,7 +14,7 @@ from django.db.models import Model
 from django.db.models.deletion import Collector
 
 from signalbox.core import tracing
-from signalbox.core.event import UNKNOWN, Draft, Outcome
+from signalbox.core.event import UNKNOWN, PendingEvent, Outcome
 from signalbox.instrumentation import autocommit, bulk, model_metadata, row_state
 from signalbox.outbox import registry
 from signalbox.pipeline import backends, exporter, unit_of_work
@@ -102,12 +102,12 @@ def _save_table(
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     connection = autocommit.connection_of(using)
     if backends.in_transaction(connection):
-        open_buffer = unit_of_work.open_for(connection)
+        open_buffer = unit_of_work.get_or_attach(connection)
         return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
     was = self.__dict__.copy()
     try:
         with autocommit.Unseen(connection):
-            open_buffer = unit_of_work.open_for(connection)
+            open_buffer = unit_of_work.get_or_attach(connection)
             return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
     except BaseException:
         _put_back(self, plan, was)
@@ -130,7 +130,7 @@ def _put_back(instance: Model, plan: Plan, was: dict[str, Any]) -> None:
 def _save_row(
     self: Model,
     plan: Plan,
-    open_buffer: unit_of_work.Buffer,
+    open_buffer: unit_of_work.UnitOfWork,
     raw: bool,
     cls: Any,
     force_insert: Any,
@@ -155,7 +155,7 @@ def _save_row(
 def _capture(
     instance: Model,
     plan: Plan,
-    open_buffer: unit_of_work.Buffer,
+    open_buffer: unit_of_work.UnitOfWork,
     before: Sequence[Any],
     updated: bool,
     raw: bool,
@@ -164,24 +164,31 @@ def _capture(
 ) -> None:
     state = instance._state
     announced = row_state.take(state, ANNOUNCED)
-    if type(announced) is Draft and announced.outcome is None:
+    if type(announced) is PendingEvent and announced.outcome is None:
         announced.key = announced.key or plan.key(instance)
         open_buffer.add(announced)
     known = row_state.before(plan, instance, connection.alias) if updated else UNKNOWN
     written = _written(plan, instance, before, updated, update_fields)
     labels = _labels(plan, state, known, written, connection) if plan.foreign else None
     row = RowChange(plan.fields, known if updated else None, written, labels)
-    draft = Draft(tracing.now(), tracing.current(), tracing.running.get(), "post_save", plan.label, connection.alias)
+    draft = PendingEvent(
+        tracing.now(),
+        tracing.get_current_trace(),
+        tracing.running_span.get(),
+        "post_save",
+        plan.label,
+        connection.alias,
+    )
     name(draft, plan, instance, connection)
     if type(announced) is int:
-        draft.announced = announced
+        draft.pre_signal_time = announced
     draft.change = row
     draft.duration = 0  # unless receivers run
     if update_fields is None:
         draft.args = ARGS["false" if updated else "true", "true" if raw else "false"]
     else:
         draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
-    draft.note = row_state.Memory(state, getattr(state, row_state.ATTRIBUTE, UNKNOWN))
+    draft.rollbackable = row_state.Memory(state, getattr(state, row_state.ATTRIBUTE, UNKNOWN))
     row_now = row_state.after_write(known, written)
     if STALE:
         row_now = _without_stale(row_now, plan.generated if updated else ())
@@ -226,20 +233,20 @@ def _announced_in_vain(instance: Model, plan: Plan, using: str) -> None:
             announced = announcement(plan, instance, using, announced)
         if announced is not None and announced.outcome is None:
             announced.outcome = Outcome.FAILED
-            exporter.depart(announced)
+            exporter.enqueue(announced)
     except Exception:
         logger.exception("A failed save of %s could not be recorded.", plan.label)
 
 
-def announcement(plan: Plan, instance: Model, using: str, time: int) -> Draft:
+def announcement(plan: Plan, instance: Model, using: str, time: int) -> PendingEvent:
     """Return the event of a ``pre_save`` that was sent at ``time``, in nanoseconds."""
-    draft = Draft(time, tracing.current(), tracing.running.get(), "pre_save", plan.label, using)
+    draft = PendingEvent(time, tracing.get_current_trace(), tracing.running_span.get(), "pre_save", plan.label, using)
     draft.key = plan.key(instance)
     draft.duration = 0
     return draft
 
 
-def name(draft: Draft, plan: Plan, instance: Model, connection: BaseDatabaseWrapper | None) -> None:
+def name(draft: PendingEvent, plan: Plan, instance: Model, connection: BaseDatabaseWrapper | None) -> None:
     """Let ``draft`` be about ``instance``."""
     draft.key = plan.key(instance)
     if plan.has_str:
@@ -310,15 +317,22 @@ def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: B
     else:
         result = _original_delete(collector)
     if draft is not None and result[0]:
-        unit_of_work.open_for(connection).add(draft)
+        unit_of_work.get_or_attach(connection).add(draft)
     return result
 
 
-def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> Draft:
+def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> PendingEvent:
     """Return the event of a row that is about to be deleted, or just was."""
-    draft = Draft(tracing.now(), tracing.current(), tracing.running.get(), "post_delete", plan.label, connection.alias)
+    draft = PendingEvent(
+        tracing.now(),
+        tracing.get_current_trace(),
+        tracing.running_span.get(),
+        "post_delete",
+        plan.label,
+        connection.alias,
+    )
     name(draft, plan, instance, connection)
-    draft.announced = row_state.take(instance._state, CONDEMNED)
+    draft.pre_signal_time = row_state.take(instance._state, CONDEMNED)
     known = row_state.before(plan, instance, connection.alias)
     if known is UNKNOWN:
         known = _unread(plan, instance)

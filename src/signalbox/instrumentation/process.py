@@ -11,21 +11,21 @@ from signalbox.pipeline import exporter
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
-_watched: dict[Signal, str] = {}
+_recorded_signals: dict[Signal, str] = {}
 
 
-def be_quiet() -> None:
+def disable_recording_for_process() -> None:
     """Record nothing of this process any more, nor what happened while it started. For a process of one's own only."""
-    _watched.update(install.watched())
-    exporter.forget()
+    _recorded_signals.update(install.watched())
+    exporter.discard_pending()
     install.uninstall()
-    own = tracing.process()
+    own = tracing.get_process_trace()
     own.pending.clear()
-    own.late.clear()
-    for counts in own.counts.values():
+    own.updates.clear()
+    for counts in own.init_counts.values():
         counts.clear()
 
 
-def watched() -> dict[Signal, str]:
+def get_recorded_signals() -> dict[Signal, str]:
     """Return the signals whose sends are recorded, or were before this process became quiet, by name."""
-    return install.watched() or dict(_watched)
+    return install.watched() or dict(_recorded_signals)

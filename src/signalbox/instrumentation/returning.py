@@ -257,7 +257,7 @@ def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
     # PostgreSQL locks no rows of outer joins and groups.
     alone = sum(map(bool, query.alias_refcount.values())) == 1 and not query.distinct and query.group_by is None
     query.select_for_update = vendor == "mysql" or (vendor == "postgresql" and alone)
-    with unit_of_work.unlogged(compiler.connection):
+    with unit_of_work.without_query_logging(compiler.connection):
         rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
         found = [row for part in rows for row in part]
     return _converted(compiler, wanted, found)

@@ -303,8 +303,12 @@ def _refresh_from_db(original: Any) -> Any:
             ]
         setattr(self._state, ATTRIBUTE, keep(plan, values))
         # What was read may be a change of the open transaction, and go with it.
-        if self._state.db and (found := unit_of_work.of(connections[self._state.db])) is not None and not found.idle():
-            found.note(memory)
+        if (
+            self._state.db
+            and (found := unit_of_work.get_unit_of_work(connections[self._state.db])) is not None
+            and not found.is_empty()
+        ):
+            found.add_rollbackable(memory)
 
     refresh_from_db.alters_data = True  # type: ignore[attr-defined]
     return refresh_from_db

@@ -17,7 +17,7 @@ from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import receivers, tracing
-from signalbox.core.event import ReceiverRun
+from signalbox.core.event import ReceiverCall
 from signalbox.instrumentation import model_metadata
 from signalbox.outbox import registry
 from signalbox.serialization import encoder
@@ -25,7 +25,7 @@ from signalbox.serialization import encoder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from signalbox.core.event import Draft
+    from signalbox.core.event import PendingEvent
 
 logger = logging.getLogger("signalbox")
 
@@ -35,10 +35,10 @@ METHODS: Final = ("send", "send_robust", "asend", "asend_robust")
 class Capture(Protocol):
     """How one signal's sends become events."""
 
-    def start(self, sender: Any, named: dict[str, Any]) -> Draft | None:
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event of a send that begins, ``None`` if it is not recorded."""
 
-    def finish(self, draft: Draft, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """The receivers have run; ``error`` is what left the send."""
 
     def unheard(self, sender: Any, named: dict[str, Any]) -> None:
@@ -81,7 +81,7 @@ def _methods(signal: Signal, capture: Capture) -> dict[str, Any]:
     }
 
 
-def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | None:
+def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
     try:
         return capture.start(sender, named)
     except registry.USER_ERRORS:  # what a durable receiver would lose, its sender must hear of
@@ -91,11 +91,13 @@ def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> Draft | No
         return None
 
 
-def _finished(capture: Capture, draft: Draft, named: dict[str, Any], began: int, error: BaseException | None) -> None:
+def _finished(
+    capture: Capture, draft: PendingEvent, named: dict[str, Any], began: int, error: BaseException | None
+) -> None:
     try:
         draft.duration = perf_counter_ns() - began
-        if draft.runs is not None:
-            draft.errors = sum(run.error is not None for run in draft.runs)
+        if draft.receiver_calls is not None:
+            draft.errors = sum(run.error is not None for run in draft.receiver_calls)
             draft.trace.errors += draft.errors
         capture.finish(draft, named, error)
     except registry.USER_ERRORS:
@@ -146,12 +148,12 @@ def _sync(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
 
 
 def _run(
-    signal: Signal, sender: Any, named: dict[str, Any], draft: Draft, listening: list[Any], robust: bool
+    signal: Signal, sender: Any, named: dict[str, Any], draft: PendingEvent, listening: list[Any], robust: bool
 ) -> list[tuple[Any, Any]]:
     """Do what ``Signal.send`` does, in its order and with its answers, and take the times."""
     answers: list[tuple[Any, Any]] = []
-    runs = draft.runs = []
-    token = tracing.running.set(draft.span)
+    runs = draft.receiver_calls = []
+    token = tracing.running_span.set(draft.span)
     try:
         for receiver in listening:
             began = perf_counter_ns()
@@ -164,28 +166,34 @@ def _run(
                 signal._log_robust_failure(receiver, error)  # type: ignore[attr-defined]
                 answers.append((receiver, error))
             else:
-                runs.append(ReceiverRun(receivers.site(receiver), perf_counter_ns() - began, None))
+                runs.append(ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - began, None))
                 answers.append((receiver, response))
     finally:
-        tracing.running.reset(token)
+        tracing.running_span.reset(token)
     return answers
 
 
-def _note(runs: list[ReceiverRun], receiver: Any, began: int, error: BaseException) -> None:
+def _note(runs: list[ReceiverCall], receiver: Any, began: int, error: BaseException) -> None:
     spent = perf_counter_ns() - began
     runs.append(
-        ReceiverRun(receivers.site(receiver), spent, encoder.exception_text(error, redactor=model_metadata.redactor()))
+        ReceiverCall(
+            receivers.get_code_location(receiver),
+            spent,
+            encoder.exception_text(error, redactor=model_metadata.redactor()),
+        )
     )
 
 
 class _Timed:
     """Stands in for a signal within Django's own dispatch, whose asynchronous part differs by version."""
 
-    def __init__(self, signal: Signal, draft: Draft, sync_receivers: list[Any], async_receivers: list[Any]) -> None:
+    def __init__(
+        self, signal: Signal, draft: PendingEvent, sync_receivers: list[Any], async_receivers: list[Any]
+    ) -> None:
         self.receivers = True
         self.sender_receivers_cache: dict[Any, Any] = {}
         self._signal = signal
-        self._runs = draft.runs = []
+        self._runs = draft.receiver_calls = []
         self._span = draft.span
         self._live = [self._timed(r) for r in sync_receivers], [self._timed_async(r) for r in async_receivers]
         self._originals = {
@@ -204,15 +212,15 @@ class _Timed:
     def _timed(self, receiver: Any) -> Callable[..., Any]:
         def timed(**named: Any) -> Any:
             began = perf_counter_ns()
-            token = tracing.running.set(self._span)
+            token = tracing.running_span.set(self._span)
             try:
                 response = receiver(**{**named, "signal": self._signal})
             except BaseException as error:
                 _note(self._runs, receiver, began, error)
                 raise
             finally:
-                tracing.running.reset(token)
-            self._runs.append(ReceiverRun(receivers.site(receiver), perf_counter_ns() - began, None))
+                tracing.running_span.reset(token)
+            self._runs.append(ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - began, None))
             return response
 
         return timed
@@ -220,8 +228,8 @@ class _Timed:
     def _timed_async(self, receiver: Any) -> Callable[..., Any]:
         async def timed(**named: Any) -> Any:
             began = perf_counter_ns()
-            before = tracing.running.get()
-            tracing.running.set(self._span)
+            before = tracing.running_span.get()
+            tracing.running_span.set(self._span)
             try:
                 response = await receiver(**{**named, "signal": self._signal})
             except BaseException as error:
@@ -229,8 +237,8 @@ class _Timed:
                 raise
             finally:
                 # Not by token: Django 6.1 runs receivers concurrently in one context, and they end in any order.
-                tracing.running.set(before)
-            self._runs.append(ReceiverRun(receivers.site(receiver), perf_counter_ns() - began, None))
+                tracing.running_span.set(before)
+            self._runs.append(ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - began, None))
             return response
 
         return timed
@@ -245,7 +253,7 @@ def _through_django(
     signal: Signal,
     sender: Any,
     named: dict[str, Any],
-    draft: Draft,
+    draft: PendingEvent,
     sync_receivers: list[Any],
     async_receivers: list[Any],
 ) -> list[tuple[Any, Any]]:
@@ -281,7 +289,7 @@ def _async(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
 
 # ------------------------------------------------------------------ signal classes with a ``send`` of their own
 
-_whole: ContextVar[tuple[Signal, Draft] | None] = ContextVar("signalbox_whole", default=None)
+_whole: ContextVar[tuple[Signal, PendingEvent] | None] = ContextVar("signalbox_whole", default=None)
 """The signal whose class's own ``send`` is running, and its event."""
 
 
@@ -291,7 +299,7 @@ def _overriding(signal: Signal, capture: Capture, method: str) -> Callable[..., 
     original = getattr(type(signal), method)
     signature = inspect.signature(original)
 
-    def begin(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Draft | None, dict[str, Any]]:
+    def begin(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[PendingEvent | None, dict[str, Any]]:
         try:
             told = dict(signature.bind(signal, *args, **named).arguments)
         except TypeError:  # it is the class's own to say what is wrong
@@ -303,9 +311,9 @@ def _overriding(signal: Signal, capture: Capture, method: str) -> Callable[..., 
         sender = told.pop("sender", None)
         draft = _started(capture, sender, told)
         if draft is not None:
-            draft.runs = [
-                ReceiverRun(receivers.site(entry.receiver), None, None)
-                for entry in receivers.connected(signal)
+            draft.receiver_calls = [
+                ReceiverCall(receivers.get_code_location(entry.receiver), None, None)
+                for entry in receivers.get_connected_receivers(signal)
                 if entry.receiver is not None
             ]
         return draft, told
@@ -332,17 +340,17 @@ def _overriding(signal: Signal, capture: Capture, method: str) -> Callable[..., 
 class _Whole:
     """The block in which a class's own ``send`` runs."""
 
-    def __init__(self, signal: Signal, capture: Capture, draft: Draft, named: dict[str, Any]) -> None:
+    def __init__(self, signal: Signal, capture: Capture, draft: PendingEvent, named: dict[str, Any]) -> None:
         self._signal, self._capture, self._draft, self._named = signal, capture, draft, named
 
     def __enter__(self) -> None:
-        self._tokens = _whole.set((self._signal, self._draft)), tracing.running.set(self._draft.span)
+        self._tokens = _whole.set((self._signal, self._draft)), tracing.running_span.set(self._draft.span)
         self._began = perf_counter_ns()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         whole, running = self._tokens
         _whole.reset(whole)
-        tracing.running.reset(running)
+        tracing.running_span.reset(running)
         _finished(self._capture, self._draft, self._named, self._began, error)
 
 

@@ -77,22 +77,22 @@ def hook(signal: Signal) -> Callable[[Any], Any] | None:
 
 def _begin(name: str, job: str, trace_id: str | None, actor: Actor | None) -> None:
     """Begin a job's trace: of the work that sent it, where that is known, else of the work around it."""
-    around = tracing.current()
-    if trace_id is None and not tracing.is_ambient(around):
+    around = tracing.get_current_trace()
+    if trace_id is None and not tracing.is_process_trace(around):
         trace_id = around.id
-        actor = actor or around.actor()
+        actor = actor or around.get_actor()
     trace = boundaries.begin("task", name, trace_id=trace_id, data={"job": job[:200]})
     trace.set_actor(actor)
 
 
 def _end(job: str, state: str) -> None:
-    trace: Trace | None = tracing.current()
+    trace: Trace | None = tracing.get_current_trace()
     while trace is not None and not (trace.kind == "task" and trace.data.get("job") == job[:200]):
         trace = trace.previous
     if trace is None:  # it began before recording did
         return
-    tracing.leave(trace)
-    exporter.end(trace, STATUS.get(state, state.lower()))
+    tracing.deactivate(trace)
+    exporter.finish_trace(trace, STATUS.get(state, state.lower()))
 
 
 # ------------------------------------------------------------------ Celery
@@ -110,12 +110,12 @@ def _install_celery() -> None:
 
 def _before_publish(headers: Any = None, **_: Any) -> None:
     """Put the current trace and actor into the message."""
-    trace = tracing.current()
+    trace = tracing.get_current_trace()
     if not isinstance(headers, dict):
         return
-    if not tracing.is_ambient(trace):
-        headers.setdefault("traceparent", tracing.traceparent(trace))
-    actor = trace.actor()
+    if not tracing.is_process_trace(trace):
+        headers.setdefault("traceparent", tracing.build_traceparent(trace))
+    actor = trace.get_actor()
     if actor is not None:
         headers.setdefault(ACTOR, [actor.key, actor.label])
 
@@ -133,7 +133,7 @@ def _actor(sent: Any) -> Actor | None:
     """Return the actor in a message's header; whoever may send jobs may say who sends them."""
     match sent:
         case [str(key), str(label)]:
-            return tracing.named_actor(key, label)
+            return tracing.build_actor(key, label)
     return None
 
 

@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("errors", models.PositiveSmallIntegerField(help_text="Receivers that raised.", verbose_name="errors")),
-                ("data", signalbox.core.fields.Document()),
+                ("data", signalbox.core.fields.TrustedJSONField()),
             ],
             options={
                 "verbose_name": "event",
@@ -86,7 +86,7 @@ class Migration(migrations.Migration):
                 ("events", models.PositiveIntegerField(verbose_name="events")),
                 ("errors", models.PositiveIntegerField(verbose_name="errors")),
                 ("rolled_back", models.PositiveIntegerField(verbose_name="rolled back")),
-                ("data", signalbox.core.fields.Document()),
+                ("data", signalbox.core.fields.TrustedJSONField()),
             ],
             options={
                 "verbose_name": "trace",

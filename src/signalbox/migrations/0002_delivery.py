@@ -82,7 +82,7 @@ class Migration(migrations.Migration):
                         help_text="When it was done, dead or discarded.", null=True, verbose_name="finished"
                     ),
                 ),
-                ("payload", signalbox.core.fields.Document()),
+                ("payload", signalbox.core.fields.TrustedJSONField()),
             ],
             options={
                 "verbose_name": "delivery",

@@ -134,7 +134,7 @@ def build_arguments(delivery: LeasedDelivery, durable: DurableReceiver) -> dict[
 
 
 def _load_sender(delivery: LeasedDelivery) -> Any:
-    entry = catalog.BUILTIN.get(delivery.signal)
+    entry = catalog.BUILTIN_SIGNALS.get(delivery.signal)
     if entry is not None and entry.group in ("model", "bulk"):
         return apps.get_model(delivery.sender)
     if not delivery.sender:
@@ -382,17 +382,17 @@ async def _await_with_timeout(durable: DurableReceiver, **kwargs: Any) -> None:
 def _trace_attempt(delivery: LeasedDelivery) -> Iterator[None]:
     trace = Trace("task", delivery.receiver, trace_id=delivery.trace_id)
     trace.data = {"delivery": delivery.id, "attempt": delivery.attempts, "span": delivery.span}
-    tracing.enter(trace)
-    token = tracing.running.set(delivery.span)
+    tracing.activate(trace)
+    token = tracing.running_span.set(delivery.span)
     status = "failed"
     try:
         yield
         status = "ok"
     finally:
-        tracing.running.reset(token)
-        tracing.leave(trace)
-        trace.counts = {}  # what it loaded is no news; a trace without events leaves no row
-        exporter.end(trace, status)
+        tracing.running_span.reset(token)
+        tracing.deactivate(trace)
+        trace.init_counts = {}  # what it loaded is no news; a trace without events leaves no row
+        exporter.finish_trace(trace, status)
 
 
 def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -402,9 +402,9 @@ def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
         return True
     # A BEGIN of the receiver's own, of which Django knows nothing; MySQL's drivers neither.
     if connection.vendor == "postgresql":
-        return not backends.ended(connection)
+        return not backends.has_transaction_ended(connection)
     try:
-        return connection.vendor == "sqlite" and backends.begun(connection)
+        return connection.vendor == "sqlite" and backends.is_sqlite_transaction_open(connection)
     except Error:  # it is closed
         return False
 

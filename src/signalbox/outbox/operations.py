@@ -53,11 +53,11 @@ def filter_by_state(queryset: QuerySet[Delivery], state: str) -> QuerySet[Delive
         case "":
             return queryset
         case "due":
-            return queryset.filter(wake__lte=moment, lease=None)
+            return queryset.filter(next_check_at__lte=moment, lease_expires_at=None)
         case "running":
-            return queryset.filter(state=Delivery.PENDING, lease__gt=moment)
+            return queryset.filter(state=Delivery.PENDING, lease_expires_at__gt=moment)
         case "retrying":
-            return queryset.filter(state=Delivery.PENDING, attempts__gt=0, lease=None)
+            return queryset.filter(state=Delivery.PENDING, attempts__gt=0, lease_expires_at=None)
         case "pending" | "done" | "dead" | "discarded":
             return queryset.filter(state=state)
     raise ValueError(f"{state!r} is no state of a delivery; one of {', '.join(STATES)} was expected.")
@@ -71,7 +71,7 @@ def retry(deliveries: Iterable[Delivery], alias: str) -> int:
     """
     number = 0
     for one in deliveries:
-        lane = ordering.get_partition_id(one.receiver, one.key) if one.key else None
+        lane = ordering.get_partition_id(one.receiver, one.ordering_key) if one.ordering_key else None
         moment = now_us()
         with transaction.atomic(using=alias):
             waiting = Delivery.objects.using(alias).filter(
@@ -93,8 +93,8 @@ def discard(deliveries: Iterable[Delivery], alias: str) -> int:
                 Q(lease=None) | Q(lease__lt=moment), pk=one.pk, state__in=("dead", "pending")
             )
             gone = waiting.update(state="discarded", lane=None, wake=None, lease=None, finished=moment)
-            if gone and one.lane is not None:
-                DeliveryQueue(alias).unblock_next(one.lane, one.pk)
+            if gone and one.partition_id is not None:
+                DeliveryQueue(alias).unblock_next(one.partition_id, one.pk)
             number += gone
     return number
 

@@ -162,7 +162,7 @@ def find_model(label: str) -> type[Model] | None:
 
 
 def _format_primary_key(model: type[Model], value: Any, redactor: Redactor) -> str:
-    return object_keys.text(value, secret=encoder.has_secret_key(model, redactor))
+    return object_keys.key_to_text(value, secret=encoder.has_secret_key(model, redactor))
 
 
 def build_instance_key(instance: Any, redactor: Redactor) -> str:

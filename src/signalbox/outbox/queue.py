@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-TABLE: Final = batches.DELIVERY
+TABLE: Final = batches.DELIVERY_TABLE
 SECOND_US: Final = 1_000_000
 
 LOCKED_ROW_RETRY_SECONDS: Final = (0.02, 0.1, 0.5, 2.0)
@@ -532,7 +532,7 @@ class DeliveryQueue:
                 for sql, params in statements:
                     cursor.execute(sql, params)
                 if notify and self.connection.vendor == "postgresql":
-                    cursor.execute(f"NOTIFY {batches.CHANNEL}")
+                    cursor.execute(f"NOTIFY {batches.NOTIFY_CHANNEL}")
 
     @staticmethod
     def _start_attempt_sql(delivery: LeasedDelivery) -> tuple[str, list[Any]]:
@@ -589,7 +589,7 @@ class DeliveryQueue:
         if connection.vendor == "postgresql":
             return self._execute_in_one_statement(build_statements())
         counts = []
-        with backends.not_waiting_for_disk(self.connection), self._write_transaction(), connection.cursor() as cursor:
+        with backends.relaxed_durability(self.connection), self._write_transaction(), connection.cursor() as cursor:
             for sql, params in build_statements():
                 cursor.execute(sql, params)
                 counts.append(cursor.rowcount)
@@ -600,14 +600,14 @@ class DeliveryQueue:
         after = " AND (SELECT count(*) FROM w0) >= 0"
         parts = [f"w{n} AS ({sql}{after if n else ''} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
         answers = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
-        sql = f"{backends.NO_WAIT_FOR_DISK}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
+        sql = f"{backends.DISABLE_SYNCHRONOUS_COMMIT_SQL}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
         return list(self._fetch_in_one_round_trip(sql, [value for _, params in statements for value in params])[0])
 
     def _fetch_in_one_round_trip(self, sql: str, params: Sequence[Any]) -> list[Any]:
         """Send several statements in one message to PostgreSQL; return the rows of the last one."""
         connection = self.connection
         connection.ensure_connection()
-        with connection.wrap_database_errors, backends.postgresql_cursor(connection) as cursor:
+        with connection.wrap_database_errors, backends.create_postgresql_cursor(connection) as cursor:
             cursor.execute(sql, params)
             while hasattr(cursor, "nextset") and cursor.description is None and cursor.nextset():
                 pass

@@ -29,7 +29,7 @@ from django.utils.module_loading import import_string
 
 from signalbox import conf
 from signalbox.core import catalog, naming, tracing
-from signalbox.core.event import UNKNOWN, Draft, Outcome
+from signalbox.core.event import UNKNOWN, PendingEvent, Outcome
 from signalbox.core.receivers import make_id
 from signalbox.outbox import ordering, serializer
 from signalbox.pipeline import batches, writer
@@ -214,12 +214,12 @@ def _resolve_signal(signal: Signal | str) -> Signal:
     """
     if isinstance(signal, Signal):
         return signal
-    entry = catalog.BUILTIN.get(signal)
+    entry = catalog.BUILTIN_SIGNALS.get(signal)
     if entry is not None and not entry.path:
         raise TypeError(
             f"Django sends no signal for {signal!r}: only a durable receiver hears of it, add durable=True."
         )
-    found = catalog.signal(entry) if entry is not None else import_string(signal)
+    found = catalog.import_signal(entry) if entry is not None else import_string(signal)
     if not isinstance(found, Signal):
         raise TypeError(f"{signal!r} is a {type(found).__name__}; a signal, or the name of one, was expected.")
     return found
@@ -323,7 +323,7 @@ def _register_durable(
     for signal in signals:
         signal_name = _get_signal_name(signal, name)
         _subscribe(durable, signal_name, sender)
-    writer.deliverer = sys.modules[__name__]
+    writer.delivery_source = sys.modules[__name__]
     for call in subscription_callbacks:
         call()
 
@@ -370,7 +370,7 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
     Raises ``NotDurable`` for one that carries what cannot travel, or that no other process can name.
     """
     if isinstance(signal, str):
-        entry = catalog.BUILTIN.get(signal)
+        entry = catalog.BUILTIN_SIGNALS.get(signal)
         if entry is not None and entry.group == "bulk":
             return signal
         signal = _resolve_signal(signal)
@@ -378,7 +378,7 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
         raise TypeError(
             f"receiver() was given {_format_type_name(signal)}; a signal, a list of signals or a name was expected."
         )
-    for name, entry in catalog.BUILTIN.items():
+    for name, entry in catalog.BUILTIN_SIGNALS.items():
         module = sys.modules.get(entry.path.rpartition(".")[0])
         if module is not None and getattr(module, entry.path.rpartition(".")[2], None) is signal:
             reason = _UNSUPPORTED_SIGNALS.get(name)
@@ -415,12 +415,12 @@ def _find_signal_name(signal: Signal) -> str | None:
     """Return the name of ``signal`` in the module that makes it, else in one that imports it from there."""
     places = [
         (module_name, name)
-        for module_name, module in naming.modules()
+        for module_name, module in naming.get_sorted_modules()
         if module_name != "__main__"
         for name, value in list(getattr(module, "__dict__", {}).items())
         if value is signal
     ]
-    return naming.name(signal, places) if places else None
+    return naming.get_signal_name(signal, places) if places else None
 
 
 def get_signal(name: str) -> Signal | None:
@@ -428,9 +428,9 @@ def get_signal(name: str) -> Signal | None:
 
     Raises ``ImportError`` if there is none.
     """
-    entry = catalog.BUILTIN.get(name)
+    entry = catalog.BUILTIN_SIGNALS.get(name)
     if entry is not None:
-        return catalog.signal(entry) if entry.path else None
+        return catalog.import_signal(entry) if entry.path else None
     for signal, known in signal_names.items():
         if known == name:
             return signal
@@ -637,7 +637,7 @@ def _contains_secret(serialized: Any) -> bool:
     return any(map(_contains_secret, (*serialized, *serialized.values())))
 
 
-def build_delivery_rows(event: Draft) -> Sequence[batches.Row]:
+def build_delivery_rows(event: PendingEvent) -> Sequence[batches.TableRow]:
     """Return the deliveries that a committed event makes, in the order of ``tables.DELIVERY_COLUMNS``."""
     takers = _get_subscribers(event.signal, event.sender)
     if not takers or event.outcome is Outcome.ROLLED_BACK or _is_pre_change(event):
@@ -652,14 +652,16 @@ def build_delivery_rows(event: Draft) -> Sequence[batches.Row]:
     ]
 
 
-def _get_ordering_keys(event: Draft, subscribers: Sequence[DurableReceiver], values: Mapping[str, Any]) -> list[str]:
+def _get_ordering_keys(
+    event: PendingEvent, subscribers: Sequence[DurableReceiver], values: Mapping[str, Any]
+) -> list[str]:
     """Return what the deliveries to ``takers`` are ordered by.
 
     Raises ``ordering.NotOrdered`` where that can't be known.
     """
     about = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, event.args), event.key)
-    if isinstance(event.travels, SerializedArguments):
-        return [event.travels.ordering_keys.get(durable.name, about) for durable in subscribers]
+    if isinstance(event.outbox_arguments, SerializedArguments):
+        return [event.outbox_arguments.ordering_keys.get(durable.name, about) for durable in subscribers]
     row = None
     if event.change is not None and any(durable.key not in ("pk", None) for durable in subscribers):
         model = ordering.find_model(event.sender)
@@ -683,7 +685,7 @@ def _get_unloaded_fields(change: RowChange) -> set[str]:
     return unread
 
 
-def _is_pre_change(event: Draft) -> bool:
+def _is_pre_change(event: PendingEvent) -> bool:
     """Tell whether an ``m2m_changed`` announces its change; it is delivered once the change is made."""
     args = event.args
     return event.signal == "m2m_changed" and isinstance(args, Mapping) and str(args.get("action")).startswith("pre_")
@@ -695,7 +697,7 @@ EventReference = tuple[str, int, str, str, str, str]
 
 def build_delivery_row(
     durable: DurableReceiver, event_reference: EventReference, ordering_key: str, payload: str, run_at: int
-) -> batches.Row:
+) -> batches.TableRow:
     """Return one delivery's row, in the order of ``tables.DELIVERY_COLUMNS``."""
     trace_id, span, signal, sender, object_key, using = event_reference
     lane = ordering.get_partition_id(durable.name, ordering_key) if ordering_key else None
@@ -717,12 +719,12 @@ def build_delivery_row(
     )
 
 
-def _get_known_values(event: Draft) -> dict[str, Any]:
+def _get_known_values(event: PendingEvent) -> dict[str, Any]:
     """Return what is known of the event by name: the row's fields, or the arguments."""
     if event.change is not None:
         return _get_row_values(event.change)
-    if event.travels is not None:
-        return dict(event.travels)
+    if event.outbox_arguments is not None:
+        return dict(event.outbox_arguments)
     return dict(event.args) if isinstance(event.args, Mapping) else {}
 
 
@@ -758,10 +760,10 @@ MAX_ROW_CHARS: Final = 256 * 1024
 """Characters of a row's text that a delivery carries; the longest values of a larger row stay behind."""
 
 
-def _build_payload(event: Draft, values: dict[str, Any]) -> str:
+def _build_payload(event: PendingEvent, values: dict[str, Any]) -> str:
     """Return as JSON text what the receiver is to be given, besides the object itself."""
-    if event.travels is not None:
-        return '{"packed":' + encoder.dumps(event.travels) + "}"
+    if event.outbox_arguments is not None:
+        return '{"packed":' + encoder.dumps(event.outbox_arguments) + "}"
     args = event.args
     text = "{}" if args is None else args if type(args) is str else encoder.dumps(args)
     if event.change is None:
@@ -785,7 +787,7 @@ def get_redactor() -> Redactor:
     global _cached_redactor
     config = conf.get()
     if _cached_redactor is None or _cached_redactor[0] is not config:
-        _cached_redactor = (config, Redactor(config.REDACT, conf.fields_said("redact")))
+        _cached_redactor = (config, Redactor(config.REDACT, conf.get_fields_by_option("redact")))
     return _cached_redactor[1]
 
 

@@ -48,7 +48,7 @@ def get_stored_payloads(events: Sequence[Event], alias: str) -> dict[tuple[str, 
 
 def build_row(
     durable: DurableReceiver, event: Event, stored_payload: Mapping[str, Any] | None, run_at: int
-) -> batches.Row:
+) -> batches.TableRow:
     """Return the row of a delivery of ``event``; ``kept`` is what an earlier one carried.
 
     Raises ``NotKept`` where the receiver takes what is not there any more, ``ordering.NotOrdered`` where its key isn't.
@@ -70,7 +70,7 @@ def _build_recorded_payload(event: Event, args: Mapping[str, Any]) -> dict[str, 
         values = {**data.get("row", {}), **{name: change[-1] for name, change in data.get("changes", {}).items()}}
         whole = {name: encoder.literal(value) for name, value in values.items() if _is_complete_field_value(value)}
         return {"args": args, "row": whole}
-    entry = catalog.BUILTIN.get(event.signal)
+    entry = catalog.BUILTIN_SIGNALS.get(event.signal)
     if entry is not None and (entry.group == "bulk" or event.signal in ("post_delete", "m2m_changed")):
         return {"args": args}
     using = event.database or registry.get_deliveries_database()
@@ -111,7 +111,7 @@ def _get_ordering_key(durable: DurableReceiver, object_key: str, event: Event, p
 
 def _get_unstored_fields(model: type[Model]) -> set[str]:
     """Return names of fields that are not stored."""
-    excluded = conf.fields_said("exclude")
+    excluded = conf.get_fields_by_option("exclude")
     return {
         field.name
         for field in model._meta.concrete_fields

@@ -60,6 +60,8 @@ def _run_delivery(alias: str, delivery: Delivery) -> None:
         claims = DeliveryQueue(alias)
         one = claims.acquire_by_id(delivery.pk)
         if one is None:
-            raise RuntimeError(f"{delivery} waits for an earlier delivery of its key, {delivery.key!r}, which is dead.")
+            raise RuntimeError(
+                f"{delivery} waits for an earlier delivery of its key, {delivery.ordering_key!r}, which is dead."
+            )
         call_receiver(one, load_receiver(one))
         claims.complete(one, SUCCEEDED)

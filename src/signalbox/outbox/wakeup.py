@@ -69,7 +69,7 @@ class Notifier:
             self._listening_connections.pop(alias, None)
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute(f"LISTEN {batches.CHANNEL}")
+                    cursor.execute(f"LISTEN {batches.NOTIFY_CHANNEL}")
             except Error:
                 connection.close()
                 continue

@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from signalbox.pipeline.batches import (
-    CHANNEL,
-    COLUMNS,
-    DELIVERY,
+    NOTIFY_CHANNEL,
+    TABLE_COLUMNS,
+    DELIVERY_TABLE,
     DELIVERY_COLUMNS,
-    EVENT,
+    EVENT_TABLE,
     EVENT_COLUMNS,
-    TRACE,
+    TRACE_TABLE,
     TRACE_COLUMNS,
 )
 from signalbox.serialization import encoder
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from signalbox.pipeline.batches import Batch, Row
+    from signalbox.pipeline.batches import Batch, TableRow
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -43,62 +43,64 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     return not (connection.get_autocommit() if closed else connection.autocommit)
 
 
-def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool) -> None:
+def write(connection: BaseDatabaseWrapper, batch: Batch, *, with_commit: bool) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is: all of it or
     nothing. Raises the driver's own errors. ``commit``: see ``takes_commit``.
 
     What need not outlive a crash of the server waits for no disk, where the database can be told so.
     """
     inside = in_transaction(connection)
-    hurried = not (inside or batch.lasts())
+    hurried = not (inside or batch.requires_durability())
     match connection.vendor:
         case "sqlite":
-            with not_waiting_for_disk(connection) if hurried else nullcontext():
+            with relaxed_durability(connection) if hurried else nullcontext():
                 _write_sqlite(connection, batch, inside)
         case "postgresql":
-            _write_postgresql(connection, batch, inside, commit=commit, hurried=hurried)
+            _write_postgresql(connection, batch, inside, with_commit=with_commit, is_ephemeral=hurried)
         case _:
-            _write_values(connection, batch, inside)
+            _write_mysql(connection, batch, inside)
 
 
-def _parts(batch: Batch) -> Iterable[tuple[str, Sequence[tuple[str, str]], Sequence[Row]]]:
+def _iter_inserts(batch: Batch) -> Iterable[tuple[str, Sequence[tuple[str, str]], Sequence[TableRow]]]:
     if batch.events:
-        yield EVENT, EVENT_COLUMNS, batch.events
+        yield EVENT_TABLE, EVENT_COLUMNS, batch.events
     if batch.traces:
-        yield TRACE, TRACE_COLUMNS, batch.traces
+        yield TRACE_TABLE, TRACE_COLUMNS, batch.traces
     if batch.deliveries:
-        yield DELIVERY, DELIVERY_COLUMNS, batch.deliveries
+        yield DELIVERY_TABLE, DELIVERY_COLUMNS, batch.deliveries
 
 
-def _names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
+def _format_column_names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
     return ", ".join(f"{quote}{name}{quote}" for name, _ in columns)
 
 
-_LATE_SQL: Final = "UPDATE {table} SET duration = {p}, errors = {p}, data = {p} WHERE trace_id = {p} AND span = {p}"
-_ENDED_SQL: Final = (
-    f"UPDATE {TRACE} SET duration = {{p}}, status = {{p}}, events = {{p}}, errors = {{p}}, rolled_back = {{p}}, "
+_UPDATE_EVENT_SQL: Final = (
+    "UPDATE {table} SET duration = {p}, errors = {p}, data = {p} WHERE trace_id = {p} AND span = {p}"
+)
+_UPDATE_TRACE_SQL: Final = (
+    f"UPDATE {TRACE_TABLE} SET duration = {{p}}, status = {{p}}, events = {{p}}, errors = {{p}}, rolled_back = {{p}}, "
     "data = {p} WHERE trace_id = {p} AND time = {p}"
 )
-_SQLITE_INSERTS: Final = {
-    table: f"INSERT INTO {table} ({_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    for table, columns in COLUMNS.items()
+_SQLITE_INSERT_SQL: Final = {
+    table: f"INSERT INTO {table} ({_format_column_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    for table, columns in TABLE_COLUMNS.items()
 }
-_SQLITE: Final = (
-    _SQLITE_INSERTS[EVENT],
-    _SQLITE_INSERTS[TRACE],
-    _LATE_SQL.format(table=EVENT, p="?"),
-    _SQLITE_INSERTS[DELIVERY],
-    _ENDED_SQL.format(p="?"),
+_SQLITE_STATEMENTS: Final = (
+    _SQLITE_INSERT_SQL[EVENT_TABLE],
+    _SQLITE_INSERT_SQL[TRACE_TABLE],
+    _UPDATE_EVENT_SQL.format(table=EVENT_TABLE, p="?"),
+    _SQLITE_INSERT_SQL[DELIVERY_TABLE],
+    _UPDATE_TRACE_SQL.format(p="?"),
 )
 """The statements for the parts of a batch, in their order."""
 
 
-def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
+def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, nested: bool) -> None:
     database: Any = connection.connection
-    if inside and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
+    if nested and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
         database.execute("BEGIN")
-    statements = [(sql, rows) for sql, rows in zip(_SQLITE, batch, strict=True) if rows]
-    if not inside and not database.in_transaction:
+    statements = [(sql, rows) for sql, rows in zip(_SQLITE_STATEMENTS, batch, strict=True) if rows]
+    if not nested and not database.in_transaction:
         # The write lock at once: a transaction that reads first and writes later fails without waiting for its turn.
         before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
     elif len(statements) == 1 and len(statements[0][1]) == 1:  # one statement is all or nothing by itself
@@ -119,98 +121,102 @@ def _write_sqlite(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
         raise
 
 
-_POSTGRESQL_FEW: Final = 5
+_POSTGRESQL_MAX_VALUES_ROWS: Final = 5
 """Up to so many rows are written out one by one, more as one JSON document: planning what takes a document apart costs
 the server as much as five rows do, and less than parsing the values of more."""
 
 
-_CURSOR: Final = "_signalbox_cursor"
+_CURSOR_ATTRIBUTE: Final = "_signalbox_cursor"
 """On the driver's connection: the cursor that writes. Making one takes psycopg a third of the time of using it."""
 
 
-def _postgresql_sql(table: str, columns: Sequence[tuple[str, str]]) -> str:
+def _build_postgresql_json_insert(table: str, columns: Sequence[tuple[str, str]]) -> str:
     picked = ", ".join(
         f"x->{i}" if kind == "jsonb" else f"x->>{i}" if kind == "text" else f"(x->>{i})::{kind}"
         for i, (_, kind) in enumerate(columns)
     )
-    return f"INSERT INTO {table} ({_names(columns)}) SELECT {picked} FROM jsonb_array_elements(%s::jsonb) x"
+    return (
+        f"INSERT INTO {table} ({_format_column_names(columns)}) SELECT {picked} FROM jsonb_array_elements(%s::jsonb) x"
+    )
 
 
-_POSTGRESQL: Final = {table: _postgresql_sql(table, columns) for table, columns in COLUMNS.items()}
-_POSTGRESQL_VALUES: Final = {
-    table: f"INSERT INTO {table} ({_names(columns)}) VALUES" for table, columns in COLUMNS.items()
+_POSTGRESQL_JSON_INSERTS: Final = {
+    table: _build_postgresql_json_insert(table, columns) for table, columns in TABLE_COLUMNS.items()
 }
-_POSTGRESQL_LATE: Final = (
-    f"UPDATE {EVENT} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, data = x->2 "
+_POSTGRESQL_VALUES_INSERTS: Final = {
+    table: f"INSERT INTO {table} ({_format_column_names(columns)}) VALUES" for table, columns in TABLE_COLUMNS.items()
+}
+_POSTGRESQL_UPDATE_EVENTS: Final = (
+    f"UPDATE {EVENT_TABLE} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, data = x->2 "
     "FROM jsonb_array_elements(%s::jsonb) x WHERE e.trace_id = x->>3 AND e.span = (x->>4)::bigint"
 )
 
 
-_POSTGRESQL_ENDED: Final = (
-    f"UPDATE {TRACE} t SET duration = (x->>0)::bigint, status = x->>1, events = (x->>2)::int, "
+_POSTGRESQL_UPDATE_TRACES: Final = (
+    f"UPDATE {TRACE_TABLE} t SET duration = (x->>0)::bigint, status = x->>1, events = (x->>2)::int, "
     "errors = (x->>3)::int, rolled_back = (x->>4)::int, data = x->5 "
     "FROM jsonb_array_elements(%s::jsonb) x WHERE t.trace_id = x->>6 AND t.time = (x->>7)::bigint"
 )
 
 
-def _document(rows: Iterable[Row], data_at: int) -> str:
+def _rows_to_json(rows: Iterable[TableRow], data_index: int) -> str:
     """Return rows as one JSON text; the column at ``data_at`` is JSON text already and goes in as it is."""
     texts = []
     for row in rows:
-        before = encoder.dumps(row[:data_at])[:-1]
-        after = encoder.dumps(row[data_at + 1 :])
-        texts.append(f"{before},{row[data_at]}" + ("]" if after == "[]" else "," + after[1:]))
+        before = encoder.dumps(row[:data_index])[:-1]
+        after = encoder.dumps(row[data_index + 1 :])
+        texts.append(f"{before},{row[data_index]}" + ("]" if after == "[]" else "," + after[1:]))
     return "[" + ",".join(texts) + "]"
 
 
-def _postgresql_statements(batch: Batch, quote: Callable[[str], str]) -> Iterator[str]:
-    for table, columns, rows in _parts(batch):
-        if len(rows) > _POSTGRESQL_FEW:
-            yield _POSTGRESQL[table].replace("%s", quote(_document(rows, len(columns) - 1)))
+def _build_postgresql_statements(batch: Batch, quote: Callable[[str], str]) -> Iterator[str]:
+    for table, columns, rows in _iter_inserts(batch):
+        if len(rows) > _POSTGRESQL_MAX_VALUES_ROWS:
+            yield _POSTGRESQL_JSON_INSERTS[table].replace("%s", quote(_rows_to_json(rows, len(columns) - 1)))
         else:
-            texts = (", ".join([_literal(value, quote) for value in row]) for row in rows)
-            yield f"{_POSTGRESQL_VALUES[table]} ({'), ('.join(texts)})"
-    if batch.late:
-        yield _POSTGRESQL_LATE.replace("%s", quote(_document(batch.late, 2)))
-    if batch.ended:
-        yield _POSTGRESQL_ENDED.replace("%s", quote(_document(batch.ended, 5)))
+            texts = (", ".join([_to_literal(value, quote) for value in row]) for row in rows)
+            yield f"{_POSTGRESQL_VALUES_INSERTS[table]} ({'), ('.join(texts)})"
+    if batch.event_updates:
+        yield _POSTGRESQL_UPDATE_EVENTS.replace("%s", quote(_rows_to_json(batch.event_updates, 2)))
+    if batch.trace_updates:
+        yield _POSTGRESQL_UPDATE_TRACES.replace("%s", quote(_rows_to_json(batch.trace_updates, 5)))
     if batch.deliveries:
-        yield f"NOTIFY {CHANNEL}"
+        yield f"NOTIFY {NOTIFY_CHANNEL}"
 
 
-def _literal(value: Any, quote: Callable[[str], str]) -> str:
+def _to_literal(value: Any, quote: Callable[[str], str]) -> str:
     if value is None:
         return "NULL"
     return str(value) if type(value) is int else quote(str(value))
 
 
 def _write_postgresql(
-    connection: BaseDatabaseWrapper, batch: Batch, inside: bool, *, commit: bool, hurried: bool
+    connection: BaseDatabaseWrapper, batch: Batch, nested: bool, *, with_commit: bool, is_ephemeral: bool
 ) -> None:
-    statements = list(_postgresql_statements(batch, _quoting(connection)))
-    if hurried:
-        statements.insert(0, NO_WAIT_FOR_DISK)
-    if inside:
+    statements = list(_build_postgresql_statements(batch, _get_quote_function(connection)))
+    if is_ephemeral:
+        statements.insert(0, DISABLE_SYNCHRONOUS_COMMIT_SQL)
+    if nested:
         statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
-    if commit:
+    if with_commit:
         statements.append("COMMIT")
     sql = "; ".join(statements)
     if "\0" in sql:  # the message would end here
         raise ValueError("PostgreSQL's texts can't hold the character NUL.")
     kept: dict[str, Any] = getattr(connection.connection, "__dict__", {})  # psycopg2's have none
-    cursor = kept.get(_CURSOR)
+    cursor = kept.get(_CURSOR_ATTRIBUTE)
     if cursor is None:
-        cursor = kept[_CURSOR] = postgresql_cursor(connection)
+        cursor = kept[_CURSOR_ATTRIBUTE] = create_postgresql_cursor(connection)
     # Several statements in one message are one round trip, and one transaction where none is open.
     try:
         cursor.execute(sql)
     except BaseException:
-        if inside and aborted(connection):
+        if nested and is_transaction_aborted(connection):
             cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
         raise
 
 
-def _quoting(connection: Any) -> Callable[[str], str]:
+def _get_quote_function(connection: Any) -> Callable[[str], str]:
     """Return what makes a literal of a text, by the driver's own means: a driver that binds fifteen parameters for each
     row takes longer than the server takes to write it."""
     raw, driver = connection.connection, connection.Database
@@ -232,13 +238,13 @@ def _quoting(connection: Any) -> Callable[[str], str]:
     return quote
 
 
-def postgresql_cursor(connection: Any) -> Any:
+def create_postgresql_cursor(connection: Any) -> Any:
     """Return a cursor that takes several statements in one message, which the server's own parameters forbid."""
     raw, driver = connection.connection, connection.Database
     return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
 
 
-def takes_commit(connection: BaseDatabaseWrapper) -> bool:
+def can_combine_commit(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the COMMIT of the open transaction can go along with what is written last, in one round trip.
 
     The driver has to see for itself then that nothing is left to commit: psycopg does, psycopg2 does not. A server that
@@ -247,13 +253,13 @@ def takes_commit(connection: BaseDatabaseWrapper) -> bool:
     if connection.vendor != "postgresql":
         return False
     driver: Any = getattr(connection, "Database", None)
-    if not hasattr(driver, "ClientCursor") or _status(connection) != _INTRANS:
+    if not hasattr(driver, "ClientCursor") or _get_transaction_status(connection) != _INTRANS:
         return False
     raw: Any = connection.connection
-    return not _readable(raw.fileno())
+    return not _is_readable(raw.fileno())
 
 
-def _readable(descriptor: int) -> bool:
+def _is_readable(descriptor: int) -> bool:
     """Tell whether something has arrived on a socket."""
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([descriptor], [], [], 0)[0])
@@ -262,10 +268,10 @@ def _readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -> None:
+def _write_mysql(connection: BaseDatabaseWrapper, batch: Batch, nested: bool) -> None:
     raw: Any = connection.connection
-    statements = list(_values_statements(batch))
-    if not inside:
+    statements = list(_build_mysql_statements(batch))
+    if not nested:
         before, undo, after = "START TRANSACTION", "ROLLBACK", "COMMIT"
     elif len(statements) > 1 and not batch.deliveries:  # one is all or nothing; deliveries take the transaction along
         before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO SAVEPOINT signalbox", "RELEASE SAVEPOINT signalbox"
@@ -285,22 +291,22 @@ def _write_values(connection: BaseDatabaseWrapper, batch: Batch, inside: bool) -
             raise
 
 
-def _values_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
-    for table, columns, rows in _parts(batch):
+def _build_mysql_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
+    for table, columns, rows in _iter_inserts(batch):
         one = "(" + ", ".join(["%s"] * len(columns)) + ")"
         for start in range(0, len(rows), 500):  # 500 rows of 15 parameters stay far below the packet's limit
             part = rows[start : start + 500]
-            head = f"INSERT INTO {table} ({_names(columns, '`')}) VALUES "
+            head = f"INSERT INTO {table} ({_format_column_names(columns, '`')}) VALUES "
             yield head + ", ".join([one] * len(part)), list(chain.from_iterable(part))
-    for row in batch.late:
-        yield _LATE_SQL.format(table=EVENT, p="%s"), row
-    for row in batch.ended:
-        yield _ENDED_SQL.format(p="%s"), row
+    for row in batch.event_updates:
+        yield _UPDATE_EVENT_SQL.format(table=EVENT_TABLE, p="%s"), row
+    for row in batch.trace_updates:
+        yield _UPDATE_TRACE_SQL.format(p="%s"), row
 
 
 # ------------------------------------------------------------------ what need not be on the disk
 
-NO_WAIT_FOR_DISK: Final = "SET LOCAL synchronous_commit TO off"
+DISABLE_SYNCHRONOUS_COMMIT_SQL: Final = "SET LOCAL synchronous_commit TO off"
 """PostgreSQL: let the open transaction's COMMIT not wait until it is on the disk."""
 
 _journal_modes: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKeyDictionary()
@@ -308,7 +314,7 @@ _journal_modes: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKe
 
 
 @contextmanager
-def not_waiting_for_disk(connection: BaseDatabaseWrapper) -> Iterator[None]:
+def relaxed_durability(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """Let SQLite in WAL mode do in the block what ``NO_WAIT_FOR_DISK`` does; in its other modes the file could suffer.
 
     Nothing changes in a transaction that is open, nor on another database.
@@ -320,7 +326,7 @@ def not_waiting_for_disk(connection: BaseDatabaseWrapper) -> Iterator[None]:
     raw: Any = connection.connection
     with connection.wrap_database_errors:
         full = raw.execute("PRAGMA synchronous").fetchone()[0]
-        relax = full >= 2 and not raw.in_transaction and _journal_mode(connection) == "wal"
+        relax = full >= 2 and not raw.in_transaction and _get_journal_mode(connection) == "wal"
         if relax:
             raw.execute("PRAGMA synchronous = 1")
     try:
@@ -331,7 +337,7 @@ def not_waiting_for_disk(connection: BaseDatabaseWrapper) -> Iterator[None]:
                 raw.execute(f"PRAGMA synchronous = {full}")
 
 
-def _journal_mode(connection: BaseDatabaseWrapper) -> str:
+def _get_journal_mode(connection: BaseDatabaseWrapper) -> str:
     raw: Any = connection.connection
     known = _journal_modes.get(connection)
     if known is None or known[0] is not raw:
@@ -341,13 +347,13 @@ def _journal_mode(connection: BaseDatabaseWrapper) -> str:
 
 # ------------------------------------------------------------------ what does an error mean?
 
-_REFUSED_BY_POSTGRESQL: Final = ("21", "22", "23", "44", "54", "P0")
+_POSTGRESQL_ROW_ERRORS: Final = ("21", "22", "23", "44", "54", "P0")
 """Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, what a trigger raises."""
-_REFUSED_BY_MYSQL: Final = frozenset({1264, 1265, 1292, 1300, 1366, 1406, 1411, 1644, 3140, 3819, 3988, 4025})
+_MYSQL_ROW_ERRORS: Final = frozenset({1264, 1265, 1292, 1300, 1366, 1406, 1411, 1644, 3140, 3819, 3988, 4025})
 """Errors about values, constraints, what a trigger raises: most of them come as ``OperationalError``."""
 
 
-def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+def is_row_error(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     """Tell whether ``error`` is about a row: the database takes others. Else it is away, or busy, or has no table."""
     if isinstance(error, DataError | IntegrityError | ValueError | OverflowError):  # the last two are a driver's own
         return True
@@ -357,19 +363,19 @@ def refused(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
         case "sqlite":
             return "binding parameter" in str(error)
         case "postgresql":
-            return str(getattr(error.__cause__, "sqlstate", "")).startswith(_REFUSED_BY_POSTGRESQL)
+            return str(getattr(error.__cause__, "sqlstate", "")).startswith(_POSTGRESQL_ROW_ERRORS)
         case "mysql":
-            return bool(error.args) and error.args[0] in _REFUSED_BY_MYSQL
+            return bool(error.args) and error.args[0] in _MYSQL_ROW_ERRORS
     return False
 
 
 _INTRANS, _INERROR = 2, 3
 """libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
-_ENDED_BY_MYSQL: Final = frozenset({1205, 1213})
+_MYSQL_ROLLBACK_ERRORS: Final = frozenset({1205, 1213})
 """Errors that end MySQL's transaction: a lock's timeout, by configuration, and a deadlock."""
 
 
-def _status(connection: BaseDatabaseWrapper) -> int:
+def _get_transaction_status(connection: BaseDatabaseWrapper) -> int:
     raw: Any = connection.connection
     if raw is None:
         return _INTRANS
@@ -377,24 +383,24 @@ def _status(connection: BaseDatabaseWrapper) -> int:
     return int(libpq.transaction_status)
 
 
-def aborted(connection: BaseDatabaseWrapper) -> bool:
+def is_transaction_aborted(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether PostgreSQL has given up the open transaction: its COMMIT will be a ROLLBACK."""
-    return connection.vendor == "postgresql" and _status(connection) == _INERROR
+    return connection.vendor == "postgresql" and _get_transaction_status(connection) == _INERROR
 
 
-def ended(connection: BaseDatabaseWrapper) -> bool:
+def has_transaction_ended(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether PostgreSQL has ended the open transaction, or is gone, where a COMMIT went along with a write."""
-    return _status(connection) not in (_INTRANS, _INERROR)
+    return _get_transaction_status(connection) not in (_INTRANS, _INERROR)
 
 
-def begun(connection: BaseDatabaseWrapper) -> bool:
+def is_sqlite_transaction_open(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether SQLite has a transaction open: with autocommit off the driver begins one before the first write."""
     raw: Any = connection.connection
     with connection.wrap_database_errors:
         return bool(raw.in_transaction)
 
 
-def survived(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+def is_transaction_alive(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     """Tell whether the open transaction is still there after ``error``: databases end it themselves on a deadlock, a
     full disk, or where a trigger says so. What comes after it is then in a transaction that must not be committed."""
     raw: Any = connection.connection
@@ -405,15 +411,15 @@ def survived(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
             raw.execute("BEGIN")  # else each of the application's next statements would be committed by itself
             return False
         case "postgresql":
-            return _status(connection) == _INTRANS
+            return _get_transaction_status(connection) == _INTRANS
         case "mysql" if getattr(connection, "mysql_is_mariadb", False):
             with raw.cursor() as cursor:
                 cursor.execute("SELECT @@in_transaction")
                 return bool(cursor.fetchone()[0])
-    return bool(error.args) and error.args[0] not in _ENDED_BY_MYSQL
+    return bool(error.args) and error.args[0] not in _MYSQL_ROLLBACK_ERRORS
 
 
-def answered(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+def is_commit_outcome_known(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     """Tell whether ``error`` is the database's answer to a COMMIT; else nobody here can know what became of it."""
     raw: Any = connection.connection
     match connection.vendor:

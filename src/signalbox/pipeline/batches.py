@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-Row = tuple[Any, ...]
+TableRow = tuple[Any, ...]
 
-EVENT: Final = "signalbox_event"
+EVENT_TABLE: Final = "signalbox_event"
 EVENT_COLUMNS: Final = (
     ("time", "bigint"),
     ("trace_id", "text"),
@@ -28,7 +28,7 @@ EVENT_COLUMNS: Final = (
     ("errors", "int"),
     ("data", "jsonb"),
 )
-TRACE: Final = "signalbox_trace"
+TRACE_TABLE: Final = "signalbox_trace"
 TRACE_COLUMNS: Final = (
     ("trace_id", "text"),
     ("kind", "text"),
@@ -43,7 +43,7 @@ TRACE_COLUMNS: Final = (
     ("rolled_back", "int"),
     ("data", "jsonb"),
 )
-DELIVERY: Final = "signalbox_delivery"
+DELIVERY_TABLE: Final = "signalbox_delivery"
 DELIVERY_COLUMNS: Final = (
     ("receiver", "text"),
     ("queue", "text"),
@@ -60,47 +60,47 @@ DELIVERY_COLUMNS: Final = (
     ("created", "bigint"),
     ("payload", "jsonb"),
 )
-PASSING: Final = frozenset({"request_started", "request_finished", "connection_created"})
+EPHEMERAL_SIGNALS: Final = frozenset({"request_started", "request_finished", "connection_created"})
 """Signals whose events say of what happened no more than that it did: see ``Batch.lasts``."""
-_SIGNAL: Final = [name for name, _ in EVENT_COLUMNS].index("signal")
-CHANNEL: Final = "signalbox"
+_SIGNAL_INDEX: Final = [name for name, _ in EVENT_COLUMNS].index("signal")
+NOTIFY_CHANNEL: Final = "signalbox"
 """On which PostgreSQL tells waiting workers of new deliveries."""
-COLUMNS: Final = {EVENT: EVENT_COLUMNS, TRACE: TRACE_COLUMNS, DELIVERY: DELIVERY_COLUMNS}
+TABLE_COLUMNS: Final = {EVENT_TABLE: EVENT_COLUMNS, TRACE_TABLE: TRACE_COLUMNS, DELIVERY_TABLE: DELIVERY_COLUMNS}
 
 
 class Batch(NamedTuple):
     """Rows to be written together."""
 
-    events: Sequence[Row] = ()
-    traces: Sequence[Row] = ()
-    late: Sequence[Row] = ()
-    deliveries: Sequence[Row] = ()
-    ended: Sequence[Row] = ()
+    events: Sequence[TableRow] = ()
+    traces: Sequence[TableRow] = ()
+    event_updates: Sequence[TableRow] = ()
+    deliveries: Sequence[TableRow] = ()
+    trace_updates: Sequence[TableRow] = ()
     """What completes the rows of traces that were written while they ran."""
 
     def __bool__(self) -> bool:
         return any(self)
 
-    def lasts(self) -> bool:
+    def requires_durability(self) -> bool:
         """Tell whether something in it has to outlive a crash of the server: a delivery, or an event that says more
         than that a request began or ended, or a connection."""
-        return bool(self.deliveries) or any(row[_SIGNAL] not in PASSING for row in self.events)
+        return bool(self.deliveries) or any(row[_SIGNAL_INDEX] not in EPHEMERAL_SIGNALS for row in self.events)
 
-    def apart(self) -> list[Batch]:
+    def split(self) -> list[Batch]:
         """Return the rows one by one, the deliveries with their events."""
-        awaited: dict[Row, list[Row]] = {}
+        awaited: dict[TableRow, list[TableRow]] = {}
         for row in self.deliveries:
             awaited.setdefault(row[4:6], []).append(row)
         return [
             *(Batch(traces=[row]) for row in self.traces),
             *(Batch(events=[row], deliveries=awaited.pop(row[1:3], ())) for row in self.events),
-            *(Batch(late=[row]) for row in self.late),
+            *(Batch(event_updates=[row]) for row in self.event_updates),
             *(Batch(deliveries=rows) for rows in awaited.values()),
-            *(Batch(ended=[row]) for row in self.ended),
+            *(Batch(trace_updates=[row]) for row in self.trace_updates),
         ]
 
 
-def together(batches: Iterable[Batch]) -> Batch:
+def merge(batches: Iterable[Batch]) -> Batch:
     """Return the rows of ``batches`` as one."""
     batches = list(batches)
     return (

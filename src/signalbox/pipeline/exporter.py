@@ -28,177 +28,179 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from signalbox.core.event import Draft
+    from signalbox.core.event import PendingEvent
     from signalbox.core.tracing import Trace
 
 logger = logging.getLogger("signalbox")
 
-MOST_WAITING: Final = 10_000
+MAX_PENDING: Final = 10_000
 """Events that wait for a database which is away; beyond that the oldest are dropped, counted and logged."""
 
-MOST_AT_ONCE: Final = 2_000
+MAX_BATCH_ROWS: Final = 2_000
 """Rows that one statement writes, so that neither side has to hold all that may have come together."""
 
-SPILL: Final = 1000
+FLUSH_THRESHOLD: Final = 1000
 """Events that wait in memory for the end of their trace, or of their transaction; more are written early."""
 
-PATIENCE: Final = 10_000_000_000
+LONG_TRACE_NS: Final = 10_000_000_000
 """Nanoseconds after which work is taken for such that stays: its events leave as they come."""
 
-GONE: Final = "(gone)"
+DELETED_DATABASE: Final = "(gone)"
 """No database's name: a trace's row was written to that of a test, which may go, and the row with it."""
 
-_waiting: deque[Trace] = deque()
+_pending_traces: deque[Trace] = deque()
 """Traces with events that are to leave."""
-_ended: deque[Trace] = deque()
+_finished_traces: deque[Trace] = deque()
 """Traces whose own rows are to be written."""
 _lock = threading.Lock()
-_draining = threading.local()
+_flush_guard = threading.local()
 
 
-def depart(draft: Draft) -> None:
+def enqueue(event: PendingEvent) -> None:
     """Let ``draft``, which belongs to no open transaction, leave with its trace."""
-    trace = draft.trace
-    if trace.hushed is not None:
-        trace.hushed += 1
+    trace = event.trace
+    if trace.suppressed is not None:
+        trace.suppressed += 1
         return
-    trace.pending.append(draft)
-    if draft.using or writer.deliverer is not None:
-        trace.pressing = trace.pressing or _presses(draft)
-    if not waits(trace):
-        hurry(trace)
+    trace.pending.append(event)
+    if event.using or writer.delivery_source is not None:
+        trace.must_persist = trace.must_persist or _must_persist(event)
+    if not should_defer(trace):
+        flush_trace(trace)
 
 
-def depart_committed(drafts: Iterable[Draft]) -> None:
+def enqueue_committed(events: Iterable[PendingEvent]) -> None:
     """Let ``drafts``, whose change has just been committed where there are no tables, leave now: neither they nor their
     deliveries may be lost with their trace."""
-    for draft in drafts:
+    for draft in events:
         draft.trace.pending.append(draft)
-        draft.trace.pressing = True
-        if draft.trace not in _waiting:
-            _waiting.append(draft.trace)
-    drain()
+        draft.trace.must_persist = True
+        if draft.trace not in _pending_traces:
+            _pending_traces.append(draft.trace)
+    flush()
 
 
-def depart_at_once(draft: Draft) -> None:
+def write_now(event: PendingEvent) -> None:
     """Write ``draft``, which has deliveries, now: they must not be lost with its trace.
 
     Within an event loop, which must not wait for a database, it leaves with its trace nonetheless.
     Raises ``DatabaseError`` if it can't be written.
     """
     if in_event_loop():
-        depart(draft)
+        enqueue(event)
         return
-    connection = connections[home()]
-    writer.write(connection, writer.batch_of([draft]))
-    draft.written = connection.alias
+    connection = connections[get_events_database()]
+    writer.write(connection, writer.build_batch([event]))
+    event.written_to = connection.alias
 
 
-def complete_late(draft: Draft) -> None:
+def enqueue_update(event: PendingEvent) -> None:
     """Let what became known of ``draft`` only after it was written follow it."""
-    trace = draft.trace
-    if draft not in trace.late:
-        trace.late.append(draft)
-    if not waits(trace):
-        hurry(trace)
+    trace = event.trace
+    if event not in trace.updates:
+        trace.updates.append(event)
+    if not should_defer(trace):
+        flush_trace(trace)
 
 
-def waits(trace: Trace) -> bool:
+def should_defer(trace: Trace) -> bool:
     """Tell whether the events of ``trace`` wait for its end."""
-    if trace.duration is not None or tracing.is_ambient(trace) or trace.kind == "shell":
+    if trace.duration is not None or tracing.is_process_trace(trace) or trace.kind == "shell":
         return False
-    if len(trace.pending) >= SPILL or len(trace.late) >= SPILL:
+    if len(trace.pending) >= FLUSH_THRESHOLD or len(trace.updates) >= FLUSH_THRESHOLD:
         return False
-    return trace.kind in ("request", "test") or tracing.now() - trace.started < PATIENCE
+    return trace.kind in ("request", "test") or tracing.now() - trace.started < LONG_TRACE_NS
 
 
-def end(trace: Trace, status: str = "") -> None:
+def finish_trace(trace: Trace, status: str = "") -> None:
     """End ``trace``: note how long it took and let everything in it leave."""
     if trace.duration is not None:
         return
     trace.duration = tracing.now() - trace.started
     trace.status = trace.status or status
-    trace.events = trace.numbered() - (trace.hushed or 0)
-    trace.settle_actor()
-    if _has_row(trace):
-        _ended.append(trace)
-    if trace.pending or trace.late:
-        hurry(trace)
+    trace.events = trace.count_events() - (trace.suppressed or 0)
+    trace.freeze_actor()
+    if _needs_row(trace):
+        _finished_traces.append(trace)
+    if trace.pending or trace.updates:
+        flush_trace(trace)
     else:
-        drain()
+        flush()
 
 
-def show() -> None:
+def flush_for_read() -> None:
     """Write what waits, as somebody reads; of a test also before its trace ends, as it reads what it did itself."""
-    chain = list(tracing.chain())
+    chain = list(tracing.iter_trace_stack())
     if any(trace.kind == "test" for trace in chain):
-        _waiting.extend(trace for trace in chain if (trace.pending or trace.late) and trace not in _waiting)
-    drain()
+        _pending_traces.extend(
+            trace for trace in chain if (trace.pending or trace.updates) and trace not in _pending_traces
+        )
+    flush()
 
 
-def waiting() -> bool:
+def has_pending() -> bool:
     """Tell whether something waits to be written."""
-    return bool(_waiting or _ended)
+    return bool(_pending_traces or _finished_traces)
 
 
-def forget() -> None:
+def discard_pending() -> None:
     """Drop what waits: a test has ended, and the next one is not to find it in its database."""
     with _lock:
-        for trace in _waiting:
+        for trace in _pending_traces:
             trace.pending.clear()
-            trace.late.clear()
-            trace.pressing = False
-        _waiting.clear()
-        _ended.clear()
-    if tracing.process().introduced:
-        tracing.process().introduced = GONE
+            trace.updates.clear()
+            trace.must_persist = False
+        _pending_traces.clear()
+        _finished_traces.clear()
+    if tracing.get_process_trace().row_database:
+        tracing.get_process_trace().row_database = DELETED_DATABASE
 
 
-def hurry(trace: Trace) -> None:
+def flush_trace(trace: Trace) -> None:
     """Let what waits in ``trace`` leave now, if it can."""
-    if trace not in _waiting:
-        _waiting.append(trace)
-    drain()
+    if trace not in _pending_traces:
+        _pending_traces.append(trace)
+    flush()
 
 
-def drain() -> None:
+def flush() -> None:
     """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
-    if not waiting() or getattr(_draining, "now", False) or not apps.ready:
+    if not has_pending() or getattr(_flush_guard, "blocked", False) or not apps.ready:
         return
     if in_event_loop():
-        _limit()
+        _drop_excess()
         return
-    _draining.now = True
+    _flush_guard.blocked = True
     try:
-        connection = connections[home()]
-        if _may_write(connection):
-            _drain(connection)
+        connection = connections[get_events_database()]
+        if _can_write(connection):
+            _flush(connection)
         else:
-            _limit()
+            _drop_excess()
     except (AssertionError, RuntimeError) as error:  # what test tools raise where a test may not use the database
         logger.debug("Events wait, as they could not be written: %r", error)
-        _limit()
+        _drop_excess()
     except Exception as error:  # noqa: BLE001 - the database may be away
-        writer.tally.failures += 1
-        level = logging.ERROR if writer.tally.failures == 1 else logging.DEBUG
+        writer.write_stats.failures += 1
+        level = logging.ERROR if writer.write_stats.failures == 1 else logging.DEBUG
         logger.log(level, "Events wait, as they could not be written: %r", error)
-        _limit()
+        _drop_excess()
     finally:
-        _draining.now = False
+        _flush_guard.blocked = False
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def suspended() -> Iterator[None]:
     """Let nothing leave in the block: a connection is being closed, and must not be opened again meanwhile."""
-    before = getattr(_draining, "now", False)
-    _draining.now = True
+    before = getattr(_flush_guard, "blocked", False)
+    _flush_guard.blocked = True
     try:
         yield
     finally:
-        _draining.now = before
+        _flush_guard.blocked = before
 
 
-def home() -> str:
+def get_events_database() -> str:
     """Return the alias of the database that holds traces, and the events that no change ties to another."""
     alias: str = router.db_for_write(apps.get_model("signalbox", "Trace"))
     return alias
@@ -209,231 +211,241 @@ def in_event_loop() -> bool:
     return asyncio._get_running_loop() is not None  # ``get_running_loop()`` raises where there is none: that takes long
 
 
-def _may_write(connection: BaseDatabaseWrapper) -> bool:
+def _can_write(connection: BaseDatabaseWrapper) -> bool:
     if connection.in_atomic_block:
-        if connection.connection is None or not _in_test(connection) or backends.aborted(connection):
+        if (
+            connection.connection is None
+            or not _in_testcase_transaction(connection)
+            or backends.is_transaction_aborted(connection)
+        ):
             return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
-        if not any(map(_has_database, (*_waiting, *_ended))):
+        if not any(map(_uses_database, (*_pending_traces, *_finished_traces))):
             return False
     elif not connection.autocommit:
         return False
-    return writer.ready(connection)
+    return writer.has_tables(connection)
 
 
-def _has_database(trace: Trace) -> bool:
+def _uses_database(trace: Trace) -> bool:
     """Tell whether ``trace`` is work that has a database: by its kind, or as it changed something."""
-    return trace.pressing or trace.kind in ("request", "task", "test", "work")
+    return trace.must_persist or trace.kind in ("request", "task", "test", "work")
 
 
-def _presses(draft: Draft) -> bool:
+def _must_persist(event: PendingEvent) -> bool:
     """Tell whether ``draft`` is of a change in some database, whatever became of it, or has deliveries."""
-    return (bool(draft.using) and draft.outcome is not Outcome.SENT) or _delivers(draft)
+    return (bool(event.using) and event.outcome is not Outcome.SENT) or _has_subscriber(event)
 
 
-def _delivers(draft: Draft) -> bool:
+def _has_subscriber(event: PendingEvent) -> bool:
     """Tell whether durable receivers wait for ``draft``."""
-    if writer.deliverer is None or draft.outcome is Outcome.ROLLED_BACK:
+    if writer.delivery_source is None or event.outcome is Outcome.ROLLED_BACK:
         return False
-    return writer.deliverer.wants(draft.signal, draft.sender)
+    return writer.delivery_source.has_subscriber(event.signal, event.sender)
 
 
-def _in_test(connection: BaseDatabaseWrapper) -> bool:
+def _in_testcase_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the open transaction is a ``TestCase``'s, which holds everything that the test does."""
     return all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks) and bool(
         connection.atomic_blocks
     )
 
 
-class _Due(NamedTuple):
+class _PendingRow(NamedTuple):
     """A row that is to be written: of a draft, or without one the trace's own."""
 
     trace: Trace
-    draft: Draft | None = None
-    late: bool = False
+    event: PendingEvent | None = None
+    is_update: bool = False
 
     @property
     def key(self) -> tuple[str, int, bool]:
         """What tells its row from others."""
-        return (self.trace.id, self.trace.started // 1000 if self.draft is None else self.draft.span, self.late)
+        return (self.trace.id, self.trace.started // 1000 if self.event is None else self.event.span, self.is_update)
 
 
-def _drain(connection: BaseDatabaseWrapper) -> None:
+def _flush(connection: BaseDatabaseWrapper) -> None:
     with _lock:  # another thread may be appending: lists are emptied, never replaced
-        ended = [_ended.popleft() for _ in range(len(_ended))]
-        traces = [_waiting.popleft() for _ in range(len(_waiting))]
+        ended = [_finished_traces.popleft() for _ in range(len(_finished_traces))]
+        traces = [_pending_traces.popleft() for _ in range(len(_pending_traces))]
         for trace in traces:  # before its events are taken: another thread may be adding one that presses
-            trace.pressing = False
-        due = [_Due(trace) for trace in (*ended, *_introduced(traces))]
-        due += [_Due(trace, draft) for trace in traces for draft in _taken(trace.pending)]
-        late = [(trace, draft) for trace in traces for draft in _taken(trace.late) if draft.written]
-    elsewhere: dict[str, list[_Due]] = {}
+            trace.must_persist = False
+        due = [_PendingRow(trace) for trace in (*ended, *_get_process_trace_to_write(traces))]
+        due += [_PendingRow(trace, draft) for trace in traces for draft in _take_all(trace.pending)]
+        late = [(trace, draft) for trace in traces for draft in _take_all(trace.updates) if draft.written_to]
+    elsewhere: dict[str, list[_PendingRow]] = {}
     for trace, draft in late:
-        there = due if draft.written == connection.alias else elsewhere.setdefault(draft.written, [])
-        there.append(_Due(trace, draft, late=True))
+        there = due if draft.written_to == connection.alias else elsewhere.setdefault(draft.written_to, [])
+        there.append(_PendingRow(trace, draft, is_update=True))
     try:
         _write(connection, due)
         for alias, rows in elsewhere.items():
-            if _may_write_late(connections[alias]):
+            if _can_write_updates(connections[alias]):
                 _write(connections[alias], rows)
     finally:
-        _put_back(list(chain(due, *elsewhere.values())))
+        _requeue(list(chain(due, *elsewhere.values())))
 
 
-def _write(connection: BaseDatabaseWrapper, due: list[_Due]) -> None:
+def _write(connection: BaseDatabaseWrapper, rows: list[_PendingRow]) -> None:
     """Write ``due``, so many rows at once, and take out of it what needs no other attempt."""
-    while due:
-        now = due[:MOST_AT_ONCE]
+    while rows:
+        now = rows[:MAX_BATCH_ROWS]
         written: list[batches.Batch] = []
         try:
-            for part, error in writer.write_apart(connection, _batch(now)):
+            for part, error in writer.write_bisecting(connection, _build_batch(now)):
                 written.append(part)
                 if error is not None:
-                    writer.drop(part, error)
+                    writer.count_dropped(part, error)
         except BaseException:
-            done = {key for part in written for key in _keys(part)}
-            due[: len(now)] = [one for one in now if one.key not in done]
-            _settle(connection, [one for one in now if one.key in done])
+            done = {key for part in written for key in _iter_row_keys(part)}
+            rows[: len(now)] = [one for one in now if one.key not in done]
+            _mark_written(connection, [one for one in now if one.key in done])
             raise
-        del due[: len(now)]
-        _settle(connection, now)
+        del rows[: len(now)]
+        _mark_written(connection, now)
 
 
-def _batch(due: list[_Due]) -> batches.Batch:
-    own = [one.trace for one in due if one.draft is None]
-    return writer.batch_of(
-        [one.draft for one in due if one.draft is not None and not one.late],
-        traces=writer.trace_rows(trace for trace in own if not trace.introduced),
-        late=writer.late_rows(one.draft for one in due if one.draft is not None and one.late),
-        ended=writer.ended_rows(trace for trace in own if trace.introduced),
-        lost=_undeliverable,
+def _build_batch(rows: list[_PendingRow]) -> batches.Batch:
+    own = [one.trace for one in rows if one.event is None]
+    return writer.build_batch(
+        [one.event for one in rows if one.event is not None and not one.is_update],
+        traces=writer.build_trace_rows(trace for trace in own if not trace.row_database),
+        event_updates=writer.build_event_updates(one.event for one in rows if one.event is not None and one.is_update),
+        trace_updates=writer.build_trace_updates(trace for trace in own if trace.row_database),
+        on_delivery_error=_log_undeliverable,
     )
 
 
-def _undeliverable(draft: Draft, error: Exception) -> None:
+def _log_undeliverable(event: PendingEvent, error: Exception) -> None:
     """Tell of deliveries that can't be made, and never could be: the event goes without, and nothing waits for it."""
-    logger.critical("No delivery of %s from %s %s can be made: %r", draft.signal, draft.sender, draft.key, error)
+    logger.critical("No delivery of %s from %s %s can be made: %r", event.signal, event.sender, event.key, error)
 
 
-def _keys(part: batches.Batch) -> Iterator[tuple[str, int, bool]]:
+def _iter_row_keys(batch: batches.Batch) -> Iterator[tuple[str, int, bool]]:
     """Return the ``_Due.key`` of each row."""
-    yield from ((row[0], row[5], False) for row in part.traces)
-    yield from ((row[6], row[7], False) for row in part.ended)
-    yield from ((row[1], row[2], False) for row in part.events)
-    yield from ((row[3], row[4], True) for row in part.late)
+    yield from ((row[0], row[5], False) for row in batch.traces)
+    yield from ((row[6], row[7], False) for row in batch.trace_updates)
+    yield from ((row[1], row[2], False) for row in batch.events)
+    yield from ((row[3], row[4], True) for row in batch.event_updates)
 
 
-def _settle(connection: BaseDatabaseWrapper, written: list[_Due]) -> None:
+def _mark_written(connection: BaseDatabaseWrapper, written: list[_PendingRow]) -> None:
     for trace, draft, _ in written:
         if draft is None:
-            trace.introduced = _database(connection)
+            trace.row_database = _get_database_name(connection)
         else:
-            draft.written = connection.alias
+            draft.written_to = connection.alias
 
 
-def _put_back(due: list[_Due]) -> None:
+def _requeue(rows: list[_PendingRow]) -> None:
     """Let what could not be written wait on, before what has come meanwhile."""
-    _ended.extendleft(one.trace for one in reversed(due) if one.draft is None and one.trace.duration is not None)
-    held: dict[tuple[int, bool], tuple[Trace, list[Draft]]] = {}
-    for trace, draft, late in due:
+    _finished_traces.extendleft(
+        one.trace for one in reversed(rows) if one.event is None and one.trace.duration is not None
+    )
+    held: dict[tuple[int, bool], tuple[Trace, list[PendingEvent]]] = {}
+    for trace, draft, late in rows:
         if draft is not None:
             held.setdefault((id(trace), late), (trace, []))[1].append(draft)
     with _lock:
         for (_, late), (trace, drafts) in reversed(held.items()):
-            (trace.late if late else trace.pending)[:0] = drafts
-            trace.pressing = trace.pressing or any(map(_presses, drafts))
-            if trace not in _waiting:
-                _waiting.appendleft(trace)
+            (trace.updates if late else trace.pending)[:0] = drafts
+            trace.must_persist = trace.must_persist or any(map(_must_persist, drafts))
+            if trace not in _pending_traces:
+                _pending_traces.appendleft(trace)
 
 
-def _introduced(traces: list[Trace]) -> list[Trace]:
+def _get_process_trace_to_write(traces: list[Trace]) -> list[Trace]:
     """Return the process's trace if its row is due: with its first events, as nobody can wait for its end."""
-    return [trace for trace in traces if tracing.is_ambient(trace) and not trace.introduced and trace.duration is None]
+    return [
+        trace
+        for trace in traces
+        if tracing.is_process_trace(trace) and not trace.row_database and trace.duration is None
+    ]
 
 
-def _taken(held: list[Draft]) -> list[Draft]:
+def _take_all(items: list[PendingEvent]) -> list[PendingEvent]:
     """Take out what is in ``held`` now."""
-    found = held[:]
-    del held[: len(found)]
+    found = items[:]
+    del items[: len(found)]
     return found
 
 
-def _may_write_late(connection: BaseDatabaseWrapper) -> bool:
+def _can_write_updates(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether what became known late can follow its events on ``connection``, which is not that of ``home()``."""
-    return _in_test(connection) if connection.in_atomic_block else connection.get_autocommit()
+    return _in_testcase_transaction(connection) if connection.in_atomic_block else connection.get_autocommit()
 
 
-def _has_row(trace: Trace) -> bool:
+def _needs_row(trace: Trace) -> bool:
     """Tell whether the trace's own row is due, or its completion: when it has ended and something happened in it."""
-    if trace.introduced and trace.introduced != _database(connections[home()]):
+    if trace.row_database and trace.row_database != _get_database_name(connections[get_events_database()]):
         return False  # it was in a test's database
-    return trace.events > 0 or (trace.hushed is None and any(trace.counts.values()))
+    return trace.events > 0 or (trace.suppressed is None and any(trace.init_counts.values()))
 
 
-def _database(connection: BaseDatabaseWrapper) -> str:
+def _get_database_name(connection: BaseDatabaseWrapper) -> str:
     return str(connection.settings_dict["NAME"])
 
 
-def _limit() -> None:
+def _drop_excess() -> None:
     """Drop the oldest of what waits beyond ``MOST_WAITING``, and then some: not one and a line in the log for each."""
     with _lock:
-        excess = sum(len(trace.pending) for trace in _waiting) + len(_ended) - MOST_WAITING
+        excess = sum(len(trace.pending) for trace in _pending_traces) + len(_finished_traces) - MAX_PENDING
         if excess <= 0:
             return
-        excess += MOST_WAITING // 10
+        excess += MAX_PENDING // 10
         dropped = 0
-        while dropped < excess and _waiting:
-            pending = _waiting[0].pending
+        while dropped < excess and _pending_traces:
+            pending = _pending_traces[0].pending
             oldest = pending[: excess - dropped]
             del pending[: len(oldest)]
             dropped += len(oldest)
             if not pending:
-                _waiting.popleft()
-        while dropped < excess and _ended:
-            _ended.popleft()
+                _pending_traces.popleft()
+        while dropped < excess and _finished_traces:
+            _finished_traces.popleft()
             dropped += 1
-        writer.tally.dropped += dropped
+        writer.write_stats.dropped += dropped
     logger.error("%d events waited too long for the database and are dropped.", dropped)
 
 
-def _leave_with_the_process() -> None:
-    ambient = tracing.process()
+def _flush_at_exit() -> None:
+    ambient = tracing.get_process_trace()
     reopened = None
-    if ambient.introduced:
-        connection = connections[home()]
-        if connection.connection is None and ambient.introduced == _database(connection):
+    if ambient.row_database:
+        connection = connections[get_events_database()]
+        if connection.connection is None and ambient.row_database == _get_database_name(connection):
             reopened = connection
             with suppress(Exception):  # the database may be away, or a test's that is gone
                 connection.ensure_connection()  # now: that it is opened is an event, which is to be counted
-    if ambient.introduced or ambient.pending or any(ambient.counts.values()):
-        end(ambient)
-    drain()
+    if ambient.row_database or ambient.pending or any(ambient.init_counts.values()):
+        finish_trace(ambient)
+    flush()
     if reopened is not None:  # nobody else will close it
         reopened.close()
-    _tell_what_is_lost()
+    _log_lost_events()
 
 
-def _tell_what_is_lost() -> None:
+def _log_lost_events() -> None:
     """Log what still waits when the process ends. That a command without a database began is no loss."""
-    lost = [draft for trace in _waiting if _has_database(trace) for draft in trace.pending]
+    lost = [draft for trace in _pending_traces if _uses_database(trace) for draft in trace.pending]
     if lost:
-        writer.tally.dropped += len(lost)
+        writer.write_stats.dropped += len(lost)
         logger.error(
             "%d events could not be written before the process ended, and are lost: durable receivers waited for %d.",
             len(lost),
-            sum(map(_delivers, lost)),
+            sum(map(_has_subscriber, lost)),
         )
 
 
-atexit.register(_leave_with_the_process)
+atexit.register(_flush_at_exit)
 
 
 def _after_fork() -> None:
     """What waits in the parent is the parent's to write."""
-    global _lock, _draining
-    _lock, _draining = threading.Lock(), threading.local()
-    forget()
+    global _lock, _flush_guard
+    _lock, _flush_guard = threading.Lock(), threading.local()
+    discard_pending()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -17,31 +17,31 @@ from signalbox.serialization.redaction import Redactor
 
 logger = logging.getLogger("signalbox")
 
-Keep: TypeAlias = Callable[[Mapping[str, Any]], Any]
+ProcessorFunction: TypeAlias = Callable[[Mapping[str, Any]], Any]
 
-_complained: set[str] = set()
+_logged_processors: set[str] = set()
 
 
-def chosen() -> Keep | None:
+def get_configured_processor() -> ProcessorFunction | None:
     """Return the callable that the setting names; ``None`` where it names none, or none that can be called."""
     named = conf.get().KEEP
     if named is None or callable(named):
         return named
-    found = _imported(named)
+    found = _import_processor(named)
     if isinstance(found, str):
-        _complain(named, f"{found}: every event is kept")
+        _log_once(named, f"{found}: every event is kept")
         return None
     return found
 
 
-def problem() -> str | None:
+def get_error() -> str | None:
     """Return why what the setting names can't be asked; ``None`` where it can."""
     named = conf.get().KEEP
-    found = _imported(named) if isinstance(named, str) else None
+    found = _import_processor(named) if isinstance(named, str) else None
     return found if isinstance(found, str) else None
 
 
-def _imported(path: str) -> Keep | str:
+def _import_processor(path: str) -> ProcessorFunction | str:
     """Return the callable with this dotted path, or what is wrong with it."""
     try:
         found: Any = import_string(path)
@@ -50,7 +50,7 @@ def _imported(path: str) -> Keep | str:
     return found if callable(found) else "is no callable"
 
 
-def judge(keep: Keep, columns: Mapping[str, Any], data: str) -> str | None:
+def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -> str | None:
     """Return the JSON text that is stored of an event, ``None`` if ``keep`` drops it.
 
     ``keep`` is given the event's columns and its ``data``, read-only, and answers ``False`` to drop it, a mapping to be
@@ -58,22 +58,24 @@ def judge(keep: Keep, columns: Mapping[str, Any], data: str) -> str | None:
     raises is logged, and the event kept. It may not ask the database.
     """
     try:
-        with query_guard.untouched():
-            answer = keep(MappingProxyType({**columns, "data": json.loads(data)}))
+        with query_guard.isolated():
+            answer = processor(MappingProxyType({**columns, "data": json.loads(data)}))
             extra = dict(answer) if isinstance(answer, Mapping) else None
     except Exception:  # noqa: BLE001 - the project's own code; it must not cost events
-        _complain(getattr(keep, "__qualname__", "KEEP"), "raised: the event is kept", exc_info=True)
+        _log_once(getattr(processor, "__qualname__", "KEEP"), "raised: the event is kept", exc_info=True)
         return data
     if answer is False:
         return None
     if extra:
-        text = encoder.dumps(encoder.safe(extra, redactor=Redactor(conf.get().REDACT, conf.fields_said("redact"))))
+        text = encoder.dumps(
+            encoder.safe(extra, redactor=Redactor(conf.get().REDACT, conf.get_fields_by_option("redact")))
+        )
         return data[:-1] + ("," if data != "{}" else "") + f'"extra":{text}}}'
     return data
 
 
-def _complain(name: str, what: str, *, exc_info: bool = False) -> None:
+def _log_once(name: str, message: str, *, exc_info: bool = False) -> None:
     """Log ``what`` once per callable: a sampler that fails does so at every event."""
-    if name not in _complained:
-        _complained.add(name)
-        logger.error('SIGNALBOX["KEEP"] %s %s.', name, what, exc_info=exc_info)
+    if name not in _logged_processors:
+        _logged_processors.add(name)
+        logger.error('SIGNALBOX["KEEP"] %s %s.', name, message, exc_info=exc_info)

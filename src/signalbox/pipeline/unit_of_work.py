@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from django.db import DatabaseError, connections
 
 from signalbox import conf
-from signalbox.core.event import Draft, Note, Outcome
+from signalbox.core.event import PendingEvent, Rollbackable, Outcome
 from signalbox.pipeline import backends, batches, exporter, writer
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-SPILL: int = exporter.SPILL
+FLUSH_THRESHOLD: int = exporter.FLUSH_THRESHOLD
 """Events a transaction keeps in memory; more are written early, still within it."""
 
-_SEAM: Final = (
+_PATCHED_METHODS: Final = (
     "_commit",
     "_rollback",
     "_close",
@@ -43,124 +43,124 @@ _SEAM: Final = (
     "_set_autocommit",
 )
 
-ATTRIBUTE: Final = "_signalbox_buffer"
+UNIT_OF_WORK_ATTRIBUTE: Final = "_signalbox_buffer"
 
 
-class Mark(NamedTuple):
+class Savepoint(NamedTuple):
     """An open savepoint, and what rolling back to it restores."""
 
-    savepoint: str
-    drafts: int
-    flushed: int
-    notes: int
+    sid: str
+    event_count: int
+    flushed_count: int
+    rollbackable_count: int
 
 
-class Buffer:
+class UnitOfWork:
     """Events of one connection's transaction. ``drafts[:flushed]`` are already written, within it."""
 
     __slots__ = (
         "__weakref__",
-        "_begin",
         "_connection",
-        "busy",
-        "doom",
-        "drafts",
-        "flushed",
-        "marks",
-        "noted",
-        "notes",
-        "opener",
-        "tests",
-        "unseen",
+        "_segment_start",
+        "commit_error",
+        "events",
+        "flushed_count",
+        "is_flushing",
+        "is_implicit",
+        "kept_after_prune",
+        "outermost_savepoint",
+        "rollbackables",
+        "savepoints",
+        "testcase_depth",
     )
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = weakref.ref(connection)
-        self.busy = False
+        self.is_flushing = False
         self.clear()
 
     def clear(self) -> None:
         """No transaction is open."""
-        self.drafts: list[Draft] = []
-        self.flushed = 0
-        self._begin = 0
-        self.notes: list[Note] = []
+        self.events: list[PendingEvent] = []
+        self.flushed_count = 0
+        self._segment_start = 0
+        self.rollbackables: list[Rollbackable] = []
         """What captures noted on instances in this transaction, oldest first."""
-        self.noted = 0
+        self.kept_after_prune = 0
         """How many notes were left when those of instances that are gone were last thrown away."""
-        self.marks: list[Mark] = []
-        self.opener: str | None = None
+        self.savepoints: list[Savepoint] = []
+        self.outermost_savepoint: str | None = None
         """The savepoint that opened SQLite's transaction: releasing it commits."""
-        self.doom: BaseException | None = None
+        self.commit_error: BaseException | None = None
         """Why this transaction can't be committed any more."""
-        self.tests = 0
+        self.testcase_depth = 0
         """How many blocks of a ``TestCase`` were open when something was last recorded: what they undo is no news."""
-        self.unseen = False
+        self.is_implicit = False
         """Whether recording has opened this transaction: its end is no statement of the application."""
 
     # ------------------------------------------------------------ what recording calls
 
-    def add(self, draft: Draft) -> None:
+    def add(self, event: PendingEvent) -> None:
         """Let ``draft`` be written with the transaction that is open now."""
-        if draft.note is not None:
-            self.notes.append(draft.note)
-        if len(self.drafts) == self._begin:  # the first of the transaction, or since a savepoint
-            self.tests = self._tests()
-        self.drafts.append(draft)
-        if len(self.drafts) - self.flushed >= SPILL:
+        if event.rollbackable is not None:
+            self.rollbackables.append(event.rollbackable)
+        if len(self.events) == self._segment_start:  # the first of the transaction, or since a savepoint
+            self.testcase_depth = self._count_testcase_blocks()
+        self.events.append(event)
+        if len(self.events) - self.flushed_count >= FLUSH_THRESHOLD:
             self.flush()
 
-    def note(self, note: Note) -> None:
+    def add_rollbackable(self, rollbackable: Rollbackable) -> None:
         """Let ``note`` be taken back if the transaction that is open now is rolled back."""
-        self.notes.append(note)
-        if len(self.notes) > 2 * max(self.noted, SPILL):
-            self._forget_gone()
+        self.rollbackables.append(rollbackable)
+        if len(self.rollbackables) > 2 * max(self.kept_after_prune, FLUSH_THRESHOLD):
+            self._prune_rollbackables()
 
     # ------------------------------------------------------------ what the seam calls
 
-    def idle(self) -> bool:
+    def is_empty(self) -> bool:
         """Tell whether nothing was recorded since the transaction began."""
-        return not (self.drafts or self.notes or self.marks)
+        return not (self.events or self.rollbackables or self.savepoints)
 
-    def mark(self, savepoint: str) -> None:
+    def add_savepoint(self, sid: str) -> None:
         """Note a savepoint."""
-        self._begin = len(self.drafts)
-        self.marks.append(Mark(savepoint, len(self.drafts), self.flushed, len(self.notes)))
+        self._segment_start = len(self.events)
+        self.savepoints.append(Savepoint(sid, len(self.events), self.flushed_count, len(self.rollbackables)))
 
-    def _tests(self) -> int:
+    def _count_testcase_blocks(self) -> int:
         connection = self._connection()
         found = 0
         for block in () if connection is None else connection.atomic_blocks:
             found += getattr(block, "_from_testcase", False)
         return found
 
-    def _find(self, savepoint: str) -> int | None:
-        for position in range(len(self.marks) - 1, -1, -1):
-            if self.marks[position].savepoint == savepoint:
+    def _find_savepoint(self, sid: str) -> int | None:
+        for position in range(len(self.savepoints) - 1, -1, -1):
+            if self.savepoints[position].sid == sid:
                 return position
         return None
 
-    def roll_back_to(self, savepoint: str) -> None:
+    def rollback_to(self, sid: str) -> None:
         """Undo what came after ``savepoint``, which stays open. What was written after it is to be written again."""
-        position = self._find(savepoint)
+        position = self._find_savepoint(sid)
         if position is None:
             return
-        mark = self.marks[position]
-        del self.marks[position + 1 :]
-        undone, notes = self.drafts[mark.drafts :], self.notes[mark.notes :]
-        del self.drafts[mark.drafts :], self.notes[mark.notes :]
-        self.flushed = mark.flushed
-        if savepoint == self.opener:  # nothing is left of the transaction
-            self.doom = None
-        self._undo(undone, notes)
+        mark = self.savepoints[position]
+        del self.savepoints[position + 1 :]
+        undone, notes = self.events[mark.event_count :], self.rollbackables[mark.rollbackable_count :]
+        del self.events[mark.event_count :], self.rollbackables[mark.rollbackable_count :]
+        self.flushed_count = mark.flushed_count
+        if sid == self.outermost_savepoint:  # nothing is left of the transaction
+            self.commit_error = None
+        self._handle_rollback(undone, notes)
 
-    def release(self, savepoint: str) -> None:
+    def release(self, sid: str) -> None:
         """Forget ``savepoint``: what came after it belongs to the transaction around it."""
-        position = self._find(savepoint)
+        position = self._find_savepoint(sid)
         if position is not None:
-            del self.marks[position:]
+            del self.savepoints[position:]
 
-    def end(self, finish: Callable[[], None], *, commits: bool = False) -> None:
+    def commit(self, do_commit: Callable[[], None], *, commit_only: bool = False) -> None:
         """Let ``finish`` commit the open transaction, with its events. ``commits`` says that a COMMIT is all it sends:
         it may go along with the events, and finds nothing left to commit.
 
@@ -168,68 +168,72 @@ class Buffer:
         """
         connection = self._connection()
         if connection is None:
-            finish()
+            do_commit()
             return
-        void = backends.aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
-        together = commits and self.doom is None and backends.takes_commit(connection)
+        void = backends.is_transaction_aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
+        together = commit_only and self.commit_error is None and backends.can_combine_commit(connection)
         try:
             self.flush(commit=together)
         except BaseException:
-            if together and backends.ended(connection):
+            if together and backends.has_transaction_ended(connection):
                 self.clear()  # whether the COMMIT that went along came through, nobody here can know
             else:
-                self._roll_back(connection)
+                self._rollback_connection(connection)
             raise
-        if self.doom is not None:
-            error: BaseException = self.refusal()
-            if together and backends.ended(connection):  # it is the COMMIT that was refused, or not answered
-                error = self.doom
-                if not backends.answered(connection, error):
+        if self.commit_error is not None:
+            error: BaseException = self.build_commit_error()
+            if together and backends.has_transaction_ended(
+                connection
+            ):  # it is the COMMIT that was refused, or not answered
+                error = self.commit_error
+                if not backends.is_commit_outcome_known(connection, error):
                     self.clear()
-            self._roll_back(connection)
+            self._rollback_connection(connection)
             raise error
         try:
-            finish()
+            do_commit()
         except DatabaseError as error:
-            if not backends.answered(connection, error):
+            if not backends.is_commit_outcome_known(connection, error):
                 # Only the database knows whether it was committed: the events speak for themselves, or are not there.
                 self.clear()
             raise  # Django rolls back, and the events with it
         if void:
-            self.rolled_back()
+            self.after_rollback()
         else:
-            self.committed()
+            self.after_commit()
 
-    def committed(self) -> None:
+    def after_commit(self) -> None:
         """The transaction has been committed. What could not be written beside its change leaves on its own."""
-        left = self.drafts[self.flushed :]
+        left = self.events[self.flushed_count :]
         self.clear()
         for draft in left:
             draft.outcome = draft.outcome or Outcome.COMMITTED
         if left:
-            exporter.depart_committed(left)
+            exporter.enqueue_committed(left)
 
-    def rolled_back(self) -> None:
+    def after_rollback(self) -> None:
         """The transaction has been rolled back, whole."""
-        undone, notes, tests = self.drafts, self.notes, self.tests
+        undone, notes, tests = self.events, self.rollbackables, self.testcase_depth
         self.clear()
-        self.tests = tests
-        self._undo(undone, notes)
-        self.tests = 0
+        self.testcase_depth = tests
+        self._handle_rollback(undone, notes)
+        self.testcase_depth = 0
 
-    def _undo(self, drafts: list[Draft], notes: list[Note]) -> None:
+    def _handle_rollback(self, events: list[PendingEvent], rollbackables: list[Rollbackable]) -> None:
         """Take back what was noted, newest first, and let the drafts leave as rolled back."""
-        for note in reversed(notes):
-            note.take_back()
-        for draft in drafts:
-            draft.written = ""
-        if self.tests and self._tests() < self.tests:  # a test has ended: nothing of it is left
-            exporter.forget()
+        for note in reversed(rollbackables):
+            note.restore()
+        for draft in events:
+            draft.written_to = ""
+        if (
+            self.testcase_depth and self._count_testcase_blocks() < self.testcase_depth
+        ):  # a test has ended: nothing of it is left
+            exporter.discard_pending()
             return
-        for draft in drafts:
+        for draft in events:
             draft.outcome = Outcome.ROLLED_BACK
             draft.trace.rolled_back += 1
-            exporter.depart(draft)
+            exporter.enqueue(draft)
 
     # ------------------------------------------------------------ writing
 
@@ -240,140 +244,142 @@ class Buffer:
         raise. Nothing is raised here, in the middle of the application's work, but what ends the process.
         """
         connection = self._connection()
-        if self.flushed >= len(self.drafts) or self.busy or self.doom is not None:
+        if self.flushed_count >= len(self.events) or self.is_flushing or self.commit_error is not None:
             return
-        if connection is None or backends.aborted(connection):
+        if connection is None or backends.is_transaction_aborted(connection):
             return
-        self.busy = True
+        self.is_flushing = True
         try:
             self._write(connection, commit=commit)
         except Exception as error:  # noqa: BLE001 - whatever it is, the COMMIT raises from it
-            self.doom = error
+            self.commit_error = error
         except BaseException as error:
-            self.doom = error
+            self.commit_error = error
             raise
         finally:
-            self.busy = False
+            self.is_flushing = False
 
     def _write(self, connection: BaseDatabaseWrapper, *, commit: bool) -> None:
-        if not writer.ready(connection):  # the events leave for the default database, after the commit
+        if not writer.has_tables(connection):  # the events leave for the default database, after the commit
             return
-        end = len(self.drafts)  # values that are encoded may run the application's code, which may save
-        drafts = self.drafts[self.flushed : end]
+        end = len(self.events)  # values that are encoded may run the application's code, which may save
+        drafts = self.events[self.flushed_count : end]
         droppable = False
         try:
-            batch = writer.batch_of(drafts)
+            batch = writer.build_batch(drafts)
             # A change must not be committed without its deliveries, whatever may become of its event.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
             writer.write(connection, batch, commit=commit)
         except Exception as error:
-            if commit and backends.ended(connection) and not isinstance(error, DatabaseError):
+            if commit and backends.has_transaction_ended(connection) and not isinstance(error, DatabaseError):
                 logger.exception("Something failed after a transaction and its events were committed.")
-            elif not backends.survived(connection, error) or not droppable:
+            elif not backends.is_transaction_alive(connection, error) or not droppable:
                 raise
             else:
-                writer.tally.failures += 1
-                if backends.refused(connection, error):
-                    _write_apart(connection, batch)
+                writer.write_stats.failures += 1
+                if backends.is_row_error(connection, error):
+                    _write_bisecting(connection, batch)
                 else:
-                    _drop(connection, len(drafts), error)
+                    _count_dropped(connection, len(drafts), error)
         for draft in drafts:
-            draft.written = connection.alias
-        self.flushed = end
-        if end >= SPILL:
-            self._let_go()
+            draft.written_to = connection.alias
+        self.flushed_count = end
+        if end >= FLUSH_THRESHOLD:
+            self._trim()
 
-    def _let_go(self) -> None:
+    def _trim(self) -> None:
         """Forget what is written and will not be written again, so that a long transaction stays small.
 
         If it is rolled back after all, these events are gone: they are not told as rolled back.
         """
-        drafts = self.marks[-1].drafts if self.marks else 0
-        del self.drafts[drafts : self.flushed]
-        self.flushed = drafts
-        if len(self.notes) > 2 * self.noted:  # looking at each of them every time would take ever longer
-            self._forget_gone()
+        drafts = self.savepoints[-1].event_count if self.savepoints else 0
+        del self.events[drafts : self.flushed_count]
+        self.flushed_count = drafts
+        if (
+            len(self.rollbackables) > 2 * self.kept_after_prune
+        ):  # looking at each of them every time would take ever longer
+            self._prune_rollbackables()
 
-    def _forget_gone(self) -> None:
+    def _prune_rollbackables(self) -> None:
         """Throw away the notes of instances that are gone."""
-        start = self.marks[-1].notes if self.marks else 0
-        self.notes[start:] = [note for note in self.notes[start:] if note.alive()]
-        self.noted = len(self.notes)
+        start = self.savepoints[-1].rollbackable_count if self.savepoints else 0
+        self.rollbackables[start:] = [note for note in self.rollbackables[start:] if note.is_alive()]
+        self.kept_after_prune = len(self.rollbackables)
 
-    def refusal(self) -> DatabaseError:
+    def build_commit_error(self) -> DatabaseError:
         """Return what says that this transaction can't be committed: Django commits on SQLite and MariaDB after an
         exception that is not the database's."""
         error = DatabaseError(
-            f"Signalbox could not write {len(self.drafts)} events, so their transaction is rolled back: {self.doom!r} "
+            f"Signalbox could not write {len(self.events)} events, so their transaction is rolled back: {self.commit_error!r} "
             'With SIGNALBOX = {"ON_ERROR": "log"} it would be committed without them.'
         )
-        error.__cause__ = self.doom
+        error.__cause__ = self.commit_error
         return error
 
-    def _roll_back(self, connection: Any) -> None:
+    def _rollback_connection(self, connection: Any) -> None:
         try:
             connection._rollback()
         except Exception:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
             connection.close()
 
 
-def _write_apart(connection: BaseDatabaseWrapper, batch: batches.Batch) -> None:
+def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch) -> None:
     """Write what the database takes of ``batch``, which it has refused as a whole, and drop the rest."""
     left = len(batch.events)
     try:
-        for part, error in writer.write_apart(connection, batch):
+        for part, error in writer.write_bisecting(connection, batch):
             left -= len(part.events)
             if error is not None:
-                writer.drop(part, error)
+                writer.count_dropped(part, error)
     except Exception as error:
-        if not backends.survived(connection, error):
+        if not backends.is_transaction_alive(connection, error):
             raise
-        _drop(connection, left, error)
+        _count_dropped(connection, left, error)
 
 
-def _drop(connection: BaseDatabaseWrapper, number: int, error: Exception) -> None:
+def _count_dropped(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
     """Count and log events that are lost."""
-    writer.tally.dropped += number
-    logger.error("%d events of %r could not be written and are dropped.", number, connection.alias, exc_info=error)
+    writer.write_stats.dropped += count
+    logger.error("%d events of %r could not be written and are dropped.", count, connection.alias, exc_info=error)
 
 
 # ------------------------------------------------------------------ the seam
 
-_buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
+_units_of_work: weakref.WeakSet[UnitOfWork] = weakref.WeakSet()
 
 
-def of(connection: BaseDatabaseWrapper) -> Buffer | None:
+def get_unit_of_work(connection: BaseDatabaseWrapper) -> UnitOfWork | None:
     """Return the buffer of ``connection``, if it has one."""
-    found: Buffer | None = connection.__dict__.get(ATTRIBUTE)
+    found: UnitOfWork | None = connection.__dict__.get(UNIT_OF_WORK_ATTRIBUTE)
     return found
 
 
-def open_for(connection: BaseDatabaseWrapper) -> Buffer:
+def get_or_attach(connection: BaseDatabaseWrapper) -> UnitOfWork:
     """Return the buffer of ``connection``; one that was open before recording was switched on is given it now.
 
     What its open transaction did before is unknown, but for the savepoints to which it may still go back.
     """
-    found: Buffer | None = connection.__dict__.get(ATTRIBUTE)
+    found: UnitOfWork | None = connection.__dict__.get(UNIT_OF_WORK_ATTRIBUTE)
     if found is not None:
         return found
     attach(connection)
-    made: Buffer = connection.__dict__[ATTRIBUTE]
+    made: UnitOfWork = connection.__dict__[UNIT_OF_WORK_ATTRIBUTE]
     for savepoint in connection.savepoint_ids:
         if savepoint is not None:
-            made.mark(savepoint)
+            made.add_savepoint(savepoint)
     return made
 
 
 def attach(connection: BaseDatabaseWrapper) -> None:
     """Give ``connection`` a buffer, or empty the one it has: it has just been opened."""
-    buffer = of(connection)
+    buffer = get_unit_of_work(connection)
     if buffer is not None:
         buffer.clear()
         return
-    buffer = Buffer(connection)
-    _buffers.add(buffer)
-    connection.__dict__[ATTRIBUTE] = buffer
-    connection.__dict__.update(_seam(connection, buffer))
+    buffer = UnitOfWork(connection)
+    _units_of_work.add(buffer)
+    connection.__dict__[UNIT_OF_WORK_ATTRIBUTE] = buffer
+    connection.__dict__.update(_build_patched_methods(connection, buffer))
 
 
 def detach_all() -> None:
@@ -381,21 +387,25 @@ def detach_all() -> None:
 
     Other threads' open transactions lose what they have recorded; nothing else may be written on their connections.
     """
-    for buffer in list(_buffers):
+    for buffer in list(_units_of_work):
         connection = buffer._connection()
         if connection is not None:
-            for attribute in (ATTRIBUTE, *_SEAM):
+            for attribute in (UNIT_OF_WORK_ATTRIBUTE, *_PATCHED_METHODS):
                 connection.__dict__.pop(attribute, None)
-    _buffers.clear()
+    _units_of_work.clear()
 
 
-def unlogged(connection: Any) -> AbstractContextManager[None]:
+def without_query_logging(connection: Any) -> AbstractContextManager[None]:
     """Keep what is sent in the block out of the application's query log, and from its execute wrappers."""
-    return _unlogged(connection) if connection.queries_logged or connection.execute_wrappers else nullcontext()
+    return (
+        _without_query_logging(connection)
+        if connection.queries_logged or connection.execute_wrappers
+        else nullcontext()
+    )
 
 
 @contextmanager
-def _unlogged(connection: Any) -> Iterator[None]:
+def _without_query_logging(connection: Any) -> Iterator[None]:
     kept = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
     connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
     try:
@@ -404,13 +414,13 @@ def _unlogged(connection: Any) -> Iterator[None]:
         connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = kept
 
 
-def _unseen(connection: BaseDatabaseWrapper, buffer: Buffer, finish: Callable[[], None]) -> None:
-    with unlogged(connection):
+def _finish_implicit(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork, finish: Callable[[], None]) -> None:
+    with without_query_logging(connection):
         finish()
-    buffer.unseen = False
+    unit_of_work.is_implicit = False
 
 
-def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable[..., Any]]:
+def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork) -> dict[str, Callable[..., Any]]:
     wrapper: Any = connection
     original_commit = wrapper._commit
     original_rollback = wrapper._rollback
@@ -423,59 +433,63 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
 
     def _commit() -> None:
         # Only this: what on_commit() has been given runs before the block around it has ended.
-        finish = partial(_unseen, connection, buffer, original_commit) if buffer.unseen else original_commit
-        if buffer.idle():
+        finish = (
+            partial(_finish_implicit, connection, unit_of_work, original_commit)
+            if unit_of_work.is_implicit
+            else original_commit
+        )
+        if unit_of_work.is_empty():
             finish()
         else:
-            buffer.end(finish, commits=True)
+            unit_of_work.commit(finish, commit_only=True)
 
     def _rollback() -> None:
         try:
-            if buffer.unseen:
-                _unseen(connection, buffer, original_rollback)
+            if unit_of_work.is_implicit:
+                _finish_implicit(connection, unit_of_work, original_rollback)
             else:
                 original_rollback()
         finally:
-            buffer.rolled_back()
+            unit_of_work.after_rollback()
 
     def _close() -> None:
         try:
             original_close()
         finally:
-            with exporter.held():
-                buffer.rolled_back()
+            with exporter.suspended():
+                unit_of_work.after_rollback()
 
     def _savepoint(sid: str) -> None:
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
-        opens = sqlite and not backends.begun(connection)
+        opens = sqlite and not backends.is_sqlite_transaction_open(connection)
         original_savepoint(sid)
         if opens:
-            buffer.opener = sid
-        buffer.mark(sid)
+            unit_of_work.outermost_savepoint = sid
+        unit_of_work.add_savepoint(sid)
 
     def _savepoint_rollback(sid: str) -> None:
         original_savepoint_rollback(sid)
-        buffer.roll_back_to(sid)
+        unit_of_work.rollback_to(sid)
 
     def _savepoint_commit(sid: str) -> None:
-        opener = sid == buffer.opener
+        opener = sid == unit_of_work.outermost_savepoint
         if opener:
-            buffer.flush()
-            if buffer.doom is not None:
-                raise buffer.refusal()  # Django rolls back to the savepoint
+            unit_of_work.flush()
+            if unit_of_work.commit_error is not None:
+                raise unit_of_work.build_commit_error()  # Django rolls back to the savepoint
         original_savepoint_commit(sid)
-        buffer.release(sid)
+        unit_of_work.release(sid)
         if opener:
-            buffer.committed()
+            unit_of_work.after_commit()
 
     def _set_autocommit(autocommit: bool) -> None:
-        if autocommit and not connection.autocommit and not buffer.idle():
-            buffer.end(partial(original_set_autocommit, autocommit))
+        if autocommit and not connection.autocommit and not unit_of_work.is_empty():
+            unit_of_work.commit(partial(original_set_autocommit, autocommit))
         else:
             original_set_autocommit(autocommit)
-        if autocommit and exporter.waiting():
+        if autocommit and exporter.has_pending():
             connection.autocommit = True  # it is, and Django is about to note it
-            exporter.drain()
+            exporter.flush()
 
     replacements = (
         _commit,
@@ -486,21 +500,21 @@ def _seam(connection: BaseDatabaseWrapper, buffer: Buffer) -> dict[str, Callable
         _savepoint_commit,
         _set_autocommit,
     )
-    return dict(zip(_SEAM, replacements, strict=True))
+    return dict(zip(_PATCHED_METHODS, replacements, strict=True))
 
 
 def flush_all() -> None:
     """Write what this thread's open transactions have recorded so far, within them: somebody reads."""
     for connection in connections.all(initialized_only=True):
-        buffer = of(connection)
-        if buffer is not None and buffer.drafts and connection.connection is not None:
+        buffer = get_unit_of_work(connection)
+        if buffer is not None and buffer.events and connection.connection is not None:
             buffer.flush()
-    exporter.show()
+    exporter.flush_for_read()
 
 
 def _after_fork() -> None:
     """What the parent has recorded is the parent's to write."""
-    for buffer in list(_buffers):
+    for buffer in list(_units_of_work):
         buffer.clear()
 
 

@@ -8,9 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from signalbox.core.event import Draft, Outcome, ReceiverRun
+from signalbox.core.event import PendingEvent, Outcome, ReceiverCall
 from signalbox.pipeline import backends, processors
-from signalbox.pipeline.batches import EVENT, EVENT_COLUMNS, TRACE, Batch, Row, together
+from signalbox.pipeline.batches import EVENT_TABLE, EVENT_COLUMNS, TRACE_TABLE, Batch, TableRow, merge
 from signalbox.serialization import encoder
 from signalbox.serialization.diff import RowChange, choice_labels, describe
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-Described = tuple[str, dict[str, Any]]
+ChangeDescription = tuple[str, dict[str, Any]]
 T = TypeVar("T")
 
-_NAMES: Final = tuple(name for name, _ in EVENT_COLUMNS)
+_EVENT_COLUMN_NAMES: Final = tuple(name for name, _ in EVENT_COLUMNS)
 
-LOOK_AGAIN: Final = 5.0
+TABLE_CHECK_SECONDS: Final = 5.0
 """Seconds until a database without the tables is asked again: another process may have migrated it."""
 
 
 @dataclass(slots=True)
-class Tally:
+class WriteStats:
     """What this process has written and lost."""
 
     written: int = 0
@@ -41,39 +41,39 @@ class Tally:
     failures: int = 0
 
 
-tally = Tally()
+write_stats = WriteStats()
 
 
-class Deliverer(Protocol):
+class DeliverySource(Protocol):
     """Makes the deliveries of events; the registry of durable receivers puts itself here when it has one."""
 
-    def wants(self, signal: str, sender: str) -> bool:
+    def has_subscriber(self, signal: str, sender: str) -> bool:
         """Tell whether a durable receiver waits for ``signal`` from ``sender``."""
 
-    def delivery_rows(self, draft: Draft) -> Sequence[Row]:
+    def build_delivery_rows(self, event: PendingEvent) -> Sequence[TableRow]:
         """Return the deliveries of a committed event, in the order of ``DELIVERY_COLUMNS``."""
 
-    def delivered(self, connection: BaseDatabaseWrapper) -> None:
+    def on_deliveries_written(self, connection: BaseDatabaseWrapper) -> None:
         """Deliveries have been written, and wait for the commit of the transaction that is open, if one is."""
 
 
-deliverer: Deliverer | None = None
+delivery_source: DeliverySource | None = None
 
-keep_unchanged = True
+record_unchanged = True
 """Whether a save that changed nothing, and whose receivers did not fail, makes an event."""
-UNCHANGED: Final[Described] = ("changes", {})
+UNCHANGED: Final[ChangeDescription] = ("changes", {})
 
 
 # ------------------------------------------------------------------ drafts to rows
 
 
-def batch_of(
-    drafts: Iterable[Draft],
+def build_batch(
+    events: Iterable[PendingEvent],
     *,
-    traces: Sequence[Row] = (),
-    late: Sequence[Row] = (),
-    ended: Sequence[Row] = (),
-    lost: Callable[[Draft, Exception], None] | None = None,
+    traces: Sequence[TableRow] = (),
+    event_updates: Sequence[TableRow] = (),
+    trace_updates: Sequence[TableRow] = (),
+    on_delivery_error: Callable[[PendingEvent, Exception], None] | None = None,
 ) -> Batch:
     """Return what is to be written of ``drafts``, whose transaction commits unless they say otherwise: their events and
     the deliveries of these.
@@ -81,106 +81,113 @@ def batch_of(
     Raises what making a delivery raises: an event may be dropped, a delivery may not. Where the change can't be taken
     back any more, ``lost`` is told instead.
     """
-    if deliverer is None:
-        return Batch(event_rows(drafts, Outcome.COMMITTED), traces, late, (), ended)
-    deliveries: list[Row] = []
+    if delivery_source is None:
+        return Batch(build_event_rows(events, Outcome.COMMITTED), traces, event_updates, (), trace_updates)
+    deliveries: list[TableRow] = []
     awaited = set()
-    drafts = list(drafts)
-    for draft in drafts:
+    events = list(events)
+    for draft in events:
         try:
-            made = deliverer.delivery_rows(draft)
+            made = delivery_source.build_delivery_rows(draft)
         except Exception as error:
-            if lost is None:
+            if on_delivery_error is None:
                 raise
-            lost(draft, error)
+            on_delivery_error(draft, error)
             continue
         if made:
             deliveries += made
             awaited.add(draft.span)
-    return Batch(event_rows(drafts, Outcome.COMMITTED, awaited), traces, late, deliveries, ended)
+    return Batch(build_event_rows(events, Outcome.COMMITTED, awaited), traces, event_updates, deliveries, trace_updates)
 
 
-def event_rows(drafts: Iterable[Draft], outcome: Outcome, awaited: Container[int] = ()) -> list[Row]:
+def build_event_rows(
+    events: Iterable[PendingEvent], outcome: Outcome, spans_with_deliveries: Container[int] = ()
+) -> list[TableRow]:
     """Return the rows of ``drafts``; ``outcome`` is that of their transaction. A draft that can't be encoded is
     dropped, counted and logged: it must not take the others with it. ``awaited`` are the spans of events that have
     deliveries, and are kept even if they changed nothing."""
     rows = []
-    keep = processors.chosen()
+    keep = processors.get_configured_processor()
     word = outcome._value_  # ``value`` takes a call
-    for draft in drafts:
+    for draft in events:
         try:
             described = None if draft.change is None else describe(draft.change)
-            if described == UNCHANGED and not keep_unchanged and not draft.errors and draft.span not in awaited:
+            if (
+                described == UNCHANGED
+                and not record_unchanged
+                and not draft.errors
+                and draft.span not in spans_with_deliveries
+            ):
                 continue
-            row = event_row(draft, word, described)
+            row = build_event_row(draft, word, described)
             if keep is not None:
-                text = processors.judge(keep, dict(zip(_NAMES, row, strict=True)), row[-1])
-                if text is None and draft.span not in awaited:
+                text = processors.apply(keep, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), row[-1])
+                if text is None and draft.span not in spans_with_deliveries:
                     continue
                 row = (*row[:-1], text or row[-1])
             rows.append(row)
         except Exception:  # values come from the application; whatever they do stays here
-            tally.dropped += 1
+            write_stats.dropped += 1
             logger.exception("An event of %s could not be encoded and is dropped.", draft.signal)
     return rows
 
 
-def event_row(draft: Draft, outcome: str, described: Described | None = None) -> Row:
+def build_event_row(event: PendingEvent, outcome: str, description: ChangeDescription | None = None) -> TableRow:
     """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction, and
     ``described`` what ``describe`` says of its change."""
-    actor = draft.actor
-    duration = draft.duration
+    actor = event.actor
+    duration = event.duration
     return (
-        draft.time // 1000,
-        draft.trace.id,
-        draft.span,
-        draft.parent,
-        draft.signal,
-        draft.sender,
-        draft.key,
-        draft.label,
+        event.time // 1000,
+        event.trace.id,
+        event.span,
+        event.parent,
+        event.signal,
+        event.sender,
+        event.key,
+        event.label,
         "" if actor is None else actor.key,
         "" if actor is None else actor.label,
-        draft.using,
-        settled(draft, outcome),
+        event.using,
+        get_stored_outcome(event, outcome),
         None if duration is None else duration // 1000,
-        draft.errors,
-        data_text(draft, described),
+        event.errors,
+        build_data_json(event, description),
     )
 
 
-def settled(draft: Draft, outcome: str) -> str:
+def get_stored_outcome(event: PendingEvent, outcome: str) -> str:
     """Return the outcome that is stored: a change is committed or rolled back, whatever its receivers did."""
-    if draft.outcome is None:
+    if event.outcome is None:
         return outcome
-    if draft.outcome is Outcome.ROLLED_BACK or outcome == "rolled_back":
+    if event.outcome is Outcome.ROLLED_BACK or outcome == "rolled_back":
         return "rolled_back"
-    return outcome if draft.change is not None else draft.outcome.value
+    return outcome if event.change is not None else event.outcome.value
 
 
-def data_text(draft: Draft, described: Described | None = None) -> str:
+def build_data_json(event: PendingEvent, description: ChangeDescription | None = None) -> str:
     """Return the JSON text of what has no column of its own."""
     text = ""
-    args = draft.args
+    args = event.args
     if args is not None:  # the common save's arguments come as ready-made text
         text = f'"args":{args if type(args) is str else encoder.dumps(args)},'
-    if draft.announced is not None:
-        text += f'"announced":{draft.announced // 1000},'
-    if described is not None and draft.change is not None:
-        text += _fields_text(draft.change, described) + ","
-    if draft.runs is not None:
-        text += f'"receivers":{encoder.dumps([_run(run) for run in draft.runs])},'
+    if event.pre_signal_time is not None:
+        text += f'"announced":{event.pre_signal_time // 1000},'
+    if description is not None and event.change is not None:
+        text += _build_change_json(event.change, description) + ","
+    if event.receiver_calls is not None:
+        text += f'"receivers":{encoder.dumps([_build_receiver_call_data(run) for run in event.receiver_calls])},'
     return f"{{{text[:-1]}}}"
 
 
-def _run(run: ReceiverRun) -> dict[str, Any]:
-    site, spent, error = run
-    return {"name": site.name, "place": site.place, "us": None if spent is None else spent // 1000, "error": error}
+def _build_receiver_call_data(call: ReceiverCall) -> dict[str, Any]:
+    site, spent, error = call
+    return {"name": site.name, "place": site.location, "us": None if spent is None else spent // 1000, "error": error}
 
 
-def _fields_text(change: RowChange, described: Described) -> str:
+def _build_change_json(change: RowChange, description: ChangeDescription) -> str:
     """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
-    part, values = described
+    part, values = description
     fields = change.fields
     text = f'"{part}":{encoder.fields_text(values, special=fields.special, redactor=fields.redactor)}'
     if not fields.choices and not change.labels:
@@ -189,10 +196,10 @@ def _fields_text(change: RowChange, described: Described) -> str:
     return text if not labels else text + ',"labels":' + encoder.dumps(labels)
 
 
-def trace_row(trace: Trace) -> Row:
+def build_trace_row(trace: Trace) -> TableRow:
     """Return the row of ``trace``, in the order of ``TRACE_COLUMNS``."""
-    actor = trace.actor()
-    counted: dict[str, Any] = trace.counts
+    actor = trace.get_actor()
+    counted: dict[str, Any] = trace.init_counts
     counts = {
         signal: {model._meta.label: number for model, number in models.items()}
         for signal, models in counted.items()
@@ -214,46 +221,48 @@ def trace_row(trace: Trace) -> Row:
     )
 
 
-def late_row(draft: Draft) -> Row:
+def build_event_update(event: PendingEvent) -> TableRow:
     """Return what is known of ``draft`` only after it was written: duration, errors and data, with trace and span."""
-    duration = draft.duration
-    described = None if draft.change is None else describe(draft.change)
-    text = data_text(draft, described)
-    if (keep := processors.chosen()) is not None:  # what it added is to stay, whatever it says of keeping now
-        row = event_row(draft, "committed", described)
-        text = processors.judge(keep, dict(zip(_NAMES, row, strict=True)), text) or text
-    return (None if duration is None else duration // 1000, draft.errors, text, draft.trace.id, draft.span)
+    duration = event.duration
+    described = None if event.change is None else describe(event.change)
+    text = build_data_json(event, described)
+    if (
+        keep := processors.get_configured_processor()
+    ) is not None:  # what it added is to stay, whatever it says of keeping now
+        row = build_event_row(event, "committed", described)
+        text = processors.apply(keep, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), text) or text
+    return (None if duration is None else duration // 1000, event.errors, text, event.trace.id, event.span)
 
 
-def ended_row(trace: Trace) -> Row:
+def build_trace_update(trace: Trace) -> TableRow:
     """Return what is known of ``trace`` only when it has ended, with its id and time."""
-    trace_id, *_, started, duration, status, events, errors, rolled_back, data = trace_row(trace)
+    trace_id, *_, started, duration, status, events, errors, rolled_back, data = build_trace_row(trace)
     return (duration, status, events, errors, rolled_back, data, trace_id, started)
 
 
-def trace_rows(traces: Iterable[Trace]) -> list[Row]:
+def build_trace_rows(traces: Iterable[Trace]) -> list[TableRow]:
     """Return the rows of ``traces`` that can be encoded."""
-    return _encoded(trace_row, traces, "A trace")
+    return _build_rows(build_trace_row, traces, "A trace")
 
 
-def ended_rows(traces: Iterable[Trace]) -> list[Row]:
+def build_trace_updates(traces: Iterable[Trace]) -> list[TableRow]:
     """Return what completes the rows of ``traces``, of those that can be encoded."""
-    return _encoded(ended_row, traces, "The end of a trace")
+    return _build_rows(build_trace_update, traces, "The end of a trace")
 
 
-def late_rows(drafts: Iterable[Draft]) -> list[Row]:
+def build_event_updates(events: Iterable[PendingEvent]) -> list[TableRow]:
     """Return the late rows of ``drafts`` that can be encoded."""
-    return _encoded(late_row, drafts, "What came late of an event")
+    return _build_rows(build_event_update, events, "What came late of an event")
 
 
-def _encoded(encode: Callable[[T], Row], things: Iterable[T], what: str) -> list[Row]:
+def _build_rows(build: Callable[[T], TableRow], items: Iterable[T], label: str) -> list[TableRow]:
     rows = []
-    for thing in things:
+    for thing in items:
         try:
-            rows.append(encode(thing))
+            rows.append(build(thing))
         except Exception:  # values come from the application; whatever they do stays here
-            tally.dropped += 1
-            logger.exception("%s could not be encoded and is dropped.", what)
+            write_stats.dropped += 1
+            logger.exception("%s could not be encoded and is dropped.", label)
     return rows
 
 
@@ -271,13 +280,13 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool = False
     if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
         connection.ensure_connection()  # there the database is forbidden, as pytest-django does where a test has none
     with connection.wrap_database_errors:
-        backends.write(connection, batch, commit=commit)
-    tally.written += len(batch.events)
-    if batch.deliveries and deliverer is not None:
-        deliverer.delivered(connection)
+        backends.write(connection, batch, with_commit=commit)
+    write_stats.written += len(batch.events)
+    if batch.deliveries and delivery_source is not None:
+        delivery_source.on_deliveries_written(connection)
 
 
-def write_apart(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple[Batch, Exception | None]]:
+def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple[Batch, Exception | None]]:
     """Write ``batch`` and yield what was written: all of it, unless the database refuses some of its rows. Then the
     others are written, and each that is refused is yielded with the error.
 
@@ -286,16 +295,16 @@ def write_apart(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple
     parts = deque([[batch]])
     while parts:
         part = parts.popleft()
-        whole = together(part)
+        whole = merge(part)
         try:
             write(connection, whole)
         except Exception as error:
-            if not backends.refused(connection, error) or (
-                backends.in_transaction(connection) and not backends.survived(connection, error)
+            if not backends.is_row_error(connection, error) or (
+                backends.in_transaction(connection) and not backends.is_transaction_alive(connection, error)
             ):
                 raise
             if len(part) == 1:
-                part = part[0].apart()
+                part = part[0].split()
             if len(part) == 1:
                 yield whole, error
             else:
@@ -305,55 +314,57 @@ def write_apart(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple
             yield whole, None
 
 
-def drop(part: Batch, error: Exception) -> None:
+def count_dropped(batch: Batch, error: Exception) -> None:
     """Count and log one row that the database refuses."""
-    tally.dropped += 1
-    what = f"An event of {part.events[0][4]}" if part.events else "A trace" if part.traces else "A part of an event"
+    write_stats.dropped += 1
+    what = f"An event of {batch.events[0][4]}" if batch.events else "A trace" if batch.traces else "A part of an event"
     logger.error("%s could not be written and is dropped: %r", what, error)
 
 
 # ------------------------------------------------------------------ are the tables there?
 
-_ready: dict[tuple[str, str], float] = {}
+_table_checks: dict[tuple[str, str], float] = {}
 """By alias and database: infinity where the tables were found, else when to look again."""
 
 
-def ready(connection: BaseDatabaseWrapper) -> bool:
+def has_tables(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the tables stand in the database of ``connection``."""
     key = (connection.alias, str(connection.settings_dict["NAME"]))
-    known = _ready.get(key)
-    if known is not None and (known == _FOUND or time.monotonic() < known):
-        return known == _FOUND
+    known = _table_checks.get(key)
+    if known is not None and (known == _TABLES_FOUND or time.monotonic() < known):
+        return known == _TABLES_FOUND
     with connection.wrap_database_errors:
-        found = _has_tables(connection)
-    _ready[key] = _FOUND if found else time.monotonic() + LOOK_AGAIN
+        found = _query_has_tables(connection)
+    _table_checks[key] = _TABLES_FOUND if found else time.monotonic() + TABLE_CHECK_SECONDS
     return found
 
 
-_FOUND: Final = float("inf")
+_TABLES_FOUND: Final = float("inf")
 
 
-def forget() -> None:
+def clear_table_cache() -> None:
     """Look for the tables anew: a migration or a flush has run."""
-    _ready.clear()
+    _table_checks.clear()
 
 
-def _has_tables(connection: BaseDatabaseWrapper) -> bool:
+def _query_has_tables(connection: BaseDatabaseWrapper) -> bool:
     connection.ensure_connection()
     raw: Any = connection.connection
     match connection.vendor:
         case "sqlite":
             sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
-            return bool(raw.execute(sql, (EVENT, TRACE)).fetchone()[0] == 2)
+            return bool(raw.execute(sql, (EVENT_TABLE, TRACE_TABLE)).fetchone()[0] == 2)
         case "postgresql":
-            with backends.postgresql_cursor(connection) as cursor:
-                cursor.execute("SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", (EVENT, TRACE))
+            with backends.create_postgresql_cursor(connection) as cursor:
+                cursor.execute(
+                    "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", (EVENT_TABLE, TRACE_TABLE)
+                )
                 return bool(cursor.fetchone()[0])
         case _:
             with raw.cursor() as cursor:
                 cursor.execute(
                     "SELECT count(*) FROM information_schema.tables "
                     "WHERE table_schema = database() AND table_name IN (%s, %s)",
-                    (EVENT, TRACE),
+                    (EVENT_TABLE, TRACE_TABLE),
                 )
                 return bool(cursor.fetchone()[0] == 2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from signalbox.models import Event, Trace
-from signalbox.queries.filters import Filter
+from signalbox.queries.filters import EventFilter
 
-PAGE = 50
+PAGE_SIZE = 50
 """Rows of a page, unless another number is asked for."""
 
 
-def events(
-    wanted: Filter | None = None, *, before: int | None = None, limit: int = PAGE, using: str | None = None
+def get_events(
+    event_filter: EventFilter | None = None,
+    *,
+    before: int | None = None,
+    limit: int = PAGE_SIZE,
+    using: str | None = None,
 ) -> list[Event]:
     """Return the newest ``limit`` events that are wanted, of those with an id below ``before``.
 
@@ -19,16 +23,20 @@ def events(
     found = Event.objects.using(using)
     if before is not None:
         found = found.filter(id__lt=before)
-    return list((wanted or Filter()).apply(found).order_by("-id")[:limit])
+    return list((event_filter or EventFilter()).apply(found).order_by("-id")[:limit])
 
 
-def event(event_id: int, *, using: str | None = None) -> Event | None:
+def get_event(event_id: int, *, using: str | None = None) -> Event | None:
     """Return the event with this id, if there is one."""
     return Event.objects.using(using).filter(id=event_id).first()
 
 
-def traces(
-    wanted: Filter | None = None, *, before: int | None = None, limit: int = PAGE, using: str | None = None
+def get_traces(
+    event_filter: EventFilter | None = None,
+    *,
+    before: int | None = None,
+    limit: int = PAGE_SIZE,
+    using: str | None = None,
 ) -> list[Trace]:
     """Return the newest ``limit`` traces that are wanted, or in which a wanted event happened, by ids below ``before``.
 
@@ -37,4 +45,4 @@ def traces(
     found = Trace.objects.using(using)
     if before is not None:
         found = found.filter(id__lt=before)
-    return list((wanted or Filter()).apply_to_traces(found).order_by("-id")[:limit])
+    return list((event_filter or EventFilter()).apply_to_traces(found).order_by("-id")[:limit])

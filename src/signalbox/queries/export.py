@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from signalbox.models import Event, Trace, moment
+from signalbox.models import Event, Trace, to_datetime
 
 
-def event_record(event: Event) -> dict[str, Any]:
+def event_to_dict(event: Event) -> dict[str, Any]:
     """Return an event as a JSON-able dict.
 
     Spans are 16 hexadecimal digits, as in W3C's ``traceparent``: numbers of 63 bits do not survive every JSON parser.
     """
     return {
         "id": event.id,
-        "time": iso(event.time),
+        "time": format_iso(event.time),
         "trace_id": event.trace_id,
-        "span": span(event.span),
-        "parent": None if event.parent is None else span(event.parent),
+        "span": format_span(event.span),
+        "parent": None if event.parent is None else format_span(event.parent),
         "signal": event.signal,
         "sender": event.sender,
         "object_key": event.object_key,
@@ -32,11 +32,11 @@ def event_record(event: Event) -> dict[str, Any]:
     }
 
 
-def trace_record(trace: Trace) -> dict[str, Any]:
+def trace_to_dict(trace: Trace) -> dict[str, Any]:
     """Return a trace as a JSON-able dict."""
     return {
         "id": trace.id,
-        "time": iso(trace.time),
+        "time": format_iso(trace.time),
         "trace_id": trace.trace_id,
         "kind": trace.kind,
         "name": trace.name,
@@ -51,11 +51,11 @@ def trace_record(trace: Trace) -> dict[str, Any]:
     }
 
 
-def iso(microseconds: int) -> str:
+def format_iso(microseconds: int) -> str:
     """Return microseconds since the epoch as an ISO 8601 text in UTC, to the microsecond."""
-    return moment(microseconds).isoformat(timespec="microseconds")
+    return to_datetime(microseconds).isoformat(timespec="microseconds")
 
 
-def span(number: int) -> str:
+def format_span(number: int) -> str:
     """Return a span as 16 hexadecimal digits."""
     return f"{number:016x}"

@@ -14,17 +14,17 @@ from django.db.models.functions import Cast
 from django.db.models.lookups import IContains
 from django.utils import timezone
 
-from signalbox.core.catalog import BUILTIN, Group
+from signalbox.core.catalog import BUILTIN_SIGNALS, Group
 from signalbox.core.event import Outcome
-from signalbox.models import Event, Trace, microseconds
-from signalbox.models import now as clock
+from signalbox.models import Event, Trace, to_microseconds
+from signalbox.models import utc_now as clock
 from signalbox.queries import time_index
 
-GROUPS: Final[tuple[str, ...]] = get_args(Group)
+SIGNAL_GROUPS: Final[tuple[str, ...]] = get_args(Group)
 
-UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+TIME_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-TIME_EXPECTED: Final = (
+EXPECTED_TIME_FORMATS: Final = (
     'a time was expected: how long ago as "15m", "2h" or "3d", a day as 2026-03-01, or a moment as 2026-03-01T12:30.'
 )
 
@@ -32,13 +32,13 @@ TIME_EXPECTED: Final = (
 class FilterError(ValueError):
     """A value that chooses events can't be read."""
 
-    def __init__(self, key: str, value: object, expected: str) -> None:
-        super().__init__(f"{key} is {value!r}; {expected}")
-        self.key = key
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field} is {value!r}; {expected}")
+        self.field = field
         """Which part of the filter it was given for."""
 
 
-class ObjectName(NamedTuple):
+class ObjectReference(NamedTuple):
     """An object as its events name it; written ``shop.Order:17``."""
 
     sender: str
@@ -51,7 +51,7 @@ class ObjectName(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Filter:
+class EventFilter:
     """Which events are wanted: those that meet every part; of a part with several values, any of them."""
 
     signal: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Filter:
     """Senders, as ``shop.Order``; a name without a dot stands for the whole app: ``shop``."""
     actor: tuple[str, ...] = ()
     """Primary keys of users as text, or actors' names."""
-    object: ObjectName | None = None
+    object: ObjectReference | None = None
     """The object that they are about."""
     trace: tuple[str, ...] = ()
     """Trace ids, or how they begin."""
@@ -80,16 +80,16 @@ class Filter:
     """The moment after the last, aware."""
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any], *, now: dt.datetime | None = None) -> Filter:
+    def parse(cls, params: Mapping[str, Any], *, now: dt.datetime | None = None) -> EventFilter:
         """Return the filter that command-line options or a query string ask for.
 
         ``given`` maps the names of this class's attributes to a text, a list of texts or ``None``; other keys are left
         alone, empty texts ask for nothing. Times are read in the current time zone, and back from ``now`` (aware).
         Raises ``FilterError`` for a value that can't be read.
         """
-        several = {key: tuple(_texts(given.get(key))) for key in SEVERAL}
-        several["sender"] = tuple(map(_label, several["sender"]))
-        for key, allowed in (("outcome", tuple(Outcome)), ("group", GROUPS)):
+        several = {key: tuple(_to_strings(params.get(key))) for key in MULTI_VALUE_FIELDS}
+        several["sender"] = tuple(map(_normalize_sender, several["sender"]))
+        for key, allowed in (("outcome", tuple(Outcome)), ("group", SIGNAL_GROUPS)):
             for value in several[key]:
                 if value not in allowed:
                     raise FilterError(key, value, f"one of {', '.join(allowed)} was expected.")
@@ -97,13 +97,13 @@ class Filter:
             if not re.fullmatch("[0-9a-f]{4,32}", value):
                 raise FilterError("trace", value, "4 to 32 hexadecimal digits were expected.")
         now = now or clock()
-        since, until = _one(given, "since"), _one(given, "until")
+        since, until = _get_single(params, "since"), _get_single(params, "until")
         return cls(
             **several,
-            object=_object(_one(given, "object")),
-            text=_one(given, "text"),
-            since=moment_told("since", since, now) if since else None,
-            until=moment_told("until", until, now, end_of_day=True) if until else None,
+            object=_parse_object(_get_single(params, "object")),
+            text=_get_single(params, "text"),
+            since=parse_time("since", since, now) if since else None,
+            until=parse_time("until", until, now, end_of_day=True) if until else None,
         )
 
     def apply(self, queryset: QuerySet[Event]) -> QuerySet[Event]:
@@ -111,9 +111,9 @@ class Filter:
 
         A time costs some small queries first, which find the ids between which its events must lie: see ``bounds``.
         """
-        found = queryset.filter(self._untimed())
+        found = queryset.filter(self._to_q_without_time())
         if self.since is not None or self.until is not None:
-            found = time_index.between(found, self.since, self.until)
+            found = time_index.filter_by_time(found, self.since, self.until)
         return found
 
     def apply_to_traces(self, queryset: QuerySet[Trace]) -> QuerySet[Trace]:
@@ -121,51 +121,53 @@ class Filter:
 
         A trace counts at the moment of its end, which is when its row is written.
         """
-        found = queryset.filter(_any("kind", self.kind) & _actor(self.actor) & beginning(self.trace))
+        found = queryset.filter(_values_q("kind", self.kind) & _actor_q(self.actor) & trace_id_prefix_q(self.trace))
         if self.text:
             named = Q(name__icontains=self.text) | Q(actor_label__icontains=self.text)
-            found = found.filter(named | _data_contains(self.text))
-        of_events = self._of_signals() & self._of_objects()
+            found = found.filter(named | _data_contains_q(self.text))
+        of_events = self._signal_q() & self._object_q()
         if of_events:
             events = Event.objects.using(queryset.db)
             found = found.filter(Exists(events.filter(of_events, trace_id=OuterRef("trace_id"))))
         if self.since is not None or self.until is not None:
-            found = time_index.between(found, self.since, self.until)
+            found = time_index.filter_by_time(found, self.since, self.until)
         return found
 
-    def conditions(self) -> Q:
+    def to_q(self) -> Q:
         """Return what an event's row must meet, ids left aside; an empty ``Q`` if every event is wanted."""
-        wanted = self._untimed()
+        wanted = self._to_q_without_time()
         if self.since is not None:
-            wanted &= Q(time__gte=microseconds(self.since))
+            wanted &= Q(time__gte=to_microseconds(self.since))
         if self.until is not None:
-            wanted &= Q(time__lt=microseconds(self.until))
+            wanted &= Q(time__lt=to_microseconds(self.until))
         return wanted
 
-    def _untimed(self) -> Q:
-        wanted = self._of_signals() & self._of_objects() & _actor(self.actor) & beginning(self.trace)
+    def _to_q_without_time(self) -> Q:
+        wanted = self._signal_q() & self._object_q() & _actor_q(self.actor) & trace_id_prefix_q(self.trace)
         if self.kind:
             wanted &= Q(Exists(Trace.objects.filter(trace_id=OuterRef("trace_id"), kind__in=self.kind)))
         if self.text:
             places = ("signal", "sender", "object_key", "object_label", "actor_label")
-            anywhere = _data_contains(self.text)
+            anywhere = _data_contains_q(self.text)
             for place in places:
                 anywhere |= Q(**{f"{place}__icontains": self.text})
             wanted &= anywhere
         return wanted
 
-    def _of_signals(self) -> Q:
-        wanted = _any("signal", self.signal) & _any("outcome", self.outcome) & _any("database", self.database)
+    def _signal_q(self) -> Q:
+        wanted = (
+            _values_q("signal", self.signal) & _values_q("outcome", self.outcome) & _values_q("database", self.database)
+        )
         if self.group:
-            names = [name for name, entry in BUILTIN.items() if entry.group in self.group]
+            names = [name for name, entry in BUILTIN_SIGNALS.items() if entry.group in self.group]
             grouped = Q(signal__in=names)
             if "custom" in self.group:
-                grouped |= ~Q(signal__in=list(BUILTIN))
+                grouped |= ~Q(signal__in=list(BUILTIN_SIGNALS))
             wanted &= grouped
         return wanted
 
-    def _of_objects(self) -> Q:
-        wanted = _any("sender", [sender for sender in self.sender if "." in sender])
+    def _object_q(self) -> Q:
+        wanted = _values_q("sender", [sender for sender in self.sender if "." in sender])
         for app in (sender for sender in self.sender if "." not in sender):
             wanted |= Q(sender=app) | Q(sender__startswith=f"{app}.")
         if self.object is not None:
@@ -173,60 +175,60 @@ class Filter:
         return wanted
 
 
-SEVERAL: Final = ("signal", "group", "sender", "actor", "trace", "outcome", "kind", "database")
+MULTI_VALUE_FIELDS: Final = ("signal", "group", "sender", "actor", "trace", "outcome", "kind", "database")
 """Parts of a filter that may have several values."""
 
 
-def _data_contains(text: str) -> Q:
+def _data_contains_q(text: str) -> Q:
     return Q(IContains(Cast("data", TextField()), text))
 
 
-def _any(column: str, values: Iterable[str]) -> Q:
+def _values_q(column: str, values: Iterable[str]) -> Q:
     chosen = list(values)
     if not chosen:
         return Q()
     return Q(**{column: chosen[0]}) if len(chosen) == 1 else Q(**{f"{column}__in": chosen})
 
 
-def _actor(names: Iterable[str]) -> Q:
+def _actor_q(names: Iterable[str]) -> Q:
     chosen = list(names)
     return Q(actor_key__in=chosen) | Q(actor_label__in=chosen) if chosen else Q()
 
 
-def beginning(ids: Iterable[str]) -> Q:
+def trace_id_prefix_q(prefixes: Iterable[str]) -> Q:
     """Return what rows of traces meet whose ids begin so, or are these."""
     wanted = Q()
-    for start in ids:
+    for start in prefixes:
         # Not LIKE: outside of the C locale PostgreSQL has no use for an index there.
         between = (start.ljust(32, "0"), start.ljust(32, "f"))
         wanted |= Q(trace_id=start) if len(start) == 32 else Q(trace_id__range=between)
     return wanted
 
 
-def _texts(value: object) -> list[str]:
+def _to_strings(value: object) -> list[str]:
     if value is None:
         return []
     values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     return [text for item in values if (text := str(item).strip())]
 
 
-def _one(given: Mapping[str, object], key: str) -> str:
-    values = _texts(given.get(key))
+def _get_single(params: Mapping[str, object], key: str) -> str:
+    values = _to_strings(params.get(key))
     if len(values) > 1:
         raise FilterError(key, ", ".join(values), "one value was expected.")
     return values[0] if values else ""
 
 
-def _object(text: str) -> ObjectName | None:
+def _parse_object(text: str) -> ObjectReference | None:
     if not text:
         return None
     sender, colon, key = text.partition(":")
     if not (colon and "." in sender and key):
         raise FilterError("object", text, "a model and a primary key were expected, as shop.Order:17.")
-    return ObjectName(_label(sender), key)
+    return ObjectReference(_normalize_sender(sender), key)
 
 
-def _label(sender: str) -> str:
+def _normalize_sender(sender: str) -> str:
     """Return a model's label as its events have it, in whatever case it was written; other names stay as they are."""
     try:
         return str(apps.get_model(sender)._meta.label) if sender.count(".") == 1 else sender
@@ -234,14 +236,14 @@ def _label(sender: str) -> str:
         return sender
 
 
-def moment_told(key: str, text: str, now: dt.datetime, *, end_of_day: bool = False) -> dt.datetime:
+def parse_time(field: str, text: str, now: dt.datetime, *, end_of_day: bool = False) -> dt.datetime:
     """Return the moment that ``text`` tells; of a whole day its first, or the first of the next with ``end_of_day``.
 
     Raises ``FilterError``, about ``key``, for a text that can't be read.
     """
     try:
         if ago := re.fullmatch(r"(\d+)([smhdw])", text):
-            return now - dt.timedelta(**{UNITS[ago[2]]: int(ago[1])})
+            return now - dt.timedelta(**{TIME_UNITS[ago[2]]: int(ago[1])})
         if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
             day = dt.datetime.fromisoformat(text)
             if end_of_day and day.date() == dt.date.max:  # there is no day after it
@@ -250,4 +252,4 @@ def moment_told(key: str, text: str, now: dt.datetime, *, end_of_day: bool = Fal
         moment = dt.datetime.fromisoformat(text)
         return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
     except (ValueError, OverflowError) as error:
-        raise FilterError(key, text, TIME_EXPECTED) from error
+        raise FilterError(field, text, EXPECTED_TIME_FORMATS) from error

@@ -18,20 +18,20 @@ from django.utils import timezone
 
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata
-from signalbox.models import Event, microseconds
+from signalbox.models import Event, to_microseconds
 from signalbox.pipeline import writer
 from signalbox.serialization import encoder
 from signalbox.serialization.diff import row
 
-BULK: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
+BULK_SIGNALS: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
 
-DELETES: Final = frozenset({"post_delete", "bulk_delete"})
+DELETE_SIGNALS: Final = frozenset({"post_delete", "bulk_delete"})
 
-STEPS: Final = 100
+FETCH_SIZE: Final = 100
 """Events that are read at a time on the way to an object's state."""
 
 
-class State(Mapping[str, Any]):
+class ObjectState(Mapping[str, Any]):
     """What an object's fields held at a time, as they are recorded: a mapping of field to JSON value.
 
     ``UNKNOWN`` stands for a value that no event tells. An object that was not there has no fields.
@@ -57,34 +57,40 @@ class State(Mapping[str, Any]):
         return f"<State at {self.at.isoformat()}: {dict(self._values) if self.exists else 'not there'}>"
 
     @property
-    def unknown(self) -> frozenset[str]:
+    def unknown_fields(self) -> frozenset[str]:
         """Names of the fields whose value no event tells."""
         return frozenset(name for name, value in self._values.items() if value is UNKNOWN)
 
 
-def history(subject: Model | type[Model], pk: Any = None, *, using: str | None = None) -> ObjectHistory:
+def history(instance_or_model: Model | type[Model], pk: Any = None, *, using: str | None = None) -> ObjectHistory:
     """Return the history of an object, given itself or its model and primary key: ``history(order)``,
     ``history(Order, 17)``. The object may have been deleted.
 
     ``using`` is the alias of the database that it is written to; without it the routers are asked.
     Raises ``TypeError`` if ``subject`` is neither, or a model that another one replaces, or if there is no key.
     """
-    if isinstance(subject, Model):
-        key = subject.pk if pk is None else pk
+    if isinstance(instance_or_model, Model):
+        key = instance_or_model.pk if pk is None else pk
         if key is None:
             raise TypeError(
-                f"history() was given an unsaved {subject._meta.label}: it has no key yet. "
-                f"Of a deleted object, write history({type(subject).__name__}, key)."
+                f"history() was given an unsaved {instance_or_model._meta.label}: it has no key yet. "
+                f"Of a deleted object, write history({type(instance_or_model).__name__}, key)."
             )
-        alias = using or router.db_for_write(type(subject), instance=subject)
-        return ObjectHistory(type(subject), key, alias)
-    if not (isinstance(subject, type) and issubclass(subject, Model)):  # type: ignore[redundant-expr]
-        raise TypeError(f"history() was given {type(subject).__name__}; an object, or a model and a key, was expected.")
-    if subject._meta.swapped:
-        raise TypeError(f"{subject._meta.label} is not in use: {subject._meta.swapped} replaces it.")
+        alias = using or router.db_for_write(type(instance_or_model), instance=instance_or_model)
+        return ObjectHistory(type(instance_or_model), key, alias)
+    if not (isinstance(instance_or_model, type) and issubclass(instance_or_model, Model)):  # type: ignore[redundant-expr]
+        raise TypeError(
+            f"history() was given {type(instance_or_model).__name__}; an object, or a model and a key, was expected."
+        )
+    if instance_or_model._meta.swapped:
+        raise TypeError(
+            f"{instance_or_model._meta.label} is not in use: {instance_or_model._meta.swapped} replaces it."
+        )
     if pk is None:
-        raise TypeError(f"history({subject.__name__}) lacks the primary key: write history({subject.__name__}, 17).")
-    return ObjectHistory(subject, pk, using or router.db_for_write(subject))
+        raise TypeError(
+            f"history({instance_or_model.__name__}) lacks the primary key: write history({instance_or_model.__name__}, 17)."
+        )
+    return ObjectHistory(instance_or_model, pk, using or router.db_for_write(instance_or_model))
 
 
 class ObjectHistory:
@@ -92,7 +98,7 @@ class ObjectHistory:
 
     def __init__(self, model: type[Model], pk: Any, using: str) -> None:
         self.model = model
-        self.pk = _as_key(model, pk)
+        self.pk = _normalize_pk(model, pk)
         self.using = using
         """Alias of the database that the object is written to, where its events lie."""
         self.key = model_metadata.of(model).key_of(self.pk)
@@ -110,12 +116,12 @@ class ObjectHistory:
         their model and then looked into one by one: a model with millions of them takes its time. One that left out
         keys, and so may have touched it, is marked ``uncertain``.
         """
-        found = self._candidates()
+        found = self._get_candidates()
         if before is not None:
             found = found.filter(id__lt=before)
-        return islice(self._concerning(found.order_by("-id").iterator(chunk_size=500)), limit)
+        return islice(self._filter_relevant(found.order_by("-id").iterator(chunk_size=500)), limit)
 
-    def as_of(self, when: dt.datetime) -> State:
+    def as_of(self, when: dt.datetime) -> ObjectState:
         """Return the object's fields as they were at ``when``.
 
         A field's value is what the last event up to then says; without one, what the first event after it says was
@@ -123,45 +129,49 @@ class ObjectHistory:
         Raises ``TypeError`` for anything but an aware datetime; where ``USE_TZ`` is off, a naive one is read in the
         current time zone.
         """
-        return self._state(when, self._steps(self._telling(when)), self._present())
+        return self._build_state(
+            when, self._build_row_effects(self._get_events_for_state(when)), self._get_current_values()
+        )
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
         """Return ``{field: [value at start, at end]}`` for the fields that differ; ``None`` where it was not there."""
-        steps, present = self._steps(self), self._present()
-        old, new = self._state(start, steps, present), self._state(end, steps, present)
+        steps, present = self._build_row_effects(self), self._get_current_values()
+        old, new = self._build_state(start, steps, present), self._build_state(end, steps, present)
         names = list(dict.fromkeys([*old, *new]))
         return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
 
     # ------------------------------------------------------------ which events
 
-    def _candidates(self) -> QuerySet[Any]:
-        home = self.using if writer.ready(connections[self.using]) else router.db_for_read(Event)
-        own = Q(sender__in=self._labels) & (Q(object_key=self.key) | Q(object_key="", signal__in=BULK))
-        others = Q(sender__in=self._throughs, signal="m2m_changed") | Q(sender__in=self._ends, signal__in=DELETES)
+    def _get_candidates(self) -> QuerySet[Any]:
+        home = self.using if writer.has_tables(connections[self.using]) else router.db_for_read(Event)
+        own = Q(sender__in=self._sender_labels) & (Q(object_key=self.key) | Q(object_key="", signal__in=BULK_SIGNALS))
+        others = Q(sender__in=self._through_models, signal="m2m_changed") | Q(
+            sender__in=self._through_foreign_keys, signal__in=DELETE_SIGNALS
+        )
         return Event.objects.using(home).filter(own | others, database=self.using)
 
     @cached_property
-    def _labels(self) -> list[str]:
+    def _sender_labels(self) -> list[str]:
         """Labels under which events tell of the object: its model's, its proxies', and those of the models that it
         extends or that extend it, where they share its key."""
         return [
             model._meta.label
             for model in apps.get_models(include_auto_created=True)
-            if _same_key(model, self.model) or _same_key(self.model, model)
+            if _shares_pk(model, self.model) or _shares_pk(self.model, model)
         ]
 
     @cached_property
-    def _own(self) -> frozenset[str]:
+    def _model_and_child_labels(self) -> frozenset[str]:
         """Those of them under which events tell that the object is there: its model's, and those that extend it."""
-        return frozenset(model._meta.label for model in apps.get_models() if _same_key(model, self.model))
+        return frozenset(model._meta.label for model in apps.get_models() if _shares_pk(model, self.model))
 
     @cached_property
-    def _owners(self) -> frozenset[str]:
+    def _model_and_parent_labels(self) -> frozenset[str]:
         """Those whose deletion takes the object along: its model's, and those that it extends."""
-        return frozenset(model._meta.label for model in apps.get_models() if _same_key(self.model, model))
+        return frozenset(model._meta.label for model in apps.get_models() if _shares_pk(self.model, model))
 
     @cached_property
-    def _throughs(self) -> dict[str, type[Model]]:
+    def _through_models(self) -> dict[str, type[Model]]:
         """The through models of the model's many-to-many relations, from either side, by label."""
         meta = self.model._meta
         near: list[Any] = [field.remote_field.through for field in meta.many_to_many]
@@ -169,42 +179,48 @@ class ObjectHistory:
         return {through._meta.label: through for through in (*near, *far)}
 
     @cached_property
-    def _ends(self) -> dict[str, list[str]]:
+    def _through_foreign_keys(self) -> dict[str, list[str]]:
         """Labels of those that Django made, whose rows hold nothing else, to the names of the foreign keys in them that
         point at the object."""
         return {
-            label: self._pointing(through) for label, through in self._throughs.items() if through._meta.auto_created
+            label: self._find_foreign_keys(through)
+            for label, through in self._through_models.items()
+            if through._meta.auto_created
         }
 
-    def _pointing(self, through: type[Model]) -> list[str]:
+    def _find_foreign_keys(self, through: type[Model]) -> list[str]:
         fields: list[Any] = list(through._meta.concrete_fields)
-        return [field.name for field in fields if field.is_relation and field.related_model._meta.label in self._labels]
+        return [
+            field.name
+            for field in fields
+            if field.is_relation and field.related_model._meta.label in self._sender_labels
+        ]
 
-    def _concerning(self, events: Iterable[Event]) -> Iterator[Event]:
+    def _filter_relevant(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:
-            verdict = self._concerns(event)
+            verdict = self._is_relevant(event)
             if verdict is not False:
                 event.uncertain = verdict is None
                 yield event
 
-    def _concerns(self, event: Event) -> bool | None:
+    def _is_relevant(self, event: Event) -> bool | None:
         """Tell whether ``event`` is about the object; ``None`` if it leaves that open."""
         args = event.data.get("args") or {}
         if event.signal == "m2m_changed":
-            if event.object_key == self.key and args.get("object") in self._labels:
+            if event.object_key == self.key and args.get("object") in self._sender_labels:
                 return True
             told = [args.get("added"), args.get("removed")]
             others = [str(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
-            return args.get("model") in self._labels and self.key in others
-        if event.sender in self._ends and event.sender not in self._labels:
+            return args.get("model") in self._sender_labels and self.key in others
+        if event.sender in self._through_foreign_keys and event.sender not in self._sender_labels:
             row, ends = event.data.get("row"), args.get("ends") or {}
             told_of: Mapping[str, Any] = ends if row is None else row
-            if any(self.key in _texts(told_of.get(name)) for name in self._ends[event.sender]):
+            if any(self.key in _to_strings(told_of.get(name)) for name in self._through_foreign_keys[event.sender]):
                 return True
             return None if ends and args.get("keys_left_out") else False
         if event.object_key:
             return event.object_key == self.key
-        if event.signal not in BULK:
+        if event.signal not in BULK_SIGNALS:
             return False
         named, renamed = args.get("keys"), args.get("new_keys", [])
         if self.key in map(str, (*(named or ()), *(renamed or ()))):
@@ -213,22 +229,24 @@ class ObjectHistory:
 
     # ------------------------------------------------------------ what it was
 
-    def _telling(self, when: dt.datetime) -> list[Event]:
+    def _get_events_for_state(self, when: dt.datetime) -> list[Event]:
         """Return those of its events, newest first, without which its state at ``when`` can't be told: from then
         backwards until each field is told, and forwards for what is not. The others would change nothing."""
-        moment = _moment(when)
-        before, told = self._walk(Q(time__lte=moment), "-id")
-        after = [] if told else self._walk(Q(time__gt=moment), "id")[0]
+        moment = _to_microseconds(when)
+        before, told = self._collect_events(Q(time__lte=moment), "-id")
+        after = [] if told else self._collect_events(Q(time__gt=moment), "id")[0]
         return [*reversed(after), *before]
 
-    def _walk(self, side: Q, order: str) -> tuple[list[Event], bool]:
+    def _collect_events(self, condition: Q, order: str) -> tuple[list[Event], bool]:
         """Return the events on one ``side`` up to the one that made the row or took it away, and whether no others are
         needed.
 
         Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
         change a field that was not met before.
         """
-        query = self._candidates().filter(side, outcome="committed").exclude(signal="m2m_changed").order_by(order)
+        query = (
+            self._get_candidates().filter(condition, outcome="committed").exclude(signal="m2m_changed").order_by(order)
+        )
         beyond = "id__lt" if order == "-id" else "id__gt"
         fields = self.model._meta.concrete_fields
         open_names = {field.name for field in fields}
@@ -239,16 +257,23 @@ class ObjectHistory:
             rows = query.filter(**{beyond: page[-1].id}) if page else query
             if touched:
                 changing = Q(data__changes__has_any_keys=sorted(open_names)) if open_names else Q()
-                rows = rows.filter(Q(signal__in=BULK | DELETES) | Q(data__has_key="row") | changing)
-            page = list(rows[:STEPS])
-            for event in self._concerning(page):
+                rows = rows.filter(Q(signal__in=BULK_SIGNALS | DELETE_SIGNALS) | Q(data__has_key="row") | changing)
+            page = list(rows[:FETCH_SIZE])
+            for event in self._filter_relevant(page):
                 found.append(event)
-                if event.signal in DELETES and event.sender in self._owners and not event.uncertain:
+                if (
+                    event.signal in DELETE_SIGNALS
+                    and event.sender in self._model_and_parent_labels
+                    and not event.uncertain
+                ):
                     return found, len(found) == 1
-                if event.signal in BULK:
+                if event.signal in BULK_SIGNALS:
                     plain = False  # it tells no more than that a value was written
                     continue
-                whole, own = event.signal not in DELETES and "row" in event.data, event.sender in self._own
+                whole, own = (
+                    event.signal not in DELETE_SIGNALS and "row" in event.data,
+                    event.sender in self._model_and_child_labels,
+                )
                 touched = touched or (own and (whole or "changes" in event.data))
                 values = event.data["row"] if whole else event.data.get("changes") or {}
                 for name in open_names & values.keys():
@@ -257,30 +282,34 @@ class ObjectHistory:
                 open_names -= values.keys()
                 if whole and own:
                     return found, plain and not open_names
-            if len(page) < STEPS:
+            if len(page) < FETCH_SIZE:
                 return found, False
 
-    def _steps(self, events: Iterable[Event]) -> list[_Step]:
+    def _build_row_effects(self, events: Iterable[Event]) -> list[_RowEffect]:
         """Return what was done to the row and committed, oldest first."""
-        steps = [self._step(event) for event in events if event.outcome == "committed"]
+        steps = [self._build_row_effect(event) for event in events if event.outcome == "committed"]
         return [step for step in reversed(steps) if step is not None]
 
-    def _step(self, event: Event) -> _Step | None:
-        step = _step(event, event.sender in self._owners, self.key)
-        if step is None or step.gone or event.sender in self._own:
+    def _build_row_effect(self, event: Event) -> _RowEffect | None:
+        step = _effect_of_event(event, event.sender in self._model_and_parent_labels, self.key)
+        if step is None or step.deleted or event.sender in self._model_and_child_labels:
             return step
-        return replace(step, made=False, sure=False)  # a parent's row may be there without the object
+        return replace(step, created=False, is_certain=False)  # a parent's row may be there without the object
 
-    def _state(self, when: dt.datetime, steps: list[_Step], present: Mapping[str, Any] | None) -> State:
-        moment = _moment(when)
-        before = [step for step in steps if step.time <= moment]
-        after = [step for step in steps if step.time > moment]
-        if not _was_there(before, after, present is not None):
-            return State(when, None)
+    def _build_state(
+        self, when: dt.datetime, effects: list[_RowEffect], current: Mapping[str, Any] | None
+    ) -> ObjectState:
+        moment = _to_microseconds(when)
+        before = [step for step in effects if step.time <= moment]
+        after = [step for step in effects if step.time > moment]
+        if not _existed(before, after, current is not None):
+            return ObjectState(when, None)
         fields = self.model._meta.concrete_fields
-        return State(when, {field.name: _value(field, before, after, present or {}) for field in fields})
+        return ObjectState(
+            when, {field.name: _get_field_value(field, before, after, current or {}) for field in fields}
+        )
 
-    def _present(self) -> Mapping[str, Any] | None:
+    def _get_current_values(self) -> Mapping[str, Any] | None:
         """Return what the database holds now, as an event would tell it; ``None`` if the object is not there."""
         try:
             rows: QuerySet[Any] = QuerySet(self.model, using=self.using)  # the managers may hide some
@@ -290,10 +319,12 @@ class ObjectHistory:
         if found is None:
             return None
         plan = model_metadata.of(self.model)
-        return _known(encoder.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor))
+        return _decode_values(
+            encoder.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor)
+        )
 
 
-def _as_key(model: type[Model], pk: Any) -> Any:
+def _normalize_pk(model: type[Model], pk: Any) -> Any:
     """Return a primary key as its fields read it: a UUID's text in any form is that UUID. What they can't read, as the
     digest of a secret one, stays as it is."""
     fields: list[Any] = list(model._meta.pk_fields)
@@ -301,33 +332,33 @@ def _as_key(model: type[Model], pk: Any) -> Any:
     if not isinstance(parts, tuple | list) or len(parts) != len(fields):
         return pk
     try:
-        read = tuple(_holding(field).to_python(part) for field, part in zip(fields, parts, strict=True))
+        read = tuple(_resolve_target_field(field).to_python(part) for field, part in zip(fields, parts, strict=True))
     except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know
         return pk
     return read[0] if len(fields) == 1 else read
 
 
-def _holding(field: Any) -> Any:
+def _resolve_target_field(field: Any) -> Any:
     """Return the field whose values ``field`` holds: of a foreign key the one that it points at."""
     while field.is_relation:
         field = field.target_field
     return field
 
 
-def _texts(told: Any) -> list[str]:
+def _to_strings(keys: Any) -> list[str]:
     """Return a key, or several, as texts."""
-    return [str(key) for key in told] if isinstance(told, list) else [str(told)]
+    return [str(key) for key in keys] if isinstance(keys, list) else [str(keys)]
 
 
-def _moment(when: dt.datetime) -> int:
+def _to_microseconds(when: dt.datetime) -> int:
     if isinstance(when, dt.datetime) and timezone.is_naive(when) and not settings.USE_TZ:  # type: ignore[redundant-expr]
         when = timezone.make_aware(when)
     if not isinstance(when, dt.datetime) or timezone.is_naive(when):  # type: ignore[redundant-expr]
         raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
-    return microseconds(when)
+    return to_microseconds(when)
 
 
-def _same_key(child: type[Model], parent: type[Model]) -> bool:
+def _shares_pk(child: type[Model], parent: type[Model]) -> bool:
     """Tell whether an object of ``child`` is one of ``parent`` with the same primary key."""
     child, parent = child._meta.concrete_model or child, parent._meta.concrete_model or parent
     if not issubclass(child, parent):
@@ -335,39 +366,39 @@ def _same_key(child: type[Model], parent: type[Model]) -> bool:
     return all(path.join_field.primary_key for path in child._meta.get_path_to_parent(parent))
 
 
-def _was_there(before: list[_Step], after: list[_Step], present: bool) -> bool:
+def _existed(before: list[_RowEffect], after: list[_RowEffect], exists_now: bool) -> bool:
     perhaps = False
     for step in reversed(before):
-        if step.sure:
-            return not step.gone
-        if step.perhaps:
+        if step.is_certain:
+            return not step.deleted
+        if step.may_change_existence:
             perhaps = True
             break
     for step in after:
-        if step.sure:
-            return not step.made
-    return present or (not perhaps and any(step.perhaps for step in after))
+        if step.is_certain:
+            return not step.created
+    return exists_now or (not perhaps and any(step.may_change_existence for step in after))
 
 
-def _value(field: Any, before: list[_Step], after: list[_Step], present: Mapping[str, Any]) -> Any:
+def _get_field_value(field: Any, before: list[_RowEffect], after: list[_RowEffect], current: Mapping[str, Any]) -> Any:
     name = field.name
     for step in reversed(before):
         if name in step.new:
             if step.new[name] is not UNKNOWN:
                 return step.new[name]
             break
-        if step.made or step.gone or field.generated:  # the database may have computed it anew, and told nobody
+        if step.created or step.deleted or field.generated:  # the database may have computed it anew, and told nobody
             break
     for step in after:
         if name in step.old:
             return step.old[name]
-        if step.made or step.gone or field.generated:
+        if step.created or step.deleted or field.generated:
             return UNKNOWN
-    return present.get(name, UNKNOWN)
+    return current.get(name, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
+class _RowEffect:
     """What one event did to the row."""
 
     time: int
@@ -375,60 +406,68 @@ class _Step:
     """Field to value before, for the fields that it touched; ``UNKNOWN`` where it does not tell."""
     new: Mapping[str, Any]
     """The same after."""
-    made: bool = False
-    gone: bool = False
-    sure: bool = True
+    created: bool = False
+    deleted: bool = False
+    is_certain: bool = True
     """Whether it tells that the row is there: before and after it, but for what it made or took away."""
-    perhaps: bool = False
+    may_change_existence: bool = False
     """Whether it may have made the row, or taken it away."""
 
 
-def _step(event: Event, owner: bool, key: str) -> _Step | None:
+def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | None:
     """Return what ``event`` did to the row; ``None`` if it did not touch it. An ``owner`` takes the object along."""
     data, time = event.data, event.time
     args = data.get("args") or {}
     if event.uncertain:
-        return _perhaps(event, owner, args)
-    if event.signal in DELETES:
-        return _Step(time=time, old=_known(data.get("row") or {}), new={}, gone=True) if owner else None
+        return _possible_effect_of_event(event, is_owner, args)
+    if event.signal in DELETE_SIGNALS:
+        return (
+            _RowEffect(time=time, old=_decode_values(data.get("row") or {}), new={}, deleted=True) if is_owner else None
+        )
     if "row" in data:
-        return _Step(time=time, old={}, new=_known(data["row"]), made=True)
+        return _RowEffect(time=time, old={}, new=_decode_values(data["row"]), created=True)
     if "changes" in data:
         changes = data["changes"]
         old = {name: pair[0] if len(pair) == 2 else UNKNOWN for name, pair in changes.items()}
         new = {name: pair[-1] for name, pair in changes.items()}
-        return _Step(time=time, old=_known(old, encoder.literal), new=_known(new, encoder.literal))
+        return _RowEffect(time=time, old=_decode_values(old, encoder.literal), new=_decode_values(new, encoder.literal))
     match event.signal:
         case "update":
-            values = _known(args.get("values", {}))
+            values = _decode_values(args.get("values", {}))
             if "new_keys" in args:
                 was, is_now = (key in map(str, args[name] or ()) for name in ("keys", "new_keys"))
                 if was is not is_now:
-                    return _Step(time=time, old={}, new={} if was else values, gone=was, made=is_now)
-            return _Step(time=time, old=dict.fromkeys(values, UNKNOWN), new=values)
+                    return _RowEffect(time=time, old={}, new={} if was else values, deleted=was, created=is_now)
+            return _RowEffect(time=time, old=dict.fromkeys(values, UNKNOWN), new=values)
         case "bulk_update":
             nothing = dict.fromkeys(args.get("fields", ()), UNKNOWN)
-            return _Step(time=time, old=nothing, new=nothing)
+            return _RowEffect(time=time, old=nothing, new=nothing)
         case "bulk_create" if args.get("update_conflicts"):  # it may have been there
-            every = _Everything()
-            return _Step(time=time, old=every, new=every)
+            every = _AllFieldsUnknown()
+            return _RowEffect(time=time, old=every, new=every)
         case "bulk_create":
-            return _Step(time=time, old={}, new={}, made=True)
+            return _RowEffect(time=time, old={}, new={}, created=True)
     return None
 
 
-def _perhaps(event: Event, owner: bool, args: Mapping[str, Any]) -> _Step | None:
+def _possible_effect_of_event(event: Event, is_owner: bool, args: Mapping[str, Any]) -> _RowEffect | None:
     """Return what ``event`` may have done: the fields that it wrote are not known any more."""
     touched: Mapping[str, Any] = dict.fromkeys([*args.get("values", ()), *args.get("fields", ())], UNKNOWN)
     if args.get("update_conflicts"):
-        touched = _Everything()
+        touched = _AllFieldsUnknown()
     moved = event.signal == "bulk_create" or "new_keys" in args
-    if event.signal in DELETES and not owner:
+    if event.signal in DELETE_SIGNALS and not is_owner:
         return None
-    return _Step(time=event.time, old=touched, new=touched, sure=False, perhaps=moved or event.signal in DELETES)
+    return _RowEffect(
+        time=event.time,
+        old=touched,
+        new=touched,
+        is_certain=False,
+        may_change_existence=moved or event.signal in DELETE_SIGNALS,
+    )
 
 
-class _Everything(dict[str, Any]):
+class _AllFieldsUnknown(dict[str, Any]):
     """Any field, with a value that nobody knows."""
 
     def __contains__(self, name: object) -> bool:
@@ -438,9 +477,9 @@ class _Everything(dict[str, Any]):
         return UNKNOWN
 
 
-def _known(values: Mapping[str, Any], read: Callable[[Any], Any] = encoder.literal_of_row) -> dict[str, Any]:
+def _decode_values(values: Mapping[str, Any], decode: Callable[[Any], Any] = encoder.literal_of_row) -> dict[str, Any]:
     """Return values as an event tells them; what the database computed is not known."""
-    return {name: UNKNOWN if encoder.is_expression(value) else read(value) for name, value in values.items()}
+    return {name: UNKNOWN if encoder.is_expression(value) else decode(value) for name, value in values.items()}
 
 
-__all__ = ["UNKNOWN", "ObjectHistory", "State", "history"]
+__all__ = ["UNKNOWN", "ObjectHistory", "ObjectState", "history"]

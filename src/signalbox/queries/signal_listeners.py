@@ -12,15 +12,15 @@ from django.apps import AppConfig
 from django.dispatch import Signal
 
 from signalbox.core import catalog, receivers
-from signalbox.core.catalog import BUILTIN, Entry
+from signalbox.core.catalog import BUILTIN_SIGNALS, SignalInfo
 from signalbox.models import Event
-from signalbox.queries.filters import Filter
-from signalbox.queries.stats import WINDOW, counted_in_traces, recent
+from signalbox.queries.filters import EventFilter
+from signalbox.queries.stats import DEFAULT_LIMIT, count_signals_in_traces, filter_newest
 
 if TYPE_CHECKING:
-    from signalbox.core.receivers import Connected
+    from signalbox.core.receivers import ConnectedReceiver
 
-UNKNOWN: Final = "?"
+UNKNOWN_SENDER: Final = "?"
 """A sender of which Django keeps nothing but an id."""
 
 
@@ -30,7 +30,7 @@ class Listener:
 
     name: str
     """Dotted name; empty for a dead one."""
-    place: str
+    location: str
     """``file:line`` of its definition; empty where there is none."""
     sender: str | None
     """Whom it hears, as ``shop.Order``; ``None`` for every sender, ``?`` where Django keeps nothing but an id."""
@@ -47,16 +47,16 @@ class Listener:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listening:
+class SignalListeners:
     """A signal, and what listens to it."""
 
     name: str
     """As in the events: ``post_save``, ``shop.signals.order_paid``."""
-    entry: Entry | None
+    info: SignalInfo | None
     """What the catalogue says of it; ``None`` for a project's own signals."""
-    recorded: bool
+    is_recorded: bool
     """Whether its sends are recorded, or counted."""
-    events: int
+    event_count: int
     """Its sends among the newest events."""
     listeners: tuple[Listener, ...]
     """In the order of their connection, the durable ones last."""
@@ -64,18 +64,18 @@ class Listening:
     @property
     def group(self) -> str:
         """Group of the catalogue."""
-        return "custom" if self.entry is None else self.entry.group
+        return "custom" if self.info is None else self.info.group
 
 
-def signals(
-    custom: Mapping[Signal, str],
-    recorded: Collection[str],
-    wanted: Filter | None = None,
+def get_signal_listeners(
+    custom_signals: Mapping[Signal, str],
+    recorded_signals: Collection[str],
+    event_filter: EventFilter | None = None,
     *,
-    durable: Iterable[tuple[str, str | None, Callable[..., Any]]] = (),
-    limit: int = WINDOW,
+    durable_receivers: Iterable[tuple[str, str | None, Callable[..., Any]]] = (),
+    limit: int = DEFAULT_LIMIT,
     using: str | None = None,
-) -> list[Listening]:
+) -> list[SignalListeners]:
     """Return every signal of the catalogue, and those of ``custom`` that are none of Django's, with what listens to it.
 
     What recording and deliveries know is given: ``custom`` maps signals to their names, ``recorded`` holds the names
@@ -84,66 +84,71 @@ def signals(
     over the whole table would read all of it. ``pre_init`` and ``post_init`` are counted as the traces of that time
     counted them; a ``pre_save`` or ``pre_delete`` that nobody heard, where its write tells of it.
     """
-    wanted = wanted or Filter()
+    event_filter = event_filter or EventFilter()
     counted: Counter[str] = Counter()
     oldest: int | None = None
-    sends = recent(Event.objects.using(using), replace(wanted, signal=(), group=()), limit)
+    sends = filter_newest(Event.objects.using(using), replace(event_filter, signal=(), group=()), limit)
     for name, announced, time in sends.values_list("signal", "data__announced", "time"):
         counted[name] += 1
         oldest = time if oldest is None else min(oldest, time)
-        partner = BUILTIN[name].partner if name in BUILTIN else None
+        partner = BUILTIN_SIGNALS[name].counterpart if name in BUILTIN_SIGNALS else None
         if announced is not None and partner is not None:
             counted[partner] += 1
-    counted.update(counted_in_traces(oldest, using=using))
+    counted.update(count_signals_in_traces(oldest, using=using))
     later: defaultdict[str, list[Listener]] = defaultdict(list)
-    for name, sender, receiver in durable:
-        later[name].append(_durable(receiver, sender))
-    own = {name: signal for signal, name in custom.items() if name not in BUILTIN}
-    found: list[tuple[str, Entry | None, Signal | None]] = [
-        *((name, entry, _signal(entry)) for name, entry in BUILTIN.items()),
+    for name, sender, receiver in durable_receivers:
+        later[name].append(_build_durable_listener(receiver, sender))
+    own = {name: signal for signal, name in custom_signals.items() if name not in BUILTIN_SIGNALS}
+    found: list[tuple[str, SignalInfo | None, Signal | None]] = [
+        *((name, entry, _load_signal(entry)) for name, entry in BUILTIN_SIGNALS.items()),
         *((name, None, own[name]) for name in sorted(own)),
     ]
     listening = (
-        Listening(
+        SignalListeners(
             name=name,
-            entry=entry,
-            recorded=name in recorded,
-            events=counted[name],
+            info=entry,
+            is_recorded=name in recorded_signals,
+            event_count=counted[name],
             listeners=(
-                *(_listener(one) for one in ([] if signal is None else receivers.connected(signal))),
+                *(
+                    _build_listener(one)
+                    for one in ([] if signal is None else receivers.get_connected_receivers(signal))
+                ),
                 *later[name],
             ),
         )
         for name, entry, signal in found
     )
-    return [one for one in listening if _chosen(one, wanted)]
+    return [one for one in listening if _matches(one, event_filter)]
 
 
-def _chosen(one: Listening, wanted: Filter) -> bool:
-    return (not wanted.signal or one.name in wanted.signal) and (not wanted.group or one.group in wanted.group)
+def _matches(listeners: SignalListeners, event_filter: EventFilter) -> bool:
+    return (not event_filter.signal or listeners.name in event_filter.signal) and (
+        not event_filter.group or listeners.group in event_filter.group
+    )
 
 
-def _signal(entry: Entry) -> Signal | None:
-    return catalog.signal(entry) if entry.path else None
+def _load_signal(info: SignalInfo) -> Signal | None:
+    return catalog.import_signal(info) if info.path else None
 
 
-def _listener(connected: Connected) -> Listener:
+def _build_listener(connected: ConnectedReceiver) -> Listener:
     receiver = connected.receiver
     return Listener(
-        name="" if receiver is None else receivers.name(receiver),
-        place="" if receiver is None else receivers.place(receiver),
-        sender=None if connected.any_sender else _label(connected.sender),
+        name="" if receiver is None else receivers.get_name(receiver),
+        location="" if receiver is None else receivers.get_location(receiver),
+        sender=None if connected.any_sender else _sender_label(connected.sender),
         weak=connected.weak,
-        dispatch_uid="" if connected.dispatch_uid is None else _text(connected.dispatch_uid),
+        dispatch_uid="" if connected.dispatch_uid is None else _format_dispatch_uid(connected.dispatch_uid),
         is_async=connected.is_async,
         dead=receiver is None,
     )
 
 
-def _durable(receiver: Callable[..., Any], sender: str | None) -> Listener:
+def _build_durable_listener(receiver: Callable[..., Any], sender: str | None) -> Listener:
     return Listener(
-        name=receivers.name(receiver),
-        place=receivers.place(receiver),
+        name=receivers.get_name(receiver),
+        location=receivers.get_location(receiver),
         sender=sender,
         weak=False,
         dispatch_uid="",
@@ -153,7 +158,7 @@ def _durable(receiver: Callable[..., Any], sender: str | None) -> Listener:
     )
 
 
-def _label(sender: Any) -> str:
+def _sender_label(sender: Any) -> str:
     """Return what a sender is called, as its events call it."""
     if isinstance(sender, type):
         label = getattr(getattr(sender, "_meta", None), "label", None)
@@ -162,9 +167,9 @@ def _label(sender: Any) -> str:
         return sender.name
     if isinstance(sender, str):
         return sender
-    return UNKNOWN if sender is None else f"{type(sender).__module__}.{type(sender).__qualname__}"
+    return UNKNOWN_SENDER if sender is None else f"{type(sender).__module__}.{type(sender).__qualname__}"
 
 
-def _text(uid: object) -> str:
+def _format_dispatch_uid(uid: object) -> str:
     """Return a ``dispatch_uid``, which may be any hashable object, without running what it brings along."""
     return str(uid) if type(uid) in (str, int) else f"{type(uid).__module__}.{type(uid).__qualname__}"

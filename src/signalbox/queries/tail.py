@@ -22,30 +22,30 @@ from django.db import InterfaceError, OperationalError, connections, router
 from django.db.models import Q
 
 from signalbox.models import Event
-from signalbox.queries.events import events
-from signalbox.queries.filters import Filter, FilterError
-from signalbox.queries.id_gaps import Gap, Gaps, Running
+from signalbox.queries.events import get_events
+from signalbox.queries.filters import EventFilter, FilterError
+from signalbox.queries.id_gaps import IdGap, IdGapTracker, TransactionSnapshot
 
 logger = logging.getLogger("signalbox")
 
-PAGE: Final = 500
+BATCH_SIZE: Final = 500
 """Events of one look; if there are more, the next look follows at once."""
 
-LOOK_BACK: Final = 1000
+GAP_LOOKBACK_IDS: Final = 1000
 """Ids before the first one, among which open gaps are looked for at the start."""
 
-SOONEST: Final = 0.05
+MIN_POLL_INTERVAL: Final = 0.05
 """Seconds between two looks while events come."""
 
-LATEST: Final = 1.0
+MAX_POLL_INTERVAL: Final = 1.0
 """Seconds between two looks while none come; the pause doubles up to this."""
 
-ATTEMPTS: Final = 30
+MAX_FAILED_POLLS: Final = 30
 """Looks in a row that may fail because the database is away."""
 
 
 def follow(
-    wanted: Filter | None = None,
+    event_filter: EventFilter | None = None,
     *,
     after: int | None = None,
     lines: int = 0,
@@ -64,117 +64,121 @@ def follow(
     Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own
     error if it is away for ``ATTEMPTS`` looks.
     """
-    wanted = wanted or Filter()
-    if wanted.kind:
-        raise FilterError("kind", ", ".join(wanted.kind), "none was expected: a trace that runs is of no kind yet.")
-    follower = Follower(wanted, after=after, using=using)
-    return _following(follower, follower.newest(lines) if lines else [], stop or threading.Event())
+    event_filter = event_filter or EventFilter()
+    if event_filter.kind:
+        raise FilterError(
+            "kind", ", ".join(event_filter.kind), "none was expected: a trace that runs is of no kind yet."
+        )
+    follower = EventFollower(event_filter, after=after, using=using)
+    return _iter_events(follower, follower.get_newest(lines) if lines else [], stop or threading.Event())
 
 
-def _following(follower: Follower, found: list[Event], stop: threading.Event) -> Iterator[Event]:
-    pause = SOONEST
+def _iter_events(follower: EventFollower, first_events: list[Event], stop: threading.Event) -> Iterator[Event]:
+    pause = MIN_POLL_INTERVAL
     ending = False
     while True:
-        yield from found
-        if found:
-            pause = SOONEST
-        if not follower.more:
+        yield from first_events
+        if first_events:
+            pause = MIN_POLL_INTERVAL
+        if not follower.has_more:
             if ending:
                 return
             ending = stop.wait(pause)
-            pause = min(pause * 2, LATEST)
-        found = follower.look_patiently(stop)
+            pause = min(pause * 2, MAX_POLL_INTERVAL)
+        first_events = follower.poll_with_retry(stop)
 
 
-class Follower:
+class EventFollower:
     """What has been seen so far, and what is missing in between."""
 
-    def __init__(self, wanted: Filter, *, after: int | None = None, using: str | None = None) -> None:
+    def __init__(self, event_filter: EventFilter, *, after: int | None = None, using: str | None = None) -> None:
         self.alias: str = using or router.db_for_read(Event)
-        self.more = False
+        self.has_more = False
         """Whether the last look left something to see."""
-        self._wanted = wanted.conditions()
-        self._filter = wanted
-        self._gaps = Gaps()
-        seen = self._ids(Q() if after is None else Q(id__lte=after), "-id", LOOK_BACK)
-        self._last = after if after is not None else seen[0] if seen else 0
-        if self._gapped:
-            lowest = seen[-1] if len(seen) == LOOK_BACK else 1
-            self._gaps.note(lowest - 1, sorted({*seen, self._last + 1}), monotonic())
+        self._filter_q = event_filter.to_q()
+        self._event_filter = event_filter
+        self._gaps = IdGapTracker()
+        seen = self._fetch_ids(Q() if after is None else Q(id__lte=after), "-id", GAP_LOOKBACK_IDS)
+        self._last_id = after if after is not None else seen[0] if seen else 0
+        if self._can_have_gaps:
+            lowest = seen[-1] if len(seen) == GAP_LOOKBACK_IDS else 1
+            self._gaps.add(lowest - 1, sorted({*seen, self._last_id + 1}), monotonic())
 
     @property
     def _vendor(self) -> str:
         return connections[self.alias].vendor
 
     @property
-    def _gapped(self) -> bool:
+    def _can_have_gaps(self) -> bool:
         """Whether a smaller id can become visible after a greater one."""
         return self._vendor != "sqlite"
 
-    def newest(self, lines: int) -> list[Event]:
+    def get_newest(self, limit: int) -> list[Event]:
         """Return the newest ``lines`` events up to where the following begins, oldest first."""
-        found = events(self._filter, before=self._last + 1, limit=lines, using=self.alias)
+        found = get_events(self._event_filter, before=self._last_id + 1, limit=limit, using=self.alias)
         # What has become visible since will come with the following.
         return [event for event in reversed(found) if event.id not in self._gaps]
 
-    def look(self) -> list[Event]:
+    def poll(self) -> list[Event]:
         """Return what has become visible since the last look, in the order of ids, at most ``2 * PAGE`` events."""
         now = monotonic()
-        due = self._gaps.due(now)
-        running = self._running() if due else None  # before looking: what it calls ended has been visible since
-        filled = self._filled(due)
-        fresh = self._ids(Q(id__gt=self._last), "id", PAGE)
-        found = self._events(filled) + self._events(fresh)
+        due = self._gaps.get_due(now)
+        running = (
+            self._get_transaction_snapshot() if due else None
+        )  # before looking: what it calls ended has been visible since
+        filled = self._fetch_filled_ids(due)
+        fresh = self._fetch_ids(Q(id__gt=self._last_id), "id", BATCH_SIZE)
+        found = self._fetch_events(filled) + self._fetch_events(fresh)
         # Nothing above has changed what is known: a look that failed is simply repeated.
-        if len(filled) < PAGE:
-            self._gaps.judge(due, now, running)
-        self._gaps.fill(filled)
+        if len(filled) < BATCH_SIZE:
+            self._gaps.update_checked(due, now, running)
+        self._gaps.remove_ids(filled)
         if fresh:
-            if self._gapped:
-                self._gaps.note(self._last, fresh, now)
-            self._last = fresh[-1]
-        self.more = PAGE in (len(filled), len(fresh))
+            if self._can_have_gaps:
+                self._gaps.add(self._last_id, fresh, now)
+            self._last_id = fresh[-1]
+        self.has_more = BATCH_SIZE in (len(filled), len(fresh))
         return found
 
-    def look_patiently(self, stop: threading.Event) -> list[Event]:
+    def poll_with_retry(self, stop: threading.Event) -> list[Event]:
         """Return what a look finds; wait for a database that is away."""
-        for _ in range(ATTEMPTS - 1):
+        for _ in range(MAX_FAILED_POLLS - 1):
             try:
-                return self.look()
+                return self.poll()
             except (OperationalError, InterfaceError) as error:
                 connection = connections[self.alias]
                 if connection.in_atomic_block:
                     raise
                 logger.warning("Events can't be followed, trying again: %s", error)
                 connection.close()
-                if stop.wait(LATEST):
+                if stop.wait(MAX_POLL_INTERVAL):
                     break
-        return self.look()
+        return self.poll()
 
-    def _ids(self, condition: Q, order: str, limit: int) -> list[int]:
+    def _fetch_ids(self, condition: Q, order: str, limit: int) -> list[int]:
         return list(
             Event.objects.using(self.alias).filter(condition).order_by(order).values_list("id", flat=True)[:limit]
         )
 
-    def _filled(self, gaps: Iterable[Gap]) -> list[int]:
+    def _fetch_filled_ids(self, gaps: Iterable[IdGap]) -> list[int]:
         """Return up to ``PAGE`` ids that are in ``gaps``."""
         found: list[int] = []
         waiting = list(gaps)
-        while waiting and len(found) < PAGE:
+        while waiting and len(found) < BATCH_SIZE:
             asked, waiting = waiting[:100], waiting[100:]
             missing = Q()
             for gap in asked:
                 missing |= Q(id__range=(gap.first, gap.last))
-            found += self._ids(missing, "id", PAGE - len(found))
+            found += self._fetch_ids(missing, "id", BATCH_SIZE - len(found))
         return sorted(found)
 
-    def _events(self, ids: list[int]) -> list[Event]:
+    def _fetch_events(self, ids: list[int]) -> list[Event]:
         """Return those of the events with these ids that are wanted: what became visible since waits for its turn."""
         if not ids:
             return []
-        return list(Event.objects.using(self.alias).filter(self._wanted, id__in=ids).order_by("id"))
+        return list(Event.objects.using(self.alias).filter(self._filter_q, id__in=ids).order_by("id"))
 
-    def _running(self) -> Running | None:
+    def _get_transaction_snapshot(self) -> TransactionSnapshot | None:
         if self._vendor != "postgresql":
             return None
         with connections[self.alias].cursor() as cursor:
@@ -182,4 +186,4 @@ class Follower:
                 "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint "
                 "FROM pg_current_snapshot() s"
             )
-            return Running(*cursor.fetchone())
+            return TransactionSnapshot(*cursor.fetchone())

@@ -9,18 +9,18 @@ from django.db.models import BigIntegerField, ExpressionWrapper, F, QuerySet
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
-from signalbox.models import Event, Trace, microseconds
+from signalbox.models import Event, Trace, to_microseconds
 
-Row = TypeVar("Row", Event, Trace)
+EventOrTrace = TypeVar("EventOrTrace", Event, Trace)
 
-MARGIN: Final = dt.timedelta(hours=1)
+MAX_WRITE_DELAY: Final = dt.timedelta(hours=1)
 """The longest that an event is expected to wait for its row: for the COMMIT of its transaction, or for a database that
 is away. The events of a transaction that stays open for longer are found by asking for a wider stretch."""
 
-WINDOW: Final = 100
+WINDOW_ROWS: Final = 100
 """Rows that are looked at in each step."""
 
-TIMES: Final[dict[type[Event | Trace], Combinable]] = {
+WRITE_TIME_EXPRESSIONS: Final[dict[type[Event | Trace], Combinable]] = {
     Event: F("time"),
     # The sum of two big integers is a plain one to Django, which finds microseconds too great for it.
     Trace: ExpressionWrapper(F("time") + Coalesce(F("duration"), 0), output_field=BigIntegerField()),
@@ -28,7 +28,9 @@ TIMES: Final[dict[type[Event | Trace], Combinable]] = {
 """What stands in a row of the time at which it could be written: when an event was sent, when a trace ended."""
 
 
-def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.datetime | None) -> QuerySet[Row]:
+def filter_by_time(
+    queryset: QuerySet[EventOrTrace], since: dt.datetime | None, until: dt.datetime | None
+) -> QuerySet[EventOrTrace]:
     """Return the rows of ``queryset`` between two moments: an event at its own time, a trace at the time of its end.
 
     Ids are given when rows are written, so they follow the time, but for what had to wait: a row may have been written
@@ -40,38 +42,38 @@ def between(queryset: QuerySet[Row], since: dt.datetime | None, until: dt.dateti
     Both ids are searched by halves: some 25 steps for a hundred million rows, each a few rows by primary key. Rows
     between the ids are then compared by their exact time.
     """
-    time = TIMES[queryset.model]
+    time = WRITE_TIME_EXPRESSIONS[queryset.model]
     found = queryset.alias(written=time)
     table = queryset.model._base_manager.using(queryset.db)
     if since is not None:
-        first = first_at(table, time, written_from(since))
+        first = find_first_id(table, time, earliest_write_us(since))
         if first is None:
             return queryset.none()
-        found = found.filter(id__gte=first, written__gte=microseconds(since))
+        found = found.filter(id__gte=first, written__gte=to_microseconds(since))
     if until is not None:
-        after = first_at(table, time, written_until(until))
-        found = found.filter(written__lt=microseconds(until))
+        after = find_first_id(table, time, latest_write_us(until))
+        found = found.filter(written__lt=to_microseconds(until))
         if after is not None:
             found = found.filter(id__lt=after)
     return found
 
 
-def written_from(since: dt.datetime) -> int:
+def earliest_write_us(since: dt.datetime) -> int:
     """Return a moment (µs) before which nothing younger than ``since`` was written."""
     # In microseconds: there is no datetime before the year 1 or after the year 9999, while either may be asked for.
-    return microseconds(since) - MARGIN // dt.timedelta(microseconds=1)
+    return to_microseconds(since) - MAX_WRITE_DELAY // dt.timedelta(microseconds=1)
 
 
-def written_until(until: dt.datetime) -> int:
+def latest_write_us(until: dt.datetime) -> int:
     """Return a moment (µs) after which nothing older than ``until`` is expected to be written."""
-    return microseconds(until) + MARGIN // dt.timedelta(microseconds=1)
+    return to_microseconds(until) + MAX_WRITE_DELAY // dt.timedelta(microseconds=1)
 
 
-def first_at(table: QuerySet[Row], time: Combinable, moment: int) -> int | None:
+def find_first_id(queryset: QuerySet[EventOrTrace], time_expression: Combinable, timestamp_us: int) -> int | None:
     """Return the id of a row whose ``time`` is at or after ``moment`` (µs), the first but for rows that had to wait;
     ``None`` if there is none."""
-    rows = table.order_by("id").values_list("id", time)
-    ends = table.order_by("id").values_list("id", flat=True)
+    rows = queryset.order_by("id").values_list("id", time_expression)
+    ends = queryset.order_by("id").values_list("id", flat=True)
     low, newest = ends.first(), ends.last()
     if low is None or newest is None:
         return None
@@ -79,10 +81,10 @@ def first_at(table: QuerySet[Row], time: Combinable, moment: int) -> int | None:
     high = newest
     while low <= high:
         middle = (low + high) // 2
-        window = list(rows.filter(id__gte=middle, id__lte=newest)[:WINDOW])
-        at = next((row_id for row_id, when in window if when >= moment), None)
+        window = list(rows.filter(id__gte=middle, id__lte=newest)[:WINDOW_ROWS])
+        at = next((row_id for row_id, when in window if when >= timestamp_us), None)
         if at is None:
-            low = window[-1][0] + 1 if len(window) == WINDOW else newest + 1
+            low = window[-1][0] + 1 if len(window) == WINDOW_ROWS else newest + 1
         else:
             found, high = at, middle - 1
     return found

@@ -9,9 +9,9 @@ from typing import Final
 
 from signalbox.core.tracing import SPAN_BITS
 from signalbox.models import Event, Trace
-from signalbox.queries.filters import beginning
+from signalbox.queries.filters import trace_id_prefix_q
 
-MOST: Final = 1000
+MAX_EVENTS: Final = 1000
 """Events of a trace that are read, unless another number is asked for."""
 
 
@@ -29,12 +29,12 @@ class TraceTree:
     """What happened in one trace."""
 
     trace_id: str
-    rows: tuple[Trace, ...]
+    traces: tuple[Trace, ...]
     """The work that bore this id, in the order of its beginning: none if it has not ended, several where a caller's
     ``traceparent`` was taken over more than once."""
     roots: tuple[Node, ...]
     """Events that happened in no other's receiver, or in that of an event which is not there."""
-    complete: bool
+    is_complete: bool
     """Whether these are all its events."""
 
     def walk(self) -> Iterator[tuple[int, Event]]:
@@ -46,29 +46,31 @@ class TraceTree:
             waiting.extend((depth + 1, child) for child in reversed(node.children))
 
 
-def trace(trace_id: str, *, limit: int = MOST, using: str | None = None) -> TraceTree | None:
+def get_trace_tree(trace_id: str, *, limit: int = MAX_EVENTS, using: str | None = None) -> TraceTree | None:
     """Return the trace with this id (32 hexadecimal digits), with the first ``limit`` events that were written of it;
     ``None`` if there is neither a row nor an event of it."""
     rows = tuple(Trace.objects.using(using).filter(trace_id=trace_id).order_by("time", "id")[:limit])
     events = list(Event.objects.using(using).filter(trace_id=trace_id).order_by("id")[: limit + 1])
     if not rows and not events:
         return None
-    return TraceTree(trace_id=trace_id, rows=rows, roots=grow(events[:limit]), complete=len(events) <= limit)
+    return TraceTree(
+        trace_id=trace_id, traces=rows, roots=build_trees(events[:limit]), is_complete=len(events) <= limit
+    )
 
 
-def trace_ids(start: str, *, using: str | None = None) -> list[str]:
+def find_trace_ids(prefix: str, *, using: str | None = None) -> list[str]:
     """Return the ids of traces that begin with ``start``: of several, the first and the last."""
     found: set[str] = set()
     for table in (Event, Trace):
-        ids = table.objects.using(using).filter(beginning([start]))
+        ids = table.objects.using(using).filter(trace_id_prefix_q([prefix]))
         for order in ("trace_id", "-trace_id"):  # an index leads to either end
             found.update(ids.order_by(order).values_list("trace_id", flat=True)[:1])
     return sorted({min(found), max(found)}) if found else []
 
 
-def grow(events: Iterable[Event]) -> tuple[Node, ...]:
+def build_trees(events: Iterable[Event]) -> tuple[Node, ...]:
     """Return one trace's events as trees, in the order in which they were sent."""
-    ordered = in_order(events)
+    ordered = sort_by_send_order(events)
     places: dict[int, int] = {}
     for place, event in enumerate(ordered):
         places.setdefault(event.span, place)
@@ -83,7 +85,7 @@ def grow(events: Iterable[Event]) -> tuple[Node, ...]:
     return tuple(made[place] for place in below[None])
 
 
-def in_order(events: Iterable[Event]) -> list[Event]:
+def sort_by_send_order(events: Iterable[Event]) -> list[Event]:
     """Return events in the order in which they were sent: by span, within the numbers of one process; those by time."""
     found = list(events)
     begun: dict[int, int] = {}

@@ -16,7 +16,7 @@ from signalbox.serialization.redaction import redact_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from signalbox.core.event import Draft
+    from signalbox.core.event import PendingEvent
 
 MOST_KEYS = 1000
 """Keys of a many-to-many change that one event tells; a larger one is told by several."""
@@ -42,7 +42,7 @@ def model_of(sender: Any) -> type[Model] | None:
     return sender if isinstance(sender, type) and issubclass(sender, Model) else None
 
 
-def about(draft: Draft, instance: Any) -> None:
+def about(draft: PendingEvent, instance: Any) -> None:
     """Let ``draft`` be about ``instance``, if that is a model's."""
     if isinstance(instance, Model):
         plan = model_metadata.of(instance.__class__)

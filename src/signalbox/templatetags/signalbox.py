@@ -15,72 +15,78 @@ from django.utils.timezone import localtime
 
 from signalbox import conf
 from signalbox.dashboard import formats
-from signalbox.dashboard.access import allowed
-from signalbox.dashboard.links import delivery_address, object_address
-from signalbox.models import Delivery, moment, now
+from signalbox.dashboard.access import can_view_dashboard
+from signalbox.dashboard.links import get_delivery_url, get_object_url
+from signalbox.models import Delivery, to_datetime, utc_now
 from signalbox.queries.object_history import history
 
 register = template.Library()
 
-register.filter("duration", formats.duration)
-register.filter("group", formats.group)
-register.filter("tail", formats.tail)
-register.filter("short", formats.short)
-register.filter("head", formats.head)
-register.filter("value", formats.text)
-register.filter("pretty", formats.pretty)
-register.filter("changes", formats.changes)
-register.filter("gist", formats.gist)
+register.filter("duration", formats.format_duration)
+register.filter("group", formats.get_signal_group)
+register.filter("tail", formats.short_name)
+register.filter("short", formats.short_sender)
+register.filter("head", formats.qualifier)
+register.filter("value", formats.format_value)
+register.filter("pretty", formats.format_json)
+register.filter("changes", formats.get_field_diffs)
+register.filter("gist", formats.summarize_event)
 
 
 @register.filter
-def clock(microseconds: int) -> str:
+def time_of_day(microseconds: int) -> str:
     """Return the time of day in the current time zone, to the millisecond."""
-    return localtime(moment(microseconds)).strftime("%H:%M:%S.%f")[:-3]
+    return localtime(to_datetime(microseconds)).strftime("%H:%M:%S.%f")[:-3]
 
 
 @register.filter
-def day(microseconds: int) -> dt.datetime:
+def local_datetime(microseconds: int) -> dt.datetime:
     """Return the moment in the current time zone, for the ``date`` filter."""
-    return localtime(moment(microseconds))
+    return localtime(to_datetime(microseconds))
 
 
 @register.filter
-def full(microseconds: int) -> str:
+def full_datetime(microseconds: int) -> str:
     """Return date, time and time zone, for a tooltip."""
-    return localtime(moment(microseconds)).strftime("%Y-%m-%d %H:%M:%S %Z")
+    return localtime(to_datetime(microseconds)).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 @register.filter
-def other_day(microseconds: int) -> str:
+def date_unless_today(microseconds: int) -> str:
     """Return the date, short; nothing if it is today's."""
-    at, today = localtime(moment(microseconds)), localtime(now())
+    at, today = localtime(to_datetime(microseconds)), localtime(utc_now())
     return "" if at.date() == today.date() else date_format(at, "j M" if at.year == today.year else "j M Y")
 
 
 @register.filter
-def iso(microseconds: int) -> str:
+def iso_datetime(microseconds: int) -> str:
     """Return the moment as ISO 8601, for programs."""
-    return moment(microseconds).isoformat()
+    return to_datetime(microseconds).isoformat()
 
 
 @register.filter
-def seconds(number: float) -> str:
+def duration_from_seconds(number: float) -> str:
     """Return seconds as a person would say them."""
-    return formats.duration(round(number * 1_000_000))
+    return formats.format_duration(round(number * 1_000_000))
 
 
 @register.filter
-def delivery_state(one: Delivery, now: int) -> dict[str, str]:
+def delivery_state(delivery: Delivery, now: int) -> dict[str, str]:
     """Return what a delivery does at the moment ``now`` (µs), and whether that is good or bad."""
-    name = one.state
-    if one.state == Delivery.PENDING:
-        name = "running" if one.lease and one.lease > now else "retrying" if one.attempts else "due"
+    name = delivery.state
+    if delivery.state == Delivery.PENDING:
+        name = (
+            "running"
+            if delivery.lease_expires_at and delivery.lease_expires_at > now
+            else "retrying"
+            if delivery.attempts
+            else "due"
+        )
     tones = {"done": "good", "dead": "bad", "retrying": "doubtful", "running": "running"}
     return {"name": name, "tone": tones.get(name, "")}
 
 
-HEALTH: Final = {
+HEALTH_LABELS: Final = {
     "ok": "runs",
     "slow": "slow",
     "failing": "raises",
@@ -93,52 +99,56 @@ HEALTH: Final = {
 
 
 @register.filter
-def health(name: str) -> str:
+def health_label(name: str) -> str:
     """Return what a receiver's state is called."""
-    return HEALTH.get(name, name)
+    return HEALTH_LABELS.get(name, name)
 
 
 @register.simple_tag
-def healths() -> list[tuple[str, str]]:
+def health_choices() -> list[tuple[str, str]]:
     """Return each state of a receiver with what it is called."""
-    return list(HEALTH.items())
+    return list(HEALTH_LABELS.items())
 
 
 @register.filter
-def undoing(data: Mapping[str, Any]) -> list[formats.Changed]:
+def revert_diff(data: Mapping[str, Any]) -> list[formats.FieldDiff]:
     """Return what putting an event's changes back would change; ``known`` tells whether it is known what comes back."""
     return [
-        formats.Changed(
-            found.field, found.known, found.new, found.old, formats.inline(found.new, found.old) if found.pieces else ()
+        formats.FieldDiff(
+            found.field,
+            found.has_old,
+            found.new,
+            found.old,
+            formats.diff_text(found.new, found.old) if found.parts else (),
         )
-        for found in formats.changes(data)
+        for found in formats.get_field_diffs(data)
     ]
 
 
 @register.filter
-def words(value: object) -> str:
+def as_words(value: object) -> str:
     """Return a name such as ``rolled_back`` as words."""
     return str(value).replace("_", " ")
 
 
 @register.filter
-def spaced(number: int) -> str:
+def group_digits(number: int) -> str:
     """Return a number with thin spaces between its thousands."""
     return f"{number:,}".replace(",", "\u202f")
 
 
 @register.simple_tag
-def labelled(data: Mapping[str, Any], name: str, key: object) -> str:
+def foreign_key_label(data: Mapping[str, Any], name: str, key: object) -> str:
     """Return what the object was called that a foreign key's value pointed to; empty where that is not told."""
     labels = data.get("labels")
     told = labels.get(name) if isinstance(labels, Mapping) else None
     return str(told.get(str(key), "")) if isinstance(told, Mapping) else ""
 
 
-register.simple_tag(object_address)
+register.simple_tag(get_object_url)
 
-register.simple_tag(delivery_address)
-register.simple_tag(delivery_address)
+register.simple_tag(get_delivery_url)
+register.simple_tag(get_delivery_url)
 
 
 @register.simple_tag(takes_context=True)
@@ -147,13 +157,13 @@ def signalbox_history_link(context: Any) -> str:
     request: HttpRequest | None = context.get("request")
     original = context.get("original")
     form = context.get("adminform")
-    if request is None or original is None or form is None or not allowed(request.user):
+    if request is None or original is None or form is None or not can_view_dashboard(request.user):
         return ""
     wanted = getattr(form.model_admin, "signalbox_history", False) or conf.get().ADMIN_HISTORY
     if not wanted or original.pk is None:
         return ""
     try:
-        address = object_address(original._meta.concrete_model._meta.label, history(original).key)
+        address = get_object_url(original._meta.concrete_model._meta.label, history(original).key)
     except NoReverseMatch:  # the page has no address on this site
         return ""
     return format_html('<li><a href="{}" class="historylink">Signalbox</a></li>', address)

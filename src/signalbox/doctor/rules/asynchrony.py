@@ -71,7 +71,7 @@ def _async_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Seve
             "Write it as a plain function; put what waits into a task.",
             Severity.WARNING,
         )
-    if heard.signal in catalog.BUILTIN:
+    if heard.signal in catalog.BUILTIN_SIGNALS:
         return None
     for send in project.source.sends:
         if (
@@ -90,7 +90,7 @@ def _async_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Seve
 
 
 def _sync_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Severity] | None:
-    if heard.signal in catalog.BUILTIN or project.hands_on(heard.signal):
+    if heard.signal in catalog.BUILTIN_SIGNALS or project.hands_on(heard.signal):
         return None
     sends = [send for send in project.source.sends if send.signal == heard.signal]
     if not sends or any(send.method in {"send", "send_robust"} for send in sends):

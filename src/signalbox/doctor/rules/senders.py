@@ -29,7 +29,7 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
     """Find connections that no send ever reaches."""
     told: set[tuple[str, int, str]] = set()
     for connection in project.runtime.connections:
-        if connection.signal not in catalog.BUILTIN or connection.sender.kind in {"any", "unknown"}:
+        if connection.signal not in catalog.BUILTIN_SIGNALS or connection.sender.kind in {"any", "unknown"}:
             continue
         wrong = _judge(project, connection.signal, connection.sender)
         if wrong and not (wrong[2] is Severity.INFO and _hears_the_concrete(project, connection)):
@@ -39,7 +39,7 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
             yield fault
     for connect in project.source.connects:
         for signal in connect.signals:
-            if signal in catalog.BUILTIN and (connect.path, connect.line, signal) not in told:
+            if signal in catalog.BUILTIN_SIGNALS and (connect.path, connect.line, signal) not in told:
                 sender = _written(project, connect, signal)
                 wrong = _judge(project, signal, sender) if sender else None
                 if wrong:

@@ -37,7 +37,7 @@ def wrong_signature(project: Project) -> Iterator[Fault]:
 
 def _sent(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]] | None:
     """Return the arguments that each send carries, and those that some carry; ``None`` if they can't be told."""
-    entry = catalog.BUILTIN.get(signal)
+    entry = catalog.BUILTIN_SIGNALS.get(signal)
     if entry:
         optional = set(entry.optional)
         if signal == "request_started" and not project.runtime.asgi:

@@ -54,6 +54,6 @@ def _custom(project: Project) -> Iterator[Definition]:
     return (
         definition
         for definition in project.source.definitions
-        if definition.signal not in catalog.BUILTIN
+        if definition.signal not in catalog.BUILTIN_SIGNALS
         and not (definition.inside and project.source.reached_otherwise(definition.signal))
     )

@@ -26,33 +26,33 @@ class Subcommand(NamedTuple):
     """What it does, for the list."""
     module: str
     """Dotted path."""
-    reads: bool = True
+    is_read_only: bool = True
     """Whether it only reads, and is not to be recorded."""
 
 
-_HERE: Final = "signalbox.management.subcommands"
+_PACKAGE: Final = "signalbox.management.subcommands"
 
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
     {
-        "tail": Subcommand("events as they are recorded, until Ctrl-C", f"{_HERE}.tail"),
-        "events": Subcommand("the newest events", f"{_HERE}.events"),
-        "show": Subcommand("everything about one event, or one trace", f"{_HERE}.show"),
-        "history": Subcommand("one object's life, or what it was at a time", f"{_HERE}.history"),
-        "signals": Subcommand("every signal, and what listens to it", f"{_HERE}.signals"),
-        "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_HERE}.stats"),
+        "tail": Subcommand("events as they are recorded, until Ctrl-C", f"{_PACKAGE}.tail"),
+        "events": Subcommand("the newest events", f"{_PACKAGE}.events"),
+        "show": Subcommand("everything about one event, or one trace", f"{_PACKAGE}.show"),
+        "history": Subcommand("one object's life, or what it was at a time", f"{_PACKAGE}.history"),
+        "signals": Subcommand("every signal, and what listens to it", f"{_PACKAGE}.signals"),
+        "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_PACKAGE}.stats"),
         "work": Subcommand(
-            "durable receivers at work, until told to stop", "signalbox.management.subcommands.work", reads=False
+            "durable receivers at work, until told to stop", "signalbox.management.subcommands.work", is_read_only=False
         ),
         "deliveries": Subcommand(
             "how durable receivers get on; retry, discard, replay",
             "signalbox.management.subcommands.deliveries",
-            reads=False,
+            is_read_only=False,
         ),
         "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.management.subcommands.doctor"),
     }
 )
 
-ANYWHERE: Final = ("--no-color", "--force-color", "--traceback", "--settings", "--pythonpath", "-v")
+GLOBAL_OPTIONS: Final = ("--no-color", "--force-color", "--traceback", "--settings", "--pythonpath", "-v")
 """Django's own options that are understood after the subcommand's name as well."""
 
 
@@ -61,11 +61,11 @@ class Command(BaseCommand):
 
     help = "Sees every signal of this project, and what became of it."
     requires_system_checks = []
-    _own_process = False
+    _runs_from_argv = False
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run as a process's one task."""
-        self._own_process = True
+        self._runs_from_argv = True
         super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -74,44 +74,44 @@ class Command(BaseCommand):
         for name, subcommand in SUBCOMMANDS.items():
             of_its_own = words.add_parser(name, help=subcommand.help, description=f"Shows {subcommand.help}.")
             import_module(subcommand.module).add_arguments(of_its_own)
-            _allow(of_its_own)
+            _add_global_options(of_its_own)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand."""
         subcommand = SUBCOMMANDS[options["subcommand"]]
-        if subcommand.reads and self._own_process:
-            process.be_quiet()
+        if subcommand.is_read_only and self._runs_from_argv:
+            process.disable_recording_for_process()
         try:
             code = import_module(subcommand.module).run(options, self.stdout)
             self.stdout.flush()
         except BrokenPipeError:  # as of `| head`: who reads has seen enough
-            _let_go_of_stdout()
+            _discard_stdout()
             return
         except FilterError as error:
             raise CommandError(str(error), returncode=2) from error
         except DatabaseError as error:
-            raise CommandError(_reason(error, options.get("using")), returncode=1) from error
+            raise CommandError(_describe_error(error, options.get("using")), returncode=1) from error
         except ImproperlyConfigured as error:  # as of a database that the settings lack
             raise CommandError(str(error), returncode=1) from error
         if code:
             sys.exit(code)
 
 
-def _allow(parser: argparse.ArgumentParser) -> None:
+def _add_global_options(parser: argparse.ArgumentParser) -> None:
     """Let Django's own options stand after the subcommand's name; its list of options stays short."""
-    for option in ANYWHERE:
+    for option in GLOBAL_OPTIONS:
         what: dict[str, Any] = {"action": "store_true"} if option.endswith(("color", "traceback")) else {}
         if option == "-v":
             what = {"dest": "verbosity", "type": int, "choices": range(4)}
         parser.add_argument(option, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **what)
 
 
-def _let_go_of_stdout() -> None:
+def _discard_stdout() -> None:
     """Give the interpreter, which flushes at exit, nowhere to fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _reason(error: DatabaseError, using: str | None) -> str:
+def _describe_error(error: DatabaseError, using: str | None) -> str:
     """Say what stands between the tables and their reader."""
     alias = using or router.db_for_read(Event)
     try:

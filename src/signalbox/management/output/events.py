@@ -8,23 +8,23 @@ from django.utils import timezone
 
 from signalbox.core.event import Outcome
 from signalbox.management.output.table import Cell, Column
-from signalbox.management.output.text import took
-from signalbox.models import Event, now
+from signalbox.management.output.text import format_duration
+from signalbox.models import Event, utc_now
 
 COLUMNS: Final = (
-    Column(title="id", width=9, least=5, right=True),
-    Column(title="time", width=16, least=16, rank=1),
-    Column(title="signal", width=22, least=12, end=True),
-    Column(title="sender", width=26, least=10, rank=2, end=True),
-    Column(title="object", width=28, least=10),
-    Column(title="actor", width=12, least=6, rank=4),
-    Column(title="outcome", width=11, least=11, rank=1),
-    Column(title="took", width=8, least=7, rank=5, right=True),
-    Column(title="receivers", width=36, least=12, rank=3),
-    Column(title="trace", width=8, least=8, rank=6),
+    Column(title="id", width=9, min_width=5, align_right=True),
+    Column(title="time", width=16, min_width=16, drop_order=1),
+    Column(title="signal", width=22, min_width=12, keep_end=True),
+    Column(title="sender", width=26, min_width=10, drop_order=2, keep_end=True),
+    Column(title="object", width=28, min_width=10),
+    Column(title="actor", width=12, min_width=6, drop_order=4),
+    Column(title="outcome", width=11, min_width=11, drop_order=1),
+    Column(title="took", width=8, min_width=7, drop_order=5, align_right=True),
+    Column(title="receivers", width=36, min_width=12, drop_order=3),
+    Column(title="trace", width=8, min_width=8, drop_order=6),
 )
 
-STYLES: Final = {
+OUTCOME_STYLES: Final = {
     Outcome.COMMITTED: "green",
     Outcome.ROLLED_BACK: "yellow",
     Outcome.FAILED: "bold red",
@@ -32,37 +32,37 @@ STYLES: Final = {
 }
 
 
-def row(event: Event, *, exact: bool) -> list[Cell]:
+def event_row(event: Event, *, full_time: bool) -> list[Cell]:
     """Return the event's cells, one for each of ``COLUMNS``; times in full where they are to be ``exact``."""
     runs = event.data.get("receivers") or ()
     return [
         Cell(str(event.id), "dim"),
-        Cell(when(event, exact=exact), "dim"),
-        Cell(event.signal if exact else event.signal.rpartition(".")[2], "cyan"),
+        Cell(format_event_time(event, full_time=full_time), "dim"),
+        Cell(event.signal if full_time else event.signal.rpartition(".")[2], "cyan"),
         Cell(event.sender),
         Cell(event.object_label or event.object_key),
         Cell(event.actor_label or event.actor_key),
-        Cell(event.outcome.replace("_", " "), style_of(event.outcome)),
-        Cell(took(event.duration), "dim"),
-        Cell(", ".join(map(_run, runs)), "bold red" if event.errors else ""),
+        Cell(event.outcome.replace("_", " "), get_outcome_style(event.outcome)),
+        Cell(format_duration(event.duration), "dim"),
+        Cell(", ".join(map(_format_call, runs)), "bold red" if event.errors else ""),
         Cell(event.trace_id[:8], "dim"),
     ]
 
 
-def when(event: Event, *, exact: bool) -> str:
+def format_event_time(event: Event, *, full_time: bool) -> str:
     """Return the time in the current time zone: of today's events the time of day, of others the date as well."""
-    moment = timezone.localtime(event.at)
-    if exact:
+    moment = timezone.localtime(event.timestamp)
+    if full_time:
         return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
-    today = moment.date() == timezone.localtime(now()).date()
+    today = moment.date() == timezone.localtime(utc_now()).date()
     return f"{moment:%H:%M:%S.%f}"[:-3] if today else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def style_of(outcome: str) -> str:
+def get_outcome_style(outcome: str) -> str:
     """Return the style of an outcome."""
-    return STYLES[Outcome(outcome)] if outcome in tuple(Outcome) else ""
+    return OUTCOME_STYLES[Outcome(outcome)] if outcome in tuple(Outcome) else ""
 
 
-def _run(run: dict[str, Any]) -> str:
-    name = str(run["name"]).rpartition(".")[2]
-    return f"{name} FAILED" if run["error"] else name
+def _format_call(call: dict[str, Any]) -> str:
+    name = str(call["name"]).rpartition(".")[2]
+    return f"{name} FAILED" if call["error"] else name

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from signalbox.management.output.text import cells, clean, cut, padded
+from signalbox.management.output.text import display_width, escape_unprintable, truncate, pad
 
-GAP: Final = "  "
+COLUMN_GAP: Final = "  "
 
 
 class Cell(NamedTuple):
@@ -26,13 +26,13 @@ class Column:
     """Its heading."""
     width: int
     """What it takes where there is room."""
-    least: int
+    min_width: int
     """What it takes where there is little."""
-    rank: int = 0
+    drop_order: int = 0
     """Columns with the greatest rank are left out first; those with 0 never."""
-    right: bool = False
+    align_right: bool = False
     """Whether it is set to the right, as numbers are."""
-    end: bool = False
+    keep_end: bool = False
     """Whether a text that is cut keeps its end, as a dotted name should."""
 
 
@@ -40,52 +40,57 @@ class Layout:
     """Which columns are shown, and how wide."""
 
     def __init__(
-        self, columns: Sequence[Column], room: int | None, rows: Sequence[Sequence[Cell]] | None = None
+        self, columns: Sequence[Column], max_width: int | None, rows: Sequence[Sequence[Cell]] | None = None
     ) -> None:
         """``room`` is the terminal's width: without one nothing is cut. ``rows``, where known, narrow the columns."""
         self._columns = columns
-        self._room = room
+        self._max_width = max_width
         wished = [column.width for column in columns]
         if rows is not None:
-            longest = [max((cells(clean(row[i].text)) for row in rows), default=0) for i in range(len(columns))]
-            filled = [max(cells(column.title), long) for column, long in zip(columns, longest, strict=True)]
-            wished = filled if room is None else [min(pair) for pair in zip(wished, filled, strict=True)]
-        self.widths = dict(enumerate(wished)) if room is None else fit(columns, wished, room)
+            longest = [
+                max((display_width(escape_unprintable(row[i].text)) for row in rows), default=0)
+                for i in range(len(columns))
+            ]
+            filled = [max(display_width(column.title), long) for column, long in zip(columns, longest, strict=True)]
+            wished = filled if max_width is None else [min(pair) for pair in zip(wished, filled, strict=True)]
+        self.widths = dict(enumerate(wished)) if max_width is None else fit_columns(columns, wished, max_width)
 
-    def heading(self) -> list[Cell]:
+    def build_heading(self) -> list[Cell]:
         """Return the titles, laid out."""
-        return self.line([Cell(column.title) for column in self._columns])
+        return self.build_line([Cell(column.title) for column in self._columns])
 
-    def line(self, row: Sequence[Cell]) -> list[Cell]:
+    def build_line(self, row: Sequence[Cell]) -> list[Cell]:
         """Return the cells of one line, gaps included."""
         found: list[Cell] = []
         for position, width in self.widths.items():
             column, cell = self._columns[position], row[position]
-            text = clean(cell.text)
-            if self._room is not None:
-                text = cut(text, width, end=column.end)
+            text = escape_unprintable(cell.text)
+            if self._max_width is not None:
+                text = truncate(text, width, keep_end=column.keep_end)
             if found:
-                found.append(Cell(GAP))
-            found.append(Cell(padded(text, width, right=column.right), cell.style))
+                found.append(Cell(COLUMN_GAP))
+            found.append(Cell(pad(text, width, align_right=column.align_right), cell.style))
         return found
 
 
-def fit(columns: Sequence[Column], wished: Sequence[int], room: int) -> dict[int, int]:
+def fit_columns(columns: Sequence[Column], preferred: Sequence[int], max_width: int) -> dict[int, int]:
     """Return the positions of the columns that are shown with their widths, at most ``room`` together with the gaps
     between them; the columns of rank 0 are shown even where that is not enough."""
     shown = list(range(len(columns)))
-    while _together(min(columns[i].least, wished[i]) for i in shown) > room:
-        last = max(shown, key=lambda i: (columns[i].rank, i))
-        if columns[last].rank == 0:
-            return {i: min(columns[i].least, wished[i]) for i in shown}
+    while _total_width(min(columns[i].min_width, preferred[i]) for i in shown) > max_width:
+        last = max(shown, key=lambda i: (columns[i].drop_order, i))
+        if columns[last].drop_order == 0:
+            return {i: min(columns[i].min_width, preferred[i]) for i in shown}
         shown.remove(last)
-    widths = {i: wished[i] for i in shown}
-    while _together(widths.values()) > room:
-        widest = max((i for i in shown if widths[i] > columns[i].least), key=lambda i: widths[i] - columns[i].least)
+    widths = {i: preferred[i] for i in shown}
+    while _total_width(widths.values()) > max_width:
+        widest = max(
+            (i for i in shown if widths[i] > columns[i].min_width), key=lambda i: widths[i] - columns[i].min_width
+        )
         widths[widest] -= 1
     return widths
 
 
-def _together(widths: Iterable[int]) -> int:
-    each = [width + len(GAP) for width in widths]
-    return sum(each) - len(GAP)
+def _total_width(widths: Iterable[int]) -> int:
+    each = [width + len(COLUMN_GAP) for width in widths]
+    return sum(each) - len(COLUMN_GAP)

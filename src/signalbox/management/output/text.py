@@ -5,54 +5,54 @@ from __future__ import annotations
 import unicodedata
 
 
-def clean(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Return ``text`` with everything escaped that is not shown as a character.
 
     Labels come from a site's visitors: an escape sequence in one would drive the reader's terminal.
     """
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+    return "".join(char if char.isprintable() else _escape_char(char) for char in text)
 
 
-def _escaped(char: str) -> str:
+def _escape_char(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def cells(text: str) -> int:
+def display_width(text: str) -> int:
     """Return how many columns of a terminal ``text`` takes: two for a wide character, none for an accent of its own."""
     if text.isascii():
         return len(text)
-    return sum(_cells(char) for char in text)
+    return sum(_char_width(char) for char in text)
 
 
-def _cells(char: str) -> int:
+def _char_width(char: str) -> int:
     if unicodedata.combining(char):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def cut(text: str, width: int, *, end: bool = False) -> str:
+def truncate(text: str, width: int, *, keep_end: bool = False) -> str:
     """Return ``text`` in at most ``width`` columns: its beginning, or with ``end`` its end."""
-    if cells(text) <= width:
+    if display_width(text) <= width:
         return text
     kept = ""
     room = width - 1
-    for char in reversed(text) if end else text:
-        room -= _cells(char)
+    for char in reversed(text) if keep_end else text:
+        room -= _char_width(char)
         if room < 0:
             break
         kept += char
-    return f"…{kept[::-1]}" if end else f"{kept}…"
+    return f"…{kept[::-1]}" if keep_end else f"{kept}…"
 
 
-def padded(text: str, width: int, *, right: bool = False) -> str:
+def pad(text: str, width: int, *, align_right: bool = False) -> str:
     """Return ``text`` with blanks up to ``width`` columns, before it if ``right``."""
-    blanks = " " * (width - cells(text))
-    return blanks + text if right else text + blanks
+    blanks = " " * (width - display_width(text))
+    return blanks + text if align_right else text + blanks
 
 
-def took(microseconds: int | None) -> str:
+def format_duration(microseconds: int | None) -> str:
     """Return a duration in three digits and a unit; nothing for an unknown one."""
     if microseconds is None:
         return ""

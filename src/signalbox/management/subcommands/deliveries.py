@@ -10,10 +10,10 @@ from django.forms.models import model_to_dict
 
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
-from signalbox.models import Delivery, microseconds
+from signalbox.models import Delivery, to_microseconds
 from signalbox.outbox import health, operations, queue, registry
 from signalbox.outbox.queue import SECOND_US, now_us
-from signalbox.queries.filters import Filter
+from signalbox.queries.filters import EventFilter
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 ACTIONS = ("health", "list", "show", "retry", "discard", "replay")
 
 COLUMNS = (
-    Column(title="ID", width=10, least=4, right=True),
-    Column(title="STATE", width=9, least=9),
-    Column(title="TRIES", width=5, least=5, right=True),
-    Column(title="RECEIVER", width=48, least=20, end=True),
-    Column(title="SIGNAL", width=14, least=9, rank=3),
-    Column(title="SENDER", width=20, least=9, rank=2),
-    Column(title="KEY", width=12, least=4, rank=1),
-    Column(title="DUE", width=9, least=7, rank=2, right=True),
-    Column(title="ERROR", width=60, least=12, rank=1),
+    Column(title="ID", width=10, min_width=4, align_right=True),
+    Column(title="STATE", width=9, min_width=9),
+    Column(title="TRIES", width=5, min_width=5, align_right=True),
+    Column(title="RECEIVER", width=48, min_width=20, keep_end=True),
+    Column(title="SIGNAL", width=14, min_width=9, drop_order=3),
+    Column(title="SENDER", width=20, min_width=9, drop_order=2),
+    Column(title="KEY", width=12, min_width=4, drop_order=1),
+    Column(title="DUE", width=9, min_width=7, drop_order=2, align_right=True),
+    Column(title="ERROR", width=60, min_width=12, drop_order=1),
 )
 
 
@@ -82,7 +82,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     change = operations.retry if options["action"] == "retry" else operations.discard
     chosen = _select_deliveries(alias, options)
     number = change(chosen, alias)
-    screen.text(
+    screen.write_text(
         f"{number} of {len(chosen)} deliveries: {'to be run now' if change is operations.retry else 'discarded'}."
     )
     return 0 if number else 1
@@ -96,17 +96,17 @@ def _health(screen: Screen, options: Mapping[str, Any]) -> int:
     )
     found = health.build_report(aliases)
     if options["json"]:
-        screen.json(found)
+        screen.write_json(found)
         return 0
     for one in found["databases"]:
         if len(aliases) > 1:
-            screen.text(f"{'database':10} {one['database']:>8}")
+            screen.write_text(f"{'database':10} {one['database']:>8}")
         for name in ("pending", "due", "running", "retrying", "blocked", "dead"):
-            screen.text(f"{name:10} {one[name]:>8}")
-        screen.text(f"{'oldest':10} {one['oldest']:>8.1f} s due")
-        screen.text(f"{'rate':10} {one['rate']:>8.2f} done a second, over a minute")
+            screen.write_text(f"{name:10} {one[name]:>8}")
+        screen.write_text(f"{'oldest':10} {one['oldest']:>8.1f} s due")
+        screen.write_text(f"{'rate':10} {one['rate']:>8.2f} done a second, over a minute")
     if not found["well"]:
-        screen.text("Nobody works: start manage.py signalbox work.", "red")
+        screen.write_text("Nobody works: start manage.py signalbox work.", "red")
         return 1
     return 0
 
@@ -118,11 +118,11 @@ def _list(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     rows = list(found[: options["limit"]])
     if options["json"]:
         for one in rows:
-            screen.json(_build_record(one))
+            screen.write_json(_build_record(one))
     elif rows:
-        screen.table(COLUMNS, [_build_cells(one) for one in rows])
+        screen.write_table(COLUMNS, [_build_cells(one) for one in rows])
     else:
-        screen.text("There are no such deliveries.")
+        screen.write_text("There are no such deliveries.")
     return 0
 
 
@@ -131,19 +131,19 @@ def _show(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     for one in found:
         record = _build_record(one) | {"payload": one.payload, "traceback": one.traceback}
         if options["json"]:
-            screen.json(record)
+            screen.write_json(record)
         else:
             for name, value in record.items():
                 text = "" if value is None else f"\n{value}" if name == "traceback" else value
-                screen.text(f"{name:12} {text}")
+                screen.write_text(f"{name:12} {text}")
     return 0 if found else 1
 
 
 def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     if not options["receiver"] or not options["since"]:
         raise CommandError("replay needs --receiver NAME and --since TIME.", returncode=2)
-    times = Filter.parse({"since": options["since"], "until": options["until"]})
-    since, until = (None if time is None else microseconds(time) for time in (times.since, times.until))
+    times = EventFilter.parse({"since": options["since"], "until": options["until"]})
+    since, until = (None if time is None else to_microseconds(time) for time in (times.since, times.until))
     try:
         number = operations.replay(
             options["receiver"],
@@ -155,7 +155,7 @@ def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
         )
     except LookupError as error:
         raise CommandError(str(error.args[0]), returncode=2) from error
-    screen.text(f"{number} events {'would be' if options['dry_run'] else 'are to be'} delivered.")
+    screen.write_text(f"{number} events {'would be' if options['dry_run'] else 'are to be'} delivered.")
     return 0
 
 
@@ -182,22 +182,22 @@ def _filter_deliveries(alias: str, options: Mapping[str, Any]) -> Any:
 
 def _build_record(delivery: Delivery) -> dict[str, Any]:
     fields = model_to_dict(delivery, exclude=["payload", "lane", "traceback"])
-    return {"id": delivery.id, **fields, "status": get_status(delivery), "at": delivery.at.isoformat()}
+    return {"id": delivery.id, **fields, "status": get_status(delivery), "at": delivery.timestamp.isoformat()}
 
 
 def get_status(delivery: Delivery) -> str:
     """Return what a delivery is doing, finer than its state."""
     if delivery.state != Delivery.PENDING:
         return str(delivery.state)
-    if delivery.lease is not None:
-        return "running" if delivery.lease > now_us() else "abandoned"
-    return "retrying" if delivery.attempts and delivery.due > now_us() else "waiting"
+    if delivery.lease_expires_at is not None:
+        return "running" if delivery.lease_expires_at > now_us() else "abandoned"
+    return "retrying" if delivery.attempts and delivery.run_at > now_us() else "waiting"
 
 
 def _build_cells(delivery: Delivery) -> list[Cell]:
     shown = get_status(delivery)
     style = {"dead": "red", "retrying": "yellow", "abandoned": "yellow", "running": "green"}.get(shown, "")
-    due = (delivery.due - now_us()) / SECOND_US
+    due = (delivery.run_at - now_us()) / SECOND_US
     return [
         Cell(str(delivery.id)),
         Cell(shown, style),
@@ -205,7 +205,7 @@ def _build_cells(delivery: Delivery) -> list[Cell]:
         Cell(delivery.receiver),
         Cell(delivery.signal),
         Cell(delivery.sender),
-        Cell(delivery.key),
+        Cell(delivery.ordering_key),
         Cell(f"{due:+.0f} s" if delivery.state == Delivery.PENDING else ""),
         Cell(delivery.error),
     ]

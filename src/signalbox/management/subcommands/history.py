@@ -17,23 +17,23 @@ from signalbox.core.event import UNKNOWN
 from signalbox.management.output import events
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
-from signalbox.management.output.text import clean
+from signalbox.management.output.text import escape_unprintable
 from signalbox.management.subcommands import options as shared
-from signalbox.models import Event, now
-from signalbox.queries.export import event_record
-from signalbox.queries.filters import moment_told
-from signalbox.queries.object_history import ObjectHistory, State, history
+from signalbox.models import Event, utc_now
+from signalbox.queries.export import event_to_dict
+from signalbox.queries.filters import parse_time
+from signalbox.queries.object_history import ObjectHistory, ObjectState, history
 from signalbox.serialization import encoder
 
-COLUMNS: Final = (
-    Column(title="id", width=9, least=5, right=True),
-    Column(title="time", width=16, least=16, rank=1),
-    Column(title="signal", width=14, least=11),
-    Column(title="actor", width=12, least=6, rank=3),
-    Column(title="outcome", width=11, least=11, rank=2),
-    Column(title="what", width=90, least=20),
+EVENT_COLUMNS: Final = (
+    Column(title="id", width=9, min_width=5, align_right=True),
+    Column(title="time", width=16, min_width=16, drop_order=1),
+    Column(title="signal", width=14, min_width=11),
+    Column(title="actor", width=12, min_width=6, drop_order=3),
+    Column(title="outcome", width=11, min_width=11, drop_order=2),
+    Column(title="what", width=90, min_width=20),
 )
-FIELDS: Final = (Column(title="field", width=30, least=8), Column(title="value", width=120, least=10))
+FIELD_COLUMNS: Final = (Column(title="field", width=30, min_width=8), Column(title="value", width=120, min_width=10))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--as-of", metavar="TIME", help='show its fields at a time: "2h" or "3d" ago, or as 2026-03-01T12:30'
     )
-    parser.add_argument("--limit", type=shared.number, metavar="N", help="show the newest N events")
+    parser.add_argument("--limit", type=shared.positive_int, metavar="N", help="show the newest N events")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--using",
@@ -57,23 +57,23 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the object's events, newest first, or its fields. Raises ``CommandError``, with 2 as exit code, for a model
     or key that there can't be, and with 1 for an object of which nothing is known."""
     screen = Screen(stdout, options)
-    found = _subject(options)
+    found = _get_history(options)
     if options["as_of"]:
-        when = moment_told("as-of", options["as_of"], now())
-        _state(screen, found, found.as_of(when), options)
+        when = parse_time("as-of", options["as_of"], utc_now())
+        _write_state(screen, found, found.as_of(when), options)
         return 0
     rows = list(found.events(limit=options["limit"]))
     if not rows:
         raise CommandError(f"Nothing is recorded of {options['model']} {options['key']}.", returncode=1)
     if options["json"]:
         for event in rows:
-            screen.json({**event_record(event), "uncertain": event.uncertain})
+            screen.write_json({**event_to_dict(event), "uncertain": event.uncertain})
     else:
-        screen.table(COLUMNS, [_row(event, exact=not screen.terminal) for event in rows])
+        screen.write_table(EVENT_COLUMNS, [_build_row(event, exact=not screen.is_terminal) for event in rows])
     return 0
 
 
-def _subject(options: Mapping[str, Any]) -> ObjectHistory:
+def _get_history(options: Mapping[str, Any]) -> ObjectHistory:
     label = options["model"]
     try:
         if label.count(".") != 1:
@@ -92,41 +92,41 @@ def _subject(options: Mapping[str, Any]) -> ObjectHistory:
     return history(model, pk, using=options["using"])
 
 
-def _state(screen: Screen, found: ObjectHistory, state: State, options: Mapping[str, Any]) -> None:
+def _write_state(screen: Screen, object_history: ObjectHistory, state: ObjectState, options: Mapping[str, Any]) -> None:
     told = {name: None if value is UNKNOWN else value for name, value in state.items()}
     if options["json"]:
         known: dict[str, Any] = {"at": state.at.isoformat(), "exists": state.exists}
-        screen.json({**known, "fields": told, "unknown": sorted(state.unknown)})
+        screen.write_json({**known, "fields": told, "unknown": sorted(state.unknown_fields)})
     elif not state.exists:
-        screen.text(f"{found.model._meta.label} {found.key} was not there.")
+        screen.write_text(f"{object_history.model._meta.label} {object_history.key} was not there.")
     else:
         rows = [
-            [Cell(name), Cell("unknown", "dim") if name in state.unknown else Cell(_shown(value))]
+            [Cell(name), Cell("unknown", "dim") if name in state.unknown_fields else Cell(_format_value(value))]
             for name, value in told.items()
         ]
-        screen.table(FIELDS, rows)
+        screen.write_table(FIELD_COLUMNS, rows)
 
 
-def _row(event: Event, *, exact: bool) -> list[Cell]:
+def _build_row(event: Event, *, exact: bool) -> list[Cell]:
     return [
         Cell(str(event.id), "dim"),
-        Cell(events.when(event, exact=exact), "dim"),
+        Cell(events.format_event_time(event, full_time=exact), "dim"),
         Cell(event.signal, "cyan"),
         Cell(event.actor_label or event.actor_key),
-        Cell(event.outcome.replace("_", " "), events.style_of(event.outcome)),
-        Cell(clean(f"perhaps: {summary(event)}" if event.uncertain else summary(event))),
+        Cell(event.outcome.replace("_", " "), events.get_outcome_style(event.outcome)),
+        Cell(escape_unprintable(f"perhaps: {summarize_event(event)}" if event.uncertain else summarize_event(event))),
     ]
 
 
-def summary(event: Event) -> str:
+def summarize_event(event: Event) -> str:
     """Return in one line what an event did to its object."""
     data = event.data
     args = data.get("args") or {}
     if "changes" in data:
-        pairs = (f"{name}: {' → '.join(map(_shown, pair))}" for name, pair in data["changes"].items())
+        pairs = (f"{name}: {' → '.join(map(_format_value, pair))}" for name, pair in data["changes"].items())
         return ", ".join(pairs) or "nothing changed"
     if "ends" in args:
-        return f"removed {', '.join(f'{name} {_several(keys)}' for name, keys in args['ends'].items())}"
+        return f"removed {', '.join(f'{name} {_format_keys(keys)}' for name, keys in args['ends'].items())}"
     if event.signal in ("post_delete", "bulk_delete"):
         return "deleted"
     if "row" in data or event.signal == "bulk_create":
@@ -134,20 +134,20 @@ def summary(event: Event) -> str:
     if event.signal == "m2m_changed":
         what = "added" if "added" in args else "removed"
         keys = args.get(what)
-        return f"{what} {args.get('model')} {_several(keys)}" if keys else str(args.get("action", ""))
+        return f"{what} {args.get('model')} {_format_keys(keys)}" if keys else str(args.get("action", ""))
     if "values" in args:
-        values = (f"{name} = {_shown(value)}" for name, value in args["values"].items())
+        values = (f"{name} = {_format_value(value)}" for name, value in args["values"].items())
         return f"{', '.join(values)} ({args.get('count')} rows)"
     if "fields" in args:
         return f"{', '.join(args['fields'])} ({args.get('count')} rows)"
     return ""
 
 
-def _several(keys: Any) -> str:
+def _format_keys(keys: Any) -> str:
     return ", ".join(map(str, dict.fromkeys(keys))) if isinstance(keys, list) else str(keys)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if encoder.is_expression(value):
         return str(value[encoder.EXPRESSION])
     value = encoder.literal(value)

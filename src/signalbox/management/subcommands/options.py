@@ -9,13 +9,13 @@ from typing import Any, Final
 from django.db import connections
 
 from signalbox.core.event import Outcome
-from signalbox.queries.filters import GROUPS, Filter
+from signalbox.queries.filters import SIGNAL_GROUPS, EventFilter
 
-MOST: Final = 10**18
+MAX_NUMBER: Final = 10**18
 """No number that is given is greater: every database takes it, and one more."""
 
 
-def add_output(parser: ArgumentParser) -> None:
+def add_output_options(parser: ArgumentParser) -> None:
     """Add how to answer, and out of which database."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
@@ -26,12 +26,14 @@ def add_output(parser: ArgumentParser) -> None:
     )
 
 
-def add_filter(parser: ArgumentParser) -> None:
+def add_filter_options(parser: ArgumentParser) -> None:
     """Add what chooses events, but for times."""
     several: Any = {"action": "append", "default": []}
     group = parser.add_argument_group("which events", "An option that is repeated asks for any of its values.")
     group.add_argument("--signal", metavar="NAME", help="as post_save, or shop.signals.order_paid", **several)
-    group.add_argument("--group", choices=GROUPS, metavar="NAME", help=f"one of {', '.join(GROUPS)}", **several)
+    group.add_argument(
+        "--group", choices=SIGNAL_GROUPS, metavar="NAME", help=f"one of {', '.join(SIGNAL_GROUPS)}", **several
+    )
     group.add_argument("--sender", metavar="LABEL", help="as shop.Order, or shop for the whole app", **several)
     group.add_argument("--object", metavar="MODEL:KEY", help="as shop.Order:17")
     group.add_argument("--actor", metavar="WHO", help="a user's name or primary key", **several)
@@ -42,7 +44,7 @@ def add_filter(parser: ArgumentParser) -> None:
     group.add_argument("--text", metavar="TEXT", help="what a name, a label or the data contains")
 
 
-def add_times(parser: ArgumentParser) -> None:
+def add_time_options(parser: ArgumentParser) -> None:
     """Add what chooses events by what is known when they lie back."""
     group = parser.add_argument_group("when")
     group.add_argument(
@@ -54,20 +56,20 @@ def add_times(parser: ArgumentParser) -> None:
     )
 
 
-def wanted(options: Mapping[str, Any]) -> Filter:
+def parse_filter(options: Mapping[str, Any]) -> EventFilter:
     """Return the filter that the options ask for. Raises ``FilterError``."""
-    return Filter.parse(options)
+    return EventFilter.parse(options)
 
 
-def number(text: str) -> int:
+def positive_int(text: str) -> int:
     """Read a number above 0, for ``type``."""
     if not text.isdecimal() or int(text) == 0:
         raise ArgumentTypeError(f"{text!r} is not a number above 0")
-    if int(text) > MOST:
-        raise ArgumentTypeError(f"{text!r} is greater than {MOST}")
+    if int(text) > MAX_NUMBER:
+        raise ArgumentTypeError(f"{text!r} is greater than {MAX_NUMBER}")
     return int(text)
 
 
-def lines(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """Read a number of lines, which may be 0, for ``type``."""
-    return 0 if text == "0" else number(text)
+    return 0 if text == "0" else positive_int(text)

@@ -14,74 +14,78 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
 from signalbox.outbox import registry
-from signalbox.queries.signal_listeners import Listener, Listening
-from signalbox.queries.signal_listeners import signals as known_signals
-from signalbox.queries.stats import WINDOW
+from signalbox.queries.signal_listeners import Listener, SignalListeners
+from signalbox.queries.signal_listeners import get_signal_listeners as known_signals
+from signalbox.queries.stats import DEFAULT_LIMIT
 
 COLUMNS: Final = (
-    Column(title="signal", width=40, least=14, end=True),
-    Column(title="events", width=7, least=6, rank=1, right=True),
-    Column(title="receiver", width=60, least=16, end=True),
-    Column(title="sender", width=30, least=10, rank=2, end=True),
-    Column(title="held", width=12, least=6, rank=3),
-    Column(title="place", width=50, least=14, rank=4, end=True),
+    Column(title="signal", width=40, min_width=14, keep_end=True),
+    Column(title="events", width=7, min_width=6, drop_order=1, align_right=True),
+    Column(title="receiver", width=60, min_width=16, keep_end=True),
+    Column(title="sender", width=30, min_width=10, drop_order=2, keep_end=True),
+    Column(title="held", width=12, min_width=6, drop_order=3),
+    Column(title="place", width=50, min_width=14, drop_order=4, keep_end=True),
 )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
-    shared.add_output(parser)
-    shared.add_filter(parser)
-    shared.add_times(parser)
+    shared.add_output_options(parser)
+    shared.add_filter_options(parser)
+    shared.add_time_options(parser)
     parser.add_argument(
-        "--limit", type=shared.number, default=WINDOW, metavar="N", help=f"count the newest N events (default {WINDOW})"
+        "--limit",
+        type=shared.positive_int,
+        default=DEFAULT_LIMIT,
+        metavar="N",
+        help=f"count the newest N events (default {DEFAULT_LIMIT})",
     )
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the signals in the order of Django's groups, those of the project last."""
     screen = Screen(stdout, options)
-    watched = process.watched()
+    watched = process.get_recorded_signals()
     found = known_signals(
         watched,
         Scope(conf.get()).names | set(watched.values()),
-        shared.wanted(options),
-        durable=[(signal, sender, one.function) for signal, sender, one in registry.get_subscriptions()],
+        shared.parse_filter(options),
+        durable_receivers=[(signal, sender, one.function) for signal, sender, one in registry.get_subscriptions()],
         limit=options["limit"],
         using=options["using"],
     )
     if options["json"]:
         for one in found:
-            screen.json(record(one))
+            screen.write_json(signal_to_dict(one))
     else:
-        screen.table(COLUMNS, [row for one in found for row in _rows(one)])
-        screen.text(f"Counted over the newest {options['limit']} events that were asked for.", "dim")
+        screen.write_table(COLUMNS, [row for one in found for row in _build_rows(one)])
+        screen.write_text(f"Counted over the newest {options['limit']} events that were asked for.", "dim")
     return 0
 
 
-def record(one: Listening) -> dict[str, Any]:
+def signal_to_dict(listeners: SignalListeners) -> dict[str, Any]:
     """Return a signal as a JSON-able dict."""
-    entry = one.entry
+    entry = listeners.info
     return {
-        "signal": one.name,
-        "group": one.group,
-        "path": one.name if entry is None else entry.path,
-        "partner": None if entry is None else entry.partner,
-        "recorded": one.recorded,
-        "events": one.events,
-        "receivers": [asdict(listener) for listener in one.listeners],
+        "signal": listeners.name,
+        "group": listeners.group,
+        "path": listeners.name if entry is None else entry.path,
+        "partner": None if entry is None else entry.counterpart,
+        "recorded": listeners.is_recorded,
+        "events": listeners.event_count,
+        "receivers": [asdict(listener) for listener in listeners.listeners],
     }
 
 
-def _rows(one: Listening) -> Iterator[list[Cell]]:
-    counted = str(one.events) if one.recorded else "off"
-    named = [Cell(one.name, "cyan"), Cell(counted, "" if one.events else "dim")]
-    for listener in one.listeners or (None,):
-        yield [*named, *_listener(listener)]
+def _build_rows(listeners: SignalListeners) -> Iterator[list[Cell]]:
+    counted = str(listeners.event_count) if listeners.is_recorded else "off"
+    named = [Cell(listeners.name, "cyan"), Cell(counted, "" if listeners.event_count else "dim")]
+    for listener in listeners.listeners or (None,):
+        yield [*named, *_listener_cells(listener)]
         named = [Cell(""), Cell("")]
 
 
-def _listener(listener: Listener | None) -> list[Cell]:
+def _listener_cells(listener: Listener | None) -> list[Cell]:
     if listener is None:
         return [Cell("-", "dim"), Cell(""), Cell(""), Cell("")]
     words = ["dead" if listener.dead else "durable" if listener.durable else "weak" if listener.weak else "strong"]
@@ -92,5 +96,5 @@ def _listener(listener: Listener | None) -> list[Cell]:
         Cell((listener.name or "(collected)") + uid, "red" if listener.dead else ""),
         Cell("any" if listener.sender is None else listener.sender),
         Cell(" ".join(words), "red" if listener.dead else "dim"),
-        Cell(listener.place, "dim"),
+        Cell(listener.location, "dim"),
     ]

@@ -9,114 +9,117 @@ from typing import Any, Final
 from django.utils import timezone
 
 from signalbox.core.event import Outcome
-from signalbox.management.output.events import style_of
+from signalbox.management.output.events import get_outcome_style
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
-from signalbox.management.output.text import took
+from signalbox.management.output.text import format_duration
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.stats import WINDOW, ReceiverTimes, SignalCounts, Statistics
-from signalbox.queries.stats import stats as sum_up
+from signalbox.queries.stats import DEFAULT_LIMIT, ReceiverStats, SignalStats, EventStats
+from signalbox.queries.stats import compute_stats as sum_up
 
-SIGNALS: Final = (
-    Column(title="signal", width=50, least=14, end=True),
-    Column(title="events", width=9, least=6, right=True),
-    *(Column(title=outcome.value.replace("_", " "), width=11, least=4, right=True, rank=1) for outcome in Outcome),
-    Column(title="errors", width=8, least=6, right=True, rank=2),
+SIGNAL_COLUMNS: Final = (
+    Column(title="signal", width=50, min_width=14, keep_end=True),
+    Column(title="events", width=9, min_width=6, align_right=True),
+    *(
+        Column(title=outcome.value.replace("_", " "), width=11, min_width=4, align_right=True, drop_order=1)
+        for outcome in Outcome
+    ),
+    Column(title="errors", width=8, min_width=6, align_right=True, drop_order=2),
 )
 
-RECEIVERS: Final = (
-    Column(title="receiver", width=60, least=16, end=True),
-    Column(title="signal", width=30, least=10, rank=3, end=True),
-    Column(title="runs", width=8, least=5, right=True),
-    Column(title="errors", width=8, least=6, right=True, rank=1),
-    Column(title="total", width=8, least=8, right=True, rank=2),
-    Column(title="median", width=8, least=8, right=True, rank=5),
-    Column(title="p95", width=8, least=8, right=True),
-    Column(title="longest", width=8, least=8, right=True, rank=4),
+RECEIVER_COLUMNS: Final = (
+    Column(title="receiver", width=60, min_width=16, keep_end=True),
+    Column(title="signal", width=30, min_width=10, drop_order=3, keep_end=True),
+    Column(title="runs", width=8, min_width=5, align_right=True),
+    Column(title="errors", width=8, min_width=6, align_right=True, drop_order=1),
+    Column(title="total", width=8, min_width=8, align_right=True, drop_order=2),
+    Column(title="median", width=8, min_width=8, align_right=True, drop_order=5),
+    Column(title="p95", width=8, min_width=8, align_right=True),
+    Column(title="longest", width=8, min_width=8, align_right=True, drop_order=4),
 )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
-    shared.add_output(parser)
-    shared.add_filter(parser)
-    shared.add_times(parser)
+    shared.add_output_options(parser)
+    shared.add_filter_options(parser)
+    shared.add_time_options(parser)
     parser.add_argument(
         "--limit",
-        type=shared.number,
-        default=WINDOW,
+        type=shared.positive_int,
+        default=DEFAULT_LIMIT,
         metavar="N",
-        help=f"look at the newest N events (default {WINDOW})",
+        help=f"look at the newest N events (default {DEFAULT_LIMIT})",
     )
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write two tables: signals by outcome, receivers by time."""
     screen = Screen(stdout, options)
-    found = sum_up(shared.wanted(options), limit=options["limit"], using=options["using"])
+    found = sum_up(shared.parse_filter(options), limit=options["limit"], using=options["using"])
     if options["json"]:
         for signal in found.signals:
-            screen.json(signal_record(signal))
+            screen.write_json(signal_to_dict(signal))
         for receiver in found.receivers:
-            screen.json(receiver_record(receiver))
+            screen.write_json(receiver_to_dict(receiver))
         return 0
-    screen.text(_summary(found))
+    screen.write_text(_format_summary(found))
     if found.signals:
-        screen.line()
-        screen.table(SIGNALS, map(_signal, found.signals))
+        screen.write_line()
+        screen.write_table(SIGNAL_COLUMNS, map(_signal_row, found.signals))
     if found.receivers:
-        screen.line()
-        screen.table(RECEIVERS, map(_receiver, found.receivers))
+        screen.write_line()
+        screen.write_table(RECEIVER_COLUMNS, map(_receiver_row, found.receivers))
     return 0
 
 
-def signal_record(signal: SignalCounts) -> dict[str, Any]:
+def signal_to_dict(stats: SignalStats) -> dict[str, Any]:
     """Return a signal's counts as a JSON-able dict."""
-    outcomes = {outcome.value: signal.outcomes.get(outcome.value, 0) for outcome in Outcome}
-    return {"signal": signal.signal, "events": signal.events, **outcomes, "errors": signal.errors}
+    outcomes = {outcome.value: stats.outcomes.get(outcome.value, 0) for outcome in Outcome}
+    return {"signal": stats.signal, "events": stats.events, **outcomes, "errors": stats.errors}
 
 
-def receiver_record(receiver: ReceiverTimes) -> dict[str, Any]:
+def receiver_to_dict(stats: ReceiverStats) -> dict[str, Any]:
     """Return a receiver's times as a JSON-able dict."""
     return {
-        "receiver": receiver.receiver,
-        "place": receiver.place,
-        "signal": receiver.signal,
-        "runs": receiver.runs,
-        "errors": receiver.errors,
-        "total_us": receiver.total,
-        "median_us": receiver.median,
-        "p95_us": receiver.p95,
-        "longest_us": receiver.longest,
+        "receiver": stats.receiver,
+        "place": stats.location,
+        "signal": stats.signal,
+        "runs": stats.calls,
+        "errors": stats.errors,
+        "total_us": stats.total_us,
+        "median_us": stats.median_us,
+        "p95_us": stats.p95_us,
+        "longest_us": stats.max_us,
     }
 
 
-def _summary(found: Statistics) -> str:
-    if found.first is None or found.last is None:
+def _format_summary(stats: EventStats) -> str:
+    if stats.first is None or stats.last is None:
         return "There are no such events."
-    first, last = timezone.localtime(found.first), timezone.localtime(found.last)
-    rest = "" if found.complete else "; older ones are left out"
-    return f"{found.events} events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S}{rest}"
+    first, last = timezone.localtime(stats.first), timezone.localtime(stats.last)
+    rest = "" if stats.is_complete else "; older ones are left out"
+    return f"{stats.events} events from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S}{rest}"
 
 
-def _signal(signal: SignalCounts) -> list[Cell]:
+def _signal_row(stats: SignalStats) -> list[Cell]:
     return [
-        Cell(signal.signal, "cyan"),
-        Cell(str(signal.events)),
-        *(_number(signal.outcomes.get(outcome.value, 0), style_of(outcome)) for outcome in Outcome),
-        _number(signal.errors, "bold red"),
+        Cell(stats.signal, "cyan"),
+        Cell(str(stats.events)),
+        *(_number_cell(stats.outcomes.get(outcome.value, 0), get_outcome_style(outcome)) for outcome in Outcome),
+        _number_cell(stats.errors, "bold red"),
     ]
 
 
-def _receiver(receiver: ReceiverTimes) -> list[Cell]:
+def _receiver_row(stats: ReceiverStats) -> list[Cell]:
     return [
-        Cell(receiver.receiver),
-        Cell(receiver.signal, "cyan"),
-        Cell(str(receiver.runs)),
-        _number(receiver.errors, "bold red"),
-        *(Cell(took(time)) for time in (receiver.total, receiver.median, receiver.p95, receiver.longest)),
+        Cell(stats.receiver),
+        Cell(stats.signal, "cyan"),
+        Cell(str(stats.calls)),
+        _number_cell(stats.errors, "bold red"),
+        *(Cell(format_duration(time)) for time in (stats.total_us, stats.median_us, stats.p95_us, stats.max_us)),
     ]
 
 
-def _number(number: int, style: str) -> Cell:
+def _number_cell(number: int, style: str) -> Cell:
     return Cell(str(number), style if number else "dim")

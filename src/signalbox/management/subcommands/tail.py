@@ -10,33 +10,33 @@ from signalbox.management.output import events
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Layout
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.export import event_record
+from signalbox.queries.export import event_to_dict
 from signalbox.queries.tail import follow
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
-    shared.add_output(parser)
-    shared.add_filter(parser)
+    shared.add_output_options(parser)
+    shared.add_filter_options(parser)
     parser.add_argument(
-        "-n", "--lines", type=shared.lines, default=10, help="so many that are there already (default 10)"
+        "-n", "--lines", type=shared.non_negative_int, default=10, help="so many that are there already (default 10)"
     )
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write events as they become visible, until Ctrl-C."""
     screen = Screen(stdout, options)
-    following = follow(shared.wanted(options), lines=options["lines"], using=options["using"])
+    following = follow(shared.parse_filter(options), lines=options["lines"], using=options["using"])
     layout = Layout(events.COLUMNS, screen.width)
     try:
-        if screen.terminal and not options["json"]:
-            screen.heading(layout)
+        if screen.is_terminal and not options["json"]:
+            screen.write_heading(layout)
         screen.flush()
         for event in following:
             if options["json"]:
-                screen.json(event_record(event))
+                screen.write_json(event_to_dict(event))
             else:
-                screen.line(layout.line(events.row(event, exact=not screen.terminal)))
+                screen.write_line(layout.build_line(events.event_row(event, full_time=not screen.is_terminal)))
             screen.flush()
     except KeyboardInterrupt:
         return 0

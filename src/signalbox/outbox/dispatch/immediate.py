@@ -17,9 +17,9 @@ _state = threading.local()
 
 def run_due(alias: str) -> None:
     """Run what is due in the database ``alias``; failures are logged, and wait for the next occasion."""
-    if getattr(_state, "now", False) or connections[alias].in_atomic_block:
+    if getattr(_state, "active", False) or connections[alias].in_atomic_block:
         return  # what receivers cause is run by the loop below
-    _state.now = True
+    _state.active = True
     try:
         claims = DeliveryQueue(alias)
         while found := claims.acquire(1, start_count=1):
@@ -28,4 +28,4 @@ def run_due(alias: str) -> None:
     except Exception:
         logger.exception("Deliveries could not be run.")
     finally:
-        _state.now = False
+        _state.active = False
