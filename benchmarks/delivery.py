@@ -237,7 +237,7 @@ def saving(rounds: int) -> None:
                 timed(work, 1)
                 with_it = timed(work, times)
                 registry.disconnect("benchmarks.peers.noop.noop")
-                signalbox.install()
+                signalbox.start_recording()
                 timed(work, 1)
                 after = timed(work, times)
                 ratios.append(2 * with_it / (without + after))

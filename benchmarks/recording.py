@@ -108,12 +108,12 @@ def measure(name: str, rounds: int, work: Callable[[], float]) -> None:
 
     def recorded(preset: str) -> float:
         with override_settings(SIGNALBOX={"RECORD": preset}):
-            signalbox.install()
+            signalbox.start_recording()
             work()
             return work()
 
     def bare() -> float:
-        signalbox.uninstall()
+        signalbox.stop_recording()
         work()
         return work()
 
@@ -123,7 +123,7 @@ def measure(name: str, rounds: int, work: Callable[[], float]) -> None:
     gc.freeze()
     for _ in range(rounds):
         for preset in PRESETS:
-            signalbox.uninstall()
+            signalbox.stop_recording()
             gc.collect()
             gc.disable()
             before = bare()

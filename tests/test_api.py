@@ -29,7 +29,7 @@ def count(trace: tracing.Trace) -> int:
 
 @pytest.fixture(autouse=True)
 def named() -> None:
-    signalbox.track(departed, "tests.departed")
+    signalbox.register_signal(departed, "tests.departed")
 
 
 @pytest.mark.django_db

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def found() -> tuple[Any, Any]:
-    return autocommit.connection_of("default"), connections["default"]
+    return autocommit.get_connection("default"), connections["default"]
 
 
 def in_thread() -> tuple[Any, Any]:
@@ -54,7 +54,9 @@ def test_the_connection_is_the_one_that_django_finds_wherever_it_is_asked() -> N
     }
     assert dict.fromkeys(pairs, True) == {name: mine is its for name, (mine, its) in pairs.items()}
     assert pairs["here"][0] is not pairs["in a thread"][0]
-    assert autocommit._storage is not None, "it is found the short way, unless asgiref keeps it elsewhere by now"
+    assert autocommit._connection_storage is not None, (
+        "it is found the short way, unless asgiref keeps it elsewhere by now"
+    )
 
 
 def test_another_connection_that_is_put_in_its_place_is_found() -> None:
@@ -62,15 +64,15 @@ def test_another_connection_that_is_put_in_its_place_is_found() -> None:
     other = before.copy()
     connections["default"] = other
     try:
-        assert other is autocommit.connection_of("default")
+        assert other is autocommit.get_connection("default")
     finally:
         connections["default"] = before
-    assert before is autocommit.connection_of("default")
+    assert before is autocommit.get_connection("default")
 
 
 def test_a_database_that_there_is_not_is_djangos_error() -> None:
     with pytest.raises(ConnectionDoesNotExist):
-        autocommit.connection_of("nowhere")
+        autocommit.get_connection("nowhere")
 
 
 # ------------------------------------------------------------------ PostgreSQL: BEGIN with the first statement
@@ -182,7 +184,7 @@ def test_a_block_in_which_nothing_is_sent_begins_nothing(sent: list[str]) -> Non
     sent.clear()
     assert 0 == Tag.objects.filter(pk__in=[]).update(name="nobody")
     assert [] == sent
-    with autocommit.Unseen(here()):
+    with autocommit.ImplicitTransaction(here()):
         pass
     assert [] == sent
     assert idle(here())
@@ -210,7 +212,7 @@ def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first:
                 cursor.execute(insert, ["a"])
 
     def fail() -> None:
-        with autocommit.Unseen(here()):
+        with autocommit.ImplicitTransaction(here()):
             work()
             raise KeyError
 
@@ -218,7 +220,7 @@ def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first:
         fail()
     assert idle(here())
     assert not Uniq.objects.exists(), "it was in a transaction"
-    with autocommit.Unseen(here()):
+    with autocommit.ImplicitTransaction(here()):
         work()
     assert idle(here())
     assert Uniq.objects.exists()
@@ -231,7 +233,7 @@ def test_a_connection_whose_transactions_begin_in_another_way_begins_them_so(loo
 
     loose.ensure_connection()
     loose.connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
-    with autocommit.Unseen(loose), loose.cursor() as cursor:
+    with autocommit.ImplicitTransaction(loose), loose.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         assert ("serializable",) == cursor.fetchone()
     assert idle(loose)
@@ -244,7 +246,7 @@ def test_parameters_that_the_server_binds_go_without_a_begin_in_their_message(lo
     loose.features.__dict__.pop("uses_server_side_binding", None)
 
     def fail() -> None:
-        with autocommit.Unseen(loose), loose.cursor() as cursor:
+        with autocommit.ImplicitTransaction(loose), loose.cursor() as cursor:
             cursor.execute("INSERT INTO shop_uniq (k) VALUES (%s) RETURNING k", ["a"])
             assert ("a",) == cursor.fetchone()
             raise KeyError

@@ -146,8 +146,8 @@ def test_a_transaction_that_is_open_when_recording_ends_keeps_its_events() -> No
     try:
         with transaction.atomic():
             Tag.objects.create(name="a")
-            signalbox.uninstall()
+            signalbox.stop_recording()
             Tag.objects.create(name="b")
     finally:
-        signalbox.install()
+        signalbox.start_recording()
     assert ["a"] == [event.object_label for event in Event.objects.filter(signal="post_save")]

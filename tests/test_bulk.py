@@ -73,11 +73,11 @@ def rows() -> Iterator[None]:
 
 
 def bare(action: Callable[[], Any]) -> Any:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         return action()
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 # ------------------------------------------------------------------ update()
@@ -251,8 +251,8 @@ def test_what_an_update_did_to_a_loaded_object_is_known_once_it_is_refreshed() -
 
 
 def test_more_keys_than_ten_thousand_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 10_000 == bulk.MOST_KEYS
-    monkeypatch.setattr(bulk, "MOST_KEYS", 2)
+    assert 10_000 == bulk.MAX_RECORDED_KEYS
+    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 2)
     for operation in (
         lambda: Tag.objects.bulk_create([Tag(name="a") for _ in range(5)]),
         lambda: Tag.objects.update(name="b"),

@@ -22,7 +22,7 @@ import signalbox
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata
 from signalbox.serialization import encoder
-from signalbox.serialization.diff import Fields, RowChange, choice_labels, describe, diff, row, same
+from signalbox.serialization.diff import FieldSet, RowChange, build_row, describe, diff, get_choice_labels, is_equal
 from signalbox.serialization.redaction import REDACTED, Redactor
 from tests.events import changes, newest, of, recorded
 from tests.shop.fields import Money
@@ -41,20 +41,20 @@ def everywhere(test: Any) -> Any:
 # ------------------------------------------------------------------ the pure part
 
 
-def fields(*names: str, **options: Any) -> Fields:
+def fields(*names: str, **options: Any) -> FieldSet:
     settled: dict[str, Any] = {
         "names": names,
         "attnames": names,
         "secret": frozenset(),
         "to_python": tuple(lambda value: value for _ in names),
-        "special": frozenset(),
+        "non_scalar": frozenset(),
         "redactor": Redactor(),
         "excluded": frozenset(),
         "choices": {},
-        "primary": frozenset(),
+        "primary_key": frozenset(),
         "to_text": {},
     }
-    return Fields(**{**settled, **options})
+    return FieldSet(**{**settled, **options})
 
 
 def test_only_what_differs_is_a_change() -> None:
@@ -72,7 +72,7 @@ def test_a_created_and_a_deleted_row_are_told_whole() -> None:
 def test_an_unknown_old_value_is_left_out_and_not_invented() -> None:
     assert {"a": [1], "b": [2]} == diff(RowChange(fields("a", "b"), UNKNOWN, (1, 2)))
     assert {"a": [1]} == diff(RowChange(fields("a", "b"), [UNKNOWN, 2], (1, 2)))
-    assert {"b": 2} == row([UNKNOWN, 2], fields("a", "b"))
+    assert {"b": 2} == build_row([UNKNOWN, 2], fields("a", "b"))
 
 
 def test_a_field_that_was_not_written_did_not_change() -> None:
@@ -99,10 +99,10 @@ class Unwilling:
 
 
 def test_values_that_refuse_to_be_compared_are_taken_for_different() -> None:
-    assert not same(Unwilling(), 1)
+    assert not is_equal(Unwilling(), 1)
     one, other = Unwilling(), Unwilling()
     assert {"a": [one, other]} == diff(RowChange(fields("a"), (one,), (other,)))
-    assert {"a": one} == row([one], fields("a"))
+    assert {"a": one} == build_row([one], fields("a"))
 
 
 def test_a_secret_change_shows_without_its_values() -> None:
@@ -110,21 +110,21 @@ def test_a_secret_change_shows_without_its_values() -> None:
     assert {"a": [REDACTED, REDACTED]} == diff(RowChange(secret, ("x",), ("y",)))
     assert {"a": [None, REDACTED]} == diff(RowChange(secret, (None,), ("y",)))
     assert {"a": [REDACTED]} == diff(RowChange(secret, UNKNOWN, ("y",)))
-    assert {"a": REDACTED} == row(("x",), secret)
-    assert {"a": None} == row((None,), secret)
+    assert {"a": REDACTED} == build_row(("x",), secret)
+    assert {"a": None} == build_row((None,), secret)
 
 
 def test_excluded_fields_are_in_neither() -> None:
     without = fields("a", "b", excluded=frozenset({"a"}))
     assert {"b": [1, 2]} == diff(RowChange(without, (1, 1), (2, 2)))
-    assert {"b": 1} == row((1, 1), without)
+    assert {"b": 1} == build_row((1, 1), without)
 
 
 def test_choices_are_called_by_their_name() -> None:
     named = fields("a", choices={"a": {"x": "Ex", 1: "One"}})
-    assert {"a": {"x": "Ex", "1": "One"}} == choice_labels({"a": ["x", 1]}, named)
-    assert {"a": {"x": "Ex"}} == choice_labels({"a": ["x", "unheard of"]}, named)
-    assert {} == choice_labels({"a": ["unheard of", None]}, named)
+    assert {"a": {"x": "Ex", "1": "One"}} == get_choice_labels({"a": ["x", 1]}, named)
+    assert {"a": {"x": "Ex"}} == get_choice_labels({"a": ["x", "unheard of"]}, named)
+    assert {} == get_choice_labels({"a": ["unheard of", None]}, named)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_choices_are_called_by_their_name() -> None:
 def test_a_choice_of_any_type_is_called_by_its_name(value: Any) -> None:
     named = fields("a", choices={"a": {value: "This"}})
     encoded = encoder.encode_fields({"a": value}, redactor=named.redactor)["a"]
-    assert {"a": {str(encoded): "This"}} == choice_labels({"a": value}, named)
-    assert {} == choice_labels({"a": {"not": "hashable"}}, named)
+    assert {"a": {str(encoded): "This"}} == get_choice_labels({"a": value}, named)
+    assert {} == get_choice_labels({"a": {"not": "hashable"}}, named)
 
 
 # ------------------------------------------------------------------ every kind of field
@@ -382,14 +382,14 @@ def test_a_label_that_would_ask_the_database_is_left_out(django_assert_num_queri
     line = OrderLine.objects.create(order=Order.objects.create(number="A-1"), sku="nut")
     asking: Any = lambda self: f"{Order.objects.get(pk=self.order_id)}/{self.sku}"  # noqa: E731
     OrderLine.__str__ = asking  # type: ignore[method-assign]
-    model_metadata.forget()
+    model_metadata.clear_cache()
     try:
         with django_assert_num_queries(1):
             line.save()
         assert "" == of(line).object_label
     finally:
         del OrderLine.__str__
-        model_metadata.forget()
+        model_metadata.clear_cache()
 
 
 @everywhere
@@ -479,18 +479,18 @@ def test_what_is_said_of_a_parent_holds_for_its_child() -> None:
 @pytest.fixture
 def unconfigured() -> Iterator[None]:
     yield
-    model_metadata._configured.clear()
-    model_metadata.forget()
+    model_metadata._model_options.clear()
+    model_metadata.clear_cache()
 
 
 @everywhere
 @pytest.mark.usefixtures("unconfigured")
 def test_code_can_say_the_same_and_the_setting_wins() -> None:
-    signalbox.configure(Order, exclude=["note"])
+    signalbox.configure_model(Order, exclude=["note"])
     assert "note" not in of(Order.objects.create(number="A-1", note="x")).data["row"]
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"exclude": []}}}):
         assert "note" in of(Order.objects.create(number="A-2", note="x")).data["row"]
-    signalbox.configure(Order, record=False)
+    signalbox.configure_model(Order, record=False)
     Order.objects.create(number="A-3")
     assert 2 == len(recorded(Order, "post_save"))
 
@@ -498,11 +498,11 @@ def test_code_can_say_the_same_and_the_setting_wins() -> None:
 @pytest.mark.usefixtures("unconfigured")
 def test_configuring_what_is_not_there_says_what_is() -> None:
     with pytest.raises(ValueError, match=r"has no field .notes. that is recorded; it has customer, "):
-        signalbox.configure(Order, exclude=["notes"])
+        signalbox.configure_model(Order, exclude=["notes"])
     with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
-        signalbox.configure(Order, hide=["note"])
+        signalbox.configure_model(Order, hide=["note"])
     with pytest.raises(TypeError, match="was expected"):
-        signalbox.configure(Order, record="no")
+        signalbox.configure_model(Order, record="no")
 
 
 def test_a_wrong_setting_of_models_is_told_by_the_checks() -> None:

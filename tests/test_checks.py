@@ -65,7 +65,7 @@ def test_a_signal_that_does_not_exist_is_a_warning(name: str, hint: str) -> None
 
 def test_signals_groups_and_names_of_ones_own_are_known() -> None:
     signal = Signal()
-    signalbox.track(signal, "departed")
+    signalbox.register_signal(signal, "departed")
     names = ["post_save", "auth", "custom", "bulk", "bulk_create", "departed", "shop.signals.imported_later"]
     names.append("tests.shop.signals.order_paid")
     with override_settings(SIGNALBOX={"RECORD": names}):

@@ -55,7 +55,7 @@ def _alone(db: None) -> Iterator[None]:
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield
-    signalbox.install()
+    signalbox.start_recording()
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from tests.shop.signals import order_paid
 @pytest.fixture(autouse=True)
 def trace() -> Iterator[tracing.Trace]:
     """A trace of each test's own, so that none finds the events of another."""
-    begun = boundaries.begin_test("custom")
+    begun = boundaries.start_test("custom")
     yield begun
-    boundaries.end_test(begun, "ok")
+    boundaries.finish_test(begun, "ok")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def imported() -> Iterator[Any]:
     yield make
     for name in names:
         del sys.modules[name]
-        discovery._searched.pop(name, None)
+        discovery._searched_modules.pop(name, None)
 
 
 def recorded() -> list[str]:
@@ -72,7 +72,7 @@ def test_a_signal_in_a_module_of_an_installed_app_is_recorded_by_its_dotted_name
 
 def test_a_signal_is_named_after_the_module_that_makes_it() -> None:
     assert sys.modules[__name__].order_paid is signals.order_paid
-    assert "tests.shop.signals.order_paid" == install.watched()[order_paid]
+    assert "tests.shop.signals.order_paid" == install.get_recorded_signals()[order_paid]
 
 
 @pytest.mark.parametrize("module", ["tests.shop.looked", "tests.shop.deep.down.signals"])
@@ -81,7 +81,7 @@ def test_a_module_that_is_imported_later_is_found_when_somebody_looks_again(impo
     late = Signal()
     imported(module, late=late)
     assert "send" not in vars(late)
-    install.find_custom_if_new()
+    install.discover_signals_if_imported()
     late.send(sender=None)
 
     assert [f"{module}.late"] == recorded()
@@ -100,9 +100,9 @@ def test_a_module_that_is_imported_later_is_found_when_a_request_begins(imported
 @pytest.mark.django_db
 def test_a_name_that_is_added_to_a_module_later_is_found(imported: Any) -> None:
     module, late = imported("tests.shop.late", first=Signal()), Signal()
-    install.find_custom()
+    install.discover_signals()
     module.late = late
-    install.find_custom()
+    install.discover_signals()
     late.send(sender=None)
 
     assert ["tests.shop.late.late"] == recorded()
@@ -116,17 +116,20 @@ def test_a_module_of_no_installed_app_is_left_alone(imported: Any, module: str) 
     else:
         imported(module, outside=outside)
     try:
-        install.find_custom()
-        assert not set(signal_patches.METHODS) & vars(outside).keys()
+        install.discover_signals()
+        assert not set(signal_patches.SEND_METHODS) & vars(outside).keys()
     finally:
         vars(sys.modules["tests"]).pop("outside", None)
 
 
 def test_a_signal_of_django_s_is_no_signal_of_the_app_that_imports_it(imported: Any) -> None:
     imported("tests.shop.late", post_save=post_save, request_started=request_started)
-    install.find_custom()
+    install.discover_signals()
 
-    assert ("post_save", "request_started") == (install.watched()[post_save], install.watched()[request_started])
+    assert ("post_save", "request_started") == (
+        install.get_recorded_signals()[post_save],
+        install.get_recorded_signals()[request_started],
+    )
 
 
 def test_modules_that_are_odd_are_survived(imported: Any) -> None:
@@ -149,7 +152,7 @@ def test_modules_that_are_odd_are_survived(imported: Any) -> None:
     missing: Any = None
     sys.modules["tests.shop.missing"] = missing
     try:
-        install.find_custom()
+        install.discover_signals()
     finally:
         del sys.modules["tests.shop.lazy"], sys.modules["tests.shop.missing"]
 
@@ -160,7 +163,7 @@ def test_modules_that_are_odd_are_survived(imported: Any) -> None:
 @pytest.mark.django_db
 def test_a_signal_that_is_tracked_is_recorded_by_the_name_it_is_given() -> None:
     signal = Signal()
-    signalbox.track(signal, "partner.payment")
+    signalbox.register_signal(signal, "partner.payment")
     signal.send(sender=None)
 
     assert ["partner.payment"] == recorded()
@@ -169,8 +172,8 @@ def test_a_signal_that_is_tracked_is_recorded_by_the_name_it_is_given() -> None:
 @pytest.mark.django_db
 def test_a_signal_that_is_tracked_again_has_its_new_name() -> None:
     signal = Signal()
-    signalbox.track(signal, "partner.first")
-    signalbox.track(signal, "partner.second")
+    signalbox.register_signal(signal, "partner.first")
+    signalbox.register_signal(signal, "partner.second")
     signal.send(sender=None)
 
     assert ["partner.second"] == recorded()
@@ -179,9 +182,9 @@ def test_a_signal_that_is_tracked_again_has_its_new_name() -> None:
 @pytest.mark.django_db
 def test_a_signal_of_an_app_keeps_the_name_that_it_was_tracked_by(imported: Any) -> None:
     late = Signal()
-    signalbox.track(late, "till.late")
+    signalbox.register_signal(late, "till.late")
     imported("tests.shop.late", late=late)
-    install.find_custom()
+    install.discover_signals()
     late.send(sender=None)
 
     assert ["till.late"] == recorded()
@@ -190,7 +193,7 @@ def test_a_signal_of_an_app_keeps_the_name_that_it_was_tracked_by(imported: Any)
 @pytest.mark.parametrize("wrong", [None, "post_save", object()])
 def test_what_is_no_signal_can_not_be_tracked(wrong: Any) -> None:
     with pytest.raises(TypeError, match=rf"given {type(wrong).__name__}; a django\.dispatch\.Signal was expected"):
-        signalbox.track(wrong, "x")
+        signalbox.register_signal(wrong, "x")
 
 
 def test_a_tracked_signal_is_not_kept_alive_by_its_name() -> None:
@@ -222,7 +225,7 @@ def test_a_tracked_signal_is_not_kept_alive_by_its_name() -> None:
 )
 def test_the_setting_says_which_are_recorded(record: Any, names: list[str]) -> None:
     signal = Signal()
-    signalbox.track(signal, "partner.payment")
+    signalbox.register_signal(signal, "partner.payment")
     with override_settings(SIGNALBOX={"RECORD": record}):
         order_paid.send(sender=None)
         signal.send(sender=None)
@@ -232,11 +235,11 @@ def test_the_setting_says_which_are_recorded(record: Any, names: list[str]) -> N
 
 @pytest.mark.django_db
 def test_what_was_found_is_found_again_when_recording_is_switched_on_again() -> None:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
-        assert not set(signal_patches.METHODS) & vars(order_paid).keys()
+        assert not set(signal_patches.SEND_METHODS) & vars(order_paid).keys()
     finally:
-        signalbox.install()
+        signalbox.start_recording()
     order_paid.send(sender=None)
 
     assert ["tests.shop.signals.order_paid"] == recorded()

@@ -16,7 +16,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.core import tracing
-from signalbox.core.event import PendingEvent, Outcome
+from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import exporter, writer
 from signalbox.serialization import encoder
@@ -37,7 +37,7 @@ bell = Signal()
 @pytest.fixture(autouse=True)
 def ready() -> Iterator[None]:
     """A connection, nothing that waits, and a signal of no transaction."""
-    signalbox.track(bell, "tests.bell")
+    signalbox.register_signal(bell, "tests.bell")
     here().ensure_connection()
     exporter.discard_pending()  # that the connection was opened
     tracing.get_process_trace().pending.clear()
@@ -118,7 +118,7 @@ def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.Monke
 @pytest.mark.every_database
 def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
     named = Signal()
-    signalbox.track(named, "tests.caf\udce9." + "x" * 200)
+    signalbox.register_signal(named, "tests.caf\udce9." + "x" * 200)
     with signalbox.trace("import caf\udce9.csv" + "x" * 200, kind="reconciliation-job", actor="caf\udce9") as trace:
         trace.status = "nul\0 and a status too long"
         named.send("sender\udce9" + "x" * 200, using="caf\udce9" + "x" * 64)
@@ -157,7 +157,7 @@ def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.Log
 
 @pytest.mark.every_database
 def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "column", lambda text, length: None if text == "refused" else text)
+    monkeypatch.setattr(encoder, "fit_column", lambda text, length: None if text == "refused" else text)
     with signalbox.trace("refused") as trace:
         ring("a")
     assert ["a"] == rung()

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
 from signalbox.core import tracing
-from signalbox.core.event import PendingEvent, Outcome
+from signalbox.core.event import Outcome, PendingEvent
 from signalbox.pipeline import backends, batches, writer
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -37,33 +37,33 @@ from hypothesis import strategies as st
 from signalbox.serialization import encoder
 from signalbox.serialization.encoder import (
     CYCLE,
+    ELLIPSIS,
     MAX_BYTES,
     MAX_ERROR,
     MAX_TEXT,
-    MORE,
     TOO_DEEP,
     TOO_LONG,
-    clean,
     digest,
     dumps,
+    encode,
     encode_fields,
-    exception_text,
-    has_secret_key,
-    safe,
+    format_exception,
+    has_secret_pk,
+    sanitize_text,
 )
 from signalbox.serialization.redaction import REDACTED, Redactor
 
 REDACTOR = Redactor()
-ENCODERS = [encoder._dumps_orjson, encoder._dumps_standard]
+ENCODERS = [encoder._dumps_orjson, encoder._dumps_stdlib]
 HASH = "pbkdf2_sha256$870000$abcDEF$aGFzaA/+=="
 HERE = __name__
 
 
 def render(value: object) -> Any:
     """The value as `safe` renders it, after a way through each encoder."""
-    rendered = safe(value, redactor=REDACTOR)
-    for encode in ENCODERS:
-        assert rendered == json.loads(encode(rendered))
+    rendered = encode(value, redactor=REDACTOR)
+    for dump_json in ENCODERS:
+        assert rendered == json.loads(dump_json(rendered))
     return rendered
 
 
@@ -284,8 +284,8 @@ def test_a_secret_across_the_end_of_a_long_text_is_not_shown() -> None:
 
 
 def test_a_large_container_tells_how_much_is_missing() -> None:
-    assert [*range(50), f"{MORE} (10 more)"] == render(list(range(60)))
-    assert {**{str(n): n for n in range(50)}, MORE: "10 more"} == render({n: n for n in range(60)})
+    assert [*range(50), f"{ELLIPSIS} (10 more)"] == render(list(range(60)))
+    assert {**{str(n): n for n in range(50)}, ELLIPSIS: "10 more"} == render({n: n for n in range(60)})
     assert 51 == len(render(set(range(100_000))))
 
 
@@ -322,9 +322,9 @@ def test_the_json_of_one_value_is_bounded(character: str) -> None:
         [[Login(text, text)] * 50] * 50,
     ]
     for value in large:
-        rendered = safe(value, redactor=REDACTOR)
-        for encode in ENCODERS:
-            assert len(encode(rendered).encode()) <= MAX_BYTES
+        rendered = encode(value, redactor=REDACTOR)
+        for dump_json in ENCODERS:
+            assert len(dump_json(rendered).encode()) <= MAX_BYTES
 
 
 def test_what_is_over_the_budget_is_marked() -> None:
@@ -468,12 +468,12 @@ class NoTextError(Exception):
 )
 def test_a_hostile_object_does_no_harm(make: Callable[[], object], expected: Any) -> None:
     value = make()
-    rendered = safe(value, redactor=REDACTOR)
+    rendered = encode(value, redactor=REDACTOR)
     assert expected == rendered
     assert type(expected) is type(rendered)
     assert expected == encode_fields({"field": value}, redactor=REDACTOR)["field"]
-    for encode in ENCODERS:
-        assert expected == json.loads(encode(rendered))
+    for dump_json in ENCODERS:
+        assert expected == json.loads(dump_json(rendered))
 
 
 def test_a_released_memoryview_does_no_harm() -> None:
@@ -493,7 +493,7 @@ def test_what_stops_the_process_is_not_held_up() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        safe(Stop(), redactor=REDACTOR)
+        encode(Stop(), redactor=REDACTOR)
 
 
 @pytest.mark.django_db
@@ -519,24 +519,24 @@ def test_nothing_is_queried(django_assert_num_queries: Any) -> None:
     ],
 )
 def test_an_exception_is_told_by_class_and_text(error: Exception, expected: str) -> None:
-    assert expected == exception_text(error, redactor=REDACTOR)
+    assert expected == format_exception(error, redactor=REDACTOR)
 
 
 def test_a_local_exception_is_told_without_its_function() -> None:
     class Broken(Exception): ...
 
-    assert "Broken: x" == exception_text(Broken("x"), redactor=REDACTOR)
+    assert "Broken: x" == format_exception(Broken("x"), redactor=REDACTOR)
 
 
 @pytest.mark.parametrize("text", ["x" * 10_000_000, "token=a " * 60, "\0" * 1_000])
 def test_the_text_of_an_exception_is_bounded(text: str) -> None:
-    told = exception_text(ValueError(text), redactor=REDACTOR)
+    told = format_exception(ValueError(text), redactor=REDACTOR)
     assert MAX_ERROR == len(told)
     assert told.endswith(TOO_LONG)
 
 
 def test_without_a_redactor_an_exception_keeps_its_text_to_itself() -> None:
-    assert "ValueError" == exception_text(ValueError("hunter2"))
+    assert "ValueError" == format_exception(ValueError("hunter2"))
 
 
 # --- fields
@@ -593,7 +593,7 @@ def test_each_value_of_a_change_is_bounded() -> None:
     ("model", "expected"), [(User, False), (Permission, False), (Session, True)], ids=["User", "Permission", "Session"]
 )
 def test_a_model_whose_key_is_a_secret_is_known(model: type[models.Model], expected: bool) -> None:
-    assert expected is has_secret_key(model, REDACTOR)
+    assert expected is has_secret_pk(model, REDACTOR)
 
 
 def test_the_key_of_a_token_is_a_secret_by_the_name_of_its_model() -> None:
@@ -609,8 +609,8 @@ def test_the_key_of_a_token_is_a_secret_by_the_name_of_its_model() -> None:
         class Meta:
             app_label = "encoding_tests"
 
-    assert has_secret_key(Token, REDACTOR)
-    assert not has_secret_key(Door, REDACTOR)
+    assert has_secret_pk(Token, REDACTOR)
+    assert not has_secret_pk(Door, REDACTOR)
     assert {"model": "encoding_tests.Token", "pk": REDACTED} == render(Token("abc"))
     assert {"model": "encoding_tests.Door", "pk": "abc"} == render(Door("abc"))
 
@@ -630,7 +630,7 @@ def test_a_composite_key_is_rendered_as_a_list() -> None:
 # --- JSON text
 
 
-@pytest.mark.parametrize("encode", ENCODERS)
+@pytest.mark.parametrize("dump_json", ENCODERS)
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -661,21 +661,21 @@ def test_a_composite_key_is_rendered_as_a_list() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_both_encoders_write_the_same(encode: Callable[[object], str], value: object, expected: str) -> None:
-    assert expected == encode(value)
-    assert_accepted(encode(value))
+def test_both_encoders_write_the_same(dump_json: Callable[[object], str], value: object, expected: str) -> None:
+    assert expected == dump_json(value)
+    assert_accepted(dump_json(value))
 
 
-@pytest.mark.parametrize("encode", ENCODERS)
-def test_a_raw_value_that_cannot_be_read_is_told(encode: Callable[[object], str]) -> None:
-    assert '["<datetime.datetime: cannot be read>"]' == encode([datetime(2026, 1, 2, tzinfo=HostileZone())])
+@pytest.mark.parametrize("dump_json", ENCODERS)
+def test_a_raw_value_that_cannot_be_read_is_told(dump_json: Callable[[object], str]) -> None:
+    assert '["<datetime.datetime: cannot be read>"]' == dump_json([datetime(2026, 1, 2, tzinfo=HostileZone())])
 
 
-@pytest.mark.parametrize("encode", ENCODERS)
-def test_the_depth_of_a_raw_value_is_bounded(encode: Callable[[object], str]) -> None:
+@pytest.mark.parametrize("dump_json", ENCODERS)
+def test_the_depth_of_a_raw_value_is_bounded(dump_json: Callable[[object], str]) -> None:
     value: list[Any] = []
     value.append(value)
-    assert "[" * 200 + f'"{TOO_DEEP}"' + "]" * 200 == encode(value)
+    assert "[" * 200 + f'"{TOO_DEEP}"' + "]" * 200 == dump_json(value)
 
 
 def test_the_faster_encoder_is_taken_where_it_is_installed() -> None:
@@ -686,14 +686,14 @@ def test_without_the_faster_encoder_the_standard_one_is_taken() -> None:
     program = (
         "import sys; sys.modules['orjson'] = None\n"
         "from signalbox.serialization import encoder\n"
-        "assert encoder.dumps is encoder._dumps_standard\n"
+        "assert encoder.dumps is encoder._dumps_stdlib\n"
         "sys.stdout.write(encoder.dumps({'a': [1, None]}))"
     )
     assert b'{"a":[1,null]}' == subprocess.check_output([sys.executable, "-c", program])
 
 
 def test_clean_text_is_what_postgresql_takes() -> None:
-    assert "a\ufffd\ufffdä" == clean("a\0\udfffä")
+    assert "a\ufffd\ufffdä" == sanitize_text("a\0\udfffä")
 
 
 # --- any value at all
@@ -730,8 +730,8 @@ values = st.recursive(
 
 @given(values)
 def test_any_value_becomes_valid_bounded_json(value: object) -> None:
-    rendered = safe(value, redactor=REDACTOR)
-    texts = [encode(rendered) for encode in ENCODERS]
+    rendered = encode(value, redactor=REDACTOR)
+    texts = [dump_json(rendered) for dump_json in ENCODERS]
     first, second = map(assert_accepted, texts)
     assert rendered == first == second
     assert all(len(text.encode()) <= MAX_BYTES for text in texts)
@@ -741,13 +741,13 @@ def test_any_value_becomes_valid_bounded_json(value: object) -> None:
 def test_any_fields_become_valid_json(fields: dict[str, object]) -> None:
     rendered = encode_fields(fields, redactor=REDACTOR)
     assert [*fields] == [*rendered]
-    first, second = (assert_accepted(encode(rendered)) for encode in ENCODERS)
+    first, second = (assert_accepted(dump_json(rendered)) for dump_json in ENCODERS)
     assert first == second
 
 
 @given(values)
 def test_any_raw_value_becomes_valid_json(value: object) -> None:
-    first, second = (assert_accepted(encode(value)) for encode in ENCODERS)
+    first, second = (assert_accepted(dump_json(value)) for dump_json in ENCODERS)
     assert first == second
 
 

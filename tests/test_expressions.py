@@ -36,7 +36,7 @@ HASH = "pbkdf2_sha256$600000$YWJjZGVmZ2g$c29tZWhhc2g="
 
 
 def told(expression: Any, hidden: tuple[str, ...] = ()) -> str:
-    return expressions.text(expression, REDACTOR, hidden)
+    return expressions.format_expression(expression, REDACTOR, hidden)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_expression_without_end_is_cut() -> None:
     around = Func(F("a"))
     around.source_expressions = [around, around]
     for expression in (deep, wide, around):
-        assert 3 < len(told(expression)) <= expressions.LONGEST
+        assert 3 < len(told(expression)) <= expressions.MAX_LENGTH
 
 
 @pytest.mark.django_db
@@ -176,11 +176,11 @@ def test_a_secret_field_by_another_name_is_secret() -> None:
 @pytest.mark.django_db
 def test_a_models_own_hidden_fields_are_hidden_in_expressions() -> None:
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"redact": ["note"], "exclude": ["status"]}}}):
-        model_metadata.forget()
+        model_metadata.clear_cache()
         order = Order.objects.create(number="1", note="hush-1", status="paid")
         Order.objects.update(number=Case(When(note="hush-1", status="hush-2", then=Value("2")), default=F("number")))
         assert "hush" not in str(args(Order, "update"))
         order.number = Case(When(note="hush-1", status="hush-2", then=Value("3")), default=F("number"))
         order.save()
         assert "hush" not in str(of(order).data)
-    model_metadata.forget()
+    model_metadata.clear_cache()

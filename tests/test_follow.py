@@ -16,7 +16,7 @@ from signalbox.instrumentation import process
 from signalbox.models import Event
 from signalbox.queries import tail
 from signalbox.queries.filters import EventFilter, FilterError
-from signalbox.queries.id_gaps import SNAPSHOT_GRACE_SECONDS, MAX_GAPS, GAP_TIMEOUT, IdGapTracker, TransactionSnapshot
+from signalbox.queries.id_gaps import GAP_TIMEOUT, MAX_GAPS, SNAPSHOT_GRACE_SECONDS, IdGapTracker, TransactionSnapshot
 from signalbox.queries.tail import EventFollower, follow
 from tests.rows import event, unsaved_event
 
@@ -27,7 +27,7 @@ def _alone(db: None) -> Iterator[None]:
     process.disable_recording_for_process()
     Event.objects.all().delete()
     yield
-    signalbox.install()
+    signalbox.start_recording()
 
 
 def labels(events: list[Event]) -> list[str]:

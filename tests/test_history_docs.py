@@ -76,8 +76,8 @@ def test_the_page_shows_what_the_code_answers(lived: dict[str, Any]) -> None:
     try:
         results = doctest.DocTestRunner(verbose=False).run(test, out=report.write)
     finally:
-        model_metadata._configured.clear()
-        model_metadata.forget()
+        model_metadata._model_options.clear()
+        model_metadata.clear_cache()
     assert (0, True) == (results.failed, results.attempted > 10), report.getvalue()
 
 

@@ -262,6 +262,6 @@ def test_an_object_with_a_hidden_key_is_no_sender_of_durable_receivers() -> None
 
 @pytest.mark.usefixtures("hidden_phrases")
 def test_an_argument_with_a_hidden_key_does_not_tell_it() -> None:
-    assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == signal_arguments.render(
+    assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == signal_arguments.encode_arguments(
         {"phrase": Phrase(text="hush-1")}
     )

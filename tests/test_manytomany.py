@@ -60,11 +60,11 @@ def heard(through: Any = Through) -> Iterator[list[tuple[str, Any]]]:
 
 
 def bare(action: Callable[[], Any]) -> Any:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         return action()
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 # ------------------------------------------------------------------ what is told
@@ -266,7 +266,7 @@ def test_outside_of_a_transaction_change_and_event_commit_together() -> None:
 
 @pytest.mark.parametrize("listening", [False, True])
 def test_a_large_change_is_told_whole_by_several_events(listening: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal_arguments, "MOST_KEYS", 2)
+    monkeypatch.setattr(signal_arguments, "MAX_KEYS_PER_EVENT", 2)
     made = order()
     some = tags(*"abcde")
     keys = [tag.pk for tag in some]

@@ -221,7 +221,7 @@ def test_the_public_name_is_the_same() -> None:
 
 
 def test_an_operation_that_left_out_keys_may_have_concerned_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MOST_KEYS", 2)
+    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 2)
     tags = [Tag.objects.create(name=name) for name in "abc"]
     Tag.objects.update(name="z")
     told = {str(key) for key in newest(Tag, "update").data["args"]["keys"]}
@@ -238,7 +238,7 @@ def test_an_operation_that_left_out_keys_may_have_concerned_an_object(monkeypatc
 
 
 def test_a_delete_that_left_out_keys_is_believed_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MOST_KEYS", 1)
+    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 1)
     *gone, stays = [Tag.objects.create(name=name) for name in "abc"]
     created = then()
     Tag.objects.filter(name__in="ab")._raw_delete("default")
@@ -255,7 +255,7 @@ def test_a_delete_that_left_out_keys_is_believed_of_what_is_not_there(monkeypatc
 
 
 def test_a_creation_whose_keys_nobody_told_may_be_an_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MOST_KEYS", 1)
+    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 1)
     made = Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")])
     created = then()
     made[1].name = "c"
@@ -419,9 +419,9 @@ def something_happens(rng: Random, order: Order) -> None:
     elif what == "other":
         Order.objects.exclude(pk=order.pk).update(note="another")
     elif what == "unrecorded":
-        signalbox.uninstall()
+        signalbox.stop_recording()
         rows.update(status=rng.choice(["open", "paid"]))
-        signalbox.install()
+        signalbox.start_recording()
     elif (found := rows.first()) is not None:
         found.total = Decimal(rng.randrange(5))
         found.status = rng.choice(["open", "paid"])
@@ -479,11 +479,11 @@ def test_of_a_long_life_no_more_is_read_than_tells_the_state(monkeypatch: pytest
 
 
 def unrecorded(**values: Any) -> Order:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         return Order.objects.create(**values)
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 def test_an_object_older_than_signalbox_was_always_there() -> None:
@@ -508,9 +508,9 @@ def test_what_the_database_holds_is_asked_each_time() -> None:
     order = unrecorded(number="A-1")
     told = history(order)
     assert "A-1" == told.as_of(timezone.now())["number"]
-    signalbox.uninstall()
+    signalbox.stop_recording()
     Order.objects.update(number="A-2")
-    signalbox.install()
+    signalbox.start_recording()
     assert "A-2" == told.as_of(timezone.now())["number"]
 
 
@@ -536,9 +536,9 @@ def test_what_changed_after_a_deletion_is_there_again(came_back: str) -> None:
     Tag.objects.filter(pk=7).delete()
     gone = then()
     if came_back == "unrecorded":
-        signalbox.uninstall()
+        signalbox.stop_recording()
         Tag.objects.create(pk=7, name="b")
-        signalbox.install()
+        signalbox.start_recording()
     else:
         upsert(Tag(pk=7, name="b"))
         assert history(Tag, 7).as_of(then()).exists
@@ -574,7 +574,7 @@ def test_values_from_before_a_deletion_are_not_those_of_what_came_back() -> None
 
 
 def test_a_change_that_may_have_been_of_others_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MOST_KEYS", 1)
+    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 1)
     for name in "abc":
         Tag.objects.create(name=name)
     nobody = max(tag.pk for tag in Tag.objects.all()) + 1
@@ -625,9 +625,9 @@ def test_what_may_have_been_created_or_updated_is_not_said_to_be_created() -> No
 
 
 def test_what_even_the_base_manager_hides_is_there() -> None:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     paper = Paper.objects.create(title="a", put_away=True)
-    signalbox.install()
+    signalbox.start_recording()
     state = history(paper).as_of(timezone.now())
     assert (True, "a") == (state.exists, state["title"])
 

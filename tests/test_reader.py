@@ -34,7 +34,7 @@ def _alone(db: None) -> Iterator[None]:
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield
-    signalbox.install()
+    signalbox.start_recording()
 
 
 def labels(events: list[Event]) -> list[str]:
@@ -514,7 +514,7 @@ def test_statistics_of_nothing_are_empty() -> None:
 
 
 def test_reading_sees_what_the_open_transaction_has_recorded() -> None:
-    signalbox.install()
+    signalbox.start_recording()
     order = Order.objects.create(number="A-18")
     found = events.get_events(EventFilter(object=ObjectReference("shop.Order", str(order.pk))))
     assert ["post_save"] == [one.signal for one in found]

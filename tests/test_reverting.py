@@ -62,7 +62,9 @@ def lost(event: Event, **changed: Any) -> Event:
 
 def told_change(instance: models.Model, value: Any, name: str = "meta") -> dict[str, Any]:
     """What an event tells of a change from ``value``, which not every database takes."""
-    return encoder.encode_fields({name: [value, None]}, redactor=model_metadata.of(type(instance)).fields.redactor)
+    return encoder.encode_fields(
+        {name: [value, None]}, redactor=model_metadata.get_metadata(type(instance)).fields.redactor
+    )
 
 
 # ------------------------------------------------------------------ updates

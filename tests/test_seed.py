@@ -126,11 +126,11 @@ def request_with_session(user: Any = None) -> HttpRequest:
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
     """Two signals of the site's own, and a trace, so that a test finds nothing of another's."""
-    signalbox.track(departed, "tests.departed")
-    signalbox.track(arrived, "tests.arrived")
-    trace = boundaries.begin_test("seed")
+    signalbox.register_signal(departed, "tests.departed")
+    signalbox.register_signal(arrived, "tests.arrived")
+    trace = boundaries.start_test("seed")
     yield
-    boundaries.end_test(trace, "ok")
+    boundaries.finish_test(trace, "ok")
 
 
 @pytest.mark.django_db

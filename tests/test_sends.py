@@ -28,10 +28,10 @@ WAYS = ("send", "send_robust", "asend", "asend_robust")
 def signal() -> Iterator[Signal]:
     """A signal that is recorded as tests.signal."""
     made = Signal()
-    signalbox.track(made, "tests.signal")
+    signalbox.register_signal(made, "tests.signal")
     yield made
-    signals.unwatch(made)
-    install._state.watched.pop(made, None)
+    signals.restore_sends(made)
+    install._state.recorded_signals.pop(made, None)
     naming._tracked_names.pop(made, None)
 
 
@@ -70,9 +70,9 @@ def unrecorded(signal: Signal, way: str, sender: Any = None, **named: Any) -> An
 @pytest.fixture(autouse=True)
 def trace() -> Iterator[tracing.Trace]:
     """A trace of each test's own, so that none finds the events of another."""
-    begun = boundaries.begin_test("sends")
+    begun = boundaries.start_test("sends")
     yield begun
-    boundaries.end_test(begun, "ok")
+    boundaries.finish_test(begun, "ok")
 
 
 def events() -> list[Event]:
@@ -234,7 +234,7 @@ def test_a_receiver_that_disconnects_itself_runs_and_is_gone(signal: Signal) -> 
 
 def test_a_signal_that_is_no_longer_recorded_is_as_django_made_it(signal: Signal) -> None:
     before = vars(Signal()).keys()
-    signals.unwatch(signal)
+    signals.restore_sends(signal)
     assert before == vars(signal).keys()
 
 
@@ -424,7 +424,7 @@ class Counting(Signal):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_class_with_a_send_of_its_own_sends_its_own_way(way: str) -> None:
     signal, given = Counting(), []
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
 
     def listen(sender: object, **kwargs: object) -> str:
         given.append(kwargs.get("station"))
@@ -444,7 +444,7 @@ def test_a_class_with_a_send_of_its_own_sends_its_own_way(way: str) -> None:
 @pytest.mark.django_db
 def test_a_class_with_a_send_of_its_own_that_fails_is_recorded_as_failed() -> None:
     signal = Counting()
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
     with connected(signal, failing), pytest.raises(ValueError, match="no coal"):
         signal.send(sender=None)
 
@@ -478,7 +478,7 @@ def dispatch(signal: Dispatching, way: str, *args: Any, **named: Any) -> Answers
 @pytest.mark.parametrize("way", ["send", "asend"])
 def test_a_send_of_its_own_runs_though_nobody_listens(way: str) -> None:
     signal = Dispatching()
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
     assert [] == dispatch(signal, way, Tag, 7)
     assert (7,) == signal.dispatched
     [event] = events()
@@ -489,7 +489,7 @@ def test_a_send_of_its_own_runs_though_nobody_listens(way: str) -> None:
 @pytest.mark.parametrize("way", ["send", "asend"])
 def test_a_send_of_its_own_that_takes_arguments_in_their_order_is_one_event_with_its_receivers_times(way: str) -> None:
     signal = Dispatching()
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
     with connected(signal, plain, failing):
         answers = dispatch(signal, way, Tag, 7)
     assert [(plain, "plain"), (failing, "ValueError('no coal')")] == [
@@ -504,7 +504,7 @@ def test_a_send_of_its_own_that_takes_arguments_in_their_order_is_one_event_with
 @pytest.mark.parametrize("way", ["send", "asend"])
 def test_what_a_receiver_sends_is_an_event_of_its_own_in_a_send_of_its_own_as_well(way: str) -> None:
     signal = Dispatching()
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
 
     def again(sender: object, train: int, **kwargs: object) -> None:
         if train:
@@ -518,7 +518,7 @@ def test_what_a_receiver_sends_is_an_event_of_its_own_in_a_send_of_its_own_as_we
 @pytest.mark.django_db
 def test_what_a_send_of_its_own_can_not_take_is_its_own_to_say() -> None:
     signal = Dispatching()
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'train'"):
         dispatch(signal, "send", Tag)
     assert [] == events()
@@ -531,7 +531,7 @@ class Slotted(Signal):
 @pytest.mark.django_db
 def test_a_class_that_inherits_its_ways_is_timed_as_django_s_own() -> None:
     signal = Slotted(use_caching=True)
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
     with connected(signal, plain):
         for _ in range(2):
             assert [(plain, "plain")] == signal.send(sender=Tag)
@@ -541,7 +541,7 @@ def test_a_class_that_inherits_its_ways_is_timed_as_django_s_own() -> None:
 
 def test_a_signal_of_models_takes_lazy_senders_as_before() -> None:
     signal = ModelSignal()
-    signalbox.track(signal, "tests.signal")
+    signalbox.register_signal(signal, "tests.signal")
     signal.connect(plain, sender="shop.Tag")
     try:
         assert [(plain, "plain")] == signal.send(sender=Tag)
@@ -580,7 +580,7 @@ def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, w
 @pytest.mark.django_db
 def test_concurrent_receivers_are_told_apart(signal: Signal, trace: tracing.Trace) -> None:
     inner = Signal()
-    signalbox.track(inner, "tests.inner")
+    signalbox.register_signal(inner, "tests.inner")
 
     async def first(sender: object, **kwargs: object) -> None:
         await asyncio.sleep(0.01)
@@ -626,7 +626,7 @@ def test_signalbox_s_own_failure_is_logged_and_the_send_goes_on(
 
         finish = unheard = start
 
-    signals.watch(signal, Broken())
+    signals.record_sends(signal, Broken())
     with connected(signal, plain):
         assert [(plain, "plain")] == signal.send(sender=None)
     assert [] == signal.send(sender=None)

@@ -313,7 +313,7 @@ def durable() -> Iterator[None]:
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
     writer.delivery_source = None
-    signalbox.install()
+    signalbox.start_recording()
 
 
 @pytest.mark.usefixtures("durable")
@@ -345,7 +345,7 @@ def test_what_a_command_rolled_back_in_another_database_is_written_when_it_ends(
 
 def test_a_command_that_changes_nothing_opens_no_connection(attic: Any) -> None:
     connections["default"].close()
-    signalbox.track(bell, "tests.bell")
+    signalbox.register_signal(bell, "tests.bell")
     with signalbox.trace("collect", kind="command"):
         bell.send(None)
     assert connections["default"].connection is None
@@ -374,7 +374,7 @@ def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number
     ready = writer.has_tables
     monkeypatch.setattr(writer, "has_tables", lambda connection: connection.alias != "default" and ready(connection))
     dropped = writer.write_stats.dropped
-    signalbox.track(bell, "tests.bell")
+    signalbox.register_signal(bell, "tests.bell")
     with signalbox.trace("import", kind="command"):
         bell.send(None)
         Tag.objects.using("attic").create(name="a")

@@ -300,7 +300,7 @@ def test_a_row_that_is_read_makes_what_django_makes_of_it(read: str, mode: dict[
     values: list[Any] = [None] * len(names)
     if read == "a part":
         names, values = names[:2], values[:2]
-    model_metadata.of(Order)
+    model_metadata.get_metadata(Order)
     original = row_state._originals[Model, "from_db"].__func__
     theirs = original(Order, "default", names, list(values), **mode)
     ours = Order.from_db("default", names, tuple(values) if read == "a tuple" else list(values), **mode)
@@ -314,8 +314,8 @@ def test_a_from_db_that_is_not_djangos_is_called() -> None:
         made.theirs = True
         return made
 
-    from_db = row_state._from_db(theirs)
-    model_metadata.of(Tag)
+    from_db = row_state._wrap_from_db(theirs)
+    model_metadata.get_metadata(Tag)
     tag: Any = from_db(Tag, "default", ["id", "name"], [1, "read"])
     assert (1, "read", True, ["_signalbox_row"]) == (tag.pk, tag.name, tag.theirs, private(tag))
 
@@ -589,11 +589,11 @@ def test_pickles_and_copies_carry_nothing() -> None:
 def test_a_pickle_is_the_one_that_django_makes() -> None:
     found = Order.objects.get(pk=order().pk)
     with_recording = pickle.dumps(found)
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         assert pickle.dumps(Order.objects.get(pk=found.pk)) == with_recording
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 def test_a_copy_and_its_original_do_not_meet() -> None:
@@ -616,7 +616,7 @@ def test_an_unpickled_object_that_is_deleted_tells_the_values_it_carries() -> No
 
 
 def test_uninstalling_leaves_django_as_it_was() -> None:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         assert [] == private(Tag.objects.create(name="steam"))
         assert [] == private(Tag.objects.get())
@@ -624,7 +624,7 @@ def test_uninstalling_leaves_django_as_it_was() -> None:
         modules = {Order.refresh_from_db.__module__, from_db.__func__.__module__}
         assert {"django.db.models.base"} == modules
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 def test_a_model_whose_from_db_is_its_own_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,7 +739,7 @@ def test_a_loaded_fixture_is_marked_raw() -> None:
 
 def test_unknown_is_the_only_stand_in() -> None:
     found = Order.objects.only("number").get(pk=order().pk)
-    plan = model_metadata.of(Order)
-    row = row_state.old(plan, found._state)
+    plan = model_metadata.get_metadata(Order)
+    row = row_state.get_known_row(plan, found._state)
     known = {name for name, value in zip(plan.fields.names, row, strict=True) if value is not UNKNOWN}
     assert {"id", "number"} == known

@@ -12,7 +12,7 @@ from django.db import DatabaseError, transaction
 from django.test.utils import CaptureQueriesContext
 
 from signalbox.core import tracing
-from signalbox.core.event import Actor, PendingEvent, Outcome
+from signalbox.core.event import Actor, Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import batches, writer
 from tests.connecting import here

@@ -29,7 +29,7 @@ LIBRARY = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
 IMMEDIATE = f"{LIBRARY}.backends.immediate.ImmediateBackend"
 django_task: Any = import_module(LIBRARY).task
 
-signalbox.install()  # the libraries have been imported only now
+signalbox.start_recording()  # the libraries have been imported only now
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_worker_goes_on_with_the_trace_and_the_actor_of_the_request(app: Any, 
 
 @pytest.mark.parametrize("sent", [None, "ann", ["ann"], [1, 2], ["1", "ann", "x"], {"1": "ann"}])
 def test_an_actor_in_a_message_that_signalbox_did_not_write_is_none(sent: object) -> None:
-    assert task_queues._actor(sent) is None
+    assert task_queues._parse_actor(sent) is None
 
 
 def test_a_message_whose_headers_are_no_dict_is_left_alone() -> None:
@@ -163,7 +163,7 @@ def test_a_message_keeps_the_traceparent_that_the_application_gave_it() -> None:
         task_queues._before_publish(headers=headers)
 
     assert "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" == headers["traceparent"]
-    assert ["", "ann"] == headers[task_queues.ACTOR]  # type: ignore[comparison-overlap]
+    assert ["", "ann"] == headers[task_queues.ACTOR_HEADER]  # type: ignore[comparison-overlap]
 
 
 def test_the_end_of_a_job_that_began_before_recording_ends_nothing() -> None:
@@ -182,11 +182,11 @@ def test_recording_that_is_switched_off_leaves_celery_s_signals_alone() -> None:
     from celery import signals
 
     before = len(signals.task_prerun.receivers)
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         assert before - 1 == len(signals.task_prerun.receivers)
     finally:
-        signalbox.install()
+        signalbox.start_recording()
     assert before == len(signals.task_prerun.receivers)
 
 

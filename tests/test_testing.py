@@ -19,10 +19,10 @@ from django.dispatch import Signal
 from django.test import override_settings
 
 import signalbox
-from signalbox.core.event import PendingEvent, Outcome
+from signalbox.core.event import Outcome, PendingEvent
 from signalbox.instrumentation import signals
 from signalbox.pytest_plugin import signalbox_events
-from signalbox.testing import RecordedEvents, Send, assert_not_sent, assert_sent, mute_receivers, capture_events
+from signalbox.testing import RecordedEvents, Send, assert_not_sent, assert_sent, capture_events, mute_receivers
 from tests.shop.models import Order, Tag
 from tests.shop.signals import order_paid
 
@@ -164,12 +164,12 @@ def test_a_fixture_collects_the_events_of_a_test(signalbox_events: RecordedEvent
 
 
 def test_recording_that_is_switched_off_can_be_collected_from_only_with_an_error() -> None:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         with pytest.raises(RuntimeError, match=r"signalbox\.install\(\)"), capture_events():
             pass
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 # ------------------------------------------------------------------ assert_sent
@@ -287,15 +287,15 @@ def test_what_is_no_signal_is_refused(check: Any) -> None:
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_signal_is_as_before_afterwards(installed: bool) -> None:
     if not installed:
-        signalbox.uninstall()
+        signalbox.stop_recording()
     try:
-        before = {name: vars(order_paid).get(name) for name in signals.METHODS}
+        before = {name: vars(order_paid).get(name) for name in signals.SEND_METHODS}
         with assert_sent(order_paid):
             order_paid.send(sender=None)
         failure(assert_sent(order_paid))
-        assert before == {name: vars(order_paid).get(name) for name in signals.METHODS}
+        assert before == {name: vars(order_paid).get(name) for name in signals.SEND_METHODS}
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 def test_recording_that_is_installed_anew_meanwhile_stays_installed() -> None:

@@ -59,7 +59,7 @@ def newest(**fields: Any) -> Trace:
 
 
 asked = Signal()
-signalbox.track(asked, "tests.asked")
+signalbox.register_signal(asked, "tests.asked")
 
 
 def environ(path_info: str, query: str, **more: str) -> dict[str, Any]:
@@ -146,7 +146,7 @@ SECRETIVE = override_settings(SIGNALBOX={"REDACT": ["iban"]})
 def test_what_the_setting_calls_secret_is_not_stored_of_an_address() -> None:
     with SECRETIVE:
         served("/tag/?iban=DE02100100100006820101&page=2")
-        trace = boundaries.begin_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
+        trace = boundaries.start_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
         tracing.deactivate(trace)
     row = newest(kind="request")
     stored = [row.name, row.data, trace.name, trace.data, *Event.objects.values_list("data", flat=True)]
@@ -176,7 +176,7 @@ def test_a_path_is_stored_as_people_read_it() -> None:
     assert "/größe/東京/?größe=1" == begun.data["args"]["environ"]["path"]
 
     scope = {"method": "GET", "path": "/größe/東京/", "query_string": "größe=1".encode()}
-    trace = boundaries.begin_request(None, scope)
+    trace = boundaries.start_request(None, scope)
     tracing.deactivate(trace)
     assert "/größe/東京/?größe=1" == trace.data["path"]
     with signalbox.trace("work") as work:
@@ -188,7 +188,7 @@ def test_a_path_is_stored_as_people_read_it() -> None:
 
 @pytest.mark.parametrize("path", ["/caf\xe9/", "/東京/", "/\udce9/", ""])
 def test_a_path_that_is_no_utf_8_is_stored_all_the_same(path: str) -> None:
-    trace = boundaries.begin_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
+    trace = boundaries.start_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
     tracing.deactivate(trace)
     assert path == trace.data["path"]
 
@@ -209,7 +209,7 @@ def test_a_forwarded_address_is_believed_as_far_as_proxies_are_trusted(
     trusted: int, forwarded: str, address: str
 ) -> None:
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": trusted}):
-        assert address == boundaries.remote_address("192.0.2.1", forwarded)
+        assert address == boundaries.get_client_address("192.0.2.1", forwarded)
 
 
 @pytest.mark.django_db(transaction=True)  # a real request closes the connection
@@ -251,7 +251,7 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
         ],
     }
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": 1}):
-        trace = boundaries.begin_request(None, scope)
+        trace = boundaries.start_request(None, scope)
         tracing.deactivate(trace)
 
     assert (TRACE_ID, "GET /tag/?page=2") == (trace.id, trace.name)
@@ -260,14 +260,14 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
 
 def test_a_traceparent_that_is_sent_twice_is_none() -> None:
     headers = [(b"traceparent", TRACEPARENT.encode())] * 2
-    trace = boundaries.begin_request(None, {"method": "GET", "path": "/", "headers": headers})
+    trace = boundaries.start_request(None, {"method": "GET", "path": "/", "headers": headers})
     tracing.deactivate(trace)
 
     assert TRACE_ID != trace.id
 
 
 def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
-    trace = boundaries.begin_request(None, {})
+    trace = boundaries.start_request(None, {})
     tracing.deactivate(trace)
 
     assert ("request", "", "") == (trace.kind, trace.data["remote"], trace.data["method"])
@@ -275,7 +275,7 @@ def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
 
 def test_ending_a_request_where_none_began_does_nothing() -> None:
     before = tracing.get_current_trace()
-    boundaries.end_request()
+    boundaries.finish_request()
     assert tracing.get_current_trace() is before
 
 
@@ -418,7 +418,7 @@ def test_a_shell_is_a_trace_whose_events_do_not_wait_for_its_end() -> None:
             seen.extend(Event.objects.filter(signal="tests.departed").values_list("trace_id", flat=True))
 
     departed = Signal()
-    signalbox.track(departed, "tests.departed")
+    signalbox.register_signal(departed, "tests.departed")
     call_command(type("Command", (Shell,), {"__module__": "django.core.management.commands.shell"})())
 
     assert [newest(kind="shell").trace_id] == seen
@@ -539,20 +539,20 @@ def test_a_test_of_django_s_runner_is_a_trace(method: str, status: str) -> None:
 
 
 def test_recording_that_is_switched_off_leaves_django_s_classes_as_they_were() -> None:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     try:
         assert "run" not in SimpleTestCase.__dict__
         assert boundaries._original_execute is BaseCommand.__dict__["execute"]
-        assert not set(signals.METHODS) & request_finished.__dict__.keys()
+        assert not set(signals.SEND_METHODS) & request_finished.__dict__.keys()
     finally:
-        signalbox.install()
+        signalbox.start_recording()
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("site")
 def test_a_boundary_that_is_watched_later_still_ends_its_request() -> None:
     with override_settings(SIGNALBOX={"RECORD": ["model", "custom"]}):
-        signalbox.track(request_finished, "tests.request_finished")
+        signalbox.register_signal(request_finished, "tests.request_finished")
         before = tracing.get_current_trace()
         try:
             served("/tag/")

@@ -38,16 +38,16 @@ METHODS = ["send", "send_robust", "asend", "asend_robust"]
 @pytest.fixture(autouse=True)
 def reinstalled() -> Iterator[None]:
     yield
-    signalbox.install()
+    signalbox.start_recording()
 
 
 def both(observe: Callable[[], T]) -> T:
     """Return what `observe` returns, with Signalbox and without it: the same."""
-    assert install.installed()
+    assert install.is_recording()
     with_it = observe()
-    signalbox.uninstall()
+    signalbox.stop_recording()
     without = observe()
-    signalbox.install()
+    signalbox.start_recording()
     assert without == with_it
     return without
 
@@ -55,8 +55,8 @@ def both(observe: Callable[[], T]) -> T:
 def new_signal(kind: type[Signal] = Signal, **options: Any) -> Signal:
     """Return a signal whose sends are recorded where Signalbox is installed."""
     signal = kind(**options)
-    signalbox.track(signal, "tests.undisturbed")
-    assert install.installed() == ("send" in signal.__dict__)
+    signalbox.register_signal(signal, "tests.undisturbed")
+    assert install.is_recording() == ("send" in signal.__dict__)
     return signal
 
 
@@ -730,16 +730,16 @@ def dictionaries() -> dict[str, dict[str, Any]]:
 
 def test_uninstalling_leaves_no_trace() -> None:
     assert {"Model._save_table", "Collector.delete", "post_save.send", "default._commit"} <= traces_left()
-    signalbox.uninstall()
+    signalbox.stop_recording()
     assert set() == traces_left()
 
 
 def test_installing_and_uninstalling_leaves_every_object_as_it_was() -> None:
-    signalbox.uninstall()
+    signalbox.stop_recording()
     before = dictionaries()
-    signalbox.install()
+    signalbox.start_recording()
     assert before != dictionaries()
-    signalbox.uninstall()
+    signalbox.stop_recording()
     after = dictionaries()
     volatile = {"queries_log", "savepoint_state"}
     for owner, held in before.items():
@@ -761,7 +761,7 @@ def test_connections_of_other_threads_are_given_back_too() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     assert opened.wait(10)
-    signalbox.uninstall()
+    signalbox.stop_recording()
     go.set()
     thread.join()
     assert [set()] == left

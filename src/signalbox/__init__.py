@@ -8,19 +8,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from signalbox.api import set_actor, trace
-    from signalbox.instrumentation.install import install, track, uninstall
+    from signalbox.instrumentation.install import register_signal, start_recording, stop_recording
     from signalbox.outbox.registry import receiver
 
 _PUBLIC = {
-    "configure": "signalbox.instrumentation.model_metadata",
+    "configure_model": "signalbox.instrumentation.model_metadata",
     "history": "signalbox.queries.object_history",
-    "install": "signalbox.instrumentation.install",
+    "start_recording": "signalbox.instrumentation.install",
     "receiver": "signalbox.outbox.registry",
     "revert": "signalbox.queries.revert",
     "set_actor": "signalbox.api",
     "trace": "signalbox.api",
-    "track": "signalbox.instrumentation.install",
-    "uninstall": "signalbox.instrumentation.install",
+    "register_signal": "signalbox.instrumentation.install",
+    "stop_recording": "signalbox.instrumentation.install",
 }
 
 
@@ -34,4 +34,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-__all__ = ["install", "receiver", "set_actor", "trace", "track", "uninstall"]
+__all__ = ["start_recording", "receiver", "set_actor", "trace", "register_signal", "stop_recording"]

@@ -87,7 +87,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         )
         for label, options in config.MODELS.items()
         if label.lower() in models
-        for known_fields in [model_metadata.recorded_fields(apps.get_model(label))]
+        for known_fields in [model_metadata.get_recordable_fields(apps.get_model(label))]
         for field in (*options.get("exclude", ()), *options.get("redact", ()))
         if field not in known_fields
     ]

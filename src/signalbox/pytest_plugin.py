@@ -26,7 +26,7 @@ def _is_recording() -> bool:
         return False
     from signalbox.instrumentation import install
 
-    return install.installed()
+    return install.is_recording()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -36,11 +36,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     from signalbox.instrumentation import boundaries
 
-    trace = item.stash[_TRACE_KEY] = boundaries.begin_test(item.nodeid)
+    trace = item.stash[_TRACE_KEY] = boundaries.start_test(item.nodeid)
     try:
         return (yield)
     finally:
-        boundaries.end_test(trace, "failed")  # unless it has ended: then a fixture failed
+        boundaries.finish_test(trace, "failed")  # unless it has ended: then a fixture failed
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,7 +56,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         yield
         status = "ok"
     finally:
-        boundaries.end_test(trace, status)
+        boundaries.finish_test(trace, status)
 
 
 @pytest.fixture

@@ -120,7 +120,9 @@ class RecordedEvents(Sequence[RecordedEvent]):
     def filter(self, signal: Signal | str | None = None, sender: Any = ANY) -> RecordedEvents:
         """Return the events of ``signal`` (itself, or its name) and of ``sender`` (a class, or its label)."""
         names = None if signal is None else {signal} if isinstance(signal, str) else {_get_signal_name(signal)}
-        label = ANY if sender is ANY else sender if isinstance(sender, str) else signal_arguments.sender_label(sender)
+        label = (
+            ANY if sender is ANY else sender if isinstance(sender, str) else signal_arguments.get_sender_label(sender)
+        )
         return RecordedEvents(
             [
                 draft
@@ -148,8 +150,10 @@ def capture_events() -> Iterator[RecordedEvents]:
 
     What the setting ``SIGNALBOX`` leaves out is not there. Raises ``RuntimeError`` if nothing is recorded at all.
     """
-    if not install.installed():
-        raise RuntimeError("Nothing is recorded: signalbox.uninstall() was called. Call signalbox.install() first.")
+    if not install.is_recording():
+        raise RuntimeError(
+            "Nothing is recorded: signalbox.stop_recording() was called. Call signalbox.start_recording() first."
+        )
     drafts: list[PendingEvent] = []
     original: Any = PendingEvent.__init__
 
@@ -234,8 +238,8 @@ def _capture_sends(signal: Signal) -> Iterator[list[Send]]:
         return markcoroutinefunction(send) if iscoroutinefunction(inner) else send
 
     state = vars(signal)
-    before = {method: state.get(method) for method in signal_patches.METHODS}
-    ours = {method: wrap(getattr(signal, method)) for method in signal_patches.METHODS}
+    before = {method: state.get(method) for method in signal_patches.SEND_METHODS}
+    ours = {method: wrap(getattr(signal, method)) for method in signal_patches.SEND_METHODS}
     state.update(ours)
     try:
         yield every
@@ -254,7 +258,7 @@ def _check_signal(signal: object) -> None:
 
 
 def _get_signal_name(signal: Signal) -> str:
-    known = install.watched().get(signal)
+    known = install.get_recorded_signals().get(signal)
     if known is not None:
         return known
     for entry in catalog.BUILTIN_SIGNALS.values():
@@ -279,7 +283,9 @@ def _find_differences(send: Send, sender: Any, args: Mapping[str, Any]) -> list[
 def _matches_sender(sent: Any, expected: Any) -> bool:
     if expected is ANY or sent is expected:
         return True
-    return isinstance(expected, str) and (_is_equal(sent, expected) or signal_arguments.sender_label(sent) == expected)
+    return isinstance(expected, str) and (
+        _is_equal(sent, expected) or signal_arguments.get_sender_label(sent) == expected
+    )
 
 
 def _is_equal(value: Any, expected: Any) -> bool:
@@ -298,7 +304,7 @@ def _format_value(value: Any) -> str:
 
 
 def _format_sender(sender: Any) -> str:
-    return signal_arguments.sender_label(sender) or "None"
+    return signal_arguments.get_sender_label(sender) or "None"
 
 
 def _format_count(number: int) -> str:

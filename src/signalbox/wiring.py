@@ -12,7 +12,7 @@ def install_recording() -> None:
     from signalbox.instrumentation import install
 
     try:
-        install.install()
+        install.start_recording()
     except Exception:  # Signalbox's own failure; the site starts without its register
         logger.exception("Recording could not be switched on.")
 
@@ -24,7 +24,7 @@ def complete_setup() -> None:
     from signalbox.pipeline import unit_of_work
 
     try:
-        install.find_custom()
+        install.discover_signals()
     except Exception:  # as above
         logger.exception("Custom signals could not be looked for.")
     if unit_of_work.flush_all not in models.before_read_hooks:

@@ -33,7 +33,7 @@ def _no_durable_receivers_left() -> Iterator[None]:
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
     writer.delivery_source = None
-    signalbox.install()
+    signalbox.start_recording()
     exporter.discard_pending()
     connections["other"].close()  # a test that used it leaves it open when its tables are emptied
 

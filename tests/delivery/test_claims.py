@@ -13,11 +13,11 @@ from signalbox.outbox import operations
 from signalbox.outbox import queue as claiming
 from signalbox.outbox.execution import _discard_connection
 from signalbox.outbox.queue import (
-    SUCCEEDED,
     PARKED_RECHECK_US,
     SECOND_US,
-    DeliveryQueue,
+    SUCCEEDED,
     AttemptResult,
+    DeliveryQueue,
     Disposition,
     now_us,
 )

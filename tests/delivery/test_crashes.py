@@ -15,7 +15,7 @@ import pytest
 
 from signalbox.models import Delivery
 from tests.delivery import receivers
-from tests.delivery.ledger import Ledger, CallLog, assert_consistent
+from tests.delivery.ledger import CallLog, Ledger, assert_consistent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from django.test import RequestFactory
 from signalbox.models import Delivery
 from signalbox.outbox import health, operations
 from signalbox.outbox import queue as claiming
-from signalbox.outbox.queue import DeliveryQueue, AttemptResult, Disposition
+from signalbox.outbox.queue import AttemptResult, DeliveryQueue, Disposition
 from signalbox.outbox.run_pending import run_deliveries
 from tests.delivery import receivers
 from tests.shop import signals

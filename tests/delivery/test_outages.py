@@ -13,8 +13,8 @@ from django.db import OperationalError, connection, transaction
 
 from signalbox.models import Delivery
 from signalbox.outbox import heartbeat
-from signalbox.outbox.queue import SUCCEEDED, SECOND_US, LeasedDelivery, DeliveryQueue, AttemptResult, now_us
-from signalbox.outbox.worker import WorkerOptions, Worker
+from signalbox.outbox.queue import SECOND_US, SUCCEEDED, AttemptResult, DeliveryQueue, LeasedDelivery, now_us
+from signalbox.outbox.worker import Worker, WorkerOptions
 from tests.delivery import receivers
 from tests.delivery.proxy import Proxy
 from tests.shop.models import Order

@@ -381,7 +381,7 @@ def test_a_signal_that_no_module_holds_is_refused_unless_it_is_named() -> None:
     signal = Signal()
     with pytest.raises(registry.CannotBeDurable, match=r"name it with signalbox\.track"):
         signalbox.receiver(signal, durable=True)(receivers.saved)
-    signalbox.track(signal, "shop.nameless")
+    signalbox.register_signal(signal, "shop.nameless")
     signalbox.receiver(signal, durable=True)(receivers.saved)
     assert {"shop.nameless"} == registry.get_subscribed_signals()
 
@@ -551,7 +551,7 @@ def test_a_plan_knows_again_what_is_ignored_once_its_receiver_is_gone(
 ) -> None:
     settings.SIGNALBOX = {"IGNORE": ["shop"]}
     durable(receivers.saved)
-    assert model_metadata.of(Order).recorded
+    assert model_metadata.get_metadata(Order).is_recorded
     registry.disconnect("tests.delivery.receivers.saved")
-    signalbox.install()
-    assert not model_metadata.of(Order).recorded
+    signalbox.start_recording()
+    assert not model_metadata.get_metadata(Order).is_recorded

@@ -8,8 +8,8 @@ from django.db import connection, connections
 
 from signalbox.models import Delivery, to_datetime
 from signalbox.outbox.execution import execute
-from signalbox.outbox.queue import DeliveryQueue, AttemptResult, Disposition
-from signalbox.outbox.worker import WorkerOptions, Worker
+from signalbox.outbox.queue import AttemptResult, DeliveryQueue, Disposition
+from signalbox.outbox.worker import Worker, WorkerOptions
 from tests.delivery import receivers
 from tests.shop.models import Order
 

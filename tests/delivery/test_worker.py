@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from signalbox.models import Delivery
 from signalbox.outbox import queue as claiming
 from signalbox.outbox.queue import DeliveryQueue
-from signalbox.outbox.worker import WorkerOptions, Worker
+from signalbox.outbox.worker import Worker, WorkerOptions
 from tests.delivery import receivers
 from tests.delivery.counting import measure_work
 from tests.shop.models import Order, Tag

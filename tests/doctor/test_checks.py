@@ -8,7 +8,7 @@ import pytest
 from django.core.checks import INFO, WARNING
 from django.core.checks.registry import registry
 
-from signalbox.checks import TAG, run_doctor_checks, register_checks
+from signalbox.checks import TAG, register_checks, run_doctor_checks
 from signalbox.doctor import engine
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.system_check import check, message

@@ -66,10 +66,10 @@ def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch
         module = ModuleType(name)
         vars(module).update(thing=thing, __file__=file)
         monkeypatch.setitem(sys.modules, name, module)
-    install.find_custom()
+    install.discover_signals()
 
     assert "tests.shop.deep.models.thing" == runtime.read().aliases["tests.shop.aside.thing"]
-    assert "tests.shop.deep.models.thing" == install.watched()[thing]
+    assert "tests.shop.deep.models.thing" == install.get_recorded_signals()[thing]
 
 
 def test_a_signal_is_called_what_track_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def durable() -> Iterator[str]:
     yield name
     registry.disconnect(name)
     writer.delivery_source = None
-    signalbox.install()
+    signalbox.start_recording()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from signalbox.dashboard import formats
-from signalbox.dashboard.formats import FieldDiff, DiffPart
+from signalbox.dashboard.formats import DiffPart, FieldDiff
 
 
 @pytest.mark.parametrize(

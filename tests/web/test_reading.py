@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from signalbox.models import Event, Trace
 from signalbox.queries import timeline
-from signalbox.queries.timeline import PositionGap, Position
+from signalbox.queries.timeline import Position, PositionGap
 from signalbox.queries.timeline_query import TimelineQuery
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]

@@ -34,5 +34,5 @@ def key_to_text(value: Any, *, secret: bool = False) -> str:
         if DIGEST_PATTERN.fullmatch(found):  # somebody has it from an event
             return found
         return encoder.digest(found, settings.SECRET_KEY.encode())
-    found = encoder.clean(found)
+    found = encoder.sanitize_text(found)
     return found if len(found) <= MAX_LENGTH else found[: MAX_LENGTH - 20] + encoder.digest(found, b"")

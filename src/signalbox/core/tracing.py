@@ -174,7 +174,7 @@ def actor_from_user(user: Any) -> Actor | None:
 
 def build_actor(key: str, label: str) -> Actor:
     """Return an actor as the columns take it."""
-    return Actor(key=encoder.column(key, 64), label=encoder.column(label, 150))
+    return Actor(key=encoder.fit_column(key, 64), label=encoder.fit_column(label, 150))
 
 
 def generate_trace_id() -> str:

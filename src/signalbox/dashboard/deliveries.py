@@ -61,7 +61,7 @@ def _build_queue_context(request: HttpRequest, params: Any) -> dict[str, Any]:
     state = params.get("state", "")
     if state not in STATE_TABS:
         raise Http404(f"{state!r} is no state of a delivery.")
-    receiver = encoder.clean(params.get("receiver", "")).strip()[:200]
+    receiver = encoder.sanitize_text(params.get("receiver", "")).strip()[:200]
     found = operations.filter_deliveries(alias, state=state, receiver=receiver)
     before = params.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:

@@ -136,8 +136,8 @@ def _iter_changes(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any
     """Yield each changed field, whether its old value is known, the old and the new one."""
     for field, pair in (data.get("changes") or {}).items():
         if isinstance(pair, list) and pair:
-            old = encoder.literal(pair[0]) if len(pair) > 1 else None
-            yield field, len(pair) > 1, old, encoder.literal(pair[-1])
+            old = encoder.unwrap_literal(pair[0]) if len(pair) > 1 else None
+            yield field, len(pair) > 1, old, encoder.unwrap_literal(pair[-1])
 
 
 def get_changed_fields(data: Mapping[str, Any]) -> frozenset[str]:

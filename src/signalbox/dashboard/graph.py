@@ -13,10 +13,10 @@ from django.dispatch import Signal
 
 from signalbox.core import catalog, receivers
 from signalbox.dashboard import formats
-from signalbox.instrumentation.install import watched
+from signalbox.instrumentation.install import get_recorded_signals
 from signalbox.models import Event
 from signalbox.outbox import registry
-from signalbox.serialization.signal_arguments import sender_label
+from signalbox.serialization.signal_arguments import get_sender_label
 
 MAX_EVENTS: Final = 5_000
 """How many of the latest events say how receivers did."""
@@ -101,7 +101,7 @@ def build_edges(*, include_source: bool = False) -> list[Edge]:
 def get_signals() -> dict[str, Signal]:
     """Return the signals of Django and those of the project that are recorded, by name."""
     found = {name: catalog.import_signal(entry) for name, entry in catalog.BUILTIN_SIGNALS.items() if entry.path}
-    return found | {name: signal for signal, name in watched().items() if name not in found}
+    return found | {name: signal for signal, name in get_recorded_signals().items() if name not in found}
 
 
 def _collect_call_stats(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str, str], CallStats]:
@@ -118,11 +118,11 @@ def build_signal_edges(
 ) -> Iterator[Edge]:
     """Yield the connections of one signal; ``ran`` says how receivers did."""
     # pre_init and post_init are counted, not recorded; of others the setting may ask for none.
-    measured = name in watched().values()
+    measured = name in get_recorded_signals().values()
     for connected in receivers.get_connected_receivers(signal):
         receiver = connected.receiver
         called = "(collected)" if receiver is None else receivers.get_name(receiver)
-        sender = ANY_SENDER if connected.any_sender else sender_label(connected.sender) or UNKNOWN_SENDER
+        sender = ANY_SENDER if connected.any_sender else get_sender_label(connected.sender) or UNKNOWN_SENDER
         runs = call_stats.get((name, sender, called), CallStats())
         times = sorted(runs.durations_us)
         p90 = times[min(len(times) - 1, len(times) * 9 // 10)] if times else None
@@ -185,7 +185,7 @@ def get_source_excerpt(receiver: Any) -> str:
     if code is None:
         return ""
     lines = (linecache.getline(code.co_filename, code.co_firstlineno + number) for number in range(EXCERPT_LINES))
-    return registry.get_redactor().text("".join(lines).rstrip())
+    return registry.get_redactor().redact_text("".join(lines).rstrip())
 
 
 def edges_to_json(edges: Iterable[Edge]) -> list[dict[str, Any]]:

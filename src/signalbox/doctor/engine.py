@@ -112,7 +112,7 @@ def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Colle
                 line=fault.line,
                 place=f"{shorten_path(fault.path)}:{fault.line}" if fault.path else "",
                 signal=fault.signal,
-                receiver=redactor.text(fault.receiver),
+                receiver=redactor.redact_text(fault.receiver),
                 happens=fault.happens,
                 why=fault.why,
                 remedy=fault.remedy,
@@ -124,7 +124,7 @@ def _excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[Line, 
     """Return the lines around the place. Reports are kept by build servers: what looks like a secret is none there."""
     lines = project.source.texts.get(fault.path, "").splitlines()
     return tuple(
-        Line(number=number, text=redactor.text(lines[number - 1]), marked=number == fault.line)
+        Line(number=number, text=redactor.redact_text(lines[number - 1]), marked=number == fault.line)
         for number in range(max(1, fault.line - AROUND), min(len(lines), fault.line + AROUND) + 1)
         if fault.line
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-class Block(Atomic):
+class BorrowedAtomic(Atomic):
     """An atomic block, which is given its connection. By itself it is one that Django would open."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -35,7 +35,7 @@ class Block(Atomic):
         return self._connection  # type: ignore[no-any-return]
 
 
-class Unseen:
+class ImplicitTransaction:
     """An atomic block whose BEGIN, COMMIT and ROLLBACK are no statements of the application.
 
     Only where autocommit is on and no block is open. Where it is known how a transaction begins, it does no more of
@@ -43,29 +43,29 @@ class Unseen:
     PostgreSQL a message of its own for each of them doubles what a save costs.
     """
 
-    __slots__ = ("_begun", "_block", "_connection")
+    __slots__ = ("_atomic", "_connection", "_pending_begin")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection: Any = connection
-        self._block: Block | None = None
-        self._begun: _WithFirst | None = None
+        self._atomic: BorrowedAtomic | None = None
+        self._pending_begin: _BeginWithFirstStatement | None = None
 
     def __enter__(self) -> BaseDatabaseWrapper:
         connection = self._connection
         if connection.connection is None:
             connection.ensure_connection()  # what its opening runs is the application's
-        begin = _way(connection)
-        if begin is None:
-            self._block = Block(connection)
+        begin_strategy = _get_begin_strategy(connection)
+        if begin_strategy is None:
+            self._atomic = BorrowedAtomic(connection)
             with unit_of_work.without_query_logging(connection):
-                self._block.__enter__()
+                self._atomic.__enter__()
         else:
             if connection._thread_ident != get_ident():  # asking whether threads may share it takes a lock
                 connection.validate_thread_sharing()
             connection.close_if_health_check_failed()
             if connection.connection is None:
                 connection.ensure_connection()
-            self._begun = begin(connection)
+            self._pending_begin = begin_strategy(connection)
             connection.autocommit = False
             connection.commit_on_exit = connection.in_atomic_block = True
             connection.needs_rollback = False
@@ -76,27 +76,27 @@ class Unseen:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         connection = self._connection
-        found = unit_of_work.get_unit_of_work(connection)
-        if self._begun is not None:
-            self._begun.forget()
+        uow = unit_of_work.get_unit_of_work(connection)
+        if self._pending_begin is not None:
+            self._pending_begin.cancel()
         try:
-            if self._block is not None:
-                self._block.__exit__(kind, error, traceback)
-            elif kind is None and found and not (connection.needs_rollback or connection.closed_in_transaction):
-                _commit(connection, found)
+            if self._atomic is not None:
+                self._atomic.__exit__(kind, error, traceback)
+            elif kind is None and uow and not (connection.needs_rollback or connection.closed_in_transaction):
+                _commit(connection, uow)
             else:
-                block = Block(connection)
+                block = BorrowedAtomic(connection)
                 connection.atomic_blocks.append(block)
                 block.__exit__(kind, error, traceback)
         finally:
-            if found is not None:  # recording may have been switched off meanwhile
-                found.is_implicit = False
+            if uow is not None:  # recording may have been switched off meanwhile
+                uow.is_implicit = False
 
 
 # ------------------------------------------------------------------ how a transaction begins
 
 
-class _WithFirst:
+class _BeginWithFirstStatement:
     """PostgreSQL: BEGIN goes along with the first statement, in one message, and is none of the application's."""
 
     __slots__ = ("_connection",)
@@ -106,7 +106,7 @@ class _WithFirst:
         connection.execute_wrappers.append(self)
 
     def __call__(self, execute: Any, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        if not self.forget():  # another wrapper has sent a statement of its own before this one
+        if not self.cancel():  # another wrapper has sent a statement of its own before this one
             return execute(sql, params, many, context)
         connection, cursor = self._connection, context["cursor"].cursor
         takes_several = type(sql) is str and not many and isinstance(cursor, connection.Database.ClientCursor)
@@ -118,15 +118,15 @@ class _WithFirst:
         cursor.nextset()
         return answer
 
-    def forget(self) -> bool:
+    def cancel(self) -> bool:
         """Wait no longer; tell whether nothing has begun: if nothing does, there is nothing to commit."""
-        waits = self in self._connection.execute_wrappers
-        if waits:
+        was_pending = self in self._connection.execute_wrappers
+        if was_pending:
             self._connection.execute_wrappers.remove(self)
-        return waits
+        return was_pending
 
 
-def _begin_now(connection: Any) -> None:
+def _begin_sqlite(connection: Any) -> None:
     """SQLite: it costs no round trip."""
     mode = getattr(connection, "transaction_mode", None)
     try:
@@ -136,43 +136,43 @@ def _begin_now(connection: Any) -> None:
             raise
 
 
-def _begin_by_driver(connection: Any) -> None:
+def _begin_mysql(connection: Any) -> None:
     """MariaDB and MySQL: turning autocommit off and on again would be two messages."""
     with connection.wrap_database_errors:
         connection.connection.begin()
 
 
-def _way(connection: Any) -> Callable[[Any], _WithFirst | None] | None:
+def _get_begin_strategy(connection: Any) -> Callable[[Any], _BeginWithFirstStatement | None] | None:
     """Return what begins a transaction, where it is known."""
     if not connection.autocommit or exporter.in_event_loop():  # in an event loop it is Django's to refuse
         return None
-    begin = _begins(connection.__class__)
-    if begin is _WithFirst:
+    begin_strategy = _get_begin_strategy_for_class(connection.__class__)
+    if begin_strategy is _BeginWithFirstStatement:
         raw = connection.connection
         if not raw.isolation_level is raw.read_only is raw.deferrable is None:  # then BEGIN is not all
             return None
-    return begin
+    return begin_strategy
 
 
 @cache
-def _begins(wrapper: Any) -> Callable[[Any], _WithFirst | None] | None:
+def _get_begin_strategy_for_class(wrapper: Any) -> Callable[[Any], _BeginWithFirstStatement | None] | None:
     """Return what begins a transaction on connections of this class, while Django's own methods do."""
     # By their modules' names: a Python may have been built without SQLite's.
     sqlite = getattr(wrapper, "_start_transaction_under_autocommit", None)
     if getattr(sqlite, "__module__", "") == "django.db.backends.sqlite3.base":
-        return _begin_now
+        return _begin_sqlite
     match getattr(getattr(wrapper, "_set_autocommit", None), "__module__", ""):
         case "django.db.backends.mysql.base":
-            return _begin_by_driver
+            return _begin_mysql
         case "django.db.backends.postgresql.base" if hasattr(wrapper.Database, "ClientCursor"):  # psycopg2 has none
-            return _WithFirst
+            return _BeginWithFirstStatement
     return None
 
 
 # ------------------------------------------------------------------ how it ends
 
 
-def _commit(connection: Any, found: unit_of_work.UnitOfWork) -> None:
+def _commit(connection: Any, uow: unit_of_work.UnitOfWork) -> None:
     """Do what leaving ``Atomic`` does where nothing has failed."""
     connection.in_atomic_block = False
 
@@ -184,7 +184,7 @@ def _commit(connection: Any, found: unit_of_work.UnitOfWork) -> None:
                 raise
 
     try:
-        found.commit(finish, commit_only=True)
+        uow.commit(finish, commit_only=True)
     except BaseException:
         try:
             connection.rollback()
@@ -201,25 +201,25 @@ def _commit(connection: Any, found: unit_of_work.UnitOfWork) -> None:
         connection.run_and_clear_commit_hooks()
 
 
-_storage: Any = getattr(connections._connections, "_storage", None)  # type: ignore[attr-defined]
-if not isinstance(_storage, local):  # it is asgiref's own affair how connections are kept apart
-    _storage = None
+_connection_storage: Any = getattr(connections._connections, "_storage", None)  # type: ignore[attr-defined]
+if not isinstance(_connection_storage, local):  # it is asgiref's own affair how connections are kept apart
+    _connection_storage = None
 
 
-def connection_of(using: str) -> BaseDatabaseWrapper:
+def get_connection(using: str) -> BaseDatabaseWrapper:
     """Return ``connections[using]``. In a thread without an event loop asgiref finds that out by an exception, which
     takes as long as all that is captured of a save."""
     if not exporter.in_event_loop():
-        found: BaseDatabaseWrapper | None = getattr(_storage, using, None)
-        if found is not None:
-            return found
+        uow: BaseDatabaseWrapper | None = getattr(_connection_storage, using, None)
+        if uow is not None:
+            return uow
     return connections[using]
 
 
-def in_transaction(using: str, *, seen: bool = False) -> AbstractContextManager[BaseDatabaseWrapper]:
+def ensure_transaction(using: str, *, django_begins: bool = False) -> AbstractContextManager[BaseDatabaseWrapper]:
     """Make sure that an operation and its event commit together; the block is given the connection. ``seen`` says that
     Django itself begins and commits a transaction for the operation where none is open."""
-    connection = connection_of(using)
+    connection = get_connection(using)
     if backends.in_transaction(connection):
         return nullcontext(connection)
-    return Block(connection) if seen else Unseen(connection)
+    return BorrowedAtomic(connection) if django_begins else ImplicitTransaction(connection)

@@ -7,7 +7,7 @@ from typing import Final
 from signalbox import conf
 from signalbox.core import catalog
 
-AUDIT: Final = frozenset(
+AUDIT_SIGNALS: Final = frozenset(
     {
         "post_save",
         "post_delete",
@@ -25,25 +25,25 @@ AUDIT: Final = frozenset(
 """What changed data, who came in, what failed."""
 
 
-class Scope:
+class RecordingFilter:
     """The signals that are recorded."""
 
-    __slots__ = ("audit", "everything", "names")
+    __slots__ = ("is_audit", "records_all", "signal_names")
 
     def __init__(self, config: conf.Config) -> None:
-        self.everything = config.RECORD == "all"
-        self.audit = config.RECORD == "audit"
+        self.records_all = config.RECORD == "all"
+        self.is_audit = config.RECORD == "audit"
         """Whether a save that changed nothing is no news."""
-        wanted = AUDIT if self.audit else frozenset(config.RECORD) if not self.everything else frozenset()
-        self.names = frozenset(
+        selected = AUDIT_SIGNALS if self.is_audit else frozenset(config.RECORD) if not self.records_all else frozenset()
+        self.signal_names = frozenset(
             name
             for name, entry in catalog.BUILTIN_SIGNALS.items()
-            if self.everything or name in wanted or entry.group in wanted
-        ) | (wanted - catalog.BUILTIN_SIGNALS.keys())
+            if self.records_all or name in selected or entry.group in selected
+        ) | (selected - catalog.BUILTIN_SIGNALS.keys())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self.signal_names
 
-    def custom(self, name: str) -> bool:
+    def includes_custom(self, name: str) -> bool:
         """Tell whether the custom signal of this dotted name is recorded."""
-        return self.everything or "custom" in self.names or name in self.names
+        return self.records_all or "custom" in self.signal_names or name in self.signal_names

@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
     from django.dispatch import Signal
 
-SIGNALS = {"pre_init": pre_init, "post_init": post_init}
+INIT_SIGNALS = {"pre_init": pre_init, "post_init": post_init}
 
 
 def install(names: set[str]) -> None:
     """Count the sends of those of the two signals that ``names`` holds."""
-    for name in names & SIGNALS.keys():
-        signal = SIGNALS[name]
-        signal.__dict__["send"] = _counting(name, signal)
+    for name in names & INIT_SIGNALS.keys():
+        signal = INIT_SIGNALS[name]
+        signal.__dict__["send"] = _build_counting_send(name, signal)
 
 
 def uninstall() -> None:
     """Leave both signals as Django made them."""
-    for signal in SIGNALS.values():
+    for signal in INIT_SIGNALS.values():
         signal.__dict__.pop("send", None)
 
 
-def _counting(name: str, signal: Signal) -> Callable[..., list[tuple[Any, Any]]]:
+def _build_counting_send(name: str, signal: Signal) -> Callable[..., list[tuple[Any, Any]]]:
     original = type(signal).send
-    of_trace = tracing._current_trace.get
+    get_trace = tracing._current_trace.get
     process = tracing.get_process_trace
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
-        (of_trace() or tracing._process_trace or process()).init_counts[name][sender] += 1
+        (get_trace() or tracing._process_trace or process()).init_counts[name][sender] += 1
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
             return []
         return original(signal, sender, **named)

@@ -31,7 +31,7 @@ from signalbox.instrumentation import (
     signals,
     task_queues,
 )
-from signalbox.instrumentation.filter import Scope
+from signalbox.instrumentation.filter import RecordingFilter
 from signalbox.outbox import registry
 from signalbox.pipeline import unit_of_work, writer
 from signalbox.serialization import encoder
@@ -39,7 +39,7 @@ from signalbox.serialization import encoder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from signalbox.instrumentation.signals import Capture
+    from signalbox.instrumentation.signals import SignalHandler
 
 
 logger = logging.getLogger("signalbox")
@@ -49,82 +49,87 @@ class _State:
     """What is installed."""
 
     def __init__(self) -> None:
-        self.scope: Scope | None = None
-        self.watched: dict[Signal, str] = {}
+        self.recording_filter: RecordingFilter | None = None
+        self.recorded_signals: dict[Signal, str] = {}
 
 
 _state = _State()
 
 
-def installed() -> bool:
+def is_recording() -> bool:
     """Tell whether recording is on."""
-    return _state.scope is not None
+    return _state.recording_filter is not None
 
 
-def watched() -> dict[Signal, str]:
+def get_recorded_signals() -> dict[Signal, str]:
     """Return the signals whose sends are recorded, by name."""
-    return dict(_state.watched)
+    return dict(_state.recorded_signals)
 
 
-def install() -> None:
+def start_recording() -> None:
     """Record what the setting asks for, from now on. Calling it again takes up a changed setting."""
-    uninstall()
-    scope = _state.scope = Scope(conf.get())
+    stop_recording()
+    recording_filter = _state.recording_filter = RecordingFilter(conf.get())
     for name, entry in catalog.BUILTIN_SIGNALS.items():
-        if entry.path and name in scope and name not in init_counter.SIGNALS and (signal := _loaded(entry)) is not None:
-            _watch(signal, name)
-    for signal, hook in _BOUNDARIES.items():
-        if signal not in _state.watched:
-            signals.bound(signal, hook)
-    init_counter.install(set(scope.names))
-    model_writes.install(saves="post_save" in scope, deletes="post_delete" in scope)
+        if (
+            entry.path
+            and name in recording_filter
+            and name not in init_counter.INIT_SIGNALS
+            and (signal := _get_loaded_signal(entry)) is not None
+        ):
+            _record_signal(signal, name)
+    for signal, wrapper in _SIGNAL_WRAPPERS.items():
+        if signal not in _state.recorded_signals:
+            signals.wrap_sends(signal, wrapper)
+    init_counter.install(set(recording_filter.signal_names))
+    model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
     row_state.install()
     returning.install()
-    awaited = registry.get_subscribed_signals()
-    if "m2m_changed" in scope or "m2m_changed" in awaited:
-        m2m.install(handlers.unsent_add)
-    told = scope.names if conf.get().BULK != "off" else frozenset()
-    if told or awaited:
-        bulk.install(told | awaited, rows=conf.get().BULK == "rows")
-    boundaries.install(find_custom_if_new)
+    subscribed = registry.get_subscribed_signals()
+    if "m2m_changed" in recording_filter or "m2m_changed" in subscribed:
+        m2m.install(handlers.record_unsent_add)
+    bulk_signals = recording_filter.signal_names if conf.get().BULK != "off" else frozenset()
+    if bulk_signals or subscribed:
+        bulk.install(bulk_signals | subscribed, rows=conf.get().BULK == "rows")
+    boundaries.install(discover_signals_if_imported)
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
             unit_of_work.attach(connection)
-    writer.record_unchanged = not scope.audit
-    hear()
+    writer.record_unchanged = not recording_filter.is_audit
+    update_subscriptions()
     if apps.ready:
-        find_custom()
+        discover_signals()
 
 
-def hear() -> None:
+def update_subscriptions() -> None:
     """Record what durable receivers wait for, whatever the setting says."""
-    scope = _state.scope
-    if scope is None:
+    recording_filter = _state.recording_filter
+    if recording_filter is None:
         return
-    model_metadata.forget()
-    model_writes.install(saves="post_save" in scope, deletes="post_delete" in scope)
+    model_metadata.clear_cache()
+    model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
     for name in registry.get_subscribed_signals():
         entry = catalog.BUILTIN_SIGNALS.get(name)
         signal = registry.get_signal(name) if entry is None or entry.path else None
-        if signal is not None and signal not in _state.watched:
-            _watch(signal, name)
+        if signal is not None and signal not in _state.recorded_signals:
+            _record_signal(signal, name)
         if name == "m2m_changed":
-            m2m.install(handlers.unsent_add)
-        elif signal is None and name not in scope:
-            bulk.install(scope.names | {name}, rows=conf.get().BULK == "rows")
+            m2m.install(handlers.record_unsent_add)
+        elif signal is None and name not in recording_filter:
+            bulk.install(recording_filter.signal_names | {name}, rows=conf.get().BULK == "rows")
 
 
-registry.subscription_callbacks.append(hear)
+registry.subscription_callbacks.append(update_subscriptions)
 
 
-def uninstall() -> None:
+def stop_recording() -> None:
     """Record nothing any more: every class, signal and connection is as Django made it."""
-    if _state.scope is None:
+    if _state.recording_filter is None:
         return
     unit_of_work.flush_all()
-    for signal in (*_state.watched, *_BOUNDARIES):
-        signals.unwatch(signal)
-    _state.watched.clear()
+    for signal in (*_state.recorded_signals, *_SIGNAL_WRAPPERS):
+        signals.restore_sends(signal)
+    _state.recorded_signals.clear()
     init_counter.uninstall()
     model_writes.uninstall()
     row_state.uninstall()
@@ -134,89 +139,89 @@ def uninstall() -> None:
     boundaries.uninstall()
     task_queues.uninstall()
     unit_of_work.detach_all()
-    discovery.forget()
-    model_metadata.forget()
-    _state.scope = None
+    discovery.reset()
+    model_metadata.clear_cache()
+    _state.recording_filter = None
 
 
-def find_custom() -> None:
+def discover_signals() -> None:
     """Record the custom signals of modules that were imported since the last call, and give jobs their traces."""
-    scope = _state.scope
-    if scope is None:
+    recording_filter = _state.recording_filter
+    if recording_filter is None:
         return
-    if scope.everything or scope.names - catalog.BUILTIN_SIGNALS.keys():
-        for signal, name in (*discovery.new_signals(), *naming.get_tracked_signals().items()):
-            if signal not in _state.watched and scope.custom(name):
-                _watch(signal, name)
+    if recording_filter.records_all or recording_filter.signal_names - catalog.BUILTIN_SIGNALS.keys():
+        for signal, name in (*discovery.find_new_signals(), *naming.get_tracked_signals().items()):
+            if signal not in _state.recorded_signals and recording_filter.includes_custom(name):
+                _record_signal(signal, name)
     for name, entry in catalog.BUILTIN_SIGNALS.items():  # those whose modules are imported late, as django.test's
-        if entry.path and name in scope and name not in init_counter.SIGNALS:
-            late = _loaded(entry)
-            if late is not None and late not in _state.watched:
-                _watch(late, name)
+        if entry.path and name in recording_filter and name not in init_counter.INIT_SIGNALS:
+            late_signal = _get_loaded_signal(entry)
+            if late_signal is not None and late_signal not in _state.recorded_signals:
+                _record_signal(late_signal, name)
     task_queues.install()
 
 
-def track(signal: Signal, name: str) -> None:
+def register_signal(signal: Signal, name: str) -> None:
     """Record ``signal`` under ``name``: for signals that no installed app's module holds.
 
     Raises ``TypeError`` if it is no signal.
     """
     if not isinstance(signal, Signal):
-        raise TypeError(f"track() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
-    name = encoder.column(name, 200)
+        raise TypeError(f"register_signal() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
+    name = encoder.fit_column(name, 200)
     naming.track(signal, name)
     registry.register_signal_name(signal, name)
-    if _state.scope is not None and _state.scope.custom(name):
-        _watch(signal, name)
+    if _state.recording_filter is not None and _state.recording_filter.includes_custom(name):
+        _record_signal(signal, name)
 
 
-def _loaded(entry: catalog.SignalInfo) -> Signal | None:
+def _get_loaded_signal(entry: catalog.SignalInfo) -> Signal | None:
     """Return the entry's signal if its module has been imported; nothing is imported for it."""
     return catalog.import_signal(entry) if entry.path.rpartition(".")[0] in sys.modules else None
 
 
-def _watch(signal: Signal, name: str) -> None:
-    _state.watched[signal] = name
-    capture = _capture(name)
+def _record_signal(signal: Signal, name: str) -> None:
+    _state.recorded_signals[signal] = name
+    handler = _build_handler(name)
     if name not in catalog.BUILTIN_SIGNALS:
         registry.register_signal_name(signal, name)
-    scope = _state.scope
-    if scope is not None and name not in scope and not scope.custom(name):
-        capture = handlers.Awaited(name, capture)
-    signals.watch(signal, capture)
-    hook = _BOUNDARIES.get(signal) or task_queues.hook(signal)
+    recording_filter = _state.recording_filter
+    if recording_filter is not None and name not in recording_filter and not recording_filter.includes_custom(name):
+        handler = handlers.SubscribedOnlyHandler(name, handler)
+    signals.record_sends(signal, handler)
+    wrapper = _SIGNAL_WRAPPERS.get(signal) or task_queues.get_signal_wrapper(signal)
     if signal is m2m_changed:
-        hook = m2m.around_receivers
-    if hook is not None:  # a boundary stands around what records its signal
-        signals.bound(signal, hook)
+        wrapper = m2m.wrap_m2m_changed
+    if wrapper is not None:  # a boundary stands around what records its signal
+        signals.wrap_sends(signal, wrapper)
 
 
-def _capture(name: str) -> Capture:
+def _build_handler(name: str) -> SignalHandler:
     match name:
         case "pre_save":
-            return handlers.PreSave()
+            return handlers.PreSaveHandler()
         case "post_save":
-            return handlers.PostSave(name)
+            return handlers.PostSaveHandler(name)
         case "pre_delete":
-            return handlers.PreDelete()
+            return handlers.PreDeleteHandler()
         case "post_delete":
-            return handlers.PostDelete()
+            return handlers.PostDeleteHandler()
         case "m2m_changed":
-            return handlers.ManyToMany()
+            return handlers.M2MChangedHandler()
         case "got_request_exception":
-            return handlers.RequestException(name)
+            return handlers.RequestExceptionHandler(name)
         case "setting_changed":
-            return handlers.SettingChanged(name)
+            return handlers.SettingChangedHandler(name)
         case "template_rendered":
-            return handlers.TemplateRendered(name)
-    return handlers.Sent(name)
+            return handlers.TemplateRenderedHandler(name)
+    return handlers.PlainSignalHandler(name)
 
 
 # ------------------------------------------------------------------ boundaries
 
 
 @contextmanager
-def _guarded() -> Iterator[None]:
+def _log_errors() -> Iterator[None]:
     """Let nothing of Signalbox's own work at a boundary reach the application."""
     try:
         yield
@@ -224,45 +229,45 @@ def _guarded() -> Iterator[None]:
         logger.exception("A boundary of the application's work could not be noted.")
 
 
-def _request_started(inner: Any) -> Any:
+def _wrap_request_started(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
-        with _guarded():
-            find_custom_if_new()
-            boundaries.begin_request(named.get("environ"), named.get("scope"))
+        with _log_errors():
+            discover_signals_if_imported()
+            boundaries.start_request(named.get("environ"), named.get("scope"))
         return inner(sender, **named)
 
     return send
 
 
-def _request_finished(inner: Any) -> Any:
+def _wrap_request_finished(inner: Any) -> Any:
     async def asend(sender: Any, **named: Any) -> Any:
         try:
             return await inner(sender, **named)
         finally:
-            with _guarded():
-                await boundaries.aend_request()
+            with _log_errors():
+                await boundaries.afinish_request()
 
     def send(sender: Any, **named: Any) -> Any:
-        with boundaries.closing_postponed():
+        with boundaries.postpone_connection_close():
             try:
                 return inner(sender, **named)
             finally:
-                with _guarded():
-                    boundaries.end_request()
+                with _log_errors():
+                    boundaries.finish_request()
 
     return asend if iscoroutinefunction(inner) else send
 
 
-def _connection_created(inner: Any) -> Any:
+def _wrap_connection_created(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
-        with _guarded():
+        with _log_errors():
             unit_of_work.attach(named["connection"])
         return inner(sender, **named)
 
     return send
 
 
-def _post_migrate(inner: Any) -> Any:
+def _wrap_post_migrate(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
         writer.clear_table_cache()
         return inner(sender, **named)
@@ -270,37 +275,37 @@ def _post_migrate(inner: Any) -> Any:
     return send
 
 
-def _setting_changed(inner: Any) -> Any:
+def _wrap_setting_changed(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
         try:
             return inner(sender, **named)
         finally:
-            with _guarded():
+            with _log_errors():
                 if named.get("setting") == "SIGNALBOX":
-                    install()
+                    start_recording()
                 elif named.get("setting") == "DATABASES":
                     writer.clear_table_cache()
 
     return send
 
 
-_BOUNDARIES: dict[Signal, Any] = {
-    request_started: _request_started,
-    request_finished: _request_finished,
-    connection_created: _connection_created,
-    post_migrate: _post_migrate,
-    setting_changed: _setting_changed,
+_SIGNAL_WRAPPERS: dict[Signal, Any] = {
+    request_started: _wrap_request_started,
+    request_finished: _wrap_request_finished,
+    connection_created: _wrap_connection_created,
+    post_migrate: _wrap_post_migrate,
+    setting_changed: _wrap_setting_changed,
 }
 
 
-_modules: tuple[int, str] = (0, "")
+_last_modules: tuple[int, str] = (0, "")
 """How many modules there were when they were last looked through, and the newest."""
 
 
-def find_custom_if_new() -> None:
+def discover_signals_if_imported() -> None:
     """Look for custom signals if something was imported since the last time."""
-    global _modules
+    global _last_modules
     now = (len(sys.modules), next(reversed(sys.modules), ""))
-    if now != _modules:
-        find_custom()
-        _modules = now
+    if now != _last_modules:
+        discover_signals()
+        _last_modules = now

@@ -20,7 +20,7 @@ from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
 from signalbox.instrumentation import bulk, model_metadata, returning
-from signalbox.instrumentation.autocommit import connection_of, in_transaction
+from signalbox.instrumentation.autocommit import ensure_transaction, get_connection
 from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
@@ -32,78 +32,80 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 
-class Work:
+class M2MOperation:
     """One call of a manager that adds to or removes from a through table."""
 
-    __slots__ = ("manager", "objects", "through", "wanted")
+    __slots__ = ("manager", "objects", "requested", "through")
 
     def __init__(self, manager: Any, objects: Sequence[Any] = ()) -> None:
         self.manager = manager
         self.objects = objects
         """What the call was given."""
         self.through: type[Model] = manager.through
-        self.wanted: returning.Wanted | None = None
+        self.requested: returning.ReturningRequest | None = None
 
-    def keys(self) -> list[Any]:
+    def get_changed_keys(self) -> list[Any]:
         """Return the primary keys on the other side of the rows that were written."""
-        if self.wanted is None or self.wanted.rows is None:  # there was nothing to write
+        if self.requested is None or self.requested.rows is None:  # there was nothing to write
             return []
-        mine = self.manager.related_val[0]
+        own_value = self.manager.related_val[0]
         # A symmetrical relation removes both of its rows in one statement: the other side of each is what is told.
-        found = list(dict.fromkeys(there if here == mine else here for here, there in self.wanted.rows))
+        related_values = list(
+            dict.fromkeys(there if here == own_value else here for here, there in self.requested.rows)
+        )
         column = self.manager.target_field.target_field
-        return found if column.primary_key else self._keys_of(found, column)
+        return related_values if column.primary_key else self._get_keys_for(related_values, column)
 
-    def _keys_of(self, values: list[Any], column: Any) -> list[Any]:
+    def _get_keys_for(self, values: list[Any], column: Any) -> list[Any]:
         """Return the primary keys of the objects that hold ``values`` in ``column``, which the rows point at."""
         model = self.manager.model
         keys = {getattr(one, column.attname): one.pk for one in self.objects if isinstance(one, model)}
         if unknown := [value for value in values if value not in keys]:
             using = router.db_for_write(self.through, instance=self.manager.instance)
             objects: Any = QuerySet(model).using(using).filter(**{f"{column.name}__in": unknown})
-            with unit_of_work.without_query_logging(connection_of(using)):
+            with unit_of_work.without_query_logging(get_connection(using)):
                 keys |= dict(objects.values_list(column.attname, "pk"))
         return [keys.get(value, value) for value in values]
 
 
-current: ContextVar[Work | None] = ContextVar("signalbox_m2m", default=None)
+current_operation: ContextVar[M2MOperation | None] = ContextVar("signalbox_m2m_operation", default=None)
 """The call that is under way."""
 
-METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
+PATCHED_METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
 """``_clear_base`` came with Django 6.1; before, ``clear`` does the work itself."""
 
 _original_factory: Any = related_descriptors.create_forward_many_to_many_manager
-_record: Callable[[Any, list[Any], BaseDatabaseWrapper], None] | None = None
+_record_add: Callable[[Any, list[Any], BaseDatabaseWrapper], None] | None = None
 
 
-def install(record: Callable[[Any, list[Any], BaseDatabaseWrapper], None]) -> None:
+def install(record_add: Callable[[Any, list[Any], BaseDatabaseWrapper], None]) -> None:
     """Record changes; ``record(manager, keys, connection)`` makes the event of an ``add()`` that sent nothing."""
-    global _record
-    _record = record
-    related_descriptors.create_forward_many_to_many_manager = _factory
-    for made in _made():
-        _wrap(made)
+    global _record_add
+    _record_add = record_add
+    related_descriptors.create_forward_many_to_many_manager = _create_manager_class
+    for manager_class in _iter_manager_classes():
+        _wrap_manager(manager_class)
 
 
 def uninstall() -> None:
     """Leave the managers as Django made them."""
-    global _record
-    _record = None
+    global _record_add
+    _record_add = None
     related_descriptors.create_forward_many_to_many_manager = _original_factory
-    for made in _made():
-        for name in METHODS:
-            original = getattr(made.__dict__.get(name), "signalbox_original", None)
+    for manager_class in _iter_manager_classes():
+        for name in PATCHED_METHODS:
+            original = getattr(manager_class.__dict__.get(name), "_signalbox_original", None)
             if original is not None:
-                setattr(made, name, original)
+                setattr(manager_class, name, original)
 
 
-def _factory(*args: Any, **kwargs: Any) -> Any:
-    made = _original_factory(*args, **kwargs)
-    _wrap(made)
-    return made
+def _create_manager_class(*args: Any, **kwargs: Any) -> Any:
+    manager_class = _original_factory(*args, **kwargs)
+    _wrap_manager(manager_class)
+    return manager_class
 
 
-def _made() -> Iterator[type]:
+def _iter_manager_classes() -> Iterator[type]:
     """Return the manager classes that have been made so far; Django makes each when it is first asked for."""
     if not apps.models_ready:
         return
@@ -113,29 +115,29 @@ def _made() -> Iterator[type]:
                 yield descriptor.__dict__["related_manager_cls"]
 
 
-def _wrap(made: type) -> None:
-    clearing = "_clear_base" if "_clear_base" in made.__dict__ else "clear"
-    for name, wrapper in (("_add_items", _adding), ("_remove_items", _removing), (clearing, _clearing)):
-        original = made.__dict__.get(name)
-        if original is not None and not hasattr(original, "signalbox_original"):
+def _wrap_manager(manager_class: type) -> None:
+    clear_method = "_clear_base" if "_clear_base" in manager_class.__dict__ else "clear"
+    for name, wrapper in (("_add_items", _wrap_add), ("_remove_items", _wrap_remove), (clear_method, _wrap_clear)):
+        original = manager_class.__dict__.get(name)
+        if original is not None and not hasattr(original, "_signalbox_original"):
             replacement: Any = update_wrapper(wrapper(original), original)
-            replacement.signalbox_original = original
-            setattr(made, name, replacement)
+            replacement._signalbox_original = original
+            setattr(manager_class, name, replacement)
 
 
-def _adding(original: Any) -> Any:
+def _wrap_add(original: Any) -> Any:
     def _add_items(self: Any, source_field_name: str, target_field_name: str, *objs: Any, **kwargs: Any) -> Any:
         # A symmetrical relation's mirrored rows are told with the first.
-        if not objs or not _recorded(self) or source_field_name != self.source_field_name:
-            with _silence(self):
+        if not objs or not _is_recorded(self) or source_field_name != self.source_field_name:
+            with _suppress_bulk_events(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with in_transaction(using) as connection, _Working(self, "insert", objs) as work:
+        with ensure_transaction(using) as connection, _OperationContext(self, "insert", objs) as operation:
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
-            if _record is not None and not m2m_changed.has_listeners(self.through):
+            if _record_add is not None and not m2m_changed.has_listeners(self.through):
                 try:
-                    if keys := work.keys():
-                        _record(self, keys, connection)
+                    if keys := operation.get_changed_keys():
+                        _record_add(self, keys, connection)
                 except Exception:
                     logger.exception("A change of %s could not be recorded.", self.through)
             return result
@@ -143,69 +145,72 @@ def _adding(original: Any) -> Any:
     return _add_items
 
 
-def _removing(original: Any) -> Any:
+def _wrap_remove(original: Any) -> Any:
     def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _recorded(self):
-            with _silence(self):
+        if not _is_recorded(self):
+            with _suppress_bulk_events(self):
                 return original(self, *args, **kwargs)
-        with _Working(self, "delete"):
+        with _OperationContext(self, "delete"):
             return original(self, *args, **kwargs)
 
     return removing
 
 
-def _silence(manager: Any) -> Any:
+def _suppress_bulk_events(manager: Any) -> Any:
     """Return a block in which the rows of the manager's table make no events of their own."""
-    return bulk.telling(manager.through._meta.concrete_model)
+    return bulk.suppress_bulk_events(manager.through._meta.concrete_model)
 
 
-_clearing = _removing
+_wrap_clear = _wrap_remove
 
 
-def around_receivers(inner: Any) -> Any:
+def wrap_m2m_changed(inner: Any) -> Any:
     """Let what receivers of ``m2m_changed`` do on the manager's table be told as everywhere: it is none of its work."""
 
     async def asend(sender: Any, **named: Any) -> Any:
-        with bulk.telling(None), returning.asking_nothing():
+        with bulk.suppress_bulk_events(None), returning.suspend_returning():
             return await inner(sender, **named)
 
     def send(sender: Any, **named: Any) -> Any:
-        with bulk.telling(None), returning.asking_nothing():
+        with bulk.suppress_bulk_events(None), returning.suspend_returning():
             return inner(sender, **named)
 
     return asend if iscoroutinefunction(inner) else send
 
 
-def _recorded(manager: Any) -> bool:
-    if model_metadata.said_of_relation(manager.through) == "exclude":
+def _is_recorded(manager: Any) -> bool:
+    if model_metadata.get_m2m_policy(manager.through) == "exclude":
         return False
-    return model_metadata.of(type(manager.instance)).recorded and model_metadata.of(manager.through).recorded
+    return (
+        model_metadata.get_metadata(type(manager.instance)).is_recorded
+        and model_metadata.get_metadata(manager.through).is_recorded
+    )
 
 
-class _Working:
+class _OperationContext:
     """The block of a call, whose statements say which rows they wrote, and make no events of their own."""
 
-    __slots__ = ("_asking", "_silence", "_token", "work")
+    __slots__ = ("_returning_context", "_suppression", "_token", "operation")
 
     def __init__(self, manager: Any, kind: Any, objects: Sequence[Any] = ()) -> None:
-        self.work = work = Work(manager, objects)
-        ends = _ends(work.through, manager.source_field_name, manager.target_field_name)
-        self._asking = returning.asking(kind, work.through, ends, every=True)
-        self._silence = _silence(manager)
+        self.operation = operation = M2MOperation(manager, objects)
+        ends = _get_foreign_keys(operation.through, manager.source_field_name, manager.target_field_name)
+        self._returning_context = returning.request_returning(kind, operation.through, ends, include_plain_inserts=True)
+        self._suppression = _suppress_bulk_events(manager)
 
-    def __enter__(self) -> Work:
-        self._token = current.set(self.work)
-        self._silence.__enter__()
-        self.work.wanted = self._asking.__enter__()
-        return self.work
+    def __enter__(self) -> M2MOperation:
+        self._token = current_operation.set(self.operation)
+        self._suppression.__enter__()
+        self.operation.requested = self._returning_context.__enter__()
+        return self.operation
 
     def __exit__(self, *_: object) -> None:
-        self._asking.__exit__(None, None, None)
-        self._silence.__exit__(None, None, None)
-        current.reset(self._token)
+        self._returning_context.__exit__(None, None, None)
+        self._suppression.__exit__(None, None, None)
+        current_operation.reset(self._token)
 
 
 @lru_cache(1024)
-def _ends(through: type[Model], *names: str) -> list[Any]:
+def _get_foreign_keys(through: type[Model], *names: str) -> list[Any]:
     """Return the foreign keys of a through table."""
     return [through._meta.get_field(name) for name in names]

@@ -14,38 +14,38 @@ from django.db.models import Model
 from django.db.models.deletion import Collector
 
 from signalbox.core import tracing
-from signalbox.core.event import UNKNOWN, PendingEvent, Outcome
+from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
 from signalbox.instrumentation import autocommit, bulk, model_metadata, row_state
 from signalbox.outbox import registry
 from signalbox.pipeline import backends, exporter, unit_of_work
-from signalbox.serialization.diff import PLAIN, RowChange, computed
+from signalbox.serialization.diff import NON_EXPRESSION_TYPES, RowChange, is_expression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from signalbox.instrumentation.model_metadata import Plan
+    from signalbox.instrumentation.model_metadata import ModelMetadata
 
 logger = logging.getLogger("signalbox")
 
-ANNOUNCED: Final = "_signalbox_announced"
+PENDING_PRE_SAVE: Final = "_signalbox_pre_save"
 """On ``instance._state``: the ``pre_save`` that waits for its write; its event, or its time if nobody heard it."""
-CONDEMNED: Final = "_signalbox_condemned"
+PENDING_PRE_DELETE: Final = "_signalbox_pre_delete"
 """The same of a ``pre_delete`` that nobody heard."""
-SAVED: Final = "_signalbox_saved"
+PENDING_POST_SAVE: Final = "_signalbox_post_save"
 """On ``instance._state``: the ``post_save`` event that waits for its send."""
 
-ARGS: Final = {
+POST_SAVE_ARGS: Final = {
     (created, raw): f'{{"created":{created},"raw":{raw},"update_fields":null}}'
     for created in ("true", "false")
     for raw in ("true", "false")
 }
 
-UNSENT: Final = '{"unsent":true}'
+UNSENT_DELETE_ARGS: Final = '{"unsent":true}'
 """Arguments of a delete for which Django sent nothing."""
 
-STALE: Final = django.VERSION < (6, 0)
+LEAVES_STALE_VALUES: Final = django.VERSION < (6, 0)
 """Whether an update leaves expressions on the instance, and what the database had computed before it."""
 
 _original_save_table: Any = Model._save_table  # type: ignore[attr-defined]
@@ -53,20 +53,20 @@ _original_delete: Any = Collector.delete
 _original_has_signal_listeners: Any = Collector._has_signal_listeners  # type: ignore[attr-defined]
 
 
-_every_save = _every_delete = False
+_record_all_saves = _record_all_deletes = False
 """Whether all are recorded, or those alone that durable receivers wait for."""
 
 
 def install(*, saves: bool, deletes: bool) -> None:
     """Record rows that are saved and deleted, and those in any case that durable receivers wait for."""
-    global _every_save, _every_delete
-    _every_save, _every_delete = saves, deletes
-    awaited = registry.get_subscribed_signals()
-    if saves or "post_save" in awaited:
+    global _record_all_saves, _record_all_deletes
+    _record_all_saves, _record_all_deletes = saves, deletes
+    subscribed = registry.get_subscribed_signals()
+    if saves or "post_save" in subscribed:
         Model._save_table = _save_table  # type: ignore[attr-defined]
-    if deletes or "post_delete" in awaited:
+    if deletes or "post_delete" in subscribed:
         Collector.delete = _delete  # type: ignore[method-assign]
-    if "post_delete" in awaited:
+    if "post_delete" in subscribed:
         Collector._has_signal_listeners = _has_signal_listeners  # type: ignore[attr-defined]
 
 
@@ -81,7 +81,9 @@ def _has_signal_listeners(self: Collector, model: type[Model]) -> bool:
     """A durable receiver of ``post_delete`` hears of each object, as a connected one does: of its model's objects they
     are not deleted unseen."""
     found: bool = _original_has_signal_listeners(self, model)
-    return found or (registry.has_subscriber("post_delete", model._meta.label) and model_metadata.of(model).recorded)
+    return found or (
+        registry.has_subscriber("post_delete", model._meta.label) and model_metadata.get_metadata(model).is_recorded
+    )
 
 
 def _save_table(
@@ -93,34 +95,34 @@ def _save_table(
     using: Any = None,
     update_fields: Any = None,
 ) -> Any:
-    plan = model_metadata.of(self.__class__)
+    metadata = model_metadata.get_metadata(self.__class__)
     if (
-        cls is not plan.concrete
-        or not plan.recorded
-        or not (_every_save or registry.has_subscriber("post_save", plan.label))
+        cls is not metadata.concrete_model
+        or not metadata.is_recorded
+        or not (_record_all_saves or registry.has_subscriber("post_save", metadata.label))
     ):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
-    connection = autocommit.connection_of(using)
+    connection = autocommit.get_connection(using)
     if backends.in_transaction(connection):
-        open_buffer = unit_of_work.get_or_attach(connection)
-        return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
-    was = self.__dict__.copy()
+        uow = unit_of_work.get_or_attach(connection)
+        return _save_row(self, metadata, uow, raw, cls, force_insert, force_update, connection, update_fields)
+    original_state = self.__dict__.copy()
     try:
-        with autocommit.Unseen(connection):
-            open_buffer = unit_of_work.get_or_attach(connection)
-            return _save_row(self, plan, open_buffer, raw, cls, force_insert, force_update, connection, update_fields)
+        with autocommit.ImplicitTransaction(connection):
+            uow = unit_of_work.get_or_attach(connection)
+            return _save_row(self, metadata, uow, raw, cls, force_insert, force_update, connection, update_fields)
     except BaseException:
-        _put_back(self, plan, was)
+        _restore_attributes(self, metadata, original_state)
         raise
 
 
-def _put_back(instance: Model, plan: Plan, was: dict[str, Any]) -> None:
+def _restore_attributes(instance: Model, metadata: ModelMetadata, original_state: dict[str, Any]) -> None:
     """Take from ``instance`` what the database has told it of a row that it then refused: its COMMIT comes after the
     statement, which would have failed by itself where a deferred constraint does not hold."""
     state = instance.__dict__
-    for attname in plan.fields.attnames:
-        value = was.get(attname, UNKNOWN)
-        if attname in plan.returned or computed(value):
+    for attname in metadata.fields.attnames:
+        value = original_state.get(attname, UNKNOWN)
+        if attname in metadata.db_returning_attnames or is_expression(value):
             if value is UNKNOWN:
                 state.pop(attname, None)
             else:
@@ -129,8 +131,8 @@ def _put_back(instance: Model, plan: Plan, was: dict[str, Any]) -> None:
 
 def _save_row(
     self: Model,
-    plan: Plan,
-    open_buffer: unit_of_work.UnitOfWork,
+    metadata: ModelMetadata,
+    uow: unit_of_work.UnitOfWork,
     raw: bool,
     cls: Any,
     force_insert: Any,
@@ -139,212 +141,220 @@ def _save_row(
     update_fields: Any,
 ) -> Any:
     using = connection.alias
-    before = () if STALE else plan.values(self)  # Django 6 replaces expressions by what the database returns
+    before = (
+        () if LEAVES_STALE_VALUES else metadata.get_values(self)
+    )  # Django 6 replaces expressions by what the database returns
     try:
         updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     except BaseException:
-        _announced_in_vain(self, plan, using)
+        _record_failed_pre_save(self, metadata, using)
         raise
     try:
-        _capture(self, plan, open_buffer, before, bool(updated), raw, connection, update_fields)
+        _record_save(self, metadata, uow, before, bool(updated), raw, connection, update_fields)
     except Exception:
-        logger.exception("A save of %s could not be recorded.", plan.label)
+        logger.exception("A save of %s could not be recorded.", metadata.label)
     return updated
 
 
-def _capture(
+def _record_save(
     instance: Model,
-    plan: Plan,
-    open_buffer: unit_of_work.UnitOfWork,
-    before: Sequence[Any],
+    metadata: ModelMetadata,
+    uow: unit_of_work.UnitOfWork,
+    values_before: Sequence[Any],
     updated: bool,
     raw: bool,
     connection: BaseDatabaseWrapper,
     update_fields: Any,
 ) -> None:
     state = instance._state
-    announced = row_state.take(state, ANNOUNCED)
-    if type(announced) is PendingEvent and announced.outcome is None:
-        announced.key = announced.key or plan.key(instance)
-        open_buffer.add(announced)
-    known = row_state.before(plan, instance, connection.alias) if updated else UNKNOWN
-    written = _written(plan, instance, before, updated, update_fields)
-    labels = _labels(plan, state, known, written, connection) if plan.foreign else None
-    row = RowChange(plan.fields, known if updated else None, written, labels)
-    draft = PendingEvent(
+    pre_save = row_state.pop_attribute(state, PENDING_PRE_SAVE)
+    if type(pre_save) is PendingEvent and pre_save.outcome is None:
+        pre_save.key = pre_save.key or metadata.get_key(instance)
+        uow.add(pre_save)
+    known_row = row_state.get_row_before_write(metadata, instance, connection.alias) if updated else UNKNOWN
+    written = _get_written_values(metadata, instance, values_before, updated, update_fields)
+    labels = _get_related_labels(metadata, state, known_row, written, connection) if metadata.foreign_keys else None
+    row = RowChange(metadata.fields, known_row if updated else None, written, labels)
+    event = PendingEvent(
         tracing.now(),
         tracing.get_current_trace(),
         tracing.running_span.get(),
         "post_save",
-        plan.label,
+        metadata.label,
         connection.alias,
     )
-    name(draft, plan, instance, connection)
-    if type(announced) is int:
-        draft.pre_signal_time = announced
-    draft.change = row
-    draft.duration = 0  # unless receivers run
+    set_object(event, metadata, instance, connection)
+    if type(pre_save) is int:
+        event.pre_signal_time = pre_save
+    event.change = row
+    event.duration = 0  # unless receivers run
     if update_fields is None:
-        draft.args = ARGS["false" if updated else "true", "true" if raw else "false"]
+        event.args = POST_SAVE_ARGS["false" if updated else "true", "true" if raw else "false"]
     else:
-        draft.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
-    draft.rollbackable = row_state.Memory(state, getattr(state, row_state.ATTRIBUTE, UNKNOWN))
-    row_now = row_state.after_write(known, written)
-    if STALE:
-        row_now = _without_stale(row_now, plan.generated if updated else ())
-    setattr(state, row_state.ATTRIBUTE, row_now)
-    setattr(state, SAVED, draft)
-    open_buffer.add(draft)
+        event.args = {"created": not updated, "raw": raw, "update_fields": sorted(update_fields)}
+    event.rollbackable = row_state.StateSavepoint(state, getattr(state, row_state.ROW_ATTRIBUTE, UNKNOWN))
+    new_row = row_state.merge_written(known_row, written)
+    if LEAVES_STALE_VALUES:
+        new_row = _mask_stale_values(new_row, metadata.generated_positions if updated else ())
+    setattr(state, row_state.ROW_ATTRIBUTE, new_row)
+    setattr(state, PENDING_POST_SAVE, event)
+    uow.add(event)
 
 
-def _without_stale(row: Sequence[Any], generated: Sequence[int]) -> Sequence[Any]:
+def _mask_stale_values(row: Sequence[Any], generated: Sequence[int]) -> Sequence[Any]:
     """Return what is known of a row of whose new values the database told none. An expression stays on the instance,
     and the next save writes what it makes of it then."""
-    if not generated and PLAIN.issuperset(map(type, row)):
+    if not generated and NON_EXPRESSION_TYPES.issuperset(map(type, row)):
         return row
-    return [UNKNOWN if place in generated or computed(value) else value for place, value in enumerate(row)]
+    return [UNKNOWN if position in generated or is_expression(value) else value for position, value in enumerate(row)]
 
 
-def _labels(
-    plan: Plan, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
+def _get_related_labels(
+    metadata: ModelMetadata, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
 ) -> dict[str, dict[str, str]] | None:
     """Return what the objects are called that changed foreign keys point at, where they are loaded: without a query."""
     cached = state.__dict__.get("fields_cache")
     if not cached:
         return None
     labels = {}
-    for cache_name in plan.foreign.keys() & cached.keys():
-        place, field = plan.foreign[cache_name]
+    for cache_name in metadata.foreign_keys.keys() & cached.keys():
+        position, field = metadata.foreign_keys[cache_name]
         target = cached[cache_name]
-        key = written[place]
-        if target is None or key is UNKNOWN or (known is not UNKNOWN and known[place] == key):
+        key = written[position]
+        if target is None or key is UNKNOWN or (known is not UNKNOWN and known[position] == key):
             continue
-        label = model_metadata.of(target.__class__).label_of(target, connection)
+        label = model_metadata.get_metadata(target.__class__).get_label(target, connection)
         if label:
             labels[field] = {str(key): label}
     return labels or None
 
 
-def _announced_in_vain(instance: Model, plan: Plan, using: str) -> None:
+def _record_failed_pre_save(instance: Model, metadata: ModelMetadata, using: str) -> None:
     """The write failed: its ``pre_save`` makes an event of its own."""
     try:
-        announced = row_state.take(instance._state, ANNOUNCED)
-        if type(announced) is int:
-            announced = announcement(plan, instance, using, announced)
-        if announced is not None and announced.outcome is None:
-            announced.outcome = Outcome.FAILED
-            exporter.enqueue(announced)
+        pre_save = row_state.pop_attribute(instance._state, PENDING_PRE_SAVE)
+        if type(pre_save) is int:
+            pre_save = build_pre_save_event(metadata, instance, using, pre_save)
+        if pre_save is not None and pre_save.outcome is None:
+            pre_save.outcome = Outcome.FAILED
+            exporter.enqueue(pre_save)
     except Exception:
-        logger.exception("A failed save of %s could not be recorded.", plan.label)
+        logger.exception("A failed save of %s could not be recorded.", metadata.label)
 
 
-def announcement(plan: Plan, instance: Model, using: str, time: int) -> PendingEvent:
+def build_pre_save_event(metadata: ModelMetadata, instance: Model, using: str, sent_at: int) -> PendingEvent:
     """Return the event of a ``pre_save`` that was sent at ``time``, in nanoseconds."""
-    draft = PendingEvent(time, tracing.get_current_trace(), tracing.running_span.get(), "pre_save", plan.label, using)
-    draft.key = plan.key(instance)
-    draft.duration = 0
-    return draft
+    event = PendingEvent(
+        sent_at, tracing.get_current_trace(), tracing.running_span.get(), "pre_save", metadata.label, using
+    )
+    event.key = metadata.get_key(instance)
+    event.duration = 0
+    return event
 
 
-def name(draft: PendingEvent, plan: Plan, instance: Model, connection: BaseDatabaseWrapper | None) -> None:
+def set_object(
+    event: PendingEvent, metadata: ModelMetadata, instance: Model, connection: BaseDatabaseWrapper | None
+) -> None:
     """Let ``draft`` be about ``instance``."""
-    draft.key = plan.key(instance)
-    if plan.has_str:
-        draft.label = plan.label_of(instance, connection)
+    event.key = metadata.get_key(instance)
+    if metadata.has_str:
+        event.label = metadata.get_label(instance, connection)
 
 
-def _written(plan: Plan, instance: Model, before: Sequence[Any], updated: bool, update_fields: Any) -> Sequence[Any]:
+def _get_written_values(
+    metadata: ModelMetadata, instance: Model, values_before: Sequence[Any], updated: bool, update_fields: Any
+) -> Sequence[Any]:
     """Return the values that were written; ``UNKNOWN`` where a field was not."""
-    values = plan.values(instance)
-    stale = STALE and updated and plan.generated
+    values = metadata.get_values(instance)
+    stale = LEAVES_STALE_VALUES and updated and metadata.generated_positions
     if type(values) is tuple and (update_fields is None or not updated) and not stale:
-        return row_state.keep(plan, values)
-    fields = plan.fields
-    names = None if update_fields is None or not updated else {*update_fields, *fields.primary}
+        return row_state.copy_mutable_values(metadata, values)
+    fields = metadata.fields
+    names = None if update_fields is None or not updated else {*update_fields, *fields.primary_key}
     written = []
-    for place, (name, attname, was, value) in enumerate(
-        zip(fields.names, fields.attnames, before or values, values, strict=True)
+    for position, (name, attname, original_state, value) in enumerate(
+        zip(fields.names, fields.attnames, values_before or values, values, strict=True)
     ):
-        if place in plan.generated:
+        if position in metadata.generated_positions:
             written.append(UNKNOWN if stale else value)
         elif names is not None and name not in names and attname not in names:
             written.append(UNKNOWN)
-        elif value is UNKNOWN and hasattr(was, "resolve_expression"):
-            written.append(was)  # Django 6 defers what the database computed and could not return
+        elif value is UNKNOWN and hasattr(original_state, "resolve_expression"):
+            written.append(original_state)  # Django 6 defers what the database computed and could not return
         else:
             written.append(value)
-    return row_state.keep(plan, written)
+    return row_state.copy_mutable_values(metadata, written)
 
 
 def _delete(self: Collector) -> Any:
     """Record the delete for which Django sends nothing: one object that nobody listens to and nothing points at."""
-    alone = _alone(self)
-    if alone is None:
+    single = _get_single_instance(self)
+    if single is None:
         return _original_delete(self)
-    plan, instance = alone
+    metadata, instance = single
     key = instance.pk
     try:
-        with autocommit.in_transaction(self.using) as connection:
-            return _delete_row(self, plan, instance, connection)
+        with autocommit.ensure_transaction(self.using) as connection:
+            return _delete_row(self, metadata, instance, connection)
     except BaseException:
         instance.pk = key  # as above: Django takes it away before the COMMIT
         raise
 
 
-def _alone(collector: Collector) -> tuple[Plan, Model] | None:
+def _get_single_instance(collector: Collector) -> tuple[ModelMetadata, Model] | None:
     if len(collector.data) != 1:
         return None
     model, instances = next(iter(collector.data.items()))
     if len(instances) != 1:
         return None
-    plan = model_metadata.of(model)
+    metadata = model_metadata.get_metadata(model)
     instance = next(iter(instances))
-    if not plan.recorded or not _every_delete or not collector.can_fast_delete(instance):
+    if not metadata.is_recorded or not _record_all_deletes or not collector.can_fast_delete(instance):
         return None
-    return plan, instance
+    return metadata, instance
 
 
-def _delete_row(collector: Collector, plan: Plan, instance: Model, connection: BaseDatabaseWrapper) -> Any:
-    draft = None
+def _delete_row(collector: Collector, metadata: ModelMetadata, instance: Model, connection: BaseDatabaseWrapper) -> Any:
+    event = None
     try:
-        draft = deleted(instance, plan, connection)
-        draft.args = UNSENT
+        event = build_delete_event(instance, metadata, connection)
+        event.args = UNSENT_DELETE_ARGS
     except Exception:
-        logger.exception("A delete of %s could not be recorded.", plan.label)
-    if plan.ends:
-        with bulk.telling(plan.concrete):
+        logger.exception("A delete of %s could not be recorded.", metadata.label)
+    if metadata.through_fields:
+        with bulk.suppress_bulk_events(metadata.concrete_model):
             result = _original_delete(collector)
     else:
         result = _original_delete(collector)
-    if draft is not None and result[0]:
-        unit_of_work.get_or_attach(connection).add(draft)
+    if event is not None and result[0]:
+        unit_of_work.get_or_attach(connection).add(event)
     return result
 
 
-def deleted(instance: Model, plan: Plan, connection: BaseDatabaseWrapper) -> PendingEvent:
+def build_delete_event(instance: Model, metadata: ModelMetadata, connection: BaseDatabaseWrapper) -> PendingEvent:
     """Return the event of a row that is about to be deleted, or just was."""
-    draft = PendingEvent(
+    event = PendingEvent(
         tracing.now(),
         tracing.get_current_trace(),
         tracing.running_span.get(),
         "post_delete",
-        plan.label,
+        metadata.label,
         connection.alias,
     )
-    name(draft, plan, instance, connection)
-    draft.pre_signal_time = row_state.take(instance._state, CONDEMNED)
-    known = row_state.before(plan, instance, connection.alias)
-    if known is UNKNOWN:
-        known = _unread(plan, instance)
-    draft.change = RowChange(plan.fields, known, None)
-    return draft
+    set_object(event, metadata, instance, connection)
+    event.pre_signal_time = row_state.pop_attribute(instance._state, PENDING_PRE_DELETE)
+    known_row = row_state.get_row_before_write(metadata, instance, connection.alias)
+    if known_row is UNKNOWN:
+        known_row = _get_fallback_row(metadata, instance)
+    event.change = RowChange(metadata.fields, known_row, None)
+    return event
 
 
-def _unread(plan: Plan, instance: Model) -> Sequence[Any]:
+def _get_fallback_row(metadata: ModelMetadata, instance: Model) -> Sequence[Any]:
     """Return what an instance without a snapshot tells of its row: all it carries if it is a copy, else its key."""
-    values = plan.values(instance)
+    values = metadata.get_values(instance)
     state = instance._state
-    if not state.adding and row_state.old(plan, state) is UNKNOWN:
-        return row_state.keep(plan, values)
-    places = dict(plan.pk_places)
-    return [value if place in places else UNKNOWN for place, value in enumerate(values)]
+    if not state.adding and row_state.get_known_row(metadata, state) is UNKNOWN:
+        return row_state.copy_mutable_values(metadata, values)
+    positions = dict(metadata.pk_positions)
+    return [value if position in positions else UNKNOWN for position, value in enumerate(values)]

@@ -16,9 +16,9 @@ _recorded_signals: dict[Signal, str] = {}
 
 def disable_recording_for_process() -> None:
     """Record nothing of this process any more, nor what happened while it started. For a process of one's own only."""
-    _recorded_signals.update(install.watched())
+    _recorded_signals.update(install.get_recorded_signals())
     exporter.discard_pending()
-    install.uninstall()
+    install.stop_recording()
     own = tracing.get_process_trace()
     own.pending.clear()
     own.updates.clear()
@@ -28,4 +28,4 @@ def disable_recording_for_process() -> None:
 
 def get_recorded_signals() -> dict[Signal, str]:
     """Return the signals whose sends are recorded, or were before this process became quiet, by name."""
-    return install.watched() or dict(_recorded_signals)
+    return install.get_recorded_signals() or dict(_recorded_signals)

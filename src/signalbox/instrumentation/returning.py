@@ -21,7 +21,7 @@ from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import MULTI, ROW_COUNT
 
-from signalbox.instrumentation.autocommit import connection_of
+from signalbox.instrumentation.autocommit import get_connection
 from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
@@ -31,87 +31,96 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Field, Model
 
-    Kind = Literal["insert", "update", "delete"]
+    StatementKind = Literal["insert", "update", "delete"]
 
-AT_ONCE: Final = 2_000
+FETCH_SIZE: Final = 2_000
 """Rows that are fetched at once."""
 
 
-class Wanted:
+class ReturningRequest:
     """Columns of a model's rows that the next statements of one kind are to return."""
 
-    __slots__ = ("every", "fields", "first", "kind", "model", "most", "number", "rows")
+    __slots__ = ("before_update", "fields", "include_plain_inserts", "kind", "max_rows", "model", "row_count", "rows")
 
     def __init__(
         self,
-        kind: Kind,
+        kind: StatementKind,
         model: type[Model],
         fields: Sequence[Field[Any, Any]],
         *,
-        every: bool,
-        first: bool,
-        most: int | None,
+        include_plain_inserts: bool,
+        before_update: bool,
+        max_rows: int | None,
     ) -> None:
         self.kind = kind
-        self.first = first
+        self.before_update = before_update
         """Whether an update is to tell what the rows held before it."""
-        self.every = every
+        self.include_plain_inserts = include_plain_inserts
         """Whether inserts that ignore no conflict are wanted as well: all their rows go in."""
         self.model = model
         self.fields = fields
-        self.most = most
+        self.max_rows = max_rows
         """How many rows are kept; all of them if ``None``."""
-        self.number = 0
+        self.row_count = 0
         """How many came back."""
         self.rows: list[Sequence[Any]] | None = None
         """What came back; ``None`` if no statement of this kind could be asked."""
 
-    def take(self, rows: Sequence[Sequence[Any]]) -> None:
+    def add_rows(self, rows: Sequence[Sequence[Any]]) -> None:
         """Keep ``rows``, as many as are wanted."""
         if self.rows is None:
             self.rows = []
-        self.number += len(rows)
-        self.rows.extend(rows if self.most is None else rows[: max(0, self.most - len(self.rows))])
+        self.row_count += len(rows)
+        self.rows.extend(rows if self.max_rows is None else rows[: max(0, self.max_rows - len(self.rows))])
 
 
-_wanted: ContextVar[Wanted | None] = ContextVar("signalbox_wanted", default=None)
+_current_request: ContextVar[ReturningRequest | None] = ContextVar("signalbox_returning_request", default=None)
 
 
-class _Asking:
+class _ReturningContext:
     """A block, which a generator would make three times as dear."""
 
-    __slots__ = ("_token", "wanted")
+    __slots__ = ("_token", "requested")
 
-    def __init__(self, wanted: Wanted | None) -> None:
-        self.wanted = wanted
+    def __init__(self, requested: ReturningRequest | None) -> None:
+        self.requested = requested
 
     def __enter__(self) -> Any:
-        self._token = _wanted.set(self.wanted)
-        return self.wanted
+        self._token = _current_request.set(self.requested)
+        return self.requested
 
     def __exit__(self, *_: object) -> None:
-        _wanted.reset(self._token)
+        _current_request.reset(self._token)
 
 
-def asking(
-    kind: Kind,
+def request_returning(
+    kind: StatementKind,
     model: type[Model],
     fields: Sequence[Field[Any, Any]],
     *,
-    every: bool = False,
-    first: bool = False,
-    most: int | None = None,
-) -> AbstractContextManager[Wanted]:
+    include_plain_inserts: bool = False,
+    before_update: bool = False,
+    max_rows: int | None = None,
+) -> AbstractContextManager[ReturningRequest]:
     """Let the block's statements of ``kind`` on ``model`` return ``fields``, which lie in its own table."""
-    return _Asking(Wanted(kind, model, fields, every=every, first=first, most=most))
+    return _ReturningContext(
+        ReturningRequest(
+            kind,
+            model,
+            fields,
+            include_plain_inserts=include_plain_inserts,
+            before_update=before_update,
+            max_rows=max_rows,
+        )
+    )
 
 
-def asking_nothing() -> AbstractContextManager[None]:
+def suspend_returning() -> AbstractContextManager[None]:
     """Let the block's statements return nothing more than they would: they are not those that were meant."""
-    return _Asking(None)
+    return _ReturningContext(None)
 
 
-def able(kind: Kind, connection: BaseDatabaseWrapper) -> bool:
+def supports_returning(kind: StatementKind, connection: BaseDatabaseWrapper) -> bool:
     """Tell whether the database returns rows of statements of ``kind``: MariaDB does of inserts and deletes."""
     if kind == "insert":
         return connection.features.can_return_rows_from_bulk_insert
@@ -143,80 +152,90 @@ def uninstall() -> None:
 
 
 def _update(self: Any, result_type: Any) -> Any:
-    wanted = _asked(self, "update", result_type)
-    if wanted is None:
+    requested = _get_matching_request(self, "update", result_type)
+    if requested is None:
         return _original_update(self, result_type)
     # Django updates a parent's table by a statement of its own, having selected the keys itself.
-    told_late = wanted.first and not _lists(self, wanted)
-    if self.query.related_updates or told_late or not able("update", self.connection):
-        found = _selected(self, wanted)
-        number = _original_update(self, result_type)
-        wanted.take(found)
-        return number
-    return (_listed(self, wanted) if _lists(self, wanted) else _returned(self, wanted)) or 0
+    needs_old_values = requested.before_update and not _should_list_first(self, requested)
+    if self.query.related_updates or needs_old_values or not supports_returning("update", self.connection):
+        rows = _select_rows(self, requested)
+        row_count = _original_update(self, result_type)
+        requested.add_rows(rows)
+        return row_count
+    return (
+        _list_and_execute(self, requested)
+        if _should_list_first(self, requested)
+        else _execute_returning(self, requested)
+    ) or 0
 
 
 def _delete(self: Any, result_type: Any = None, *args: Any, **kwargs: Any) -> Any:
-    wanted = _asked(self, "delete", result_type)
-    if wanted is None:
+    requested = _get_matching_request(self, "delete", result_type)
+    if requested is None:
         return _original_execute(self, result_type, *args, **kwargs)
     # MariaDB's DELETE from several tables has no RETURNING.
-    if not able("delete", self.connection) or (self.connection.vendor == "mysql" and not self.single_alias):
-        found = _selected(self, wanted)
-        number = _original_execute(self, result_type, *args, **kwargs)
-        wanted.take(found)
-        return number
-    return _listed(self, wanted) if self.single_alias and _lists(self, wanted) else _returned(self, wanted)
+    if not supports_returning("delete", self.connection) or (
+        self.connection.vendor == "mysql" and not self.single_alias
+    ):
+        rows = _select_rows(self, requested)
+        row_count = _original_execute(self, result_type, *args, **kwargs)
+        requested.add_rows(rows)
+        return row_count
+    return (
+        _list_and_execute(self, requested)
+        if self.single_alias and _should_list_first(self, requested)
+        else _execute_returning(self, requested)
+    )
 
 
-def _asked(compiler: Any, kind: Kind, result_type: Any) -> Wanted | None:
-    wanted = _wanted.get()
-    if wanted is None or wanted.kind != kind or result_type != ROW_COUNT:
+def _get_matching_request(compiler: Any, kind: StatementKind, result_type: Any) -> ReturningRequest | None:
+    requested = _current_request.get()
+    if requested is None or requested.kind != kind or result_type != ROW_COUNT:
         return None
-    return wanted if compiler.query.model._meta.concrete_model is wanted.model else None
+    return requested if compiler.query.model._meta.concrete_model is requested.model else None
 
 
-def _lists(compiler: Any, wanted: Wanted) -> bool:
+def _should_list_first(compiler: Any, requested: ReturningRequest) -> bool:
     """Tell whether the rows are to be listed before the statement: on SQLite, where there may be many."""
-    return wanted.most is not None and compiler.connection.vendor == "sqlite"
+    return requested.max_rows is not None and compiler.connection.vendor == "sqlite"
 
 
-def _listed(compiler: Any, wanted: Wanted) -> int | None:
+def _list_and_execute(compiler: Any, requested: ReturningRequest) -> int | None:
     """Take SQLite's write lock, list the rows that the statement is about to change, and execute it; return their
     number, ``None`` for a statement that can match nothing.
 
     The application's query log holds its own statement alone.
     """
-    sql, params = _compiled(compiler)
+    sql, params = _compile(compiler)
     if not sql:
-        wanted.take([])
+        requested.add_rows([])
         return None
     connection = compiler.connection
     quote = connection.ops.quote_name
-    table = quote(wanted.model._meta.db_table)
-    columns = [quote(str(field.column)) for field in wanted.fields]
+    table = quote(requested.model._meta.db_table)
+    columns = [quote(str(field.column)) for field in requested.fields]
     try:
         where, where_params = compiler.compile(compiler.query.where)
     except FullResultSet:
         where, where_params = "1", ()
-    lock(connection, wanted.model)
-    with connection.wrap_database_errors, closing(connection.create_cursor()) as lister:
-        listing = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} LIMIT {wanted.most}"  # noqa: S608 - as above
-        if len(columns) == 1 and _integral(wanted.fields[0]):  # as one text: rows by the thousand are dear
-            listing = f"SELECT json_group_array({columns[0]}) FROM ({listing})"  # noqa: S608 - as above
-            lister.execute(listing, tuple(where_params))
-            rows: list[Any] = list(zip(json.loads(lister.fetchone()[0]), strict=True))
+    take_write_lock(connection, requested.model)
+    with connection.wrap_database_errors, closing(connection.create_cursor()) as list_cursor:
+        list_sql = f"SELECT {', '.join(columns)} FROM {table} WHERE {where} LIMIT {requested.max_rows}"  # noqa: S608 - as above
+        if len(columns) == 1 and _is_integer_field(requested.fields[0]):  # as one text: rows by the thousand are dear
+            list_sql = f"SELECT json_group_array({columns[0]}) FROM ({list_sql})"  # noqa: S608 - as above
+            list_cursor.execute(list_sql, tuple(where_params))
+            rows: list[Any] = list(zip(json.loads(list_cursor.fetchone()[0]), strict=True))
         else:
-            lister.execute(listing, tuple(where_params))
-            rows = lister.fetchall()
+            list_cursor.execute(list_sql, tuple(where_params))
+            rows = list_cursor.fetchall()
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
-        number: int = cursor.rowcount
-    wanted.take(_converted(compiler, wanted, rows))
-    return number
+        row_count: int = cursor.rowcount
+    requested.add_rows(_convert_rows(compiler, requested, rows))
+    return row_count
 
 
-def lock(connection: Any, model: type[Model]) -> None:
+def take_write_lock(connection: Any, model: type[Model]) -> None:
     """Take SQLite's write lock in the open transaction, so that it may read first and write then: it would fail at once
     if somebody else had written in between. Other databases lock the rows that are read."""
     if connection.vendor != "sqlite":
@@ -228,14 +247,14 @@ def lock(connection: Any, model: type[Model]) -> None:
         cursor.execute(f"UPDATE {table} SET {column} = {column} WHERE 0")  # noqa: S608 - Django's own names
 
 
-def _integral(field: Any) -> bool:
+def _is_integer_field(field: Any) -> bool:
     """Tell whether the field's values are whole numbers, which need no reading."""
     while field.remote_field is not None:
         field = field.target_field
     return isinstance(field, IntegerField) and type(field).__module__.startswith("django.")
 
 
-def _compiled(compiler: Any) -> tuple[str, Any]:
+def _compile(compiler: Any) -> tuple[str, Any]:
     """Return the statement with its parameters; an empty one if it can match nothing."""
     try:
         sql, params = compiler.as_sql()
@@ -244,7 +263,7 @@ def _compiled(compiler: Any) -> tuple[str, Any]:
     return sql, params
 
 
-def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
+def _select_rows(compiler: Any, requested: ReturningRequest) -> list[Sequence[Any]]:
     """Return the rows that the statement is about to change, locked where the database does so on its own."""
     query = compiler.query.chain(klass=Query)
     query.get_initial_alias()
@@ -252,45 +271,45 @@ def _selected(compiler: Any, wanted: Wanted) -> list[Sequence[Any]]:
     query.clear_ordering(force=True)
     query.extra = {}
     query.select = ()
-    query.add_fields([field.name for field in wanted.fields])
+    query.add_fields([field.name for field in requested.fields])
     vendor = compiler.connection.vendor
     # PostgreSQL locks no rows of outer joins and groups.
-    alone = sum(map(bool, query.alias_refcount.values())) == 1 and not query.distinct and query.group_by is None
-    query.select_for_update = vendor == "mysql" or (vendor == "postgresql" and alone)
+    is_lockable = sum(map(bool, query.alias_refcount.values())) == 1 and not query.distinct and query.group_by is None
+    query.select_for_update = vendor == "mysql" or (vendor == "postgresql" and is_lockable)
     with unit_of_work.without_query_logging(compiler.connection):
         rows: Iterable[Sequence[Sequence[Any]]] = query.get_compiler(compiler.using).execute_sql(MULTI)
         found = [row for part in rows for row in part]
-    return _converted(compiler, wanted, found)
+    return _convert_rows(compiler, requested, found)
 
 
-def _returned(compiler: Any, wanted: Wanted) -> int | None:
+def _execute_returning(compiler: Any, requested: ReturningRequest) -> int | None:
     """Execute the statement with RETURNING; return the number of rows, ``None`` for one that can match nothing."""
-    sql, params = _compiled(compiler)
+    sql, params = _compile(compiler)
     if not sql:
-        wanted.take([])
+        requested.add_rows([])
         return None
     connection = compiler.connection
     quote = connection.ops.quote_name
     # MariaDB knows no table within RETURNING, the others would take a column of a joined one.
-    prefix = "" if connection.vendor == "mysql" else f"{quote(wanted.model._meta.db_table)}."
-    columns = ", ".join(prefix + quote(str(field.column)) for field in wanted.fields)
-    number = 0
+    prefix = "" if connection.vendor == "mysql" else f"{quote(requested.model._meta.db_table)}."
+    columns = ", ".join(prefix + quote(str(field.column)) for field in requested.fields)
+    row_count = 0
     with connection.cursor() as cursor:
         cursor.execute(f"{sql} RETURNING {columns}", params)
-        while rows := cursor.fetchmany(AT_ONCE):
-            number += len(rows)
-            wanted.take(_converted(compiler, wanted, rows))
-    if wanted.rows is None:
-        wanted.take([])
-    return number
+        while rows := cursor.fetchmany(FETCH_SIZE):
+            row_count += len(rows)
+            requested.add_rows(_convert_rows(compiler, requested, rows))
+    if requested.rows is None:
+        requested.add_rows([])
+    return row_count
 
 
-def _converted(compiler: Any, wanted: Wanted, rows: Any) -> list[Sequence[Any]]:
+def _convert_rows(compiler: Any, requested: ReturningRequest, rows: Any) -> list[Sequence[Any]]:
     """Return rows as the fields read them."""
-    if all(map(_integral, wanted.fields)):
+    if all(map(_is_integer_field, requested.fields)):
         return list(rows)
-    table = wanted.model._meta.db_table
-    converters = compiler.get_converters([field.get_col(table) for field in wanted.fields])
+    table = requested.model._meta.db_table
+    converters = compiler.get_converters([field.get_col(table) for field in requested.fields])
     return list(compiler.apply_converters(rows, converters) if converters else rows)
 
 
@@ -298,22 +317,24 @@ def _insert(
     self: Any, objs: Any, fields: Any, returning_fields: Any = None, *args: Any, on_conflict: Any = None, **kwargs: Any
 ) -> Any:
     """Insert as Django does; where conflicts are ignored, ask which rows went in."""
-    wanted = _wanted.get()
-    if wanted is None or wanted.kind != "insert" or self.model is not wanted.model or args:
+    requested = _current_request.get()
+    if requested is None or requested.kind != "insert" or self.model is not requested.model or args:
         return _original_insert(self, objs, fields, returning_fields, *args, on_conflict=on_conflict, **kwargs)
     if on_conflict == OnConflict.IGNORE and not returning_fields:
-        connection = connection_of(kwargs["using"])
-        if able("insert", connection):
-            wanted.take(_inserted(self.model, objs, fields, connection, wanted))
+        connection = get_connection(kwargs["using"])
+        if supports_returning("insert", connection):
+            requested.add_rows(_insert_ignoring_conflicts(self.model, objs, fields, connection, requested))
             return []
     answer = _original_insert(self, objs, fields, returning_fields, on_conflict=on_conflict, **kwargs)
-    if wanted.every:  # what MySQL ignores it does not tell: there, these are the rows that were asked for
-        wanted.take(_asked_for(objs, wanted))
+    if (
+        requested.include_plain_inserts
+    ):  # what MySQL ignores it does not tell: there, these are the rows that were asked for
+        requested.add_rows(_get_requested_rows(objs, requested))
     return answer
 
 
-def _inserted(
-    model: type[Model], objs: Any, fields: Any, connection: BaseDatabaseWrapper, wanted: Wanted
+def _insert_ignoring_conflicts(
+    model: type[Model], objs: Any, fields: Any, connection: BaseDatabaseWrapper, requested: ReturningRequest
 ) -> list[Sequence[Any]]:
     """Insert ``objs`` that are not there yet, and return the rows that went in.
 
@@ -322,17 +343,21 @@ def _inserted(
     query = InsertQuery(model, on_conflict=OnConflict.IGNORE)
     query.insert_values(fields, objs)
     compiler: Any = query.get_compiler(connection=connection)
-    if wanted.every and _counts(connection, wanted):
-        number = sum(cursor.rowcount for cursor in _executed(compiler, connection))
-        if number == len(objs):
-            return _asked_for(objs, wanted)
-        return _converted(compiler, wanted, _newest(connection, wanted, number)) if number else []
-    compiler.returning_fields = list(wanted.fields)
-    rows = [row for cursor in _executed(compiler, connection) for row in cursor.fetchall()]
-    return _converted(compiler, wanted, rows)
+    if requested.include_plain_inserts and _can_infer_inserted_rows(connection, requested):
+        row_count = sum(cursor.rowcount for cursor in _execute_insert(compiler, connection))
+        if row_count == len(objs):
+            return _get_requested_rows(objs, requested)
+        return (
+            _convert_rows(compiler, requested, _select_newest_rows(connection, requested, row_count))
+            if row_count
+            else []
+        )
+    compiler.returning_fields = list(requested.fields)
+    rows = [row for cursor in _execute_insert(compiler, connection) for row in cursor.fetchall()]
+    return _convert_rows(compiler, requested, rows)
 
 
-def _executed(compiler: Any, connection: BaseDatabaseWrapper) -> Iterator[Any]:
+def _execute_insert(compiler: Any, connection: BaseDatabaseWrapper) -> Iterator[Any]:
     """Execute the statements of an insert; return the cursor after each."""
     with connection.cursor() as cursor:
         for sql, params in compiler.as_sql():
@@ -340,25 +365,25 @@ def _executed(compiler: Any, connection: BaseDatabaseWrapper) -> Iterator[Any]:
             yield cursor
 
 
-def _asked_for(objs: Any, wanted: Wanted) -> list[Sequence[Any]]:
+def _get_requested_rows(objs: Any, requested: ReturningRequest) -> list[Sequence[Any]]:
     """Return the rows of ``objs`` as they were asked for."""
-    names = [field.attname for field in wanted.fields]
+    names = [field.attname for field in requested.fields]
     get: Any = attrgetter(*names)
     return list(map(get, objs)) if len(names) > 1 else [(get(one),) for one in objs]
 
 
-def _counts(connection: BaseDatabaseWrapper, wanted: Wanted) -> bool:
+def _can_infer_inserted_rows(connection: BaseDatabaseWrapper, requested: ReturningRequest) -> bool:
     """Tell whether the number of rows that went in says which: on SQLite RETURNING costs as much as the rows, and new
     ones have the highest keys, as Django declares its automatic keys ``AUTOINCREMENT``."""
-    return connection.vendor == "sqlite" and isinstance(wanted.model._meta.pk, AutoField)
+    return connection.vendor == "sqlite" and isinstance(requested.model._meta.pk, AutoField)
 
 
-def _newest(connection: Any, wanted: Wanted, number: int) -> list[Any]:
+def _select_newest_rows(connection: Any, requested: ReturningRequest, row_count: int) -> list[Any]:
     """Return the ``number`` rows that the last statement put in, oldest first. SQLite has one writer at a time."""
     quote = connection.ops.quote_name
-    columns = ", ".join(quote(str(field.column)) for field in wanted.fields)
-    table, key = quote(wanted.model._meta.db_table), quote(str(wanted.model._meta.pk_fields[0].column))
-    sql = f"SELECT {columns} FROM {table} ORDER BY {key} DESC LIMIT {number}"  # noqa: S608 - Django's own names
+    columns = ", ".join(quote(str(field.column)) for field in requested.fields)
+    table, key = quote(requested.model._meta.db_table), quote(str(requested.model._meta.pk_fields[0].column))
+    sql = f"SELECT {columns} FROM {table} ORDER BY {key} DESC LIMIT {row_count}"  # noqa: S608 - Django's own names
     with connection.wrap_database_errors, closing(connection.create_cursor()) as cursor:
         cursor.execute(sql)
         return list(reversed(cursor.fetchall()))

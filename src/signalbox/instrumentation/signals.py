@@ -29,61 +29,63 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-METHODS: Final = ("send", "send_robust", "asend", "asend_robust")
+SEND_METHODS: Final = ("send", "send_robust", "asend", "asend_robust")
 
 
-class Capture(Protocol):
+class SignalHandler(Protocol):
     """How one signal's sends become events."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event of a send that begins, ``None`` if it is not recorded."""
 
-    def finish(self, draft: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
+    def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
         """The receivers have run; ``error`` is what left the send."""
 
-    def unheard(self, sender: Any, named: dict[str, Any]) -> None:
+    def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
         """It was sent, and nobody listens."""
 
 
-def watch(signal: Signal, capture: Capture) -> None:
+def record_sends(signal: Signal, handler: SignalHandler) -> None:
     """Record every send of ``signal``."""
-    signal.__dict__.update(_methods(signal, capture))
+    signal.__dict__.update(_build_methods(signal, handler))
 
 
-def bound(signal: Signal, hook: Callable[[Any], Any]) -> None:
+def wrap_sends(signal: Signal, wrapper: Callable[[Any], Any]) -> None:
     """Let ``hook`` stand around every way of sending ``signal``, recorded or not."""
-    for method in METHODS:
+    for method in SEND_METHODS:
         inner = getattr(signal, method)
-        outer = hook(inner)
+        outer = wrapper(inner)
         signal.__dict__[method] = markcoroutinefunction(outer) if iscoroutinefunction(inner) else outer
 
 
-def unwatch(signal: Signal) -> None:
+def restore_sends(signal: Signal) -> None:
     """Leave ``signal`` as Django made it."""
-    for name in METHODS:
+    for name in SEND_METHODS:
         signal.__dict__.pop(name, None)
 
 
-def _methods(signal: Signal, capture: Capture) -> dict[str, Any]:
-    ways: dict[str, Any] = {
-        "send": _sync(signal, capture, "send"),
-        "send_robust": _sync(signal, capture, "send_robust"),
-        "asend": _async(signal, capture, "asend"),
-        "asend_robust": _async(signal, capture, "asend_robust"),
+def _build_methods(signal: Signal, handler: SignalHandler) -> dict[str, Any]:
+    methods: dict[str, Any] = {
+        "send": _build_send(signal, handler, "send"),
+        "send_robust": _build_send(signal, handler, "send_robust"),
+        "asend": _build_asend(signal, handler, "asend"),
+        "asend_robust": _build_asend(signal, handler, "asend_robust"),
     }
-    kind = type(signal)
-    overridden = {name for name in ways if getattr(kind, name) is not getattr(Signal, name)}
+    signal_class = type(signal)
+    overridden = {name for name in methods if getattr(signal_class, name) is not getattr(Signal, name)}
     if not overridden:
-        return ways
+        return methods
     return {
-        name: _overriding(signal, capture, name) if name in overridden else _delegated(signal, way, name)
-        for name, way in ways.items()
+        name: _build_overridden_send(signal, handler, name)
+        if name in overridden
+        else _build_delegated_send(signal, way, name)
+        for name, way in methods.items()
     }
 
 
-def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
+def _start_event(handler: SignalHandler, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
     try:
-        return capture.start(sender, named)
+        return handler.start(sender, named)
     except registry.USER_ERRORS:  # what a durable receiver would lose, its sender must hear of
         raise
     except Exception:
@@ -91,197 +93,208 @@ def _started(capture: Capture, sender: Any, named: dict[str, Any]) -> PendingEve
         return None
 
 
-def _finished(
-    capture: Capture, draft: PendingEvent, named: dict[str, Any], began: int, error: BaseException | None
+def _finish_event(
+    handler: SignalHandler, event: PendingEvent, named: dict[str, Any], start_ns: int, error: BaseException | None
 ) -> None:
     try:
-        draft.duration = perf_counter_ns() - began
-        if draft.receiver_calls is not None:
-            draft.errors = sum(run.error is not None for run in draft.receiver_calls)
-            draft.trace.errors += draft.errors
-        capture.finish(draft, named, error)
+        event.duration = perf_counter_ns() - start_ns
+        if event.receiver_calls is not None:
+            event.errors = sum(run.error is not None for run in event.receiver_calls)
+            event.trace.errors += event.errors
+        handler.finish(event, named, error)
     except registry.USER_ERRORS:
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
 
 
-def _unheard(capture: Capture, sender: Any, named: dict[str, Any]) -> None:
+def _handle_no_receivers(handler: SignalHandler, sender: Any, named: dict[str, Any]) -> None:
     try:
-        capture.unheard(sender, named)
+        handler.handle_no_receivers(sender, named)
     except registry.USER_ERRORS:
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
 
 
-def _sync(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
+def _build_send(signal: Signal, handler: SignalHandler, method: str) -> Callable[..., Any]:
     original = getattr(type(signal), method)
     robust = method == "send_robust"
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
-            _unheard(capture, sender, named)
+            _handle_no_receivers(handler, sender, named)
             return []
-        listening, listening_async = signal._live_receivers(sender)
-        if not listening and not listening_async:
-            _unheard(capture, sender, named)
+        sync_receivers, async_receivers = signal._live_receivers(sender)
+        if not sync_receivers and not async_receivers:
+            _handle_no_receivers(handler, sender, named)
             return []
-        draft = _started(capture, sender, named)
-        if draft is None:
-            answers: list[tuple[Any, Any]] = original(signal, sender, **named)
-            return answers
-        began = perf_counter_ns()
+        event = _start_event(handler, sender, named)
+        if event is None:
+            responses: list[tuple[Any, Any]] = original(signal, sender, **named)
+            return responses
+        start_ns = perf_counter_ns()
         failure: BaseException | None = None
         try:
-            if listening_async:
-                return _through_django(original, signal, sender, named, draft, listening, listening_async)
-            return _run(signal, sender, named, draft, listening, robust)
+            if async_receivers:
+                return _send_through_django(original, signal, sender, named, event, sync_receivers, async_receivers)
+            return _call_receivers(signal, sender, named, event, sync_receivers, robust)
         except BaseException as error:
             failure = error
             raise
         finally:
-            _finished(capture, draft, named, began, failure)
+            _finish_event(handler, event, named, start_ns, failure)
 
     send.__name__ = method
     return send
 
 
-def _run(
-    signal: Signal, sender: Any, named: dict[str, Any], draft: PendingEvent, listening: list[Any], robust: bool
+def _call_receivers(
+    signal: Signal, sender: Any, named: dict[str, Any], event: PendingEvent, sync_receivers: list[Any], robust: bool
 ) -> list[tuple[Any, Any]]:
     """Do what ``Signal.send`` does, in its order and with its answers, and take the times."""
-    answers: list[tuple[Any, Any]] = []
-    runs = draft.receiver_calls = []
-    token = tracing.running_span.set(draft.span)
+    responses: list[tuple[Any, Any]] = []
+    receiver_calls = event.receiver_calls = []
+    token = tracing.running_span.set(event.span)
     try:
-        for receiver in listening:
-            began = perf_counter_ns()
+        for receiver in sync_receivers:
+            start_ns = perf_counter_ns()
             try:
                 response = receiver(signal=signal, sender=sender, **named)
             except BaseException as error:
-                _note(runs, receiver, began, error)
+                _record_receiver_error(receiver_calls, receiver, start_ns, error)
                 if not robust or not isinstance(error, Exception):
                     raise
                 signal._log_robust_failure(receiver, error)  # type: ignore[attr-defined]
-                answers.append((receiver, error))
+                responses.append((receiver, error))
             else:
-                runs.append(ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - began, None))
-                answers.append((receiver, response))
+                receiver_calls.append(
+                    ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - start_ns, None)
+                )
+                responses.append((receiver, response))
     finally:
         tracing.running_span.reset(token)
-    return answers
+    return responses
 
 
-def _note(runs: list[ReceiverCall], receiver: Any, began: int, error: BaseException) -> None:
-    spent = perf_counter_ns() - began
-    runs.append(
+def _record_receiver_error(
+    receiver_calls: list[ReceiverCall], receiver: Any, start_ns: int, error: BaseException
+) -> None:
+    spent = perf_counter_ns() - start_ns
+    receiver_calls.append(
         ReceiverCall(
             receivers.get_code_location(receiver),
             spent,
-            encoder.exception_text(error, redactor=model_metadata.redactor()),
+            encoder.format_exception(error, redactor=model_metadata.get_redactor()),
         )
     )
 
 
-class _Timed:
+class _TimedSignal:
     """Stands in for a signal within Django's own dispatch, whose asynchronous part differs by version."""
 
     def __init__(
-        self, signal: Signal, draft: PendingEvent, sync_receivers: list[Any], async_receivers: list[Any]
+        self, signal: Signal, event: PendingEvent, sync_receivers: list[Any], async_receivers: list[Any]
     ) -> None:
         self.receivers = True
         self.sender_receivers_cache: dict[Any, Any] = {}
         self._signal = signal
-        self._runs = draft.receiver_calls = []
-        self._span = draft.span
-        self._live = [self._timed(r) for r in sync_receivers], [self._timed_async(r) for r in async_receivers]
+        self._receiver_calls = event.receiver_calls = []
+        self._span = event.span
+        self._timed_receivers = (
+            [self._time_receiver(r) for r in sync_receivers],
+            [self._time_async_receiver(r) for r in async_receivers],
+        )
         self._originals = {
             id(timed): receiver
             for timed, receiver in zip(
-                (*self._live[0], *self._live[1]), (*sync_receivers, *async_receivers), strict=True
+                (*self._timed_receivers[0], *self._timed_receivers[1]), (*sync_receivers, *async_receivers), strict=True
             )
         }
 
     def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
-        return self._live
+        return self._timed_receivers
 
     def _log_robust_failure(self, timed: Any, error: Exception) -> None:
         self._signal._log_robust_failure(self._originals[id(timed)], error)  # type: ignore[attr-defined]
 
-    def _timed(self, receiver: Any) -> Callable[..., Any]:
+    def _time_receiver(self, receiver: Any) -> Callable[..., Any]:
         def timed(**named: Any) -> Any:
-            began = perf_counter_ns()
+            start_ns = perf_counter_ns()
             token = tracing.running_span.set(self._span)
             try:
                 response = receiver(**{**named, "signal": self._signal})
             except BaseException as error:
-                _note(self._runs, receiver, began, error)
+                _record_receiver_error(self._receiver_calls, receiver, start_ns, error)
                 raise
             finally:
                 tracing.running_span.reset(token)
-            self._runs.append(ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - began, None))
+            self._receiver_calls.append(
+                ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - start_ns, None)
+            )
             return response
 
         return timed
 
-    def _timed_async(self, receiver: Any) -> Callable[..., Any]:
+    def _time_async_receiver(self, receiver: Any) -> Callable[..., Any]:
         async def timed(**named: Any) -> Any:
-            began = perf_counter_ns()
-            before = tracing.running_span.get()
+            start_ns = perf_counter_ns()
+            previous_span = tracing.running_span.get()
             tracing.running_span.set(self._span)
             try:
                 response = await receiver(**{**named, "signal": self._signal})
             except BaseException as error:
-                _note(self._runs, receiver, began, error)
+                _record_receiver_error(self._receiver_calls, receiver, start_ns, error)
                 raise
             finally:
                 # Not by token: Django 6.1 runs receivers concurrently in one context, and they end in any order.
-                tracing.running_span.set(before)
-            self._runs.append(ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - began, None))
+                tracing.running_span.set(previous_span)
+            self._receiver_calls.append(
+                ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - start_ns, None)
+            )
             return response
 
         return timed
 
-    def answers(self, answers: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    def restore_receivers(self, responses: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """Return what ``send()`` answers, with the original receivers."""
-        return [(self._originals[id(timed)], response) for timed, response in answers]
+        return [(self._originals[id(timed)], response) for timed, response in responses]
 
 
-def _through_django(
+def _send_through_django(
     original: Any,
     signal: Signal,
     sender: Any,
     named: dict[str, Any],
-    draft: PendingEvent,
+    event: PendingEvent,
     sync_receivers: list[Any],
     async_receivers: list[Any],
 ) -> list[tuple[Any, Any]]:
-    timed = _Timed(signal, draft, sync_receivers, async_receivers)
-    return timed.answers(original(timed, sender, **named))
+    timed = _TimedSignal(signal, event, sync_receivers, async_receivers)
+    return timed.restore_receivers(original(timed, sender, **named))
 
 
-def _async(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
+def _build_asend(signal: Signal, handler: SignalHandler, method: str) -> Callable[..., Any]:
     original = getattr(type(signal), method)
 
     async def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
-            _unheard(capture, sender, named)
+            _handle_no_receivers(handler, sender, named)
             return []
-        draft = _started(capture, sender, named)
-        if draft is None:
-            answers: list[tuple[Any, Any]] = await original(signal, sender, **named)
-            return answers
-        began = perf_counter_ns()
+        event = _start_event(handler, sender, named)
+        if event is None:
+            responses: list[tuple[Any, Any]] = await original(signal, sender, **named)
+            return responses
+        start_ns = perf_counter_ns()
         failure: BaseException | None = None
         try:
-            timed = _Timed(signal, draft, *signal._live_receivers(sender))
-            return timed.answers(await original(timed, sender, **named))
+            timed = _TimedSignal(signal, event, *signal._live_receivers(sender))
+            return timed.restore_receivers(await original(timed, sender, **named))
         except BaseException as error:
             failure = error
             raise
         finally:
-            _finished(capture, draft, named, began, failure)
+            _finish_event(handler, event, named, start_ns, failure)
 
     send.__name__ = method
     return send
@@ -289,11 +302,11 @@ def _async(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
 
 # ------------------------------------------------------------------ signal classes with a ``send`` of their own
 
-_whole: ContextVar[tuple[Signal, PendingEvent] | None] = ContextVar("signalbox_whole", default=None)
+_outer_send: ContextVar[tuple[Signal, PendingEvent] | None] = ContextVar("signalbox_outer_send", default=None)
 """The signal whose class's own ``send`` is running, and its event."""
 
 
-def _overriding(signal: Signal, capture: Capture, method: str) -> Callable[..., Any]:
+def _build_overridden_send(signal: Signal, handler: SignalHandler, method: str) -> Callable[..., Any]:
     """Let a class's own ``send`` run as it is, heard or not, with whatever it takes. Receivers that it does not run by
     another of the signal's methods are told without their times."""
     original = getattr(type(signal), method)
@@ -301,88 +314,88 @@ def _overriding(signal: Signal, capture: Capture, method: str) -> Callable[..., 
 
     def begin(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[PendingEvent | None, dict[str, Any]]:
         try:
-            told = dict(signature.bind(signal, *args, **named).arguments)
+            arguments = dict(signature.bind(signal, *args, **named).arguments)
         except TypeError:  # it is the class's own to say what is wrong
             return None, {}
-        del told[next(iter(told))]  # the signal itself
+        del arguments[next(iter(arguments))]  # the signal itself
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
-                told |= told.pop(name, {})
-        sender = told.pop("sender", None)
-        draft = _started(capture, sender, told)
-        if draft is not None:
-            draft.receiver_calls = [
+                arguments |= arguments.pop(name, {})
+        sender = arguments.pop("sender", None)
+        event = _start_event(handler, sender, arguments)
+        if event is not None:
+            event.receiver_calls = [
                 ReceiverCall(receivers.get_code_location(entry.receiver), None, None)
                 for entry in receivers.get_connected_receivers(signal)
                 if entry.receiver is not None
             ]
-        return draft, told
+        return event, arguments
 
     def send(*args: Any, **named: Any) -> Any:
-        draft, told = begin(args, named)
-        if draft is None:
+        event, arguments = begin(args, named)
+        if event is None:
             return original(signal, *args, **named)
-        with _Whole(signal, capture, draft, told):
+        with _OuterSend(signal, handler, event, arguments):
             return original(signal, *args, **named)
 
     async def asend(*args: Any, **named: Any) -> Any:
-        draft, told = begin(args, named)
-        if draft is None:
+        event, arguments = begin(args, named)
+        if event is None:
             return await original(signal, *args, **named)
-        with _Whole(signal, capture, draft, told):
+        with _OuterSend(signal, handler, event, arguments):
             return await original(signal, *args, **named)
 
-    chosen: Callable[..., Any] = asend if iscoroutinefunction(original) else send
-    chosen.__name__ = method
-    return chosen
+    replacement: Callable[..., Any] = asend if iscoroutinefunction(original) else send
+    replacement.__name__ = method
+    return replacement
 
 
-class _Whole:
+class _OuterSend:
     """The block in which a class's own ``send`` runs."""
 
-    def __init__(self, signal: Signal, capture: Capture, draft: PendingEvent, named: dict[str, Any]) -> None:
-        self._signal, self._capture, self._draft, self._named = signal, capture, draft, named
+    def __init__(self, signal: Signal, handler: SignalHandler, event: PendingEvent, named: dict[str, Any]) -> None:
+        self._signal, self._handler, self._event, self._named = signal, handler, event, named
 
     def __enter__(self) -> None:
-        self._tokens = _whole.set((self._signal, self._draft)), tracing.running_span.set(self._draft.span)
-        self._began = perf_counter_ns()
+        self._tokens = _outer_send.set((self._signal, self._event)), tracing.running_span.set(self._event.span)
+        self._start_ns = perf_counter_ns()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        whole, running = self._tokens
-        _whole.reset(whole)
+        outer, running = self._tokens
+        _outer_send.reset(outer)
         tracing.running_span.reset(running)
-        _finished(self._capture, self._draft, self._named, self._began, error)
+        _finish_event(self._handler, self._event, self._named, self._start_ns, error)
 
 
-def _delegated(signal: Signal, way: Callable[..., Any], method: str) -> Callable[..., Any]:
+def _build_delegated_send(signal: Signal, fallback: Callable[..., Any], method: str) -> Callable[..., Any]:
     """Let what a class's own ``send`` leaves to another method be one send with it; else it is one by itself."""
     original = getattr(Signal, method)
     robust = method == "send_robust"
 
     def send(sender: Any, **named: Any) -> Any:
-        whole = _whole.get()
-        if whole is None or whole[0] is not signal:
-            return way(sender, **named)
-        token = _whole.set(None)  # what receivers send is a send of its own
+        outer = _outer_send.get()
+        if outer is None or outer[0] is not signal:
+            return fallback(sender, **named)
+        token = _outer_send.set(None)  # what receivers send is a send of its own
         try:
-            listening, listening_async = signal._live_receivers(sender)
-            if listening_async:
-                return _through_django(original, signal, sender, named, whole[1], listening, listening_async)
-            return _run(signal, sender, named, whole[1], listening, robust)
+            sync_receivers, async_receivers = signal._live_receivers(sender)
+            if async_receivers:
+                return _send_through_django(original, signal, sender, named, outer[1], sync_receivers, async_receivers)
+            return _call_receivers(signal, sender, named, outer[1], sync_receivers, robust)
         finally:
-            _whole.reset(token)
+            _outer_send.reset(token)
 
     async def asend(sender: Any, **named: Any) -> Any:
-        whole = _whole.get()
-        if whole is None or whole[0] is not signal:
-            return await way(sender, **named)
-        token = _whole.set(None)
+        outer = _outer_send.get()
+        if outer is None or outer[0] is not signal:
+            return await fallback(sender, **named)
+        token = _outer_send.set(None)
         try:
-            timed = _Timed(signal, whole[1], *signal._live_receivers(sender))
-            return timed.answers(await original(timed, sender, **named))
+            timed = _TimedSignal(signal, outer[1], *signal._live_receivers(sender))
+            return timed.restore_receivers(await original(timed, sender, **named))
         finally:
-            _whole.reset(token)
+            _outer_send.reset(token)
 
-    chosen: Callable[..., Any] = asend if iscoroutinefunction(original) else send
-    chosen.__name__ = method
-    return chosen
+    replacement: Callable[..., Any] = asend if iscoroutinefunction(original) else send
+    replacement.__name__ = method
+    return replacement

@@ -26,7 +26,7 @@ from signalbox.core import catalog, tracing
 from signalbox.core.tracing import Trace
 from signalbox.models import Event
 from signalbox.outbox import registry, serializer
-from signalbox.outbox.queue import SUCCEEDED, LeasedDelivery, AttemptResult, Disposition
+from signalbox.outbox.queue import SUCCEEDED, AttemptResult, Disposition, LeasedDelivery
 from signalbox.pipeline import backends, exporter
 from signalbox.serialization import encoder
 
@@ -334,7 +334,7 @@ def execute(delivery: LeasedDelivery, watchdog: Watchdog | None = None) -> Attem
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        text, told = encoder.exception_text(error, redactor=registry.get_redactor()), _format_traceback(error)
+        text, told = encoder.format_exception(error, redactor=registry.get_redactor()), _format_traceback(error)
         logger.warning("%s failed (attempt %d).\n%s", delivery.receiver, delivery.attempts, told)
         return build_failure_result(delivery, durable, text, told)
     finally:
@@ -449,14 +449,14 @@ def _format_traceback(error: BaseException) -> str:
     found: BaseException | None = error
     while found is not None and len(told) < MAX_CHAINED_EXCEPTIONS:
         places = "".join(format_tb(found.__traceback__))
-        told.insert(0, redactor.text(places) + encoder.exception_text(found, redactor=redactor))
+        told.insert(0, redactor.redact_text(places) + encoder.format_exception(found, redactor=redactor))
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-    text = encoder.clean("\n\n".join(told))
+    text = encoder.sanitize_text("\n\n".join(told))
     return text if len(text) <= MAX_TRACEBACK_CHARS else "…" + text[-MAX_TRACEBACK_CHARS:]
 
 
 def _build_deferred_result(delivery: LeasedDelivery, error: NotRunnableHere) -> AttemptResult:
-    text = registry.get_redactor().text(encoder.clean(str(error)))[:500]
+    text = registry.get_redactor().redact_text(encoder.sanitize_text(str(error)))[:500]
     logger.warning("Delivery %d is put off: %s", delivery.id, text)
     return AttemptResult(
         disposition=Disposition.DEFERRED, error=text, retry_delay=DEFERRED_RETRY_SECONDS, receiver_called=False

@@ -11,8 +11,8 @@ from typing import Final
 from django.db import Error, connections
 
 from signalbox import conf
-from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, execute, build_failure_result
-from signalbox.outbox.queue import LeasedDelivery, DeliveryQueue, AttemptResult
+from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, build_failure_result, execute
+from signalbox.outbox.queue import AttemptResult, DeliveryQueue, LeasedDelivery
 from signalbox.outbox.registry import find_durable_receiver
 
 logger = logging.getLogger("signalbox")

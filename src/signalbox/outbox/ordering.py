@@ -162,7 +162,7 @@ def find_model(label: str) -> type[Model] | None:
 
 
 def _format_primary_key(model: type[Model], value: Any, redactor: Redactor) -> str:
-    return object_keys.key_to_text(value, secret=encoder.has_secret_key(model, redactor))
+    return object_keys.key_to_text(value, secret=encoder.has_secret_pk(model, redactor))
 
 
 def build_instance_key(instance: Any, redactor: Redactor) -> str:
@@ -178,7 +178,7 @@ def format_key(value: Any, redactor: Redactor) -> str:
     Raises ``TypeError`` for an object of which only its class could be told.
     """
     plain = _to_jsonable(value, redactor)
-    return _truncate_key(encoder.clean(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
+    return _truncate_key(encoder.sanitize_text(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
 
 
 def _truncate_key(key: str) -> str:

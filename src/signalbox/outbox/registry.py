@@ -29,12 +29,12 @@ from django.utils.module_loading import import_string
 
 from signalbox import conf
 from signalbox.core import catalog, naming, tracing
-from signalbox.core.event import UNKNOWN, PendingEvent, Outcome
+from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
 from signalbox.core.receivers import make_id
 from signalbox.outbox import ordering, serializer
 from signalbox.pipeline import batches, writer
 from signalbox.serialization import encoder
-from signalbox.serialization.diff import computed
+from signalbox.serialization.diff import is_expression
 from signalbox.serialization.redaction import REDACTED, Redactor, redact
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
     if found is None:
         raise CannotBeDurable(
             f"{receiver_name}: its signal stands in no module under a name of its own, by which a worker could find "
-            "it; assign it in a module, or name it with signalbox.track(signal, 'shop.signals.paid') first."
+            "it; assign it in a module, or name it with signalbox.register_signal(signal, 'shop.signals.paid') first."
         )
     return register_signal_name(signal, found)
 
@@ -460,7 +460,7 @@ def _subscribe(durable: DurableReceiver, signal: str, sender: SenderSpec) -> Non
 
 
 def _subscribe_model(durable: DurableReceiver, signal: str, model: type[Model]) -> None:
-    if encoder.has_secret_key(model, get_redactor()):
+    if encoder.has_secret_pk(model, get_redactor()):
         raise CannotBeDurable(
             f"{durable.name}: the primary key of {model._meta.label} is a secret, which is not stored, so a worker "
             "could not load the object: connect it plainly."
@@ -594,7 +594,7 @@ def _serialize_arguments(
         takers = [durable.name for durable in _get_subscribers(signal, sender) if name in durable.parameter_names]
         if name == "request":
             packed[name] = recorded_arguments.get(name)
-        elif get_redactor().hides(name, value):
+        elif get_redactor().should_redact(name, value):
             if takers:
                 raise CannotBeDurable(
                     f"{signal} was sent with {name!r}, which {takers[0]} takes: it is secret by its name, and is not "
@@ -633,7 +633,7 @@ def _contains_secret(serialized: Any) -> bool:
         case "bytes":
             return REDACTED.encode() in b64decode(serialized["v"])
         case "model":
-            return encoder.has_secret_key(apps.get_model(serialized["v"][0]), get_redactor())
+            return encoder.has_secret_pk(apps.get_model(serialized["v"][0]), get_redactor())
     return any(map(_contains_secret, (*serialized, *serialized.values())))
 
 
@@ -680,7 +680,7 @@ def _get_unloaded_fields(change: RowChange) -> set[str]:
     unread = set(fields.names) - fields.secret - fields.excluded
     for place, name in enumerate(fields.names):
         value = next((row[place] for row in known if row[place] is not UNKNOWN), UNKNOWN)
-        if value is not UNKNOWN and not computed(value):
+        if value is not UNKNOWN and not is_expression(value):
             unread.discard(name)
     return unread
 
@@ -744,9 +744,9 @@ def _get_row_values(change: RowChange) -> dict[str, Any]:
     found = {}
     for name, was, written in zip(fields.names, before, new, strict=True):
         value = was if written is UNKNOWN else written
-        if value is UNKNOWN or name in fields.secret or name in fields.excluded or computed(value):
+        if value is UNKNOWN or name in fields.secret or name in fields.excluded or is_expression(value):
             continue
-        if name not in fields.special or type(value).__name__ in _EXACT_TYPE_NAMES:
+        if name not in fields.non_scalar or type(value).__name__ in _EXACT_TYPE_NAMES:
             found[name] = value
         elif isinstance(value, dict | list):
             if redact(value, fields.redactor) == value:
@@ -770,8 +770,8 @@ def _build_payload(event: PendingEvent, values: dict[str, Any]) -> str:
         return '{"args":' + text + "}"
     row = encoder.dumps(values)
     hides = event.change.fields.redactor
-    if len(row) > MAX_ROW_CHARS or not hides.leaves(row):
-        data = hides.data
+    if len(row) > MAX_ROW_CHARS or not hides.is_clean(row):
+        data = hides.redact_data
         values = {
             k: v for k, v in values.items() if not isinstance(v, str) or (len(v) <= MAX_ROW_CHARS // 8 and data(v) == v)
         }

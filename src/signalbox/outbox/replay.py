@@ -68,7 +68,9 @@ def _build_recorded_payload(event: Event, args: Mapping[str, Any]) -> dict[str, 
     data = event.data
     if "row" in data or "changes" in data:
         values = {**data.get("row", {}), **{name: change[-1] for name, change in data.get("changes", {}).items()}}
-        whole = {name: encoder.literal(value) for name, value in values.items() if _is_complete_field_value(value)}
+        whole = {
+            name: encoder.unwrap_literal(value) for name, value in values.items() if _is_complete_field_value(value)
+        }
         return {"args": args, "row": whole}
     entry = catalog.BUILTIN_SIGNALS.get(event.signal)
     if entry is not None and (entry.group == "bulk" or event.signal in ("post_delete", "m2m_changed")):
@@ -122,7 +124,7 @@ def _get_unstored_fields(model: type[Model]) -> set[str]:
 
 def _is_complete_field_value(value: Any) -> bool:
     """Tell whether the recorded value of a field is the whole of it."""
-    return not encoder.is_expression(value) and _is_complete(value)
+    return not encoder.is_recorded_expression(value) and _is_complete(value)
 
 
 def _is_complete(value: Any) -> bool:
@@ -137,4 +139,4 @@ def _is_complete(value: Any) -> bool:
         return False
     if value.keys() == {"bytes", "text"} and serializer.parse_recorded_bytes(value) is None:
         return False
-    return encoder.MORE not in value and all(_is_complete(part) for pair in value.items() for part in pair)
+    return encoder.ELLIPSIS not in value and all(_is_complete(part) for pair in value.items() for part in pair)

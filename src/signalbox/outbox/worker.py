@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from django.db import Error, connections
 
 from signalbox import conf
-from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, execute, build_failure_result
+from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, build_failure_result, execute
 from signalbox.outbox.queue import (
     SECOND_US,
-    LeasedDelivery,
-    DeliveryQueue,
     AttemptResult,
+    DeliveryQueue,
+    LeasedDelivery,
     get_delivery_databases,
     now_us,
 )

@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from signalbox.pipeline.batches import (
+    DELIVERY_COLUMNS,
+    DELIVERY_TABLE,
+    EVENT_COLUMNS,
+    EVENT_TABLE,
     NOTIFY_CHANNEL,
     TABLE_COLUMNS,
-    DELIVERY_TABLE,
-    DELIVERY_COLUMNS,
-    EVENT_TABLE,
-    EVENT_COLUMNS,
-    TRACE_TABLE,
     TRACE_COLUMNS,
+    TRACE_TABLE,
 )
 from signalbox.serialization import encoder
 

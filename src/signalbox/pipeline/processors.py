@@ -68,7 +68,7 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
         return None
     if extra:
         text = encoder.dumps(
-            encoder.safe(extra, redactor=Redactor(conf.get().REDACT, conf.get_fields_by_option("redact")))
+            encoder.encode(extra, redactor=Redactor(conf.get().REDACT, conf.get_fields_by_option("redact")))
         )
         return data[:-1] + ("," if data != "{}" else "") + f'"extra":{text}}}'
     return data

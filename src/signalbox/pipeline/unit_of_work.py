@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from django.db import DatabaseError, connections
 
 from signalbox import conf
-from signalbox.core.event import PendingEvent, Rollbackable, Outcome
+from signalbox.core.event import Outcome, PendingEvent, Rollbackable
 from signalbox.pipeline import backends, batches, exporter, writer
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from signalbox.core.event import PendingEvent, Outcome, ReceiverCall
+from signalbox.core.event import Outcome, PendingEvent, ReceiverCall
 from signalbox.pipeline import backends, processors
-from signalbox.pipeline.batches import EVENT_TABLE, EVENT_COLUMNS, TRACE_TABLE, Batch, TableRow, merge
+from signalbox.pipeline.batches import EVENT_COLUMNS, EVENT_TABLE, TRACE_TABLE, Batch, TableRow, merge
 from signalbox.serialization import encoder
-from signalbox.serialization.diff import RowChange, choice_labels, describe
+from signalbox.serialization.diff import RowChange, describe, get_choice_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -189,10 +189,10 @@ def _build_change_json(change: RowChange, description: ChangeDescription) -> str
     """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
     part, values = description
     fields = change.fields
-    text = f'"{part}":{encoder.fields_text(values, special=fields.special, redactor=fields.redactor)}'
+    text = f'"{part}":{encoder.dump_fields(values, non_scalar=fields.non_scalar, redactor=fields.redactor)}'
     if not fields.choices and not change.labels:
         return text
-    labels = {**choice_labels(values, fields), **(change.labels or {})}
+    labels = {**get_choice_labels(values, fields), **(change.labels or {})}
     return text if not labels else text + ',"labels":' + encoder.dumps(labels)
 
 
@@ -207,13 +207,13 @@ def build_trace_row(trace: Trace) -> TableRow:
     }
     return (
         trace.id,
-        encoder.column(trace.kind, 16),
-        encoder.column(trace.name, 200),
+        encoder.fit_column(trace.kind, 16),
+        encoder.fit_column(trace.name, 200),
         "" if actor is None else actor.key,
         "" if actor is None else actor.label,
         trace.started // 1000,
         None if trace.duration is None else trace.duration // 1000,
-        encoder.column(trace.status, 16),
+        encoder.fit_column(trace.status, 16),
         trace.events,
         trace.errors,
         trace.rolled_back,

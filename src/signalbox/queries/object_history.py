@@ -21,7 +21,7 @@ from signalbox.instrumentation import model_metadata
 from signalbox.models import Event, to_microseconds
 from signalbox.pipeline import writer
 from signalbox.serialization import encoder
-from signalbox.serialization.diff import row
+from signalbox.serialization.diff import build_row
 
 BULK_SIGNALS: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
 
@@ -101,7 +101,7 @@ class ObjectHistory:
         self.pk = _normalize_pk(model, pk)
         self.using = using
         """Alias of the database that the object is written to, where its events lie."""
-        self.key = model_metadata.of(model).key_of(self.pk)
+        self.key = model_metadata.get_metadata(model).format_key(self.pk)
 
     def __iter__(self) -> Iterator[Event]:
         return self.events()
@@ -318,9 +318,9 @@ class ObjectHistory:
             return None
         if found is None:
             return None
-        plan = model_metadata.of(self.model)
+        plan = model_metadata.get_metadata(self.model)
         return _decode_values(
-            encoder.encode_fields(row(plan.values(found), plan.fields), redactor=plan.fields.redactor)
+            encoder.encode_fields(build_row(plan.get_values(found), plan.fields), redactor=plan.fields.redactor)
         )
 
 
@@ -430,7 +430,9 @@ def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | Non
         changes = data["changes"]
         old = {name: pair[0] if len(pair) == 2 else UNKNOWN for name, pair in changes.items()}
         new = {name: pair[-1] for name, pair in changes.items()}
-        return _RowEffect(time=time, old=_decode_values(old, encoder.literal), new=_decode_values(new, encoder.literal))
+        return _RowEffect(
+            time=time, old=_decode_values(old, encoder.unwrap_literal), new=_decode_values(new, encoder.unwrap_literal)
+        )
     match event.signal:
         case "update":
             values = _decode_values(args.get("values", {}))
@@ -477,9 +479,11 @@ class _AllFieldsUnknown(dict[str, Any]):
         return UNKNOWN
 
 
-def _decode_values(values: Mapping[str, Any], decode: Callable[[Any], Any] = encoder.literal_of_row) -> dict[str, Any]:
+def _decode_values(
+    values: Mapping[str, Any], decode: Callable[[Any], Any] = encoder.unwrap_row_literal
+) -> dict[str, Any]:
     """Return values as an event tells them; what the database computed is not known."""
-    return {name: UNKNOWN if encoder.is_expression(value) else decode(value) for name, value in values.items()}
+    return {name: UNKNOWN if encoder.is_recorded_expression(value) else decode(value) for name, value in values.items()}
 
 
 __all__ = ["UNKNOWN", "ObjectHistory", "ObjectState", "history"]

@@ -17,7 +17,7 @@ from signalbox.models import Event
 from signalbox.serialization import encoder
 from signalbox.serialization.redaction import REDACTED
 
-TRUNCATION_PATTERN: Final = re.compile(rf"{encoder.MORE} \((too long|too deep|cycle|[\d,]+ more)\)\Z")
+TRUNCATION_PATTERN: Final = re.compile(rf"{encoder.ELLIPSIS} \((too long|too deep|cycle|[\d,]+ more)\)\Z")
 """The end of a recorded text, or the last item of a list, of which something was left out."""
 
 BIG_INTEGER_PATTERN: Final = re.compile(r"(-?[1-9][0-9]{18,})\Z|<integer of \d+ bits>\Z")
@@ -89,7 +89,7 @@ def _revert_update(model: type[models.Model], event: Event, changes: Mapping[str
             continue
         if len(pair) != 2:
             raise RevertError(f"The value that {name!r} had before event {event.pk} is not known.")
-        values[field] = _parse_value(field, pair[0], using, encoder.literal)
+        values[field] = _parse_value(field, pair[0], using, encoder.unwrap_literal)
     if not values:
         raise RevertError(f"Event {event.pk} changed nothing but what the database computes.")
     instance = _find_instance(model, event.object_key, using)
@@ -170,7 +170,7 @@ def _revert_m2m(event: Event, args: Mapping[str, Any], using: str) -> models.Mod
     if instance is None:
         raise RevertError(f"{model._meta.label} {event.object_key} is gone: revert the event that deleted it first.")
     manager = getattr(instance, _get_m2m_accessor(model, event.sender, bool(args.get("reverse"))))
-    if model_metadata.of(manager.model).secret_pk:
+    if model_metadata.get_metadata(manager.model).has_secret_pk:
         raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
     # Objects and not keys: a relation's rows may point at another column.
     others = _all_rows(manager.model, using).in_bulk(_parse_keys(manager.model, told))
@@ -216,7 +216,7 @@ def _all_rows(model: type[models.Model], using: str) -> models.QuerySet[Any]:
 
 def _find_instance(model: type[models.Model], key: str, using: str) -> models.Model | None:
     """Return the object whose key's text is ``key``."""
-    if model_metadata.of(model).secret_pk:
+    if model_metadata.get_metadata(model).has_secret_pk:
         raise RevertError(f"The key of {model._meta.label} is secret and was not recorded.")
     if len(key) >= object_keys.MAX_LENGTH - 3:  # it may end in a digest
         raise RevertError(f"The key of {model._meta.label} is too long to have been recorded whole.")
@@ -238,10 +238,10 @@ def _get_field(model: type[models.Model], name: str) -> Any:
     return field
 
 
-def _parse_value(field: Any, stored: Any, using: str, decode: Callable[[Any], Any] = encoder.literal_of_row) -> Any:
+def _parse_value(field: Any, stored: Any, using: str, decode: Callable[[Any], Any] = encoder.unwrap_row_literal) -> Any:
     """Return the Python value of what was recorded of ``field``."""
     recorded = decode(stored)
-    if encoder.is_expression(stored):
+    if encoder.is_recorded_expression(stored):
         raise RevertError(
             f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded."
         )
@@ -288,7 +288,7 @@ def _is_incomplete(value: Any) -> bool:
     if isinstance(value, str):
         return REDACTED in value or TRUNCATION_PATTERN.search(value) is not None
     if isinstance(value, dict):
-        return encoder.MORE in value or any(map(_is_incomplete, (*value.keys(), *value.values())))
+        return encoder.ELLIPSIS in value or any(map(_is_incomplete, (*value.keys(), *value.values())))
     if isinstance(value, list):
         return any(map(_is_incomplete, value))
     return False

@@ -14,7 +14,7 @@ from django.db.models import Count, F, IntegerField, Q, QuerySet, Value
 from signalbox.dashboard import formats
 from signalbox.models import Event, Trace
 from signalbox.queries import time_index
-from signalbox.queries.timeline_query import REQUEST_EXCEPTION_SIGNAL, ERRORS_ONLY, TimelineQuery
+from signalbox.queries.timeline_query import ERRORS_ONLY, REQUEST_EXCEPTION_SIGNAL, TimelineQuery
 
 EventOrTrace = TypeVar("EventOrTrace", Event, Trace)
 

@@ -17,40 +17,40 @@ from urllib.parse import unquote, unquote_plus
 
 REDACTED: Final = "[redacted]"
 
-_DEPTH: Final = 20
-_REMEMBERED_NAMES: Final = 4096
-_LONGEST_NAME: Final = 256
+_MAX_DEPTH: Final = 20
+_MAX_CACHED_NAMES: Final = 4096
+_MAX_NAME_LENGTH: Final = 256
 
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
-_WORDS: Final = frozenset(
+_SECRET_WORDS: Final = frozenset(
     "authorization bearer ccno ccnum credential cvc cvv dsn hotp jwt mnemonic otp passcode passkey passkeys passphrase"
     " passwords pincode pw pwd salt sig signature ssn totp".split()
 )
-_ROOTS: Final = ("csrf", "passwd", "password", "sessid", "xsrf")
-_ENDS: Final = ("cookie", "cookies", "pwd", "secret", "secrets", "token", "tokens")
-_WHOLE: Final = frozenset({"pan", "pass", "pin", "session"})
+_SECRET_SUBSTRINGS: Final = ("csrf", "passwd", "password", "sessid", "xsrf")
+_SECRET_SUFFIXES: Final = ("cookie", "cookies", "pwd", "secret", "secrets", "token", "tokens")
+_SECRET_WHOLE_NAMES: Final = frozenset({"pan", "pass", "pin", "session"})
 
-_KEYS: Final = (
+_KEY_QUALIFIERS: Final = (
     "access activation api auth aws confirmation decryption deploy encryption fernet hmac master pgp private recovery"
     " reset rsa secret server session shared signing ssh verification webhook"
 )
-_CODES: Final = (
+_CODE_QUALIFIERS: Final = (
     "access activation auth backup confirmation factor invitation invite login mfa pin recovery reset security sms"
     " verification"
 )
-_APART: Final = frozenset(
+_SEPARATED_PHRASES: Final = frozenset(
     {f"{kind} {word}" for kind in ("current", "new", "old") for word in ("pass", "pin")}
     | {f"{kind} {word}" for kind in ("card", "cc") for word in ("no", "num")}
 )
 """Phrases that mean nothing where they are glued: goldpass, newpinned, discardnote, accnum."""
-_PHRASES: Final = frozenset(
-    {f"{kind} key" for kind in _KEYS.split()}
-    | {f"{kind} keys" for kind in _KEYS.split()}
-    | {f"{kind} code" for kind in _CODES.split()}
-    | {f"{kind} codes" for kind in _CODES.split()}
+_SECRET_PHRASES: Final = frozenset(
+    {f"{kind} key" for kind in _KEY_QUALIFIERS.split()}
+    | {f"{kind} keys" for kind in _KEY_QUALIFIERS.split()}
+    | {f"{kind} code" for kind in _CODE_QUALIFIERS.split()}
+    | {f"{kind} codes" for kind in _CODE_QUALIFIERS.split()}
     | {f"{kind} hash" for kind in ("auth", "pass", "pin", "pwd")}
     | {f"{kind} pass" for kind in ("admin", "db", "root", "smtp", "user")}
     | {f"{kind} pin" for kind in ("account", "card", "login", "security", "user")}
@@ -59,46 +59,46 @@ _PHRASES: Final = frozenset(
     | {"security answer", "security answers", "card pan"}
     | {"session data", "session id", "session hash"}
     | {"card number", "cc number", "credit card", "debit card", "social security"}
-    | _APART
+    | _SEPARATED_PHRASES
 )
-_COMPOUNDS: Final = tuple(
-    sorted(phrase.replace(" ", "") for phrase in _PHRASES - _APART if not phrase.startswith("pin "))
+_JOINED_PHRASES: Final = tuple(
+    sorted(phrase.replace(" ", "") for phrase in _SECRET_PHRASES - _SEPARATED_PHRASES if not phrase.startswith("pin "))
 )
 
-_FLAGS: Final = frozenset("has is max min needs num total".split())
-_FACTS: Final = frozenset(
+_FLAG_PREFIXES: Final = frozenset("has is max min needs num total".split())
+_METADATA_SUFFIXES: Final = frozenset(
     "age algorithm at changed consent count created date domain enabled expiration expires expiry httponly length"
     " name on path policy required samesite secure status ttl type updated".split()
 )
 
 
-def _words(name: str) -> list[str]:
+def _split_words(name: str) -> list[str]:
     """Split any style of name into lower-case words; digits only separate: `HTTP_X_apiKey2` -> http, x, api, key."""
     return [word.lower() for word in _WORD.findall(name)]
 
 
-def _names_secret(words: list[str]) -> bool:
+def _is_secret_name(words: list[str]) -> bool:
     """Apply the table of `Redactor` to a name's words."""
     if not words:
         return False
-    if len(words) == 1 and words[0] in _WHOLE:
+    if len(words) == 1 and words[0] in _SECRET_WHOLE_NAMES:
         return True
-    if len(words) > 1 and (words[0] in _FLAGS or words[-1] in _FACTS):
+    if len(words) > 1 and (words[0] in _FLAG_PREFIXES or words[-1] in _METADATA_SUFFIXES):
         return False
     for word in words:
-        if word in _WORDS or word.endswith(_ENDS) or any(root in word for root in _ROOTS):
+        if word in _SECRET_WORDS or word.endswith(_SECRET_SUFFIXES) or any(root in word for root in _SECRET_SUBSTRINGS):
             return True
-        if any(compound in word for compound in _COMPOUNDS):
+        if any(compound in word for compound in _JOINED_PHRASES):
             return True
-    return any(f"{first} {second}" in _PHRASES for first, second in pairwise(words))
+    return any(f"{first} {second}" in _SECRET_PHRASES for first, second in pairwise(words))
 
 
-_NAMES: Final = tuple(
+_NAME_KEYS: Final = tuple(
     form
     for key in ("name", "setting", "key", "field", "type", "variable", "header")
     for form in (key, key.title(), key.upper())
 )
-_VALUES: Final = tuple(
+_VALUE_KEYS: Final = tuple(
     form for key in ("value", "values", "val", "content", "old", "new") for form in (key, key.title(), key.upper())
 )
 """Entries of a mapping that name what others hold, and those others, in the ways that they are written."""
@@ -135,16 +135,16 @@ class Redactor:
     `fields`: fields of single models that are secret whatever they are called, by the model's label in lower case.
     """
 
-    mark: ClassVar[str] = REDACTED
+    placeholder: ClassVar[str] = REDACTED
     """What stands where a secret was."""
 
-    __slots__ = ("_extra", "_fields", "_patterns", "_phrases", "_verdicts")
+    __slots__ = ("_cache", "_extra", "_fields", "_patterns", "_phrases")
 
     _extra: tuple[str, ...]
     _fields: Mapping[str, frozenset[str]]
     _patterns: tuple[re.Pattern[str], ...]
     _phrases: tuple[str, ...]
-    _verdicts: dict[str, bool]
+    _cache: dict[str, bool]
 
     def __init__(self, extra: Iterable[str] = (), fields: Mapping[str, frozenset[str]] = NO_FIELDS) -> None:
         if isinstance(extra, str):
@@ -153,19 +153,19 @@ class Redactor:
         patterns: list[re.Pattern[str]] = []
         phrases: list[str] = []
         for name in extra:
-            words = _words(name)
+            words = _split_words(name)
             if not words:
                 raise ValueError(f"extra contains {name!r}, which has no word to look for: name it with letters.")
             if any(sign in name for sign in "*?["):
                 patterns.append(re.compile(translate(name.lower())))
             else:
                 phrases.append(f" {' '.join(words)} ")
-        put = object.__setattr__
-        put(self, "_extra", extra)
-        put(self, "_fields", fields)
-        put(self, "_patterns", tuple(patterns))
-        put(self, "_phrases", tuple(phrases))
-        put(self, "_verdicts", {})
+        set_attribute = object.__setattr__
+        set_attribute(self, "_extra", extra)
+        set_attribute(self, "_fields", fields)
+        set_attribute(self, "_patterns", tuple(patterns))
+        set_attribute(self, "_phrases", tuple(phrases))
+        set_attribute(self, "_cache", {})
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name!r} cannot be set, a Redactor is immutable: make another one.")
@@ -175,56 +175,56 @@ class Redactor:
 
     def is_secret(self, name: str) -> bool:
         """Whether a value under this name must not be shown."""
-        verdict = self._verdicts.get(name)
-        return self._judge(name) if verdict is None else verdict
+        is_secret = self._cache.get(name)
+        return self._classify(name) if is_secret is None else is_secret
 
-    def hides_field(self, label: str, name: str) -> bool:
+    def is_configured_field(self, label: str, name: str) -> bool:
         """Whether the field `name` of the model with this label in lower case is one of `fields`."""
         return name in self._fields.get(label, ())
 
-    def hides(self, name: str, value: object) -> bool:
+    def should_redact(self, name: str, value: object) -> bool:
         """Whether this value must not be shown under this name: `is_secret`, or `credentials` that are no container."""
         return self.is_secret(name) or (name.endswith("credentials") and issubclass(type(value), str | bytes))
 
-    def values_named(self, mapping: Mapping[Any, Any]) -> Collection[str]:
+    def get_secret_value_keys(self, mapping: Mapping[Any, Any]) -> Collection[str]:
         """The keys whose values are secret as another entry says so: `{"setting": "SECRET_KEY", "value": …}`."""
         get: Callable[[str], object] = partial(dict.get, mapping) if isinstance(mapping, dict) else mapping.get
-        held = [key for key in _VALUES if get(key) is not None]
-        if held and any(type(name := get(key)) is str and self.is_secret(name) for key in _NAMES):
-            return held
+        value_keys = [key for key in _VALUE_KEYS if get(key) is not None]
+        if value_keys and any(type(name := get(key)) is str and self.is_secret(name) for key in _NAME_KEYS):
+            return value_keys
         return ()
 
-    def hides_next(self, item: object) -> bool:
+    def is_secret_flag(self, item: object) -> bool:
         """Whether this is an option whose value comes next in a command line, as `--password` is."""
         return type(item) is str and item.startswith("-") and "=" not in item and self.is_secret(item)
 
-    def hides_second(self, pair: Sequence[Any]) -> bool:
+    def is_secret_pair(self, pair: Sequence[Any]) -> bool:
         """Whether this is a pair of a secret's name and its value, as an ASGI header is: `(b"cookie", b"…")`."""
         if len(pair) != 2:
             return False
         name = pair[0]
         if type(name) is bytes:
-            name = name[:_LONGEST_NAME].decode("latin-1")
-        return type(name) is str and self.hides(name, pair[1])
+            name = name[:_MAX_NAME_LENGTH].decode("latin-1")
+        return type(name) is str and self.should_redact(name, pair[1])
 
-    def text(self, text: str) -> str:
+    def redact_text(self, text: str) -> str:
         """`redact_text` with this redactor's names."""
         return redact_text(text, self)
 
-    def data(self, text: str) -> str:
+    def redact_data(self, text: str) -> str:
         """For text that is data, which is to be exact, and where `token: blue` is a sentence: take out only what is
         surely a secret. That is `redact_credentials`, passwords in addresses, payment cards, and the values of secret
         names where the text itself is JSON."""
         text = redact_credentials(text)
         if "://" in text:
             text = _USERINFO.sub(rf"\1{REDACTED}@", text)
-        if len(text) >= _SHORTEST_CARD:
-            text = _PAYMENT_CARD.sub(_payment_card, text)
+        if len(text) >= _MIN_CARD_DIGITS:
+            text = _PAYMENT_CARD.sub(_redact_payment_card, text)
         if '":' in text and text.lstrip()[:1] in ("{", "["):
-            text = _redact_values(text, _SEPARATOR, lambda match: _secret_name(text, match.start(), self) or None)
+            text = _redact_values(text, _SEPARATOR, lambda match: _find_secret_name(text, match.start(), self) or None)
         return text
 
-    def leaves(self, text: str) -> bool:
+    def is_clean(self, text: str) -> bool:
         """Whether this JSON text surely holds nothing that `data` takes out of the texts in it."""
         return (
             "$" not in text
@@ -232,29 +232,29 @@ class Redactor:
             and ("\\" not in text or '\\":' not in text)
             and "-----BEGIN" not in text
             and ("@" not in text or "://" not in text or _USERINFO.search(text) is None)
-            and _MANY_DIGITS not in text.encode().translate(_DIGITS_ALIKE, b" -")
+            and _CARD_LENGTH_ZEROS not in text.encode().translate(_DIGITS_TO_ZERO, b" -")
         )
 
-    def _judge(self, name: str) -> bool:
+    def _classify(self, name: str) -> bool:
         """The verdict on a name not seen before; a name of foreign length is neither kept nor read to its end."""
-        kept = len(name) <= _LONGEST_NAME
-        if not kept:
-            name = f"{name[: _LONGEST_NAME // 2]} {name[-_LONGEST_NAME // 2 :]}"
-        words = _words(name)
-        spaced = f" {' '.join(words)} "
-        verdict = (
-            _names_secret(words)
-            or any(phrase in spaced for phrase in self._phrases)
+        is_cacheable = len(name) <= _MAX_NAME_LENGTH
+        if not is_cacheable:
+            name = f"{name[: _MAX_NAME_LENGTH // 2]} {name[-_MAX_NAME_LENGTH // 2 :]}"
+        words = _split_words(name)
+        padded_words = f" {' '.join(words)} "
+        is_secret = (
+            _is_secret_name(words)
+            or any(phrase in padded_words for phrase in self._phrases)
             or any(pattern.match(name.lower()) for pattern in self._patterns)
         )
-        if kept:
-            if len(self._verdicts) >= _REMEMBERED_NAMES:
-                self._verdicts.clear()
-            self._verdicts[name] = verdict
-        return verdict
+        if is_cacheable:
+            if len(self._cache) >= _MAX_CACHED_NAMES:
+                self._cache.clear()
+            self._cache[name] = is_secret
+        return is_secret
 
 
-_DEFAULT: Final = Redactor()
+_DEFAULT_REDACTOR: Final = Redactor()
 
 # --- Free text --------------------------------------------------------------------------------------------------------
 # Every repetition below is possessive or has an upper bound, so that a hostile text costs linear time.
@@ -265,10 +265,10 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 # Base64 of `{"`: the head of a JWT, and of what django.core.signing makes (parts joined by colons).
-_SIGNED = re.compile(r"(?<![\w-])eyJ[\w-]{12,}+(?:[.:][\w-]*+)*+")
+_SIGNED_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{12,}+(?:[.:][\w-]*+)*+")
 # What django.core.signing signs with the time: a value, the time in base 62 (from 1999 to 2086), a signature.
-_TIMED = re.compile(r"(?<![\w.@+=-])[\w.@+=-]++:[1-3][0-9A-Za-z]{5}:[\w-]{16,}+")
-_HASH = re.compile(
+_TIMESTAMPED_TOKEN = re.compile(r"(?<![\w.@+=-])[\w.@+=-]++:[1-3][0-9A-Za-z]{5}:[\w-]{16,}+")
+_PASSWORD_HASH = re.compile(
     r"(?<![\w$])(?:"
     r"(?:pbkdf2_\w{1,20}|argon2\w{0,4}|bcrypt\w{0,20}|scrypt|unsalted_\w{1,10}|md5|sha1|crypt)\$"
     r"|\$(?:2[abxy]?|[1567y]|argon2\w{0,4}|scrypt|pbkdf2[\w-]{0,20})\$"
@@ -283,41 +283,43 @@ _FAILING_ROW = re.compile(r"(Failing row contains \().*", re.IGNORECASE)
 _DETAIL_KEY = re.compile(
     r"(Key \(([^()\n]{1,200})\)=\()([^\n]{0,1000}?)(?=\)(?: (?:already|is|conflicts)\b|\.?$))", re.MULTILINE
 )
-_DUPLICATE = re.compile(r"(Duplicate entry ')([^\n]{0,1000}?)(?=' for key '([^'\n]{1,200})')")
+_DUPLICATE_ENTRY = re.compile(r"(Duplicate entry ')([^\n]{0,1000}?)(?=' for key '([^'\n]{1,200})')")
 # And PostgreSQL `LINE 1: SELECT 'abc'`, `DETAIL:  Token "abc" is invalid.`, `invalid input syntax for type integer:
 # "abc"`, MySQL `Incorrect integer value: 'abc'`, `syntax to use near 'abc'`.
-_EXCERPT = re.compile(r"^(LINE \d{1,6}: |CONTEXT:  JSON data, line \d{1,6}: )[^\n]++", re.MULTILINE)
+_STATEMENT_EXCERPT = re.compile(r"^(LINE \d{1,6}: |CONTEXT:  JSON data, line \d{1,6}: )[^\n]++", re.MULTILINE)
 _DETAIL = re.compile(r"^DETAIL:[^\n]++", re.MULTILINE)
 _QUOTED = re.compile(r"(?<!table )(?<!column )(?<!relation )(?<!constraint )\"[^\"\n]*+\"?")
-_REFUSED = re.compile(
+_INVALID_INPUT = re.compile(
     r"(\b[Ii]nvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: |\b[Ii]ncorrect [A-Za-z]{1,20} value: "
     r"|\bto use near )([\"'])(?:(?!\2).)*+(\2?)",
     re.DOTALL,
 )
 
-_HEADER = re.compile(
+_SECRET_HEADER = re.compile(
     r"(?i)(?<![\w-])((?:[\w-]{0,40}-|http_(?:proxy_)?)?(?:set-cookie|cookie|authorization)\s{0,4}:\s{0,8})"
     r"(?![\s\"'\[({])[^\r\n]++"
 )
 # A name is read backwards from its separator, with the word before it: that spares every word that is no name.
 _SEPARATOR = re.compile(r"[=:]>?\s{0,8}")
-_EMAN = re.compile(r"\s{0,8}\]?([\"']\\?)?([\w.-]{1,80}+)(?: ([\w.-]{1,40}+))?")
+_REVERSED_NAME = re.compile(r"\s{0,8}\]?([\"']\\?)?([\w.-]{1,80}+)(?: ([\w.-]{1,40}+))?")
 # A pair, or an option in a list of arguments: `('password', 'abc')`, `['mysql', '--password', 'abc']`.
-_PAIR = re.compile(r"([\[(]\s{0,8}[bB]?)?([\"'])(-{0,2}+)([\w.-]{1,80}+)\2,\s{0,8}(?:[bB](?=[\"']))?")
+_QUOTED_PAIR = re.compile(r"([\[(]\s{0,8}[bB]?)?([\"'])(-{0,2}+)([\w.-]{1,80}+)\2,\s{0,8}(?:[bB](?=[\"']))?")
 # `{"name": "DB_PASSWORD", "value": "abc"}`
 _NAMED_VALUE = re.compile(
-    rf"([\"'])(?:{'|'.join(_NAMES)})\1\s{{0,8}}:\s{{0,8}}([\"'])([\w.-]{{1,80}}+)\2,"
-    rf"\s{{0,8}}([\"'])(?:{'|'.join(_VALUES)})\4\s{{0,8}}:\s{{0,8}}"
+    rf"([\"'])(?:{'|'.join(_NAME_KEYS)})\1\s{{0,8}}:\s{{0,8}}([\"'])([\w.-]{{1,80}}+)\2,"
+    rf"\s{{0,8}}([\"'])(?:{'|'.join(_VALUE_KEYS)})\4\s{{0,8}}:\s{{0,8}}"
 )
-_ELEMENT = re.compile(r"<([\w.:-]{1,80}+)(?:\s[^<>]{0,200}+)?+>")
-_LONGEST_ELEMENT: Final = 4096
+_XML_START_TAG = re.compile(r"<([\w.:-]{1,80}+)(?:\s[^<>]{0,200}+)?+>")
+_MAX_ELEMENT_LENGTH: Final = 4096
 # The head of one part of a form's body (RFC 7578), up to its value.
-_PART = re.compile(r"\bname=\"([^\"\r\n]{1,80}+)\"[^\r\n]{0,200}+(?:\r?\n[^\r\n]{1,200}+){0,8}+\r?\n(?=\r?\n)")
+_MULTIPART_HEADER = re.compile(
+    r"\bname=\"([^\"\r\n]{1,80}+)\"[^\r\n]{0,200}+(?:\r?\n[^\r\n]{1,200}+){0,8}+\r?\n(?=\r?\n)"
+)
 # What an OAuth provider sends back with the visitor: `?code=abc&state=xyz` (RFC 6749, 4.1.2).
 _OAUTH_CODE = re.compile(r"(?<![\w-])(code=)[^\s&;#\"'<>]++")
-_RUN = re.compile(r"[^\s\"'<>]++")
-_MOST_DECODED: Final = 8
-_OPTION = re.compile(r"(?<!\S)--([\w-]{1,80}+)\s{1,8}(?!-)")
+_UNQUOTED_RUN = re.compile(r"[^\s\"'<>]++")
+_MAX_DECODE_PASSES: Final = 8
+_CLI_OPTION = re.compile(r"(?<!\S)--([\w-]{1,80}+)\s{1,8}(?!-)")
 _VALUE = re.compile(
     r"(?P<escaped>\\[\"'])(?:[^\\]|\\(?![\"']))*+(?:\\[\"'])?"
     r"|[bBrRuUfF]{0,2}(?P<quote>[\"'])(?:(?!(?P=quote))[^\\]|\\.)*+(?:(?P=quote))?"
@@ -326,24 +328,26 @@ _VALUE = re.compile(
     r"(?:[^\s&<>,;)}\]\"']|[,;)}\]\"'](?=[^\s&<>,;)}\]\"'])(?![\w.-]{1,80}=))++",
     re.DOTALL,
 )
-_NESTED = re.compile(r"\\.|[\[({]|[\])}]|(?<![a-zA-Z]{2})'(?:[^'\\]|\\.)*+'?|\"(?:[^\"\\]|\\.)*+\"?", re.DOTALL)
-_SECOND_WORDS: Final = frozenset(phrase.rpartition(" ")[2] for phrase in _PHRASES)
+_BRACKET_OR_STRING = re.compile(
+    r"\\.|[\[({]|[\])}]|(?<![a-zA-Z]{2})'(?:[^'\\]|\\.)*+'?|\"(?:[^\"\\]|\\.)*+\"?", re.DOTALL
+)
+_PHRASE_LAST_WORDS: Final = frozenset(phrase.rpartition(" ")[2] for phrase in _SECRET_PHRASES)
 
-_SCHEME = re.compile(
+_AUTH_SCHEME = re.compile(
     r"(?i:\b(bearer|basic)\s{1,4})"
     r"(?!(?i:and|auth\w*+|credentials?|error|is|of|or|realm|scheme|tokens?|was|with)\b(?!\.\w))"
     r"([\w.~+/=-]++)"
 )
-_DIGITS = re.compile(r"(?<![\w.])[0-9](?:[ -]?[0-9]){12,}+(?!\w)")
+_DIGIT_RUN = re.compile(r"(?<![\w.])[0-9](?:[ -]?[0-9]){12,}+(?!\w)")
 # In data a number may be another's: only the lengths and beginnings that cards have, in the groups that cards have.
-_SHORTEST_CARD: Final = 14
-_DIGITS_ALIKE: Final = bytes.maketrans(b"123456789", b"000000000")
-_MANY_DIGITS: Final = b"0" * _SHORTEST_CARD
+_MIN_CARD_DIGITS: Final = 14
+_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"000000000")
+_CARD_LENGTH_ZEROS: Final = b"0" * _MIN_CARD_DIGITS
 _PAYMENT_CARD = re.compile(
     r"(?<![\w.,-])(?:[0-9]{14,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{2,7}|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5})"
     r"(?![\w-]|[.,][0-9])"
 )
-_BRANDS = re.compile(
+_CARD_BRANDS = re.compile(
     r"4(?:[0-9]{15}|[0-9]{18})|5[1-5][0-9]{14}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"
     r"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|35(?:2[89]|[3-8][0-9])[0-9]{12}"
     r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12}|62[0-9]{14,17}"
@@ -353,15 +357,15 @@ _BRANDS = re.compile(
 def redact_credentials(text: str) -> str:
     """Take out what shows by its own shape that it is a credential: password hashes, JWTs, private keys."""
     if "$" in text:
-        text = _HASH.sub(REDACTED, text)
+        text = _PASSWORD_HASH.sub(REDACTED, text)
     if "eyJ" in text:
-        text = _SIGNED.sub(REDACTED, text)
+        text = _SIGNED_TOKEN.sub(REDACTED, text)
     if "-----BEGIN" in text:
         text = _PRIVATE_KEY.sub(REDACTED, text)
     return text
 
 
-def redact_text(text: str, redactor: Redactor = _DEFAULT) -> str:
+def redact_text(text: str, redactor: Redactor = _DEFAULT_REDACTOR) -> str:
     """Take secrets out of free text, such as an exception's.
 
     Beyond `redact_credentials`: what is signed with its time, passwords in addresses
@@ -380,31 +384,31 @@ def redact_text(text: str, redactor: Redactor = _DEFAULT) -> str:
     if "\n" in text:
         text = _redact_lines(text, redactor)
     if "</" in text:
-        text = _without(text, _elements(text, redactor))
+        text = _replace_spans(text, _find_secret_elements(text, redactor))
     if "--" in text:
-        text = _redact_values(text, _OPTION, lambda match: "" if redactor.is_secret(match[1]) else None)
+        text = _redact_values(text, _CLI_OPTION, lambda match: "" if redactor.is_secret(match[1]) else None)
     lower = text.lower()
     if "basic" in lower or "bearer" in lower:
-        text = _SCHEME.sub(_scheme, text)
+        text = _AUTH_SCHEME.sub(_redact_auth_scheme, text)
     if "/" in text:
         text = _RESET_LINK.sub("/" + REDACTED, text)
     if " row " in text or " entry " in text:
         text = _FAILING_ROW.sub(rf"\1{REDACTED})", text)
-        text = _DUPLICATE.sub(lambda match: _complaint(match, match[3], redactor), text)
+        text = _DUPLICATE_ENTRY.sub(lambda match: _redact_database_error(match, match[3], redactor), text)
     if len(text) > 12 and ("4" in text or "5" in text or "3" in text or "6" in text or "2" in text):
-        text = _DIGITS.sub(_cards, text)
+        text = _DIGIT_RUN.sub(_redact_cards, text)
     if "%" in text:
-        text = _RUN.sub(lambda run: _decoded(run[0], redactor), text)
+        text = _UNQUOTED_RUN.sub(lambda run: _redact_decoded(run[0], redactor), text)
     return text
 
 
-def redact_query(query: str, redactor: Redactor = _DEFAULT) -> str:
+def redact_query(query: str, redactor: Redactor = _DEFAULT_REDACTOR) -> str:
     """Replace the secret values of a query string without its `?`; names and order stay, as do the other values."""
     oauth = "state=" in query
-    return re.sub(r"[^&;]++", lambda pair: _query_pair(pair[0], redactor, oauth), query)
+    return re.sub(r"[^&;]++", lambda pair: _redact_query_pair(pair[0], redactor, oauth), query)
 
 
-def redact_path(path: str, redactor: Redactor = _DEFAULT) -> str:
+def redact_path(path: str, redactor: Redactor = _DEFAULT_REDACTOR) -> str:
     """Take secrets out of an address's path with its query and fragment, where it has them."""
     path, mark, fragment = path.partition("#")
     path, question, query = path.partition("?")
@@ -423,42 +427,42 @@ def redact(value: Any, redactor: Redactor) -> Any:
     return _redact(value, redactor, ())
 
 
-def _redact(value: Any, redactor: Redactor, above: tuple[int, ...]) -> Any:
+def _redact(value: Any, redactor: Redactor, ancestors: tuple[int, ...]) -> Any:
     kind = type(value)
     if issubclass(kind, str):
         return redact_text(str(value), redactor)
     if issubclass(kind, bytes):
         text = value.decode("latin-1")
-        clean = redact_text(text, redactor)
-        return value if clean == text else clean.encode("latin-1")
+        redacted = redact_text(text, redactor)
+        return value if redacted == text else redacted.encode("latin-1")
     if not issubclass(kind, Mapping | Sequence | AbstractSet) or issubclass(kind, range | bytearray | memoryview):
         return value
-    if id(value) in above or len(above) >= _DEPTH:
+    if id(value) in ancestors or len(ancestors) >= _MAX_DEPTH:
         return REDACTED
-    above = (*above, id(value))
+    ancestors = (*ancestors, id(value))
     if issubclass(kind, Mapping):
-        named = redactor.values_named(value)
+        secret_keys = redactor.get_secret_value_keys(value)
         return {
             redact_text(key, redactor) if type(key) is str else key: REDACTED
-            if redactor.hides(str(key), item) or key in named
-            else _redact(item, redactor, above)
+            if redactor.should_redact(str(key), item) or key in secret_keys
+            else _redact(item, redactor, ancestors)
             for key, item in value.items()
         }
     if issubclass(kind, AbstractSet):
-        made = frozenset if issubclass(kind, frozenset) else set
-        return made(_redact(item, redactor, above) for item in value)
-    if issubclass(kind, tuple) and redactor.hides_second(value):
-        return (_redact(value[0], redactor, above), REDACTED)
+        set_class = frozenset if issubclass(kind, frozenset) else set
+        return set_class(_redact(item, redactor, ancestors) for item in value)
+    if issubclass(kind, tuple) and redactor.is_secret_pair(value):
+        return (_redact(value[0], redactor, ancestors), REDACTED)
     items: list[Any] = []
     secret = False
     for item in value:
         if secret:
             items.append(REDACTED)
-        elif type(item) is list and redactor.hides_second(item):
-            items.append([_redact(item[0], redactor, above), REDACTED])
+        elif type(item) is list and redactor.is_secret_pair(item):
+            items.append([_redact(item[0], redactor, ancestors), REDACTED])
         else:
-            items.append(_redact(item, redactor, above))
-        secret = not secret and redactor.hides_next(item)
+            items.append(_redact(item, redactor, ancestors))
+        secret = not secret and redactor.is_secret_flag(item)
     return tuple(items) if issubclass(kind, tuple) else items
 
 
@@ -467,38 +471,38 @@ def _redact_named(text: str, redactor: Redactor) -> str:
     if "://" in text:
         text = _USERINFO.sub(rf"\1{REDACTED}@", text)
     if "=(" in text:
-        text = _DETAIL_KEY.sub(lambda match: _complaint(match, match[2], redactor), text)
+        text = _DETAIL_KEY.sub(lambda match: _redact_database_error(match, match[2], redactor), text)
     if "code=" in text and "state=" in text:
         text = _OAUTH_CODE.sub(rf"\1{REDACTED}", text)
     if text.count(":") > 1:
-        text = _TIMED.sub(REDACTED, text)
+        text = _TIMESTAMPED_TOKEN.sub(REDACTED, text)
     if ":" in text and ("cookie" in (lower := text.lower()) or "authorization" in lower):
-        text = _HEADER.sub(rf"\1{REDACTED}", text)
-    return _redact_values(text, _SEPARATOR, lambda match: _secret_name(text, match.start(), redactor))
+        text = _SECRET_HEADER.sub(rf"\1{REDACTED}", text)
+    return _redact_values(text, _SEPARATOR, lambda match: _find_secret_name(text, match.start(), redactor))
 
 
 def _redact_quoted(text: str, redactor: Redactor) -> str:
     """Take out what stands in quotation marks after a name that stands in some, and what a database refused."""
     if "'," in text or '",' in text:
         text = _redact_values(
-            text, _PAIR, lambda match: "" if (match[1] or match[3]) and redactor.is_secret(match[4]) else None
+            text, _QUOTED_PAIR, lambda match: "" if (match[1] or match[3]) and redactor.is_secret(match[4]) else None
         )
         text = _redact_values(text, _NAMED_VALUE, lambda match: "" if redactor.is_secret(match[3]) else None)
     if "nvalid " in text or "ncorrect " in text or " near " in text:
-        text = _REFUSED.sub(rf"\1\2{REDACTED}\3", text)
+        text = _INVALID_INPUT.sub(rf"\1\2{REDACTED}\3", text)
     return text
 
 
 def _redact_lines(text: str, redactor: Redactor) -> str:
     """Take out what PostgreSQL repeats of a statement, and the values of a form's body."""
     if "LINE " in text or "CONTEXT:" in text:
-        text = _EXCERPT.sub(rf"\1{REDACTED}", text)
+        text = _STATEMENT_EXCERPT.sub(rf"\1{REDACTED}", text)
     if "DETAIL:" in text:
         text = _DETAIL.sub(lambda detail: _QUOTED.sub(f'"{REDACTED}"', detail[0]), text)
-    return _without(text, _parts(text, redactor)) if 'name="' in text else text
+    return _replace_spans(text, _find_secret_parts(text, redactor)) if 'name="' in text else text
 
 
-def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+def _replace_spans(text: str, spans: Iterable[tuple[int, int]]) -> str:
     """The text with a mark in the place of each span; what overlaps the one before is left alone."""
     pieces: list[str] = []
     done = 0
@@ -509,26 +513,26 @@ def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
     return "".join([*pieces, text[done:]])
 
 
-def _elements(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
+def _find_secret_elements(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
     """What stands between the tags of a secret name, `<password>…</password>`."""
-    for tag in _ELEMENT.finditer(text):
+    for tag in _XML_START_TAG.finditer(text):
         if redactor.is_secret(tag[1]):
-            yield tag.end(), text.find(f"</{tag[1]}", tag.end(), tag.end() + _LONGEST_ELEMENT)
+            yield tag.end(), text.find(f"</{tag[1]}", tag.end(), tag.end() + _MAX_ELEMENT_LENGTH)
 
 
-def _parts(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
+def _find_secret_parts(text: str, redactor: Redactor) -> Iterator[tuple[int, int]]:
     """The values of a form's body that have a secret name, up to the next boundary."""
     end = 0
-    for head in _PART.finditer(text):
+    for head in _MULTIPART_HEADER.finditer(text):
         if head.start() >= end and redactor.is_secret(head[1]):
             end = text.find("\n--", head.end())
             end = len(text) if end < 0 else end
             yield head.end() + (2 if text.startswith("\r", head.end()) else 1), end
 
 
-def _plain(text: str) -> str | None:
+def _percent_decode(text: str) -> str | None:
     """The text without its percent-encoding, however often it was encoded; None if it never ends."""
-    for _ in range(_MOST_DECODED):
+    for _ in range(_MAX_DECODE_PASSES):
         if "%" not in text:
             return text
         decoded = unquote(text)
@@ -538,71 +542,71 @@ def _plain(text: str) -> str | None:
     return None
 
 
-def _decoded(run: str, redactor: Redactor) -> str:
+def _redact_decoded(run: str, redactor: Redactor) -> str:
     """A run of letters as it is, but decoded and without its secrets where only decoding shows them."""
-    plain = _plain(run) if "%" in run else run
+    plain = _percent_decode(run) if "%" in run else run
     if plain == run:
         return run
-    clean = REDACTED if plain is None else redact_text(plain, redactor)
-    return run if clean == plain else clean
+    redacted = REDACTED if plain is None else redact_text(plain, redactor)
+    return run if redacted == plain else redacted
 
 
-def _redact_values(text: str, leads: re.Pattern[str], quote_of: Callable[[re.Match[str]], str | None]) -> str:
+def _redact_values(text: str, prefix: re.Pattern[str], get_quote: Callable[[re.Match[str]], str | None]) -> str:
     """Take out the value behind each lead that `quote_of` gives a quotation mark ("" for none), but not behind None."""
     pieces: list[str] = []
     done = 0
-    for lead in leads.finditer(text):
-        if lead.start() < done or (quote := quote_of(lead)) is None:
+    for prefix_match in prefix.finditer(text):
+        if prefix_match.start() < done or (quote := get_quote(prefix_match)) is None:
             continue
-        value = _VALUE.match(text, lead.end())
+        value = _VALUE.match(text, prefix_match.end())
         if value is None:
             continue
         quote = value["escaped"] or value["quote"] or quote
-        pieces += text[done : lead.end()], quote, REDACTED, quote
-        done = _closing(text, value.start()) if text[value.start()] in "[({" else value.end()
+        pieces += text[done : prefix_match.end()], quote, REDACTED, quote
+        done = _find_closing_bracket(text, value.start()) if text[value.start()] in "[({" else value.end()
     return "".join([*pieces, text[done:]]) if pieces else text
 
 
-def _closing(text: str, start: int) -> int:
+def _find_closing_bracket(text: str, start: int) -> int:
     """Index after the bracket that closes the one here, the text's end if none does; quoted ones don't count."""
     depth = 0
-    for found in _NESTED.finditer(text, start):
+    for found in _BRACKET_OR_STRING.finditer(text, start):
         depth += (found[0] in "[({") - (found[0] in "])}")
         if depth == 0:
             return found.end()
     return len(text)
 
 
-def _secret_name(text: str, end: int, redactor: Redactor) -> str | None:
+def _find_secret_name(text: str, end: int, redactor: Redactor) -> str | None:
     """The quotation mark of the secret name that ends here ("" for none), None where no secret name does."""
-    match = _EMAN.match(text[max(0, end - 140) : end][::-1])
+    match = _REVERSED_NAME.match(text[max(0, end - 140) : end][::-1])
     if match is None:
         return None
     name = match[2][::-1]
     if not redactor.is_secret(name):
-        if match[3] is None or name.lower() not in _SECOND_WORDS or match[1]:
+        if match[3] is None or name.lower() not in _PHRASE_LAST_WORDS or match[1]:
             return None
         if not redactor.is_secret(f"{match[3][::-1]} {name}"):
             return None
     return (match[1] or "")[::-1]
 
 
-def _query_pair(pair: str, redactor: Redactor, oauth: bool) -> str:
+def _redact_query_pair(pair: str, redactor: Redactor, oauth: bool) -> str:
     name, equals, value = pair.partition("=")
     if not equals:
         return redact_text(pair, redactor)
-    names, plain = _plain(unquote_plus(name)), _plain(unquote_plus(value))
+    names, plain = _percent_decode(unquote_plus(name)), _percent_decode(unquote_plus(value))
     if names is None or plain is None or redactor.is_secret(names) or (oauth and names == "code"):
         return f"{name}={REDACTED}"
     return pair if redact_text(plain, redactor) == plain else f"{name}={REDACTED}"
 
 
-def _complaint(match: re.Match[str], names: str, redactor: Redactor) -> str:
+def _redact_database_error(match: re.Match[str], names: str, redactor: Redactor) -> str:
     """The database's sentence up to its value, and the value if none of the columns is secret."""
     return match[0] if not redactor.is_secret(names) else match[1] + REDACTED
 
 
-def _scheme(match: re.Match[str]) -> str:
+def _redact_auth_scheme(match: re.Match[str]) -> str:
     """`Bearer` or `Basic` without what follows; but `Basic` is also a plain word, before other plain words."""
     value = match[2]
     plain = value.isalpha() and (value.islower() or value.istitle())
@@ -611,19 +615,19 @@ def _scheme(match: re.Match[str]) -> str:
     return match[0][: match.start(2) - match.start()] + REDACTED
 
 
-def _cards(match: re.Match[str]) -> str:
+def _redact_cards(match: re.Match[str]) -> str:
     """Replace the card numbers in a run of digit groups."""
     parts = re.split(r"([ -])", match[0])
     out: list[str] = []
     start = 0
     while start < len(parts):
-        end = _card_end(parts, start)
+        end = _find_card_end(parts, start)
         out.append(REDACTED if end else parts[start])
         start = end or start + 1
     return "".join(out)
 
 
-def _card_end(parts: Sequence[str], start: int) -> int:
+def _find_card_end(parts: Sequence[str], start: int) -> int:
     """Index after the card number that begins at this group, 0 if none does; only its last group may be short."""
     digits = ""
     for index in range(start, len(parts), 2):
@@ -637,20 +641,20 @@ def _card_end(parts: Sequence[str], start: int) -> int:
     return 0
 
 
-def _payment_card(match: re.Match[str]) -> str:
+def _redact_payment_card(match: re.Match[str]) -> str:
     """Replace a number that is a payment card's by its beginning, its length and its check."""
     digits = re.sub(r"[ -]", "", match[0])
-    return REDACTED if _BRANDS.fullmatch(digits) and _checks(digits) else match[0]
+    return REDACTED if _CARD_BRANDS.fullmatch(digits) and _passes_luhn(digits) else match[0]
 
 
 def _is_card(digits: str) -> bool:
     """Luhn's check on numbers that begin with 3 to 6, or with Mastercard's 2221 to 2720 (ISO/IEC 7812)."""
     if digits[0] not in "3456" and not (len(digits) == 16 and "2221" <= digits[:4] <= "2720"):
         return False
-    return _checks(digits)
+    return _passes_luhn(digits)
 
 
-def _checks(digits: str) -> bool:
+def _passes_luhn(digits: str) -> bool:
     """Whether the digits satisfy Luhn's check."""
     total = sum(map(int, digits[-1::-2]))
     return (total + sum(sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])) % 10 == 0

@@ -18,86 +18,88 @@ if TYPE_CHECKING:
 
     from signalbox.core.event import PendingEvent
 
-MOST_KEYS = 1000
+MAX_KEYS_PER_EVENT = 1000
 """Keys of a many-to-many change that one event tells; a larger one is told by several."""
 
 
-def sender_label(sender: Any) -> str:
+def get_sender_label(sender: Any) -> str:
     """Return what a sender is called: a model's label, a class's dotted name, an app's name, a module's own name."""
     if sender is None or sender is NoneType:  # Django logs out nobody with the class of nobody as the sender
         return ""
     if isinstance(sender, type):
         meta = getattr(sender, "_meta", None)
         label = getattr(meta, "label", None)
-        return encoder.column(label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}", 200)
+        return encoder.fit_column(
+            label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}", 200
+        )
     if isinstance(sender, AppConfig):
-        return encoder.column(sender.name, 200)
+        return encoder.fit_column(sender.name, 200)
     if isinstance(sender, str):
-        return encoder.column(model_metadata.redactor().text(sender[:1000]), 200)
-    return encoder.column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
+        return encoder.fit_column(model_metadata.get_redactor().redact_text(sender[:1000]), 200)
+    return encoder.fit_column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
 
 
-def model_of(sender: Any) -> type[Model] | None:
+def get_sender_model(sender: Any) -> type[Model] | None:
     """Return the sender as a model, where it is one."""
     return sender if isinstance(sender, type) and issubclass(sender, Model) else None
 
 
-def about(draft: PendingEvent, instance: Any) -> None:
+def set_object_if_model(event: PendingEvent, instance: Any) -> None:
     """Let ``draft`` be about ``instance``, if that is a model's."""
     if isinstance(instance, Model):
-        plan = model_metadata.of(instance.__class__)
-        draft.key = plan.key(instance)
-        draft.label = plan.label_of(instance, None) if plan.has_str else ""
+        metadata = model_metadata.get_metadata(instance.__class__)
+        event.key = metadata.get_key(instance)
+        event.label = metadata.get_label(instance, None) if metadata.has_str else ""
 
 
-def render(named: Mapping[str, Any]) -> dict[str, Any]:
+def encode_arguments(named: Mapping[str, Any]) -> dict[str, Any]:
     """Return a send's arguments, bounded and without secrets."""
-    redactor = model_metadata.redactor()
+    redactor = model_metadata.get_redactor()
     return {
         name: special(value)
-        if (special := SPECIAL.get(name)) is not None
-        else redactor.mark
-        if redactor.hides(name, value)
-        else encoder.safe(value, redactor=redactor)
+        if (special := ARGUMENT_ENCODERS.get(name)) is not None
+        else redactor.placeholder
+        if redactor.should_redact(name, value)
+        else encoder.encode(value, redactor=redactor)
         for name, value in named.items()
     }
 
 
-def _environ(environ: Any) -> dict[str, Any]:
+def _encode_environ(environ: Any) -> dict[str, Any]:
     """Return what a WSGI environ says of the request: never all of it, which holds cookies and more."""
     get = environ.get
     facts = {
         "method": get("REQUEST_METHOD", ""),
-        "path": address(get("PATH_INFO", ""), get("QUERY_STRING", "")),
+        "path": format_path(get("PATH_INFO", ""), get("QUERY_STRING", "")),
         "host": get("HTTP_HOST", ""),
         "user_agent": get("HTTP_USER_AGENT", ""),
     }
-    return _texts(facts)
+    return _encode_texts(facts)
 
 
-def _scope(scope: Any) -> dict[str, Any]:
+def _encode_asgi_scope(scope: Any) -> dict[str, Any]:
     """Return the same of an ASGI scope."""
     headers = dict(scope.get("headers", ()))
-    return _texts(
+    return _encode_texts(
         {
             "method": scope.get("method", ""),
-            "path": address(scope.get("path", ""), scope.get("query_string", b"")),
+            "path": format_path(scope.get("path", ""), scope.get("query_string", b"")),
             "host": headers.get(b"host", b"").decode("latin-1"),
             "user_agent": headers.get(b"user-agent", b"").decode("latin-1"),
         }
     )
 
 
-def address(path: str, query: str | bytes) -> str:
+def format_path(path: str, query: str | bytes) -> str:
     """Return a request's path with its query as people read it, without secrets.
 
     An ASGI scope's query is bytes by the specification; Django's AsyncClient gives text.
     """
-    path, text = _readable(path), _readable(query if isinstance(query, str) else query.decode("latin-1"))
-    return redact_path(f"{path}?{text}" if text else path, model_metadata.redactor())
+    path, text = _decode_latin1(path), _decode_latin1(query if isinstance(query, str) else query.decode("latin-1"))
+    return redact_path(f"{path}?{text}" if text else path, model_metadata.get_redactor())
 
 
-def _readable(text: str) -> str:
+def _decode_latin1(text: str) -> str:
     """Return the text of bytes that WSGI gives as Latin-1; what is text already stays."""
     if text.isascii():
         return text
@@ -107,53 +109,59 @@ def _readable(text: str) -> str:
         return text
 
 
-def _texts(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: encoder.safe(value, redactor=model_metadata.redactor()) for name, value in facts.items()}
+def _encode_texts(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: encoder.encode(value, redactor=model_metadata.get_redactor()) for name, value in facts.items()}
 
 
-def _request(request: Any) -> Any:
+def _encode_request(request: Any) -> Any:
     if request is None:
         return None
-    return _texts({"method": request.method, "path": address_of(request, request.path)})
+    return _encode_texts({"method": request.method, "path": format_request_path(request, request.path)})
 
 
-def address_of(request: Any, path: str) -> str:
+def format_request_path(request: Any, path: str) -> str:
     """Return ``path``, by which ``request`` came, with its query, without what its URL pattern names as secrets."""
     query = getattr(request, "META", {}).get("QUERY_STRING", "")
-    return address(encoder.path_told(path, request, redactor=model_metadata.redactor()), query)
+    return format_path(encoder.redact_request_path(path, request, redactor=model_metadata.get_redactor()), query)
 
 
-def _plan(migrations: Any) -> list[Any]:
+def _encode_migration_plan(migrations: Any) -> list[Any]:
     """Return a migration plan as ``[["shop.0001_initial", rolled back], …]``."""
     return [[f"{migration.app_label}.{migration.name}", backwards] for migration, backwards in migrations or ()][:200]
 
 
-def _connection(connection: Any) -> dict[str, str]:
+def _encode_connection(connection: Any) -> dict[str, str]:
     return {"alias": connection.alias, "vendor": connection.vendor}
 
 
-def keys(values: Any, model: type[Model]) -> list[int | str]:
+def encode_keys(values: Any, model: type[Model]) -> list[int | str]:
     """Return primary keys of ``model`` as events tell them: numbers first, in order."""
-    plan = model_metadata.of(model)
-    if not plan.secret_pk and {int}.issuperset(map(type, values)):
+    metadata = model_metadata.get_metadata(model)
+    if not metadata.has_secret_pk and {int}.issuperset(map(type, values)):
         return sorted(values)
-    told = [key if type(key) is int and not plan.secret_pk else plan.key_of(key) for key in values]
-    return sorted(told, key=lambda key: (isinstance(key, str), key))
+    encoded = [key if type(key) is int and not metadata.has_secret_pk else metadata.format_key(key) for key in values]
+    return sorted(encoded, key=lambda key: (isinstance(key, str), key))
 
 
-SPECIAL: Mapping[str, Callable[[Any], Any]] = {
-    "environ": lambda value: _environ(value) if hasattr(value, "get") else None,
-    "scope": lambda value: _scope(value) if hasattr(value, "get") else None,
-    "request": lambda value: _request(value) if hasattr(value, "get_full_path") else None,
+ARGUMENT_ENCODERS: Mapping[str, Callable[[Any], Any]] = {
+    "environ": lambda value: _encode_environ(value) if hasattr(value, "get") else None,
+    "scope": lambda value: _encode_asgi_scope(value) if hasattr(value, "get") else None,
+    "request": lambda value: _encode_request(value) if hasattr(value, "get_full_path") else None,
     "plan": lambda value: (
-        _plan(value) if isinstance(value, list) else encoder.safe(value, redactor=model_metadata.redactor())
+        _encode_migration_plan(value)
+        if isinstance(value, list)
+        else encoder.encode(value, redactor=model_metadata.get_redactor())
     ),
-    "connection": lambda value: _connection(value) if hasattr(value, "vendor") else None,
+    "connection": lambda value: _encode_connection(value) if hasattr(value, "vendor") else None,
 }
 """Arguments that need more than the general rendering, by name."""
 
 
-def current_error() -> dict[str, str] | None:
+def get_current_exception() -> dict[str, str] | None:
     """Return the exception that is being handled, for a signal that tells of one without carrying it."""
     error = sys.exc_info()[1]
-    return None if error is None else {"exception": encoder.exception_text(error, redactor=model_metadata.redactor())}
+    return (
+        None
+        if error is None
+        else {"exception": encoder.format_exception(error, redactor=model_metadata.get_redactor())}
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from signalbox.management.output.text import display_width, escape_unprintable, truncate, pad
+from signalbox.management.output.text import display_width, escape_unprintable, pad, truncate
 
 COLUMN_GAP: Final = "  "
 

@@ -148,7 +148,7 @@ def _format_keys(keys: Any) -> str:
 
 
 def _format_value(value: Any) -> str:
-    if encoder.is_expression(value):
-        return str(value[encoder.EXPRESSION])
-    value = encoder.literal(value)
+    if encoder.is_recorded_expression(value):
+        return str(value[encoder.EXPRESSION_KEY])
+    value = encoder.unwrap_literal(value)
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

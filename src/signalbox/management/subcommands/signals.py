@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from signalbox import conf
 from signalbox.instrumentation import process
-from signalbox.instrumentation.filter import Scope
+from signalbox.instrumentation.filter import RecordingFilter
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
@@ -48,7 +48,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     watched = process.get_recorded_signals()
     found = known_signals(
         watched,
-        Scope(conf.get()).names | set(watched.values()),
+        RecordingFilter(conf.get()).signal_names | set(watched.values()),
         shared.parse_filter(options),
         durable_receivers=[(signal, sender, one.function) for signal, sender, one in registry.get_subscriptions()],
         limit=options["limit"],

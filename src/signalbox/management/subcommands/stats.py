@@ -14,7 +14,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.output.text import format_duration
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.stats import DEFAULT_LIMIT, ReceiverStats, SignalStats, EventStats
+from signalbox.queries.stats import DEFAULT_LIMIT, EventStats, ReceiverStats, SignalStats
 from signalbox.queries.stats import compute_stats as sum_up
 
 SIGNAL_COLUMNS: Final = (

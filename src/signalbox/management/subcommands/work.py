@@ -11,7 +11,7 @@ from django.core.management import CommandError
 from django.db import connections
 
 from signalbox import conf
-from signalbox.outbox.worker import EXIT_STUCK_RECEIVER, WorkerOptions, Supervisor, Worker
+from signalbox.outbox.worker import EXIT_STUCK_RECEIVER, Supervisor, Worker, WorkerOptions
 
 if TYPE_CHECKING:
     import argparse
