@@ -29,42 +29,44 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-NAMES = {"sqlite": "sqlitewal", "postgres": "postgres", "mariadb": "mariadb"}
-USUAL = ("sqlite", "postgres")
-WORKERS = {
+TEST_DATABASES = {"sqlite": "sqlitewal", "postgres": "postgres", "mariadb": "mariadb"}
+DEFAULT_DATABASES = ("sqlite", "postgres")
+WORKER_COMMANDS = {
     "signalbox": ["-m", "django", "signalbox", "work", "--burst"],
     "django-tasks-db": ["-m", "django", "db_worker", "--batch", "--no-startup-delay", "--verbosity", "0"],
     "django-ox": ["-m", "django", "ox_worker", "--batch", "--concurrency", "1"],
     "procrastinate": ["-m", "django", "procrastinate", "worker", "--one-shot", "--concurrency", "1"],
     "celery": ["-m", "celery", "-A", "benchmarks.peers.noop:celery", "worker", "-P", "solo", "-l", "ERROR"],
 }
-PEERS = tuple(name for name in WORKERS if name != "signalbox")
+PEERS = tuple(name for name in WORKER_COMMANDS if name != "signalbox")
 
 
 def main() -> None:
     """Run every contestant on every database, and the cost of saving."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", choices=tuple(NAMES), action="append", help="default: sqlite and postgres")
+    parser.add_argument(
+        "--database", choices=tuple(TEST_DATABASES), action="append", help="default: sqlite and postgres"
+    )
     parser.add_argument("--number", type=int, default=2000, help="deliveries of each contestant and round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the contest")
     parser.add_argument("--saving", type=int, default=60, help="rounds of saving; 0: none")
     parser.add_argument("--without", choices=PEERS, action="append", default=[], help="leave a peer out")
-    parser.add_argument("--run", choices=(*WORKERS, "saving"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=(*WORKER_COMMANDS, "saving"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.number % 100:
         parser.error("--number is put in by transactions of 100")
     if options.run == "saving":
-        saving(options.saving)
+        measure_save(options.saving)
     elif options.run:
-        contest(options.run, options.number)
+        run_contestant(options.run, options.number)
     else:
-        versions = installed([name for name in PEERS if name not in options.without])
+        versions = get_peer_versions([name for name in PEERS if name not in options.without])
         print(f"Python {sys.version.split()[0]}, Django {version('Django')}, {', '.join(versions)}")
-        for database in options.database or USUAL:
-            compare(database, options)
+        for database in options.database or DEFAULT_DATABASES:
+            print_comparison(database, options)
 
 
-def installed(peers: list[str]) -> list[str]:
+def get_peer_versions(peers: list[str]) -> list[str]:
     """Return the peers with their versions; exit if one is missing, and say what to do."""
     found, missing = [], []
     for name in peers:
@@ -80,15 +82,15 @@ def installed(peers: list[str]) -> list[str]:
     return found
 
 
-def compare(database: str, options: argparse.Namespace) -> None:
+def print_comparison(database: str, options: argparse.Namespace) -> None:
     """Print the table of one database."""
     left_out = {*options.without, *(() if database == "postgres" else ("procrastinate",))}
-    names = [name for name in WORKERS if name not in left_out]
+    names = [name for name in WORKER_COMMANDS if name not in left_out]
     rates: dict[str, list[float]] = {name: [] for name in names}
     puts: dict[str, list[float]] = {name: [] for name in names}
     for number in range(options.rounds):
         for name in names if number % 2 else reversed(names):
-            rate, put = start(name, database, options).split()
+            rate, put = run_in_subprocess(name, database, options).split()
             rates[name].append(float(rate))
             puts[name].append(float(put))
     print(f"\n{database}: {options.rounds} rounds of {options.number}\n")
@@ -101,15 +103,15 @@ def compare(database: str, options: argparse.Namespace) -> None:
             f"{statistics.median(puts[name]):12.0f} us"
         )
     if options.saving:
-        print(start("saving", database, options), flush=True)
+        print(run_in_subprocess("saving", database, options), flush=True)
 
 
-def start(name: str, database: str, options: argparse.Namespace) -> str:
+def run_in_subprocess(name: str, database: str, options: argparse.Namespace) -> str:
     """Run one contestant in a process of its own, as settings are read once; return what it prints."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ,
-            "SIGNALBOX_TEST_DB": NAMES[database],
+            "SIGNALBOX_TEST_DB": TEST_DATABASES[database],
             "SIGNALBOX_BENCH_PEER": "signalbox" if name == "saving" else name,
             "SIGNALBOX_BENCH_NUMBER": str(options.number),
             "SIGNALBOX_BENCH_RESULT": str(Path(folder, "result")),
@@ -123,7 +125,7 @@ def start(name: str, database: str, options: argparse.Namespace) -> str:
         return done.stdout
 
 
-def contest(name: str, number: int) -> None:
+def run_contestant(name: str, number: int) -> None:
     """Put ``number`` of them in, let the worker run, and print what it did in a second and what one took to put in."""
     from tests import services
 
@@ -144,7 +146,7 @@ def contest(name: str, number: int) -> None:
         for _ in range(number // 100):
             with transaction.atomic():
                 for _ in range(100):
-                    put(name, noop.noop)
+                    enqueue(name, noop.noop)
         spent = time.perf_counter() - began
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
@@ -152,7 +154,7 @@ def contest(name: str, number: int) -> None:
         connections.close_all()
         result = Path(os.environ["SIGNALBOX_BENCH_RESULT"])
         with subprocess.Popen(
-            [sys.executable, *WORKERS[name]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, *WORKER_COMMANDS[name]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as worker:
             end = time.monotonic() + 300
             while not (result.exists() and result.read_text()) and time.monotonic() < end and worker.poll() is None:
@@ -166,10 +168,10 @@ def contest(name: str, number: int) -> None:
         exporter.discard_pending()  # what waits would be written at the end of the process, to tables that are gone
         teardown_databases(old, verbosity=0)
         if name == "celery":
-            forget()
+            delete_redis_keys()
 
 
-def forget() -> None:
+def delete_redis_keys() -> None:
     """Delete what Celery keeps in Redis about this run's queue."""
     import redis
 
@@ -180,21 +182,21 @@ def forget() -> None:
             client.delete(key)
 
 
-def put(name: str, noop: Any) -> None:
+def enqueue(name: str, task: Any) -> None:
     """Enqueue one, as a site does."""
     if name == "signalbox":
         from tests.shop.models import Tag
 
         Tag(name="tag").save()
     elif name == "procrastinate":
-        noop.defer()
+        task.defer()
     elif name == "celery":
-        noop.delay()
+        task.delay()
     else:
-        noop.enqueue()
+        task.enqueue()
 
 
-def saving(rounds: int) -> None:
+def measure_save(rounds: int) -> None:
     """Print what a save costs with a durable receiver, as a ratio to the same, recorded, without."""
     import django
 
@@ -232,14 +234,14 @@ def saving(rounds: int) -> None:
             gc.collect()
             gc.disable()
             for _ in range(rounds):
-                without = timed(work, times)
+                without = time_call(work, times)
                 signalbox.receiver("post_save", sender=Item10, durable=True)(noop.noop)
-                timed(work, 1)
-                with_it = timed(work, times)
+                time_call(work, 1)
+                with_it = time_call(work, times)
                 registry.disconnect("benchmarks.peers.noop.noop")
                 signalbox.start_recording()
-                timed(work, 1)
-                after = timed(work, times)
+                time_call(work, 1)
+                after = time_call(work, times)
                 ratios.append(2 * with_it / (without + after))
             gc.enable()
             print(f"{title:28} with a durable receiver: {statistics.median(ratios):.3f} of without")
@@ -248,7 +250,7 @@ def saving(rounds: int) -> None:
         teardown_databases(old, verbosity=0)
 
 
-def timed(work: Callable[[], object], times: int) -> float:
+def time_call(work: Callable[[], object], times: int) -> float:
     """Return the seconds of one call."""
     began = time.perf_counter()
     for _ in range(times):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 APPS = 100
 RECEIVERS = 1_000
-LIMIT = 2.0
+LIMIT_SECONDS = 2.0
 
 _SETTINGS = """
 SECRET_KEY = "a benchmark's"
@@ -74,9 +74,9 @@ def everywhere(sender, **kwargs):
 
 post_save.connect(lambda sender, **kwargs: None, sender=Model2)
 """
-FAULTS = 6
+FAULTS_PER_APP = 6
 """Findings on them: shadowed, recursion, swallows, costs everybody, too early, short-lived."""
-_EXAMINE = """
+_EXAMINE_SCRIPT = """
 import time
 import django
 django.setup()
@@ -87,7 +87,7 @@ print(time.process_time() - start, len(findings))
 """
 
 
-def generate(root: Path, *, debug: bool) -> None:
+def generate_project(root: Path, *, debug: bool) -> None:
     """Write the project into ``root``."""
     (root / "settings.py").write_text(_SETTINGS.format(apps=APPS, debug=debug))
     signals = ["pre_save", "post_save", "pre_delete", "post_delete"]
@@ -114,12 +114,12 @@ def generate(root: Path, *, debug: bool) -> None:
         (app / "faults.py").write_text(f"from django.core.mail import send_mail\n{head}{_FAULTS}")
 
 
-def measure(root: Path) -> tuple[float, int]:
+def measure_examination(root: Path) -> tuple[float, int]:
     """Return the processor's seconds of one examination in a process of its own, and the number of its findings."""
     source = Path(__file__).parents[1] / "src"
     environment = {"PYTHONPATH": f"{root}:{source}", "DJANGO_SETTINGS_MODULE": "settings"}
     done = subprocess.run(  # our own interpreter and project
-        [sys.executable, "-c", _EXAMINE], cwd=root, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _EXAMINE_SCRIPT], cwd=root, env=environment, capture_output=True, text=True, check=True
     )
     seconds, findings = done.stdout.split()
     return float(seconds), int(findings)
@@ -127,16 +127,16 @@ def measure(root: Path) -> tuple[float, int]:
 
 def main() -> int:
     """Print the times; return the exit code."""
-    worst, fewest = 0.0, APPS * FAULTS
+    worst, fewest = 0.0, APPS * FAULTS_PER_APP
     for debug in (False, True):
         with tempfile.TemporaryDirectory() as directory:
             root = Path(directory)
-            generate(root, debug=debug)
-            seconds, findings = min(measure(root) for _ in range(3))
+            generate_project(root, debug=debug)
+            seconds, findings = min(measure_examination(root) for _ in range(3))
         worst, fewest = max(worst, seconds), min(fewest, findings)
         state = "on" if debug else "off"
         sys.stdout.write(f"{APPS} apps, {RECEIVERS} receivers, DEBUG {state}: {seconds:.2f} s, {findings} findings\n")
-    return int(worst > LIMIT or fewest < APPS * FAULTS)
+    return int(worst > LIMIT_SECONDS or fewest < APPS * FAULTS_PER_APP)
 
 
 if __name__ == "__main__":

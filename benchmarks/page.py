@@ -26,13 +26,15 @@ from django.conf import settings
 
 SERVER = os.environ.get("SIGNALBOX_BENCH_POSTGRES", "postgres://postgres@127.0.0.1:5432/postgres")
 NAME = "signalbox_page"
-LIMIT = 100.0
-BATCH = 500_000
+LIMIT_MS = 100.0
+BATCH_SIZE = 500_000
 
-INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = '{table}' AND indexname NOT LIKE '%_pkey'"
+SELECT_INDEXES = (
+    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = '{table}' AND indexname NOT LIKE '%_pkey'"
+)
 
 # A request of some eight events, a hundred a second; one event in ten is of a rare kind.
-EVENTS = """
+INSERT_EVENTS = """
 INSERT INTO signalbox_event (time, trace_id, span, parent, signal, sender, object_key, object_label, actor_key,
                              actor_label, database, outcome, duration, errors, data)
 SELECT :start + n * 10000,
@@ -61,7 +63,7 @@ SELECT :start + n * 10000,
                                           'place', 'shop/signals.py:12', 'us', n % 900, 'error', null)))
 FROM generate_series(:first::bigint, :last::bigint) n
 """
-TRACES = """
+INSERT_TRACES = """
 INSERT INTO signalbox_trace (trace_id, kind, name, actor_key, actor_label, time, duration, status, events, errors,
                              rolled_back, data)
 SELECT md5(t::text),
@@ -75,7 +77,7 @@ FROM generate_series(:first::bigint, :last::bigint) t
 
 # What is seldom, and slow where a page reads without bounds: an object of many events, a trace that many requests
 # share, and one event of a trace of very many, which seems to run.
-OBJECT = """
+INSERT_OBJECT_EVENTS = """
 INSERT INTO signalbox_event (time, trace_id, span, parent, signal, sender, object_key, object_label, actor_key,
                              actor_label, database, outcome, duration, errors, data)
 SELECT :start + n, md5('object' || n / 8), n, NULL, 'post_save', 'auth.Group', '4242', 'A long life', '1', 'user1',
@@ -84,26 +86,26 @@ SELECT :start + n, md5('object' || n / 8), n, NULL, 'post_save', 'auth.Group', '
                           'changes', jsonb_build_object('name', jsonb_build_array(n::text, (n + 1)::text)))
 FROM generate_series(1, :number::bigint) n
 """
-SHARED = """
+INSERT_SHARED_TRACE = """
 INSERT INTO signalbox_trace (trace_id, kind, name, actor_key, actor_label, time, duration, status, events, errors,
                              rolled_back, data)
 SELECT repeat('c', 32), 'request', 'GET /shared/' || t, '', '', :start + t, 100, '200', 1, 0, 0,
        '{"path": "/shared/", "method": "GET", "view": "shop.views.shared", "remote": "127.0.0.1"}'::jsonb
 FROM generate_series(1, :number::bigint) t
 """
-ONE = """
+INSERT_ONE_EVENT = """
 INSERT INTO signalbox_event (time, trace_id, span, parent, signal, sender, object_key, object_label, actor_key,
                              actor_label, database, outcome, duration, errors, data)
 VALUES (:start, repeat(':letter', 32), :start, NULL, 'post_save', 'shop.Model1', '1', 'One', '', '', 'default',
         'committed', 100, 0, '{}'::jsonb)
 """
-FRESH = 20_000
+RECENT_EVENTS = 20_000
 """Events that are written before pages are measured, the last of them now: as many as the strip chart reads."""
 
 
-def filled(statement: str, **given: object) -> str:
+def fill_statement(statement: str, **values: object) -> str:
     """Return a statement with its values; they are numbers of this program's own."""
-    for name, value in sorted(given.items(), reverse=True):
+    for name, value in sorted(values.items(), reverse=True):
         statement = statement.replace(f":{name}", str(value))
     return statement
 
@@ -171,19 +173,19 @@ def __getattr__(name: str) -> Any:
     return [path("admin/", admin.site.urls), path("signalbox/", include("signalbox.urls"))]
 
 
-def administer(statement: str) -> None:
+def execute_on_server(statement: str) -> None:
     """Run a statement on the server, outside of the benchmark's database."""
     with psycopg.connect(SERVER, autocommit=True) as connection:
         connection.execute(statement.encode())
 
 
-def seed(events: int) -> None:
+def create_database(events: int) -> None:
     """Make the database and fill it; indexes are made when the rows are there."""
     from django.core.management import call_command
     from django.db import connection
 
-    administer(f'DROP DATABASE IF EXISTS "{NAME}"')
-    administer(f'CREATE DATABASE "{NAME}"')
+    execute_on_server(f'DROP DATABASE IF EXISTS "{NAME}"')
+    execute_on_server(f'CREATE DATABASE "{NAME}"')
     call_command("migrate", verbosity=0)
     started = time.monotonic()
     with connection.cursor() as cursor:
@@ -191,17 +193,17 @@ def seed(events: int) -> None:
         cursor.execute("TRUNCATE signalbox_event, signalbox_trace RESTART IDENTITY")
         start = time.time_ns() // 1000 - events * 10_000
         huge = {"huge": events * 4 // 10, "huge_end": events // 2 - 1}
-        for table, statement, number in (("event", EVENTS, events), ("trace", TRACES, events // 8)):
-            cursor.execute(INDEXES.format(table=f"signalbox_{table}"))
+        for table, statement, number in (("event", INSERT_EVENTS, events), ("trace", INSERT_TRACES, events // 8)):
+            cursor.execute(SELECT_INDEXES.format(table=f"signalbox_{table}"))
             indexes = cursor.fetchall()
             for index, _ in indexes:
                 cursor.execute(f'DROP INDEX "{index}"')
-            for first in range(0, number, BATCH):
-                last = min(first + BATCH, number) - 1
-                cursor.execute(filled(statement, first=first, last=last, start=start, **huge))
+            for first in range(0, number, BATCH_SIZE):
+                last = min(first + BATCH_SIZE, number) - 1
+                cursor.execute(fill_statement(statement, first=first, last=last, start=start, **huge))
                 print(f"\r{table}s {last + 1:>11,}  {time.monotonic() - started:5.0f} s", end="", flush=True)
-            extra = OBJECT if table == "event" else SHARED
-            cursor.execute(filled(extra, start=start, number=events // (300 if table == "event" else 200)))
+            extra = INSERT_OBJECT_EVENTS if table == "event" else INSERT_SHARED_TRACE
+            cursor.execute(fill_statement(extra, start=start, number=events // (300 if table == "event" else 200)))
             cursor.execute("SET maintenance_work_mem = '512MB'")
             for _, definition in indexes:
                 cursor.execute(definition)
@@ -212,23 +214,23 @@ def seed(events: int) -> None:
         print(f"{events:,} events: {cursor.fetchone()[0]}, {time.monotonic() - started:.0f} s")
 
 
-def freshen() -> None:
+def write_recent_events() -> None:
     """Write the events of the last minutes, and one each of the shared trace and of the huge one."""
     from django.db import connection
 
     with connection.cursor() as cursor:
         cursor.execute("SELECT max(span) / 8 * 8 + 8 FROM signalbox_event WHERE span < 1000000000000")
         first = cursor.fetchone()[0]
-        last = first + FRESH - 1
+        last = first + RECENT_EVENTS - 1
         start = time.time_ns() // 1000 - last * 10_000
-        cursor.execute(filled(EVENTS, first=first, last=last, start=start, huge=-2, huge_end=-1))
-        cursor.execute(filled(TRACES, first=first // 8, last=last // 8, start=start))
+        cursor.execute(fill_statement(INSERT_EVENTS, first=first, last=last, start=start, huge=-2, huge_end=-1))
+        cursor.execute(fill_statement(INSERT_TRACES, first=first // 8, last=last // 8, start=start))
         for letter in "bc":
-            cursor.execute(filled(ONE, start=time.time_ns() // 1000, letter=letter))
+            cursor.execute(fill_statement(INSERT_ONE_EVENT, start=time.time_ns() // 1000, letter=letter))
         cursor.execute("ANALYZE signalbox_event, signalbox_trace")
 
 
-def pages() -> dict[str, str]:
+def get_page_urls() -> dict[str, str]:
     """Return what is asked for, by name; the first is what the limit is about."""
     from signalbox.models import Event, Trace
     from signalbox.queries import timeline
@@ -291,7 +293,7 @@ def pages() -> dict[str, str]:
     }
 
 
-def measure(runs: int) -> int:
+def measure_pages(runs: int) -> int:
     """Print how long each page takes; return the exit code."""
     from django.contrib.auth import get_user_model
     from django.db import connection
@@ -299,11 +301,11 @@ def measure(runs: int) -> int:
 
     user: Any = get_user_model()
     client = Client()
-    freshen()
+    write_recent_events()
     client.force_login(user.objects.filter(username="bench").first() or user.objects.create_superuser("bench"))
     first = 0.0
     print(f"{'page':<30}{'median':>9}{'p95':>9}{'longest':>9}{'queries':>9}   ms")
-    for name, address in pages().items():
+    for name, address in get_page_urls().items():
         statements: list[str] = []
 
         def count(execute: Any, sql: str, *rest: Any, statements: list[str] = statements) -> Any:
@@ -313,15 +315,15 @@ def measure(runs: int) -> int:
         with connection.execute_wrapper(count):
             answer = client.get(address)
             assert answer.status_code in (200, 204), f"{address} answered {answer.status_code}"
-        times = sorted(timed(lambda address=address: client.get(address)) for _ in range(runs))  # type: ignore[misc]
+        times = sorted(time_call_ms(lambda address=address: client.get(address)) for _ in range(runs))  # type: ignore[misc]
         p95 = times[min(len(times) - 1, len(times) * 95 // 100)]
         first = first or p95
         print(f"{name:<30}{times[len(times) // 2]:>9.1f}{p95:>9.1f}{times[-1]:>9.1f}{len(statements):>9}")
-    print(f"p95 of the first page: {first:.1f} ms; {LIMIT:.0f} ms is the limit")
-    return int(first >= LIMIT)
+    print(f"p95 of the first page: {first:.1f} ms; {LIMIT_MS:.0f} ms is the limit")
+    return int(first >= LIMIT_MS)
 
 
-def timed(call: Callable[[], object]) -> float:
+def time_call_ms(call: Callable[[], object]) -> float:
     """Return the milliseconds that ``call`` takes."""
     started = time.perf_counter()
     call()
@@ -337,12 +339,12 @@ def main() -> int:
     commands.add_parser("drop")
     options = parser.parse_args()
     if options.command == "drop":
-        administer(f'DROP DATABASE IF EXISTS "{NAME}"')
+        execute_on_server(f'DROP DATABASE IF EXISTS "{NAME}"')
         return 0
     configure()
     if options.command == "measure":
-        return measure(options.runs)
-    seed(options.events)
+        return measure_pages(options.runs)
+    create_database(options.events)
     return 0
 
 

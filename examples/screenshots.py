@@ -24,12 +24,12 @@ from tests.web import browsing  # noqa: E402 - it is found from the root
 
 WIDE = {"width": 1360, "height": 850}
 PHONE = {"width": 390, "height": 780}
-OPENED = "tour"
-CHANGED = "body"
+OPENED_TRACE = "tour"
+CHANGED_FIELD = "body"
 
 
 @contextmanager
-def demonstration() -> Iterator[str]:
+def run_demo() -> Iterator[str]:
     """Run the demo; yield the link that it ends with."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", "demo.py", "--port", "0", "--keep", folder, "--no-color"]
@@ -46,7 +46,7 @@ def demonstration() -> Iterator[str]:
                 demo.communicate()
 
 
-def photograph(page: Any, address: str, name: str, window: dict[str, int], *schemes: str) -> None:
+def take_screenshots(page: Any, address: str, name: str, window: dict[str, int], *schemes: str) -> None:
     """Take the pictures of one page."""
     page.set_viewport_size(window)
     for scheme in schemes:
@@ -54,7 +54,7 @@ def photograph(page: Any, address: str, name: str, window: dict[str, int], *sche
         page.goto(address)
         page.wait_for_load_state("networkidle") if "signalbox/map" in address else page.wait_for_timeout(900)
         if name == "timeline":
-            line = page.locator("[data-line]", has=page.locator(f".name:text-is('{OPENED}')")).first
+            line = page.locator("[data-line]", has=page.locator(f".name:text-is('{OPENED_TRACE}')")).first
             line.locator("[data-twist]").click()
             line.locator(".leaf").first.wait_for()
             page.evaluate("scrollTo(0, 0)")
@@ -64,28 +64,28 @@ def photograph(page: Any, address: str, name: str, window: dict[str, int], *sche
 
 def main() -> int:
     """Return the exit code."""
-    if reason := browsing.missing():
+    if reason := browsing.get_unavailable_reason():
         sys.stderr.write(f"There can be no pictures: {reason}.\n")
         return 1
     shutil.rmtree(IMAGES, ignore_errors=True)
     IMAGES.mkdir(parents=True)
-    with demonstration() as link, browsing.chromium() as browser:
+    with run_demo() as link, browsing.launch_chromium() as browser:
         page = browser.new_context(device_scale_factor=1.5).new_page()
         page.goto(link)
         root = page.url
-        page.goto(f"{root}?kind=command&text={OPENED}")
-        trace = page.locator("a.what", has_text=OPENED).first.get_attribute("href")
+        page.goto(f"{root}?kind=command&text={OPENED_TRACE}")
+        trace = page.locator("a.what", has_text=OPENED_TRACE).first.get_attribute("href")
         life = f"{root}object/?sender=blog.Post&key=1"
         page.goto(life)
-        step = page.locator(".step", has_text=CHANGED).first
+        step = page.locator(".step", has_text=CHANGED_FIELD).first
         change, key = step.locator(".step-event").get_attribute("href"), step.get_attribute("data-version")
         host = root.removesuffix("/signalbox/")
-        photograph(page, root, "timeline", WIDE, "light", "dark")
-        photograph(page, f"{host}{trace}", "trace", WIDE, "light", "dark")
-        photograph(page, f"{host}{change}", "event", WIDE, "light")
-        photograph(page, f"{life}&at={key}", "object", WIDE, "dark")
-        photograph(page, f"{root}map/", "map", WIDE, "light")
-        photograph(page, root, "phone", PHONE, "dark")
+        take_screenshots(page, root, "timeline", WIDE, "light", "dark")
+        take_screenshots(page, f"{host}{trace}", "trace", WIDE, "light", "dark")
+        take_screenshots(page, f"{host}{change}", "event", WIDE, "light")
+        take_screenshots(page, f"{life}&at={key}", "object", WIDE, "dark")
+        take_screenshots(page, f"{root}map/", "map", WIDE, "light")
+        take_screenshots(page, root, "phone", PHONE, "dark")
     sys.stdout.write("".join(f"{path.relative_to(ROOT)}\n" for path in sorted(IMAGES.iterdir())))
     return 0
 

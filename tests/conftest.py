@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from django.test import TransactionTestCase
 
-HERE = Path(__file__).parent
-EXACTNESS = HERE / "exactness"
+TESTS_DIR = Path(__file__).parent
+EXACTNESS_DIR = TESTS_DIR / "exactness"
 
-LONGEST = [
-    HERE / name
+SLOWEST_FILES = [
+    TESTS_DIR / name
     for name in (
         *("web/test_browser.py", "delivery/test_worker.py", "web/test_live.py", "delivery/test_engines.py"),
         *("test_example.py", "test_command.py", "delivery/test_crashes.py", "exactness/test_atomic.py"),
@@ -41,8 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    server = services.DATABASES[settings.DATABASE]
-    if server and (reason := services.missing(server)):
+    server = services.DATABASE_SERVICES[settings.DATABASE]
+    if server and (reason := services.get_unavailable_reason(server)):
         raise pytest.UsageError(f"SIGNALBOX_TEST_DB is {settings.DATABASE!r}, but there is {reason}")
 
 
@@ -51,26 +51,26 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    server = services.DATABASES[settings.DATABASE]
+    server = services.DATABASE_SERVICES[settings.DATABASE]
     for item in items:
-        if item.path.is_relative_to(EXACTNESS):
+        if item.path.is_relative_to(EXACTNESS_DIR):
             item.add_marker("every_database")
             item.add_marker("transactions")
         for name in ("postgres", "mariadb"):
             if item.get_closest_marker(name) and name != server:
                 reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"
                 item.add_marker(pytest.mark.skip(reason=reason))
-    places = {path: place for place, path in enumerate(LONGEST)}
+    places = {path: place for place, path in enumerate(SLOWEST_FILES)}
     items.sort(key=lambda item: places.get(item.path, len(places)))  # stable: within a file the order stays random
 
 
-missing = cache(services.missing)
+get_unavailable_reason = cache(services.get_unavailable_reason)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for service in ("redis", "rabbitmq"):
-        if item.get_closest_marker(service) and (reason := missing(service)):
-            if services.required():
+        if item.get_closest_marker(service) and (reason := get_unavailable_reason(service)):
+            if services.are_services_required():
                 pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
             pytest.skip(reason)
 
@@ -80,7 +80,7 @@ def django_db_modify_db_settings_parallel_suffix() -> None:
     """Leave the databases' names to tests.settings, which a test's child processes read as well."""
 
 
-def _empty_tables(test: TransactionTestCase) -> None:
+def _delete_all_rows(test: TransactionTestCase) -> None:
     from django.core.management.color import no_style
     from django.db import connections
 
@@ -104,7 +104,7 @@ def _tables_are_emptied_quickly() -> Iterator[None]:
     from django.test import TransactionTestCase
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", _empty_tables)
+        patch.setattr(TransactionTestCase, "_fixture_teardown", _delete_all_rows)
         yield
 
 

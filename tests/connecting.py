@@ -7,6 +7,6 @@ from typing import Any
 from django.db import connections
 
 
-def here() -> Any:
+def get_connection() -> Any:
     """Return the default connection as it is now: a worker that ran in this process may have thrown one away."""
     return connections["default"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from django.db.models import Model
 
 
-def recorded(sender: type[Model] | None = None, *signals: str, using: str = "default", **filters: Any) -> list[Event]:
+def get_events(sender: type[Model] | None = None, *signals: str, using: str = "default", **filters: Any) -> list[Event]:
     """Return the events of a sender, oldest first; ``signals`` leaves only these."""
     if sender is not None:
         filters["sender"] = sender._meta.label
@@ -24,25 +24,25 @@ def recorded(sender: type[Model] | None = None, *signals: str, using: str = "def
     return list(Event.objects.using(using).filter(**filters).order_by("id"))
 
 
-def newest(sender: type[Model] | None = None, *signals: str, using: str = "default", **filters: Any) -> Event:
+def get_newest_event(sender: type[Model] | None = None, *signals: str, using: str = "default", **filters: Any) -> Event:
     """Return the newest of these events."""
-    found = recorded(sender, *signals, using=using, **filters)
+    found = get_events(sender, *signals, using=using, **filters)
     assert found, f"no event of {sender} {signals} {filters}"
     return found[-1]
 
 
-def of(instance: Model, signal: str = "post_save", using: str = "default") -> Event:
+def get_object_event(instance: Model, signal: str = "post_save", using: str = "default") -> Event:
     """Return the newest event of an object."""
-    return newest(type(instance), signal, using=using, object_key=object_keys.key_to_text(instance.pk))
+    return get_newest_event(type(instance), signal, using=using, object_key=object_keys.key_to_text(instance.pk))
 
 
-def changes(instance: Model, using: str = "default") -> dict[str, Any]:
+def get_changes(instance: Model, using: str = "default") -> dict[str, Any]:
     """Return what the newest save of an object changed."""
-    found: dict[str, Any] = of(instance, using=using).data["changes"]
+    found: dict[str, Any] = get_object_event(instance, using=using).data["changes"]
     return found
 
 
-def args(sender: type[Model], signal: str, using: str = "default") -> dict[str, Any]:
+def get_args(sender: type[Model], signal: str, using: str = "default") -> dict[str, Any]:
     """Return the arguments of the newest event of a sender."""
-    found: dict[str, Any] = newest(sender, signal, using=using).data["args"]
+    found: dict[str, Any] = get_newest_event(sender, signal, using=using).data["args"]
     return found

@@ -8,14 +8,14 @@ from typing import Any
 from signalbox.models import Event, Trace, to_microseconds
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def unsaved_event(**values: Any) -> Event:
+def build_event(**values: Any) -> Event:
     at = values.pop("at", NOON)
     plain: dict[str, Any] = {
         "time": to_microseconds(at),
-        "trace_id": TRACE,
+        "trace_id": TRACE_ID,
         "span": 1,
         "parent": None,
         "signal": "post_save",
@@ -33,17 +33,17 @@ def unsaved_event(**values: Any) -> Event:
     return Event(**(plain | values))
 
 
-def event(**values: Any) -> Event:
+def create_event(**values: Any) -> Event:
     using = values.pop("using", None)
-    found = unsaved_event(**values)
+    found = build_event(**values)
     found.save(force_insert=True, using=using)
     return found
 
 
-def trace(**values: Any) -> Trace:
+def create_trace(**values: Any) -> Trace:
     at = values.pop("at", NOON)
     plain: dict[str, Any] = {
-        "trace_id": TRACE,
+        "trace_id": TRACE_ID,
         "kind": "request",
         "name": "POST /shop/",
         "actor_key": "3",

@@ -19,26 +19,26 @@ import django
 
 from tests import services
 
-WORKERS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder")
+WORKER_OPTIONS = ("-n", str(2 * (os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder")
 """Most tests wait for processes and servers more than they compute: two files at a time for each core. They begin in
 the order of tests.conftest, longest first; pytest-xdist would begin with those of the most tests."""
 
-TESTS = Path(__file__).parent
+TESTS_DIR = Path(__file__).parent
 
 VARIANTS = ("sqlitewal", "postgrespool")
 """Databases that differ from another one in how transactions come to be alone."""
 
 
-def files(markers: tuple[str, ...]) -> list[str]:
+def find_test_files(markers: tuple[str, ...]) -> list[str]:
     """Return the files with tests of any of these markers: to collect the others as well takes each worker a while."""
-    texts = {path: path.read_text() for path in sorted(TESTS.rglob("test_*.py"))}
+    texts = {path: path.read_text() for path in sorted(TESTS_DIR.rglob("test_*.py"))}
     named = [str(path) for path, text in texts.items() if any(f"mark.{marker}" in text for marker in markers)]
-    return [str(TESTS / "exactness"), *(name for name in named if "/exactness/" not in name)]  # see tests.conftest
+    return [str(TESTS_DIR / "exactness"), *(name for name in named if "/exactness/" not in name)]  # see tests.conftest
 
 
-def pytest_run(database: str, marker: str, arguments: list[str]) -> tuple[int, str]:
+def run_pytest(database: str, marker: str, arguments: list[str]) -> tuple[int, str]:
     """Run pytest on `database`, showing its output as it comes; return its exit status and its last line."""
-    command = [sys.executable, "-m", "pytest", *WORKERS, *arguments, *(["-m", marker] if marker else [])]
+    command = [sys.executable, "-m", "pytest", *WORKER_OPTIONS, *arguments, *(["-m", marker] if marker else [])]
     if sys.stdout.isatty():
         command.append("--color=yes")
     environment = {**os.environ, "SIGNALBOX_TEST_DB": database}
@@ -67,13 +67,16 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     title = f"Python {platform.python_version()}, Django {django.get_version()}"
     summary, failed = [], False
-    chosen = os.environ.get("SIGNALBOX_TEST_DATABASES", "").split() or list(services.DATABASES)
+    chosen = os.environ.get("SIGNALBOX_TEST_DATABASES", "").split() or list(services.DATABASE_SERVICES)
     for database in chosen:
-        server = services.DATABASES[database]
+        server = services.DATABASE_SERVICES[database]
         print(f"\n{title}: {database}", flush=True)
         started = monotonic()
-        if server and (reason := services.missing(server)):
-            status, line = int(services.required()), f"{'FAILED' if services.required() else 'skipped'}: {reason}"
+        if server and (reason := services.get_unavailable_reason(server)):
+            status, line = (
+                int(services.are_services_required()),
+                f"{'FAILED' if services.are_services_required() else 'skipped'}: {reason}",
+            )
             print(line, flush=True)
         else:
             marker, places = options.marker, []
@@ -82,8 +85,8 @@ def main() -> int:
                 concerned = " or ".join(markers)
                 marker = f"({marker}) and ({concerned})" if marker else concerned
                 if not any(Path(word.partition("::")[0]).exists() for word in arguments):
-                    places = files(markers)
-            status, line = pytest_run(database, marker, [*arguments, *places])
+                    places = find_test_files(markers)
+            status, line = run_pytest(database, marker, [*arguments, *places])
         failed |= status != 0
         summary.append(f"{database:<13} {monotonic() - started:6.1f} s  {line}")
     print(f"\n{title}: {'FAILED' if failed else 'passed'}", *summary, sep="\n", flush=True)

@@ -13,10 +13,10 @@ ADDRESSES = {
     "redis": os.environ.get("SIGNALBOX_TEST_REDIS", "redis://127.0.0.1:6379/0"),
     "rabbitmq": os.environ.get("SIGNALBOX_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//"),
 }
-PORTS = {"postgres": 5432, "mariadb": 3306, "redis": 6379, "rabbitmq": 5672}
+DEFAULT_PORTS = {"postgres": 5432, "mariadb": 3306, "redis": 6379, "rabbitmq": 5672}
 
 # The server behind each value of SIGNALBOX_TEST_DB; None is a file.
-DATABASES: dict[str, str | None] = {
+DATABASE_SERVICES: dict[str, str | None] = {
     "sqlite": None,
     "sqlitewal": None,
     "postgres": "postgres",
@@ -25,17 +25,17 @@ DATABASES: dict[str, str | None] = {
 }
 
 
-def required() -> bool:
+def are_services_required() -> bool:
     """Whether a missing service is a failure, as in CI, and not a reason to skip."""
     return os.environ.get("SIGNALBOX_REQUIRE_SERVICES", "") not in ("", "0")
 
 
-def missing(service: str) -> str | None:
+def get_unavailable_reason(service: str) -> str | None:
     """Say why `service` can't be used, with the remedy; None if it answers."""
     if service == "mariadb" and find_spec("MySQLdb") is None:
         return "no mysqlclient to reach mariadb with: install libmariadb-dev and pkg-config, and run make again"
     address = urlsplit(ADDRESSES[service])
-    host, port = address.hostname or "127.0.0.1", address.port or PORTS[service]
+    host, port = address.hostname or "127.0.0.1", address.port or DEFAULT_PORTS[service]
     try:
         socket.create_connection((host, port), timeout=3).close()
     except OSError as error:

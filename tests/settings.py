@@ -11,19 +11,19 @@ from urllib.parse import unquote, urlsplit
 from tests import services
 
 DATABASE = os.environ.get("SIGNALBOX_TEST_DB", "sqlite")
-if DATABASE not in services.DATABASES:
-    raise ValueError(f"SIGNALBOX_TEST_DB is {DATABASE!r}, expected one of {', '.join(services.DATABASES)}")
+if DATABASE not in services.DATABASE_SERVICES:
+    raise ValueError(f"SIGNALBOX_TEST_DB is {DATABASE!r}, expected one of {', '.join(services.DATABASE_SERVICES)}")
 
 # Two runs on one machine must not meet, while the processes that a test starts must find its databases:
 # the first process names the run, its children inherit the name.
 # Workers of pytest-xdist share a run, and a worker's children its worker.
-RUN = os.environ.setdefault("SIGNALBOX_TEST_RUN", str(os.getpid())) + os.environ.get("PYTEST_XDIST_WORKER", "")
+RUN_ID = os.environ.setdefault("SIGNALBOX_TEST_RUN", str(os.getpid())) + os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
-def database(alias: str) -> dict[str, Any]:
+def build_database_settings(alias: str) -> dict[str, Any]:
     """Return Django's settings of one database; its name and the name under test are the same, for child processes."""
-    name = f"signalbox_{RUN}_{DATABASE}_{alias}"
-    server = services.DATABASES[DATABASE]
+    name = f"signalbox_{RUN_ID}_{DATABASE}_{alias}"
+    server = services.DATABASE_SERVICES[DATABASE]
     if server is None:
         # A file: threads and processes can't share a database in memory.
         name = str(Path(tempfile.gettempdir(), f"{name}.sqlite3"))
@@ -51,7 +51,7 @@ def database(alias: str) -> dict[str, Any]:
     }
 
 
-DATABASES = {"default": database("default"), "other": database("other")}
+DATABASES = {"default": build_database_settings("default"), "other": build_database_settings("other")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 SECRET_KEY = "not-a-secret"
@@ -61,7 +61,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
-MEDIA_ROOT = str(Path(tempfile.gettempdir(), f"signalbox_{RUN}_media"))
+MEDIA_ROOT = str(Path(tempfile.gettempdir(), f"signalbox_{RUN_ID}_media"))
 ROOT_URLCONF = "tests.urls"
 LOGIN_URL = "admin:login"
 # Hashing slowly on purpose is for real passwords.

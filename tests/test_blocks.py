@@ -14,7 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from signalbox.instrumentation import autocommit
 from signalbox.models import Event
-from tests.connecting import here
+from tests.connecting import get_connection
 from tests.shop.models import Tag, Uniq
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def loose() -> Iterator[Any]:
     """A connection of its own to the database under test."""
-    made = here().copy("loose")
+    made = get_connection().copy("loose")
     connections["loose"] = made
     try:
         yield made
@@ -125,7 +125,7 @@ def test_a_save_in_autocommit_takes_two_messages_and_no_more(sent: list[str]) ->
     first, second = sent
     assert first.startswith("BEGIN; UPDATE ")
     assert second.endswith("; COMMIT")
-    assert idle(here())
+    assert idle(get_connection())
     assert 2 == Event.objects.filter(signal="post_save", outcome="committed").count()
 
 
@@ -138,7 +138,7 @@ def test_an_applications_wrapper_sees_its_own_statement() -> None:
         seen.append(sql)
         return execute(sql, params, many, context)
 
-    with here().execute_wrapper(wrapper):
+    with get_connection().execute_wrapper(wrapper):
         tag = Tag.objects.create(name="first")
     assert 1 == len(seen)
     assert seen[0].startswith("INSERT ")
@@ -153,17 +153,17 @@ def test_a_transaction_begins_once_where_an_applications_wrapper_asks_something_
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         if not asked:
             asked.append(None)
-            with here().cursor() as cursor:
+            with get_connection().cursor() as cursor:
                 cursor.execute("SELECT 17")
                 asked.append(cursor.fetchone())
         return execute(sql, params, many, context)
 
-    with here().execute_wrapper(wrapper):
+    with get_connection().execute_wrapper(wrapper):
         tag = Tag.objects.create(name="first")
     assert [None, (17,)] == asked
     assert ["BEGIN; SELECT 17"] == [text for text in sent if "BEGIN" in text]
     assert tag.pk
-    assert idle(here())
+    assert idle(get_connection())
 
 
 @pytest.mark.postgres
@@ -172,7 +172,7 @@ def test_a_statement_that_is_refused_leaves_nothing_open() -> None:
     Uniq.objects.create(k="taken")
     with pytest.raises(IntegrityError):
         Uniq.objects.create(k="taken")
-    assert idle(here())
+    assert idle(get_connection())
     Uniq.objects.create(k="free")
     assert 2 == Uniq.objects.count() == Event.objects.filter(signal="post_save", outcome="committed").count()
 
@@ -184,10 +184,10 @@ def test_a_block_in_which_nothing_is_sent_begins_nothing(sent: list[str]) -> Non
     sent.clear()
     assert 0 == Tag.objects.filter(pk__in=[]).update(name="nobody")
     assert [] == sent
-    with autocommit.ImplicitTransaction(here()):
+    with autocommit.ImplicitTransaction(get_connection()):
         pass
     assert [] == sent
-    assert idle(here())
+    assert idle(get_connection())
 
 
 @pytest.mark.postgres
@@ -200,10 +200,10 @@ def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first:
 
     def work() -> None:
         if first == "named":
-            with here().chunked_cursor() as chunked:
+            with get_connection().chunked_cursor() as chunked:
                 chunked.execute("SELECT 1")
                 assert (1,) == chunked.fetchone()
-        with transaction.atomic() if first == "savepoint" else nullcontext(), here().cursor() as cursor:
+        with transaction.atomic() if first == "savepoint" else nullcontext(), get_connection().cursor() as cursor:
             if first == "many":
                 cursor.executemany(insert, [("a",), ("b",)])
             elif first == "composed":
@@ -212,17 +212,17 @@ def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first:
                 cursor.execute(insert, ["a"])
 
     def fail() -> None:
-        with autocommit.ImplicitTransaction(here()):
+        with autocommit.ImplicitTransaction(get_connection()):
             work()
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert idle(here())
+    assert idle(get_connection())
     assert not Uniq.objects.exists(), "it was in a transaction"
-    with autocommit.ImplicitTransaction(here()):
+    with autocommit.ImplicitTransaction(get_connection()):
         work()
-    assert idle(here())
+    assert idle(get_connection())
     assert Uniq.objects.exists()
 
 
@@ -261,7 +261,7 @@ def test_parameters_that_the_server_binds_go_without_a_begin_in_their_message(lo
 
 
 def _sent_to_mariadb() -> dict[str, int]:
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         cursor.execute("SHOW SESSION STATUS WHERE Variable_name IN ('Com_begin', 'Com_commit', 'Com_set_option')")
         return {name: int(value) for name, value in cursor.fetchall()}
 

@@ -13,7 +13,7 @@ from signalbox.core import tracing
 from signalbox.core.event import PendingEvent
 from signalbox.models import Event
 from signalbox.pipeline import unit_of_work
-from tests.connecting import here
+from tests.connecting import get_connection
 from tests.shop.fields import Money
 from tests.shop.models import Note, Tag
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def own() -> unit_of_work.UnitOfWork:
-    here().ensure_connection()
-    found = unit_of_work.get_unit_of_work(here())
+    get_connection().ensure_connection()
+    found = unit_of_work.get_unit_of_work(get_connection())
     assert found is not None
     return found
 
@@ -38,7 +38,7 @@ def labels(drafts: list[PendingEvent]) -> list[str]:
 
 
 def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
-    fresh = here().copy()
+    fresh = get_connection().copy()
     assert unit_of_work.get_unit_of_work(fresh) is None
     fresh.ensure_connection()
     assert unit_of_work.get_unit_of_work(fresh) is not None
@@ -47,11 +47,11 @@ def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
 
 def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> None:
     own().events.append(draft("left over"))
-    seam = here().__dict__["_commit"]
-    here().close()
+    seam = get_connection().__dict__["_commit"]
+    get_connection().close()
     own().clear()
     assert [] == own().events
-    assert seam is here().__dict__["_commit"]
+    assert seam is get_connection().__dict__["_commit"]
 
 
 def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> None:

@@ -28,7 +28,7 @@ import signalbox
 from signalbox.instrumentation import bulk
 from signalbox.models import Event
 from signalbox.serialization.redaction import REDACTED
-from tests.events import args, changes, newest, of, recorded
+from tests.events import get_args, get_changes, get_newest_event, get_object_event, get_events
 from tests.shop.fields import Money
 from tests.shop.models import (
     Big,
@@ -62,7 +62,7 @@ def told(model: type[models.Model]) -> list[tuple[str, int, Any]]:
     """Signal, count and keys of a model's bulk events."""
     return [
         (event.signal, event.data["args"]["count"], event.data["args"]["keys"])
-        for event in recorded(model, *OPERATIONS)
+        for event in get_events(model, *OPERATIONS)
     ]
 
 
@@ -86,7 +86,7 @@ def bare(action: Callable[[], Any]) -> Any:
 def test_an_update_tells_its_values_how_many_rows_and_which() -> None:
     one, two, _ = tags("a", "b", "c")
     assert 2 == Tag.objects.filter(name__in=["a", "b"]).update(name="z")
-    event = newest(Tag, "update")
+    event = get_newest_event(Tag, "update")
     assert ("committed", "default", "") == (event.outcome, event.database, event.object_key)
     told_args = event.data["args"]
     assert (2, {"name": "z"}) == (told_args["count"], told_args["values"])
@@ -97,7 +97,7 @@ def test_an_update_costs_no_statement_more(django_assert_num_queries: DjangoAsse
     tags("a", "b")
     with django_assert_num_queries(1):
         Tag.objects.update(name="z")
-    assert 2 == newest(Tag, "update").data["args"]["count"]
+    assert 2 == get_newest_event(Tag, "update").data["args"]["count"]
 
 
 def test_what_recording_looks_up_itself_is_no_statement_of_the_application(
@@ -111,7 +111,7 @@ def test_what_recording_looks_up_itself_is_no_statement_of_the_application(
     some[1].pk = some[0].pk + 1000
     with django_assert_num_queries(1):
         Tag.objects.bulk_update(some, ["name"])
-    assert [str(place.pk)] == [str(key) for key in newest(Restaurant, "update").data["args"]["keys"]]
+    assert [str(place.pk)] == [str(key) for key in get_newest_event(Restaurant, "update").data["args"]["keys"]]
 
 
 def test_an_update_of_nothing_is_no_news() -> None:
@@ -126,7 +126,7 @@ def test_an_updates_expressions_are_told_by_what_they_are_made_of() -> None:
     Order.objects.update(
         total=F("total") * 2, status=Case(When(number="A-1", then=Value("paid")), default=Value("open"))
     )
-    values = args(Order, "update")["values"]
+    values = get_args(Order, "update")["values"]
     assert {"expression": "F(total) * Value(2)"} == values["total"]
     assert {"expression": "Case(When(number='A-1', Value('paid')), Value('open'))"} == values["status"]
     order.refresh_from_db()
@@ -135,11 +135,11 @@ def test_an_updates_expressions_are_told_by_what_they_are_made_of() -> None:
 
 def test_an_update_tells_values_as_a_save_does() -> None:
     def told_by_save(one: models.Model, name: str) -> tuple[Any, Any]:
-        data = of(one).data
+        data = get_object_event(one).data
         return data["row"][name], data.get("labels", {}).get(name)
 
     def told_by_update(model: type[models.Model], name: str) -> tuple[Any, Any]:
-        told_args = args(model, "update")
+        told_args = get_args(model, "update")
         return told_args["values"][name], told_args.get("labels", {}).get(name)
 
     moment = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -162,13 +162,13 @@ def test_an_update_tells_values_as_a_save_does() -> None:
     Order.objects.update(status=Order.Status.PAID)
     assert ("paid", {"paid": "Paid"}) == told_by_save(order, "status") == told_by_update(Order, "status")
     Item10.objects.update(count="72")
-    assert 72 == args(Item10, "update")["values"]["count"]
+    assert 72 == get_args(Item10, "update")["values"]["count"]
 
 
 def test_an_updates_secrets_are_not_told() -> None:
     Customer.objects.create(name="Ada", api_token="hush-1")
     Customer.objects.update(api_token="hush-2")
-    assert REDACTED == args(Customer, "update")["values"]["api_token"]
+    assert REDACTED == get_args(Customer, "update")["values"]["api_token"]
 
 
 def test_an_update_tells_a_foreign_key_under_its_fields_name_however_it_was_given() -> None:
@@ -176,7 +176,7 @@ def test_an_update_tells_a_foreign_key_under_its_fields_name_however_it_was_give
     Order.objects.create(number="A-1")
     for values in ({"customer": ada}, {"customer": ada.pk}, {"customer_id": ada.pk}):
         Order.objects.update(**values)
-        assert {"customer": ada.pk} == args(Order, "update")["values"]
+        assert {"customer": ada.pk} == get_args(Order, "update")["values"]
 
 
 def test_an_update_across_relations_ordered_or_distinct_tells_the_same_rows() -> None:
@@ -198,7 +198,7 @@ def test_an_update_across_relations_ordered_or_distinct_tells_the_same_rows() ->
     ]
     for number, queryset in enumerate(found):
         assert 1 == queryset.update(note=str(number))
-        assert [order.pk] == args(Order, "update")["keys"]
+        assert [order.pk] == get_args(Order, "update")["keys"]
     assert len(found) == len(told(Order))
 
 
@@ -234,7 +234,7 @@ def test_an_update_of_a_parents_field_tells_the_childs_keys() -> None:
     lion, crown = Restaurant.objects.create(name="Lion", stars=1), Restaurant.objects.create(name="Crown", stars=2)
     Restaurant.objects.create(name="Swan", stars=3)
     assert 2 == Restaurant.objects.filter(stars__lt=3).update(name="Inn", stars=0)
-    told_args = args(Restaurant, "update")
+    told_args = get_args(Restaurant, "update")
     assert (2, {"name": "Inn", "stars": 0}) == (told_args["count"], told_args["values"])
     assert sorted([lion.pk, crown.pk]) == sorted(told_args["keys"])
     assert 2 == Restaurant.objects.filter(stars=0).update(name="Pub")
@@ -247,7 +247,7 @@ def test_what_an_update_did_to_a_loaded_object_is_known_once_it_is_refreshed() -
     tag.refresh_from_db()
     tag.name = "c"
     tag.save()
-    assert {"name": ["b", "c"]} == changes(tag)
+    assert {"name": ["b", "c"]} == get_changes(tag)
 
 
 def test_more_keys_than_ten_thousand_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_more_keys_than_ten_thousand_are_counted(monkeypatch: pytest.MonkeyPatch
         lambda: Tag.objects.all()._raw_delete("default"),
     ):
         operation()
-        told_args = newest(Tag, *OPERATIONS).data["args"]
+        told_args = get_newest_event(Tag, *OPERATIONS).data["args"]
         assert (5, 2, 3) == (told_args["count"], len(told_args["keys"]), told_args["keys_left_out"])
 
 
@@ -280,7 +280,7 @@ def test_what_was_bulk_created_is_known() -> None:
     [tag] = Tag.objects.bulk_create([Tag(name="a")])
     tag.name = "b"
     tag.save()
-    assert {"name": ["a", "b"]} == changes(tag)
+    assert {"name": ["a", "b"]} == get_changes(tag)
 
 
 def test_bulk_creation_answers_what_django_answers() -> None:
@@ -305,7 +305,7 @@ def test_bulk_creation_that_ignores_conflicts_tells_only_what_went_in() -> None:
     assert [] == told(Word)
     answer = Word.objects.bulk_create([Word(text="old"), Word(text="new")], ignore_conflicts=True)
     assert [("bulk_create", 1, ["new"])] == told(Word)
-    assert args(Word, "bulk_create")["ignore_conflicts"]
+    assert get_args(Word, "bulk_create")["ignore_conflicts"]
     assert ["old", "new"] == [word.text for word in answer]
     document = Document.objects.create(title="old")
     twin = Document(pk=document.pk, title="twin")
@@ -328,12 +328,12 @@ def test_bulk_creation_that_updates_conflicts_is_marked_and_claims_nothing() -> 
     Word.objects.create(text="old", meaning="before")
     word = Word(text="old", meaning="after")
     Word.objects.bulk_create([word, Word(text="new")], update_conflicts=True, update_fields=["meaning"], **unique)
-    told_args = args(Word, "bulk_create")
+    told_args = get_args(Word, "bulk_create")
     assert (True, 2, ["old", "new"]) == (told_args["update_conflicts"], told_args["count"], told_args["keys"])
     assert "after" == Word.objects.get(text="old").meaning
     word.meaning = "later"
     word.save()
-    assert {"meaning": ["later"]} == changes(word)
+    assert {"meaning": ["later"]} == get_changes(word)
 
 
 def test_a_bulk_creation_that_fails_fails_as_ever_and_is_not_told() -> None:
@@ -356,10 +356,10 @@ def test_a_bulk_update_is_one_event_with_its_fields_and_keys() -> None:
         tag.name += "!"
     assert 2 == Tag.objects.bulk_update(made, ["name"])
     assert [("bulk_update", 2, [tag.pk for tag in made])] == told(Tag)
-    assert ["name"] == args(Tag, "bulk_update")["fields"]
+    assert ["name"] == get_args(Tag, "bulk_update")["fields"]
     made[0].name = "z"
     made[0].save()
-    assert {"name": ["a!", "z"]} == changes(made[0])
+    assert {"name": ["a!", "z"]} == get_changes(made[0])
 
 
 def test_a_bulk_update_leaves_what_is_known_of_other_fields() -> None:
@@ -367,8 +367,8 @@ def test_a_bulk_update_leaves_what_is_known_of_other_fields() -> None:
     order.note, order.number = "stale", "A-2"
     Order.objects.bulk_update([order], ["number"])
     order.save()
-    assert ["fresh", "stale"] == changes(order)["note"]
-    assert "number" not in changes(order)
+    assert ["fresh", "stale"] == get_changes(order)["note"]
+    assert "number" not in get_changes(order)
 
 
 def test_a_bulk_update_tells_only_of_rows_that_are_there() -> None:
@@ -403,7 +403,7 @@ def test_a_fast_delete_is_one_event_and_one_statement(django_assert_num_queries:
     keys = [line.pk for line in OrderLine.objects.bulk_create([OrderLine(order=order, sku=sku) for sku in "ab"])]
     with django_assert_num_queries(1):
         assert (2, {"shop.OrderLine": 2}) == OrderLine.objects.filter(sku__in="ab").delete()
-    [event] = recorded(OrderLine, "bulk_delete", "post_delete")
+    [event] = get_events(OrderLine, "bulk_delete", "post_delete")
     assert ("bulk_delete", 2) == (event.signal, event.data["args"]["count"])
     assert sorted(keys) == sorted(event.data["args"]["keys"])
 
@@ -438,8 +438,8 @@ def test_a_cascade_tells_of_each_table_it_goes_through() -> None:
     key = order.pk
     order.delete()
     assert [("bulk_delete", 1, [line.pk])] == told(OrderLine)
-    assert 1 == len(recorded(Order, "post_delete", object_key=str(key)))
-    assert "bulk_delete" == newest(Order.tags.through, "bulk_delete").signal
+    assert 1 == len(get_events(Order, "post_delete", object_key=str(key)))
+    assert "bulk_delete" == get_newest_event(Order.tags.through, "bulk_delete").signal
 
 
 def test_a_deletes_set_null_is_told_as_an_update() -> None:
@@ -447,7 +447,7 @@ def test_a_deletes_set_null_is_told_as_an_update() -> None:
     order = Order.objects.create(number="A-1", customer=customer)
     customer.delete()
     assert [("update", 1, [order.pk])] == told(Order)
-    assert {"customer": None} == args(Order, "update")["values"]
+    assert {"customer": None} == get_args(Order, "update")["values"]
 
 
 def test_an_update_batch_is_told() -> None:
@@ -464,7 +464,7 @@ def test_one_object_that_nothing_points_at_is_a_delete_and_no_bulk_operation() -
     line = OrderLine.objects.create(order=order, sku="a")
     assert Collector(using="default").can_fast_delete(line)
     line.delete()
-    assert ["post_delete"] == [event.signal for event in recorded(OrderLine, "post_delete", "bulk_delete")]
+    assert ["post_delete"] == [event.signal for event in get_events(OrderLine, "post_delete", "bulk_delete")]
 
 
 # ------------------------------------------------------------------ what calls them
@@ -473,12 +473,12 @@ def test_one_object_that_nothing_points_at_is_a_delete_and_no_bulk_operation() -
 def test_get_or_create_and_update_or_create_are_saves() -> None:
     tag, made = Tag.objects.get_or_create(name="a")
     assert made
-    assert of(tag).data["args"]["created"]
+    assert get_object_event(tag).data["args"]["created"]
     assert (tag, False) == Tag.objects.get_or_create(name="a")
     order, _ = Order.objects.update_or_create(number="A-1", defaults={"note": "fresh"})
     order, made = Order.objects.update_or_create(number="A-1", defaults={"note": "stale"})
     assert not made
-    assert ["fresh", "stale"] == changes(order)["note"]
+    assert ["fresh", "stale"] == get_changes(order)["note"]
     assert [] == told(Order)
 
 
@@ -494,7 +494,7 @@ def test_the_asynchronous_twins_are_told_as_well() -> None:
 
     async_to_sync(everything)()
     assert ["bulk_create", "update", "bulk_update"] == [signal for signal, *_ in told(Tag)]
-    assert [True, False] == [event.data["args"]["created"] for event in recorded(Tag, "post_save")]
+    assert [True, False] == [event.data["args"]["created"] for event in get_events(Tag, "post_save")]
 
 
 def test_a_related_managers_bulk_calls_are_updates_of_the_other_side() -> None:
@@ -504,7 +504,9 @@ def test_a_related_managers_bulk_calls_are_updates_of_the_other_side() -> None:
     customer.orders.remove(one)
     customer.orders.set([one])
     customer.orders.clear()
-    found = [(event.data["args"]["values"], sorted(event.data["args"]["keys"])) for event in recorded(Order, "update")]
+    found = [
+        (event.data["args"]["values"], sorted(event.data["args"]["keys"])) for event in get_events(Order, "update")
+    ]
     here: dict[str, Any] = {"customer": customer.pk}
     nowhere: dict[str, Any] = {"customer": None}
     assert [
@@ -528,12 +530,12 @@ def test_a_generic_relations_calls_are_told() -> None:
     place = Place.objects.create(name="Inn")
     label = Tagged.objects.create(content_type=ContentType.objects.get_for_model(order), object_key=order.pk, word="x")
     place.labels.add(label)
-    assert {"content_type": content_type.pk, "object_key": place.pk} == args(Tagged, "update")["values"]
+    assert {"content_type": content_type.pk, "object_key": place.pk} == get_args(Tagged, "update")["values"]
     place.labels.clear()
-    assert 1 == len(recorded(Tagged, "bulk_delete", "post_delete"))
+    assert 1 == len(get_events(Tagged, "bulk_delete", "post_delete"))
     place.labels.create(word="y")
     place.delete()
-    assert 2 == len(recorded(Tagged, "bulk_delete", "post_delete"))
+    assert 2 == len(get_events(Tagged, "bulk_delete", "post_delete"))
 
 
 def test_what_receivers_do_in_bulk_while_a_manager_works_is_told() -> None:
@@ -549,9 +551,9 @@ def test_what_receivers_do_in_bulk_while_a_manager_works_is_told() -> None:
         order.tags.add(*tags("a"))
     finally:
         m2m_changed.disconnect(recompute, sender=Order.tags.through)
-    event = newest(Order, "update")
+    event = get_newest_event(Order, "update")
     assert {"note": "tagged"} == event.data["args"]["values"]
-    assert newest(Order.tags.through, "m2m_changed").span == event.parent
+    assert get_newest_event(Order.tags.through, "m2m_changed").span == event.parent
     assert 1 == len(told(OrderLine))
 
 
@@ -609,7 +611,7 @@ def test_rows_tell_of_each_row_what_changed() -> None:
         ("bulk_delete", str(two.pk), {"id": two.pk, "name": "z"}, None),
     ] == [
         (event.signal, event.object_key, event.data.get("row"), event.data.get("changes"))
-        for event in recorded(Tag, *OPERATIONS)
+        for event in get_events(Tag, *OPERATIONS)
     ]
 
 
@@ -617,18 +619,18 @@ def test_rows_tell_of_each_row_what_changed() -> None:
 def test_rows_tell_what_an_expression_made() -> None:
     order = Order.objects.create(number="A-1", total=Decimal(1))
     Order.objects.filter(customer__name=None).order_by("customer__name").update(total=F("total") + 1, customer=None)
-    assert {"total": ["1.00", "2.00"]} == newest(Order, "update", object_key=str(order.pk)).data["changes"]
+    assert {"total": ["1.00", "2.00"]} == get_newest_event(Order, "update", object_key=str(order.pk)).data["changes"]
 
 
 @pytest.mark.usefixtures("rows")
 def test_rows_that_went_in_while_conflicts_were_ignored_are_told_whole() -> None:
     Word.objects.create(text="old")
     Word.objects.bulk_create([Word(text="old", meaning="x"), Word(text="new", meaning="y")], ignore_conflicts=True)
-    [event] = recorded(Word, "bulk_create")
+    [event] = get_events(Word, "bulk_create")
     assert ("new", {"text": "new", "meaning": "y"}) == (event.object_key, event.data["row"])
     Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")], ignore_conflicts=True)
     assert [(str(tag.pk), {"id": tag.pk, "name": tag.name}) for tag in Tag.objects.order_by("pk")] == [
-        (event.object_key, event.data["row"]) for event in recorded(Tag, "bulk_create")
+        (event.object_key, event.data["row"]) for event in get_events(Tag, "bulk_create")
     ]
 
 
@@ -638,32 +640,32 @@ def test_rows_of_an_update_batch_are_told_each() -> None:
     values: dict[str, Any] = {"note": "z"}
     models.sql.UpdateQuery(Order).update_batch([order.pk for order in orders], values, "default")
     assert [(str(order.pk), {"note": [order.number, "z"]}) for order in orders] == [
-        (event.object_key, event.data["changes"]) for event in recorded(Order, "update")
+        (event.object_key, event.data["changes"]) for event in get_events(Order, "update")
     ]
 
 
 @pytest.mark.usefixtures("rows")
 def test_rows_that_even_the_base_manager_hides_are_told() -> None:
     one, two = Paper.objects.create(title="a"), Paper.objects.create(title="b")
-    assert 2 == Paper.objects.update(put_away=True)
-    assert [{"put_away": [False, True]}] * 2 == [event.data["changes"] for event in recorded(Paper, "update")]
-    assert 2 == Paper.every.update(title="c")
-    assert {"title": ["b", "c"]} == newest(Paper, "update").data["changes"]
+    assert 2 == Paper.objects.update(archived=True)
+    assert [{"archived": [False, True]}] * 2 == [event.data["changes"] for event in get_events(Paper, "update")]
+    assert 2 == Paper.all_objects.update(title="c")
+    assert {"title": ["b", "c"]} == get_newest_event(Paper, "update").data["changes"]
     values: dict[str, Any] = {"title": "d"}
     models.sql.UpdateQuery(Paper).update_batch([one.pk], values, "default")
-    assert {"title": ["c", "d"]} == newest(Paper, "update").data["changes"]
+    assert {"title": ["c", "d"]} == get_newest_event(Paper, "update").data["changes"]
     two.title = "e"
-    Paper.every.bulk_update([two, two], ["title"])
-    assert {"title": ["b", "e"]} == newest(Paper, "bulk_update", object_key=str(two.pk)).data["changes"]
+    Paper.all_objects.bulk_update([two, two], ["title"])
+    assert {"title": ["b", "e"]} == get_newest_event(Paper, "bulk_update", object_key=str(two.pk)).data["changes"]
 
 
 @pytest.mark.usefixtures("rows")
 def test_rows_of_a_child_are_told_with_its_parents_fields_where_they_are_known() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=1)
     Restaurant.objects.update(name="Inn", stars=2)
-    assert {"name": ["Lion", "Inn"], "stars": [1, 2]} == newest(Restaurant, "update").data["changes"]
+    assert {"name": ["Lion", "Inn"], "stars": [1, 2]} == get_newest_event(Restaurant, "update").data["changes"]
     Restaurant.objects.all()._raw_delete("default")
-    event = newest(Restaurant, "bulk_delete")
+    event = get_newest_event(Restaurant, "bulk_delete")
     assert (str(lion.pk), {"place_ptr": lion.pk, "stars": 2}) == (event.object_key, event.data["row"])
 
 
@@ -672,7 +674,7 @@ def test_rows_rolled_back_are_not_there() -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")])
         raise ZeroDivisionError
-    assert [] == recorded(Tag, *OPERATIONS)
+    assert [] == get_events(Tag, *OPERATIONS)
 
 
 @pytest.mark.usefixtures("rows")
@@ -686,7 +688,7 @@ def test_off_tells_nothing_and_leaves_django_as_it_is() -> None:
         Tag.objects.bulk_create([Tag(name="a")])
         Tag.objects.update(name="b")
         Tag.objects.all()._raw_delete("default")
-        assert [] == recorded(Tag, *OPERATIONS)
+        assert [] == get_events(Tag, *OPERATIONS)
         assert "django.db.models.query" == QuerySet.update.__code__.co_filename.replace("/", ".")[-25:-3]
 
 
@@ -781,7 +783,7 @@ def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str, mode: st
         else:
             Tag.objects.all()._raw_delete("default")
     assert 1 == len(refused)
-    assert 1 == len(recorded(Tag, "update", "bulk_delete"))
+    assert 1 == len(get_events(Tag, "update", "bulk_delete"))
 
 
 @pytest.mark.parametrize("size", [None, 1])

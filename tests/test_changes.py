@@ -24,7 +24,7 @@ from signalbox.instrumentation import model_metadata
 from signalbox.serialization import encoder
 from signalbox.serialization.diff import FieldSet, RowChange, build_row, describe, diff, get_choice_labels, is_equal
 from signalbox.serialization.redaction import REDACTED, Redactor
-from tests.events import changes, newest, of, recorded
+from tests.events import get_changes, get_newest_event, get_object_event, get_events
 from tests.shop.fields import Money
 from tests.shop.models import Attachment, Big, Customer, Enrolment, Item10, Measure, Note, Order, OrderLine, Person, Tag
 
@@ -163,7 +163,7 @@ def test_ten_fields_are_told_in_json() -> None:
         moment=moment,
         data={"a": [1]},
     )
-    told = of(item).data["row"]
+    told = get_object_event(item).data["row"]
     assert {
         "id": item.pk,
         "name": "Käse",
@@ -183,17 +183,17 @@ def test_texts_assigned_for_other_types_are_no_changes() -> None:
     item = Item10.objects.create(count=72, price=Decimal("9.90"), day=dt.date(2024, 2, 29), weight=0.5)
     item.count, item.price, item.day, item.weight = "72", "9.90", "2024-02-29", "0.5"
     item.save()
-    assert {} == changes(item)
+    assert {} == get_changes(item)
     item.count = "73"
     item.save()
-    assert ["count"] == list(changes(item))
+    assert ["count"] == list(get_changes(item))
 
 
 @everywhere
 def test_a_save_that_changes_nothing_is_an_event_without_changes() -> None:
     tag = Tag.objects.create(name="steam")
     tag.save()
-    event = of(tag)
+    event = get_object_event(tag)
     assert ({}, False) == (event.data["changes"], event.data["args"]["created"])
 
 
@@ -210,18 +210,18 @@ def test_the_audit_preset_drops_a_save_that_changes_nothing() -> None:
     tag.save()
     tag.name = "diesel"
     tag.save()
-    assert [True, False] == [event.data["args"]["created"] for event in recorded(Tag, "post_save")]
+    assert [True, False] == [event.data["args"]["created"] for event in get_events(Tag, "post_save")]
 
 
 @everywhere
 def test_a_generated_column_is_told_as_the_database_computed_it_or_not_at_all() -> None:
     measure = Measure.objects.create(width=6, height=7)
     if connection.features.can_return_columns_from_insert:
-        assert 42 == of(measure).data["row"]["area"]
+        assert 42 == get_object_event(measure).data["row"]["area"]
     measure = Measure.objects.get(pk=measure.pk)
     measure.width = 7
     measure.save()
-    told = changes(measure)
+    told = get_changes(measure)
     assert [6, 7] == told["width"]
     if django.VERSION >= (6, 0) and connection.features.can_return_rows_from_update:
         assert [42, 49] == told["area"]
@@ -231,12 +231,12 @@ def test_a_generated_column_is_told_as_the_database_computed_it_or_not_at_all() 
     measure.height = 8
     measure.save(update_fields=["height"])
     if django.VERSION >= (6, 0) and connection.features.can_return_rows_from_update:
-        assert {"height": [7, 8], "area": [49, 56]} == changes(measure)
+        assert {"height": [7, 8], "area": [49, 56]} == get_changes(measure)
     else:
-        assert {"height": [7, 8]} == changes(measure)
+        assert {"height": [7, 8]} == get_changes(measure)
     measure.width = 1
     measure.save()
-    told = changes(measure)
+    told = get_changes(measure)
     assert [7, 1] == told.pop("width")
     assert told in ({}, {"area": [56, 8]})
 
@@ -244,29 +244,29 @@ def test_a_generated_column_is_told_as_the_database_computed_it_or_not_at_all() 
 @everywhere
 def test_a_value_of_a_field_of_ones_own_is_told_by_the_text_that_the_field_makes_of_it() -> None:
     note = Note.objects.create(text="tea", price=Money(Decimal("12.50"), "EUR"))
-    assert "12.50 EUR" == of(note).data["row"]["price"]
+    assert "12.50 EUR" == get_object_event(note).data["row"]["price"]
     note = Note.objects.get(pk=note.pk)
     note.price = Money(Decimal("13.00"), "EUR")
     note.save()
-    assert {"price": ["12.50 EUR", "13.00 EUR"]} == changes(note)
+    assert {"price": ["12.50 EUR", "13.00 EUR"]} == get_changes(note)
     note.price = "13.00 EUR"  # type: ignore[assignment]
     note.save()
-    assert {} == changes(note)
+    assert {} == get_changes(note)
 
 
 @everywhere
 def test_a_file_is_told_by_its_name(settings: Any, tmp_path: Any) -> None:
     settings.MEDIA_ROOT = str(tmp_path)
     attachment = Attachment.objects.create(name="a", file=ContentFile(b"one", name="one.txt"))
-    assert "attachments/one.txt" == of(attachment).data["row"]["file"]
+    assert "attachments/one.txt" == get_object_event(attachment).data["row"]["file"]
     attachment.file.save("two.txt", ContentFile(b"two"))
-    assert {"file": ["attachments/one.txt", "attachments/two.txt"]} == changes(attachment)
+    assert {"file": ["attachments/one.txt", "attachments/two.txt"]} == get_changes(attachment)
     found = Attachment.objects.get()
     found.file.name = "attachments/three.txt"
     found.save()
-    assert {"file": ["attachments/two.txt", "attachments/three.txt"]} == changes(found)
+    assert {"file": ["attachments/two.txt", "attachments/three.txt"]} == get_changes(found)
     found.file.delete()
-    assert {"file": ["attachments/three.txt", ""]} == changes(found)
+    assert {"file": ["attachments/three.txt", ""]} == get_changes(found)
 
 
 @everywhere
@@ -274,7 +274,7 @@ def test_json_changed_in_place_is_a_change() -> None:
     order = Order.objects.create(number="A-1", meta={"a": [1, 2]})
     order.meta["a"].append(3)
     order.save()
-    assert [{"a": [1, 2]}, {"a": [1, 2, 3]}] == changes(order)["meta"]
+    assert [{"a": [1, 2]}, {"a": [1, 2, 3]}] == get_changes(order)["meta"]
 
 
 @everywhere
@@ -285,18 +285,18 @@ def test_json_s_truth_values_are_no_numbers(old: Any, new: Any) -> None:
     order = Order.objects.create(number="A-1", meta=old)
     order.meta = new
     order.save()
-    assert [old, new] == changes(order)["meta"]
-    assert [type(old), type(new)] == [type(value) for value in changes(order)["meta"]]
+    assert [old, new] == get_changes(order)["meta"]
+    assert [type(old), type(new)] == [type(value) for value in get_changes(order)["meta"]]
     order.meta = copy.deepcopy(new)
     order.save()
-    assert "meta" not in changes(order)
+    assert "meta" not in get_changes(order)
 
 
 @everywhere
 def test_json_changed_after_the_save_does_not_change_what_was_saved() -> None:
     order = Order.objects.create(number="A-1", meta={"a": [1]})
     order.meta["a"].append(2)
-    assert {"a": [1]} == of(order).data["row"]["meta"]
+    assert {"a": [1]} == get_object_event(order).data["row"]["meta"]
 
 
 @contextmanager
@@ -325,7 +325,7 @@ def test_an_array_changed_in_place_is_a_change() -> None:
         shelf = shelves.objects.get()
         shelf.books.append("Persuasion")
         shelf.save()
-        assert {"books": [["Emma"], ["Emma", "Persuasion"]]} == changes(shelf)
+        assert {"books": [["Emma"], ["Emma", "Persuasion"]]} == get_changes(shelf)
 
 
 @pytest.mark.postgres
@@ -339,12 +339,12 @@ def test_a_range_is_told_as_its_serializer_tells_it_and_can_be_put_back() -> Non
         was = stretch.miles
         stretch.miles = (2, 9)
         stretch.save()
-        old, new = changes(stretch)["miles"]
+        old, new = get_changes(stretch)["miles"]
         assert ({"lower": "1", "upper": "5", "bounds": "[)"}, [2, 9]) == (json.loads(old), new)
-        signalbox.revert(of(stretch))
+        signalbox.revert(get_object_event(stretch))
         assert was == stretches.objects.get().miles
         stretches.objects.update(miles=was)
-        assert old == newest(stretches, "update").data["args"]["values"]["miles"]
+        assert old == get_newest_event(stretches, "update").data["args"]["values"]["miles"]
 
 
 @everywhere
@@ -352,7 +352,7 @@ def test_choices_have_their_labels_beside_their_values() -> None:
     order = Order.objects.create(number="A-1")
     order.status = Order.Status.PAID
     order.save()
-    data = of(order).data
+    data = get_object_event(order).data
     assert ["open", "paid"] == data["changes"]["status"]
     assert {"open": "Open", "paid": "Paid"} == data["labels"]["status"]
 
@@ -363,17 +363,17 @@ def test_a_foreign_key_has_a_label_where_its_object_is_loaded(
 ) -> None:
     ada, bob = Customer.objects.create(name="Ada"), Customer.objects.create(name="Bob")
     order = Order.objects.create(number="A-1", customer=ada)
-    assert {str(ada.pk): "Ada"} == of(order).data["labels"]["customer"]
+    assert {str(ada.pk): "Ada"} == get_object_event(order).data["labels"]["customer"]
     with django_assert_num_queries(1):
         order.customer = bob
         order.save()
-    data = of(order).data
+    data = get_object_event(order).data
     assert [ada.pk, bob.pk] == data["changes"]["customer"]
     assert {str(bob.pk): "Bob"} == data["labels"]["customer"]
     with django_assert_num_queries(1):
         order.customer_id = ada.pk
         order.save()
-    data = of(order).data
+    data = get_object_event(order).data
     assert ([bob.pk, ada.pk], None) == (data["changes"]["customer"], data.get("labels", {}).get("customer"))
 
 
@@ -386,7 +386,7 @@ def test_a_label_that_would_ask_the_database_is_left_out(django_assert_num_queri
     try:
         with django_assert_num_queries(1):
             line.save()
-        assert "" == of(line).object_label
+        assert "" == get_object_event(line).object_label
     finally:
         del OrderLine.__str__
         model_metadata.clear_cache()
@@ -397,15 +397,15 @@ def test_secrets_are_not_told_but_their_change_is() -> None:
     customer = Customer.objects.create(name="Ada", api_token="hush-1")
     customer.api_token = "hush-2"
     customer.save()
-    assert {"api_token": [REDACTED, REDACTED]} == changes(customer)
-    assert "hush" not in str([event.data for event in recorded(Customer)])
+    assert {"api_token": [REDACTED, REDACTED]} == get_changes(customer)
+    assert "hush" not in str([event.data for event in get_events(Customer)])
 
 
 @everywhere
 def test_what_the_setting_calls_secret_is_not_told_in_a_label() -> None:
     with override_settings(SIGNALBOX={"REDACT": ["iban"]}):
         customer = Customer.objects.create(name="Ada, iban: DE02100100100006820101")
-        assert f"Ada, iban: {REDACTED}" == of(customer).object_label
+        assert f"Ada, iban: {REDACTED}" == get_object_event(customer).object_label
 
 
 @everywhere
@@ -414,7 +414,7 @@ def test_the_primary_key_is_no_change() -> None:
     for made in (Big.objects.create(id=2**62, name="x"), Enrolment.objects.create(person=person, course="maths")):
         setattr(made, "name" if isinstance(made, Big) else "grade", "A")
         made.save()
-        assert {"name", "grade"} >= set(changes(made))
+        assert {"name", "grade"} >= set(get_changes(made))
 
 
 # ------------------------------------------------------------------ what a project says of its models
@@ -429,17 +429,17 @@ def test_a_model_can_leave_out_fields_hide_them_or_not_be_recorded() -> None:
     with override_settings(SIGNALBOX={"MODELS": models_said}):
         order = Order.objects.create(number="A-1", note="secret note")
         Tag.objects.create(name="steam")
-        told = of(order).data["row"]
+        told = get_object_event(order).data["row"]
         assert (REDACTED, False) == (told["number"], "note" in told)
         order.note, order.number = "b", "A-2"
         order.save()
-        told = changes(order)
+        told = get_changes(order)
         assert ([REDACTED, REDACTED], False) == (told["number"], "note" in told)
         Order.objects.filter(pk=order.pk).update(note="leaks?", number="leaks?")
         order.tags.add(Tag.objects.get())
-        assert "leaks?" not in str([event.data for event in recorded()])
-        assert "A-1" not in str([(event.object_label, event.data) for event in recorded()])
-        assert [] == recorded(Tag, "post_save")
+        assert "leaks?" not in str([event.data for event in get_events()])
+        assert "A-1" not in str([(event.object_label, event.data) for event in get_events()])
+        assert [] == get_events(Tag, "post_save")
 
 
 @everywhere
@@ -447,10 +447,10 @@ def test_what_is_said_of_a_model_holds_for_its_proxy() -> None:
     from tests.shop.models import ExpressOrder
 
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"exclude": ["note"]}}}):
-        assert "note" not in of(ExpressOrder.objects.create(number="A-1", note="x")).data["row"]
+        assert "note" not in get_object_event(ExpressOrder.objects.create(number="A-1", note="x")).data["row"]
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"record": False}}}):
         ExpressOrder.objects.create(number="A-2")
-        assert 1 == len(recorded(ExpressOrder, "post_save"))
+        assert 1 == len(get_events(ExpressOrder, "post_save"))
 
 
 @everywhere
@@ -462,18 +462,18 @@ def test_what_is_said_of_a_parent_holds_for_its_child() -> None:
         lion.name = "hush-2"
         lion.save()
         Restaurant.objects.update(name="hush-3")
-        assert {"name": [REDACTED, REDACTED]} == changes(lion)
-        assert REDACTED == newest(Restaurant, "update").data["args"]["values"]["name"]
+        assert {"name": [REDACTED, REDACTED]} == get_changes(lion)
+        assert REDACTED == get_newest_event(Restaurant, "update").data["args"]["values"]["name"]
         with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Place": {"redact": ["name"]}}}):
             Restaurant.objects.update(name="hush-4")
         lion.delete()
-        assert "hush" not in str([(event.object_label, event.data) for event in recorded()])
+        assert "hush" not in str([(event.object_label, event.data) for event in get_events()])
     with override_settings(SIGNALBOX={"MODELS": {"shop.Place": {"exclude": ["name"]}}}):
         lion = Restaurant.objects.create(name="hush-1", stars=1)
-        assert "name" not in of(lion).data["row"]
+        assert "name" not in get_object_event(lion).data["row"]
     with override_settings(SIGNALBOX={"MODELS": {"shop.Restaurant": {"redact": ["name"]}}}):
-        assert "Inn" == of(Place.objects.create(name="Inn")).data["row"]["name"]
-        assert REDACTED == of(Restaurant.objects.create(name="Inn")).data["row"]["name"]
+        assert "Inn" == get_object_event(Place.objects.create(name="Inn")).data["row"]["name"]
+        assert REDACTED == get_object_event(Restaurant.objects.create(name="Inn")).data["row"]["name"]
 
 
 @pytest.fixture
@@ -487,12 +487,12 @@ def unconfigured() -> Iterator[None]:
 @pytest.mark.usefixtures("unconfigured")
 def test_code_can_say_the_same_and_the_setting_wins() -> None:
     signalbox.configure_model(Order, exclude=["note"])
-    assert "note" not in of(Order.objects.create(number="A-1", note="x")).data["row"]
+    assert "note" not in get_object_event(Order.objects.create(number="A-1", note="x")).data["row"]
     with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"exclude": []}}}):
-        assert "note" in of(Order.objects.create(number="A-2", note="x")).data["row"]
+        assert "note" in get_object_event(Order.objects.create(number="A-2", note="x")).data["row"]
     signalbox.configure_model(Order, record=False)
     Order.objects.create(number="A-3")
-    assert 2 == len(recorded(Order, "post_save"))
+    assert 2 == len(get_events(Order, "post_save"))
 
 
 @pytest.mark.usefixtures("unconfigured")

@@ -30,7 +30,7 @@ from signalbox.management.commands.signalbox import SUBCOMMANDS
 from signalbox.models import Event, Trace
 from signalbox.outbox import registry
 from tests import settings
-from tests.rows import NOON, TRACE, event, trace
+from tests.rows import NOON, TRACE_ID, create_event, create_trace
 from tests.shop.models import Order
 
 DOCS = Path(__file__).parent.parent / "docs" / "commands.md"
@@ -61,8 +61,8 @@ def _alone(db: None) -> Iterator[None]:
 @pytest.fixture
 def shop(_alone: None) -> Iterator[None]:
     """The register of the examples: an order is paid in a request, and a command fails."""
-    trace(id=301, name="POST /shop/orders/17/", events=2, errors=1)
-    event(
+    create_trace(id=301, name="POST /shop/orders/17/", events=2, errors=1)
+    create_event(
         id=4101,
         span=1,
         errors=1,
@@ -75,7 +75,7 @@ def shop(_alone: None) -> Iterator[None]:
             ],
         },
     )
-    event(
+    create_event(
         id=4102,
         span=2,
         parent=1,
@@ -86,7 +86,7 @@ def shop(_alone: None) -> Iterator[None]:
         duration=0,
         data={"args": {"created": True}, "row": {"id": 9, "order": 17, "total": "99.50"}},
     )
-    event(
+    create_event(
         id=4103,
         trace_id=IMPORT,
         at=NOON + dt.timedelta(minutes=4),
@@ -100,7 +100,7 @@ def shop(_alone: None) -> Iterator[None]:
         duration=None,
         data={"args": {"fields": ["total"], "count": 1200}},
     )
-    event(
+    create_event(
         id=4104,
         trace_id="b7ad6b7169203331b7ad6b7169203331",
         at=NOON + dt.timedelta(minutes=5),
@@ -186,7 +186,7 @@ def test_every_subcommand_is_documented() -> None:
     ("heading", "words"),
     [
         ("An event", ["events"]),
-        ("A trace", ["show", TRACE]),
+        ("A trace", ["show", TRACE_ID]),
         ("A signal", ["signals"]),
         ("A signal's counts", ["stats"]),
         ("A receiver's times", ["stats"]),
@@ -217,7 +217,7 @@ def test_a_durable_receiver_is_told_beside_those_that_are_connected() -> None:
 
 @pytest.mark.usefixtures("shop")
 def test_events_are_chosen_by_the_same_options_everywhere() -> None:
-    words = shlex.split(f"--signal post_save --sender shop --actor ann --trace {TRACE[:8]} --outcome committed")
+    words = shlex.split(f"--signal post_save --sender shop --actor ann --trace {TRACE_ID[:8]} --outcome committed")
     assert [4102, 4101] == ids("events", *words)
     assert [4102, 4101] == ids("events", *words, "--since", "2026-03-01", "--kind", "request")
     assert [4101] == ids("events", *words, "--before", "4102")
@@ -248,36 +248,36 @@ def test_show_tells_where_an_event_happened_and_what_it_led_to() -> None:
 
 @pytest.mark.usefixtures("shop")
 def test_a_trace_is_shown_with_what_happened_in_it() -> None:
-    lines = run("show", TRACE).splitlines()
-    assert f"trace {TRACE}" == lines[0]
+    lines = run("show", TRACE_ID).splitlines()
+    assert f"trace {TRACE_ID}" == lines[0]
     assert "  request POST /shop/orders/17/ 200 48.2 ms" == lines[1]
     assert re.search(r"^4101 .* post_save  ", lines[4])
     assert re.search(r"^4102 .*   post_save  ", lines[5])
-    assert [301, 4101, 4102] == [found["id"] for found in records("show", TRACE)]
+    assert [301, 4101, 4102] == [found["id"] for found in records("show", TRACE_ID)]
     assert "  It has not ended." == run("show", IMPORT).splitlines()[1]
 
 
 @pytest.mark.usefixtures("shop")
 def test_a_trace_is_shown_by_how_its_id_begins() -> None:
-    assert run("show", TRACE) == run("show", TRACE[:8])
-    event(trace_id="12345678" + "a" * 24)
+    assert run("show", TRACE_ID) == run("show", TRACE_ID[:8])
+    create_event(trace_id="12345678" + "a" * 24)
     assert "trace 12345678aaaa" in run("show", "12345678")
-    event(id=12345678)
+    create_event(id=12345678)
     assert "event 12345678" in run("show", "12345678")
 
 
 @pytest.mark.usefixtures("shop")
 def test_a_beginning_of_several_traces_is_an_error_that_names_two() -> None:
-    trace(trace_id=TRACE[:8] + "f" * 24)
+    create_trace(trace_id=TRACE_ID[:8] + "f" * 24)
     with pytest.raises(
-        CommandError, match=f"Several traces begin with 4bf92f35, as {TRACE} and 4bf92f35ffff"
+        CommandError, match=f"Several traces begin with 4bf92f35, as {TRACE_ID} and 4bf92f35ffff"
     ) as raised:
-        run("show", TRACE[:8])
+        run("show", TRACE_ID[:8])
     assert 1 == raised.value.returncode
 
 
 @pytest.mark.usefixtures("_alone")
-@pytest.mark.parametrize("wanted", ["17", "12345678", "9" * 30, TRACE[:8], TRACE])
+@pytest.mark.parametrize("wanted", ["17", "12345678", "9" * 30, TRACE_ID[:8], TRACE_ID])
 def test_what_is_not_there_is_an_error(wanted: str) -> None:
     with pytest.raises(CommandError, match=f"There is no (event|trace) {wanted}: it was purged") as raised:
         run("show", wanted)
@@ -298,7 +298,7 @@ def test_what_is_not_there_is_an_error(wanted: str) -> None:
         (["events", "--before", "9" * 20], "'99999999999999999999' is greater than"),
         (["show", "first"], "'first' is neither an event's number nor 8 to 32 hexadecimal digits of a trace's id"),
         (["show", "9" * 33], "is neither an event's number"),
-        (["show", TRACE[:7]], "is neither an event's number"),
+        (["show", TRACE_ID[:7]], "is neither an event's number"),
     ],
 )
 def test_what_is_not_understood_is_an_error(words: list[str], message: str) -> None:
@@ -309,8 +309,8 @@ def test_what_is_not_understood_is_an_error(words: list[str], message: str) -> N
 @pytest.mark.django_db(databases=["default", "other"])
 @pytest.mark.usefixtures("_alone")
 def test_the_tables_of_another_database_are_read_with_using() -> None:
-    event(object_label="here")
-    event(object_label="there", using="other")
+    create_event(object_label="here")
+    create_event(object_label="there", using="other")
     assert ["here"] == [found["object_label"] for found in records("events")]
     assert "there" in [found["object_label"] for found in records("events", "--using", "other")]
 
@@ -365,7 +365,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("shop", "colours")
-@pytest.mark.parametrize("words", [["events"], ["stats"], ["signals"], ["show", "4101"], ["show", TRACE]])
+@pytest.mark.parametrize("words", [["events"], ["stats"], ["signals"], ["show", "4101"], ["show", TRACE_ID]])
 def test_colours_are_for_terminals_alone(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()  # receivers of objects that are gone must not go between two runs
     coloured = run(*words, out=Terminal())
@@ -391,7 +391,7 @@ def test_without_rich_a_terminal_gets_plain_text(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("shop", "colours")
 @pytest.mark.parametrize("columns", [200, 120, 80, 60, 45])
-@pytest.mark.parametrize("words", [["events"], ["stats"], ["signals"], ["show", TRACE]])
+@pytest.mark.parametrize("words", [["events"], ["stats"], ["signals"], ["show", TRACE_ID]])
 def test_lines_fit_into_the_terminal(words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = plain(run(*words, out=Terminal())).splitlines()
@@ -402,7 +402,7 @@ def test_lines_fit_into_the_terminal(words: list[str], columns: int, monkeypatch
 
 @pytest.mark.usefixtures("_alone", "colours")
 def test_a_label_cannot_drive_the_terminal() -> None:
-    event(object_label="\x1b[2J\x07\u202egone\r\n", actor_label="\x9b31m")
+    create_event(object_label="\x1b[2J\x07\u202egone\r\n", actor_label="\x9b31m")
     shown = run("events", "--no-color", out=Terminal())
     assert 2 == len(shown.splitlines())
     assert r"\x1b[2J\x07\u202egone" in shown
@@ -458,7 +458,7 @@ def test_reading_is_not_recorded(word: str) -> None:
 
 @pytest.mark.skipif(settings.DATABASE != "sqlite", reason="an empty database is a file that is not there")
 def test_tables_that_are_missing_are_told_with_the_remedy() -> None:
-    run_ = f"{settings.RUN}_empty"
+    run_ = f"{settings.RUN_ID}_empty"
     try:
         done = process("events", SIGNALBOX_TEST_RUN=run_)
     finally:
@@ -494,12 +494,12 @@ def line_of(started: subprocess.Popen[str], wanted: str) -> str:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("_alone")
 def test_tail_shows_what_another_process_writes() -> None:
-    event(object_label="before", signal="shop.signals.paid")
+    create_event(object_label="before", signal="shop.signals.paid")
     with running("tail", "--json", "-n", "1", "--signal", "shop.signals.paid", "--sender", "shop.Order") as tail:
         assert "before" == json.loads(line_of(tail, "before"))["object_label"]
         for label in ("first", "second"):
-            event(object_label="of another signal")
-            event(object_label=label, signal="shop.signals.paid")
+            create_event(object_label="of another signal")
+            create_event(object_label=label, signal="shop.signals.paid")
             written = time.monotonic()
             assert label == json.loads(line_of(tail, "{"))["object_label"]
             assert time.monotonic() - written < 2
@@ -513,7 +513,7 @@ def test_tail_shows_what_another_process_writes() -> None:
 @pytest.mark.parametrize("words", [["events", "--limit", "3000"], ["tail", "-n", "3000"]])
 def test_a_reader_that_has_seen_enough_is_no_error(words: list[str]) -> None:
     for _ in range(600):  # more than a pipe holds
-        event(data={"note": "x" * 200})
+        create_event(data={"note": "x" * 200})
     with running(*words, "--json") as started:
         line_of(started, "{")
         assert started.stdout is not None
@@ -525,7 +525,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(words: list[str]) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_real_terminal_gets_colours_and_a_heading() -> None:
-    event(object_label="Order A-17")
+    create_event(object_label="Order A-17")
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         command("events", "--sender", "shop.Order"), env=environment(TERM="xterm", COLUMNS="100"), stdout=theirs

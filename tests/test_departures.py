@@ -20,7 +20,7 @@ from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import exporter, writer
 from signalbox.serialization import encoder
-from tests.connecting import here
+from tests.connecting import get_connection
 from tests.shop.models import Tag
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ bell = Signal()
 def ready() -> Iterator[None]:
     """A connection, nothing that waits, and a signal of no transaction."""
     signalbox.register_signal(bell, "tests.bell")
-    here().ensure_connection()
+    get_connection().ensure_connection()
     exporter.discard_pending()  # that the connection was opened
     tracing.get_process_trace().pending.clear()
     yield
@@ -203,7 +203,7 @@ def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, m
 
 def written() -> list[str]:
     """What is in the table, past Signalbox's own manager, which would write what waits."""
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         cursor.execute("SELECT sender, e.signal FROM signalbox_event e WHERE e.signal = 'tests.bell'")
         return [row[1] for row in cursor.fetchall()]
 
@@ -274,7 +274,7 @@ def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
 ) -> None:
     with signalbox.trace("many", kind="test") as trace:
         with django_db_blocker.block():
-            here().close()
+            get_connection().close()
             for number in range(30):
                 ring(str(number))
         assert len(trace.pending) <= 20
@@ -283,10 +283,10 @@ def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
 @pytest.fixture
 def away() -> Iterator[None]:
     """The database refuses every event."""
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         cursor.execute("SELECT name FROM sqlite_master WHERE name = 'signalbox_event_away'")
         if cursor.fetchone():
             cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
@@ -297,8 +297,8 @@ def test_events_wait_for_a_database_that_is_away() -> None:
     for name in "abc":
         ring(name)
     assert exporter.has_pending()
-    assert not here().connection.in_transaction
-    with here().cursor() as cursor:
+    assert not get_connection().connection.in_transaction
+    with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
     exporter.flush()
     assert ["a", "b", "c"] == rung()
@@ -316,7 +316,7 @@ def test_the_oldest_are_dropped_when_too_many_wait(
     waiting = 30 - (writer.write_stats.dropped - before)
     assert 18 <= waiting <= 20
     assert "waited too long" in caplog.text
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
     exporter.flush()
     assert [f"{number:02}" for number in range(30)][-waiting:] == rung()
@@ -324,7 +324,9 @@ def test_the_oldest_are_dropped_when_too_many_wait(
 
 def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "MAX_PENDING", 20)
-    monkeypatch.setattr(writer, "_table_checks", {("default", str(here().settings_dict["NAME"])): sys.float_info.max})
+    monkeypatch.setattr(
+        writer, "_table_checks", {("default", str(get_connection().settings_dict["NAME"])): sys.float_info.max}
+    )
     before = writer.write_stats.dropped
     for number in range(30):
         ring(str(number))
@@ -333,16 +335,16 @@ def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.Mo
 
 def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connection() -> None:
     """With SQLite's default journal a reader keeps a COMMIT waiting; then the events wait, and the site goes on."""
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 50")
         Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)])
-    with closing(sqlite3.connect(here().settings_dict["NAME"])) as reader, closing(reader.cursor()) as rows:
+    with closing(sqlite3.connect(get_connection().settings_dict["NAME"])) as reader, closing(reader.cursor()) as rows:
         rows.execute("SELECT * FROM shop_tag")
         rows.fetchone()
         ring("a")
         assert exporter.has_pending()
-        assert not here().connection.in_transaction
-    with here().cursor() as cursor:
+        assert not get_connection().connection.in_transaction
+    with get_connection().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 20000")
     exporter.flush()
     assert ["a"] == rung()
@@ -371,7 +373,7 @@ def test_threads_that_share_a_trace_lose_nothing_and_tell_nothing_twice() -> Non
 
 def test_what_happens_where_the_database_is_forbidden_is_not_written_there(django_db_blocker: Any) -> None:
     def written() -> int:
-        cursor = here().connection.cursor()
+        cursor = get_connection().connection.cursor()
         cursor.execute("SELECT count(*) FROM signalbox_event WHERE signal = 'tests.bell'")
         number: int = cursor.fetchone()[0]
         cursor.close()

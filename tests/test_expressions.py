@@ -28,7 +28,7 @@ from django.test import override_settings
 from signalbox.instrumentation import model_metadata
 from signalbox.serialization import expressions
 from signalbox.serialization.redaction import REDACTED, Redactor
-from tests.events import args, of
+from tests.events import get_args, get_object_event
 from tests.shop.models import Customer, Order
 
 REDACTOR = Redactor()
@@ -156,13 +156,13 @@ def test_an_updates_expressions_tell_no_secret() -> None:
     Customer.objects.update(
         name=Case(When(api_token="TOKENSECRET", then=Value("password=hunter2")), default=Concat(Value(HASH), F("name")))
     )
-    [values] = args(Customer, "update")["values"].values()
+    [values] = get_args(Customer, "update")["values"].values()
     assert f"When(api_token={REDACTED}, Value('password={REDACTED}'))" in values["expression"]
     assert not any(secret in values["expression"] for secret in ("TOKENSECRET", "hunter2", "pbkdf2"))
     customer.name = Case(When(api_token="TOKENSECRET", then=Value("x")), default=Concat(Value(HASH), F("name")))
     customer.save()
-    assert "TOKENSECRET" not in str(of(customer).data)
-    assert "pbkdf2" not in str(of(customer).data)
+    assert "TOKENSECRET" not in str(get_object_event(customer).data)
+    assert "pbkdf2" not in str(get_object_event(customer).data)
 
 
 @pytest.mark.django_db
@@ -170,7 +170,7 @@ def test_a_secret_field_by_another_name_is_secret() -> None:
     found = Customer.objects.annotate(other=Lower("api_token"))
     found.create(name="Ada", api_token="TOKENSECRET")
     found.update(name=Replace(F("other"), Value("tokensecret"), Value("x")))
-    assert "tokensecret" not in str(args(Customer, "update"))
+    assert "tokensecret" not in str(get_args(Customer, "update"))
 
 
 @pytest.mark.django_db
@@ -179,8 +179,8 @@ def test_a_models_own_hidden_fields_are_hidden_in_expressions() -> None:
         model_metadata.clear_cache()
         order = Order.objects.create(number="1", note="hush-1", status="paid")
         Order.objects.update(number=Case(When(note="hush-1", status="hush-2", then=Value("2")), default=F("number")))
-        assert "hush" not in str(args(Order, "update"))
+        assert "hush" not in str(get_args(Order, "update"))
         order.number = Case(When(note="hush-1", status="hush-2", then=Value("3")), default=F("number"))
         order.save()
-        assert "hush" not in str(of(order).data)
+        assert "hush" not in str(get_object_event(order).data)
     model_metadata.clear_cache()

@@ -18,7 +18,7 @@ from signalbox.queries import tail
 from signalbox.queries.filters import EventFilter, FilterError
 from signalbox.queries.id_gaps import GAP_TIMEOUT, MAX_GAPS, SNAPSHOT_GRACE_SECONDS, IdGapTracker, TransactionSnapshot
 from signalbox.queries.tail import EventFollower, follow
-from tests.rows import event, unsaved_event
+from tests.rows import create_event, build_event
 
 
 @pytest.fixture
@@ -135,53 +135,53 @@ def test_gaps_take_a_bounded_place_in_memory() -> None:
 @pytest.mark.usefixtures("_alone")
 class TestFollowing:
     def test_it_begins_when_it_is_asked_for_and_not_when_it_is_first_read(self) -> None:
-        event(object_label="before")
+        create_event(object_label="before")
         stop = threading.Event()
         stream = follow(stop=stop)
-        event(object_label="after")
+        create_event(object_label="after")
         assert "after" == next(stream).object_label
         stop.set()
         assert [] == list(stream)
 
     def test_it_can_begin_with_the_newest_that_are_there(self) -> None:
         for label in "abcde":
-            event(object_label=label)
+            create_event(object_label=label)
         stop = threading.Event()
         stream = follow(lines=2, stop=stop)
-        event(object_label="f")
+        create_event(object_label="f")
         stop.set()
         assert ["d", "e", "f"] == labels(list(stream))
 
     def test_lines_are_those_that_the_filter_wants(self) -> None:
-        event(object_label="a")
-        event(object_label="b", signal="update")
-        event(object_label="c")
+        create_event(object_label="a")
+        create_event(object_label="b", signal="update")
+        create_event(object_label="c")
         chosen = EventFilter(signal=("post_save",))
         assert ["a", "c"] == labels(list(follow(chosen, lines=2, stop=stopped())))
 
     def test_it_can_begin_after_an_event(self) -> None:
-        first = event(object_label="a")
-        event(object_label="b")
-        event(object_label="c")
+        first = create_event(object_label="a")
+        create_event(object_label="b")
+        create_event(object_label="c")
         assert ["b", "c"] == labels(list(follow(after=first.id, stop=stopped())))
         assert ["a", "b", "c"] == labels(list(follow(after=0, stop=stopped())))
 
     def test_it_yields_what_the_filter_wants_and_looks_at_nothing_twice(self) -> None:
         follower = EventFollower(EventFilter(outcome=("failed",)))
-        event(object_label="a")
-        event(object_label="b", outcome="failed")
+        create_event(object_label="a")
+        create_event(object_label="b", outcome="failed")
         assert ["b"] == labels(follower.poll())
-        event(object_label="c", outcome="failed")
+        create_event(object_label="c", outcome="failed")
         assert ["c"] == labels(follower.poll())
 
     def test_a_backlog_comes_whole_and_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tail, "BATCH_SIZE", 7)
-        Event._base_manager.bulk_create(unsaved_event(object_label=str(number)) for number in range(50))
+        Event._base_manager.bulk_create(build_event(object_label=str(number)) for number in range(50))
         assert [str(number) for number in range(50)] == labels(list(follow(after=0, stop=stopped())))
 
     def test_ids_that_were_purged_stop_nothing(self) -> None:
         for label in "abcde":
-            event(object_label=label)
+            create_event(object_label=label)
         Event._base_manager.filter(object_label__in="bd").delete()
         assert ["a", "c", "e"] == labels(list(follow(after=0, stop=stopped())))
 
@@ -204,7 +204,7 @@ class TestFollowing:
                 assert timeout is not None
                 pauses.append(timeout)
                 if len(pauses) == 7:
-                    event()
+                    create_event()
                 return len(pauses) == 9
 
         assert 1 == len(list(follow(stop=Watched())))
@@ -238,7 +238,7 @@ class TestADatabaseThatIsAway:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         follower = self.failing(monkeypatch, 2)
-        event(object_label="a")
+        create_event(object_label="a")
         raw = connection.connection
         with caplog.at_level(logging.WARNING, "signalbox"):
             assert ["a"] == labels(follower.poll_with_retry(threading.Event()))
@@ -247,6 +247,6 @@ class TestADatabaseThatIsAway:
 
     def test_it_is_given_up_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         follower = self.failing(monkeypatch, 3)
-        event()
+        create_event()
         with pytest.raises(OperationalError, match="the server closed the connection"):
             follower.poll_with_retry(threading.Event())

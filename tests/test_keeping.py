@@ -16,7 +16,7 @@ from signalbox import conf
 from signalbox.models import Event
 from signalbox.pipeline import processors
 from signalbox.serialization.redaction import REDACTED
-from tests.events import newest, recorded
+from tests.events import get_newest_event, get_events
 from tests.shop.models import Order, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
@@ -37,8 +37,8 @@ def test_an_event_is_dropped_by_false_and_its_change_is_not() -> None:
     with keep(f"{__name__}.no_tags"):
         Tag.objects.create(name="a")
         Order.objects.create(number="A-1")
-        assert [] == recorded(Tag, "post_save")
-        assert 1 == len(recorded(Order, "post_save"))
+        assert [] == get_events(Tag, "post_save")
+        assert 1 == len(get_events(Order, "post_save"))
         assert Tag.objects.exists()
 
 
@@ -46,19 +46,19 @@ def test_an_event_is_dropped_by_false_and_its_change_is_not() -> None:
 def test_anything_but_false_keeps_it(answer: Any) -> None:
     with keep(lambda event: answer):
         Tag.objects.create(name="a")
-        assert "extra" not in newest(Tag, "post_save").data
+        assert "extra" not in get_newest_event(Tag, "post_save").data
 
 
 def test_a_mapping_is_added() -> None:
     with keep(lambda event: {"tenant": 7, "password": "hush-1"}):
         Tag.objects.create(name="a")
-        assert {"tenant": 7, "password": REDACTED} == newest(Tag, "post_save").data["extra"]
+        assert {"tenant": 7, "password": REDACTED} == get_newest_event(Tag, "post_save").data["extra"]
 
 
 def test_what_is_added_is_bounded() -> None:
     with keep(lambda event: {"much": "x" * 10**6, "self": event, "list": list(range(10**5))}):
         Tag.objects.create(name="a")
-        assert 20_000 > len(str(newest(Tag, "post_save").data["extra"]))
+        assert 20_000 > len(str(get_newest_event(Tag, "post_save").data["extra"]))
 
 
 def test_it_is_given_the_columns_and_the_data_read_only() -> None:
@@ -70,7 +70,7 @@ def test_it_is_given_the_columns_and_the_data_read_only() -> None:
 
     with keep(look):
         tag = Tag.objects.create(name="a")
-        event = newest(Tag, "post_save")
+        event = get_newest_event(Tag, "post_save")
     [given] = [one for one in seen if one["sender"] == "shop.Tag" and one["signal"] == "post_save"]
     assert {field.name for field in Event._meta.concrete_fields} - {"id"} == set(given)
     assert ("shop.Tag", str(tag.pk), {"id": tag.pk, "name": "a"}) == (
@@ -87,7 +87,7 @@ def test_what_it_raises_is_logged_once_and_the_event_kept(caplog: pytest.LogCapt
     with caplog.at_level(logging.ERROR), keep(refuse):
         Tag.objects.create(name="a")
         Tag.objects.create(name="b")
-        assert 2 == len(recorded(Tag, "post_save"))
+        assert 2 == len(get_events(Tag, "post_save"))
     [record] = [record for record in caplog.records if "KEEP" in record.message]
     assert "refuse" in record.message
     assert record.exc_info
@@ -96,7 +96,7 @@ def test_what_it_raises_is_logged_once_and_the_event_kept(caplog: pytest.LogCapt
 def test_what_cannot_be_imported_keeps_everything_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR), keep("nowhere.keep"):
         Tag.objects.create(name="a")
-        assert 1 == len(recorded(Tag, "post_save"))
+        assert 1 == len(get_events(Tag, "post_save"))
     assert ['SIGNALBOX["KEEP"] nowhere.keep can\'t be imported: every event is kept.'] == [
         record.message for record in caplog.records
     ]
@@ -105,7 +105,7 @@ def test_what_cannot_be_imported_keeps_everything_and_says_so(caplog: pytest.Log
 def test_what_is_no_callable_keeps_everything_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR), keep("os.sep"):
         Tag.objects.create(name="a")
-        assert 1 == len(recorded(Tag, "post_save"))
+        assert 1 == len(get_events(Tag, "post_save"))
     assert ['SIGNALBOX["KEEP"] os.sep is no callable: every event is kept.'] == [
         record.message for record in caplog.records
     ]
@@ -126,7 +126,7 @@ def test_what_was_added_stays_when_the_receivers_have_run() -> None:
     try:
         with keep(lambda event: {"tenant": 7}):
             Tag.objects.create(name="a")
-            data = newest(Tag, "post_save").data
+            data = get_newest_event(Tag, "post_save").data
     finally:
         post_save.disconnect(hear, sender=Tag)
     assert (1, {"tenant": 7}) == (len(data["receivers"]), data["extra"])
@@ -195,9 +195,9 @@ def test_it_may_not_ask_the_database_and_takes_no_transaction_along(query: Calla
             with transaction.atomic():
                 Tag.objects.create(name="a")
                 if where == "read within":
-                    assert 1 == len(recorded(Tag, "post_save"))
+                    assert 1 == len(get_events(Tag, "post_save"))
                 Order.objects.create(number="A-1")
-        assert 1 == len(recorded(Tag, "post_save"))
+        assert 1 == len(get_events(Tag, "post_save"))
     assert 1 == len(asked)
     assert ["a"] == list(Tag.objects.values_list("name", flat=True))
     assert (True, False, False) == (
@@ -220,5 +220,5 @@ def test_an_answer_that_cannot_be_read_keeps_the_event(caplog: pytest.LogCapture
 
     with caplog.at_level(logging.ERROR), keep(lambda event: Broken()):
         Tag.objects.create(name="a")
-        assert 1 == len(recorded(Tag, "post_save"))
+        assert 1 == len(get_events(Tag, "post_save"))
     assert any("KEEP" in record.message and record.exc_info for record in caplog.records)

@@ -21,7 +21,7 @@ from signalbox.outbox.registry import CannotBeDurable
 from signalbox.queries.object_history import history
 from signalbox.serialization import signal_arguments
 from signalbox.serialization.redaction import REDACTED
-from tests.events import newest, of, recorded
+from tests.events import get_newest_event, get_object_event, get_events
 from tests.shop.models import (
     Big,
     Document,
@@ -177,7 +177,7 @@ def test_a_key_that_was_given_in_another_spelling_is_told_as_the_field_reads_it(
     Document.objects.get().delete()
     assert 3 == len(list(history(Document, made.id)))
     assert {"550e8400-e29b-41d4-a716-446655440000"} == {
-        e.object_key for e in recorded(Document, "post_save", "post_delete")
+        e.object_key for e in get_events(Document, "post_save", "post_delete")
     }
 
 
@@ -188,7 +188,7 @@ def test_objects_of_a_fixture_with_natural_keys_are_found_by_their_primary_key()
     [loaded] = serializers.deserialize("json", text)
     loaded.save()
     one = Named.objects.get(code="n/1")
-    event = of(one)
+    event = get_object_event(one)
     assert (True, False) == (event.data["args"]["raw"], event.data["args"]["created"])
     assert ["new"] == event.data["changes"]["title"]
     assert 2 == len(list(history(one)))
@@ -199,11 +199,11 @@ def test_an_object_without_a_key_yet_has_none() -> None:
     assert "" == object_keys.key_to_text(Tag().pk)
     assert "" == object_keys.key_to_text(Enrolment().pk)
     order = Order.objects.create(number="A-1")
-    assert [str(order.pk)] == [event.object_key for event in recorded(Order, "post_save")]
+    assert [str(order.pk)] == [event.object_key for event in get_events(Order, "post_save")]
 
 
 def everything() -> str:
-    return str([(event.object_key, event.object_label, event.data) for event in recorded()])
+    return str([(event.object_key, event.object_label, event.data) for event in get_events()])
 
 
 @everywhere
@@ -247,7 +247,7 @@ def test_a_key_that_is_to_be_hidden_is_told_by_a_digest_wherever_it_stands() -> 
     assert ["post_delete", "m2m_changed", "m2m_changed", "update", "post_save"] == [
         event.signal for event in history(Phrase, "hush-1")
     ]
-    assert REDACTED == newest(Sentence, "update").data["args"]["values"]["phrase"]
+    assert REDACTED == get_newest_event(Sentence, "update").data["args"]["values"]["phrase"]
 
 
 def hear(**kwargs: Any) -> None:

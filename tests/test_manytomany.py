@@ -19,7 +19,7 @@ from signalbox.queries.object_history import history
 from signalbox.queries.revert import RevertError, revert
 from signalbox.serialization import signal_arguments
 from signalbox.serialization.redaction import REDACTED
-from tests.events import newest, recorded
+from tests.events import get_newest_event, get_events
 from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
@@ -39,7 +39,7 @@ def told(through: Any = Through) -> list[tuple[str, list[Any]]]:
     """Action and keys of a table's events."""
     return [
         (args["action"], args.get("added", args.get("removed")))
-        for event in recorded(through, "m2m_changed")
+        for event in get_events(through, "m2m_changed")
         if (args := event.data["args"])
     ]
 
@@ -74,7 +74,7 @@ def test_adding_tells_the_keys_under_the_object_whose_manager_it_was() -> None:
     one, two = tags("a", "b")
     made = order()
     made.tags.add(one, two.pk)
-    event = newest(Through, "m2m_changed")
+    event = get_newest_event(Through, "m2m_changed")
     assert ("shop.Order_tags", str(made.pk), "Order A-1", "committed") == (
         event.sender,
         event.object_key,
@@ -107,7 +107,7 @@ def test_removing_tells_what_was_there() -> None:
     made.tags.add(one, two)
     made.tags.remove(one, three)
     assert ("post_remove", [one.pk]) == told()[-1]
-    assert [one.pk, three.pk] == newest(Through, "m2m_changed").data["args"]["pk_set"]
+    assert [one.pk, three.pk] == get_newest_event(Through, "m2m_changed").data["args"]["pk_set"]
 
 
 def test_clearing_tells_what_was_cleared_of_this_object_alone() -> None:
@@ -150,7 +150,7 @@ def test_the_other_side_tells_the_same_the_other_way_round() -> None:
         ("post_add", [one.pk]),
         ("post_clear", [one.pk]),
     ] == told()
-    event = newest(Through, "m2m_changed")
+    event = get_newest_event(Through, "m2m_changed")
     args = event.data["args"]
     assert (str(tag.pk), "shop.Tag", "shop.Order", True) == (
         event.object_key,
@@ -165,7 +165,7 @@ def test_creating_through_the_manager_is_a_creation_and_an_addition() -> None:
     tag = made.tags.create(name="a")
     assert [("post_add", [tag.pk])] == told()
     assert made.tags.get_or_create(name="b")[1]
-    assert 2 == len(recorded(Tag, "post_save"))
+    assert 2 == len(get_events(Tag, "post_save"))
 
 
 def test_a_symmetrical_relation_is_told_once() -> None:
@@ -183,7 +183,7 @@ def test_a_symmetrical_relation_is_told_once() -> None:
         ("post_add", [bob.pk]),
         ("post_clear", [bob.pk]),
     ] == told(through)
-    assert [] == recorded(through, "bulk_create", "bulk_delete")
+    assert [] == get_events(through, "bulk_create", "bulk_delete")
 
 
 def test_an_explicit_through_model_is_told_like_any() -> None:
@@ -219,7 +219,7 @@ def test_a_relation_by_other_columns_than_the_keys_tells_the_keys(listening: boo
     for subject, number in ((one, 3), (two, 2), (holder, 4)):
         found = [event for event in history(subject) if event.data["args"].get("action", "").startswith("post_")]
         assert number == len(found)
-    revert(newest(Holding, "m2m_changed"))
+    revert(get_newest_event(Holding, "m2m_changed"))
     assert 0 == Holding.objects.count()
 
 
@@ -227,7 +227,7 @@ def test_a_row_of_an_explicit_through_model_that_is_saved_is_a_save() -> None:
     club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
     Membership.objects.create(club=club, person=ada)
     assert [] == told(Membership)
-    assert 1 == len(recorded(Membership, "post_save"))
+    assert 1 == len(get_events(Membership, "post_save"))
 
 
 def test_the_asynchronous_twins_are_told_as_well() -> None:
@@ -273,7 +273,7 @@ def test_a_large_change_is_told_whole_by_several_events(listening: bool, monkeyp
     with heard() if listening else nullcontext():
         made.tags.add(*some)
         made.tags.clear()
-    events = [event for event in recorded(Through, "m2m_changed") if event.data["args"]["action"].startswith("post_")]
+    events = [event for event in get_events(Through, "m2m_changed") if event.data["args"]["action"].startswith("post_")]
     assert [(1, 3), (2, 3), (3, 3)] * 2 == [
         (event.data["args"]["part"], event.data["args"]["parts"]) for event in events
     ]
@@ -293,7 +293,7 @@ def test_secret_keys_are_told_by_a_digest() -> None:
         made.keys.remove(key)
         made.keys.add(key)
     key.orders.clear()
-    events = recorded(Key.orders.through, "m2m_changed")
+    events = get_events(Key.orders.through, "m2m_changed")
     assert 5 <= len(events)
     assert "hush" not in str([(event.object_key, event.object_label, event.data) for event in events])
 
@@ -315,7 +315,7 @@ def test_a_table_that_is_left_out_is_left_out(setting: dict[str, Any]) -> None:
         made = order()
         made.tags.add(tag)
         made.tags.clear()
-        assert [] == recorded(Through, "m2m_changed", "bulk_create", "bulk_delete")
+        assert [] == get_events(Through, "m2m_changed", "bulk_create", "bulk_delete")
 
 
 def test_a_relation_that_is_left_out_is_left_out_from_both_sides() -> None:
@@ -331,8 +331,8 @@ def test_a_relation_that_is_left_out_is_left_out_from_both_sides() -> None:
         club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
         club.members.add(ada)
         ada.clubs.clear()
-        assert [] == recorded(Through, "m2m_changed", "bulk_create", "bulk_delete")
-        assert [] == recorded(Membership, "m2m_changed", "bulk_create", "bulk_delete")
+        assert [] == get_events(Through, "m2m_changed", "bulk_create", "bulk_delete")
+        assert [] == get_events(Membership, "m2m_changed", "bulk_create", "bulk_delete")
 
 
 def test_the_keys_of_a_relation_that_is_to_be_hidden_are_not_told() -> None:
@@ -345,7 +345,7 @@ def test_the_keys_of_a_relation_that_is_to_be_hidden_are_not_told() -> None:
         with heard():
             made.tags.add(tag)
             made.tags.remove(tag)
-        events = recorded(Through, "m2m_changed")
+        events = get_events(Through, "m2m_changed")
         assert [(REDACTED, 1)] * 4 == [
             (args.get("added", args.get("removed")), args["count"])
             for event in events
@@ -356,11 +356,13 @@ def test_the_keys_of_a_relation_that_is_to_be_hidden_are_not_told() -> None:
             signalbox.revert(events[0])
         club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
         club.members.add(ada)
-        assert REDACTED == newest(Membership, "m2m_changed").data["args"]["added"]
+        assert REDACTED == get_newest_event(Membership, "m2m_changed").data["args"]["added"]
         with override_settings(SIGNALBOX={"BULK": "rows", "MODELS": {"shop.Order": {"redact": ["tags"]}}}):
             made.tags.add(tag)
             made.delete()
-        assert {"tag": REDACTED, "order": REDACTED}.items() <= newest(Through, "bulk_delete").data["row"].items()
+        assert {"tag": REDACTED, "order": REDACTED}.items() <= get_newest_event(Through, "bulk_delete").data[
+            "row"
+        ].items()
 
 
 # ------------------------------------------------------------------ receivers
@@ -382,7 +384,7 @@ def test_a_receiver_hears_what_it_heard_and_is_told_with_its_run() -> None:
         ("pre_clear", None),
         ("post_clear", None),
     ] == seen
-    events = recorded(Through, "m2m_changed")[1:]
+    events = get_events(Through, "m2m_changed")[1:]
     assert [action for action, _ in seen] == [event.data["args"]["action"] for event in events]
     assert all(1 == len(event.data["receivers"]) for event in events)
     assert ([two.pk], [two.pk], [one.pk]) == (
@@ -433,7 +435,7 @@ def test_managers_within_receivers_do_not_meet() -> None:
         made.tags.add(tag)
     finally:
         m2m_changed.disconnect(copy, sender=Through)
-    added = {event.object_key: event.data["args"].get("added") for event in recorded(Through, "m2m_changed")}
+    added = {event.object_key: event.data["args"].get("added") for event in get_events(Through, "m2m_changed")}
     assert {str(made.pk): [tag.pk], str(other.pk): [tag.pk]} == added
 
 
@@ -458,11 +460,11 @@ def test_what_receivers_do_on_the_managers_own_table_is_told_as_everywhere() -> 
     finally:
         m2m_changed.disconnect(hear, sender=Membership)
     assert ("update", 3) == (
-        newest(Membership, "update").signal,
-        newest(Membership, "update").data["args"]["count"],
+        get_newest_event(Membership, "update").signal,
+        get_newest_event(Membership, "update").data["args"]["count"],
     )
-    assert 1 == len(recorded(Membership, "bulk_create"))
-    [deleted] = recorded(Membership, "bulk_delete", "post_delete")
+    assert 1 == len(get_events(Membership, "bulk_create"))
+    [deleted] = get_events(Membership, "bulk_delete", "post_delete")
     assert 1 == deleted.data["args"]["count"]
     posts = [entry for entry in told(Membership) if entry[0].startswith("post_")]
     assert [

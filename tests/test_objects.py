@@ -22,7 +22,7 @@ from signalbox.models import Event
 from signalbox.queries import object_history
 from signalbox.queries.object_history import history
 from signalbox.serialization.redaction import REDACTED
-from tests.events import newest
+from tests.events import get_newest_event
 from tests.shop.models import (
     Big,
     Customer,
@@ -49,7 +49,7 @@ def signals(subject: Any, pk: Any = None) -> list[str]:
 
 def then() -> dt.datetime:
     """The time of the newest event."""
-    moment: dt.datetime = newest().timestamp
+    moment: dt.datetime = get_newest_event().timestamp
     return moment
 
 
@@ -179,7 +179,11 @@ def test_a_child_has_the_history_of_its_parent_and_the_other_way_round() -> None
     assert not history(Restaurant, place.pk).as_of(then()).exists
     assert history(place).as_of(then()).exists
     place.delete()
-    assert not history(Place, lion.place_ptr_id or int(newest(Place, "post_delete").object_key)).as_of(then()).exists
+    assert (
+        not history(Place, lion.place_ptr_id or int(get_newest_event(Place, "post_delete").object_key))
+        .as_of(then())
+        .exists
+    )
 
 
 def test_what_was_rolled_back_is_told_but_changed_nothing() -> None:
@@ -224,7 +228,7 @@ def test_an_operation_that_left_out_keys_may_have_concerned_an_object(monkeypatc
     monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 2)
     tags = [Tag.objects.create(name=name) for name in "abc"]
     Tag.objects.update(name="z")
-    told = {str(key) for key in newest(Tag, "update").data["args"]["keys"]}
+    told = {str(key) for key in get_newest_event(Tag, "update").data["args"]["keys"]}
     for tag in tags:
         found = list(history(tag))
         assert ["update", "post_save"] == [event.signal for event in found]
@@ -251,7 +255,7 @@ def test_a_delete_that_left_out_keys_is_believed_of_what_is_not_there(monkeypatc
     assert "c" == history(stays).as_of(deleted)["name"]
     stays.save()
     stays.delete()
-    assert history(Tag, int(newest(Tag, "post_delete").object_key)).as_of(deleted).exists
+    assert history(Tag, int(get_newest_event(Tag, "post_delete").object_key)).as_of(deleted).exists
 
 
 def test_a_creation_whose_keys_nobody_told_may_be_an_objects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +300,7 @@ def test_a_part_of_a_composite_key_is_told_in_the_whole_key(mode: str) -> None:
         Enrolment.objects.create(person=person, course=course)
     with override_settings(SIGNALBOX={"BULK": mode}):
         assert 1 == Enrolment.objects.filter(course="maths").update(course="physics")
-    args = newest(Enrolment, "update").data["args"]
+    args = get_newest_event(Enrolment, "update").data["args"]
     assert [[f'[{person.pk},"maths"]'], [f'[{person.pk},"physics"]']] == [args["keys"], args["new_keys"]]
     assert not history(Enrolment, (person.pk, "maths")).as_of(then()).exists
     assert history(Enrolment, (person.pk, "physics")).as_of(then()).exists
@@ -308,7 +312,7 @@ def test_the_keys_that_the_database_computed_are_not_known(mode: str) -> None:
         Big.objects.create(id=key, name=f"n{key}")
     with override_settings(SIGNALBOX={"BULK": mode}):
         assert 2 == Big.objects.filter(id__lt=10).update(id=F("id") + 100)
-    args = newest(Big, "update").data["args"]
+    args = get_newest_event(Big, "update").data["args"]
     assert ([1, 2], None) == (sorted(args["keys"]), args["new_keys"])
     assert (False, True, True) == tuple(history(Big, key).as_of(then()).exists for key in (1, 101, 50))
     assert [False, True] == [next(iter(history(Big, key))).uncertain for key in (1, 101)]
@@ -626,7 +630,7 @@ def test_what_may_have_been_created_or_updated_is_not_said_to_be_created() -> No
 
 def test_what_even_the_base_manager_hides_is_there() -> None:
     signalbox.stop_recording()
-    paper = Paper.objects.create(title="a", put_away=True)
+    paper = Paper.objects.create(title="a", archived=True)
     signalbox.start_recording()
     state = history(paper).as_of(timezone.now())
     assert (True, "a") == (state.exists, state["title"])
@@ -660,7 +664,7 @@ def test_a_value_that_looks_like_an_expression_is_the_value_that_it_is(meta: Any
     created = then()
     order.meta = {"a": 1}
     order.save()
-    changed = newest(Order, "post_save")
+    changed = get_newest_event(Order, "post_save")
     Order.objects.update(meta=meta)
     updated = then()
     order.refresh_from_db()
@@ -672,7 +676,7 @@ def test_a_value_that_looks_like_an_expression_is_the_value_that_it_is(meta: Any
     assert meta == Order.objects.get().meta
     assert meta == told.as_of(then())["meta"]
     Order.objects.get().delete()
-    signalbox.revert(newest(Order, "post_delete"))
+    signalbox.revert(get_newest_event(Order, "post_delete"))
     assert meta == Order.objects.get().meta
 
 

@@ -16,7 +16,7 @@ from pytest_django import DjangoAssertNumQueries
 from signalbox.models import Event
 from signalbox.queries.object_history import history
 from signalbox.serialization.redaction import REDACTED
-from tests.events import changes, newest, of, recorded
+from tests.events import get_changes, get_newest_event, get_object_event, get_events
 from tests.shop.models import Club, Customer, Item10, Order, OrderLine, Person, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
@@ -55,7 +55,7 @@ def test_the_update_after_a_rolled_back_one_is_told_with_what_it_changed() -> No
         order.save()
         raise ZeroDivisionError
     order.save()
-    assert ["A-1", "A-2"] == changes(order)["number"]
+    assert ["A-1", "A-2"] == get_changes(order)["number"]
 
 
 def test_adding_from_the_reverse_side_does_not_crash() -> None:
@@ -63,10 +63,10 @@ def test_adding_from_the_reverse_side_does_not_crash() -> None:
     tag = Tag.objects.create(name="a")
     order = Order.objects.create(number="A-1")
     tag.orders.add(order)
-    assert [order.pk] == newest(Order.tags.through, "m2m_changed").data["args"]["added"]
+    assert [order.pk] == get_newest_event(Order.tags.through, "m2m_changed").data["args"]["added"]
     club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
     ada.clubs.add(club)
-    assert [club.pk] == newest(Club.members.through, "m2m_changed").data["args"]["added"]
+    assert [club.pk] == get_newest_event(Club.members.through, "m2m_changed").data["args"]["added"]
 
 
 def test_clearing_tells_of_what_was_related_and_not_of_the_whole_table() -> None:
@@ -76,7 +76,7 @@ def test_clearing_tells_of_what_was_related_and_not_of_the_whole_table() -> None
     order = Order.objects.create(number="A-1")
     order.tags.add(tags[7])
     order.tags.clear()
-    assert [tags[7].pk] == newest(Order.tags.through, "m2m_changed").data["args"]["removed"]
+    assert [tags[7].pk] == get_newest_event(Order.tags.through, "m2m_changed").data["args"]["removed"]
 
 
 def test_adding_to_a_relation_costs_no_select() -> None:
@@ -100,7 +100,7 @@ def test_fast_deletes_stay_fast(django_assert_num_queries: DjangoAssertNumQuerie
     assert Collector(using="default").can_fast_delete(OrderLine.objects.all())
     with django_assert_num_queries(1):
         OrderLine.objects.all().delete()
-    assert 500 == newest(OrderLine, "bulk_delete").data["args"]["count"]
+    assert 500 == get_newest_event(OrderLine, "bulk_delete").data["args"]["count"]
 
 
 def test_no_row_is_read_before_it_is_saved(django_assert_num_queries: DjangoAssertNumQueries) -> None:
@@ -109,7 +109,7 @@ def test_no_row_is_read_before_it_is_saved(django_assert_num_queries: DjangoAsse
     order.number = "A-2"
     with django_assert_num_queries(1):
         order.save()
-    assert ["A-1", "A-2"] == changes(order)["number"]
+    assert ["A-1", "A-2"] == get_changes(order)["number"]
 
 
 def test_secrets_are_hidden_without_being_named() -> None:
@@ -119,8 +119,8 @@ def test_secrets_are_hidden_without_being_named() -> None:
     customer.save()
     Customer.objects.update(api_token="hush-3")
     customer.delete()
-    assert {"api_token": [REDACTED, REDACTED]} == recorded(Customer, "post_save")[-1].data["changes"]
-    assert "hush" not in str([event.data for event in recorded()])
+    assert {"api_token": [REDACTED, REDACTED]} == get_events(Customer, "post_save")[-1].data["changes"]
+    assert "hush" not in str([event.data for event in get_events()])
 
 
 @pytest.mark.django_db(databases=["default", "other"])
@@ -130,8 +130,8 @@ def test_a_change_in_another_database_is_told_there_and_is_about_that_row() -> N
     tag = Tag.objects.using("other").create(pk=5, name="there")
     tag.name = "still there"
     tag.save()
-    assert {"name": ["there", "still there"]} == changes(tag, using="other")
-    assert 1 == len(recorded(Tag, "post_save"))
+    assert {"name": ["there", "still there"]} == get_changes(tag, using="other")
+    assert 1 == len(get_events(Tag, "post_save"))
 
 
 def test_an_expression_is_told_and_does_not_crash() -> None:
@@ -139,7 +139,7 @@ def test_an_expression_is_told_and_does_not_crash() -> None:
     item = Item10.objects.create(name="x", count=1)
     item.count = F("count") + 1
     item.save()
-    old, new = changes(item)["count"]
+    old, new = get_changes(item)["count"]
     if django.VERSION >= (6, 0) and connection.vendor != "mysql":  # the database says what it made of it
         assert [1, 2] == [old, new]
     else:
@@ -155,7 +155,7 @@ def test_a_deferred_field_is_neither_fetched_nor_taken_for_changed(
     found.name = "y"
     with django_assert_num_queries(1):
         found.save()
-    assert {"name": ["x", "y"]} == changes(found)
+    assert {"name": ["x", "y"]} == get_changes(found)
 
 
 def test_a_text_of_a_number_is_no_change() -> None:
@@ -163,7 +163,7 @@ def test_a_text_of_a_number_is_no_change() -> None:
     item = Item10.objects.create(name="x", count=72)
     item.count = "72"
     item.save()
-    assert {} == changes(item)
+    assert {} == get_changes(item)
 
 
 def test_a_label_costs_no_query(django_assert_num_queries: DjangoAssertNumQueries) -> None:
@@ -183,7 +183,7 @@ def test_a_label_costs_no_query(django_assert_num_queries: DjangoAssertNumQuerie
     try:
         with django_assert_num_queries(1):
             line = Asking.objects.create(order=order, sku="a")
-        assert "" == of(line).object_label
+        assert "" == get_object_event(line).object_label
     finally:
         del apps.all_models["shop"]["asking"]
         apps.clear_cache()

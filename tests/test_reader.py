@@ -19,7 +19,7 @@ from signalbox.queries import events, signal_listeners, stats, time_index, trace
 from signalbox.queries.export import event_to_dict, trace_to_dict
 from signalbox.queries.filters import EventFilter, FilterError, ObjectReference
 from signalbox.queries.trace_tree import build_trees
-from tests.rows import NOON, TRACE, event, trace, unsaved_event
+from tests.rows import NOON, TRACE_ID, create_event, create_trace, build_event
 from tests.shop.models import Order
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
@@ -49,8 +49,8 @@ def wanted(**given: Any) -> list[str]:
 
 
 def test_a_filter_of_nothing_wants_everything() -> None:
-    event(object_label="a")
-    event(object_label="b", signal="post_delete", outcome="rolled_back")
+    create_event(object_label="a")
+    create_event(object_label="b", signal="post_delete", outcome="rolled_back")
     assert ["b", "a"] == wanted()
     assert ["b", "a"] == wanted(signal=[], sender=None, text="", since="", unknown="x")
 
@@ -74,7 +74,7 @@ def test_a_filter_of_nothing_wants_everything() -> None:
         ({"sender": "shop.ORDER"}, ["saved"]),
         ({"trace": OTHER}, ["in"]),
         ({"trace": OTHER[:6]}, ["in"]),
-        ({"trace": [TRACE, OTHER]}, ["in", "paid", "saved", "of ann"]),
+        ({"trace": [TRACE_ID, OTHER]}, ["in", "paid", "saved", "of ann"]),
         ({"outcome": ["failed", "sent"]}, ["in", "paid"]),
         ({"database": "other"}, ["of ann"]),
         ({"kind": "request"}, ["paid", "saved", "of ann"]),
@@ -85,9 +85,9 @@ def test_a_filter_of_nothing_wants_everything() -> None:
     ],
 )
 def test_a_filter_wants_what_meets_all_its_parts(given: dict[str, Any], found: list[str]) -> None:
-    event(object_label="of ann", sender="shop.Customer", actor_key="7", actor_label="ann", database="other")
-    event(object_label="saved", object_key="a:b", actor_label="bob")
-    event(
+    create_event(object_label="of ann", sender="shop.Customer", actor_key="7", actor_label="ann", database="other")
+    create_event(object_label="saved", object_key="a:b", actor_label="bob")
+    create_event(
         object_label="paid",
         signal="shop.signals.paid",
         sender="shop.views.Till",
@@ -96,10 +96,10 @@ def test_a_filter_wants_what_meets_all_its_parts(given: dict[str, Any], found: l
         actor_label="",
         data={"args": {"note": "paid Late"}},
     )
-    event(
+    create_event(
         object_label="in", signal="user_logged_in", sender="auth.User", trace_id=OTHER, outcome="failed", actor_label=""
     )
-    trace()
+    create_trace()
     assert found == wanted(**given)
 
 
@@ -156,7 +156,7 @@ def minutes(number: float) -> dt.datetime:
 
 def test_a_stretch_of_time_begins_with_its_first_moment_and_ends_before_its_last() -> None:
     for minute in range(5):
-        event(object_label=str(minute), at=minutes(minute))
+        create_event(object_label=str(minute), at=minutes(minute))
     assert ["3", "2"] == labels(events.get_events(EventFilter(since=minutes(2), until=minutes(4))))
     assert ["4", "3", "2"] == labels(events.get_events(EventFilter(since=minutes(2))))
     assert ["1", "0"] == labels(events.get_events(EventFilter(until=minutes(2))))
@@ -173,10 +173,10 @@ def test_nothing_is_found_in_an_empty_table() -> None:
 def test_events_that_were_written_late_are_found_at_their_own_time() -> None:
     """A transaction of 50 minutes writes its events when it commits, among others that are younger."""
     for minute in range(300):
-        event(object_label=f"on time {minute}", at=minutes(minute))
+        create_event(object_label=f"on time {minute}", at=minutes(minute))
         if minute == 100:
             for late in range(51, 101):
-                event(object_label=f"late {late}", at=minutes(late))
+                create_event(object_label=f"late {late}", at=minutes(late))
     found = labels(events.get_events(EventFilter(since=minutes(60), until=minutes(62)), limit=100))
     assert ["late 61", "late 60", "on time 61", "on time 60"] == found
     found = labels(events.get_events(EventFilter(since=minutes(99), until=minutes(102)), limit=100))
@@ -188,7 +188,7 @@ def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
     hole: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_index, "WINDOW_ROWS", 5)
-    rows = [unsaved_event(at=minutes(number), object_label=str(number), span=number) for number in range(2000)]
+    rows = [build_event(at=minutes(number), object_label=str(number), span=number) for number in range(2000)]
     Event._base_manager.bulk_create(rows[:1000])
     if hole:  # ids that a purge, or a rolled-back transaction, has left empty
         last = Event._base_manager.order_by("id").last()
@@ -209,8 +209,8 @@ def test_a_stretch_of_time_is_found_in_few_steps_whatever_the_tables_size(
 
 
 def test_a_trace_counts_at_the_time_of_its_end() -> None:
-    trace(name="long", at=minutes(0), duration=10 * 60_000_000)
-    trace(name="short", at=minutes(11), duration=1000)
+    create_trace(name="long", at=minutes(0), duration=10 * 60_000_000)
+    create_trace(name="short", at=minutes(11), duration=1000)
     assert ["long"] == [row.name for row in events.get_traces(EventFilter(since=minutes(9), until=minutes(11)))]
     assert ["short", "long"] == [row.name for row in events.get_traces(EventFilter(since=minutes(9)))]
     assert [] == events.get_traces(EventFilter(until=minutes(9)))
@@ -221,7 +221,7 @@ def test_a_trace_counts_at_the_time_of_its_end() -> None:
 
 def test_events_come_newest_first_a_page_at_a_time_and_none_twice() -> None:
     for number in range(7):
-        event(object_label=str(number))
+        create_event(object_label=str(number))
     pages = []
     before = None
     while page := events.get_events(before=before, limit=3):
@@ -232,7 +232,7 @@ def test_events_come_newest_first_a_page_at_a_time_and_none_twice() -> None:
 
 def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
     for _ in range(5):
-        event()
+        create_event()
     with CaptureQueriesContext(connection) as queries:
         events.get_events(EventFilter.parse({"signal": "post_save", "text": "order"}), before=10**6, limit=2)
         events.get_traces(EventFilter.parse({"kind": "request"}), before=10**6, limit=2)
@@ -242,7 +242,7 @@ def test_a_page_is_read_in_one_statement_without_counting_or_skipping() -> None:
 
 
 def test_an_event_is_found_by_its_id_or_not_at_all() -> None:
-    kept = event(object_label="kept")
+    kept = create_event(object_label="kept")
     found = events.get_event(kept.id)
     assert found is not None
     assert "kept" == found.object_label
@@ -265,10 +265,12 @@ def test_an_event_is_found_by_its_id_or_not_at_all() -> None:
     ],
 )
 def test_traces_are_chosen_by_themselves_and_by_what_happened_in_them(given: dict[str, Any], names: list[str]) -> None:
-    trace(name="POST /")
-    event(signal="post_save")
-    trace(name="import", kind="task", trace_id=OTHER, actor_key="", actor_label="cron", data={"file": "prices.CSV"})
-    event(signal="post_delete", trace_id=OTHER, outcome="failed")
+    create_trace(name="POST /")
+    create_event(signal="post_save")
+    create_trace(
+        name="import", kind="task", trace_id=OTHER, actor_key="", actor_label="cron", data={"file": "prices.CSV"}
+    )
+    create_event(signal="post_delete", trace_id=OTHER, outcome="failed")
     assert names == [row.name for row in events.get_traces(EventFilter.parse(given))]
 
 
@@ -280,14 +282,14 @@ def shape(nodes: tuple[trace_tree.Node, ...]) -> list[Any]:
 
 
 def test_a_trace_is_a_tree_in_the_order_of_its_sends() -> None:
-    trace(name="POST /")
-    event(span=4, object_label="d")
-    event(span=3, parent=1, object_label="c")
-    event(span=1, object_label="a")
-    event(span=2, parent=1, object_label="b")
-    event(span=5, parent=3, object_label="e")
-    event(trace_id=OTHER, span=6, object_label="of another")
-    found = trace_tree.get_trace_tree(TRACE)
+    create_trace(name="POST /")
+    create_event(span=4, object_label="d")
+    create_event(span=3, parent=1, object_label="c")
+    create_event(span=1, object_label="a")
+    create_event(span=2, parent=1, object_label="b")
+    create_event(span=5, parent=3, object_label="e")
+    create_event(trace_id=OTHER, span=6, object_label="of another")
+    found = trace_tree.get_trace_tree(TRACE_ID)
     assert found is not None
     assert ["POST /"] == [row.name for row in found.traces]
     assert [("a", [("b", []), ("c", [("e", [])])]), ("d", [])] == shape(found.roots)
@@ -296,15 +298,15 @@ def test_a_trace_is_a_tree_in_the_order_of_its_sends() -> None:
 
 
 def test_a_trace_that_has_not_ended_has_no_row_and_its_events() -> None:
-    event(object_label="a")
-    found = trace_tree.get_trace_tree(TRACE)
+    create_event(object_label="a")
+    found = trace_tree.get_trace_tree(TRACE_ID)
     assert found is not None
     assert ((), [("a", [])]) == (found.traces, shape(found.roots))
 
 
 def test_a_trace_without_events_has_its_row() -> None:
-    trace(name="POST /")
-    found = trace_tree.get_trace_tree(TRACE)
+    create_trace(name="POST /")
+    found = trace_tree.get_trace_tree(TRACE_ID)
     assert found is not None
     assert (1, ()) == (len(found.traces), found.roots)
 
@@ -314,22 +316,22 @@ def test_a_trace_that_is_not_there_is_none() -> None:
 
 
 def test_a_traces_id_that_came_from_outside_may_belong_to_several() -> None:
-    trace(name="second", at=minutes(2))
-    trace(name="first", at=minutes(1))
-    found = trace_tree.get_trace_tree(TRACE)
+    create_trace(name="second", at=minutes(2))
+    create_trace(name="first", at=minutes(1))
+    found = trace_tree.get_trace_tree(TRACE_ID)
     assert found is not None
     assert ["first", "second"] == [row.name for row in found.traces]
 
 
 def test_an_event_whose_parent_is_missing_is_a_root() -> None:
-    assert [("orphan", [])] == shape(build_trees([unsaved_event(span=5, parent=4, object_label="orphan")]))
+    assert [("orphan", [])] == shape(build_trees([build_event(span=5, parent=4, object_label="orphan")]))
 
 
 def test_events_that_claim_to_be_each_others_parents_do_no_harm() -> None:
     circle = [
-        unsaved_event(span=1, parent=2, object_label="a"),
-        unsaved_event(span=2, parent=1, object_label="b"),
-        unsaved_event(span=3, parent=3, object_label="c"),
+        build_event(span=1, parent=2, object_label="a"),
+        build_event(span=2, parent=1, object_label="b"),
+        build_event(span=3, parent=3, object_label="c"),
     ]
     assert [("a", [("b", [])]), ("c", [])] == shape(build_trees(circle))
 
@@ -338,17 +340,17 @@ def test_events_of_several_processes_come_in_the_order_of_their_beginning() -> N
     """Each process numbers from a random start: the greater number may be the earlier event's."""
     high, low = 9 << 22, 1 << 22
     events = [
-        unsaved_event(span=low, at=minutes(2), object_label="child's", parent=high),
-        unsaved_event(span=high, at=minutes(1), object_label="parent's"),
-        unsaved_event(span=high + 1, at=minutes(3), object_label="parent's second"),
+        build_event(span=low, at=minutes(2), object_label="child's", parent=high),
+        build_event(span=high, at=minutes(1), object_label="parent's"),
+        build_event(span=high + 1, at=minutes(3), object_label="parent's second"),
     ]
     assert [("parent's", [("child's", [])]), ("parent's second", [])] == shape(build_trees(events))
 
 
 def test_a_trace_too_large_to_show_says_so() -> None:
     for span in range(4):
-        event(span=span, object_label=str(span))
-    found = trace_tree.get_trace_tree(TRACE, limit=3)
+        create_event(span=span, object_label=str(span))
+    found = trace_tree.get_trace_tree(TRACE_ID, limit=3)
     assert found is not None
     assert not found.is_complete
     assert ["0", "1", "2"] == [e.object_label for _, e in found.walk()]
@@ -358,7 +360,9 @@ def test_a_trace_too_large_to_show_says_so() -> None:
 
 
 def test_a_record_has_every_column_and_spans_that_every_parser_can_read() -> None:
-    found = event(span=2**62 - 1, parent=5, at=NOON + dt.timedelta(microseconds=7), data={"args": {"created": True}})
+    found = create_event(
+        span=2**62 - 1, parent=5, at=NOON + dt.timedelta(microseconds=7), data={"args": {"created": True}}
+    )
     record = event_to_dict(found)
     columns = {field.name for field in Event._meta.fields}
     assert columns == {"duration" if key == "duration_us" else key for key in record}
@@ -368,7 +372,7 @@ def test_a_record_has_every_column_and_spans_that_every_parser_can_read() -> Non
 
 
 def test_a_traces_record_has_every_column() -> None:
-    record = trace_to_dict(trace())
+    record = trace_to_dict(create_trace())
     assert {field.name for field in Trace._meta.fields} == {
         "duration" if key == "duration_us" else key for key in record
     }
@@ -454,10 +458,10 @@ def test_signals_are_chosen_by_name_and_group() -> None:
 
 def test_signals_are_counted_over_the_newest_events_alone() -> None:
     for _ in range(5):
-        event(signal="post_save", data={"announced": 5})
-    event(signal="post_delete")
-    trace(data={"counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
-    trace(at=minutes(-60), data={"counts": {"pre_init": {"shop.Order": 1000}}})
+        create_event(signal="post_save", data={"announced": 5})
+    create_event(signal="post_delete")
+    create_trace(data={"counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
+    create_trace(at=minutes(-60), data={"counts": {"pre_init": {"shop.Order": 1000}}})
     counts = {
         one.name: one.event_count for one in signal_listeners.get_signal_listeners({}, (), limit=4) if one.event_count
     }
@@ -473,9 +477,9 @@ def run(name: str, us: int | None, error: str | None = None) -> dict[str, Any]:
 
 def test_statistics_count_outcomes_and_time_receivers() -> None:
     for us in range(1, 101):
-        event(at=minutes(us), data={"receivers": [run("shop.index", us), run("shop.mail", 1000 * us)]})
-    event(outcome="rolled_back", errors=1, data={"receivers": [run("shop.mail", None, "ValueError: no")]})
-    event(signal="update")
+        create_event(at=minutes(us), data={"receivers": [run("shop.index", us), run("shop.mail", 1000 * us)]})
+    create_event(outcome="rolled_back", errors=1, data={"receivers": [run("shop.mail", None, "ValueError: no")]})
+    create_event(signal="update")
     found = stats.compute_stats()
     assert (102, True, minutes(0), minutes(100)) == (found.events, found.is_complete, found.first, found.last)
     assert [("post_save", 101, {"committed": 100, "rolled_back": 1}, 1), ("update", 1, {"committed": 1}, 0)] == [
@@ -502,7 +506,7 @@ def test_statistics_count_outcomes_and_time_receivers() -> None:
 
 def test_statistics_are_of_the_newest_events_and_say_what_they_leave_out() -> None:
     for number in range(5):
-        event(at=minutes(number))
+        create_event(at=minutes(number))
     found = stats.compute_stats(limit=3)
     assert (3, False, minutes(2)) == (found.events, found.is_complete, found.first)
     assert stats.compute_stats(limit=5).is_complete

@@ -624,7 +624,7 @@ def test_signalbox_s_own_failure_is_logged_and_the_send_goes_on(
         def start(self, *_: object) -> None:
             raise ZeroDivisionError
 
-        finish = unheard = start
+        finish = handle_no_receivers = start
 
     signals.record_sends(signal, Broken())
     with connected(signal, plain):

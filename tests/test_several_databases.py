@@ -20,7 +20,7 @@ from signalbox.outbox import registry
 from signalbox.pipeline import exporter, writer
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import revert
-from tests.events import changes, newest, of, recorded
+from tests.events import get_changes, get_newest_event, get_object_event, get_events
 from tests.shop.models import Customer, Order, Restaurant, Tag, Word
 
 pytestmark = [
@@ -34,7 +34,7 @@ def told(using: str) -> list[tuple[str, str, str]]:
     senders = ("shop.Tag", "shop.Order", "shop.Order_tags", "shop.Restaurant", "shop.Customer")
     return [
         (event.signal, event.sender, event.database)
-        for event in recorded(using=using, sender__in=senders)
+        for event in get_events(using=using, sender__in=senders)
         if event.signal != "class_prepared"
     ]
 
@@ -142,23 +142,23 @@ def test_every_kind_of_change_lies_where_it_happened() -> None:
 def test_an_object_that_is_saved_to_another_database_is_another_row_there() -> None:
     tag = Tag.objects.create(pk=5, name="a")
     tag.save(using="other")
-    assert of(tag, using="other").data["args"]["created"]
+    assert get_object_event(tag, using="other").data["args"]["created"]
     mine = Tag.objects.using("default").get(pk=5)
     mine.name = "b"
     mine.save(using="other")
-    assert {"name": ["b"]} == changes(mine, using="other")
+    assert {"name": ["b"]} == get_changes(mine, using="other")
     mine.name = "c"
     mine.save(using="other")
-    assert {"name": ["b", "c"]} == changes(mine, using="other")
+    assert {"name": ["b", "c"]} == get_changes(mine, using="other")
     mine.save(using="default")
-    assert {"name": ["c"]} == changes(mine)
+    assert {"name": ["c"]} == get_changes(mine)
 
 
 def test_deleting_from_another_database_tells_nothing_of_this_ones_row() -> None:
     for using in ("default", "other"):
         Tag.objects.using(using).create(pk=5, name=f"in {using}")
     Tag.objects.using("default").get().delete(using="other")
-    assert {"id": 5} == newest(Tag, "post_delete", using="other").data["row"]
+    assert {"id": 5} == get_newest_event(Tag, "post_delete", using="other").data["row"]
     assert 1 == Tag.objects.using("default").count()
 
 
@@ -170,7 +170,7 @@ def test_a_routed_model_needs_no_using() -> None:
         Tag.objects.update(name="c")
         assert [] == told("default")
         assert ["update", "post_save", "post_save"] == [event.signal for event in history(tag)]
-        assert {"name": ["a", "b"]} == changes(tag, using="other")
+        assert {"name": ["a", "b"]} == get_changes(tag, using="other")
 
 
 def test_each_transaction_decides_for_itself() -> None:
@@ -191,7 +191,7 @@ def test_an_object_has_one_history_in_each_database() -> None:
     assert (1, 2) == (len(list(history(here))), len(list(history(there))))
     assert 2 == len(list(history(Tag, 5, using="other")))
     assert ["here", "still there"] == [
-        history(tag).as_of(newest(using="other").timestamp)["name"] for tag in (here, there)
+        history(tag).as_of(get_newest_event(using="other").timestamp)["name"] for tag in (here, there)
     ]
 
 
@@ -200,7 +200,7 @@ def test_reverting_happens_where_the_event_lies() -> None:
     Tag.objects.create(pk=5, name="here")
     tag.name = "b"
     tag.save()
-    revert(of(tag, using="other"))
+    revert(get_object_event(tag, using="other"))
     assert ("a", "here") == (Tag.objects.using("other").get().name, Tag.objects.using("default").get().name)
 
 
@@ -215,8 +215,8 @@ def test_what_was_read_from_a_replica_is_known_when_it_is_written() -> None:
     assert "replica" == found._state.db
     found.number = "A-2"
     found.save()
-    assert ["A-1", "A-2"] == changes(found)["number"]
-    assert ("default", "A-2") == (of(found).database, Order.objects.get().number)
+    assert ["A-1", "A-2"] == get_changes(found)["number"]
+    assert ("default", "A-2") == (get_object_event(found).database, Order.objects.get().number)
     assert ["post_save", "post_save"] == [event.signal for event in history(Order.objects.get())]
 
 
@@ -227,7 +227,7 @@ def test_a_label_asks_no_replica() -> None:
     try:
         with CaptureQueriesContext(connections["replica"]) as captured:
             found.save()
-        assert ([], "") == (list(captured), of(found).object_label)
+        assert ([], "") == (list(captured), get_object_event(found).object_label)
     finally:
         Order.__str__ = kept  # type: ignore[method-assign]
 
@@ -265,11 +265,11 @@ def test_events_of_a_database_without_tables_lie_in_the_default_one_after_the_co
         Tag.objects.using("attic").create(name="never")
         raise ZeroDivisionError
     assert ["post_save", "post_save", "update"] == [signal for signal, _, _ in told("default")]
-    assert {"name": ["a", "b"]} == newest(Tag, "post_save").data["changes"]
+    assert {"name": ["a", "b"]} == get_newest_event(Tag, "post_save").data["changes"]
     assert ["update", "post_save", "post_save"] == [
         event.signal for event in history(tag) if event.outcome == "committed"
     ]
-    assert "c" == history(tag).as_of(newest(Tag, "update").timestamp)["name"]
+    assert "c" == history(tag).as_of(get_newest_event(Tag, "update").timestamp)["name"]
 
 
 def test_a_database_that_gets_its_tables_later_holds_its_events_from_then_on(attic: Any) -> None:
@@ -360,7 +360,7 @@ def test_a_delivery_that_can_not_be_made_after_the_commit_is_told_and_holds_up_n
     signalbox.receiver(post_delete, sender="shop.Word", durable=True, key="meaning")(heard)
     Word.objects.using("attic").create(text="a", meaning="b")
     Word.objects.using("attic").defer("meaning").get().delete()
-    assert ["post_save", "post_delete"] == [event.signal for event in recorded(Word, "post_save", "post_delete")]
+    assert ["post_save", "post_delete"] == [event.signal for event in get_events(Word, "post_save", "post_delete")]
     assert "No delivery of post_delete from shop.Word a can be made" in caplog.text
     assert "the field 'meaning' of shop.Word a, which was not loaded" in caplog.text
     assert not Delivery.objects.exists()

@@ -19,7 +19,7 @@ import signalbox
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata, row_state
 from signalbox.pipeline import unit_of_work
-from tests.events import changes, of, recorded
+from tests.events import get_changes, get_object_event, get_events
 from tests.shop.fields import Money, Vector
 from tests.shop.models import (
     Attachment,
@@ -58,14 +58,14 @@ def test_a_loaded_object_knows_its_old_values() -> None:
     found = Order.objects.get(pk=order().pk)
     found.note = "stale"
     found.save()
-    assert ["fresh", "stale"] == changes(found)["note"]
+    assert ["fresh", "stale"] == get_changes(found)["note"]
 
 
 def test_a_created_object_knows_what_it_was_created_with() -> None:
     made = order()
     made.note = "stale"
     made.save()
-    assert ["fresh", "stale"] == changes(made)["note"]
+    assert ["fresh", "stale"] == get_changes(made)["note"]
 
 
 def test_each_save_is_compared_with_the_one_before() -> None:
@@ -73,7 +73,7 @@ def test_each_save_is_compared_with_the_one_before() -> None:
     for note in ("one", "two", "two"):
         made.note = note
         made.save()
-    told = [event.data["changes"].get("note") for event in recorded(Order, "post_save")[1:]]
+    told = [event.data["changes"].get("note") for event in get_events(Order, "post_save")[1:]]
     assert [["fresh", "one"], ["one", "two"], None] == told
 
 
@@ -105,7 +105,7 @@ def test_what_is_changed_in_place_is_told_of_an_object_that_was_read_in_part(rea
     found = read()
     found.meta["seats"].append(3)
     found.save(update_fields=["meta"])
-    assert {"meta": [{"seats": [1, 2]}, {"seats": [1, 2, 3]}]} == changes(found)
+    assert {"meta": [{"seats": [1, 2]}, {"seats": [1, 2, 3]}]} == get_changes(found)
 
 
 def test_a_field_of_ones_own_and_a_file_that_are_read_in_part_are_known_too() -> None:
@@ -113,18 +113,18 @@ def test_a_field_of_ones_own_and_a_file_that_are_read_in_part_are_known_too() ->
     note = Note.objects.only("price").get()
     note.price = Money(Decimal(7), "EUR")
     note.save(update_fields=["price"])
-    assert {"price": ["5 EUR", "7 EUR"]} == changes(note)
+    assert {"price": ["5 EUR", "7 EUR"]} == get_changes(note)
     Attachment.objects.create(name="a", file="old.txt")
     attachment = Attachment.objects.only("file").get()
     attachment.file.name = "new.txt"
     attachment.save(update_fields=["file"])
-    assert {"file": ["old.txt", "new.txt"]} == changes(attachment)
+    assert {"file": ["old.txt", "new.txt"]} == get_changes(attachment)
 
 
 def test_a_blind_save_by_key_does_not_invent_old_values() -> None:
     tag = Tag.objects.create(name="steam")
     Tag(pk=tag.pk, name="diesel").save()
-    event = of(tag)
+    event = get_object_event(tag)
     assert False is event.data["args"]["created"]
     assert {"name": ["diesel"]} == event.data["changes"]
 
@@ -134,7 +134,7 @@ def test_a_key_changed_in_memory_writes_another_row_whose_old_values_nobody_read
     first.pk = second.pk
     first.name = "third"
     first.save()
-    assert {"name": ["third"]} == changes(second)
+    assert {"name": ["third"]} == get_changes(second)
 
 
 def test_a_key_changed_in_memory_deletes_another_row_whose_values_nobody_read() -> None:
@@ -142,7 +142,7 @@ def test_a_key_changed_in_memory_deletes_another_row_whose_values_nobody_read() 
     key = second.pk
     first.pk = key
     first.delete()
-    [event] = recorded(Tag, "post_delete")
+    [event] = get_events(Tag, "post_delete")
     assert (str(key), {"id": key}) == (event.object_key, event.data["row"])
 
 
@@ -150,7 +150,7 @@ def test_a_deleted_object_that_was_never_read_tells_its_key_alone() -> None:
     tag = Tag.objects.create(name="steam")
     key = tag.pk
     Tag(pk=key).delete()
-    [event] = recorded(Tag, "post_delete")
+    [event] = get_events(Tag, "post_delete")
     assert {"id": key} == event.data["row"]
 
 
@@ -159,7 +159,7 @@ def test_a_deleted_object_tells_what_its_row_held_and_not_what_was_assigned_sinc
     key = tag.pk
     tag.name = "never saved"
     tag.delete()
-    [event] = recorded(Tag, "post_delete")
+    [event] = get_events(Tag, "post_delete")
     assert {"id": key, "name": "steam"} == event.data["row"]
 
 
@@ -167,7 +167,7 @@ def test_what_was_assigned_before_the_first_save_is_no_change() -> None:
     tag = Tag(name="first")
     tag.name = "second"
     tag.save()
-    event = of(tag)
+    event = get_object_event(tag)
     assert True is event.data["args"]["created"]
     assert {"id": tag.pk, "name": "second"} == event.data["row"]
     assert "changes" not in event.data
@@ -181,12 +181,12 @@ def test_a_copy_without_a_key_is_created_and_changes_nothing_of_the_original() -
     made.number = "A-2"
     made.save()
     assert original != made.pk
-    event = of(made)
+    event = get_object_event(made)
     assert True is event.data["args"]["created"]
     assert "A-2" == event.data["row"]["number"]
     made.number = "A-3"
     made.save()
-    assert ["A-2", "A-3"] == changes(made)["number"]
+    assert ["A-2", "A-3"] == get_changes(made)["number"]
 
 
 def test_a_copy_without_a_key_that_takes_itself_for_saved_is_created_too() -> None:
@@ -194,7 +194,7 @@ def test_a_copy_without_a_key_that_takes_itself_for_saved_is_created_too() -> No
     original, tag.pk = tag.pk, None
     tag.save()
     assert original != tag.pk
-    assert {"id": tag.pk, "name": "steam"} == of(tag).data["row"]
+    assert {"id": tag.pk, "name": "steam"} == get_object_event(tag).data["row"]
 
 
 def test_a_forced_insert_is_a_creation_whatever_the_object_knew() -> None:
@@ -202,14 +202,14 @@ def test_a_forced_insert_is_a_creation_whatever_the_object_knew() -> None:
     other = Tag.objects.get(pk=tag.pk)
     tag.delete()
     other.save(force_insert=True)
-    assert {"id": other.pk, "name": "steam"} == of(other).data["row"]
+    assert {"id": other.pk, "name": "steam"} == get_object_event(other).data["row"]
 
 
 def test_a_save_with_a_default_key_is_an_insert() -> None:
     document = Document.objects.create(title="Notes")
     document.title = "More notes"
     document.save()
-    assert {"title": ["Notes", "More notes"]} == changes(document)
+    assert {"title": ["Notes", "More notes"]} == get_changes(document)
 
 
 # ------------------------------------------------------------------ deferred fields
@@ -220,17 +220,17 @@ def test_a_deferred_field_that_is_overwritten_has_no_known_old_value(deferring: 
     found = deferring.get(pk=order().pk)
     found.note = "stale"
     found.save()
-    assert ["stale"] == changes(found)["note"]
+    assert ["stale"] == get_changes(found)["note"]
     found.note = "staler"
     found.save()
-    assert ["stale", "staler"] == changes(found)["note"]
+    assert ["stale", "staler"] == get_changes(found)["note"]
 
 
 def test_a_deferred_field_that_stays_away_is_not_written_and_not_told() -> None:
     found = Order.objects.defer("note").get(pk=order().pk)
     found.number = "A-2"
     found.save()
-    told = changes(found)
+    told = get_changes(found)
     assert ["A-1", "A-2"] == told["number"]
     assert "note" not in told
 
@@ -241,7 +241,7 @@ def test_a_deferred_field_that_was_fetched_has_its_old_value() -> None:
     found.note = "stale"
     found.meta["a"] = 2
     found.save()
-    told = changes(found)
+    told = get_changes(found)
     assert (["fresh", "stale"], [{"a": 1}, {"a": 2}]) == (told["note"], told["meta"])
 
 
@@ -258,8 +258,8 @@ def test_what_is_fetched_for_all_peers_is_known_of_each() -> None:
     second.meta["of"] = "nobody"
     second.save()
     assert (["fresh", "stale"], [{"of": "A-2"}, {"of": "nobody"}]) == (
-        changes(second)["note"],
-        changes(second)["meta"],
+        get_changes(second)["note"],
+        get_changes(second)["meta"],
     )
 
 
@@ -273,7 +273,7 @@ def test_a_peer_that_was_overwritten_before_the_others_fetched_stays_unknown() -
     second.note = "stale"
     assert "fresh" == first.note
     second.save()
-    assert ["stale"] == changes(second)["note"]
+    assert ["stale"] == get_changes(second)["note"]
 
 
 def test_deleting_an_object_that_was_read_in_part_tells_that_part() -> None:
@@ -281,7 +281,7 @@ def test_deleting_an_object_that_was_read_in_part_tells_that_part() -> None:
     found.note = "never saved"
     key = found.pk
     found.delete()
-    [event] = recorded(Order, "post_delete")
+    [event] = get_events(Order, "post_delete")
     assert {"id": key, "number": "A-1"} == event.data["row"]
 
 
@@ -329,7 +329,7 @@ def test_a_refreshed_object_is_compared_with_what_it_was_refreshed_to() -> None:
     made.refresh_from_db()
     made.note = "stale"
     made.save()
-    assert ["from elsewhere", "stale"] == changes(made)["note"]
+    assert ["from elsewhere", "stale"] == get_changes(made)["note"]
 
 
 @pytest.mark.parametrize("fields", [None, ["note"]])
@@ -341,7 +341,7 @@ def test_what_was_refreshed_within_a_block_that_was_rolled_back_is_not_what_the_
         assert "undone" == made.note
         raise Undone
     made.save()
-    assert ["fresh", "undone"] == changes(made)["note"]
+    assert ["fresh", "undone"] == get_changes(made)["note"]
 
 
 def test_a_refresh_within_a_block_that_was_rolled_back_is_undone_with_what_came_before_and_after() -> None:
@@ -358,7 +358,7 @@ def test_a_refresh_within_a_block_that_was_rolled_back_is_undone_with_what_came_
         made.save()
         raise Undone
     made.save()
-    assert ["saved", "three"] == changes(made)["note"]
+    assert ["saved", "three"] == get_changes(made)["note"]
 
 
 def test_refreshing_again_and_again_in_one_transaction_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_a_field_refreshed_alone_leaves_what_is_known_of_the_others(fields: Any)
     made.refresh_from_db(fields=fields)
     made.note = "stale"
     made.save()
-    told = changes(made)
+    told = get_changes(made)
     assert (["from elsewhere", "stale"], ["A-1", "A-2"]) == (told["note"], told["number"])
 
 
@@ -393,7 +393,7 @@ def test_a_foreign_key_can_be_refreshed_by_either_name() -> None:
         made.refresh_from_db(fields=[name])
         made.customer = ada
         made.save()
-        assert [bob.pk, ada.pk] == changes(made)["customer"]
+        assert [bob.pk, ada.pk] == get_changes(made)["customer"]
 
 
 def test_refreshing_from_a_queryset_that_defers_knows_only_what_it_read() -> None:
@@ -403,7 +403,7 @@ def test_refreshing_from_a_queryset_that_defers_knows_only_what_it_read() -> Non
     made.refresh_from_db(from_queryset=Order.objects.defer("note"))
     assert ("assigned", "A-1") == (made.note, made.number)
     made.save()
-    assert ["fresh", "assigned"] == changes(made)["note"]
+    assert ["fresh", "assigned"] == get_changes(made)["note"]
 
 
 def test_a_blind_object_that_is_refreshed_is_blind_no_more() -> None:
@@ -411,7 +411,7 @@ def test_a_blind_object_that_is_refreshed_is_blind_no_more() -> None:
     tag.refresh_from_db()
     tag.name = "diesel"
     tag.save()
-    assert {"name": ["steam", "diesel"]} == changes(tag)
+    assert {"name": ["steam", "diesel"]} == get_changes(tag)
 
 
 # ------------------------------------------------------------------ update_fields and expressions
@@ -421,11 +421,11 @@ def test_update_fields_tells_what_was_written_and_keeps_the_rest_for_later() -> 
     made = order()
     made.note, made.number = "stale", "A-2"
     made.save(update_fields=["note"])
-    event = of(made)
+    event = get_object_event(made)
     assert {"note": ["fresh", "stale"]} == event.data["changes"]
     assert ["note"] == event.data["args"]["update_fields"]
     made.save()
-    assert ["A-1", "A-2"] == changes(made)["number"]
+    assert ["A-1", "A-2"] == get_changes(made)["number"]
 
 
 def test_update_fields_may_name_a_foreign_key_by_its_column() -> None:
@@ -433,17 +433,17 @@ def test_update_fields_may_name_a_foreign_key_by_its_column() -> None:
     made = order()
     made.customer = ada
     made.save(update_fields=["customer_id"])
-    assert {"customer": [None, ada.pk]} == changes(made)
+    assert {"customer": [None, ada.pk]} == get_changes(made)
 
 
 def test_a_blind_save_of_one_field_is_followed_by_one_that_knows_it() -> None:
     tag = Order(pk=order().pk)
     tag.note = "stale"
     tag.save(update_fields=["note"])
-    assert {"note": ["stale"]} == changes(tag)
+    assert {"note": ["stale"]} == get_changes(tag)
     tag.note = "staler"
     tag.save(update_fields=["note"])
-    assert {"note": ["stale", "staler"]} == changes(tag)
+    assert {"note": ["stale", "staler"]} == get_changes(tag)
 
 
 def test_an_expression_tells_what_the_database_made_of_it_or_its_text() -> None:
@@ -452,7 +452,7 @@ def test_an_expression_tells_what_the_database_made_of_it_or_its_text() -> None:
     made = order(total=Decimal(10))
     made.total = F("total") + 5
     made.save()
-    old, new = changes(made)["total"]
+    old, new = get_changes(made)["total"]
     assert "10" in old
     if django.VERSION >= (6, 0) and connection.features.can_return_rows_from_update:
         assert "15.00" == new
@@ -461,7 +461,7 @@ def test_an_expression_tells_what_the_database_made_of_it_or_its_text() -> None:
     made = Order.objects.get(pk=made.pk)
     made.total = Decimal(20)
     made.save()
-    assert ["15.00", "20"] == changes(made)["total"]
+    assert ["15.00", "20"] == get_changes(made)["total"]
 
 
 def test_what_followed_an_expression_nobody_read_is_unknown_before() -> None:
@@ -473,7 +473,7 @@ def test_what_followed_an_expression_nobody_read_is_unknown_before() -> None:
     returned = not hasattr(made.__dict__.get("total", F("total")), "resolve_expression")
     made.total = Decimal(20)
     made.save()
-    assert ([["15.00", "20"], ["20"]][not returned]) == changes(made)["total"]
+    assert ([["15.00", "20"], ["20"]][not returned]) == get_changes(made)["total"]
 
 
 def test_an_expression_that_stays_on_the_object_is_a_change_each_time_it_is_saved() -> None:
@@ -483,7 +483,7 @@ def test_an_expression_that_stays_on_the_object_is_a_change_each_time_it_is_save
     made.note = "second"
     made.save()
     made.save()
-    [*_, first, second] = recorded(Order, "post_save")
+    [*_, first, second] = get_events(Order, "post_save")
     assert "number" in first.data["changes"]
     stays = hasattr(made.__dict__.get("number"), "resolve_expression")
     assert stays == ("number" in second.data.get("changes", {}))
@@ -495,7 +495,7 @@ def test_an_expression_on_creation_tells_what_the_database_made_of_it() -> None:
     from django.db.models.functions import Concat
 
     tag = Tag.objects.create(name=Concat(Value("st"), Value("eam")))
-    told = of(tag).data["row"]["name"]
+    told = get_object_event(tag).data["row"]["name"]
     if django.VERSION >= (6, 0) and connection.features.can_return_columns_from_insert:
         assert "steam" == told
     else:
@@ -512,7 +512,7 @@ def test_a_rolled_back_savepoint_gives_back_what_was_known() -> None:
         made.save()
         raise Undone
     made.save()
-    assert ["fresh", "undone"] == changes(made)["note"]
+    assert ["fresh", "undone"] == get_changes(made)["note"]
 
 
 def test_nested_savepoints_give_back_step_by_step() -> None:
@@ -528,7 +528,7 @@ def test_nested_savepoints_give_back_step_by_step() -> None:
             raise Undone
         made.note = "four"
         made.save()
-    assert ["one", "four"] == changes(made)["note"]
+    assert ["one", "four"] == get_changes(made)["note"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -539,7 +539,7 @@ def test_a_rolled_back_transaction_gives_back_what_was_known() -> None:
         made.save()
         raise Undone
     made.save()
-    assert ["fresh", "undone"] == changes(made)["note"]
+    assert ["fresh", "undone"] == get_changes(made)["note"]
 
 
 def test_a_creation_that_was_rolled_back_is_a_creation_again() -> None:
@@ -548,7 +548,7 @@ def test_a_creation_that_was_rolled_back_is_a_creation_again() -> None:
         tag.save()
         raise Undone
     tag.save()
-    assert {"id": tag.pk, "name": "steam"} == of(tag).data["row"]
+    assert {"id": tag.pk, "name": "steam"} == get_object_event(tag).data["row"]
 
 
 def test_bulk_writes_that_are_rolled_back_give_back_what_was_known() -> None:
@@ -558,7 +558,7 @@ def test_bulk_writes_that_are_rolled_back_give_back_what_was_known() -> None:
         Order.objects.bulk_update([made], ["note"])
         raise Undone
     made.save()
-    assert ["fresh", "undone"] == changes(made)["note"]
+    assert ["fresh", "undone"] == get_changes(made)["note"]
 
 
 def test_a_save_that_failed_leaves_what_was_known() -> None:
@@ -569,7 +569,7 @@ def test_a_save_that_failed_leaves_what_was_known() -> None:
         mine.save()
     mine.k = "free"
     mine.save()
-    assert {"k": ["mine", "free"]} == changes(mine)
+    assert {"k": ["mine", "free"]} == get_changes(mine)
 
 
 # ------------------------------------------------------------------ what it leaves alone
@@ -601,17 +601,17 @@ def test_a_copy_and_its_original_do_not_meet() -> None:
     twin = copy.copy(made)
     twin.note = "stale"
     twin.save()
-    assert ["stale"] == changes(made)["note"]
+    assert ["stale"] == get_changes(made)["note"]
     made.note = "staler"
     made.save()
-    assert ["fresh", "staler"] == changes(made)["note"]
+    assert ["fresh", "staler"] == get_changes(made)["note"]
 
 
 def test_an_unpickled_object_that_is_deleted_tells_the_values_it_carries() -> None:
     tag = Tag.objects.create(name="steam")
     key = tag.pk
     pickle.loads(pickle.dumps(tag)).delete()
-    [event] = recorded(Tag, "post_delete")
+    [event] = get_events(Tag, "post_delete")
     assert {"id": key, "name": "steam"} == event.data["row"]
 
 
@@ -638,7 +638,7 @@ def test_a_model_whose_from_db_is_its_own_is_still_read(monkeypatch: pytest.Monk
     found = Tag.objects.get(pk=Tag.objects.create(name="steam").pk)
     found.name = "diesel"
     found.save()
-    assert ([Tag], {"name": ["steam", "diesel"]}) == (seen, changes(found))
+    assert ([Tag], {"name": ["steam", "diesel"]}) == (seen, get_changes(found))
 
 
 def test_values_that_are_neither_true_nor_false_are_read_and_told() -> None:
@@ -648,10 +648,10 @@ def test_values_that_are_neither_true_nor_false_are_read_and_told() -> None:
     found = Embedding.objects.get()
     found.word = "signal"
     found.save()
-    assert {"word": ["", "signal"]} == changes(found)
+    assert {"word": ["", "signal"]} == get_changes(found)
     found.vector = Vector(3, 4)
     found.save()
-    assert {"vector": ["1.0 2.0", "3 4"]} == changes(found)
+    assert {"vector": ["1.0 2.0", "3 4"]} == get_changes(found)
 
 
 def test_what_is_changed_in_place_is_compared_with_what_was_read() -> None:
@@ -662,7 +662,7 @@ def test_what_is_changed_in_place_is_compared_with_what_was_read() -> None:
         instance.meta["list"][1]["deep"] = steps[1]
         instance.save()
         before, after = ({"list": [1, {"deep": step}]} for step in steps)
-        assert [before, after] == changes(instance)["meta"]
+        assert [before, after] == get_changes(instance)["meta"]
 
 
 # ------------------------------------------------------------------ inheritance
@@ -670,19 +670,19 @@ def test_what_is_changed_in_place_is_compared_with_what_was_read() -> None:
 
 def test_a_child_tells_its_parents_fields_as_its_own() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=3)
-    assert {"id", "name", "place_ptr", "stars"} == of(lion).data["row"].keys()
+    assert {"id", "name", "place_ptr", "stars"} == get_object_event(lion).data["row"].keys()
     found = Restaurant.objects.get()
     found.name, found.stars = "Golden Lion", 4
     found.save()
-    assert {"name": ["Lion", "Golden Lion"], "stars": [3, 4]} == changes(found)
-    assert [] == recorded(Place, "post_save")
+    assert {"name": ["Lion", "Golden Lion"], "stars": [3, 4]} == get_changes(found)
+    assert [] == get_events(Place, "post_save")
 
 
 def test_a_childs_parents_field_can_be_updated_alone() -> None:
     found = Restaurant.objects.get(pk=Restaurant.objects.create(name="Lion", stars=3).pk)
     found.name = "Golden Lion"
     found.save(update_fields=["name"])
-    assert {"name": ["Lion", "Golden Lion"]} == changes(found)
+    assert {"name": ["Lion", "Golden Lion"]} == get_changes(found)
 
 
 def test_a_parent_that_becomes_a_child_is_a_creation_of_the_child() -> None:
@@ -690,7 +690,7 @@ def test_a_parent_that_becomes_a_child_is_a_creation_of_the_child() -> None:
     lion = Restaurant(place_ptr=place, stars=3)
     lion.__dict__.update({"name": place.name})
     lion.save()
-    event = of(lion)
+    event = get_object_event(lion)
     assert (True, 3, "Lion") == (event.data["args"]["created"], event.data["row"]["stars"], event.data["row"]["name"])
 
 
@@ -704,16 +704,16 @@ def test_a_child_that_takes_over_its_parents_attributes_is_saved_with_it_and_tol
     place.save()
     child.stars = 4
     child.save()
-    assert ["committed"] * 2 == [event.outcome for event in recorded(Restaurant, "post_save")]
-    assert [4] == changes(child)["stars"][-1:]
-    assert ["Bear"] == changes(place)["name"][-1:]
+    assert ["committed"] * 2 == [event.outcome for event in get_events(Restaurant, "post_save")]
+    assert [4] == get_changes(child)["stars"][-1:]
+    assert ["Bear"] == get_changes(place)["name"][-1:]
 
 
 def test_deleting_a_child_tells_of_both_rows() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=3)
     key = lion.pk
     lion.delete()
-    [child], [parent] = recorded(Restaurant, "post_delete"), recorded(Place, "post_delete")
+    [child], [parent] = get_events(Restaurant, "post_delete"), get_events(Place, "post_delete")
     assert {"id": key, "name": "Lion", "place_ptr": key, "stars": 3} == child.data["row"]
     assert {"id": key, "name": "Lion"} == parent.data["row"]
 
@@ -722,8 +722,8 @@ def test_a_proxy_is_told_under_its_own_name_and_diffed_all_the_same() -> None:
     found = ExpressOrder.objects.get(pk=order().pk)
     found.note = "stale"
     found.save()
-    assert ["fresh", "stale"] == changes(found)["note"]
-    assert "shop.ExpressOrder" == of(found).sender
+    assert ["fresh", "stale"] == get_changes(found)["note"]
+    assert "shop.ExpressOrder" == get_object_event(found).sender
 
 
 # ------------------------------------------------------------------ raw
@@ -733,7 +733,7 @@ def test_a_loaded_fixture_is_marked_raw() -> None:
     text = serializers.serialize("json", [Tag(pk=7, name="steam")])
     for number, [loaded] in enumerate((serializers.deserialize("json", text), serializers.deserialize("json", text))):
         loaded.save()
-        event = of(loaded.object)
+        event = get_object_event(loaded.object)
         assert (True, number == 0) == (event.data["args"]["raw"], event.data["args"]["created"])
 
 

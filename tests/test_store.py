@@ -15,7 +15,7 @@ from signalbox.core import tracing
 from signalbox.core.event import Actor, Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import batches, writer
-from tests.connecting import here
+from tests.connecting import get_connection
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
 
@@ -38,7 +38,7 @@ def draft(label: str = "", **changed: Any) -> PendingEvent:
 
 
 def write(*drafts: PendingEvent) -> None:
-    writer.write(here(), batches.Batch(events=writer.build_event_rows(drafts, Outcome.COMMITTED)))
+    writer.write(get_connection(), batches.Batch(events=writer.build_event_rows(drafts, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -93,7 +93,7 @@ def test_events_and_traces_are_written_together() -> None:
     batch = batches.Batch(
         events=writer.build_event_rows([draft("a")], Outcome.COMMITTED), traces=[writer.build_trace_row(trace)]
     )
-    writer.write(here(), batch)
+    writer.write(get_connection(), batch)
     row = Trace.objects.get(trace_id=trace.id)
     assert (TEXT, "ok", 5, {"view": TEXT}) == (row.name, row.status, row.duration, row.data)
     assert ["a"] == stored()
@@ -108,21 +108,21 @@ def refused() -> tuple[Any, ...]:
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
     rows = [*writer.build_event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
-        writer.write(here(), batches.Batch(events=rows))
+        writer.write(get_connection(), batches.Batch(events=rows))
     assert [] == stored()
     with transaction.atomic():
         write(draft("mine"))
         with pytest.raises(DatabaseError):
-            writer.write(here(), batches.Batch(events=rows))
+            writer.write(get_connection(), batches.Batch(events=rows))
         write(draft("after"))
     assert ["mine", "after"] == stored()
 
 
 def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
     with pytest.raises(DatabaseError):
-        writer.write(here(), batches.Batch(events=[refused()]))
+        writer.write(get_connection(), batches.Batch(events=[refused()]))
     write(draft("a"))
-    here().close()
+    get_connection().close()
     assert ["a"] == stored()
 
 
@@ -130,14 +130,14 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     one, other = draft("a"), draft("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
-    writer.write(here(), batches.Batch(event_updates=[writer.build_event_update(one)]))
+    writer.write(get_connection(), batches.Batch(event_updates=[writer.build_event_update(one)]))
     first, second = Event.objects.filter(signal="tests.stored").order_by("id")
     assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
     assert (0, {}) == (second.errors, second.data)
 
 
 def test_the_application_sees_no_statement() -> None:
-    with transaction.atomic(), CaptureQueriesContext(here()) as captured:
+    with transaction.atomic(), CaptureQueriesContext(get_connection()) as captured:
         write(draft("a"))
     assert [] == [query for query in captured if "signalbox" in query["sql"]]
 
@@ -161,18 +161,18 @@ def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.Monke
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     names = ("signalbox_event", "signalbox_trace")
-    with here().cursor() as cursor:
+    with get_connection().cursor() as cursor:
         for name in names:
             cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
     try:
         writer.clear_table_cache()
-        assert not writer.has_tables(here())
+        assert not writer.has_tables(get_connection())
     finally:
-        with here().cursor() as cursor:
+        with get_connection().cursor() as cursor:
             for name in names:
                 cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
-    assert not writer.has_tables(here())
+    assert not writer.has_tables(get_connection())
     now += writer.TABLE_CHECK_SECONDS + 0.1
-    assert writer.has_tables(here())
+    assert writer.has_tables(get_connection())
     writer.clear_table_cache()
-    assert writer.has_tables(here())
+    assert writer.has_tables(get_connection())

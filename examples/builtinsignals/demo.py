@@ -38,9 +38,9 @@ PASSWORD = "lever-frame-1889"
 WRONG_PASSWORD = "lever-frame-1898"
 NEW_PASSWORD = "tail-lamp-2706"
 HOST = "127.0.0.1"
-OWN = "post_published"
+CUSTOM_SIGNAL = "post_published"
 
-PACE = 0.3  # seconds between two looks at the table
+POLL_SECONDS = 0.3  # seconds between two looks at the table
 
 RED, GREEN, YELLOW, CYAN, DIM, BOLD = "31", "32", "33", "36", "2", "1"
 COLOURS = {"committed": GREEN, "rolled_back": YELLOW, "failed": RED, "sent": DIM}
@@ -59,13 +59,13 @@ class Screen:
     def paint(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self.colour else text
 
-    def say(self, text: str = "") -> None:
+    def write_line(self, text: str = "") -> None:
         print(text, flush=True)
 
     def heading(self, text: str) -> None:
         """Print what comes next, after the events of what came before."""
-        time.sleep(2 * PACE)
-        self.say(self.paint(f"\n# {text}", BOLD))
+        time.sleep(2 * POLL_SECONDS)
+        self.write_line(self.paint(f"\n# {text}", BOLD))
 
     def event(self, event: Event) -> None:
         """Print one event on one line."""
@@ -73,12 +73,12 @@ class Screen:
         receivers = [run["name"].rpartition(".")[2] + (" FAILED" if run["error"] else "") for run in runs]
         if len(receivers) > 3:
             receivers[2:] = [f"{len(receivers) - 2} more"]
-        self.say(
+        self.write_line(
             " ".join(
                 [
                     self.paint(f"{event.timestamp.astimezone():%H:%M:%S.%f}"[:-3], DIM),
                     self.paint(f"{event.signal.rpartition('.')[2]:<21}", CYAN),
-                    f"{end_of(event.sender, 24):<24}",
+                    f"{shorten_path(event.sender, 24):<24}",
                     f"{shorten(event.object_label or event.object_key, 24):<24}",
                     f"{shorten(event.actor_label, 10):<10}",
                     self.paint(f"{event.outcome:<11}", COLOURS[event.outcome]),
@@ -93,7 +93,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def end_of(path: str, width: int) -> str:
+def shorten_path(path: str, width: int) -> str:
     """Return as many names from the end of a dotted path as fit into ``width`` characters, at least one."""
     while len(path) > width and "." in path:
         path = path.partition(".")[2]
@@ -104,7 +104,7 @@ class Site:
     """The example site, run as its users run it: as processes of their own that share a database file."""
 
     def __init__(self, place: Path, port: int) -> None:
-        self.place = place
+        self.folder = place
         self.port = port
         self.database = place / "site.sqlite3"
         self.log = place / "site.log"
@@ -134,10 +134,10 @@ class Site:
             )
         if done.returncode:
             raise DemoError(
-                f"`manage.py {' '.join(words)}` exited with {done.returncode}; it wrote:\n{self.last_words()}"
+                f"`manage.py {' '.join(words)}` exited with {done.returncode}; it wrote:\n{self.read_log_tail()}"
             )
 
-    def way_in(self) -> str:
+    def get_login_path(self) -> str:
         """Return the path of Signalbox's page, which logs the user in; without debug mode, the page's alone."""
         code = (
             "import django, sys; django.setup()\n"
@@ -151,7 +151,7 @@ class Site:
             raise DemoError(f"The way into Signalbox could not be found; it wrote:\n{done.stderr}")
         return done.stdout
 
-    def last_words(self) -> str:
+    def read_log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
     @contextmanager
@@ -183,14 +183,14 @@ class Site:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if server.poll() is not None:
-                raise DemoError(f"The site did not start; it wrote:\n{self.last_words()}")
+                raise DemoError(f"The site did not start; it wrote:\n{self.read_log_tail()}")
             try:
                 socket.create_connection((HOST, self.port), timeout=1).close()
             except OSError:
                 time.sleep(0.1)
             else:
                 return
-        raise DemoError(f"The site did not answer at {self.address} within a minute; it wrote:\n{self.last_words()}")
+        raise DemoError(f"The site did not answer at {self.address} within a minute; it wrote:\n{self.read_log_tail()}")
 
 
 class Visitor:
@@ -206,13 +206,15 @@ class Visitor:
         """Fetch a page; return the path where the redirects led."""
         return self.fetch(path, None, expect)
 
-    def post(self, path: str, fields: Mapping[str, str | list[str]], *, stays: bool = False) -> str:
+    def post(self, path: str, fields: Mapping[str, str | list[str]], *, expect_refusal: bool = False) -> str:
         """Send a form. A form that Django accepts redirects; ``stays`` says that this one is to be refused."""
         token = next((cookie.value for cookie in self.cookies if cookie.name == "csrftoken"), "") or ""
         form = urlencode({"csrfmiddlewaretoken": token, **fields}, doseq=True)
         landed = self.fetch(path, form.encode(), 200)
-        if (landed == path) != stays:
-            raise DemoError(f"The form at {path} was {'accepted' if stays else 'refused'}: it led to {landed}.")
+        if (landed == path) != expect_refusal:
+            raise DemoError(
+                f"The form at {path} was {'accepted' if expect_refusal else 'refused'}: it led to {landed}."
+            )
         return landed
 
     def fetch(self, path: str, form: bytes | None, expect: int) -> str:
@@ -230,7 +232,7 @@ class Visitor:
         return str(landed)
 
 
-def key_in(path: str) -> str:
+def parse_primary_key(path: str) -> str:
     """Return the primary key in the address of an admin page."""
     found = re.search(r"/(\d+)/change/$", path)
     if not found:
@@ -238,7 +240,7 @@ def key_in(path: str) -> str:
     return found[1]
 
 
-def comments(*texts: str, post: str = "") -> dict[str, str]:
+def build_comment_fields(*texts: str, post: str = "") -> dict[str, str]:
     """Return the fields of the comments below a post's form."""
     fields = {"comments-TOTAL_FORMS": str(len(texts)), "comments-INITIAL_FORMS": "0"}
     for number, text in enumerate(texts):
@@ -246,63 +248,65 @@ def comments(*texts: str, post: str = "") -> dict[str, str]:
     return fields
 
 
-def visit(site: Site, say: Callable[[str], None]) -> None:
+def visit(site: Site, announce: Callable[[str], None]) -> None:
     """Do what sends each signal, through the site's pages and commands."""
     visitor = Visitor(site.address)
     login = "/admin/login/"
 
-    say("A visitor fails to log in, and then succeeds.")
+    announce("A visitor fails to log in, and then succeeds.")
     visitor.get(login)
-    visitor.post(login, {"username": USER, "password": WRONG_PASSWORD}, stays=True)
+    visitor.post(login, {"username": USER, "password": WRONG_PASSWORD}, expect_refusal=True)
     visitor.post(f"{login}?next=/admin/", {"username": USER, "password": PASSWORD})
 
-    say("A user is created and edited.")
+    announce("A user is created and edited.")
     users = "/admin/auth/user/"
     visitor.get(f"{users}add/")
     new = {"username": "porter", "usable_password": "true", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
     page = visitor.post(f"{users}add/", new)
-    user = key_in(page)
+    user = parse_primary_key(page)
     joined = {"date_joined_0": "2020-02-02", "date_joined_1": "10:00:00"}
     visitor.post(page, {"username": "porter", "first_name": "Albert", "is_active": "on"} | joined)
 
-    say("Tags and a post are created; the post is edited, commented, published and deleted.")
+    announce("Tags and a post are created; the post is edited, commented, published and deleted.")
     for tag in ("steam", "signals", "points"):
         visitor.post("/admin/blog/tag/add/", {"name": tag})
     posts = "/admin/blog/post/"
     about = {"title": "The box at the junction", "author": user}
     page = visitor.post(
-        f"{posts}add/", {**about, "body": "Levers.", "tags": ["1", "2"], "_continue": "1", **comments()}
+        f"{posts}add/", {**about, "body": "Levers.", "tags": ["1", "2"], "_continue": "1", **build_comment_fields()}
     )
-    post = key_in(page)
-    remark = comments("Lovely.", post=post)
+    post = parse_primary_key(page)
+    remark = build_comment_fields("Lovely.", post=post)
     visitor.post(page, {**about, "body": "Levers and bells.", "tags": ["2", "3"], **remark})
-    visitor.post(posts, {"action": "publish", "_selected_action": post}, stays=True)
+    visitor.post(posts, {"action": "publish", "_selected_action": post}, expect_refusal=True)
     visitor.post(f"{page.removesuffix('change/')}delete/", {"post": "yes"})
 
-    say("Two more posts are deleted together, by the admin's action; then the user is deleted.")
+    announce("Two more posts are deleted together, by the admin's action; then the user is deleted.")
     keys = [
-        key_in(visitor.post(f"{posts}add/", {"title": title, "author": user, "_continue": "1", **comments()}))
+        parse_primary_key(
+            visitor.post(f"{posts}add/", {"title": title, "author": user, "_continue": "1", **build_comment_fields()})
+        )
         for title in ("Up line", "Down line")
     ]
-    visitor.post(posts, {"action": "delete_selected", "_selected_action": keys, "post": "yes"}, stays=True)
+    visitor.post(posts, {"action": "delete_selected", "_selected_action": keys, "post": "yes"}, expect_refusal=True)
     visitor.post(f"{users}{user}/delete/", {"post": "yes"})
 
-    say("A page fails, and another one isn't there.")
+    announce("A page fails, and another one isn't there.")
     visitor.get("/home/", expect=500)
     visitor.get("/branch-line/", expect=404)
 
-    say("Commands run: migrate, flush (of another database), tour.")
+    announce("Commands run: migrate, flush (of another database), tour.")
     site.manage("migrate")
-    scratch = site.place / "scratch.sqlite3"
+    scratch = site.folder / "scratch.sqlite3"
     site.manage("migrate", database=scratch)
     site.manage("flush", "--no-input", database=scratch)
     site.manage("tour")
 
-    say("The visitor logs out.")
-    visitor.post("/admin/logout/", {}, stays=True)
+    announce("The visitor logs out.")
+    visitor.post("/admin/logout/", {}, expect_refusal=True)
 
 
-def read_tables(database: Path) -> None:
+def configure_reader(database: Path) -> None:
     """Make this process a reader of the site's tables, one that records nothing itself."""
     import django
     from django.conf import settings
@@ -317,7 +321,7 @@ def read_tables(database: Path) -> None:
 
 
 @contextmanager
-def following(screen: Screen) -> Iterator[None]:
+def print_new_events(screen: Screen) -> Iterator[None]:
     """Print events as they are recorded, and at the end of the block those that are left."""
     from django.db import connection
 
@@ -329,7 +333,7 @@ def following(screen: Screen) -> Iterator[None]:
         last, ending = 0, False
         try:
             while not ending:
-                ending = ended.wait(PACE)
+                ending = ended.wait(POLL_SECONDS)
                 # One writer at a time, that is SQLite: keys appear in their order, and none is left behind.
                 for event in Event.objects.filter(id__gt=last).order_by("id"):
                     screen.event(event)
@@ -346,16 +350,16 @@ def following(screen: Screen) -> Iterator[None]:
         thread.join()
 
 
-def await_the_last_event() -> None:
+def wait_for_last_event() -> None:
     """Give the visit's last request, the logout, the time to write its events: they leave after its answer."""
     from signalbox.models import Event
 
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and not Event.objects.filter(signal="user_logged_out").exists():
-        time.sleep(PACE)
+        time.sleep(POLL_SECONDS)
 
 
-def summary(screen: Screen) -> list[str]:
+def print_summary(screen: Screen) -> list[str]:
     """Print what was recorded of each signal; return the names of those of which nothing was."""
     from signalbox.core.catalog import BUILTIN_SIGNALS
     from signalbox.models import Event, Trace
@@ -375,23 +379,25 @@ def summary(screen: Screen) -> list[str]:
 
     # Tasks came after the document that this site is made from.
     groups: dict[str, str] = {name: entry.group for name, entry in BUILTIN_SIGNALS.items() if entry.group != "task"}
-    groups[OWN] = "custom"
+    groups[CUSTOM_SIGNAL] = "custom"
     rows = [("signal", "group", "events", "receivers run", "last sender")]
     for name, group in groups.items():
         counted = name in ("pre_init", "post_init")
         runs = "counted only" if counted else str(receivers[name])
         rows.append((name, group, str(events[name]), runs, senders.get(name, "")))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    screen.say()
+    screen.write_line()
     for number, (name, group, count, runs, sender) in enumerate(rows):
         line = (
             f"{name:<{widths[0]}}  {group:<{widths[1]}}  {count:>{widths[2]}}  {runs:>{widths[3]}}  {sender}".rstrip()
         )
-        screen.say(screen.paint(line, BOLD) if number == 0 else screen.paint(line, RED) if count == "0" else line)
+        screen.write_line(
+            screen.paint(line, BOLD) if number == 0 else screen.paint(line, RED) if count == "0" else line
+        )
     return [name for name in groups if not events[name]]
 
 
-def free_port(wanted: int) -> int:
+def find_free_port(wanted: int) -> int:
     """Return ``wanted``, or any free port for 0."""
     with socket.socket() as listener:
         # As the server does: a port whose last user has just gone is free.
@@ -407,7 +413,7 @@ def free_port(wanted: int) -> int:
 
 
 @contextmanager
-def place_for(once: bool, keep: Path | None) -> Iterator[Path]:
+def prepare_folder(once: bool, keep: Path | None) -> Iterator[Path]:
     """A folder for the databases, new on each start: kept where one may want to look, otherwise gone at the end."""
     if once and keep is None:
         with tempfile.TemporaryDirectory(prefix="builtinsignals-") as folder:
@@ -422,36 +428,36 @@ def place_for(once: bool, keep: Path | None) -> Iterator[Path]:
 
 def run(once: bool, port: int, keep: Path | None, screen: Screen) -> int:
     """Run the demo; return the exit code."""
-    site_port = free_port(port)  # first: another demo may be running in the same folder
-    with place_for(once, keep) as place:
+    site_port = find_free_port(port)  # first: another demo may be running in the same folder
+    with prepare_folder(once, keep) as place:
         site = Site(place, site_port)
-        screen.say(f"A new database is migrated: {site.database}")
+        screen.write_line(f"A new database is migrated: {site.database}")
         site.manage("migrate")
-        read_tables(site.database)
-        with following(screen), site.serving():
+        configure_reader(site.database)
+        with print_new_events(screen), site.serving():
             site.manage(
                 *("createsuperuser", "--no-input", "--username", USER, "--email", f"{USER}@example.org"),
                 DJANGO_SUPERUSER_PASSWORD=PASSWORD,
             )
             visit(site, screen.heading)
-            await_the_last_event()
+            wait_for_last_event()
             if not once:
                 with suppress(KeyboardInterrupt):
-                    screen.say(
+                    screen.write_line(
                         f"\nThe site is at {site.address}/admin/. Log in as {USER}; the password is in demo.py."
                         f"\nWhat it records appears here, and is kept in {site.database}, in the tables"
                         f" signalbox_event and signalbox_trace.\nWhat it prints goes to {site.log}. Ctrl-C ends it."
-                        f"\n\nSee it live: {screen.paint(site.address + site.way_in(), BOLD)}"
+                        f"\n\nSee it live: {screen.paint(site.address + site.get_login_path(), BOLD)}"
                         f"\nThe link logs {USER} in, once."
                     )
                     threading.Event().wait()
         if not once:
             return 0
-        missing = summary(screen)
+        missing = print_summary(screen)
         if missing:
-            screen.say(f"\nNot recorded: {', '.join(missing)}")
+            screen.write_line(f"\nNot recorded: {', '.join(missing)}")
             return 1
-        screen.say("\nEvery signal was recorded.")
+        screen.write_line("\nEvery signal was recorded.")
         return 0
 
 

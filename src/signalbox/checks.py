@@ -39,7 +39,7 @@ def run_doctor_checks(app_configs: Any = None, **kwargs: Any) -> list[CheckMessa
     """D: what the doctor finds. It is loaded when it is asked: a process that only serves never does."""
     from signalbox.doctor import system_check
 
-    return system_check.check(app_configs, **kwargs)
+    return system_check.check_signal_receivers(app_configs, **kwargs)
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:

@@ -145,12 +145,12 @@ def worker(start: Callable[..., Process]) -> Callable[..., Process]:
 @pytest.fixture
 def clean(transactional_db: None) -> Iterator[None]:
     """Tables without events and deliveries, whatever was committed before, on every database."""
-    _empty()
+    _empty_tables()
     yield
-    _empty()
+    _empty_tables()
 
 
-def _empty() -> None:
+def _empty_tables() -> None:
     for alias in settings.DATABASES:
         if alias == "default":
             Delivery.objects.using(alias).all().delete()

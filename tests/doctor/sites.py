@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PROJECTS = Path(__file__).parent / "projects"
-SOURCE = Path(__file__).parents[2] / "src"
+PROJECTS_DIR = Path(__file__).parent / "projects"
+SRC_DIR = Path(__file__).parents[2] / "src"
 
-_EXAMINE = """
+_EXAMINE_SCRIPT = """
 import importlib, json, sys
 import django
 django.setup()
@@ -28,30 +28,32 @@ for finding in examine(**options):
 """
 
 
-def examine(project: Path, *, debug: bool, settings: str = "settings", **options: Any) -> list[dict[str, Any]]:
+def examine_project(project: Path, *, debug: bool, settings: str = "settings", **options: Any) -> list[dict[str, Any]]:
     """Return the findings on a project, as its own process finds them.
 
     ``before`` names a module that does something worth recording first.
     """
-    lines = _examined(project, json.dumps({"records": False, **options}), debug, settings)
+    lines = _run_examination(project, json.dumps({"records": False, **options}), debug, settings)
     return [json.loads(line) for line in lines]
 
 
 @cache
-def _examined(project: Path, options: str, debug: bool, settings: str) -> tuple[str, ...]:
+def _run_examination(project: Path, options: str, debug: bool, settings: str) -> tuple[str, ...]:
     """Examine once what several tests ask about."""
-    done = run(project, ["-c", _EXAMINE, options], debug=debug, settings=settings)
+    done = run_python(project, ["-c", _EXAMINE_SCRIPT, options], debug=debug, settings=settings)
     assert 0 == done.returncode, done.stderr
     return tuple(line for line in done.stderr.splitlines() if line.startswith("{"))
 
 
-def run(project: Path, arguments: Sequence[str], *, debug: bool, settings: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    project: Path, arguments: Sequence[str], *, debug: bool, settings: str
+) -> subprocess.CompletedProcess[str]:
     """Run Python in a project's directory."""
     environment = {
         **os.environ,
         "DEBUG": str(int(debug)),
         "DJANGO_SETTINGS_MODULE": settings,
-        "PYTHONPATH": os.pathsep.join([str(project), str(SOURCE)]),
+        "PYTHONPATH": os.pathsep.join([str(project), str(SRC_DIR)]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return subprocess.run(  # our own interpreter and fixtures
@@ -65,7 +67,7 @@ def run(project: Path, arguments: Sequence[str], *, debug: bool, settings: str) 
     )
 
 
-def expected(project: Path) -> list[tuple[str, int, str]]:
+def read_expected_findings(project: Path) -> list[tuple[str, int, str]]:
     """Return what the comments of a project say: file, line and id of each finding, as in ``# D002 D014``."""
     found = []
     for path in project.rglob("*.py"):
@@ -77,7 +79,7 @@ def expected(project: Path) -> list[tuple[str, int, str]]:
     return sorted(found)
 
 
-def actual(findings: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+def summarize_findings(findings: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
     """Return file, line and id of each finding."""
     places = (finding["place"].rpartition(":") for finding in findings)
     return sorted(

@@ -11,8 +11,8 @@ from django.core.checks.registry import registry
 from signalbox.checks import TAG, register_checks, run_doctor_checks
 from signalbox.doctor import engine
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.system_check import check, message
-from tests.doctor.sites import PROJECTS, SOURCE, run
+from signalbox.doctor.system_check import check_signal_receivers, build_check_message
+from tests.doctor.sites import PROJECTS_DIR, SRC_DIR, run_python
 from tests.doctor.test_report import finding
 
 _CHECK = """
@@ -30,8 +30,11 @@ call_command("check", *sys.argv[2:])
 
 
 def django_check(*arguments: str, silenced: str = "") -> subprocess.CompletedProcess[str]:
-    return run(
-        PROJECTS / "seed_site", ["-c", _CHECK, silenced, *arguments], debug=False, settings="builtinsignals.settings"
+    return run_python(
+        PROJECTS_DIR / "seed_site",
+        ["-c", _CHECK, silenced, *arguments],
+        debug=False,
+        settings="builtinsignals.settings",
     )
 
 
@@ -59,7 +62,7 @@ def test_a_rule_is_silenced_by_its_id() -> None:
 
 
 def test_no_finding_is_an_error_since_errors_stop_commands_that_worked() -> None:
-    levels = {severity: message(finding(severity=severity)).level for severity in Severity}
+    levels = {severity: build_check_message(finding(severity=severity)).level for severity in Severity}
 
     assert {Severity.ERROR: WARNING, Severity.WARNING: WARNING, Severity.INFO: INFO} == levels
 
@@ -68,7 +71,7 @@ def test_a_message_names_place_and_receiver_what_happens_and_the_remedy() -> Non
     assert (
         "blog/signals.py:2 blog.signals.login_success: (signalbox.D009) It prints user.password. Output is kept."
         "\n\tHINT: Leave it out."
-    ) == str(message(finding()))
+    ) == str(build_check_message(finding()))
 
 
 def test_the_check_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +80,7 @@ def test_the_check_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
     monkeypatch.setattr(engine, "read", fail)
 
-    assert [("signalbox.D000", WARNING)] == [(m.id, m.level) for m in check()]
+    assert [("signalbox.D000", WARNING)] == [(m.id, m.level) for m in check_signal_receivers()]
     assert "the disk is gone" in caplog.text
 
 
@@ -97,7 +100,7 @@ def test_the_check_is_registered_once_under_the_tag() -> None:
 
 def test_a_process_that_only_serves_does_not_load_the_doctor() -> None:
     loads = "import django, sys; django.setup(); print([name for name in sys.modules if name.startswith('signalbox.')])"
-    done = run(SOURCE.parent, ["-c", loads], debug=False, settings="tests.settings")
+    done = run_python(SRC_DIR.parent, ["-c", loads], debug=False, settings="tests.settings")
 
     assert "signalbox.pipeline.exporter" in done.stdout
     assert "signalbox.doctor" not in done.stdout

@@ -16,8 +16,8 @@ from django.core.management import CommandError
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault
 from signalbox.management.subcommands import doctor as doctor_command
-from tests.doctor.sites import PROJECTS
-from tests.doctor.sites import run as run_python
+from tests.doctor.sites import PROJECTS_DIR
+from tests.doctor.sites import run_python as run_python
 
 _RUN = """
 import sys
@@ -33,7 +33,7 @@ sys.exit(doctor.run(vars(parser.parse_args()), sys.stdout))
 
 def doctor(*arguments: str, project: str = "seed_site") -> subprocess.CompletedProcess[str]:
     settings = "builtinsignals.settings" if project == "seed_site" else "settings"
-    return run_python(PROJECTS / project, ["-c", _RUN, *arguments], debug=False, settings=settings)
+    return run_python(PROJECTS_DIR / project, ["-c", _RUN, *arguments], debug=False, settings=settings)
 
 
 def options(*arguments: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_it_fails_at_any_severity_where_a_rule_has_failed_itself(monkeypatch: py
     def fail(project: Project) -> Iterator[Fault]:
         raise LookupError("a mistake")
 
-    monkeypatch.setitem(RULES, "secret", replace(RULES["secret"], find=fail))
+    monkeypatch.setitem(RULES, "secret", replace(RULES["secret"], check=fail))
 
     assert 1 == doctor_command.run(options("--rule", "secret", "--fail-on", level), io.StringIO())
 

@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 def test_the_table_of_rules_is_that_of_the_code() -> None:
     table = PAGE.partition("<!-- rules -->\n")[2].partition("\n<!-- end of rules -->")[0]
 
-    assert report.table() == table.strip()
+    assert report.build_rules_table() == table.strip()
 
 
 def test_ids_are_unique_and_in_order() -> None:

@@ -13,8 +13,8 @@ from django.core.signals import request_finished
 from signalbox.doctor import Severity, examine
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault, Rule
-from tests.doctor.sites import PROJECTS
-from tests.doctor.sites import examine as examine_project
+from tests.doctor.sites import PROJECTS_DIR
+from tests.doctor.sites import examine_project as examine_project
 
 
 def _raise(project: Project) -> Iterator[Fault]:
@@ -22,12 +22,14 @@ def _raise(project: Project) -> Iterator[Fault]:
 
 
 def _find(project: Project) -> Iterator[Fault]:
-    yield Fault(path="", line=0, signal="post_save", happens="Nothing.", why="It is a test.", remedy="None.")
+    yield Fault(path="", line=0, signal="post_save", message="Nothing.", reason="It is a test.", hint="None.")
 
 
 def _find_here(project: Project) -> Iterator[Fault]:
     line = next(n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.startswith("TOKEN"))
-    yield Fault(path=__file__, line=line, signal="", receiver="partial(f, token='ab12')", happens="", why="", remedy="")
+    yield Fault(
+        path=__file__, line=line, signal="", receiver="partial(f, token='ab12')", message="", reason="", hint=""
+    )
 
 
 TOKEN = "sk_live_hunter2"
@@ -38,10 +40,10 @@ def _rule(name: str, find: Callable[[Project], Iterator[Fault]]) -> Rule:
         id=f"signalbox.{name}",
         name=name,
         severity=Severity.ERROR,
-        packages=True,
-        records=False,
-        finds="",
-        find=find,
+        include_packages=True,
+        needs_recorded_events=False,
+        description="",
+        check=find,
     )
 
 
@@ -52,17 +54,17 @@ def test_a_rule_that_raises_is_named_and_logged_and_costs_no_other_findings(
     monkeypatch.setitem(RULES, "sound", _rule("sound", _find))
 
     with caplog.at_level(logging.ERROR, "signalbox.doctor"):
-        failed, sound = examine(rules=["broken", "sound"], records=False)
+        failed, sound = examine(rules=["broken", "sound"], use_recorded_events=False)
 
-    assert ("signalbox.sound", "Nothing.") == (sound.id, sound.happens)
+    assert ("signalbox.sound", "Nothing.") == (sound.id, sound.message)
     assert ("signalbox.D000", Severity.ERROR) == (failed.id, failed.severity)
-    assert "The rule broken (signalbox.broken) failed and found nothing: LookupError." == failed.happens
+    assert "The rule broken (signalbox.broken) failed and found nothing: LookupError." == failed.message
     assert "The doctor's rule broken failed." in caplog.text
 
 
 @pytest.mark.parametrize("name", ["secret", "signalbox.D009", "D009"])
 def test_a_rule_is_asked_by_its_name_or_id(name: str) -> None:
-    findings = examine_project(PROJECTS / "defects", debug=False, rules=[name])
+    findings = examine_project(PROJECTS_DIR / "defects", debug=False, rules=[name])
 
     assert {"secret"} == {finding["rule"] for finding in findings}
     assert {"shop/secrets.py"} == {finding["place"].rpartition(":")[0] for finding in findings}
@@ -77,11 +79,11 @@ def test_an_unknown_rule_is_refused_with_those_that_there_are() -> None:
 
 def test_an_unknown_app_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"There is no app 'shopp'. Installed are: .*signalbox"):
-        examine(apps=["shopp"], records=False)
+        examine(apps=["shopp"], use_recorded_events=False)
 
 
 def test_the_findings_of_one_app_are_its_own() -> None:
-    findings = examine_project(PROJECTS / "defects", debug=False, apps=["quiet", "auth"])
+    findings = examine_project(PROJECTS_DIR / "defects", debug=False, apps=["quiet", "auth"])
 
     assert {"quiet", "auth"} >= {finding["app"] for finding in findings}
 
@@ -89,7 +91,7 @@ def test_the_findings_of_one_app_are_its_own() -> None:
 def test_the_worst_come_first() -> None:
     ranks = {"error": 0, "warning": 1, "info": 2}
 
-    severities = [ranks[f["severity"]] for f in examine_project(PROJECTS / "defects", debug=False)]
+    severities = [ranks[f["severity"]] for f in examine_project(PROJECTS_DIR / "defects", debug=False)]
 
     assert sorted(severities) == severities
     assert {0, 1, 2} == set(severities)
@@ -98,7 +100,7 @@ def test_the_worst_come_first() -> None:
 def test_a_finding_shows_the_source_around_its_place() -> None:
     finding = next(
         f
-        for f in examine_project(PROJECTS / "seed_site", debug=False, settings="builtinsignals.settings")
+        for f in examine_project(PROJECTS_DIR / "seed_site", debug=False, settings="builtinsignals.settings")
         if f["id"].endswith("2")
     )
 
@@ -112,7 +114,7 @@ def test_a_finding_shows_the_source_around_its_place() -> None:
 
 def test_a_shadowed_receiver_is_told_apart_with_debug_on_and_off() -> None:
     def happens(*, debug: bool) -> str:
-        findings = examine_project(PROJECTS / "defects", debug=debug, rules=["shadowed-receiver"])
+        findings = examine_project(PROJECTS_DIR / "defects", debug=debug, rules=["shadowed-receiver"])
         return str(next(f["happens"] for f in findings if f["receiver"].endswith("twin")))
 
     assert happens(debug=True).startswith("This twin never runs in production. It works as long as DEBUG is on")
@@ -184,12 +186,12 @@ def test_the_garbage_collector_works_again_afterwards_as_before(monkeypatch: pyt
 
     monkeypatch.setitem(RULES, "sound", _rule("sound", find))
 
-    examine(rules=["sound"], records=False)
+    examine(rules=["sound"], use_recorded_events=False)
     assert ([False], True) == (during, gc.isenabled())
 
     gc.disable()
     try:
-        examine(rules=["sound"], records=False)
+        examine(rules=["sound"], use_recorded_events=False)
         assert not gc.isenabled()
     finally:
         gc.enable()
@@ -198,13 +200,13 @@ def test_the_garbage_collector_works_again_afterwards_as_before(monkeypatch: pyt
 def test_the_doctor_changes_no_list_of_receivers() -> None:
     before = list(request_finished.receivers)
 
-    examine(records=False)
+    examine(use_recorded_events=False)
 
     assert before == list(request_finished.receivers)
 
 
 def test_what_a_urlconf_beside_the_apps_imports_comes_with_the_first_request() -> None:
-    findings = examine_project(PROJECTS / "defects", debug=False, rules=["never-imported"])
+    findings = examine_project(PROJECTS_DIR / "defects", debug=False, rules=["never-imported"])
 
     severities = {finding["place"].rpartition(":")[0]: finding["severity"] for finding in findings}
     assert ("warning", "error") == (severities["shop/views.py"], severities["shop/forgotten.py"])
@@ -213,7 +215,7 @@ def test_what_a_urlconf_beside_the_apps_imports_comes_with_the_first_request() -
 def test_source_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, "here", _rule("here", _find_here))
 
-    (finding,) = examine(rules=["here"], records=False)
+    (finding,) = examine(rules=["here"], use_recorded_events=False)
 
-    assert ['TOKEN = "[redacted]"'] == [line.text for line in finding.excerpt if line.marked]
+    assert ['TOKEN = "[redacted]"'] == [line.text for line in finding.excerpt if line.highlighted]
     assert "ab12" not in finding.receiver

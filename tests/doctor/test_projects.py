@@ -7,7 +7,7 @@ import re
 import pytest
 
 from signalbox.doctor.rules import RULES
-from tests.doctor.sites import PROJECTS, actual, examine, expected
+from tests.doctor.sites import PROJECTS_DIR, summarize_findings, examine_project, read_expected_findings
 
 debug_on_and_off = pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
 
@@ -18,16 +18,16 @@ debug_on_and_off = pytest.mark.parametrize("debug", [True, False], ids=["DEBUG o
     [("defects", "settings"), ("near_misses", "settings"), ("seed_site", "builtinsignals.settings")],
 )
 def test_a_project_has_exactly_the_findings_that_its_comments_say(project: str, settings: str, debug: bool) -> None:
-    findings = examine(PROJECTS / project, settings=settings, debug=debug)
+    findings = examine_project(PROJECTS_DIR / project, settings=settings, debug=debug)
 
-    assert expected(PROJECTS / project) == actual(findings)
+    assert read_expected_findings(PROJECTS_DIR / project) == summarize_findings(findings)
 
 
 @debug_on_and_off
 def test_what_was_recorded_tells_which_receivers_raise_and_which_are_slow(debug: bool) -> None:
-    findings = examine(PROJECTS / "recorded", debug=debug, records=True, before="work")
+    findings = examine_project(PROJECTS_DIR / "recorded", debug=debug, records=True, before="work")
 
-    assert expected(PROJECTS / "recorded") == actual(findings)
+    assert read_expected_findings(PROJECTS_DIR / "recorded") == summarize_findings(findings)
     raised, waited = (finding["happens"] for finding in findings)
     assert "It raised in 1 of 1 recorded runs, last: LookupError: no such group." == raised
     found = re.fullmatch(r"Of 20 recorded runs, one in twenty took more than (\d+) ms\.", waited)
@@ -36,6 +36,8 @@ def test_what_was_recorded_tells_which_receivers_raise_and_which_are_slow(debug:
 
 
 def test_every_rule_has_a_defect_among_the_fixtures() -> None:
-    found = {rule for project in ("defects", "recorded") for _, _, rule in expected(PROJECTS / project)}
+    found = {
+        rule for project in ("defects", "recorded") for _, _, rule in read_expected_findings(PROJECTS_DIR / project)
+    }
 
     assert {rule.id.removeprefix("signalbox.") for rule in RULES.values()} == found

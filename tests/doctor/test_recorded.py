@@ -9,10 +9,10 @@ from django.db import connection
 
 from signalbox.doctor import examine, recorded_stats, runtime
 from signalbox.doctor.project import Project
-from signalbox.doctor.recorded_stats import Record
+from signalbox.doctor.recorded_stats import ReceiverStats
 from signalbox.doctor.rules import Fault
-from signalbox.doctor.rules.failures import RUNS, SLOW, breaking, slow
-from signalbox.doctor.source import read as read_source
+from signalbox.doctor.rules.failures import MIN_RUNS, SLOW_P95_US, raising_receiver, slow_receiver
+from signalbox.doctor.source import read_source as read_source
 from signalbox.models import Event
 
 
@@ -20,22 +20,22 @@ def run(us: int = 10, error: str | None = None, name: str = "shop.receivers.on_s
     return {"name": name, "place": "shop/receivers.py:3", "us": us, "error": error}
 
 
-def record(**changes: Any) -> Record:
+def record(**changes: Any) -> ReceiverStats:
     values = {
         "signal": "post_save",
         "receiver": "shop.receivers.on_save",
         "place": "shop/receivers.py:3",
-        "runs": RUNS,
+        "runs": MIN_RUNS,
         "failures": 0,
         "p95": 10,
         "error": "",
     }
-    return Record(**{**values, **changes})
+    return ReceiverStats(**{**values, **changes})
 
 
-def faults(rule: Any, *records: Record) -> list[Fault]:
-    process = runtime.read()
-    return list(rule(Project(runtime=process, source=read_source([], process.aliases), records=records)))
+def faults(rule: Any, *records: ReceiverStats) -> list[Fault]:
+    process = runtime.read_runtime()
+    return list(rule(Project(runtime=process, source=read_source([], process.aliases), receiver_stats=records)))
 
 
 def test_runs_failures_and_times_are_summed_by_signal_and_receiver() -> None:
@@ -52,29 +52,29 @@ def test_runs_failures_and_times_are_summed_by_signal_and_receiver() -> None:
         record(runs=100, failures=2, p95=92, error="KeyError: 'last'"),
         record(receiver="shop.other", runs=1, p95=7),
         record(signal="pre_save", runs=1, p95=1),
-    ] == sorted(recorded_stats.summarise(rows), key=lambda r: (-r.runs, r.signal))
+    ] == sorted(recorded_stats.aggregate_runs(rows), key=lambda r: (-r.runs, r.signal))
 
 
 def test_a_receiver_that_raised_is_breaking_and_one_that_never_did_is_not() -> None:
-    (fault,) = faults(breaking, record(failures=2, error="KeyError: 'x'"), record(receiver="shop.fine"))
+    (fault,) = faults(raising_receiver, record(failures=2, error="KeyError: 'x'"), record(receiver="shop.fine"))
 
     assert ("shop.receivers.on_save", "It raised in 2 of 20 recorded runs, last: KeyError: 'x'.") == (
         fault.receiver,
-        fault.happens,
+        fault.message,
     )
 
 
 def test_a_receiver_is_slow_by_its_95th_percentile_of_enough_runs() -> None:
     (fault,) = faults(
-        slow,
-        record(p95=SLOW + 50_000),
-        record(receiver="shop.fast", p95=SLOW),
-        record(receiver="shop.rare", p95=SLOW + 1, runs=RUNS - 1),
+        slow_receiver,
+        record(p95=SLOW_P95_US + 50_000),
+        record(receiver="shop.fast", p95=SLOW_P95_US),
+        record(receiver="shop.rare", p95=SLOW_P95_US + 1, runs=MIN_RUNS - 1),
     )
 
     assert ("shop.receivers.on_save", "Of 20 recorded runs, one in twenty took more than 150 ms.") == (
         fault.receiver,
-        fault.happens,
+        fault.message,
     )
 
 
@@ -94,18 +94,20 @@ def test_recorded_events_are_examined() -> None:
 
     found = [f for f in examine(rules=["breaking"]) if f.receiver == "django.db.close_old_connections"]
 
-    assert ["It raised in 1 of 1 recorded runs, last: ValueError: no total."] == [finding.happens for finding in found]
-    assert found[0].place.partition(":")[0].endswith("django/db/__init__.py")
+    assert ["It raised in 1 of 1 recorded runs, last: ValueError: no total."] == [finding.message for finding in found]
+    assert found[0].location.partition(":")[0].endswith("django/db/__init__.py")
 
 
 @pytest.mark.django_db
 def test_where_the_table_is_missing_the_doctor_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Event._meta, "db_table", "no_such_table")
 
-    assert () == recorded_stats.read()
+    assert () == recorded_stats.read_receiver_stats()
     assert connection.introspection.table_names()  # the transaction is whole
 
 
 def test_without_permission_to_ask_the_database_the_other_rules_are_asked() -> None:
     # No django_db: any query of this test would fail.
-    assert [] == [finding for finding in examine(records=False) if finding.rule in {"breaking", "slow", "rule-failed"}]
+    assert [] == [
+        finding for finding in examine(use_recorded_events=False) if finding.rule in {"breaking", "slow", "rule-failed"}
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from signalbox.doctor import Finding, Line, Severity, report
+from signalbox.doctor import Finding, SourceLine, Severity, report
 
 
 def finding(**changes: Any) -> Finding:
@@ -23,8 +23,8 @@ def finding(**changes: Any) -> Finding:
         "why": "Output is kept.",
         "remedy": "Leave it out.",
         "excerpt": (
-            Line(number=1, text="def login_success(user, **kwargs):", marked=False),
-            Line(number=2, text="    print(user.password)", marked=True),
+            SourceLine(number=1, text="def login_success(user, **kwargs):", highlighted=False),
+            SourceLine(number=2, text="    print(user.password)", highlighted=True),
         ),
     }
     return Finding(**{**values, **changes})
@@ -41,18 +41,18 @@ def test_the_text_says_where_what_why_and_what_to_do() -> None:
         "  remedy:  Leave it out.\n"
         "\n"
         "The doctor found 1 warning.\n"
-    ) == report.text([finding()])
+    ) == report.format_text([finding()])
 
 
 def test_long_sentences_are_wrapped_below_their_beginning() -> None:
-    lines = report.text([finding(why="word " * 40, excerpt=())]).splitlines()
+    lines = report.format_text([finding(why="word " * 40, excerpt=())]).splitlines()
 
-    assert all(len(line) <= report.WIDTH for line in lines)
+    assert all(len(line) <= report.LINE_WIDTH for line in lines)
     assert "           word" == lines[4][:15]
 
 
 def test_a_finding_without_a_place_says_so() -> None:
-    text = report.text([finding(path="", line=0, place="", receiver="", excerpt=())])
+    text = report.format_text([finding(path="", line=0, place="", receiver="", excerpt=())])
 
     assert text.startswith("(place unknown)  warning  secret  signalbox.D009\n  user_logged_in\n")
 
@@ -60,12 +60,12 @@ def test_a_finding_without_a_place_says_so() -> None:
 def test_the_summary_counts_by_severity() -> None:
     many = [finding(), finding(), finding(severity=Severity.ERROR), finding(severity=Severity.INFO)]
 
-    assert "The doctor found 1 error, 2 warnings, 1 note." == report.summary(many)
-    assert "The doctor found nothing." == report.summary([])
+    assert "The doctor found 1 error, 2 warnings, 1 note." == report.format_summary(many)
+    assert "The doctor found nothing." == report.format_summary([])
 
 
 def test_json_has_one_object_a_line() -> None:
-    lines = list(report.json_lines([finding(), finding(happens="zwölf")]))
+    lines = list(report.format_json_lines([finding(), finding(happens="zwölf")]))
 
     assert [True, True] == [line.endswith("\n") and line.count("\n") == 1 for line in lines]
     first = json.loads(lines[0])

@@ -37,7 +37,7 @@ def _quiet() -> None:
 
 
 def connections() -> list[Connection]:
-    return [connection for connection in runtime.read().connections if connection.signal == NAME]
+    return [connection for connection in runtime.read_runtime().connections if connection.signal == NAME]
 
 
 def make() -> Callable[..., None]:
@@ -56,7 +56,7 @@ async def coroutine(sender: object, **kwargs: Any) -> None: ...
 
 
 def test_a_custom_signal_is_known_by_its_dotted_path() -> None:
-    assert NAME == runtime.read().aliases[NAME]
+    assert NAME == runtime.read_runtime().aliases[NAME]
 
 
 def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,26 +68,26 @@ def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch
         monkeypatch.setitem(sys.modules, name, module)
     install.discover_signals()
 
-    assert "tests.shop.deep.models.thing" == runtime.read().aliases["tests.shop.aside.thing"]
+    assert "tests.shop.deep.models.thing" == runtime.read_runtime().aliases["tests.shop.aside.thing"]
     assert "tests.shop.deep.models.thing" == install.get_recorded_signals()[thing]
 
 
 def test_a_signal_is_called_what_track_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(naming._tracked_names, SIGNAL, "partner.payment")
 
-    assert "partner.payment" == runtime.read().aliases[NAME]
+    assert "partner.payment" == runtime.read_runtime().aliases[NAME]
 
 
 def test_a_signal_that_a_library_holds_may_be_sent_there() -> None:
-    process = replace(runtime.read(), aliases={"library.paid": "shop.events.paid", "shop.lost": "shop.lost"})
-    written = source.read([], process.aliases, beside={"shop": os.devnull})
+    process = replace(runtime.read_runtime(), aliases={"library.paid": "shop.events.paid", "shop.lost": "shop.lost"})
+    written = source.read_source([], process.aliases, project_files={"shop": os.devnull})
     project = Project(runtime=process, source=written)
 
-    assert (True, False) == (project.hands_on("shop.events.paid"), project.hands_on("shop.lost"))
+    assert (True, False) == (project.escapes("shop.events.paid"), project.escapes("shop.lost"))
 
 
 def test_a_built_in_signal_is_known_by_its_short_name_wherever_it_is_imported() -> None:
-    aliases = runtime.read().aliases
+    aliases = runtime.read_runtime().aliases
 
     assert "post_save" == aliases["django.db.models.signals.post_save"]
     assert "post_save" == aliases[f"{__name__}.post_save"]
@@ -106,7 +106,7 @@ def test_a_function_is_read_with_place_signature_and_sender() -> None:
     assert [("sender", "keyword", True), ("kwargs", "kwargs", False)] == [
         (p.name, p.kind, p.required) for p in connection.parameters or ()
     ]
-    assert (True, True, False) == (connection.alive, connection.weak, connection.is_async)
+    assert (True, True, False) == (connection.is_alive, connection.weak, connection.is_async)
 
 
 def test_methods_partials_instances_and_coroutines_are_read() -> None:
@@ -127,9 +127,11 @@ def test_a_collected_receiver_is_seen_while_its_place_is_in_the_list() -> None:
     SIGNAL.connect(make())
     gc.collect()
 
-    assert [False] == [connection.alive for connection in connections()]
-    findings = [finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal == NAME]
-    assert ["1 receiver(s) of this signal will never run again."] == [finding.happens for finding in findings]
+    assert [False] == [connection.is_alive for connection in connections()]
+    findings = [
+        finding for finding in examine(rules=["dead-receiver"], use_recorded_events=False) if finding.signal == NAME
+    ]
+    assert ["1 receiver(s) of this signal will never run again."] == [finding.message for finding in findings]
 
 
 def test_that_a_storage_is_gone_is_no_news() -> None:
@@ -137,10 +139,12 @@ def test_that_a_storage_is_gone_is_no_news() -> None:
     storages.clear()
     gc.collect()
 
-    gone = [c for c in runtime.read().connections if c.signal == "setting_changed" and not c.alive]
+    gone = [c for c in runtime.read_runtime().connections if c.signal == "setting_changed" and not c.is_alive]
     assert 2 <= len(gone)
     assert [] == [
-        finding for finding in examine(rules=["dead-receiver"], records=False) if finding.signal in BUILTIN_SIGNALS
+        finding
+        for finding in examine(rules=["dead-receiver"], use_recorded_events=False)
+        if finding.signal in BUILTIN_SIGNALS
     ]
 
 
@@ -150,21 +154,21 @@ def test_with_debug_on_a_receiver_that_only_the_signature_cache_holds_is_alive_b
     SIGNAL.connect(make())
     SIGNAL.connect(KEPT[0])
 
-    assert [True, False] == [connection.accidental for connection in connections()]
+    assert [True, False] == [connection.kept_by_debug_cache for connection in connections()]
 
 
 def test_with_debug_off_nothing_is_alive_by_accident() -> None:
     kept = make()
     SIGNAL.connect(kept)
 
-    assert [False] == [connection.accidental for connection in connections()]
+    assert [False] == [connection.kept_by_debug_cache for connection in connections()]
 
 
 @override_settings(DEBUG=True)
 def test_a_strongly_connected_receiver_is_never_alive_by_accident() -> None:
     SIGNAL.connect(make(), weak=False)
 
-    assert [False] == [connection.accidental for connection in connections()]
+    assert [False] == [connection.kept_by_debug_cache for connection in connections()]
 
 
 def test_reading_leaves_lazy_objects_alone() -> None:
@@ -178,7 +182,7 @@ def test_reading_leaves_lazy_objects_alone() -> None:
 
     globals()["lazy"] = Lazy()
     try:
-        runtime.read()
+        runtime.read_runtime()
     finally:
         del globals()["lazy"]
 
@@ -186,8 +190,8 @@ def test_reading_leaves_lazy_objects_alone() -> None:
 
 
 def test_djangos_own_receivers_belong_to_no_app_of_the_project() -> None:
-    process = runtime.read()
+    process = runtime.read_runtime()
     own = {connection.path for connection in process.connections if connection.signal == "request_finished"}
 
     assert request_finished.receivers
-    assert [] == [path for path in own if (app := process.app_of(path)) and app.own]
+    assert [] == [path for path in own if (app := process.find_app_by_path(path)) and app.is_project_app]

@@ -8,9 +8,9 @@ from textwrap import dedent
 import pytest
 
 from signalbox.doctor import source
-from signalbox.doctor.import_graph import absolute
-from signalbox.doctor.runtime import App, real
-from signalbox.doctor.source_model import Connect, Source
+from signalbox.doctor.import_graph import resolve_import_name
+from signalbox.doctor.runtime import App, real_path
+from signalbox.doctor.source_model import ConnectCall, Source
 
 ALIASES = {
     "django.db.models.signals.post_save": "post_save",
@@ -33,12 +33,12 @@ def read(directory: Path, **files: str) -> Source:
     (app / "__init__.py").touch()
     for name, text in files.items():
         (app / f"{name}.py").write_text(dedent(text))
-    path = real(str(app))
-    return source.read([App(label="shop", module="shop", path=path, own=True, position=0)], ALIASES)
+    path = real_path(str(app))
+    return source.read_source([App(label="shop", module="shop", path=path, is_project_app=True, position=0)], ALIASES)
 
 
-def only(found: Source) -> Connect:
-    (connect,) = found.connects
+def only(found: Source) -> ConnectCall:
+    (connect,) = found.connect_calls
     return connect
 
 
@@ -57,7 +57,7 @@ def test_a_signal_is_recognised_however_it_is_imported(tmp_path: Path, imports: 
 
     assert (("post_save",), "shop.receivers.on_save", "function") == (
         only(found).signals,
-        only(found).target,
+        only(found).receiver_path,
         only(found).kind,
     )
 
@@ -74,7 +74,7 @@ def test_what_only_looks_like_a_signal_is_left_alone(tmp_path: Path) -> None:
         """,
     )
 
-    assert ((), ()) == (found.connects, found.sends)
+    assert ((), ()) == (found.connect_calls, found.send_calls)
 
 
 def test_a_decorator_may_name_several_signals_and_stand_several_times(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_a_decorator_may_name_several_signals_and_stand_several_times(tmp_path: 
         """,
     )
 
-    assert [("post_save", "post_delete"), ("pre_save",)] == [connect.signals for connect in found.connects]
-    assert [False, True] == [connect.weak for connect in found.connects]
-    assert [5, 6] == [connect.line for connect in found.connects]
-    assert {5} == {connect.function.line for connect in found.connects if connect.function}
+    assert [("post_save", "post_delete"), ("pre_save",)] == [connect.signals for connect in found.connect_calls]
+    assert [False, True] == [connect.weak for connect in found.connect_calls]
+    assert [5, 6] == [connect.line for connect in found.connect_calls]
+    assert {5} == {connect.function.line for connect in found.connect_calls if connect.function}
 
 
 def test_a_loop_over_signals_connects_each(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_a_loop_over_signals_connects_each(tmp_path: Path) -> None:
     assert (("pre_save", "post_save"), False, None, True) == (
         only(found).signals,
         only(found).weak,
-        only(found).sender,
-        only(found).loop,
+        only(found).sender_node,
+        only(found).in_loop,
     )
 
 
@@ -130,9 +130,9 @@ def test_signalboxs_own_decorator_says_when_the_receiver_runs(tmp_path: Path) ->
         """,
     )
 
-    assert [("later", True), ("at_once", False)] == [(c.receiver, c.later) for c in found.connects]
-    assert [("post_save",), ("post_save",)] == [connect.signals for connect in found.connects]
-    assert [True, True] == [connect.ours for connect in found.connects]
+    assert [("later", True), ("at_once", False)] == [(c.receiver_text, c.after_commit) for c in found.connect_calls]
+    assert [("post_save",), ("post_save",)] == [connect.signals for connect in found.connect_calls]
+    assert [True, True] == [connect.is_signalbox for connect in found.connect_calls]
 
 
 def test_a_receiver_is_found_in_a_module_that_says_nothing_of_signals(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_a_receiver_is_found_in_a_module_that_says_nothing_of_signals(tmp_path: 
 
     connect = only(found)
     assert connect.function is not None
-    assert ("shop.handlers.on_save", 2) == (connect.function.dotted, connect.function.line)
-    assert connect.scope is not None
-    assert connect.scope.ready
+    assert ("shop.handlers.on_save", 2) == (connect.function.dotted_name, connect.function.line)
+    assert connect.enclosing_function is not None
+    assert connect.enclosing_function.is_app_config_hook
 
 
 def test_a_signal_of_a_module_that_is_not_imported_is_known_by_its_definition(tmp_path: Path) -> None:
@@ -166,11 +166,11 @@ def test_a_signal_of_a_module_that_is_not_imported_is_known_by_its_definition(tm
         views="from .events import paid\ndef pay(order):\n    paid.send_robust(sender=None, order=order)\n",
     )
 
-    assert ["shop.events.paid"] == [definition.signal for definition in found.definitions]
+    assert ["shop.events.paid"] == [definition.signal for definition in found.signal_definitions]
     assert [("shop.events.paid", "send_robust", frozenset({"order"}))] == [
-        (s.signal, s.method, s.args) for s in found.sends
+        (s.signal, s.method, s.argument_names) for s in found.send_calls
     ]
-    assert not found.hands_on("shop.events.paid")
+    assert not found.escapes("shop.events.paid")
 
 
 def test_a_signal_given_to_other_code_may_be_sent_there(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_signal_given_to_other_code_may_be_sent_there(tmp_path: Path) -> None:
         views="from .events import paid\nimport shop.tools\nshop.tools.later(paid)\n",
     )
 
-    assert (True, False) == (found.hands_on("shop.events.paid"), found.hands_on("shop.events.lost"))
+    assert (True, False) == (found.escapes("shop.events.paid"), found.escapes("shop.events.lost"))
 
 
 def test_tests_migrations_and_projects_of_their_own_are_left_out(tmp_path: Path) -> None:
@@ -190,15 +190,15 @@ def test_tests_migrations_and_projects_of_their_own_are_left_out(tmp_path: Path)
     (tmp_path / "shop" / "example" / "manage.py").touch()
     (tmp_path / "shop" / "test_shop.py").touch()
     (tmp_path / "shop" / "models.py").touch()
-    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+    app = App(label="shop", module="shop", path=real_path(str(tmp_path / "shop")), is_project_app=True, position=0)
 
-    assert ["shop.models"] == list(source.read([app], ALIASES).files)
+    assert ["shop.models"] == list(source.read_source([app], ALIASES).files)
 
 
 def test_a_file_of_another_syntax_is_passed_over(tmp_path: Path) -> None:
     found = read(tmp_path, receivers="{% if signal %}\nclass {{ name }}:\n")
 
-    assert () == found.connects
+    assert () == found.connect_calls
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_file_of_another_syntax_is_passed_over(tmp_path: Path) -> None:
     ],
 )
 def test_relative_imports_are_made_absolute(name: str, level: int, package: bool, expected: str) -> None:
-    assert expected == absolute(name, level, "shop.views", package=package)
+    assert expected == resolve_import_name(name, level, "shop.views", package=package)
 
 
 def test_imports_are_found_however_they_are_written(tmp_path: Path) -> None:
@@ -239,9 +239,9 @@ def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None
     (tmp_path / "shop" / "loop").symlink_to(tmp_path / "shop", target_is_directory=True)
     (inner / "loop").symlink_to(tmp_path / "shop", target_is_directory=True)
     (inner / "nowhere").symlink_to(inner / "nowhere")
-    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+    app = App(label="shop", module="shop", path=real_path(str(tmp_path / "shop")), is_project_app=True, position=0)
 
-    assert ["shop.inner.models"] == list(source.read([app], ALIASES).files)
+    assert ["shop.inner.models"] == list(source.read_source([app], ALIASES).files)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,11 @@ def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None
 def test_a_file_is_read_in_the_encoding_that_it_says_it_has(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "receivers.py").write_bytes(text)
-    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+    app = App(label="shop", module="shop", path=real_path(str(tmp_path / "shop")), is_project_app=True, position=0)
 
-    assert ["shop.receivers.gehört"] == [connect.target for connect in source.read([app], ALIASES).connects]
+    assert ["shop.receivers.gehört"] == [
+        connect.receiver_path for connect in source.read_source([app], ALIASES).connect_calls
+    ]
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe = 1\n", b"def x(:\n"])
@@ -269,11 +271,11 @@ def test_of_a_file_that_can_not_be_read_as_python_every_signal_that_it_names_cou
         "from django.dispatch import Signal\npaid = Signal()\nlost = Signal()\n"
     )
     (tmp_path / "shop" / "views.py").write_bytes(text + b"from .events import paid\npaid.send(sender=None)\n")
-    app = App(label="shop", module="shop", path=real(str(tmp_path / "shop")), own=True, position=0)
+    app = App(label="shop", module="shop", path=real_path(str(tmp_path / "shop")), is_project_app=True, position=0)
 
-    found = source.read([app], ALIASES)
+    found = source.read_source([app], ALIASES)
 
-    assert (True, False) == (found.hands_on("shop.events.paid"), found.hands_on("shop.events.lost"))
+    assert (True, False) == (found.escapes("shop.events.paid"), found.escapes("shop.events.lost"))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_who_has_a_signals_method_or_its_name_has_the_signal(tmp_path: Path, use
         signals=f"from . import events\n{use}\n",
     )
 
-    assert (True, False) == (found.hands_on("shop.events.paid"), found.hands_on("shop.events.lost"))
+    assert (True, False) == (found.escapes("shop.events.paid"), found.escapes("shop.events.lost"))
 
 
 def test_who_has_a_module_has_the_signals_in_it(tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_who_has_a_module_has_the_signals_in_it(tmp_path: Path) -> None:
         signals="from . import events\ndef tell(name):\n    getattr(events, name).send(sender=None)\n",
     )
 
-    assert found.hands_on("shop.events.paid")
+    assert found.escapes("shop.events.paid")
 
 
 def test_what_an_app_imports_beside_the_apps_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +317,7 @@ def test_what_an_app_imports_beside_the_apps_is_looked_at_too(tmp_path: Path, mo
         views="def pay():\n    import counter\n",
     )
 
-    assert found.hands_on("shop.events.paid")
+    assert found.escapes("shop.events.paid")
 
 
 def test_the_urlconf_is_followed_though_it_is_in_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +326,9 @@ def test_the_urlconf_is_followed_though_it_is_in_no_app(tmp_path: Path, monkeypa
     (tmp_path / "till").mkdir()
     (tmp_path / "till" / "counter.py").write_text("import shop.views\n")
 
-    found = source.read([], ALIASES, entries=["roads", "django.middleware.common.CommonMiddleware", "default"])
+    found = source.read_source(
+        [], ALIASES, entry_points=["roads", "django.middleware.common.CommonMiddleware", "default"]
+    )
 
     assert {"roads": str(tmp_path / "roads.py"), "till.counter": str(tmp_path / "till" / "counter.py")} == found.files
     assert {"shop.views"} == found.imports["till.counter"]

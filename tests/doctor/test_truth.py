@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.doctor.sites import PROJECTS, run
+from tests.doctor.sites import PROJECTS_DIR, run_python
 
 _LOG_OUT = """
 import django
@@ -37,7 +37,7 @@ print("ran:", sum(r is login_success for r, _ in user_logged_in.send_robust(User
 
 
 def output(script: str, *, debug: bool) -> str:
-    done = run(PROJECTS / "seed_site", ["-c", script], debug=debug, settings="builtinsignals.settings")
+    done = run_python(PROJECTS_DIR / "seed_site", ["-c", script], debug=debug, settings="builtinsignals.settings")
     return done.stdout + done.stderr
 
 

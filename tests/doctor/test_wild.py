@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doctor.sites import PROJECTS, examine
+from tests.doctor.sites import PROJECTS_DIR, examine_project
 from tests.doctor.test_docs import PAGE
 
 PINS = re.findall(
@@ -60,7 +60,7 @@ def listed() -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
 def test_every_finding_in_the_packages_is_one_that_the_documentation_lists(debug: bool) -> None:
-    findings = examine(PROJECTS / "wild", debug=debug, apps=APPS)
+    findings = examine_project(PROJECTS_DIR / "wild", debug=debug, apps=APPS)
 
     # A package's signals are made for others to hear.
     assert listed() == {(f["place"], f["rule"]) for f in findings if f["rule"] != "unheard"}
@@ -68,7 +68,7 @@ def test_every_finding_in_the_packages_is_one_that_the_documentation_lists(debug
 
 @pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
 def test_unasked_the_packages_are_told_what_they_cost_the_site_and_nothing_else(debug: bool) -> None:
-    findings = examine(PROJECTS / "wild", debug=debug)
+    findings = examine_project(PROJECTS_DIR / "wild", debug=debug)
 
     assert {"costs-everybody"} == {f["rule"] for f in findings}
     assert {"info"} == {f["severity"] for f in findings}

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-class Undo(Exception):
+class Rollback(Exception):
     """Leaves a block that is to be rolled back."""
 
 
 @contextmanager
-def undone(**options: Any) -> Iterator[None]:
+def rolled_back_atomic(**options: Any) -> Iterator[None]:
     """An atomic block that is rolled back at its end, by an exception which goes no further."""
-    with suppress(Undo), transaction.atomic(**options):
+    with suppress(Rollback), transaction.atomic(**options):
         yield
-        raise Undo
+        raise Rollback
 
 
-def tag(name: str, alias: str = "default") -> Tag:
+def create_tag(name: str, alias: str = "default") -> Tag:
     """Create a row in the simplest of tables."""
     return Tag.objects.using(alias).create(name=name)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ALIASES = ("default", "other")
 
 
-def settle() -> None:
+def flush_and_close() -> None:
     """Write what waits, and close this thread's connections."""
     for alias in ALIASES:
         connection = connections[alias]
@@ -35,9 +35,9 @@ def _django_db_helper(
 ) -> Iterator[None]:
     """Both databases, empty. pytest-django's own would flush every table that there is."""
     with django_db_blocker.unblock():
-        settle()
+        flush_and_close()
         for alias in ALIASES:
-            register.empty(alias)
+            register.empty_tables(alias)
         yield
         for alias in ALIASES:
             connection = connections[alias]
@@ -46,14 +46,14 @@ def _django_db_helper(
                 connection.in_atomic_block = False
                 connection.connection = None
         writer.clear_table_cache()
-        settle()
+        flush_and_close()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_left_behind(django_db_setup: None) -> Iterator[None]:
     yield
     for alias in ALIASES:
-        register.empty(alias)
+        register.empty_tables(alias)
 
 
 @pytest.fixture(params=[unit_of_work.FLUSH_THRESHOLD, 1, 3], ids=lambda spill: f"spill-{spill}")

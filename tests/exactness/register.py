@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db import connections
 
-COLUMNS: Final = {
+MODEL_COLUMNS: Final = {
     "shop.Tag": ("shop_tag", "id", "name"),
     "shop.Order": ("shop_order", "id", "number"),
     "shop.ExpressOrder": ("shop_order", "id", "number"),
@@ -21,7 +21,7 @@ COLUMNS: Final = {
     "shop.Friend": ("shop_friend", "id", "name"),
 }
 """Of each model that the tests write: its table, its key, and the one column that is compared."""
-FIELDS: Final = {"order_id": "order"}
+FIELD_NAMES: Final = {"order_id": "order"}
 """Names of fields where they are not their columns'."""
 
 TABLES: Final = (
@@ -40,11 +40,11 @@ TABLES: Final = (
 )
 
 
-UNTOLD: Final = "(untold)"
+NOT_RECORDED: Final = "(untold)"
 """A value of which a bulk operation tells only whose it is."""
 
 
-class Told(NamedTuple):
+class StoredEvent(NamedTuple):
     """One event of the table."""
 
     signal: str
@@ -54,7 +54,7 @@ class Told(NamedTuple):
     data: dict[str, Any]
 
 
-def connect(alias: str) -> Any:
+def open_connection(alias: str) -> Any:
     """Return a driver's connection of its own, on which each statement is committed by itself."""
     connection = connections[alias]
     settings = connection.settings_dict
@@ -89,49 +89,49 @@ def connect(alias: str) -> Any:
 def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
     """Run SQL past Django; return what the last statement answers."""
     rows: list[tuple[Any, ...]] = []
-    with closing(connect(alias)) as raw, closing(raw.cursor()) as cursor:
+    with closing(open_connection(alias)) as raw, closing(raw.cursor()) as cursor:
         for statement in statements:
             cursor.execute(statement)
             rows = list(cursor.fetchall()) if cursor.description else []
     return rows
 
 
-def empty(alias: str) -> None:
+def empty_tables(alias: str) -> None:
     """Leave nothing in the tables."""
     execute(alias, "BEGIN", *(f"DELETE FROM {table}" for table in TABLES), "COMMIT")
 
 
-def events(alias: str = "default") -> list[Told]:
+def read_events(alias: str = "default") -> list[StoredEvent]:
     """Return the events that are committed, in the order in which they were written."""
     found = execute(alias, "SELECT e.signal, sender, object_key, outcome, data FROM signalbox_event e ORDER BY id")
     return [
-        Told(signal, sender, key, outcome, json.loads(data) if isinstance(data, str | bytes) else data)
+        StoredEvent(signal, sender, key, outcome, json.loads(data) if isinstance(data, str | bytes) else data)
         for signal, sender, key, outcome, data in found
     ]
 
 
-def told(outcome: str, signal: str, alias: str = "default") -> list[str]:
+def read_recorded_values(outcome: str, signal: str, alias: str = "default") -> list[str]:
     """Return the compared column's values in the rows that events of this outcome and signal tell."""
     return [
-        str(event.data["row"][_field(event.sender)])
-        for event in events(alias)
+        str(event.data["row"][_get_field_name(event.sender)])
+        for event in read_events(alias)
         if (event.outcome, event.signal) == (outcome, signal)
     ]
 
 
-def rows(sender: str, alias: str = "default") -> dict[str, str]:
+def read_rows(sender: str, alias: str = "default") -> dict[str, str]:
     """Return the compared column of the rows that are there, by key."""
-    table, key, column = COLUMNS[sender]
+    table, key, column = MODEL_COLUMNS[sender]
     return {str(pk): str(value) for pk, value in execute(alias, f"SELECT {key}, {column} FROM {table}")}
 
 
-def replayed(sender: str, alias: str = "default") -> dict[str, str]:
+def replay_rows(sender: str, alias: str = "default") -> dict[str, str]:
     """Return the rows that must be there if the events tell the truth, and no event is missing or too many."""
     found: dict[str, str] = {}
-    for event in events(alias):
+    for event in read_events(alias):
         if event.sender != sender or event.outcome != "committed":
             continue
-        field = _field(sender)
+        field = _get_field_name(sender)
         if event.signal == "post_delete":
             assert event.key in found, f"deleted, but never created: {event}"
             del found[event.key]
@@ -142,7 +142,7 @@ def replayed(sender: str, alias: str = "default") -> dict[str, str]:
             for key in map(str, event.data["args"]["keys"]):
                 assert (key in found) == (event.signal == "bulk_delete"), f"created twice, or not at all: {event}"
                 if found.pop(key, None) is None:
-                    found[key] = UNTOLD
+                    found[key] = NOT_RECORDED
         elif event.signal == "bulk_create":
             assert event.key not in found, f"created twice: {event}"
             found[event.key] = str(event.data["row"][field])
@@ -152,7 +152,7 @@ def replayed(sender: str, alias: str = "default") -> dict[str, str]:
         elif event.signal in ("bulk_update", "update") and "keys" in event.data.get("args", ()):
             for key in map(str, event.data["args"]["keys"]):
                 assert key in found, f"updated, but never created: {event}"
-                found[key] = UNTOLD
+                found[key] = NOT_RECORDED
         elif event.signal in ("post_save", "bulk_update", "update"):
             assert event.key in found, f"updated, but never created: {event}"
             if change := event.data.get("changes", {}).get(field):
@@ -160,34 +160,34 @@ def replayed(sender: str, alias: str = "default") -> dict[str, str]:
     return found
 
 
-def _field(sender: str) -> str:
-    column = COLUMNS[sender][2]
-    return FIELDS.get(column, column)
+def _get_field_name(sender: str) -> str:
+    column = MODEL_COLUMNS[sender][2]
+    return FIELD_NAMES.get(column, column)
 
 
-def exact(sender: str = "shop.Tag", alias: str = "default") -> list[str]:
+def assert_rows_match(sender: str = "shop.Tag", alias: str = "default") -> list[str]:
     """Return the rows that are there, sorted, having made sure that the events tell of exactly these."""
-    there = rows(sender, alias)
-    told = replayed(sender, alias)
-    assert {key: UNTOLD if told.get(key) == UNTOLD else value for key, value in there.items()} == told
+    there = read_rows(sender, alias)
+    told = replay_rows(sender, alias)
+    assert {key: NOT_RECORDED if told.get(key) == NOT_RECORDED else value for key, value in there.items()} == told
     return sorted(there.values())
 
 
-def signals(alias: str = "default") -> Counter[tuple[str, str]]:
+def count_signals(alias: str = "default") -> Counter[tuple[str, str]]:
     """Return how often each ``(signal, outcome)`` was written."""
-    return Counter((event.signal, event.outcome) for event in events(alias))
+    return Counter((event.signal, event.outcome) for event in read_events(alias))
 
 
-def links(alias: str = "default") -> set[tuple[str, str]]:
+def read_tag_links(alias: str = "default") -> set[tuple[str, str]]:
     """Return which orders have which tags, as keys."""
     found = execute(alias, "SELECT order_id, tag_id FROM shop_order_tags")
     return {(str(order), str(tag)) for order, tag in found}
 
 
-def replayed_links(alias: str = "default") -> set[tuple[str, str]]:
+def replay_tag_links(alias: str = "default") -> set[tuple[str, str]]:
     """Return the same, as the events tell it."""
     found: set[tuple[str, str]] = set()
-    for event in events(alias):
+    for event in read_events(alias):
         if event.outcome == "committed" and event.signal == "m2m_changed":
             args = event.data["args"]
             found |= {(event.key, str(key)) for key in args.get("added", ())}

@@ -9,7 +9,7 @@ from django.test import Client, override_settings
 from signalbox.models import Event
 from signalbox.pipeline import unit_of_work
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, tag, undone
+from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
 from tests.shop.models import ExpressOrder, Order, Ref, Restaurant, Uniq
 
 pytestmark = [
@@ -20,161 +20,161 @@ pytestmark = [
 
 def test_an_atomic_block_commits_its_rows_with_their_events() -> None:
     with transaction.atomic():
-        tag("a")
-        tag("b")
-        assert [] == register.exact()
-    assert ["a", "b"] == register.exact()
+        create_tag("a")
+        create_tag("b")
+        assert [] == register.assert_rows_match()
+    assert ["a", "b"] == register.assert_rows_match()
 
 
 def test_an_atomic_block_that_raises_leaves_neither() -> None:
-    with undone():
-        tag("a")
-    assert [] == register.exact()
+    with rolled_back_atomic():
+        create_tag("a")
+    assert [] == register.assert_rows_match()
 
 
 def test_an_inner_block_that_raises_takes_its_own_events_with_it() -> None:
     with transaction.atomic():
-        tag("a")
-        with undone():
-            tag("b")
-        tag("c")
+        create_tag("a")
+        with rolled_back_atomic():
+            create_tag("b")
+        create_tag("c")
         with transaction.atomic():
-            tag("d")
-    assert ["a", "c", "d"] == register.exact()
+            create_tag("d")
+    assert ["a", "c", "d"] == register.assert_rows_match()
 
 
 def test_a_released_block_goes_with_the_block_around_it() -> None:
     with transaction.atomic():
-        tag("a")
-        with undone():
-            tag("b")
+        create_tag("a")
+        with rolled_back_atomic():
+            create_tag("b")
             with transaction.atomic():
-                tag("c")
-    assert ["a"] == register.exact()
+                create_tag("c")
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_a_block_without_savepoint_that_raises_takes_the_transaction_with_it() -> None:
     with transaction.atomic():
-        tag("a")
-        with undone(savepoint=False):
-            tag("b")
-    assert [] == register.exact()
+        create_tag("a")
+        with rolled_back_atomic(savepoint=False):
+            create_tag("b")
+    assert [] == register.assert_rows_match()
 
 
 def test_a_durable_block_commits_its_events() -> None:
     with transaction.atomic(durable=True):
-        tag("a")
-    assert ["a"] == register.exact()
+        create_tag("a")
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_set_rollback_takes_the_events_with_it() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         transaction.set_rollback(True)
-    assert [] == register.exact()
+    assert [] == register.assert_rows_match()
 
 
 def test_set_rollback_of_an_inner_block_is_the_inner_blocks_alone() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         with transaction.atomic():
-            tag("b")
+            create_tag("b")
             transaction.set_rollback(True)
-    assert ["a"] == register.exact()
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_savepoints_of_ones_own() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         first = savepoint()
-        tag("b")
+        create_tag("b")
         transaction.savepoint_rollback(first)
-        tag("c")
+        create_tag("c")
         second = savepoint()
-        tag("d")
+        create_tag("d")
         transaction.savepoint_commit(second)
-    assert ["a", "c", "d"] == register.exact()
+    assert ["a", "c", "d"] == register.assert_rows_match()
 
 
 def test_a_savepoint_can_be_rolled_back_twice() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         outer = savepoint()
-        tag("b")
+        create_tag("b")
         savepoint()
-        tag("c")
+        create_tag("c")
         transaction.savepoint_rollback(outer)
-        tag("d")
+        create_tag("d")
         transaction.savepoint_rollback(outer)
-        tag("e")
-    assert ["a", "e"] == register.exact()
+        create_tag("e")
+    assert ["a", "e"] == register.assert_rows_match()
 
 
 def test_releasing_a_savepoint_releases_those_within() -> None:
     with transaction.atomic():
         outer = savepoint()
-        tag("a")
+        create_tag("a")
         savepoint()
-        tag("b")
+        create_tag("b")
         transaction.savepoint_commit(outer)
-        tag("c")
-    assert ["a", "b", "c"] == register.exact()
+        create_tag("c")
+    assert ["a", "b", "c"] == register.assert_rows_match()
 
 
 def test_savepoints_whose_names_are_given_again() -> None:
     with transaction.atomic():
         savepoint()
-        tag("a")
+        create_tag("a")
         transaction.clean_savepoints()
         same = savepoint()
-        tag("b")
+        create_tag("b")
         transaction.savepoint_rollback(same)
-        tag("c")
-    assert ["a", "c"] == register.exact()
+        create_tag("c")
+    assert ["a", "c"] == register.assert_rows_match()
 
 
 def test_what_was_written_early_is_written_again_after_its_savepoint_was_rolled_back() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         before = savepoint()
-        tag("b")
+        create_tag("b")
         unit_of_work.flush_all()
         transaction.savepoint_rollback(before)
-        tag("c")
+        create_tag("c")
         unit_of_work.flush_all()
-    assert ["a", "c"] == register.exact()
+    assert ["a", "c"] == register.assert_rows_match()
 
 
 def test_updates_and_deletes() -> None:
-    kept, lost = tag("kept"), tag("lost")
+    kept, lost = create_tag("kept"), create_tag("lost")
     with transaction.atomic():
         kept.name = "kept on"
         kept.save()
-        with undone():
+        with rolled_back_atomic():
             kept.delete()
         lost.delete()
-    assert ["kept on"] == register.exact()
+    assert ["kept on"] == register.assert_rows_match()
 
 
 def test_a_rolled_back_update_is_told_again_by_the_next() -> None:
-    one = tag("a")
-    with undone():
+    one = create_tag("a")
+    with rolled_back_atomic():
         one.name = "b"
         one.save()
     one.save()
-    assert ["b"] == register.exact()
+    assert ["b"] == register.assert_rows_match()
 
 
 def test_both_databases() -> None:
     with transaction.atomic(), transaction.atomic(using="other"):
-        tag("a")
-        tag("b", "other")
-    with undone(using="other"):
+        create_tag("a")
+        create_tag("b", "other")
+    with rolled_back_atomic(using="other"):
         with transaction.atomic():
-            tag("c")
-        tag("d", "other")
-    assert ["a", "c"] == register.exact()
-    assert ["b"] == register.exact(alias="other")
+            create_tag("c")
+        create_tag("d", "other")
+    assert ["a", "c"] == register.assert_rows_match()
+    assert ["b"] == register.assert_rows_match(alias="other")
 
 
 def test_an_integrity_error_within_a_savepoint() -> None:
@@ -183,25 +183,25 @@ def test_an_integrity_error_within_a_savepoint() -> None:
         with pytest.raises(IntegrityError), transaction.atomic():
             Uniq.objects.create(k="a")
         Uniq.objects.create(k="b")
-    assert ["a", "b"] == register.exact("shop.Uniq")
+    assert ["a", "b"] == register.assert_rows_match("shop.Uniq")
 
 
 def test_a_child_and_its_parent_make_one_event() -> None:
     Restaurant.objects.create(name="Lion", stars=2)
     with transaction.atomic():
         Restaurant.objects.create(name="Swan", stars=3)
-    with undone():
+    with rolled_back_atomic():
         Restaurant.objects.create(name="Bear", stars=4)
-    assert ["2", "3"] == register.exact("shop.Restaurant")
-    assert ["Lion", "Swan"] == sorted(register.rows("shop.Place").values())
-    assert 2 == register.signals()["post_save", "committed"]
+    assert ["2", "3"] == register.assert_rows_match("shop.Restaurant")
+    assert ["Lion", "Swan"] == sorted(register.read_rows("shop.Place").values())
+    assert 2 == register.count_signals()["post_save", "committed"]
 
 
 def test_a_proxys_rows() -> None:
     ExpressOrder.objects.create(number="a")
-    with undone():
+    with rolled_back_atomic():
         ExpressOrder.objects.create(number="b")
-    assert ["a"] == register.exact("shop.ExpressOrder")
+    assert ["a"] == register.assert_rows_match("shop.ExpressOrder")
 
 
 def test_long_transactions_are_written_early_and_stay_small(spill: int) -> None:
@@ -210,36 +210,36 @@ def test_long_transactions_are_written_early_and_stay_small(spill: int) -> None:
     assert own is not None
     with transaction.atomic():
         for number in range(2500):
-            tag(str(number))
+            create_tag(str(number))
             assert len(own.events) <= 2 * spill  # pre_save and post_save
-    assert 2500 == len(register.exact())
+    assert 2500 == len(register.assert_rows_match())
 
 
 def test_a_long_transaction_that_is_rolled_back_leaves_nothing() -> None:
-    with undone():
-        tag("a")
+    with rolled_back_atomic():
+        create_tag("a")
         with transaction.atomic():
             for number in range(1200):
-                tag(str(number))
-    assert [] == register.exact()
+                create_tag(str(number))
+    assert [] == register.assert_rows_match()
 
 
 def test_on_commit_hooks_find_the_events_committed() -> None:
     seen: list[object] = []
     with transaction.atomic():
-        tag("a")
-        transaction.on_commit(lambda: seen.append(register.exact()))
-        transaction.on_commit(lambda: seen.append(tag("from the hook").name))
+        create_tag("a")
+        transaction.on_commit(lambda: seen.append(register.assert_rows_match()))
+        transaction.on_commit(lambda: seen.append(create_tag("from the hook").name))
     assert [["a"], "from the hook"] == seen
-    assert ["a", "from the hook"] == register.exact()
+    assert ["a", "from the hook"] == register.assert_rows_match()
 
 
 def test_on_commit_hooks_of_a_rolled_back_savepoint_do_not_run() -> None:
     with transaction.atomic():
-        with undone():
+        with rolled_back_atomic():
             transaction.on_commit(lambda: pytest.fail("the hook ran"))
-        tag("a")
-    assert ["a"] == register.exact()
+        create_tag("a")
+    assert ["a"] == register.assert_rows_match()
 
 
 @pytest.mark.skipif(not connection.features.can_defer_constraint_checks, reason="constraints are checked at once")
@@ -251,10 +251,10 @@ def test_a_deferred_constraint_that_fails_at_commit() -> None:
 
     with pytest.raises(IntegrityError):
         commit()
-    assert [] == register.exact("shop.Order")
-    assert [] == register.exact("shop.Ref")
-    tag("after")
-    assert ["after"] == register.exact()
+    assert [] == register.assert_rows_match("shop.Order")
+    assert [] == register.assert_rows_match("shop.Ref")
+    create_tag("after")
+    assert ["after"] == register.assert_rows_match()
 
 
 @override_settings(ROOT_URLCONF="tests.exactness.urls")
@@ -262,14 +262,14 @@ def test_atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
     client = Client(raise_request_exception=False)
     assert [200, 500] == [client.get("/well/").status_code, client.get("/badly/").status_code]
-    assert ["well"] == register.exact()
+    assert ["well"] == register.assert_rows_match()
     rolled_back = [] if unit_of_work.FLUSH_THRESHOLD == 1 else ["badly"]
-    assert rolled_back == register.told("rolled_back", "post_save")
+    assert rolled_back == register.read_recorded_values("rolled_back", "post_save")
 
 
 def test_readers_see_what_their_own_transaction_recorded() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         assert ["committed"] == [event.outcome for event in Event.objects.filter(signal="post_save")]
-        assert [] == register.told("committed", "post_save")
-    assert ["a"] == register.exact()
+        assert [] == register.read_recorded_values("committed", "post_save")
+    assert ["a"] == register.assert_rows_match()

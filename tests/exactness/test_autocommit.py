@@ -12,7 +12,7 @@ from django.db.models.signals import post_delete, post_save, pre_save
 from signalbox.models import Event
 from signalbox.pipeline import exporter
 from tests.exactness import register
-from tests.exactness.blocks import tag
+from tests.exactness.blocks import create_tag
 from tests.shop.models import Friend, Hold, Order, OrderLine, Ref, Restaurant, Tag, Uniq
 
 if TYPE_CHECKING:
@@ -33,23 +33,23 @@ def receiving(signal: ModelSignal, receiver: Callable[..., object], sender: Any 
 
 
 def test_create_update_delete() -> None:
-    kept, lost = tag("kept"), tag("lost")
-    assert ["kept", "lost"] == register.exact()
+    kept, lost = create_tag("kept"), create_tag("lost")
+    assert ["kept", "lost"] == register.assert_rows_match()
     kept.name = "kept on"
     kept.save()
-    assert ["kept on", "lost"] == register.exact()
+    assert ["kept on", "lost"] == register.assert_rows_match()
     kept.save(update_fields=["name"])
     lost.delete()
-    assert ["kept on"] == register.exact()
+    assert ["kept on"] == register.assert_rows_match()
     kept.delete()
-    assert [] == register.exact()
+    assert [] == register.assert_rows_match()
 
 
 def test_a_save_that_fails_leaves_nothing() -> None:
     Uniq.objects.create(k="a")
     with pytest.raises(IntegrityError):
         Uniq.objects.create(k="a")
-    assert ["a"] == register.exact("shop.Uniq")
+    assert ["a"] == register.assert_rows_match("shop.Uniq")
 
 
 def test_a_save_that_a_deferred_constraint_refuses_leaves_the_instance_as_it_was() -> None:
@@ -72,26 +72,28 @@ def test_a_delete_that_a_deferred_constraint_refuses_leaves_the_instance_its_key
     with pytest.raises(IntegrityError):
         held.delete()
     assert key == held.pk
-    assert ["a"] == register.exact("shop.Uniq")
+    assert ["a"] == register.assert_rows_match("shop.Uniq")
 
 
 def test_a_child_and_its_parent() -> None:
     place = Restaurant.objects.create(name="Lion", stars=2)
     place.stars = 3
     place.save()
-    assert ["3"] == register.exact("shop.Restaurant")
+    assert ["3"] == register.assert_rows_match("shop.Restaurant")
     place.delete()
-    assert [] == register.exact("shop.Restaurant")
+    assert [] == register.assert_rows_match("shop.Restaurant")
 
 
 def test_a_delete_that_cascades() -> None:
     order = Order.objects.create(number="a")
     OrderLine.objects.create(order=order, sku="x")
     order.delete()
-    assert [] == register.exact("shop.Order")
+    assert [] == register.assert_rows_match("shop.Order")
     assert [] == register.execute("default", "SELECT id FROM shop_orderline")
     assert ["committed"] == [
-        event.outcome for event in register.events() if event.sender == "shop.OrderLine" and "delete" in event.signal
+        event.outcome
+        for event in register.read_events()
+        if event.sender == "shop.OrderLine" and "delete" in event.signal
     ]
 
 
@@ -100,8 +102,8 @@ def test_a_receiver_that_raises_leaves_the_row_and_its_event() -> None:
         raise ValueError("after the row")
 
     with receiving(post_save, fail), pytest.raises(ValueError, match="after the row"):
-        tag("a")
-    assert ["a"] == register.exact()
+        create_tag("a")
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_a_receiver_of_pre_save_that_raises_leaves_neither() -> None:
@@ -109,18 +111,18 @@ def test_a_receiver_of_pre_save_that_raises_leaves_neither() -> None:
         raise ValueError("before the row")
 
     with receiving(pre_save, fail), pytest.raises(ValueError, match="before the row"):
-        tag("a")
-    assert [] == register.exact()
+        create_tag("a")
+    assert [] == register.assert_rows_match()
 
 
 def test_a_receiver_of_post_delete_that_raises_rolls_the_delete_back() -> None:
     def fail(**named: Any) -> None:
         raise ValueError("within the delete")
 
-    one = tag("a")
+    one = create_tag("a")
     with receiving(post_delete, fail), pytest.raises(ValueError, match="within the delete"):
         one.delete()
-    assert ["a"] == register.exact()
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_a_receiver_may_open_a_durable_transaction() -> None:
@@ -129,9 +131,9 @@ def test_a_receiver_may_open_a_durable_transaction() -> None:
             Friend.objects.create(name="b")
 
     with receiving(post_save, write):
-        tag("a")
-    assert ["a"] == register.exact()
-    assert ["b"] == register.exact("shop.Friend")
+        create_tag("a")
+    assert ["a"] == register.assert_rows_match()
+    assert ["b"] == register.assert_rows_match("shop.Friend")
 
 
 def test_on_commit_in_a_receiver_runs_at_once() -> None:
@@ -142,9 +144,9 @@ def test_on_commit_in_a_receiver_runs_at_once() -> None:
         order.append("receiver")
 
     with receiving(post_save, register_hook):
-        tag("a")
+        create_tag("a")
     assert ["hook", "receiver"] == order
-    assert ["a"] == register.exact()
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_a_receiver_that_saves_again() -> None:
@@ -154,19 +156,19 @@ def test_a_receiver_that_saves_again() -> None:
             instance.save()
 
     with receiving(post_save, rename):
-        tag("a")
-    assert ["a renamed"] == register.exact()
+        create_tag("a")
+    assert ["a renamed"] == register.assert_rows_match()
 
 
 @pytest.mark.parametrize("alias", ["default", "other"])
 def test_receivers_that_ran_after_the_commit_are_in_the_event(alias: str) -> None:
     def listen(**named: Any) -> None:
-        assert [name] == register.exact(alias=alias)
-        assert "receivers" not in register.events(alias)[-1].data
+        assert [name] == register.assert_rows_match(alias=alias)
+        assert "receivers" not in register.read_events(alias)[-1].data
 
     name = "a"
     with receiving(post_save, listen):
-        tag(name, alias)
+        create_tag(name, alias)
     for one in connections.all():
         one.ensure_connection()
     exporter.flush()
@@ -174,7 +176,7 @@ def test_receivers_that_ran_after_the_commit_are_in_the_event(alias: str) -> Non
     [run] = event.data["receivers"]
     assert (run["name"].rpartition(".")[2], run["error"]) == ("listen", None)
     assert run["us"] <= (event.duration or 0)
-    assert [name] == register.exact(alias=alias)
+    assert [name] == register.assert_rows_match(alias=alias)
 
 
 def test_receivers_that_failed_after_the_commit_are_in_the_event() -> None:
@@ -182,7 +184,7 @@ def test_receivers_that_failed_after_the_commit_are_in_the_event() -> None:
         raise ValueError("after the row")
 
     with receiving(post_save, fail), pytest.raises(ValueError, match="after the row"):
-        tag("a")
+        create_tag("a")
     exporter.flush()
     event = Event.objects.get(signal="post_save")
     assert ("committed", 1) == (event.outcome, event.errors)
@@ -194,7 +196,7 @@ def test_a_receiver_that_ran_late_waits_for_a_transaction_that_is_open_there() -
         pass
 
     with transaction.atomic(using="default"), receiving(post_save, listen):
-        tag("a", "other")
+        create_tag("a", "other")
         exporter.flush()
         assert "receivers" not in Event.objects.using("other").get(signal="post_save").data
     exporter.flush()

@@ -16,10 +16,10 @@ from django.db import DatabaseError, Error, close_old_connections, connection, c
 import signalbox
 from signalbox.models import Event
 from signalbox.pipeline import exporter, unit_of_work
-from tests.connecting import here
+from tests.connecting import get_connection
 from tests.delivery.proxy import Proxy
 from tests.exactness import register
-from tests.exactness.blocks import tag, undone
+from tests.exactness.blocks import create_tag, rolled_back_atomic
 from tests.shop.models import Tag, Uniq
 
 if TYPE_CHECKING:
@@ -46,36 +46,36 @@ def test_threads_have_a_buffer_each() -> None:
     def work() -> None:
         for number in range(10):
             with suppress(KeyError), transaction.atomic():
-                tag(f"{threading.get_ident()} {number}")
+                create_tag(f"{threading.get_ident()} {number}")
                 if number % 3 == 0:
                     raise KeyError
 
     for thread in [in_thread(work) for _ in range(6)]:
         thread.join()
-    assert 36 == len(register.exact())
-    here().ensure_connection()
+    assert 36 == len(register.assert_rows_match())
+    get_connection().ensure_connection()
     exporter.flush()
-    assert 24 == len(register.told("rolled_back", "post_save"))
+    assert 24 == len(register.read_recorded_values("rolled_back", "post_save"))
 
 
 def test_another_threads_open_transaction_is_not_committed_by_this_one() -> None:
-    if here().vendor == "sqlite":
+    if get_connection().vendor == "sqlite":
         pytest.skip("one writer at a time")
     begun, go = threading.Event(), threading.Event()
 
     def work() -> None:
-        with undone():
-            tag("theirs")
+        with rolled_back_atomic():
+            create_tag("theirs")
             begun.set()
             assert go.wait(10)
 
     thread = in_thread(work)
     assert begun.wait(10)
-    tag("mine")
-    assert ["mine"] == register.exact()
+    create_tag("mine")
+    assert ["mine"] == register.assert_rows_match()
     go.set()
     thread.join()
-    assert ["mine"] == register.exact()
+    assert ["mine"] == register.assert_rows_match()
 
 
 def child(work: Callable[[], object]) -> int:
@@ -93,31 +93,31 @@ def child(work: Callable[[], object]) -> int:
 
 def test_a_fork_in_mid_transaction_leaves_the_events_to_the_parent() -> None:
     def work() -> None:
-        own = unit_of_work.get_unit_of_work(here())
+        own = unit_of_work.get_unit_of_work(get_connection())
         assert own is not None
         assert [] == own.events
         assert not exporter.has_pending()
 
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         assert 0 == child(work)
-        tag("b")
-    assert ["a", "b"] == register.exact()
+        create_tag("b")
+    assert ["a", "b"] == register.assert_rows_match()
 
 
 def test_a_forked_child_records_what_it_does_itself() -> None:
     def work() -> None:
-        in_thread(lambda: tag("childs")).join()
+        in_thread(lambda: create_tag("childs")).join()
 
-    if here().vendor == "sqlite":
-        tag("parents")
+    if get_connection().vendor == "sqlite":
+        create_tag("parents")
         connections.close_all()  # SQLite's files don't survive a fork
         assert 0 == child(work)
     else:
         with transaction.atomic():
-            tag("parents")
+            create_tag("parents")
             assert 0 == child(work)
-    assert ["childs", "parents"] == register.exact()
+    assert ["childs", "parents"] == register.assert_rows_match()
     assert 2 == len({event.span for event in Event.objects.filter(signal="post_save")})
 
 
@@ -127,11 +127,11 @@ def test_what_waits_in_the_parent_is_written_once() -> None:
         exporter.flush()
 
     with transaction.atomic():  # which the rolled-back event has to wait for
-        with undone(using="other"):
-            tag("a", "other")
+        with rolled_back_atomic(using="other"):
+            create_tag("a", "other")
         assert exporter.has_pending()
         assert 0 == child(lambda: in_thread(work).join())
-    assert ["a"] == register.told("rolled_back", "post_save")
+    assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
 
 def in_this_thread(work: Coroutine[Any, Any, None]) -> None:
@@ -155,23 +155,23 @@ class TestAsync:
             await sync_to_async(connections.close_all)()
 
         run(work())
-        assert 11 == len(register.exact())
+        assert 11 == len(register.assert_rows_match())
 
     def test_a_transaction_in_sync_to_async(self, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         def in_sync() -> None:
-            with undone():
-                tag("a")
+            with rolled_back_atomic():
+                create_tag("a")
             with transaction.atomic():
-                tag("b")
+                create_tag("b")
 
         async def work() -> None:
             await sync_to_async(in_sync)()
-            assert ["b"] == await sync_to_async(register.exact)()
+            assert ["b"] == await sync_to_async(register.assert_rows_match)()
             await sync_to_async(exporter.flush)()
             await sync_to_async(connections.close_all)()
 
         run(work())
-        assert ["a"] == register.told("rolled_back", "post_save")
+        assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
 
 class TestOpenBefore:
@@ -182,11 +182,11 @@ class TestOpenBefore:
             Tag.objects.exists()
             ready.set()
             go.wait(10)
-            tag("a")
+            create_tag("a")
             with transaction.atomic():
-                tag("b")
-                with undone():
-                    tag("c")
+                create_tag("b")
+                with rolled_back_atomic():
+                    create_tag("c")
             connections.close_all()
 
         ready, go = threading.Event(), threading.Event()
@@ -197,20 +197,20 @@ class TestOpenBefore:
         signalbox.start_recording()
         go.set()
         thread.join()
-        assert ["a", "b"] == register.exact()
+        assert ["a", "b"] == register.assert_rows_match()
 
 
 def kill() -> None:
     """Let the server end this thread's connection."""
-    if here().vendor == "postgresql":
-        pid = here().connection.info.backend_pid
+    if get_connection().vendor == "postgresql":
+        pid = get_connection().connection.info.backend_pid
         register.execute("default", f"SELECT pg_terminate_backend({pid})")
         for _ in range(100):
             if not register.execute("default", f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
                 return
             time.sleep(0.02)
     else:
-        with here().cursor() as cursor:
+        with get_connection().cursor() as cursor:
             cursor.execute("SELECT connection_id()")
             number = cursor.fetchone()[0]
         register.execute("default", f"KILL {number}")
@@ -222,52 +222,54 @@ class TestLost:
     def test_a_connection_that_is_lost_in_mid_transaction(self) -> None:
         def write() -> None:
             with transaction.atomic():
-                tag("a")
+                create_tag("a")
                 kill()
-                tag("b")
+                create_tag("b")
 
         with pytest.raises(Error):
             write()
         connection.close()
         with transaction.atomic():
-            tag("c")
-        assert ["c"] == register.exact()
+            create_tag("c")
+        assert ["c"] == register.assert_rows_match()
 
     def test_a_connection_that_is_lost_before_the_commit(self) -> None:
         def write() -> None:
             with transaction.atomic():
-                tag("a")
+                create_tag("a")
                 kill()
 
         with pytest.raises(DatabaseError):
             write()
         connection.close()
-        tag("c")
-        assert ["c"] == register.exact()
+        create_tag("c")
+        assert ["c"] == register.assert_rows_match()
         exporter.flush()
-        assert ["a"] == register.told("rolled_back", "post_save")  # nothing was sent: it can't have been committed
+        assert ["a"] == register.read_recorded_values(
+            "rolled_back", "post_save"
+        )  # nothing was sent: it can't have been committed
 
     def test_a_connection_that_is_lost_after_the_events_were_written(self) -> None:
         def write() -> None:
             with transaction.atomic():
-                tag("a")
+                create_tag("a")
                 unit_of_work.flush_all()
                 kill()
 
         with pytest.raises(Error):
             write()
         connection.close()
-        tag("c")
-        assert ["c"] == register.exact()
+        create_tag("c")
+        assert ["c"] == register.assert_rows_match()
 
     def test_a_connection_that_is_lost_between_two_saves(self) -> None:
-        tag("a")
+        create_tag("a")
         kill()
         with suppress(Error):
-            tag("b")
+            create_tag("b")
         connection.close()
-        tag("c")
-        assert ["a", "c"] == register.exact()
+        create_tag("c")
+        assert ["a", "c"] == register.assert_rows_match()
 
 
 @pytest.mark.postgres
@@ -276,97 +278,97 @@ class TestAborted:
 
     def test_an_error_of_a_raw_statement(self) -> None:
         with transaction.atomic():
-            tag("a")
+            create_tag("a")
             with suppress(DatabaseError), connection.cursor() as cursor:
                 cursor.execute("SELECT * FROM nowhere")
-        assert [] == register.exact()
+        assert [] == register.assert_rows_match()
         exporter.flush()
-        assert ["a"] == register.told("rolled_back", "post_save")
+        assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
     def test_an_error_of_the_orm(self) -> None:
         with transaction.atomic():
             Uniq.objects.create(k="a")
             with suppress(DatabaseError):
                 Uniq.objects.create(k="a")
-        assert [] == register.exact("shop.Uniq")
+        assert [] == register.assert_rows_match("shop.Uniq")
 
     def test_a_manual_commit(self) -> None:
         transaction.set_autocommit(False)
-        tag("a")
+        create_tag("a")
         with suppress(DatabaseError), connection.cursor() as cursor:
             cursor.execute("SELECT * FROM nowhere")
         transaction.commit()
-        tag("b")
+        create_tag("b")
         transaction.commit()
         transaction.set_autocommit(True)
-        assert ["b"] == register.exact()
+        assert ["b"] == register.assert_rows_match()
 
 
 def test_closing_the_connection_within_a_block_rolls_back() -> None:
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         connection.close()
-    tag("b")
-    assert ["b"] == register.exact()
+    create_tag("b")
+    assert ["b"] == register.assert_rows_match()
     exporter.flush()
-    assert ["a"] == register.told("rolled_back", "post_save")
+    assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
 
 def test_closing_within_a_request_leaves_the_block_as_it_was() -> None:
     """With a pool, a connection that is opened while another is being closed would be nobody's."""
     with transaction.atomic():
-        tag("a")
+        create_tag("a")
         connection.close()
-        assert here().closed_in_transaction
+        assert get_connection().closed_in_transaction
         with pytest.raises(DatabaseError):
-            tag("b")
-    assert not here().in_atomic_block
-    assert [] == register.exact()
+            create_tag("b")
+    assert not get_connection().in_atomic_block
+    assert [] == register.assert_rows_match()
 
 
 def test_closing_a_transaction_that_is_run_by_hand_opens_no_other() -> None:
     """As above: what was rolled back leaves once somebody has a connection again."""
     transaction.set_autocommit(False)
-    tag("a")
+    create_tag("a")
     connection.close()
-    assert here().connection is None
-    if (pool := getattr(here(), "pool", None)) is not None:
+    assert get_connection().connection is None
+    if (pool := getattr(get_connection(), "pool", None)) is not None:
         stats = pool.get_stats()
         assert stats["pool_size"] == stats["pool_available"]
-    tag("b")
-    assert ["b"] == register.exact()
+    create_tag("b")
+    assert ["b"] == register.assert_rows_match()
 
 
 def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(here().settings_dict, "CONN_MAX_AGE", None)
-    if here().settings_dict["OPTIONS"].get("pool"):
+    monkeypatch.setitem(get_connection().settings_dict, "CONN_MAX_AGE", None)
+    if get_connection().settings_dict["OPTIONS"].get("pool"):
         pytest.skip("a pool takes no CONN_MAX_AGE")
-    here().ensure_connection()
-    raw = here().connection
+    get_connection().ensure_connection()
+    raw = get_connection().connection
     for number in range(3):
         close_old_connections()
         with suppress(KeyError), transaction.atomic():
-            tag(str(number))
+            create_tag(str(number))
             if number == 1:
                 raise KeyError
         close_old_connections()
-    assert raw is here().connection
-    assert ["0", "2"] == register.exact()
+    assert raw is get_connection().connection
+    assert ["0", "2"] == register.assert_rows_match()
 
 
 def test_a_connection_that_is_opened_again_starts_empty() -> None:
     for name in ("a", "b"):
-        tag(name)
+        create_tag(name)
         connection.close()
-        with undone():
-            tag("c")
-    assert ["a", "b"] == register.exact()
+        with rolled_back_atomic():
+            create_tag("c")
+    assert ["a", "b"] == register.assert_rows_match()
 
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
     """The way that this thread's connection takes to the server."""
-    its = here().settings_dict
+    its = get_connection().settings_dict
     before = its["HOST"], its["PORT"]
     proxy = Proxy(its["HOST"] or "127.0.0.1", int(its["PORT"] or 5432))
     _hang_up()
@@ -379,9 +381,9 @@ def proxy() -> Iterator[Proxy]:
 
 def _hang_up() -> None:
     """Keep no connection, in a pool neither."""
-    here().close()
-    if here().pool is not None:
-        here().close_pool()
+    get_connection().close()
+    if get_connection().pool is not None:
+        get_connection().close_pool()
 
 
 @pytest.mark.postgres
@@ -390,28 +392,28 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, spill: int
 ) -> None:
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", spill)
-    tag("before")
+    create_tag("before")
     proxy.drop_reply_to = b"COMMIT"
 
     def write() -> None:
         with transaction.atomic():
-            tag("a")
+            create_tag("a")
 
     with pytest.raises(DatabaseError):
         write()
     proxy.drop_reply_to = b""
-    here().close()
-    tag("c")
+    get_connection().close()
+    create_tag("c")
     exporter.flush()
-    assert ["a", "before", "c"] == sorted(register.exact())
-    assert [] == register.told("rolled_back", "post_save")  # nobody here could know
+    assert ["a", "before", "c"] == sorted(register.assert_rows_match())
+    assert [] == register.read_recorded_values("rolled_back", "post_save")  # nobody here could know
 
 
 @pytest.mark.postgres
 def test_the_commit_goes_along_with_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
     left = []
-    tag("before")
-    raw = here().connection
+    create_tag("before")
+    raw = get_connection().connection
     commit = raw.commit
 
     def note() -> None:
@@ -420,7 +422,7 @@ def test_the_commit_goes_along_with_the_events(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(raw, "commit", note)
     with transaction.atomic():
-        tag("a")
-    tag("b")
+        create_tag("a")
+    create_tag("b")
     assert [0, 0] == left, "the driver found a transaction to commit: a round trip more"
-    assert ["a", "b", "before"] == sorted(register.exact())
+    assert ["a", "b", "before"] == sorted(register.assert_rows_match())

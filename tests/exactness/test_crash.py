@@ -44,8 +44,8 @@ def quiet() -> None:
 
 def matching() -> bool:
     """Tell whether rows and events match; `register` reads them one after the other."""
-    same: bool = register.rows("shop.Order") == register.replayed("shop.Order")
-    return same and register.links() == register.replayed_links()
+    same: bool = register.read_rows("shop.Order") == register.replay_rows("shop.Order")
+    return same and register.read_tag_links() == register.replay_tag_links()
 
 
 @pytest.mark.crash
@@ -56,7 +56,7 @@ def test_rows_and_events_match_after_every_kill(crashes: int) -> None:
         assert writers.stdin is not None
         assert writers.stdout is not None
         for crash in range(crashes):
-            register.empty("default")
+            register.empty_tables("default")
             seed = chance.getrandbits(32)
             writers.stdin.write(f"{seed}\n")
             writers.stdin.flush()

@@ -15,7 +15,7 @@ from django.test import override_settings
 import signalbox
 from signalbox.pipeline import unit_of_work, writer
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, tag, undone
+from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
 from tests.shop.models import Place, Tag, Uniq
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def dropped() -> Callable[[], int]:
 
 
 def names() -> list[str]:
-    return sorted(register.rows("shop.Tag").values())
+    return sorted(register.read_rows("shop.Tag").values())
 
 
 raising = override_settings(SIGNALBOX={"ON_ERROR": "raise"})
@@ -98,24 +98,24 @@ class TestLog:
 
     def test_an_atomic_block_keeps_its_rows(self, dropped: Callable[[], int], caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.ERROR, "signalbox"), transaction.atomic():
-            tag("poison")
+            create_tag("poison")
             assert ["poison"] == [row.name for row in Tag.objects.all()]
         assert ["poison"] == names()
         assert 1 == dropped()
         assert "could not be written" in caplog.text
 
     def test_a_save_of_its_own_keeps_its_row(self, dropped: Callable[[], int]) -> None:
-        tag("poison")
+        create_tag("poison")
         assert ["poison"] == names()
         assert 1 == dropped()
 
     def test_a_savepoint_can_still_be_rolled_back(self) -> None:
         with transaction.atomic():
-            tag("poison")
-            with undone():
-                tag("poison")
+            create_tag("poison")
+            with rolled_back_atomic():
+                create_tag("poison")
                 unit_of_work.flush_all()
-            tag("poison")
+            create_tag("poison")
         assert ["poison", "poison"] == names()
 
 
@@ -127,43 +127,43 @@ class TestPoison:
     def test_the_others_of_its_transaction_are_recorded(self, dropped: Callable[[], int]) -> None:
         with transaction.atomic():
             for name in ("a", "poison", "b", "c", "poison"):
-                tag(name)
+                create_tag(name)
         assert ["a", "b", "c", "poison", "poison"] == names()
-        assert ["a", "b", "c"] == register.told("committed", "post_save")
+        assert ["a", "b", "c"] == register.read_recorded_values("committed", "post_save")
         assert 2 == dropped()
 
     def test_the_others_that_were_rolled_back_with_it_are_told(self) -> None:
-        with undone():
+        with rolled_back_atomic():
             for name in ("a", "poison", "b"):
-                tag(name)
-        assert ["a", "b"] == register.told("rolled_back", "post_save")
+                create_tag(name)
+        assert ["a", "b"] == register.read_recorded_values("rolled_back", "post_save")
 
     def test_a_save_point_of_the_application_is_still_there(self) -> None:
         with transaction.atomic():
             before = savepoint()
-            tag("a")
-            tag("poison")
+            create_tag("a")
+            create_tag("poison")
             unit_of_work.flush_all()
-            tag("b")
+            create_tag("b")
             transaction.savepoint_rollback(before)
-            tag("c")
+            create_tag("c")
         assert ["c"] == names()
-        assert ["c"] == register.told("committed", "post_save")
+        assert ["c"] == register.read_recorded_values("committed", "post_save")
 
     def test_other_transactions_are_recorded(self) -> None:
         with transaction.atomic():
-            tag("poison")
+            create_tag("poison")
         with transaction.atomic():
-            tag("a")
-        assert ["a"] == register.told("committed", "post_save")
+            create_tag("a")
+        assert ["a"] == register.read_recorded_values("committed", "post_save")
 
     def test_many_events_in_several_statements(self) -> None:
         with transaction.atomic():
             for number in range(400):
-                tag(str(number))
-            tag("poison")
+                create_tag(str(number))
+            create_tag("poison")
         assert 401 == len(names())
-        assert [str(number) for number in range(400)] == register.told("committed", "post_save")
+        assert [str(number) for number in range(400)] == register.read_recorded_values("committed", "post_save")
 
     @raising
     def test_what_was_written_early_goes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,13 +172,13 @@ class TestPoison:
         def write() -> None:
             with transaction.atomic():
                 for name in ("a", "poison", "b"):
-                    tag(name)
+                    create_tag(name)
 
         with pytest.raises(DatabaseError, match="refused by a trigger"):
             write()
-        assert [] == register.exact()
-        tag("after")
-        assert ["after"] == register.exact()
+        assert [] == register.assert_rows_match()
+        create_tag("after")
+        assert ["after"] == register.assert_rows_match()
 
 
 class TestText:
@@ -186,8 +186,8 @@ class TestText:
 
     def test_what_names_the_actor_is_cleaned(self, dropped: Callable[[], int]) -> None:
         with signalbox.trace("work", actor="caf\udce9"), transaction.atomic():
-            tag("a")
-        assert ["a"] == register.told("committed", "post_save")
+            create_tag("a")
+        assert ["a"] == register.read_recorded_values("committed", "post_save")
         assert 0 == dropped()
 
     @pytest.mark.mariadb
@@ -197,16 +197,16 @@ class TestText:
         try:
             with signalbox.trace("work"):
                 with transaction.atomic():
-                    tag("a")
-                    tag("\U0001f600")
-                with undone():
-                    tag("b")
-                    tag("\U0001f600")
+                    create_tag("a")
+                    create_tag("\U0001f600")
+                with rolled_back_atomic():
+                    create_tag("b")
+                    create_tag("\U0001f600")
         finally:
             connection.close()
             register.execute("default", column.format("utf8mb4"))
-        assert ["a"] == register.told("committed", "post_save")
-        assert ["b"] == register.told("rolled_back", "post_save")
+        assert ["a"] == register.read_recorded_values("committed", "post_save")
+        assert ["b"] == register.read_recorded_values("rolled_back", "post_save")
         assert 2 == dropped()
 
 
@@ -221,23 +221,23 @@ class TestRaise:
 
     def test_an_atomic_block_is_rolled_back(self) -> None:
         with pytest.raises(DatabaseError, match="could not write"), transaction.atomic():
-            tag("poison")
+            create_tag("poison")
         assert [] == names()
         assert connection.get_autocommit()
         assert not connection.in_atomic_block
 
     def test_a_save_of_its_own_is_rolled_back(self) -> None:
         with pytest.raises(DatabaseError, match="could not write"):
-            tag("poison")
+            create_tag("poison")
         assert [] == names()
 
     def test_an_error_in_an_inner_block_is_told_at_the_commit(self) -> None:
         def write() -> None:
             with transaction.atomic():
-                tag("a")
+                create_tag("a")
                 with transaction.atomic():
-                    tag("poison")
-                tag("b")
+                    create_tag("poison")
+                create_tag("b")
 
         with pytest.raises(DatabaseError, match="could not write"):
             write()
@@ -246,7 +246,7 @@ class TestRaise:
     def test_a_manual_commit_is_refused(self) -> None:
         transaction.set_autocommit(False)
         try:
-            tag("poison")
+            create_tag("poison")
             with pytest.raises(DatabaseError, match="could not write"):
                 transaction.commit()
             assert [] == names()
@@ -257,7 +257,7 @@ class TestRaise:
 
     def test_turning_autocommit_on_is_refused(self) -> None:
         transaction.set_autocommit(False)
-        tag("poison")
+        create_tag("poison")
         with pytest.raises(DatabaseError, match="could not write"):
             transaction.set_autocommit(True)
         assert [] == names()
@@ -267,7 +267,7 @@ class TestRaise:
     def test_a_block_that_opens_a_manual_transaction_is_undone(self) -> None:
         def write() -> None:
             with transaction.atomic():
-                tag("poison")
+                create_tag("poison")
             transaction.commit()
 
         transaction.set_autocommit(False)
@@ -317,29 +317,29 @@ class TestInterrupt:
     ) -> None:
         interrupting.append(KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt), transaction.atomic():
-            tag("a")
-        assert committed == register.exact()
-        tag("b")
-        assert [*committed, "b"] == register.exact()
+            create_tag("a")
+        assert committed == register.assert_rows_match()
+        create_tag("b")
+        assert [*committed, "b"] == register.assert_rows_match()
 
     def test_a_keyboard_interrupt_in_a_save_of_its_own(
         self, interrupting: list[BaseException], committed: list[str]
     ) -> None:
         interrupting.append(KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            tag("a")
-        assert committed == register.exact()
+            create_tag("a")
+        assert committed == register.assert_rows_match()
 
     def test_a_keyboard_interrupt_in_a_manual_commit(
         self, interrupting: list[BaseException], committed: list[str]
     ) -> None:
         transaction.set_autocommit(False)
-        tag("a")
+        create_tag("a")
         interrupting.append(KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             transaction.commit()
         transaction.set_autocommit(True)
-        assert committed == register.exact()
+        assert committed == register.assert_rows_match()
 
     def test_a_keyboard_interrupt_that_the_application_catches_still_dooms_the_transaction(
         self, interrupting: list[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -351,12 +351,12 @@ class TestInterrupt:
             with transaction.atomic():
                 interrupting.append(KeyboardInterrupt())
                 with suppress(KeyboardInterrupt):
-                    tag("a")
-                tag("b")
+                    create_tag("a")
+                create_tag("b")
 
         with pytest.raises(DatabaseError, match="KeyboardInterrupt"):
             write()
-        assert [] == register.exact()
+        assert [] == register.assert_rows_match()
 
     @raising
     def test_a_type_error(
@@ -365,8 +365,8 @@ class TestInterrupt:
         refused = pytest.raises(DatabaseError, match="of Signalbox's own making")
         interrupting.append(TypeError("of Signalbox's own making"))
         with nullcontext() if committed else refused, transaction.atomic():
-            tag("a")
-        assert committed == register.exact()
+            create_tag("a")
+        assert committed == register.assert_rows_match()
         assert bool(committed) == ("of Signalbox's own making" in caplog.text)
 
     def test_a_type_error_is_logged_where_errors_are(
@@ -378,7 +378,7 @@ class TestInterrupt:
     ) -> None:
         interrupting.append(TypeError("of Signalbox's own making"))
         with transaction.atomic():
-            tag("a")
+            create_tag("a")
         assert ["a"] == names()
         assert (0 if committed else 1) == dropped()
         assert "of Signalbox's own making" in caplog.text
@@ -394,16 +394,16 @@ class TestLostTransaction:
 
         def write() -> None:
             with transaction.atomic():
-                tag("a")
-                tag("poison")
-                tag("b")
+                create_tag("a")
+                create_tag("poison")
+                create_tag("b")
 
         try:
             with pytest.raises(DatabaseError, match="all of it"):
                 write()
-            assert [] == register.exact()
-            tag("after")
-            assert ["after"] == register.exact()
+            assert [] == register.assert_rows_match()
+            create_tag("after")
+            assert ["after"] == register.assert_rows_match()
         finally:
             mend()
 
@@ -415,7 +415,7 @@ class TestLostTransaction:
 
         def heavier() -> None:
             many = ", ".join(f"('{number}')" for number in range(200))
-            raw = register.connect("default")
+            raw = register.open_connection("default")
             cursor = raw.cursor()
             cursor.execute("BEGIN")
             cursor.execute(f"INSERT INTO shop_friend (name) VALUES {many}")
@@ -443,4 +443,4 @@ class TestLostTransaction:
             wanted.set()
             other.join()
             mend()
-        assert ["mine"] == register.exact("shop.Uniq")
+        assert ["mine"] == register.assert_rows_match("shop.Uniq")

@@ -12,7 +12,7 @@ from signalbox.models import Event
 from signalbox.queries import tail as module
 from signalbox.queries.filters import EventFilter
 from signalbox.queries.tail import EventFollower, follow
-from tests.rows import event
+from tests.rows import create_event
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -33,7 +33,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         try:
             with transaction.atomic():
-                self.ids = [event(object_label=label).id for label in self.labels]
+                self.ids = [create_event(object_label=label).id for label in self.labels]
                 self.inserted.set()
                 self.told.wait(20)
                 if not self.commits:
@@ -94,9 +94,9 @@ def test_an_event_whose_transaction_was_overtaken_is_seen_when_it_commits() -> N
 
 def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
     overlapping()
-    event(object_label="before")
+    create_event(object_label="before")
     with writing("slow") as slow:
-        event(object_label="overtook it before the start")
+        create_event(object_label="overtook it before the start")
         follower = EventFollower(ORDERS)
         assert [] == labels(follower.poll())
         slow.end()
@@ -106,7 +106,7 @@ def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
 def test_an_event_with_the_first_id_of_all_is_seen_though_it_comes_late() -> None:
     overlapping()
     with writing("first of all") as slow:
-        event(object_label="second")
+        create_event(object_label="second")
         follower = EventFollower(ORDERS)
         slow.end()
         assert ["first of all"] == labels(soon(follower))
@@ -114,9 +114,9 @@ def test_an_event_with_the_first_id_of_all_is_seen_though_it_comes_late() -> Non
 
 def test_the_lines_at_the_start_and_what_follows_have_each_event_once() -> None:
     overlapping()
-    event(object_label="one")
+    create_event(object_label="one")
     with writing("late") as slow:
-        event(object_label="two")
+        create_event(object_label="two")
         stop = threading.Event()
         follower = EventFollower(ORDERS)
         slow.end()  # visible between the follower's first look and its asking for lines
@@ -130,7 +130,7 @@ def test_ids_in_the_middle_of_a_transaction_that_are_seen_late_leave_no_other_be
     overlapping()
     follower = EventFollower(ORDERS)
     with writing("a", "b") as first, writing("c", "d") as second:
-        event(object_label="e")
+        create_event(object_label="e")
         assert ["e"] == labels(follower.poll())
         second.end()
         assert ["c", "d"] == labels(soon(follower))
@@ -144,7 +144,7 @@ def test_more_late_events_than_fit_into_one_look_all_come(monkeypatch: pytest.Mo
     stop = threading.Event()
     following = follow(ORDERS, stop=stop)
     with writing(*"abcdefgh") as slow:
-        event(object_label="i")
+        create_event(object_label="i")
         assert ["i"] == labels([next(following)])
         slow.end()
         stop.set()
@@ -155,7 +155,7 @@ def test_a_filter_chooses_among_late_events_too() -> None:
     overlapping()
     follower = EventFollower(EventFilter.parse({"sender": "shop.Customer"}))
     with writing("of an order") as slow:
-        event(sender="shop.Customer", object_label="of a customer")
+        create_event(sender="shop.Customer", object_label="of a customer")
         assert ["of a customer"] == labels(follower.poll())
         slow.end()
         assert [] == labels(follower.poll())
@@ -168,7 +168,7 @@ def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch:
     monkeypatch.setattr(module, "monotonic", lambda: hours[0])
     follower = EventFollower(ORDERS)
     with writing("slow") as slow:
-        event(object_label="quick")
+        create_event(object_label="quick")
         follower.poll()
         for hour in range(1, 5):
             hours[0] = hour * 3600.0
@@ -189,7 +189,7 @@ def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch:
 def test_a_rolled_back_transaction_leaves_no_gap_to_ask_for() -> None:
     follower = EventFollower(ORDERS)
     with writing("undone") as undone:
-        event(object_label="kept")
+        create_event(object_label="kept")
         undone.end(commits=False)
     assert ["kept"] == labels(soon(follower))
     deadline = time.monotonic() + 60
@@ -205,7 +205,7 @@ def test_a_gap_is_given_up_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "monotonic", lambda: seconds[0])
     follower = EventFollower(ORDERS)
     with writing("undone") as undone:
-        event(object_label="kept")
+        create_event(object_label="kept")
         undone.end(commits=False)
     follower.poll()
     seconds[0] = 3599
@@ -225,7 +225,7 @@ def test_events_of_many_writers_come_each_once(monkeypatch: pytest.MonkeyPatch) 
         try:
             for turn in range(40):
                 with transaction.atomic():
-                    ids = [event().id for _ in range(1 + (turn + number) % 3)]
+                    ids = [create_event().id for _ in range(1 + (turn + number) % 3)]
                     if turn % 4 == 3:
                         transaction.set_rollback(True)
                         continue

@@ -8,7 +8,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, tag, undone
+from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,101 +28,101 @@ def manual() -> Iterator[None]:
 
 
 def test_commit_and_rollback() -> None:
-    tag("a")
-    tag("b")
-    assert [] == register.exact()
+    create_tag("a")
+    create_tag("b")
+    assert [] == register.assert_rows_match()
     transaction.commit()
-    assert ["a", "b"] == register.exact()
-    tag("c")
+    assert ["a", "b"] == register.assert_rows_match()
+    create_tag("c")
     transaction.rollback()
-    tag("d")
+    create_tag("d")
     transaction.commit()
-    assert ["a", "b", "d"] == register.exact()
+    assert ["a", "b", "d"] == register.assert_rows_match()
 
 
 def test_turning_autocommit_on_commits_where_the_driver_lets_it() -> None:
-    tag("a")
+    create_tag("a")
     if connection.vendor == "postgresql":
         with pytest.raises(DatabaseError, match="transaction status INTRANS"):
             transaction.set_autocommit(True)
-        assert [] == register.exact()
+        assert [] == register.assert_rows_match()
         transaction.commit()
     else:
         transaction.set_autocommit(True)
-    assert ["a"] == register.exact()
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_closing_the_connection_rolls_back() -> None:
-    tag("a")
+    create_tag("a")
     connection.close()
-    assert [] == register.exact()
+    assert [] == register.assert_rows_match()
     assert connection.get_autocommit()
-    tag("b")
-    assert ["b"] == register.exact()
+    create_tag("b")
+    assert ["b"] == register.assert_rows_match()
 
 
 def test_an_atomic_block_within_is_committed_with_the_rest() -> None:
-    tag("a")
+    create_tag("a")
     with transaction.atomic():
-        tag("b")
-    with undone():
-        tag("c")
-    assert [] == register.exact()
+        create_tag("b")
+    with rolled_back_atomic():
+        create_tag("c")
+    assert [] == register.assert_rows_match()
     transaction.commit()
-    assert ["a", "b"] == register.exact()
+    assert ["a", "b"] == register.assert_rows_match()
 
 
 def test_an_atomic_block_that_comes_first() -> None:
     """On SQLite its savepoint opens the transaction, and releasing it commits."""
     with transaction.atomic():
-        tag("a")
-        with undone():
-            tag("b")
+        create_tag("a")
+        with rolled_back_atomic():
+            create_tag("b")
         with transaction.atomic():
-            tag("c")
+            create_tag("c")
     at_once = connection.vendor == "sqlite"
-    assert (["a", "c"] if at_once else []) == register.exact()
+    assert (["a", "c"] if at_once else []) == register.assert_rows_match()
     transaction.rollback()
-    assert (["a", "c"] if at_once else []) == register.exact()
+    assert (["a", "c"] if at_once else []) == register.assert_rows_match()
 
 
 def test_an_atomic_block_that_comes_first_and_raises() -> None:
-    with undone():
-        tag("a")
+    with rolled_back_atomic():
+        create_tag("a")
     transaction.commit()
-    assert [] == register.exact()
+    assert [] == register.assert_rows_match()
 
 
 def test_a_savepoint_that_comes_first_is_released() -> None:
     first = savepoint()
-    tag("a")
+    create_tag("a")
     transaction.savepoint_commit(first)
-    tag("b")
+    create_tag("b")
     transaction.commit()
-    assert ["a", "b"] == register.exact()
+    assert ["a", "b"] == register.assert_rows_match()
 
 
 def test_savepoints() -> None:
-    tag("a")
+    create_tag("a")
     first = savepoint()
-    tag("b")
+    create_tag("b")
     transaction.savepoint_rollback(first)
-    tag("c")
+    create_tag("c")
     transaction.savepoint_commit(first)
     transaction.commit()
     # On SQLite Django makes none outside of an atomic block: the driver would commit.
-    assert (["a", "b", "c"] if connection.vendor == "sqlite" else ["a", "c"]) == register.exact()
+    assert (["a", "b", "c"] if connection.vendor == "sqlite" else ["a", "c"]) == register.assert_rows_match()
 
 
 def test_updates_and_deletes() -> None:
-    kept, lost = tag("kept"), tag("lost")
+    kept, lost = create_tag("kept"), create_tag("lost")
     transaction.commit()
     kept.name = "kept on"
     kept.save()
     lost.delete()
-    assert ["kept", "lost"] == register.exact()
+    assert ["kept", "lost"] == register.assert_rows_match()
     transaction.commit()
-    assert ["kept on"] == register.exact()
+    assert ["kept on"] == register.assert_rows_match()
     kept.delete()
     transaction.rollback()
-    assert ["kept on"] == register.exact()
+    assert ["kept on"] == register.assert_rows_match()

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 from signalbox.models import Event
 from signalbox.pipeline import exporter, unit_of_work, writer
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, tag, undone
+from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
 from tests.shop.models import Tag
 
 if TYPE_CHECKING:
@@ -20,40 +20,40 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 
 def test_what_a_transaction_undid_is_told_after_it() -> None:
-    with undone():
-        tag("a")
-        tag("b").delete()
-    assert ["a", "b"] == register.told("rolled_back", "post_save")
-    assert ["b"] == register.told("rolled_back", "post_delete")
-    assert [] == register.exact()
+    with rolled_back_atomic():
+        create_tag("a")
+        create_tag("b").delete()
+    assert ["a", "b"] == register.read_recorded_values("rolled_back", "post_save")
+    assert ["b"] == register.read_recorded_values("rolled_back", "post_delete")
+    assert [] == register.assert_rows_match()
 
 
 def test_what_a_savepoint_undid_is_told_after_the_transaction() -> None:
     with transaction.atomic():
-        tag("a")
-        with undone():
-            tag("b")
+        create_tag("a")
+        with rolled_back_atomic():
+            create_tag("b")
         first = savepoint()
-        tag("c")
+        create_tag("c")
         transaction.savepoint_rollback(first)
-        assert [] == register.told("rolled_back", "post_save")
-    assert ["b", "c"] == register.told("rolled_back", "post_save")
-    assert ["a"] == register.exact()
+        assert [] == register.read_recorded_values("rolled_back", "post_save")
+    assert ["b", "c"] == register.read_recorded_values("rolled_back", "post_save")
+    assert ["a"] == register.assert_rows_match()
 
 
 def test_what_was_read_before_it_was_undone_is_told_too() -> None:
-    with undone():
-        tag("a")
+    with rolled_back_atomic():
+        create_tag("a")
         assert ["committed"] == [event.outcome for event in Event.objects.filter(signal="post_save")]
-    assert ["a"] == register.told("rolled_back", "post_save")
+    assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
 
 def test_what_another_database_undid_is_told_in_the_default_one() -> None:
-    with undone(using="other"):
-        tag("a", "other")
+    with rolled_back_atomic(using="other"):
+        create_tag("a", "other")
     connections["default"].ensure_connection()
     exporter.flush()
-    assert [] == register.told("rolled_back", "post_save", "other")
+    assert [] == register.read_recorded_values("rolled_back", "post_save", "other")
     [event] = Event.objects.filter(signal="post_save")
     assert ("rolled_back", "other") == (event.outcome, event.database)
 
@@ -74,15 +74,15 @@ def without_tables() -> Iterator[None]:
 def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the_commit() -> None:
     connections["default"].ensure_connection()
     with transaction.atomic(using="other"):
-        tag("a", "other")
-        with undone(using="other"):
-            tag("b", "other")
-        assert [] == register.told("committed", "post_save")
-    tag("c", "other")
+        create_tag("a", "other")
+        with rolled_back_atomic(using="other"):
+            create_tag("b", "other")
+        assert [] == register.read_recorded_values("committed", "post_save")
+    create_tag("c", "other")
     assert ["a", "c"] == sorted(Tag.objects.using("other").values_list("name", flat=True))
     exporter.flush()
-    assert ["a", "c"] == register.told("committed", "post_save")
-    assert ["b"] == register.told("rolled_back", "post_save")
+    assert ["a", "c"] == register.read_recorded_values("committed", "post_save")
+    assert ["b"] == register.read_recorded_values("rolled_back", "post_save")
     assert {"other"} == {event.database for event in Event.objects.filter(signal="post_save")}
 
 
@@ -94,20 +94,20 @@ def test_a_transaction_longer_than_memory_keeps_its_events_where_they_cant_be_wr
     connections["default"].ensure_connection()
     with transaction.atomic(using="other"):
         for number in range(5):
-            tag(str(number), "other")
+            create_tag(str(number), "other")
     exporter.flush()
-    assert ["0", "1", "2", "3", "4"] == register.told("committed", "post_save")
+    assert ["0", "1", "2", "3", "4"] == register.read_recorded_values("committed", "post_save")
 
 
 def test_an_instance_whose_write_was_undone_knows_its_old_row_again() -> None:
-    one = tag("a")
+    one = create_tag("a")
     with transaction.atomic():
         one.name = "b"
         one.save()
-        with undone():
+        with rolled_back_atomic():
             one.name = "c"
             one.save()
         one.save()
-    changes = [event.data["changes"] for event in register.events() if event.data.get("changes")]
+    changes = [event.data["changes"] for event in register.read_events() if event.data.get("changes")]
     assert [["a", "b"], ["b", "c"]] == [change["name"] for change in changes if "name" in change][:2]
-    assert ["c"] == register.exact()
+    assert ["c"] == register.assert_rows_match()

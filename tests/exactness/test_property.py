@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from signalbox.pipeline import backends, unit_of_work
 from tests.exactness import register
-from tests.exactness.blocks import Undo, savepoint
+from tests.exactness.blocks import Rollback, savepoint
 from tests.shop.models import Friend, Order, Tag, Uniq
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -137,16 +137,16 @@ class Program:
 
     def elsewhere(self, block: bool, fails: bool) -> None:
         """Another database has its own transactions."""
-        with suppress(Undo), transaction.atomic(using="other") if block else nullcontext():
+        with suppress(Rollback), transaction.atomic(using="other") if block else nullcontext():
             Tag.objects.using("other").create(name=self._number())
             if fails and block:
-                raise Undo
+                raise Rollback
 
     def block(self, own_savepoint: bool, fails: bool, steps: list[Step]) -> None:
-        with suppress(Undo, DatabaseError), atomic(own_savepoint):
+        with suppress(Rollback, DatabaseError), atomic(own_savepoint):
             self.run(steps)
             if fails:
-                raise Undo
+                raise Rollback
 
     def savepoint(self, undone: bool, steps: list[Step]) -> None:
         if not connection.in_atomic_block or connection.needs_rollback:
@@ -192,11 +192,11 @@ class Program:
 )
 def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, bulk: str, program: list[Step]) -> None:
     for alias in ("default", "other"):
-        register.empty(alias)
+        register.empty_tables(alias)
     with pytest.MonkeyPatch.context() as patch, override_settings(SIGNALBOX={"BULK": bulk}):
         patch.setattr(unit_of_work, "FLUSH_THRESHOLD", spill)
         Program().run(program)
     for sender in ("shop.Order", "shop.Friend", "shop.Uniq"):
-        register.exact(sender)
-    register.exact("shop.Tag", "other")
-    assert register.links() == register.replayed_links()
+        register.assert_rows_match(sender)
+    register.assert_rows_match("shop.Tag", "other")
+    assert register.read_tag_links() == register.replay_tag_links()

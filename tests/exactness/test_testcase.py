@@ -11,7 +11,7 @@ from django.test import TestCase
 
 from signalbox.models import Event
 from tests.exactness import register
-from tests.exactness.blocks import tag, undone
+from tests.exactness.blocks import create_tag, rolled_back_atomic
 from tests.shop.models import Tag
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -36,14 +36,14 @@ def test_a_test_sees_its_own_events_and_the_next_does_not() -> None:
 
         def check(self) -> None:
             assert [] == told()
-            tag("a")
+            create_tag("a")
             assert [("a", "committed")] == told()
             with transaction.atomic():
-                tag("b")
-            with undone():
-                tag("c")
+                create_tag("b")
+            with rolled_back_atomic():
+                create_tag("c")
             assert [("a", "committed"), ("b", "committed")] == [t for t in told() if t[1] == "committed"]
-            tag("d", "other")
+            create_tag("d", "other")
             assert 1 == Event.objects.using("other").filter(signal="post_save").count()
 
         def test_first(self) -> None:
@@ -53,18 +53,18 @@ def test_a_test_sees_its_own_events_and_the_next_does_not() -> None:
             self.check()
 
     run(Twice)
-    assert [] == register.told("committed", "post_save")
-    assert [] == register.told("rolled_back", "post_save")
-    assert [] == register.told("rolled_back", "post_save", "other")
+    assert [] == register.read_recorded_values("committed", "post_save")
+    assert [] == register.read_recorded_values("rolled_back", "post_save")
+    assert [] == register.read_recorded_values("rolled_back", "post_save", "other")
 
 
 def test_class_data_is_seen_by_each_test() -> None:
     class Shared(TestCase):
         @classmethod
         def setUpTestData(cls) -> None:
-            tag("shared")
-            with undone():
-                tag("never there")
+            create_tag("shared")
+            with rolled_back_atomic():
+                create_tag("never there")
 
         def test_first(self) -> None:
             assert ("shared", "committed") in told()
@@ -74,28 +74,28 @@ def test_class_data_is_seen_by_each_test() -> None:
         test_second = test_first
 
     run(Shared)
-    assert [] == register.told("committed", "post_save")
-    assert [] == register.told("rolled_back", "post_save")
+    assert [] == register.read_recorded_values("committed", "post_save")
+    assert [] == register.read_recorded_values("rolled_back", "post_save")
 
 
 def test_a_test_counts_its_own_statements_and_hooks_alone() -> None:
     class Counting(TestCase):
         def test_queries(self) -> None:
             with self.assertNumQueries(1):
-                tag("a")
+                create_tag("a")
             with self.assertNumQueries(3), transaction.atomic():  # and the savepoint's two
-                tag("b")
+                create_tag("b")
 
         def test_hooks(self) -> None:
             with self.captureOnCommitCallbacks() as hooks:
-                tag("a")
+                create_tag("a")
                 transaction.on_commit(lambda: None)
             assert 1 == len(hooks)
 
         def test_durable(self) -> None:
             with transaction.atomic(durable=True):
-                tag("a")
+                create_tag("a")
             assert [("a", "committed")] == told()
 
     run(Counting)
-    assert [] == register.told("committed", "post_save")
+    assert [] == register.read_recorded_values("committed", "post_save")

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from tests.shop.models import Tag
 
 
-def say(what: object) -> None:
+def print_line(message: object) -> None:
     """Say it in a line of the standard output, at once and whole."""
-    os.write(1, f"{what}\n".encode())
+    os.write(1, f"{message}\n".encode())
 
 
-def write(seed: int) -> None:
+def write_randomly(seed: int) -> None:
     """Write at random, without end; say so after the first row."""
     from django.db import transaction
 
     from signalbox.pipeline import unit_of_work
-    from tests.exactness.blocks import Undo
+    from tests.exactness.blocks import Rollback
     from tests.shop.models import Order, Tag
 
     chance = random.Random(seed)
@@ -61,17 +61,17 @@ def write(seed: int) -> None:
     def several() -> None:
         for _ in range(chance.randint(1, 6)):
             if chance.random() < 0.3:
-                with suppress(Undo), transaction.atomic():
+                with suppress(Rollback), transaction.atomic():
                     one()
                     if chance.random() < 0.4:
-                        raise Undo
+                        raise Rollback
             else:
                 one()
         if chance.random() < 0.1:
-            raise Undo
+            raise Rollback
 
     one()
-    say("writing")
+    print_line("writing")
     while True:
         lot = chance.random()
         if lot < 0.35:
@@ -80,12 +80,12 @@ def write(seed: int) -> None:
             asyncio.run(Order.objects.acreate(number="0"))
         elif lot < 0.5:
             transaction.set_autocommit(False)
-            with suppress(Undo):
+            with suppress(Rollback):
                 several()
             chance.choice([transaction.commit, transaction.commit, transaction.rollback])()
             transaction.set_autocommit(True)
         else:
-            with suppress(Undo), transaction.atomic():
+            with suppress(Rollback), transaction.atomic():
                 several()
 
 
@@ -96,16 +96,16 @@ def main() -> None:
         pid = os.fork()
         if not pid:
             try:
-                write(int(line))
+                write_randomly(int(line))
             except BaseException:
                 traceback.print_exc()
                 sys.stderr.flush()
                 raise
             finally:
                 os._exit(1)  # it was to be killed
-        say(pid)
+        print_line(pid)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        say(status)
+        print_line(status)
 
 
 if __name__ == "__main__":

@@ -247,19 +247,19 @@ class Named(models.Model):
         return (self.code,)
 
 
-class KeptManager(models.Manager["Paper"]):
+class UnarchivedManager(models.Manager["Paper"]):
     def get_queryset(self) -> models.QuerySet[Paper]:
-        return super().get_queryset().filter(put_away=False)
+        return super().get_queryset().filter(archived=False)
 
 
 class Paper(models.Model):
     """Even its base manager hides what was put away."""
 
     title = models.CharField(max_length=20)
-    put_away = models.BooleanField(default=False)
+    archived = models.BooleanField(default=False)
 
-    objects = KeptManager()
-    every = models.Manager["Paper"]()
+    objects = UnarchivedManager()
+    all_objects = models.Manager["Paper"]()
 
     class Meta:
         base_manager_name = "objects"

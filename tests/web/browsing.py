@@ -29,21 +29,21 @@ BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 """Debian's names. The first has no windows, and takes half the time of the others to do the same."""
 CHROMIUM = os.environ.get("SIGNALBOX_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), "")
 
-ARGUMENTS = [
+CHROMIUM_ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
 
-POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
-ONE = "1" * 32
-TWO = "2" * 32
+FIRST_TRACE_ID = "1" * 32
+SECOND_TRACE_ID = "2" * 32
 """Traces of the tests."""
 
-AXE = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text()
+AXE_SCRIPT = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text()
 
 
-def missing() -> str | None:
+def get_unavailable_reason() -> str | None:
     """Say why there is no browser, with the remedy; None if there is one."""
     if find_spec("playwright") is None:
         return "no playwright: install the dependency group `test`"
@@ -60,7 +60,7 @@ class StrictPolicy:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        response["Content-Security-Policy"] = POLICY
+        response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         return response
 
 
@@ -69,12 +69,12 @@ class Site:
     """A served site: its address, and whether nobody is connected to it, so that all it was asked is recorded."""
 
     address: str
-    idle: Callable[[], bool]
+    is_idle: Callable[[], bool]
 
-    def settle(self, seconds: float = 20) -> None:
+    def wait_until_idle(self, seconds: float = 20) -> None:
         """Wait until the site has done what windows that are closed by now asked of it."""
         until = time.monotonic() + seconds
-        while not self.idle():
+        while not self.is_idle():
             assert time.monotonic() < until, f"{self.address} is still asked something after {seconds} s"
             time.sleep(0.01)
 
@@ -84,15 +84,15 @@ class Server(ThreadedWSGIServer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.served: list[Thread] = []
+        self.request_threads: list[Thread] = []
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        self.served.append(current_thread())
+        self.request_threads.append(current_thread())
         super().process_request_thread(request, client_address)
 
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Return whether no thread serves a connection."""
-        return not any(thread.is_alive() for thread in self.served)
+        return not any(thread.is_alive() for thread in self.request_threads)
 
 
 class ServerThread(LiveServerThread):
@@ -103,7 +103,7 @@ class ServerThread(LiveServerThread):
 
 
 @contextmanager
-def serving() -> Iterator[Site]:
+def serve_wsgi() -> Iterator[Site]:
     """Serve the test site to other threads."""
     thread = ServerThread("127.0.0.1", StaticFilesHandler, connections_override={})
     thread.daemon = True
@@ -112,13 +112,13 @@ def serving() -> Iterator[Site]:
     try:
         if thread.error:
             raise thread.error
-        yield Site(f"http://127.0.0.1:{thread.port}", thread.httpd.idle)
+        yield Site(f"http://127.0.0.1:{thread.port}", thread.httpd.is_idle)
     finally:
         thread.terminate()
 
 
 @contextmanager
-def serving_asgi() -> Iterator[Site]:
+def serve_asgi() -> Iterator[Site]:
     """Serve the test site under ASGI to other threads."""
     import uvicorn
 
@@ -142,40 +142,42 @@ def serving_asgi() -> Iterator[Site]:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def launch_chromium() -> Iterator[Browser]:
     """Start the browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         try:
             yield browser
         finally:
             browser.close()
 
 
-class Visitor:
+class BrowserWindow:
     """One window of the browser, and what it complained about."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.page = page
         self.address = address
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         # htmx complains of a poll that was under way when the page was left.
-        self.expected: tuple[str, ...] = ("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")
-        page.on("console", lambda message: self._note(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self._note(str(error)))
-        page.on("dialog", lambda dialog: self._note(f"dialog: {dialog.message}"))
+        self.ignored_messages: tuple[str, ...] = ("htmx:afterRequest", "htmx:sendError", "htmx:sendAbort")
+        page.on(
+            "console", lambda message: self._add_error(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: self._add_error(str(error)))
+        page.on("dialog", lambda dialog: self._add_error(f"dialog: {dialog.message}"))
 
-    def _note(self, text: str) -> None:
-        if not text.startswith(self.expected):
-            self.complaints.append(text)
+    def _add_error(self, text: str) -> None:
+        if not text.startswith(self.ignored_messages):
+            self.errors.append(text)
 
-    def expect_refusals(self) -> None:
+    def ignore_request_errors(self) -> None:
         """Let complaints about the refusals that a test provokes pass."""
-        self.expected += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
+        self.ignored_messages += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
 
-    def go(self, path: str) -> None:
+    def open(self, path: str) -> None:
         """Open a page of the site, and wait until what it fetches is there."""
         answer = self.page.goto(self.address + path)
         assert answer is not None
@@ -183,19 +185,19 @@ class Visitor:
         # The doctor reads every file of the project: on a busy machine that takes its time.
         self.page.wait_for_selector("[aria-busy=true]", state="detached", timeout=60_000)
 
-    def accessibility(self) -> list[str]:
+    def find_accessibility_violations(self) -> list[str]:
         """Return what axe has against the page."""
-        self.page.evaluate(AXE)
+        self.page.evaluate(AXE_SCRIPT)
         found: list[dict[str, Any]] = self.page.evaluate("axe.run().then((result) => result.violations)")
         return [f"{one['id']}: {json.dumps([node['html'] for node in one['nodes']])[:600]}" for one in found]
 
-    def overflow(self) -> int:
+    def get_overflow_pixels(self) -> int:
         """Return by how many pixels the page is wider than the window."""
         wider: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return wider
 
 
-Window = Callable[..., Visitor]
+OpenWindow = Callable[..., BrowserWindow]
 AddEvent: TypeAlias = "Callable[..., Event]"
 AddTrace: TypeAlias = "Callable[..., Trace]"
 AddDelivery: TypeAlias = "Callable[..., Delivery]"

@@ -21,12 +21,21 @@ from signalbox.pipeline import exporter, writer
 from tests import services
 from tests.delivery import receivers
 from tests.web import browsing
-from tests.web.browsing import ONE, TWO, AddDelivery, AddEvent, AddTrace, Site, Visitor, Window
+from tests.web.browsing import (
+    FIRST_TRACE_ID,
+    SECOND_TRACE_ID,
+    AddDelivery,
+    AddEvent,
+    AddTrace,
+    Site,
+    BrowserWindow,
+    OpenWindow,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-START = 1_790_000_000_000_000
+START_US = 1_790_000_000_000_000
 
 
 @pytest.fixture
@@ -54,7 +63,7 @@ def add_event(db: None) -> Callable[..., Event]:
     def add(**given: Any) -> Event:
         span = next(spans)
         values: dict[str, Any] = {
-            "time": START + span * 1_000_000,
+            "time": START_US + span * 1_000_000,
             "trace_id": generate_trace_id(),
             "span": span,
             "parent": None,
@@ -87,7 +96,7 @@ def add_trace(db: None) -> Callable[..., Trace]:
             "name": "POST /orders/7/",
             "actor_key": "3",
             "actor_label": "ada",
-            "time": START,
+            "time": START_US,
             "duration": 25_000,
             "status": "200",
             "events": 1,
@@ -152,12 +161,12 @@ def browser() -> Iterator[Browser]:
 
     It lives for one module: its driver's event loop runs in this thread, and other modules' tests want none there.
     """
-    if reason := browsing.missing():
-        if services.required():
+    if reason := browsing.get_unavailable_reason():
+        if services.are_services_required():
             pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
         pytest.skip(reason)
     # Within an event loop Django would refuse the tests' own queries.
-    with pytest.MonkeyPatch.context() as patch, browsing.chromium() as browser:
+    with pytest.MonkeyPatch.context() as patch, browsing.launch_chromium() as browser:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         yield browser
 
@@ -166,12 +175,12 @@ def browser() -> Iterator[Browser]:
 def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Site]:
     """The test site, served under a strict policy; under WSGI where a test doesn't ask for ASGI."""
     middleware = ["tests.web.browsing.StrictPolicy", *settings.MIDDLEWARE]
-    serving = {"wsgi": browsing.serving, "asgi": browsing.serving_asgi}[getattr(request, "param", "wsgi")]
+    serving = {"wsgi": browsing.serve_wsgi, "asgi": browsing.serve_asgi}[getattr(request, "param", "wsgi")]
     with override_settings(MIDDLEWARE=middleware), serving() as site:
         yield site
 
 
-def _empty_register() -> None:
+def _empty_event_log() -> None:
     exporter.flush()
     Event.objects.all().delete()
     Trace.objects.all().delete()
@@ -179,27 +188,27 @@ def _empty_register() -> None:
 
 
 @pytest.fixture
-def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Callable[..., Visitor]]:
+def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Callable[..., BrowserWindow]]:
     """Open windows in which the operator has logged in; in the end none may have complained."""
     client = Client()
     client.force_login(User.objects.create_superuser("operator", password="lever"))
     session = client.cookies["sessionid"].value
     # In a thread of its own: within an event loop, as the browser's driver runs one here, events wait to be written.
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(_empty_register).result()
-    opened: list[Visitor] = []
+        pool.submit(_empty_event_log).result()
+    opened: list[BrowserWindow] = []
     contexts = []
 
-    def open_window(**options: Any) -> Visitor:
+    def open_window(**options: Any) -> BrowserWindow:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
         context.set_default_timeout(20_000)
         context.add_cookies([{"name": "sessionid", "value": session, "url": site.address}])
         contexts.append(context)
-        opened.append(Visitor(context.new_page(), site.address))
+        opened.append(BrowserWindow(context.new_page(), site.address))
         return opened[-1]
 
     yield open_window
-    complaints = [complaint for visitor in opened for complaint in visitor.complaints]
+    complaints = [complaint for visitor in opened for complaint in visitor.errors]
     for visitor in opened:
         if not visitor.page.is_closed():
             # Closing waits for ever, now and then, for a page that is just going somewhere: this has a time limit.
@@ -207,12 +216,12 @@ def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Cal
     for context in contexts:
         context.close()
     # What was still asked would be recorded in the next test's register.
-    site.settle()
+    site.wait_until_idle()
     assert [] == complaints
 
 
 @pytest.fixture
-def work(window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
+def work(window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
     """A request that changed an order, in whose receiver another was saved, and a command that failed."""
     runs = [
         {"name": "shop.signals.send_invoice", "place": "shop/signals.py:12", "us": 900, "error": None},
@@ -222,13 +231,17 @@ def work(window: Window, add_event: AddEvent, add_trace: AddTrace, add_delivery:
         "status": ["open", "paid"],
         "note": ["Leave it with the neighbours if nobody answers " * 3, "Ring twice"],
     }
-    add_trace(trace_id=TWO, kind="command", name="import_prices", status="failed", events=1, rolled_back=1)
-    add_event(trace_id=TWO, outcome="rolled_back", signal="update", object_key="", object_label="")
-    add_trace(trace_id=ONE, name="POST /orders/7/", events=3, errors=1)
-    add_event(trace_id=ONE, signal="request_started", sender="wsgi", object_key="", object_label="", outcome="sent")
-    changed = add_event(
-        trace_id=ONE, errors=1, data={"changes": changes, "receivers": runs, "args": {"created": False}}
+    add_trace(trace_id=SECOND_TRACE_ID, kind="command", name="import_prices", status="failed", events=1, rolled_back=1)
+    add_event(trace_id=SECOND_TRACE_ID, outcome="rolled_back", signal="update", object_key="", object_label="")
+    add_trace(trace_id=FIRST_TRACE_ID, name="POST /orders/7/", events=3, errors=1)
+    add_event(
+        trace_id=FIRST_TRACE_ID, signal="request_started", sender="wsgi", object_key="", object_label="", outcome="sent"
     )
-    add_delivery(state="dead", trace_id=ONE, span=changed.span, error="ValueError: no such customer")
-    add_event(trace_id=ONE, parent=changed.span, sender="shop.OrderLine", object_key="9", object_label="Line 9")
+    changed = add_event(
+        trace_id=FIRST_TRACE_ID, errors=1, data={"changes": changes, "receivers": runs, "args": {"created": False}}
+    )
+    add_delivery(state="dead", trace_id=FIRST_TRACE_ID, span=changed.span, error="ValueError: no such customer")
+    add_event(
+        trace_id=FIRST_TRACE_ID, parent=changed.span, sender="shop.OrderLine", object_key="9", object_label="Line 9"
+    )
     return changed

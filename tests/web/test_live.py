@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from signalbox.models import Event
-from tests.web.browsing import ONE, AddEvent, Visitor, Window
+from tests.web.browsing import FIRST_TRACE_ID, AddEvent, BrowserWindow, OpenWindow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
@@ -54,7 +54,7 @@ def saved_elsewhere(name: str) -> None:
         save(name)
 
 
-def soonest(visitor: Visitor) -> float:
+def soonest(visitor: BrowserWindow) -> float:
     """Return seconds from a commit elsewhere until the page shows it: of three, as others may need the machine."""
     taken = []
     with elsewhere() as save:
@@ -65,23 +65,23 @@ def soonest(visitor: Visitor) -> float:
     return min(taken)
 
 
-def test_what_another_process_does_shows_within_two_seconds(window: Window, work: Event) -> None:
+def test_what_another_process_does_shows_within_two_seconds(window: OpenWindow, work: Event) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     assert soonest(visitor) < 2
     assert "night train" in visitor.page.locator(".line .name").first.inner_text()
 
 
 @pytest.mark.parametrize("site", ["asgi"], indirect=True)
-def test_it_is_live_under_asgi_too(window: Window, work: Event) -> None:
+def test_it_is_live_under_asgi_too(window: OpenWindow, work: Event) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     assert soonest(visitor) < 2
 
 
-def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: Window, work: Event) -> None:
+def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: OpenWindow, work: Event) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     before = visitor.page.locator(".line").count()
     visitor.page.keyboard.press("p")
     saved_elsewhere("milk train")
@@ -95,16 +95,16 @@ def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: Windo
 
 
 def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
-    window: Window, work: Event, add_event: AddEvent
+    window: OpenWindow, work: Event, add_event: AddEvent
 ) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
-    line = visitor.page.locator(f"#t-{ONE}")
+    visitor.open("/signalbox/")
+    line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
     line.locator("[data-twist]").click()
     line.locator(".leaf").nth(2).wait_for()
-    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
+    add_event(trace_id=FIRST_TRACE_ID, sender="shop.Tag", object_label="late")
     line.locator(".leaf >> text=late").wait_for()
-    assert 1 == visitor.page.locator(f"#t-{ONE}").count()
+    assert 1 == visitor.page.locator(f"#t-{FIRST_TRACE_ID}").count()
     assert "true" == line.locator("[data-twist]").get_attribute("aria-expanded")
 
 
@@ -116,26 +116,26 @@ HEIGHTS = """(line) => {
 
 
 def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
-    window: Window, work: Event, add_event: AddEvent
+    window: OpenWindow, work: Event, add_event: AddEvent
 ) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
-    line = visitor.page.locator(f"#t-{ONE}")
+    visitor.open("/signalbox/")
+    line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
     line.locator("[data-twist]").click()
     line.locator(".leaf-link").nth(1).focus()
     focused = visitor.page.evaluate("document.activeElement.href")
     line.evaluate(HEIGHTS)
-    add_event(trace_id=ONE, sender="shop.Tag", object_label="late")
+    add_event(trace_id=FIRST_TRACE_ID, sender="shop.Tag", object_label="late")
     line.locator(".leaf >> text=late").wait_for()
     assert focused == visitor.page.evaluate("document.activeElement.href")
     heights = visitor.page.evaluate("heights")
     assert heights == sorted(heights)
 
 
-def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: Window, add_event: AddEvent) -> None:
+def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: OpenWindow, add_event: AddEvent) -> None:
     visitor = window()
     oldest, *_ = [add_event(object_label=f"Order {number}") for number in range(45)]
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     visitor.page.click("text=Older traces")
     visitor.page.wait_for_selector("text=The beginning of the register")
     line = visitor.page.locator(f"[id='t-{oldest.trace_id}']")
@@ -144,14 +144,14 @@ def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: Window, add_ev
     assert (1, 45) == (line.count(), visitor.page.locator(".line").count())
 
 
-def label(visitor: Visitor) -> str:
+def label(visitor: BrowserWindow) -> str:
     return visitor.page.locator("[data-pause-label]").inner_text()
 
 
-def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: Window, work: Event) -> None:
+def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: OpenWindow, work: Event) -> None:
     visitor = window()
-    visitor.expect_refusals()
-    visitor.go("/signalbox/")
+    visitor.ignore_request_errors()
+    visitor.open("/signalbox/")
     assert "Live" == label(visitor)
     asked: list[float] = []
 
@@ -175,10 +175,10 @@ def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: Wind
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
-def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: Window, work: Event, paused: bool) -> None:
+def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: OpenWindow, work: Event, paused: bool) -> None:
     visitor = window()
-    visitor.expect_refusals()
-    visitor.go("/signalbox/?group=model")
+    visitor.ignore_request_errors()
+    visitor.open("/signalbox/?group=model")
     cookies = visitor.page.context.cookies()
     if paused:
         visitor.page.keyboard.press("p")
@@ -201,9 +201,9 @@ def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: Window,
     visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fgroup%3Dmodel")
 
 
-def test_a_poll_that_is_led_to_a_login_stops_too(window: Window, work: Event) -> None:
+def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, work: Event) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     visitor.page.route(
         "**/live/**", lambda route: route.fulfill(status=302, headers={"Location": f"{visitor.address}/admin/login/"})
     )
@@ -211,10 +211,12 @@ def test_a_poll_that_is_led_to_a_login_stops_too(window: Window, work: Event) ->
     assert 2 == visitor.page.locator(".line").count()
 
 
-def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(window: Window, work: Event) -> None:
+def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(
+    window: OpenWindow, work: Event
+) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
-    visitor.page.click(f"[id='t-{ONE}'] [data-twist]")
+    visitor.open("/signalbox/")
+    visitor.page.click(f"[id='t-{FIRST_TRACE_ID}'] [data-twist]")
     visitor.page.locator(".leaf").first.wait_for()
     visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
     behind = {"HX-Trigger": "behind"}
@@ -230,10 +232,10 @@ COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
 
 @pytest.mark.parametrize("away", ["hidden", "paused"])
 def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
-    window: Window, work: Event, add_event: AddEvent, away: str
+    window: OpenWindow, work: Event, add_event: AddEvent, away: str
 ) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     if away == "paused":
         visitor.page.keyboard.press("p")
     else:
@@ -255,9 +257,9 @@ def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
     assert "Live" == label(visitor)
 
 
-def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: Window, work: Event) -> None:
+def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: OpenWindow, work: Event) -> None:
     visitor = window()
-    visitor.go("/signalbox/")
+    visitor.open("/signalbox/")
     asked: list[str] = []
 
     def answer(route: Route) -> None:

@@ -12,7 +12,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from signalbox.doctor import Finding, Line, Severity
+from signalbox.doctor import Finding, SourceLine, Severity
 from signalbox.models import Event, Trace
 from signalbox.queries import object_page, timeline
 from signalbox.queries.timeline import Position
@@ -282,12 +282,12 @@ def test_a_finding_without_a_place_names_its_receiver_and_signal() -> None:
         app="shop",
         path="",
         line=0,
-        place="",
+        location="",
         signal="post_save",
         receiver="shop.signals.tell",
-        happens="It never runs.",
-        why="Nothing held it.",
-        remedy="Hold it.",
+        message="It never runs.",
+        reason="Nothing held it.",
+        hint="Hold it.",
         excerpt=(),
     )
     page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5})
@@ -301,15 +301,15 @@ SHADOWED = Finding(
     app="shop",
     path="/site/shop/signals.py",
     line=2,
-    place="shop/signals.py:2",
+    location="shop/signals.py:2",
     signal="post_save",
     receiver="shop.signals.tell",
-    happens="<b>tell</b> never runs.",
-    why="A second function took its name.",
-    remedy="Give it another.",
+    message="<b>tell</b> never runs.",
+    reason="A second function took its name.",
+    hint="Give it another.",
     excerpt=(
-        Line(number=1, text="@receiver(post_save)", marked=False),
-        Line(number=2, text="def tell():", marked=True),
+        SourceLine(number=1, text="@receiver(post_save)", highlighted=False),
+        SourceLine(number=2, text="def tell():", highlighted=True),
     ),
 )
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from signalbox.doctor.engine import examine
-from signalbox.doctor.findings import Finding, Line, Severity
+from signalbox.doctor.findings import Finding, SourceLine, Severity
 
-__all__ = ["Finding", "Line", "Severity", "examine"]
+__all__ = ["Finding", "SourceLine", "Severity", "examine"]

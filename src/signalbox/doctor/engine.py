@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from signalbox import conf
 from signalbox.core.receivers import shorten_path
 from signalbox.doctor import recorded_stats, runtime, source
-from signalbox.doctor.findings import Finding, Line, Severity
+from signalbox.doctor.findings import Finding, SourceLine, Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault, Rule
 from signalbox.serialization.redaction import Redactor
 
 logger = logging.getLogger(__name__)
 
-AROUND = 2
+CONTEXT_LINES = 2
 """Lines of source shown before and after the place."""
 
 
 def examine(
-    rules: Collection[str] | None = None, apps: Collection[str] | None = None, *, records: bool = True
+    rules: Collection[str] | None = None, apps: Collection[str] | None = None, *, use_recorded_events: bool = True
 ) -> list[Finding]:
     """Look at the process and at the installed apps' source, and return what is wrong, the worst first.
 
@@ -35,13 +35,13 @@ def examine(
     Raises:
         ValueError: a rule or an app isn't known; the message lists those that are.
     """
-    asked = chosen(rules)
-    with _uncollected():
-        return _examine(asked, apps, records)
+    asked = select_rules(rules)
+    with _gc_disabled():
+        return _run_rules(asked, apps, use_recorded_events)
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _gc_disabled() -> Iterator[None]:
     """Let the garbage collector rest: it would go through all the syntax trees again and again while they grow."""
     enabled = gc.isenabled()
     gc.disable()
@@ -52,56 +52,68 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _examine(asked: list[Rule], apps: Collection[str] | None, records: bool) -> list[Finding]:
-    project = read(records=records and any(rule.records for rule in asked))
+def _run_rules(rules: list[Rule], apps: Collection[str] | None, use_recorded_events: bool) -> list[Finding]:
+    project = build_project(
+        use_recorded_events=use_recorded_events and any(rule.needs_recorded_events for rule in rules)
+    )
     if unknown := set(apps or ()) - {app.label for app in project.runtime.apps}:
         known = ", ".join(sorted(app.label for app in project.runtime.apps))
         raise ValueError(f"There is no app {', '.join(sorted(unknown))!r}. Installed are: {known}.")
-    found = [finding for rule in asked for finding in _ask(rule, project, apps)]
+    found = [finding for rule in rules for finding in _run_rule(rule, project, apps)]
     return sorted(found, key=lambda f: (-f.severity, f.path, f.line, f.id, f.signal))
 
 
-def chosen(rules: Collection[str] | None) -> list[Rule]:
+def select_rules(names: Collection[str] | None) -> list[Rule]:
     """Return the rules of these names or ids; all if none are given."""
     by_any = {key: rule for rule in RULES.values() for key in (rule.name, rule.id, rule.id.partition(".")[2])}
-    if unknown := [name for name in rules or () if name not in by_any]:
+    if unknown := [name for name in names or () if name not in by_any]:
         raise ValueError(f"There is no rule {unknown[0]!r}. The rules are: {', '.join(RULES)}.")
-    return list(RULES.values()) if rules is None else list({by_any[name].id: by_any[name] for name in rules}.values())
+    return list(RULES.values()) if names is None else list({by_any[name].id: by_any[name] for name in names}.values())
 
 
-def read(*, records: bool) -> Project:
+def build_project(*, use_recorded_events: bool) -> Project:
     """Read the process, the source and, if asked to, the recorded events."""
-    process = runtime.read()
-    written = source.read(
+    process = runtime.read_runtime()
+    written = source.read_source(
         process.apps,
         process.aliases,
         {connection.path for connection in process.connections},
-        beside=process.beside,
-        entries=process.entries,
+        project_files=process.project_files,
+        entry_points=process.entry_points,
     )
-    return Project(runtime=process, source=written, records=recorded_stats.read() if records else ())
+    return Project(
+        runtime=process,
+        source=written,
+        receiver_stats=recorded_stats.read_receiver_stats() if use_recorded_events else (),
+    )
 
 
-def _ask(rule: Rule, project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
+def _run_rule(rule: Rule, project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
     try:
-        faults = list(rule.find(project))
+        faults = list(rule.check(project))
     except Exception as error:
         logger.exception("The doctor's rule %s failed.", rule.name)
-        yield _failed(rule, error)
+        yield _build_rule_failure(rule, error)
         return
-    yield from _findings(rule, faults, project, apps)
+    yield from _build_findings(rule, faults, project, apps)
 
 
-def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None) -> Iterator[Finding]:
+def _build_findings(
+    rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None
+) -> Iterator[Finding]:
     redactor = Redactor(conf.get().REDACT)
     for fault in faults:
-        app = project.runtime.app_of(fault.path) if fault.path else project.runtime.app_named(fault.receiver)
+        app = (
+            project.runtime.find_app_by_path(fault.path)
+            if fault.path
+            else project.runtime.find_app_by_name(fault.receiver)
+        )
         if app is None:
-            shown = rule.packages  # it may be any app's
+            shown = rule.include_packages  # it may be any app's
         elif apps is not None:
             shown = app.label in apps
         else:
-            shown = rule.packages or app.own
+            shown = rule.include_packages or app.is_project_app
         if shown:
             yield Finding(
                 id=rule.id,
@@ -110,27 +122,27 @@ def _findings(rule: Rule, faults: Iterable[Fault], project: Project, apps: Colle
                 app=app.label if app else "",
                 path=fault.path,
                 line=fault.line,
-                place=f"{shorten_path(fault.path)}:{fault.line}" if fault.path else "",
+                location=f"{shorten_path(fault.path)}:{fault.line}" if fault.path else "",
                 signal=fault.signal,
                 receiver=redactor.redact_text(fault.receiver),
-                happens=fault.happens,
-                why=fault.why,
-                remedy=fault.remedy,
-                excerpt=_excerpt(project, fault, redactor),
+                message=fault.message,
+                reason=fault.reason,
+                hint=fault.hint,
+                excerpt=_build_excerpt(project, fault, redactor),
             )
 
 
-def _excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[Line, ...]:
+def _build_excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[SourceLine, ...]:
     """Return the lines around the place. Reports are kept by build servers: what looks like a secret is none there."""
     lines = project.source.texts.get(fault.path, "").splitlines()
     return tuple(
-        Line(number=number, text=redactor.redact_text(lines[number - 1]), marked=number == fault.line)
-        for number in range(max(1, fault.line - AROUND), min(len(lines), fault.line + AROUND) + 1)
+        SourceLine(number=number, text=redactor.redact_text(lines[number - 1]), highlighted=number == fault.line)
+        for number in range(max(1, fault.line - CONTEXT_LINES), min(len(lines), fault.line + CONTEXT_LINES) + 1)
         if fault.line
     )
 
 
-def _failed(rule: Rule, error: Exception) -> Finding:
+def _build_rule_failure(rule: Rule, error: Exception) -> Finding:
     return Finding(
         id="signalbox.D000",
         rule="rule-failed",
@@ -138,10 +150,10 @@ def _failed(rule: Rule, error: Exception) -> Finding:
         app="",
         path="",
         line=0,
-        place="",
+        location="",
         signal="",
         receiver="",
-        happens=f"The rule {rule.name} ({rule.id}) failed and found nothing: {type(error).__name__}.",
-        why="A mistake in signalbox; the log has the traceback.",
-        remedy="Report it; until then silence signalbox.D000, or name the other rules with --rule.",
+        message=f"The rule {rule.name} ({rule.id}) failed and found nothing: {type(error).__name__}.",
+        reason="A mistake in signalbox; the log has the traceback.",
+        hint="Report it; until then silence signalbox.D000, or name the other rules with --rule.",
     )

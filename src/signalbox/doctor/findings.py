@@ -24,14 +24,14 @@ class Severity(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class SourceLine:
     """One line of source in a finding's excerpt."""
 
     number: int
     """Line number in the file, from 1."""
     text: str
     """The line without its line break and without secrets."""
-    marked: bool
+    highlighted: bool
     """Whether it is the line that the finding is about."""
 
 
@@ -51,33 +51,33 @@ class Finding:
     """Absolute path of the file; empty where the place is not known."""
     line: int
     """Line in the file; 0 where the place is not known."""
-    place: str
+    location: str
     """``file:line`` as a person would say it; empty where it is not known."""
     signal: str
     """Short name of a built-in signal, dotted path of another; several are joined by commas."""
     receiver: str
     """Dotted name of the receiver; empty where the finding is about a signal."""
-    happens: str
+    message: str
     """What happens at run time."""
-    why: str
+    reason: str
     """Why it happens."""
-    remedy: str
+    hint: str
     """What to write instead."""
-    excerpt: tuple[Line, ...] = ()
+    excerpt: tuple[SourceLine, ...] = ()
     """The source around the place, secrets taken out; empty where it can't be read."""
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain values, ready for a JSON encoder."""
         return {
             "id": self.id,
             "rule": self.rule,
             "severity": self.severity.label,
             "app": self.app,
-            "place": self.place,
+            "place": self.location,
             "signal": self.signal,
             "receiver": self.receiver,
-            "happens": self.happens,
-            "why": self.why,
-            "remedy": self.remedy,
-            "excerpt": [{"line": line.number, "text": line.text, "marked": line.marked} for line in self.excerpt],
+            "happens": self.message,
+            "why": self.reason,
+            "remedy": self.hint,
+            "excerpt": [{"line": line.number, "text": line.text, "marked": line.highlighted} for line in self.excerpt],
         }

@@ -5,27 +5,29 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_IMPORTS: Final = re.compile(
+_IMPORT_STATEMENT: Final = re.compile(
     r"^([ \t]*)(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n]+))", re.MULTILINE
 )
 
 
-def imported(text: str, module: str, *, package: bool) -> frozenset[str]:
+def parse_imports(text: str, module: str, *, package: bool) -> frozenset[str]:
     """Return the dotted names that ``text`` imports, by a look at its lines alone."""
     found: set[str] = set()
-    for match in _IMPORTS.finditer(text):
+    for match in _IMPORT_STATEMENT.finditer(text):
         _, origin, names, plain = match.groups()
         if plain:
             found.update(part.split(" as ")[0].strip() for part in plain.partition("#")[0].split(","))
         else:
-            base = absolute(origin.lstrip("."), len(origin) - len(origin.lstrip(".")), module, package=package)
+            base = resolve_import_name(
+                origin.lstrip("."), len(origin) - len(origin.lstrip(".")), module, package=package
+            )
             found.add(base)
             listed = re.sub(r"#[^\n]*", "", names).strip("() \t\n")
             found.update(f"{base}.{part.split(' as ')[0].strip()}" for part in listed.split(",") if part.strip())
     return frozenset(found)
 
 
-def absolute(name: str, level: int, module: str, *, package: bool) -> str:
+def resolve_import_name(name: str, level: int, module: str, *, package: bool) -> str:
     """Return the absolute name of an import of ``name`` with ``level`` dots in ``module``."""
     if not level:
         return name

@@ -11,40 +11,40 @@ from typing import Any, Final
 from django.apps import apps
 from django.db import DatabaseError, connections, router
 
-EVENTS: Final = 5_000
+MAX_EVENTS: Final = 5_000
 """How many of the latest events are looked at."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class ReceiverStats:
     """How one receiver of one signal did."""
 
     signal: str
     """The signal by name."""
     receiver: str
     """Dotted name."""
-    place: str
+    location: str
     """``file:line`` as recorded."""
     runs: int
     """How often it ran."""
     failures: int
     """How often it raised."""
-    p95: int
+    p95_us: int
     """Microseconds that 95 of 100 runs took at most."""
-    error: str
+    last_error: str
     """What it raised last; empty if it never did."""
 
 
 @dataclass(slots=True)
-class _Runs:
-    place: str = ""
-    times: list[int] = field(default_factory=list)
+class _RunTotals:
+    location: str = ""
+    durations_us: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
-def read() -> tuple[Record, ...]:
+def read_receiver_stats() -> tuple[ReceiverStats, ...]:
     """Read the latest events; none where signalbox isn't installed, or its table is missing or can't be read."""
     if not apps.is_installed("signalbox"):
         return ()
@@ -54,8 +54,8 @@ def read() -> tuple[Record, ...]:
     try:
         if Event._meta.db_table not in connections[alias].introspection.table_names():
             return ()
-        rows = Event.objects.using(alias).order_by("-id").values_list("signal", "data")[:EVENTS]
-        return tuple(summarise(rows))
+        rows = Event.objects.using(alias).order_by("-id").values_list("signal", "data")[:MAX_EVENTS]
+        return tuple(aggregate_runs(rows))
     except DatabaseError:
         logger.warning(
             "The doctor can't read the recorded events of database %r: it goes on without.", alias, exc_info=True
@@ -63,25 +63,25 @@ def read() -> tuple[Record, ...]:
         return ()
 
 
-def summarise(rows: Iterable[tuple[str, Any]]) -> Iterable[Record]:
+def aggregate_runs(rows: Iterable[tuple[str, Any]]) -> Iterable[ReceiverStats]:
     """Sum up events, newest first, given as pairs of the signal's name and the event's data."""
-    found: defaultdict[tuple[str, str], _Runs] = defaultdict(_Runs)
+    found: defaultdict[tuple[str, str], _RunTotals] = defaultdict(_RunTotals)
     for signal, data in rows:
         receivers = data.get("receivers") if isinstance(data, Mapping) else None
         for run in receivers or ():
             runs = found[signal, run["name"]]
-            runs.place = runs.place or run.get("place") or ""
-            runs.times.append(run.get("us") or 0)
+            runs.location = runs.location or run.get("place") or ""
+            runs.durations_us.append(run.get("us") or 0)
             if run.get("error"):
                 runs.errors.append(run["error"])
     for (signal, receiver), runs in sorted(found.items()):
-        times = sorted(runs.times)
-        yield Record(
+        times = sorted(runs.durations_us)
+        yield ReceiverStats(
             signal=signal,
             receiver=receiver,
-            place=runs.place,
+            location=runs.location,
             runs=len(times),
             failures=len(runs.errors),
-            p95=times[(len(times) * 95 + 99) // 100 - 1],
-            error=runs.errors[0] if runs.errors else "",
+            p95_us=times[(len(times) * 95 + 99) // 100 - 1],
+            last_error=runs.errors[0] if runs.errors else "",
         )

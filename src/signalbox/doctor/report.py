@@ -10,29 +10,32 @@ from collections.abc import Iterable, Iterator
 from signalbox.doctor.findings import Finding, Severity
 from signalbox.doctor.rules import RULES
 
-WIDTH = 100
+LINE_WIDTH = 100
 """Columns that the text keeps to."""
 
 
-def text(findings: Iterable[Finding]) -> str:
+def format_text(findings: Iterable[Finding]) -> str:
     """Return the findings as text: place, source, what happens, why, remedy; a summary in the last line."""
     findings = list(findings)
-    return "\n".join([*(line for finding in findings for line in _finding(finding)), summary(findings)]) + "\n"
+    return (
+        "\n".join([*(line for finding in findings for line in _format_finding(finding)), format_summary(findings)])
+        + "\n"
+    )
 
 
-def _finding(finding: Finding) -> Iterator[str]:
-    yield f"{finding.place or '(place unknown)'}  {finding.severity.label}  {finding.rule}  {finding.id}"
+def _format_finding(finding: Finding) -> Iterator[str]:
+    yield f"{finding.location or '(place unknown)'}  {finding.severity.label}  {finding.rule}  {finding.id}"
     about = " of ".join(filter(None, (finding.receiver, finding.signal)))
     if about:
         yield f"  {about}"
     for line in finding.excerpt:
-        yield f"  {'>' if line.marked else ' '} {line.number:>4} | {line.text}".rstrip()
-    for label, words in (("happens", finding.happens), ("why", finding.why), ("remedy", finding.remedy)):
-        yield from textwrap.wrap(words, WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
+        yield f"  {'>' if line.highlighted else ' '} {line.number:>4} | {line.text}".rstrip()
+    for label, words in (("happens", finding.message), ("why", finding.reason), ("remedy", finding.hint)):
+        yield from textwrap.wrap(words, LINE_WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
     yield ""
 
 
-def summary(findings: Iterable[Finding]) -> str:
+def format_summary(findings: Iterable[Finding]) -> str:
     """Return one sentence: how many findings of which severity."""
     counts = Counter(finding.severity for finding in findings)
     if not counts:
@@ -42,17 +45,17 @@ def summary(findings: Iterable[Finding]) -> str:
     return f"The doctor found {', '.join(parts)}."
 
 
-def json_lines(findings: Iterable[Finding]) -> Iterator[str]:
+def format_json_lines(findings: Iterable[Finding]) -> Iterator[str]:
     """Yield each finding as one JSON object on one line."""
     for finding in findings:
-        yield json.dumps(finding.as_json(), ensure_ascii=False) + "\n"
+        yield json.dumps(finding.to_dict(), ensure_ascii=False) + "\n"
 
 
-def table() -> str:
+def build_rules_table() -> str:
     """Return the rules as a Markdown table, for the documentation."""
     rows = (
-        f"| `{rule.id}` | `{rule.name}` | {rule.severity.label} | {rule.finds} | "
-        f"{'yes' if rule.packages else 'if named'} |"
+        f"| `{rule.id}` | `{rule.name}` | {rule.severity.label} | {rule.description} | "
+        f"{'yes' if rule.include_packages else 'if named'} |"
         for rule in RULES.values()
     )
     return "\n".join(["| id | rule | severity | finds | in packages |", "| --- | --- | --- | --- | --- |", *rows])

@@ -42,11 +42,11 @@ class App:
     """Dotted name of its package."""
     path: str
     """Absolute directory of its package."""
-    own: bool
+    is_project_app: bool
     """Whether it is the project's own code: not in ``site-packages`` or the standard library, nor signalbox itself."""
     position: int
     """Its place in ``INSTALLED_APPS``."""
-    config: str = ""
+    config_path: str = ""
     """Dotted path of its config's class; empty where it is no installed app."""
 
 
@@ -62,23 +62,23 @@ class Model:
     """Whether it is abstract: it has no instances."""
     proxy: bool
     """Whether it is a proxy of another model."""
-    concrete: str
+    concrete_model: str
     """Label of the model whose table it uses."""
     swapped: str
     """Label of the model that replaces it; empty if none does."""
-    through: bool
+    is_through: bool
     """Whether it is the table of a many-to-many field."""
-    user: bool
+    is_user: bool
     """Whether its instances may be users of this site: the user model, its proxies and children."""
-    relations: tuple[str, ...]
+    m2m_fields: tuple[str, ...]
     """Names of its own many-to-many fields."""
-    singles: frozenset[str]
+    to_one_accessors: frozenset[str]
     """Names by which an object has one other: foreign keys, and one-to-one fields from both sides."""
-    many: frozenset[str]
+    to_many_accessors: frozenset[str]
     """Names by which an object has others: of the managers of related objects."""
     managers: frozenset[str]
     """Names of its managers."""
-    key: frozenset[str]
+    primary_key_names: frozenset[str]
     """Names of its primary key, but for ``pk``."""
     fields: tuple[str, ...]
     """Names of its fields."""
@@ -94,7 +94,7 @@ class Sender:
     """A label for models and app configs, a dotted path for classes, the text of a string; else the type's name."""
     model: Model | None = None
     """The model, where it is one."""
-    emits: bool = True
+    has_models: bool = True
     """For an app config: whether it has models, without which its migrate signals are never sent."""
 
 
@@ -132,13 +132,13 @@ class Connection:
     """Equal for two connections to the same sender; 0 for any sender."""
     weak: bool
     """Whether the signal holds it by a weak reference alone."""
-    uid: str
+    dispatch_uid: str
     """Its ``dispatch_uid`` as text; empty without one."""
     is_async: bool
     """Whether it is a coroutine function."""
-    alive: bool
+    is_alive: bool
     """False when it has been collected."""
-    accidental: bool
+    kept_by_debug_cache: bool
     """Whether nothing keeps it but the cache that Django fills when DEBUG is on."""
     parameters: tuple[Parameter, ...] | None
     """Its signature; ``None`` if it can't be told."""
@@ -164,93 +164,95 @@ class Runtime:
     """Every connection of every signal found."""
     modules: frozenset[str]
     """Names of the modules that are imported."""
-    beside: Mapping[str, str]
+    project_files: Mapping[str, str]
     """Absolute files of the imported modules that are the project's own, in an app or beside the apps."""
-    bound: Mapping[str, tuple[str, int]]
+    module_functions: Mapping[str, tuple[str, int]]
     """Functions that the apps' modules hold: dotted path to absolute file and first line of code."""
-    entries: frozenset[str]
+    entry_points: frozenset[str]
     """Dotted names in the settings: the URLconf, middleware, backends and whatever else names code."""
-    fast: tuple[str, ...]
+    fast_deletable_models: tuple[str, ...]
     """Labels of models that could be deleted in one statement but for a receiver of every model's deletion."""
 
-    def app_of(self, path: str) -> App | None:
+    def find_app_by_path(self, path: str) -> App | None:
         """Return the app that the file belongs to: the one with the longest path that holds it."""
         holding = [app for app in self.apps if path.startswith(app.path + os.sep)]
         return max(holding, key=lambda app: len(app.path), default=None)
 
-    def app_named(self, name: str) -> App | None:
+    def find_app_by_name(self, name: str) -> App | None:
         """Return the app that a dotted name belongs to: the one with the longest package that holds it."""
         holding = [app for app in self.apps if name.startswith(f"{app.module}.")]
         return max(holding, key=lambda app: len(app.module), default=None)
 
 
-def read() -> Runtime:
+def read_runtime() -> Runtime:
     """Read the process as it is now."""
     from django.contrib.auth import get_user_model
 
-    found = list(_apps())
-    signals, aliases = _signals(found)
-    entries = [(signal, entry) for signal, label in signals for entry in _entries(signal, label)]
-    described = _Senders(entry.connected for _, entry in entries)
-    accidental = _accidental([entry.connected for _, entry in entries]) if settings.DEBUG else frozenset[int]()
-    connections = tuple(_connection(entry, described, accidental) for _, entry in entries)
+    found = list(_iter_apps())
+    signals, aliases = _find_signals(found)
+    entries = [(signal, entry) for signal, label in signals for entry in _iter_connections(signal, label)]
+    described = _SenderResolver(entry.connection for _, entry in entries)
+    accidental = (
+        _find_kept_by_debug_cache([entry.connection for _, entry in entries]) if settings.DEBUG else frozenset[int]()
+    )
+    connections = tuple(_build_connection(entry, described, accidental) for _, entry in entries)
     user_model = get_user_model()._meta.label if apps.is_installed("django.contrib.auth") else ""
     senderless = any(c.signal in {"pre_delete", "post_delete"} and c.sender.kind == "any" for c in connections)
     return Runtime(
         debug=settings.DEBUG,
         asgi=bool(getattr(settings, "ASGI_APPLICATION", None)),
         apps=tuple(found),
-        models={model._meta.label_lower: described.model(model) for model in _models()},
+        models={model._meta.label_lower: described.describe_model(model) for model in _get_models()},
         user_model=user_model,
         aliases=aliases,
         connections=connections,
         modules=frozenset(sys.modules),
-        beside=dict(_beside()),
-        bound=dict(_bound(found)),
-        entries=frozenset(_dotted()),
-        fast=tuple(_fast(connections)) if senderless else (),
+        project_files=dict(_iter_project_files()),
+        module_functions=dict(_iter_module_functions(found)),
+        entry_points=frozenset(_iter_entry_points()),
+        fast_deletable_models=tuple(_iter_fast_deletable_models(connections)) if senderless else (),
     )
 
 
 # Apps and modules
 
 
-def _apps() -> Iterator[App]:
+def _iter_apps() -> Iterator[App]:
     position = 0
     for position, config in enumerate(apps.get_app_configs()):
-        path = real(config.path)
+        path = real_path(config.path)
         yield App(
             label=config.label,
             module=config.name,
             path=path,
-            own=not packaged(path),
+            is_project_app=not is_external(path),
             position=position,
-            config=f"{type(config).__module__}.{type(config).__qualname__}",
+            config_path=f"{type(config).__module__}.{type(config).__qualname__}",
         )
     package = (getattr(settings, "SETTINGS_MODULE", None) or "").partition(".")[0]
     installed = {config.name for config in apps.get_app_configs()}
     for directory in getattr(sys.modules.get(package), "__path__", ()) if package not in {"tests", "test"} else ():
-        path = real(directory)
-        if package not in installed and not packaged(path):
-            yield App(label=package, module=package, path=path, own=True, position=position + 1)
+        path = real_path(directory)
+        if package not in installed and not is_external(path):
+            yield App(label=package, module=package, path=path, is_project_app=True, position=position + 1)
 
 
 @lru_cache(maxsize=4096)
-def real(path: str) -> str:
+def real_path(path: str) -> str:
     """Return ``path`` absolute and without symbolic links, so that two spellings of one file are equal."""
     return os.path.realpath(path)
 
 
-def packaged(path: str) -> bool:
+def is_external(path: str) -> bool:
     """Whether a path is none of the project's own: in ``site-packages``, the standard library or signalbox itself."""
     parts = path.split(os.sep)
-    here = real(os.path.dirname(os.path.dirname(__file__)))
-    standard = real(sysconfig.get_path("stdlib"))
+    here = real_path(os.path.dirname(os.path.dirname(__file__)))
+    standard = real_path(sysconfig.get_path("stdlib"))
     return "site-packages" in parts or "dist-packages" in parts or path.startswith((here, standard + os.sep))
 
 
-def _modules(found: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
-    prefixes = {app.module for app in found}
+def _iter_app_modules(installed_apps: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
+    prefixes = {app.module for app in installed_apps}
     imported: list[tuple[str, object]] = list(sys.modules.items())  # libraries put other things than modules there
     for label, module in imported:
         parts = label.split(".")
@@ -258,54 +260,59 @@ def _modules(found: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
             yield label, module
 
 
-def _beside() -> Iterator[tuple[str, str]]:
+def _iter_project_files() -> Iterator[tuple[str, str]]:
     imported: list[tuple[str, object]] = list(sys.modules.items())
     for label, module in imported:
         path = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-        if isinstance(path, str) and path.endswith(".py") and not packaged(path) and not packaged(real(path)):
-            yield label, real(path)
+        if (
+            isinstance(path, str)
+            and path.endswith(".py")
+            and not is_external(path)
+            and not is_external(real_path(path))
+        ):
+            yield label, real_path(path)
 
 
-def _bound(found: Iterable[App]) -> Iterator[tuple[str, tuple[str, int]]]:
-    for label, module in _modules(found):
+def _iter_module_functions(installed_apps: Iterable[App]) -> Iterator[tuple[str, tuple[str, int]]]:
+    for label, module in _iter_app_modules(installed_apps):
         for attribute, value in list(vars(module).items()):
             if type(value) is FunctionType and value.__module__ == label:
                 code = get_code(value)
                 if code is not None:
-                    yield f"{label}.{attribute}", (real(code.co_filename), code.co_firstlineno)
+                    yield f"{label}.{attribute}", (real_path(code.co_filename), code.co_firstlineno)
 
 
-_NAMING: Final = frozenset(
+_CODE_SETTINGS: Final = frozenset(
     """AUTHENTICATION_BACKENDS CACHES DATABASE_ROUTERS LOGGING MIDDLEWARE ROOT_URLCONF STORAGES TASKS TEMPLATES
     WSGI_APPLICATION""".split()
 )
 """Django's settings that name code. Others aren't touched: to read a deprecated one is to be warned."""
 
 
-def _dotted() -> Iterator[str]:
+def _iter_entry_points() -> Iterator[str]:
     """Yield the dotted names in the settings that name code and in those that aren't Django's, however deep."""
     for key in dir(settings):
-        if key.isupper() and (key in _NAMING or not hasattr(global_settings, key)):
-            yield from _names(getattr(settings, key, None), 4)
+        if key.isupper() and (key in _CODE_SETTINGS or not hasattr(global_settings, key)):
+            yield from _iter_dotted_names(getattr(settings, key, None), 4)
 
 
-def _names(value: Any, depth: int) -> Iterator[str]:
+def _iter_dotted_names(value: Any, depth: int) -> Iterator[str]:
     kind = type(value)  # isinstance() would ask a lazy object for its class, and so make it
     if issubclass(kind, str):
         if len(value) < 200 and all(part.isidentifier() for part in value.split(".")):
             yield value
     elif depth and issubclass(kind, dict):
         for inner in value.values():
-            yield from _names(inner, depth - 1)
+            yield from _iter_dotted_names(inner, depth - 1)
     elif depth and issubclass(kind, list | tuple | set | frozenset):
         for inner in value:
-            yield from _names(inner, depth - 1)
+            yield from _iter_dotted_names(inner, depth - 1)
 
 
 # Signals and connections
 
 
-def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, str]]:
+def _find_signals(installed_apps: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, str]]:
     """Return every signal that an imported module holds, or a class of the apps', with its name and all paths to it."""
     places: dict[int, list[tuple[str, str]]] = {}
     objects: dict[int, Signal] = {}
@@ -325,7 +332,7 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
                 if issubclass(type(value), Signal):
                     objects[id(value)] = value
                     places.setdefault(id(value), []).append((label, attribute))
-    for label, module in _modules(found):
+    for label, module in _iter_app_modules(installed_apps):
         for attribute, value in list(vars(module).items()):
             if type(value) is type and value.__module__ == label:
                 for inner, held in list(vars(value).items()):
@@ -343,55 +350,57 @@ def _signals(found: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, 
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _SignalConnection:
     signal: str
-    connected: ConnectedReceiver
+    connection: ConnectedReceiver
 
 
-def _entries(signal: Signal, label: str) -> Iterator[_Entry]:
+def _iter_connections(signal: Signal, label: str) -> Iterator[_SignalConnection]:
     for entry in get_connected_receivers(signal):
-        yield _Entry(label, entry)
+        yield _SignalConnection(label, entry)
 
 
-def _connection(entry: _Entry, senders: _Senders, accidental: frozenset[int]) -> Connection:
-    it = entry.connected
+def _build_connection(
+    entry: _SignalConnection, senders: _SenderResolver, kept_by_debug_cache: frozenset[int]
+) -> Connection:
+    it = entry.connection
     code = None if it.receiver is None else get_code(it.receiver)
     return Connection(
         signal=entry.signal,
         receiver="" if it.receiver is None else get_name(it.receiver),
-        module=_module(it.receiver),
-        path=real(code.co_filename) if code else "",
+        module=_get_receiver_module(it.receiver),
+        path=real_path(code.co_filename) if code else "",
         line=code.co_firstlineno if code else 0,
-        identity=_identity(it.receiver),
-        sender=senders.sender(it),
+        identity=_get_receiver_identity(it.receiver),
+        sender=senders.resolve(it),
         sender_key=0 if it.any_sender else hash(it.sender_key),
         weak=it.weak,
-        uid="" if it.dispatch_uid is None else _text(it.dispatch_uid),
+        dispatch_uid="" if it.dispatch_uid is None else _format_dispatch_uid(it.dispatch_uid),
         is_async=it.is_async,
-        alive=it.receiver is not None,
-        accidental=id(it.receiver) in accidental,
-        parameters=None if it.receiver is None else _parameters(it.receiver),
+        is_alive=it.receiver is not None,
+        kept_by_debug_cache=id(it.receiver) in kept_by_debug_cache,
+        parameters=None if it.receiver is None else _read_parameters(it.receiver),
     )
 
 
-def _module(receiver: Any) -> str:
+def _get_receiver_module(receiver: Any) -> str:
     while isinstance(receiver, partial):
         receiver = receiver.func
     module = getattr(receiver, "__module__", None)
     return module if isinstance(module, str) else ""
 
 
-def _identity(receiver: Any) -> tuple[int, ...]:
+def _get_receiver_identity(receiver: Any) -> tuple[int, ...]:
     if isinstance(receiver, MethodType):
         return (id(receiver.__self__), id(receiver.__func__))
     return (id(receiver),)
 
 
-def _text(uid: object) -> str:
+def _format_dispatch_uid(uid: object) -> str:
     return uid if isinstance(uid, str) else f"<{type(uid).__name__}>"
 
 
-_KINDS: Mapping[Any, Literal["positional", "keyword", "args", "kwargs"]] = {
+_PARAMETER_KINDS: Mapping[Any, Literal["positional", "keyword", "args", "kwargs"]] = {
     inspect.Parameter.POSITIONAL_ONLY: "positional",
     inspect.Parameter.POSITIONAL_OR_KEYWORD: "keyword",
     inspect.Parameter.KEYWORD_ONLY: "keyword",
@@ -400,7 +409,7 @@ _KINDS: Mapping[Any, Literal["positional", "keyword", "args", "kwargs"]] = {
 }
 
 
-def _parameters(receiver: Any) -> tuple[Parameter, ...] | None:
+def _read_parameters(receiver: Any) -> tuple[Parameter, ...] | None:
     try:
         # What the call meets, not what a wrapper says it wraps.
         signature = inspect.signature(receiver, follow_wrapped=False)
@@ -409,14 +418,14 @@ def _parameters(receiver: Any) -> tuple[Parameter, ...] | None:
     return tuple(
         Parameter(
             name=p.name,
-            kind=_KINDS[p.kind],
+            kind=_PARAMETER_KINDS[p.kind],
             required=p.default is p.empty and p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD},
         )
         for p in signature.parameters.values()
     )
 
 
-def _accidental(entries: list[ConnectedReceiver]) -> frozenset[int]:
+def _find_kept_by_debug_cache(entries: list[ConnectedReceiver]) -> frozenset[int]:
     """Return the ids of weakly connected functions that only Django's cache of signatures keeps alive.
 
     With DEBUG on, ``Signal.connect()`` asks ``func_accepts_kwargs()``, whose ``lru_cache`` holds its argument. Without
@@ -425,7 +434,7 @@ def _accidental(entries: list[ConnectedReceiver]) -> frozenset[int]:
     suspects = {
         id(entry.receiver): entry.receiver
         for entry in entries
-        if entry.weak and entry.receiver is not None and not _held_by_name(entry.receiver)
+        if entry.weak and entry.receiver is not None and not _is_held_by_name(entry.receiver)
     }
     if not suspects:
         return frozenset()
@@ -443,7 +452,7 @@ def _accidental(entries: list[ConnectedReceiver]) -> frozenset[int]:
     return frozenset(suspects.keys() - held)
 
 
-def _held_by_name(receiver: Any) -> bool:
+def _is_held_by_name(receiver: Any) -> bool:
     """Whether the receiver stands under its own name in its module, or is no function at all."""
     if isinstance(receiver, MethodType):
         return True  # the cache holds its function, never the object that it belongs to
@@ -467,35 +476,35 @@ def _is_cache_key(holder: Any) -> bool:
 # Senders
 
 
-def _models() -> list[type[models.Model]]:
+def _get_models() -> list[type[models.Model]]:
     return apps.get_models(include_auto_created=True, include_swapped=True)
 
 
-class _Senders:
+class _SenderResolver:
     """Describes senders; looks for those of which Django keeps the id alone."""
 
     def __init__(self, entries: Iterable[ConnectedReceiver]) -> None:
-        self._through = {
-            id(field.remote_field.through) for model in _models() for field in model._meta.local_many_to_many
+        self._through_ids = {
+            id(field.remote_field.through) for model in _get_models() for field in model._meta.local_many_to_many
         }
-        self._known: dict[object, Any] = {}
+        self._senders_by_id: dict[object, Any] = {}
         wanted = {entry.sender_key for entry in entries if not entry.any_sender and entry.sender is None}
         if wanted:
-            for value in self._candidates():
+            for value in self._iter_candidates():
                 if id(value) in wanted:
-                    self._known[id(value)] = value
+                    self._senders_by_id[id(value)] = value
 
-    def _candidates(self) -> Iterator[Any]:
+    def _iter_candidates(self) -> Iterator[Any]:
         yield from apps.get_app_configs()
-        for model in _models():
+        for model in _get_models():
             yield from vars(model).values()
         for module in list(sys.modules.values()):
             yield from list(getattr(module, "__dict__", {}).values())
 
-    def sender(self, entry: ConnectedReceiver) -> Sender:
+    def resolve(self, entry: ConnectedReceiver) -> Sender:
         if entry.any_sender:
             return Sender(kind="any")
-        sender = self._known.get(entry.sender_key) if entry.sender is None else entry.sender
+        sender = self._senders_by_id.get(entry.sender_key) if entry.sender is None else entry.sender
         return Sender(kind="unknown") if sender is None else self.describe(sender)
 
     def describe(self, sender: Any) -> Sender:
@@ -503,34 +512,34 @@ class _Senders:
         if isinstance(sender, type):
             path = f"{sender.__module__}.{sender.__qualname__}"
             if issubclass(sender, models.Model):
-                return Sender(kind="model", name=sender._meta.label, model=self.model(sender))
+                return Sender(kind="model", name=sender._meta.label, model=self.describe_model(sender))
             return Sender(kind="handler" if issubclass(sender, BaseHandler) else "class", name=path)
         if issubclass(kind, AppConfig):
-            return Sender(kind="app_config", name=sender.label, emits=sender.models_module is not None)
+            return Sender(kind="app_config", name=sender.label, has_models=sender.models_module is not None)
         if kind is ModuleType:
             return Sender(kind="module", name=sender.__name__)
         if kind is str:
             return Sender(kind="string", name=sender)
         return Sender(kind="instance", name=f"{kind.__module__}.{kind.__qualname__}")
 
-    def model(self, model: type[models.Model]) -> Model:
+    def describe_model(self, model: type[models.Model]) -> Model:
         options = model._meta
         user = apps.is_installed("django.contrib.auth") and self._is_user(model)
-        related = [] if options.abstract or options.swapped else list(_related(options))
+        related = [] if options.abstract or options.swapped else list(_iter_relations(options))
         return Model(
             label=options.label,
             path=f"{model.__module__}.{model.__qualname__}",
             abstract=bool(options.abstract),
             proxy=bool(options.proxy),
-            concrete=options.concrete_model._meta.label if options.concrete_model else options.label,
+            concrete_model=options.concrete_model._meta.label if options.concrete_model else options.label,
             swapped=options.swapped or "",
-            through=id(model) in self._through or bool(options.auto_created),
-            user=user,
-            relations=tuple(field.name for field in options.local_many_to_many),
-            singles=frozenset(name for name, many in related if not many),
-            many=frozenset(name for name, many in related if many),
+            is_through=id(model) in self._through_ids or bool(options.auto_created),
+            is_user=user,
+            m2m_fields=tuple(field.name for field in options.local_many_to_many),
+            to_one_accessors=frozenset(name for name, many in related if not many),
+            to_many_accessors=frozenset(name for name, many in related if many),
             managers=frozenset(manager.name for manager in options.managers),
-            key=frozenset() if options.abstract else frozenset({options.pk.name, options.pk.attname}),
+            primary_key_names=frozenset() if options.abstract else frozenset({options.pk.name, options.pk.attname}),
             fields=tuple(field.name for field in options.local_fields)
             if options.abstract
             else tuple(f.name for f in options.fields),
@@ -543,7 +552,7 @@ class _Senders:
         return issubclass(model, get_user_model())
 
 
-def _related(options: Options[models.Model]) -> Iterator[tuple[str, bool]]:
+def _iter_relations(options: Options[models.Model]) -> Iterator[tuple[str, bool]]:
     """Yield the names by which an object has others, each with whether it has many by it."""
     for field in options.get_fields():
         if field.is_relation:
@@ -552,10 +561,10 @@ def _related(options: Options[models.Model]) -> Iterator[tuple[str, bool]]:
                 yield name, bool(field.one_to_many or field.many_to_many)
 
 
-def _fast(connections: Iterable[Connection]) -> Iterator[str]:
+def _iter_fast_deletable_models(connections: Iterable[Connection]) -> Iterator[str]:
     """Yield the models that only a receiver of every deletion keeps from being deleted in one statement."""
     heard = {c.sender.name for c in connections if c.signal in {"pre_delete", "post_delete"}}
-    for model in _models():
+    for model in _get_models():
         options = model._meta
         if options.label in heard or options.proxy or options.swapped or options.parents:
             continue

@@ -13,28 +13,28 @@ from types import MappingProxyType
 from typing import Final
 
 from signalbox.core import catalog
-from signalbox.doctor.import_graph import imported
-from signalbox.doctor.module_reader import Reader, parsed
-from signalbox.doctor.runtime import App, packaged, real
-from signalbox.doctor.source_model import Connect, Definition, Function, Module, Send, Source
+from signalbox.doctor.import_graph import parse_imports
+from signalbox.doctor.module_reader import ModuleReader, parse_module
+from signalbox.doctor.runtime import App, is_external, real_path
+from signalbox.doctor.source_model import ConnectCall, SignalDefinition, Function, Module, SendCall, Source
 
 SIGNAL_CLASSES: Final = frozenset(
     {"django.dispatch.Signal", "django.dispatch.dispatcher.Signal", "django.db.models.signals.ModelSignal"}
 )
 
-_LEFT_OUT: Final = frozenset(
+_SKIPPED_DIRECTORIES: Final = frozenset(
     {"__pycache__", "locale", "migrations", "node_modules", "static", "templates", "test", "tests"}
 )
-_TELLING: Final = ("receiver", "ignal", ".connect(", ".send(", ".send_robust(", ".asend(", ".asend_robust(")
+_SIGNAL_HINTS: Final = ("receiver", "ignal", ".connect(", ".send(", ".send_robust(", ".asend(", ".asend_robust(")
 
 
-def read(
+def read_source(
     apps: Iterable[App],
     aliases: Mapping[str, str],
-    also: Iterable[str] = (),
+    extra_paths: Iterable[str] = (),
     *,
-    beside: Mapping[str, str] = MappingProxyType({}),
-    entries: Iterable[str] = (),
+    project_files: Mapping[str, str] = MappingProxyType({}),
+    entry_points: Iterable[str] = (),
 ) -> Source:
     """Parse the apps' files.
 
@@ -46,54 +46,54 @@ def read(
             the text alone says what they import.
         entries: Dotted names of code that comes to be imported later; what isn't in an app is read as ``beside``.
     """
-    files = dict(_files(apps))
-    texts = {path: _text(path) for path in files.values()}
-    wanted = set(also)
-    readers: dict[str, Reader] = {}
+    files = dict(_iter_files(apps))
+    texts = {path: _read_text(path) for path in files.values()}
+    wanted = set(extra_paths)
+    readers: dict[str, ModuleReader] = {}
 
     def parse(name: str) -> None:
         path = files[name]
-        tree = parsed(texts[path])
+        tree = parse_module(texts[path])
         if tree is not None:
-            readers[name] = Reader(name, path, texts[path], tree)
+            readers[name] = ModuleReader(name, path, texts[path], tree)
 
     for name, path in files.items():
-        if path in wanted or any(word in texts[path] for word in _TELLING):
+        if path in wanted or any(word in texts[path] for word in _SIGNAL_HINTS):
             parse(name)
     # A receiver connected by name may stand in a file that doesn't speak of signals.
-    for target in {connect.target for reader in readers.values() for connect in reader.connects}:
+    for target in {connect.receiver_path for reader in readers.values() for connect in reader.connect_calls}:
         name = target.rpartition(".")[0]
         if name in files and name not in readers:
             parse(name)
-    around = {name: path for name, path in beside.items() if name not in files}
-    texts |= {path: _text(path) for path in around.values()}
+    around = {name: path for name, path in project_files.items() if name not in files}
+    texts |= {path: _read_text(path) for path in around.values()}
     files |= around
-    imports = {name: _imports(name, path, texts[path]) for name, path in files.items()}
-    locate = _Locating()
-    queue = [*entries, *chain.from_iterable(imports.values())]
+    imports = {name: _parse_file_imports(name, path, texts[path]) for name, path in files.items()}
+    locate = _ModuleLocator()
+    queue = [*entry_points, *chain.from_iterable(imports.values())]
     while queue:
         target = queue.pop()
         for name in (target, target.rpartition(".")[0]):  # a module, or an attribute of one
             if name not in files and (path := locate(name)):
-                files[name], texts[path] = path, _text(path)
-                imports[name] = _imports(name, path, texts[path])
+                files[name], texts[path] = path, _read_text(path)
+                imports[name] = _parse_file_imports(name, path, texts[path])
                 queue += imports[name]
-    return _join(readers, files, texts, imports, aliases)
+    return _build_source(readers, files, texts, imports, aliases)
 
 
 # Files
 
 
-def _files(apps: Iterable[App]) -> Iterator[tuple[str, str]]:
+def _iter_files(apps: Iterable[App]) -> Iterator[tuple[str, str]]:
     apps = list(apps)
     roots = {app.path for app in apps}
     for app in apps:
-        yield from _walk(app.path, app.module, roots)
+        yield from _walk_directory(app.path, app.module, roots)
 
 
-def _walk(path: str, module: str, others: set[str]) -> Iterator[tuple[str, str]]:
+def _walk_directory(path: str, module: str, excluded: set[str]) -> Iterator[tuple[str, str]]:
     """Yield the files of a folder by module; not those of ``others``, nor again of one that it stands in by a link."""
-    others = others | {path}
+    excluded = excluded | {path}
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError:  # an app in a zip file, or gone: nothing to read
@@ -103,20 +103,24 @@ def _walk(path: str, module: str, others: set[str]) -> Iterator[tuple[str, str]]
         if not name.isidentifier():
             continue
         if not dot and os.path.isdir(entry.path):
-            inside = _real(entry)
+            inside = _real_path(entry)
             # A folder with a manage.py is a project of its own.
-            if name not in _LEFT_OUT and inside not in others and not os.path.exists(os.path.join(inside, "manage.py")):
-                yield from _walk(inside, f"{module}.{name}", others)
+            if (
+                name not in _SKIPPED_DIRECTORIES
+                and inside not in excluded
+                and not os.path.exists(os.path.join(inside, "manage.py"))
+            ):
+                yield from _walk_directory(inside, f"{module}.{name}", excluded)
         elif ending == "py" and not name.startswith("test_") and name not in {"conftest", "tests"}:
-            yield (module if name == "__init__" else f"{module}.{name}"), _real(entry)
+            yield (module if name == "__init__" else f"{module}.{name}"), _real_path(entry)
 
 
-def _real(entry: os.DirEntry[str]) -> str:
+def _real_path(entry: os.DirEntry[str]) -> str:
     """Return the path without symbolic links; that of the folder has none."""
-    return real(entry.path) if entry.is_symlink() else entry.path
+    return real_path(entry.path) if entry.is_symlink() else entry.path
 
 
-def _text(path: str) -> str:
+def _read_text(path: str) -> str:
     """Return the file's text, in the encoding that it says it has."""
     try:
         try:
@@ -129,11 +133,11 @@ def _text(path: str) -> str:
         return ""
 
 
-def _imports(name: str, path: str, text: str) -> frozenset[str]:
-    return imported(text, name, package=path.endswith("__init__.py"))
+def _parse_file_imports(name: str, path: str, text: str) -> frozenset[str]:
+    return parse_imports(text, name, package=path.endswith("__init__.py"))
 
 
-class _Locating:
+class _ModuleLocator:
     """Finds the files of the project's own modules, imported or not."""
 
     def __init__(self) -> None:
@@ -144,25 +148,25 @@ class _Locating:
         top, _, rest = name.partition(".")
         roots = self._roots.get(top)
         if roots is None:
-            roots = self._roots[top] = list(self._find(top)) if top.isidentifier() else []
+            roots = self._roots[top] = list(self._find_roots(top)) if top.isidentifier() else []
         stems = [os.path.join(root, *rest.split(".")) if rest else root for root in roots]
         paths = [stem + ending for stem in stems for ending in (".py", f"{os.sep}__init__.py")]
-        return next((real(path) for path in paths if os.path.isfile(path)), "")
+        return next((real_path(path) for path in paths if os.path.isfile(path)), "")
 
     @staticmethod
-    def _find(top: str) -> Iterator[str]:
+    def _find_roots(top: str) -> Iterator[str]:
         """Yield where the outermost module or package stands, without its ending."""
         spec = PathFinder.find_spec(top)
         if spec is not None:
             places = spec.submodule_search_locations or [(spec.origin or "").removesuffix(".py")]
-            yield from (place for place in places if not packaged(place) and not packaged(real(place)))
+            yield from (place for place in places if not is_external(place) and not is_external(real_path(place)))
 
 
 # All files
 
 
-def _join(
-    readers: Mapping[str, Reader],
+def _build_source(
+    readers: Mapping[str, ModuleReader],
     files: Mapping[str, str],
     texts: Mapping[str, str],
     imports: Mapping[str, frozenset[str]],
@@ -171,29 +175,29 @@ def _join(
     names = {**aliases, **{name: name for name in catalog.BUILTIN_SIGNALS}}
     definitions = []
     for reader in readers.values():
-        for path, made_by, line in reader.definitions:
+        for path, made_by, line in reader.signal_definitions:
             # Of an imported module the process knows what is a signal; another's may be of any library.
             if path not in aliases and made_by not in SIGNAL_CLASSES:
                 continue
             signal = names.setdefault(path, path)
             definitions.append(
-                Definition(
+                SignalDefinition(
                     module=reader.name,
                     path=reader.path,
                     line=line,
                     signal=signal,
-                    inside=path.count(".") > reader.name.count(".") + 1,
+                    in_class=path.count(".") > reader.name.count(".") + 1,
                 )
             )
-    functions = {function.dotted: function for reader in readers.values() for function in reader.functions}
+    functions = {function.dotted_name: function for reader in readers.values() for function in reader.functions}
     modules = {
         name: Module(
             name=name,
             path=reader.path,
             tree=reader.tree,
             names=reader.names,
-            stars=tuple(reader.stars),
-            script=reader.script,
+            star_imports=tuple(reader.star_imports),
+            is_script=reader.is_script,
         )
         for name, reader in readers.items()
     }
@@ -209,41 +213,41 @@ def _join(
             return functions[target]
         home, _, name = target.rpartition(".")
         if home in modules:
-            return functions.get(f"{modules[home].objects.get(name)}.__call__")
+            return functions.get(f"{modules[home].instances.get(name)}.__call__")
         home, _, held = home.rpartition(".")
-        return functions.get(f"{modules[home].objects.get(held)}.{name}") if home in modules else None
+        return functions.get(f"{modules[home].instances.get(held)}.{name}") if home in modules else None
 
-    def known(paths: Iterable[str], reader: Reader) -> Iterator[str]:
+    def known(paths: Iterable[str], reader: ModuleReader) -> Iterator[str]:
         for path in paths:
             last = path.removeprefix(f"{reader.name}.")
-            candidates = (path, *(f"{star}.{last}" for star in reader.stars))
+            candidates = (path, *(f"{star}.{last}" for star in reader.star_imports))
             yield from {names[candidate] for candidate in candidates if candidate in names}
 
-    connects: list[Connect] = []
+    connects: list[ConnectCall] = []
     disconnects: set[tuple[str, str]] = set()
-    sends: list[Send] = []
+    sends: list[SendCall] = []
     mentioned: set[str] = set()
     for reader in readers.values():
-        for written in reader.connects:
+        for written in reader.connect_calls:
             signals = tuple(dict.fromkeys(known(written.signals, reader)))
             if signals:
                 function = written.function
                 if function is None and written.kind in {"function", "other"}:
-                    function = named(written.target)
+                    function = named(written.receiver_path)
                 connects.append(replace(written, signals=signals, function=function))
-        disconnects.update((signal, last) for path, last in reader.disconnects for signal in known([path], reader))
-        for path, send in reader.sends:
+        disconnects.update((signal, last) for path, last in reader.disconnected for signal in known([path], reader))
+        for path, send in reader.send_calls:
             sends.extend(replace(send, signal=signal) for signal in known([path], reader))
-        mentioned.update(known(reader.mentions, reader))
+        mentioned.update(known(reader.mentioned_paths, reader))
         # Who has a module gets at the signals in it.
-        mentioned.update(signal for path in reader.mentions for signal in held.get(path, ()))
+        mentioned.update(signal for path in reader.mentioned_paths for signal in held.get(path, ()))
     return Source(
         modules=modules,
-        connects=tuple(connects),
-        disconnects=frozenset(disconnects),
-        sends=tuple(sends),
-        definitions=tuple(definitions),
-        mentions=frozenset(mentioned),
+        connect_calls=tuple(connects),
+        disconnected=frozenset(disconnects),
+        send_calls=tuple(sends),
+        signal_definitions=tuple(definitions),
+        escaping_signals=frozenset(mentioned),
         functions={(f.path, f.line): f for reader in readers.values() for f in reader.functions},
         files=files,
         texts=texts,

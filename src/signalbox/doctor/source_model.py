@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
-from signalbox.doctor.syntax import Conditions, Step, calls, steps
+from signalbox.doctor.syntax import Conditions, Step, iter_calls, collect_steps
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
-_PLAIN: Final = frozenset(
+_TRANSPARENT_DECORATORS: Final = frozenset(
     """django.db.transaction.atomic django.db.transaction.non_atomic_requests functools.wraps staticmethod
     typing.no_type_check typing.override""".split()
 )
 """Decorators that are known neither to guard a function nor to keep it alive."""
 
-AnyFunction: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,13 +33,13 @@ class Function:
     """Absolute path of the file."""
     line: int
     """First line, decorators included: the line that its code object knows."""
-    node: AnyFunction
+    node: FunctionNode
     """Its syntax."""
-    outer: Function | None
+    enclosing_function: Function | None
     """The function that it stands in."""
     bases: tuple[str, ...]
     """Dotted names of the base classes of the class that it is a method of."""
-    method: bool
+    is_method: bool
     """Whether it stands directly in a class."""
     decorators: tuple[str, ...]
     """Dotted names of its decorators, but for those that connect it to a signal."""
@@ -47,12 +47,12 @@ class Function:
     """What the names mean that are imported in it or around it."""
 
     @property
-    def dotted(self) -> str:
+    def dotted_name(self) -> str:
         """Dotted name, as ``shop.signals.on_save``."""
         return f"{self.module}.{self.qualname}"
 
     @property
-    def node_name(self) -> str:
+    def name(self) -> str:
         """Its own name, as ``on_save``."""
         return self.qualname.rpartition(".")[2]
 
@@ -69,41 +69,41 @@ class Function:
         return self.node.body
 
     @property
-    def opaque(self) -> bool:
+    def has_unknown_decorator(self) -> bool:
         """Whether a decorator stands on it that may guard it or keep it alive."""
-        return any(name.removeprefix(f"{self.module}.") not in _PLAIN for name in self.decorators)
+        return any(name.removeprefix(f"{self.module}.") not in _TRANSPARENT_DECORATORS for name in self.decorators)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """What runs when the function does."""
-        return tuple(steps(self.body))
+        return tuple(collect_steps(self.body))
 
     @cached_property
     def calls(self) -> tuple[tuple[ast.Call, Conditions], ...]:
         """The calls that are made when the function runs, each with what decides on it."""
-        return tuple(calls(self.steps))
+        return tuple(iter_calls(self.steps))
 
     @property
-    def coroutine(self) -> bool:
+    def is_coroutine(self) -> bool:
         """Whether it is defined by ``async def``."""
         return isinstance(self.node, ast.AsyncFunctionDef)
 
     @property
-    def ready(self) -> bool:
+    def is_app_config_hook(self) -> bool:
         """Whether it is ``ready()`` or ``__init__()`` of an app config."""
         return (
-            self.method
+            self.is_method
             and self.qualname.rpartition(".")[2] in {"ready", "__init__"}
             and any(base.rpartition(".")[2].endswith("Config") for base in self.bases)
         )
 
     def resolve(self, node: ast.expr) -> str:
         """Return the dotted path that ``node`` names; empty if it names none."""
-        return resolve(node, self.names, self.module)
+        return resolve_name(node, self.names, self.module)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Connect:
+class ConnectCall:
     """One place where the source connects a receiver: a decorator, or a call of ``connect()``."""
 
     module: str
@@ -114,40 +114,40 @@ class Connect:
     """First line of the call."""
     signals: tuple[str, ...]
     """The signals by name."""
-    decorator: bool
+    is_decorator: bool
     """Whether it decorates a function."""
     kind: ReceiverKind
     """What the receiver is: a function by name, a lambda, a partial, a method, a temporary object or something else."""
-    receiver: str
+    receiver_text: str
     """The receiver as it is written."""
-    node: ast.expr | None
+    receiver_node: ast.expr | None
     """Its syntax; ``None`` where it is a function that the decorator stands on."""
-    target: str
+    receiver_path: str
     """Dotted path of the receiver, or of what is called to make it; empty if it can't be told."""
     function: Function | None
     """The receiver's definition."""
-    sender: ast.expr | None
+    sender_node: ast.expr | None
     """The sender as it is written."""
     sender_path: str
     """Dotted path of the sender, or of what is called to make it; empty if there is none or it can't be told."""
     weak: bool | None
     """Whether it connects weakly; ``None`` if it can't be told."""
-    uid: ast.expr | None
+    dispatch_uid: ast.expr | None
     """The ``dispatch_uid`` as it is written."""
-    ours: bool
+    is_signalbox: bool
     """Whether it is signalbox's decorator, which takes a model's label as sender of any signal."""
-    later: bool
+    after_commit: bool
     """Whether signalbox runs the receiver after commit."""
-    scope: Function | None
+    enclosing_function: Function | None
     """The function in which it stands; ``None`` at the level of the module or of a class."""
-    conditional: bool
+    is_conditional: bool
     """Whether it stands in an ``if``, ``try``, ``while`` or ``match``."""
-    loop: bool
+    in_loop: bool
     """Whether it stands in a loop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Send:
+class SendCall:
     """One place where the source sends a signal."""
 
     module: str
@@ -160,14 +160,14 @@ class Send:
     """The signal by name."""
     method: str
     """``send``, ``send_robust``, ``asend`` or ``asend_robust``."""
-    args: frozenset[str] | None
+    argument_names: frozenset[str] | None
     """Names of the arguments; ``None`` if some are given by ``**``."""
-    scope: Function | None
+    enclosing_function: Function | None
     """The function in which it stands."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Definition:
+class SignalDefinition:
     """One place where the source makes a signal."""
 
     module: str
@@ -178,7 +178,7 @@ class Definition:
     """Line of the assignment."""
     signal: str
     """The signal by name."""
-    inside: bool
+    in_class: bool
     """Whether it is an attribute of a class."""
 
 
@@ -194,16 +194,16 @@ class Module:
     """Its syntax."""
     names: Mapping[str, str]
     """What the names mean that are imported at its level."""
-    stars: tuple[str, ...]
+    star_imports: tuple[str, ...]
     """Modules of which it imports all names."""
-    script: bool
+    is_script: bool
     """Whether it is written to be run as a program."""
 
     @cached_property
-    def objects(self) -> Mapping[str, str]:
+    def instances(self) -> Mapping[str, str]:
         """Names at its level that hold what a call has made, each with the dotted path of what is called."""
         return {
-            node.targets[0].id: resolve(node.value.func, self.names, self.name)
+            node.targets[0].id: resolve_name(node.value.func, self.names, self.name)
             for node in self.tree.body
             if isinstance(node, ast.Assign)
             and isinstance(node.targets[0], ast.Name)
@@ -217,15 +217,15 @@ class Source:
 
     modules: Mapping[str, Module]
     """Parsed modules by dotted name: those that have to do with signals."""
-    connects: tuple[Connect, ...]
+    connect_calls: tuple[ConnectCall, ...]
     """Every connection written."""
-    disconnects: frozenset[tuple[str, str]]
+    disconnected: frozenset[tuple[str, str]]
     """Signal and last name of the receiver of each ``disconnect()`` written."""
-    sends: tuple[Send, ...]
+    send_calls: tuple[SendCall, ...]
     """Every send written."""
-    definitions: tuple[Definition, ...]
+    signal_definitions: tuple[SignalDefinition, ...]
     """Every signal made."""
-    mentions: frozenset[str]
+    escaping_signals: frozenset[str]
     """Signals that parsed files hand on as values."""
     functions: Mapping[tuple[str, int], Function]
     """Functions by file and first line."""
@@ -237,11 +237,11 @@ class Source:
     """Module to the dotted names that it imports, anywhere in it."""
 
     @cached_property
-    def named(self) -> Mapping[str, Function]:
+    def functions_by_name(self) -> Mapping[str, Function]:
         """Functions by dotted name; of several of one name the last."""
-        return {function.dotted: function for function in self.functions.values()}
+        return {function.dotted_name: function for function in self.functions.values()}
 
-    def reached_otherwise(self, signal: str) -> bool:
+    def has_indirect_access(self, signal: str) -> bool:
         """Whether a signal that is an attribute of a class may be reached by way of an object or another class."""
         owner, _, name = signal.rpartition(".")
         owner = owner.rpartition(".")[2]
@@ -252,14 +252,14 @@ class Source:
                     return True
         return False
 
-    def hands_on(self, signal: str) -> bool:
+    def escapes(self, signal: str) -> bool:
         """Whether the signal is handed on as a value, so that somebody else may send or hear it.
 
         Of files that aren't parsed, since nothing in them is sent or connected or since they can't be, those count
         that name it, by its dotted path or beside an import of it.
         """
         home, _, word = signal.rpartition(".")
-        return signal in self.mentions or any(
+        return signal in self.escaping_signals or any(
             word in (text := self.texts[self.files[name]])
             and (signal in text or any(target == home or target.endswith(f".{word}") for target in targets))
             for name, targets in self.imports.items()
@@ -267,11 +267,11 @@ class Source:
         )
 
 
-def resolve(node: ast.expr | None, names: Mapping[str, str], module: str) -> str:
+def resolve_name(node: ast.expr | None, names: Mapping[str, str], module: str) -> str:
     """Return the dotted path that ``node`` names, given what names mean there; empty if it names none."""
     if isinstance(node, ast.Name):
         return names.get(node.id, f"{module}.{node.id}")
     if isinstance(node, ast.Attribute):
-        inner = resolve(node.value, names, module)
+        inner = resolve_name(node.value, names, module)
         return f"{inner}.{node.attr}" if inner else ""
     return ""

@@ -15,14 +15,14 @@ from signalbox.doctor.findings import Finding, Severity
 logger = logging.getLogger(__name__)
 
 
-def check(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
+def check_signal_receivers(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
     """Return the findings as messages. No finding is an error here: what worked so far must go on working.
 
     ``app_configs`` limits it to some apps. The recorded events aren't read, so that no database is asked.
     """
     labels = None if app_configs is None else {config.label for config in app_configs}
     try:
-        return [message(finding) for finding in examine(apps=labels, records=False)]
+        return [build_check_message(finding) for finding in examine(apps=labels, use_recorded_events=False)]
     except Exception as error:
         logger.exception("The doctor failed.")
         return [
@@ -34,22 +34,22 @@ def check(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list
         ]
 
 
-def message(finding: Finding) -> checks.CheckMessage:
+def build_check_message(finding: Finding) -> checks.CheckMessage:
     """Return the finding as a message of Django's checks."""
     kind = checks.Info if finding.severity is Severity.INFO else checks.Warning
     return kind(
-        f"{finding.happens} {finding.why}",
-        hint=finding.remedy,
-        obj=_Place(finding),
+        f"{finding.message} {finding.reason}",
+        hint=finding.hint,
+        obj=_FindingLabel(finding),
         id=finding.id,
     )
 
 
-class _Place:
+class _FindingLabel:
     """What a message is about: Django prints it before the message."""
 
     def __init__(self, finding: Finding) -> None:
         self._finding = finding
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (self._finding.place, self._finding.receiver or self._finding.signal)))
+        return " ".join(filter(None, (self._finding.location, self._finding.receiver or self._finding.signal)))

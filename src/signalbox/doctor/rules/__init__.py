@@ -22,11 +22,11 @@ class Fault:
     """The signal by name."""
     receiver: str = ""
     """Dotted name of the receiver."""
-    happens: str
+    message: str
     """What happens at run time."""
-    why: str
+    reason: str
     """Why it happens."""
-    remedy: str
+    hint: str
     """What to write instead."""
     severity: Severity | None = None
     """How much it hurts, where that differs from the rule's."""
@@ -42,13 +42,13 @@ class Rule:
     """Its name on the command line."""
     severity: Severity
     """How much its findings hurt, as a rule."""
-    packages: bool
+    include_packages: bool
     """Whether it speaks of installed packages unasked; else only when their app is named."""
-    records: bool
+    needs_recorded_events: bool
     """Whether it needs recorded events."""
-    finds: str
+    description: str
     """What it finds, in one line."""
-    find: Callable[[Project], Iterator[Fault]]
+    check: Callable[[Project], Iterator[Fault]]
     """Finds it."""
 
 
@@ -57,26 +57,32 @@ RULES: Final[dict[str, Rule]] = {}
 
 
 def rule(
-    number: int, name: str, severity: Severity, finds: str, *, packages: bool = False, records: bool = False
+    number: int,
+    name: str,
+    severity: Severity,
+    description: str,
+    *,
+    include_packages: bool = False,
+    needs_recorded_events: bool = False,
 ) -> Callable[[Callable[[Project], Iterator[Fault]]], Callable[[Project], Iterator[Fault]]]:
     """Register a function as the rule ``signalbox.D<number>``."""
 
-    def register(find: Callable[[Project], Iterator[Fault]]) -> Callable[[Project], Iterator[Fault]]:
+    def register(check: Callable[[Project], Iterator[Fault]]) -> Callable[[Project], Iterator[Fault]]:
         RULES[name] = Rule(
             id=f"signalbox.D{number:03}",
             name=name,
             severity=severity,
-            packages=packages,
-            records=records,
-            finds=finds,
-            find=find,
+            include_packages=include_packages,
+            needs_recorded_events=needs_recorded_events,
+            description=description,
+            check=check,
         )
-        return find
+        return check
 
     return register
 
 
-def _load() -> None:
+def _load_rules() -> None:
     from signalbox.doctor.rules import (
         asynchrony,
         connect_in_request,
@@ -98,4 +104,4 @@ def _load() -> None:
     RULES.update({rule.name: rule for rule in ordered})
 
 
-_load()
+_load_rules()

@@ -7,10 +7,12 @@ from typing import Final
 
 from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.project import Subscription, Project
 from signalbox.doctor.rules import Fault, rule
 
-_HOT: Final = frozenset({"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"})
+_FREQUENT_SIGNALS: Final = frozenset(
+    {"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"}
+)
 
 
 @rule(
@@ -22,12 +24,12 @@ _HOT: Final = frozenset({"pre_init", "post_init", "pre_save", "post_save", "pre_
 )
 def async_mismatch(project: Project) -> Iterator[Fault]:
     """Find sends that must build a bridge between sync and async code each time."""
-    for heard in project.heard:
-        if heard.later:
+    for heard in project.subscriptions:
+        if heard.after_commit:
             continue
-        coroutine = heard.connection.is_async if heard.connection else heard.function.coroutine
-        finding = _never_awaited(heard) or (
-            _async_receiver(project, heard) if coroutine else _sync_receiver(project, heard)
+        coroutine = heard.connection.is_async if heard.connection else heard.function.is_coroutine
+        finding = _check_never_awaited(heard) or (
+            _check_async_receiver(project, heard) if coroutine else _check_sync_receiver(project, heard)
         )
         if finding:
             happens, why, remedy, severity = finding
@@ -36,18 +38,18 @@ def async_mismatch(project: Project) -> Iterator[Fault]:
                 line=heard.function.line,
                 signal=heard.signal,
                 receiver=heard.receiver,
-                happens=happens,
-                why=why,
-                remedy=remedy,
+                message=happens,
+                reason=why,
+                hint=remedy,
                 severity=severity,
             )
 
 
-def _never_awaited(heard: Heard) -> tuple[str, str, str, Severity] | None:
+def _check_never_awaited(subscription: Subscription) -> tuple[str, str, str, Severity] | None:
     """Judge an object whose call is a coroutine: Django asks the object, which is none."""
-    function = heard.function
-    unseen = heard.connection is not None and not heard.connection.is_async
-    if not (unseen and function.coroutine and function.method and function.node_name == "__call__"):
+    function = subscription.function
+    unseen = subscription.connection is not None and not subscription.connection.is_async
+    if not (unseen and function.is_coroutine and function.is_method and function.name == "__call__"):
         return None
     if function.decorators:
         return None
@@ -62,42 +64,44 @@ def _never_awaited(heard: Heard) -> tuple[str, str, str, Severity] | None:
     )
 
 
-def _async_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Severity] | None:
-    hot = heard.signal in _HOT or (heard.signal in {"request_started", "request_finished"} and not project.runtime.asgi)
+def _check_async_receiver(project: Project, subscription: Subscription) -> tuple[str, str, str, Severity] | None:
+    hot = subscription.signal in _FREQUENT_SIGNALS or (
+        subscription.signal in {"request_started", "request_finished"} and not project.runtime.asgi
+    )
     if hot:
         return (
             "Each send starts an event loop for it and throws it away, which takes far longer than the call itself.",
-            f"{heard.signal} is sent by send(), under asave() too: Django runs async ones by async_to_sync() then.",
+            f"{subscription.signal} is sent by send(), under asave() too: Django runs async ones by async_to_sync() then.",
             "Write it as a plain function; put what waits into a task.",
             Severity.WARNING,
         )
-    if heard.signal in catalog.BUILTIN_SIGNALS:
+    if subscription.signal in catalog.BUILTIN_SIGNALS:
         return None
-    for send in project.source.sends:
+    for send in project.source.send_calls:
         if (
-            send.signal == heard.signal
+            send.signal == subscription.signal
             and send.method in {"send", "send_robust"}
-            and send.scope
-            and send.scope.coroutine
+            and send.enclosing_function
+            and send.enclosing_function.is_coroutine
         ):
             return (
                 'The send raises RuntimeError: "You cannot use AsyncToSync in the same thread as an async event loop".',
-                f"{send.scope.node_name}() of {send.module} is async and sends by {send.method}() (line {send.line}).",
+                f"{send.enclosing_function.name}() of {send.module} is async and sends by {send.method}() (line {send.line}).",
                 f"Write `await signal.a{send.method}(...)` there.",
                 Severity.ERROR,
             )
     return None
 
 
-def _sync_receiver(project: Project, heard: Heard) -> tuple[str, str, str, Severity] | None:
-    if heard.signal in catalog.BUILTIN_SIGNALS or project.hands_on(heard.signal):
+def _check_sync_receiver(project: Project, subscription: Subscription) -> tuple[str, str, str, Severity] | None:
+    if subscription.signal in catalog.BUILTIN_SIGNALS or project.escapes(subscription.signal):
         return None
-    sends = [send for send in project.source.sends if send.signal == heard.signal]
+    sends = [send for send in project.source.send_calls if send.signal == subscription.signal]
     if not sends or any(send.method in {"send", "send_robust"} for send in sends):
         return None
     return (
         "Each send hands it to a thread and waits for it.",
-        f"{heard.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() then.",
+        f"{subscription.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() then.",
         "Write it with `async def`, if what it calls can be awaited.",
         Severity.INFO,
     )

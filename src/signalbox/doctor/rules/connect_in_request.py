@@ -10,18 +10,18 @@ from typing import Final
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source_model import Connect, Function
+from signalbox.doctor.source_model import ConnectCall, Function
 
-MANY: Final = 25
+MIN_DUPLICATES: Final = 25
 """Receivers of one sender with one piece of code from which on they are taken for a leak."""
-_HANDLERS: Final = frozenset(
+_REQUEST_METHODS: Final = frozenset(
     """get post put patch delete head options dispatch form_valid form_invalid get_queryset get_context_data list
     retrieve create update partial_update destroy perform_create perform_update perform_destroy process_request
     process_view process_response process_exception save asave clean full_clean save_model delete_model
     changelist_view"""
     "".split()
 )
-_SERVING: Final = (
+_REQUEST_CLASS_SUFFIXES: Final = (
     "View",
     "ViewSet",
     "Middleware",
@@ -32,105 +32,127 @@ _SERVING: Final = (
     "Serializer",
     "Consumer",
 )
-_MADE_EACH_TIME: Final = ("Form", "Serializer", "View", "ViewSet")
+_PER_REQUEST_CLASS_SUFFIXES: Final = ("Form", "Serializer", "View", "ViewSet")
 """Bases of classes of which each request makes an object; of middleware and admin classes there is one."""
-_HOT: Final = frozenset(
+_REQUEST_TIME_SIGNALS: Final = frozenset(
     """request_started request_finished user_logged_in user_logged_out pre_init post_init pre_save post_save pre_delete
     post_delete m2m_changed got_request_exception""".split()
 )
 
 
 @rule(
-    18, "leaks", Severity.WARNING, "a receiver connected while requests are served: their number grows", packages=True
+    18,
+    "leaks",
+    Severity.WARNING,
+    "a receiver connected while requests are served: their number grows",
+    include_packages=True,
 )
-def leaks(project: Project) -> Iterator[Fault]:
+def connect_in_request(project: Project) -> Iterator[Fault]:
     """Find connections made again and again."""
-    hot = {(heard.function.path, heard.function.line) for heard in project.heard if heard.signal in _HOT}
-    for connect in project.source.connects:
-        serving = _serving(connect.scope, hot)
-        if not serving or connect.weak is None or _disconnects(connect):
+    hot = {
+        (heard.function.path, heard.function.line)
+        for heard in project.subscriptions
+        if heard.signal in _REQUEST_TIME_SIGNALS
+    }
+    for connect in project.source.connect_calls:
+        serving = _get_request_function(connect.enclosing_function, hot)
+        if not serving or connect.weak is None or _has_disconnect(connect):
             continue
         for signal in connect.signals:
-            if _new_each_time(connect):
+            if _adds_connection_each_call(connect):
                 yield Fault(
                     path=connect.path,
                     line=connect.line,
                     signal=signal,
-                    receiver=connect.target or connect.receiver,
-                    happens="Each call adds one more receiver, which is never taken away: every send gets slower, "
+                    receiver=connect.receiver_path or connect.receiver_text,
+                    message="Each call adds one more receiver, which is never taken away: every send gets slower, "
                     "and the memory of the process grows.",
-                    why=f"{connect.receiver} is another object, or has another dispatch_uid or sender, each time "
+                    reason=f"{connect.receiver_text} is another object, or has another dispatch_uid or sender, each time "
                     f"that {serving} runs, and Django keeps them all.",
-                    remedy="Connect one function once, in ready() of the app config.",
+                    hint="Connect one function once, in ready() of the app config.",
                     severity=Severity.ERROR,
                 )
-            elif connect.kind == "function" and not (connect.function and connect.function.outer):
+            elif connect.kind == "function" and not (connect.function and connect.function.enclosing_function):
                 yield Fault(
                     path=connect.path,
                     line=connect.line,
                     signal=signal,
-                    receiver=connect.target,
-                    happens=f"Until {serving} has run in a process, that process has no such receiver; then it has "
+                    receiver=connect.receiver_path,
+                    message=f"Until {serving} has run in a process, that process has no such receiver; then it has "
                     "it for good.",
-                    why="The connection is made while work is done, and it belongs to the process, not to the request.",
-                    remedy="Connect it once, in ready() of the app config.",
+                    reason="The connection is made while work is done, and it belongs to the process, not to the request.",
+                    hint="Connect it once, in ready() of the app config.",
                 )
-    yield from _crowds(project)
+    yield from _find_duplicates(project)
 
 
-def _serving(scope: Function | None, hot: set[tuple[str, int]]) -> str:
+def _get_request_function(function: Function | None, request_time_functions: set[tuple[str, int]]) -> str:
     """Return the function that runs for a request, in words; nothing if it may be one that runs once."""
-    while scope is not None:
-        parameters = [argument.arg for argument in (*scope.parameters.posonlyargs, *scope.parameters.args)]
-        own = parameters[1:] if scope.method else parameters
-        if own[:1] in (["request"], ["req"]) and not scope.ready:
-            return f"{scope.node_name}()"
-        if (scope.path, scope.line) in hot:
-            return f"{scope.node_name}()"
-        bases = tuple(base.rpartition(".")[2] for base in scope.bases)
-        if scope.method and scope.node_name == "__init__" and any(base.endswith(_MADE_EACH_TIME) for base in bases):
-            return f"{scope.qualname}()"
-        if scope.method and scope.node_name in _HANDLERS and any(base.endswith(_SERVING) for base in bases):
-            return f"{scope.qualname}()"
-        scope = scope.outer
+    while function is not None:
+        parameters = [argument.arg for argument in (*function.parameters.posonlyargs, *function.parameters.args)]
+        own = parameters[1:] if function.is_method else parameters
+        if own[:1] in (["request"], ["req"]) and not function.is_app_config_hook:
+            return f"{function.name}()"
+        if (function.path, function.line) in request_time_functions:
+            return f"{function.name}()"
+        bases = tuple(base.rpartition(".")[2] for base in function.bases)
+        if (
+            function.is_method
+            and function.name == "__init__"
+            and any(base.endswith(_PER_REQUEST_CLASS_SUFFIXES) for base in bases)
+        ):
+            return f"{function.qualname}()"
+        if (
+            function.is_method
+            and function.name in _REQUEST_METHODS
+            and any(base.endswith(_REQUEST_CLASS_SUFFIXES) for base in bases)
+        ):
+            return f"{function.qualname}()"
+        function = function.enclosing_function
     return ""
 
 
-def _disconnects(connect: Connect) -> bool:
+def _has_disconnect(connect: ConnectCall) -> bool:
     """Whether the function takes back what it connects."""
-    inside = ast.walk(connect.scope.node) if connect.scope else ()
+    inside = ast.walk(connect.enclosing_function.node) if connect.enclosing_function else ()
     return any(isinstance(node, ast.Attribute) and node.attr == "disconnect" for node in inside)
 
 
-def _new_each_time(connect: Connect) -> bool:
+def _adds_connection_each_call(connect: ConnectCall) -> bool:
     """Whether each call leaves one more connection: of an object that is kept, or of a key that changes."""
-    if connect.uid is not None and not isinstance(connect.uid, ast.Constant):
+    if connect.dispatch_uid is not None and not isinstance(connect.dispatch_uid, ast.Constant):
         return connect.kind == "function" or connect.weak is False
-    if isinstance(connect.uid, ast.Constant):
+    if isinstance(connect.dispatch_uid, ast.Constant):
         return False
     if connect.weak is True:
         return False
-    nested = connect.kind == "function" and connect.function is not None and connect.function.outer is not None
+    nested = (
+        connect.kind == "function" and connect.function is not None and connect.function.enclosing_function is not None
+    )
     return (
-        nested or connect.kind in {"lambda", "partial", "method", "temporary"} or connect.receiver.startswith("self.")
+        nested
+        or connect.kind in {"lambda", "partial", "method", "temporary"}
+        or connect.receiver_text.startswith("self.")
     )
 
 
-def _crowds(project: Project) -> Iterator[Fault]:
+def _find_duplicates(project: Project) -> Iterator[Fault]:
     """Find crowds of living receivers that share their code and their sender: one more came each time."""
     crowds = Counter(
-        (c.signal, c.path, c.line, c.sender_key, c.receiver) for c in project.runtime.connections if c.alive and c.path
+        (c.signal, c.path, c.line, c.sender_key, c.receiver)
+        for c in project.runtime.connections
+        if c.is_alive and c.path
     )
     for (signal, path, line, _, receiver), count in crowds.items():
-        if count >= MANY:
+        if count >= MIN_DUPLICATES:
             yield Fault(
                 path=path,
                 line=line,
                 signal=signal,
                 receiver=receiver,
-                happens=f"{count} receivers with the same code hear the same sender, so that each send runs it "
+                message=f"{count} receivers with the same code hear the same sender, so that each send runs it "
                 f"{count} times.",
-                why="A new function or object is connected again and again, strongly or held by something, and none "
+                reason="A new function or object is connected again and again, strongly or held by something, and none "
                 "is ever disconnected.",
-                remedy="Connect one function once, in ready(); or give them one dispatch_uid.",
+                hint="Connect one function once, in ready(); or give them one dispatch_uid.",
             )

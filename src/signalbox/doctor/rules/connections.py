@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.import_order import Arrivals
+from signalbox.doctor.import_order import ImportOrder
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
-from signalbox.doctor.source_model import Connect
+from signalbox.doctor.source_model import ConnectCall
 
-_BY_CONVENTION: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
+_CONVENTIONAL_MODULES: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
 """Modules that servers, workers and the admin look for by name in each app."""
 
 
@@ -23,24 +23,24 @@ _BY_CONVENTION: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "r
     "connected-twice",
     Severity.WARNING,
     "the same function, or the same file under two module names, connected more than once to one signal",
-    packages=True,
+    include_packages=True,
 )
 def connected_twice(project: Project) -> Iterator[Fault]:
     """Find receivers that run twice for one send, and connections that change nothing."""
     told: set[tuple[str, str, int]] = set()
-    for key, connections in project.live.items():
-        kept = [connection for connection in connections if not connection.accidental]
+    for key, connections in project.live_connections.items():
+        kept = [connection for connection in connections if not connection.kept_by_debug_cache]
         if len(kept) > 1:
-            fault = _two_files(project, kept) or _two_keys(project, kept)
+            fault = _check_double_import(project, kept) or _check_double_connection(project, kept)
             if fault:
                 told.add(key)
                 yield fault
-    for key, sites in project.sites.items():
+    for key, sites in project.connect_calls.items():
         if key not in told:
-            yield from _redundant(project, key[0], list(sites))
+            yield from _find_redundant(project, key[0], list(sites))
 
 
-def _two_files(project: Project, connections: list[Connection]) -> Fault | None:
+def _check_double_import(project: Project, connections: list[Connection]) -> Fault | None:
     first = connections[0]
     other = next((c for c in connections if c.module != first.module and c.identity != first.identity), None)
     # Methods of one class in one file, called by way of subclasses elsewhere, name one module; so do wrapped ones.
@@ -53,23 +53,23 @@ def _two_files(project: Project, connections: list[Connection]) -> Fault | None:
         line=first.line,
         signal=first.signal,
         receiver=first.receiver,
-        happens="The receiver runs twice for each send.",
-        why=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for each, "
+        message="The receiver runs twice for each send.",
+        reason=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for each, "
         "and Django can't see that both functions are the same.",
-        remedy="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
+        hint="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
     )
 
 
-def _two_keys(project: Project, connections: list[Connection]) -> Fault | None:
+def _check_double_connection(project: Project, connections: list[Connection]) -> Fault | None:
     by_object: defaultdict[tuple[int, ...], list[Connection]] = defaultdict(list)
     for connection in connections:
         by_object[connection.identity].append(connection)
     for same in by_object.values():
         for second in same[1:]:
-            first = next((c for c in same if c is not second and _overlap(c, second)), None)
+            first = next((c for c in same if c is not second and _do_overlap(c, second)), None)
             if first is None:
                 continue
-            sites = project.sites.get((second.signal, second.path, second.line), ())
+            sites = project.connect_calls.get((second.signal, second.path, second.line), ())
             at = max((site for site in sites), key=lambda site: (site.path, site.line), default=None)
             other = first if first.sender_key else second
             which = (
@@ -80,38 +80,38 @@ def _two_keys(project: Project, connections: list[Connection]) -> Fault | None:
                 line=at.line if at else second.line,
                 signal=second.signal,
                 receiver=second.receiver,
-                happens=f"The receiver runs twice {which}.",
-                why="It is connected twice, with "
+                message=f"The receiver runs twice {which}.",
+                reason="It is connected twice, with "
                 + ("different dispatch_uids" if first.sender_key == second.sender_key else "a sender and without one")
                 + ", and Django takes these for two receivers.",
-                remedy="Connect it once.",
+                hint="Connect it once.",
             )
     return None
 
 
-def _overlap(one: Connection, other: Connection) -> bool:
+def _do_overlap(one: Connection, other: Connection) -> bool:
     """Whether one send reaches both."""
     return one.sender_key == other.sender_key or 0 in {one.sender_key, other.sender_key}
 
 
-def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[Fault]:
-    seen: dict[tuple[str, ...], Connect] = {}
-    for site in sorted(sites, key=lambda site: (site.path, site.line)):
+def _find_redundant(project: Project, signal: str, connect_calls: list[ConnectCall]) -> Iterator[Fault]:
+    seen: dict[tuple[str, ...], ConnectCall] = {}
+    for site in sorted(connect_calls, key=lambda site: (site.path, site.line)):
         function = site.function
         if (
-            site.later
-            or site.conditional
-            or site.loop
+            site.after_commit
+            or site.is_conditional
+            or site.in_loop
             or function is None
-            or (signal, function.node_name) in project.source.disconnects
+            or (signal, function.name) in project.source.disconnected
         ):
             continue
-        if not (site.scope is None or site.scope.ready):
+        if not (site.enclosing_function is None or site.enclosing_function.is_app_config_hook):
             continue
         key = (
-            site.target,
-            "" if site.sender is None else site.sender_path or ast.unparse(site.sender),
-            "" if site.uid is None else ast.unparse(site.uid),
+            site.receiver_path,
+            "" if site.sender_node is None else site.sender_path or ast.unparse(site.sender_node),
+            "" if site.dispatch_uid is None else ast.unparse(site.dispatch_uid),
         )
         first = seen.setdefault(key, site)
         if first is not site:
@@ -119,12 +119,12 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
                 path=site.path,
                 line=site.line,
                 signal=signal,
-                receiver=site.target,
-                happens="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
-                why=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection "
+                receiver=site.receiver_path,
+                message="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
+                reason=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection "
                 "of one receiver and one sender. With a dispatch_uid or another sender in one of them it would run "
                 "twice.",
-                remedy="Remove one of the two.",
+                hint="Remove one of the two.",
                 severity=Severity.INFO,
             )
 
@@ -140,15 +140,15 @@ def _redundant(project: Project, signal: str, sites: list[Connect]) -> Iterator[
 )
 def never_imported(project: Project) -> Iterator[Fault]:
     """Find modules whose receivers don't exist, since nobody runs them."""
-    missing: dict[str, list[Connect]] = defaultdict(list)
-    for connect in project.source.connects:
-        outside = connect.scope is None and not project.loaded(connect.module)
-        if outside and _importable(project, connect.module) and not _migrate_only(connect):
+    missing: dict[str, list[ConnectCall]] = defaultdict(list)
+    for connect in project.source.connect_calls:
+        outside = connect.enclosing_function is None and not project.is_loaded(connect.module)
+        if outside and _is_importable(project, connect.module) and not _is_migrate_only(connect):
             missing[connect.module].append(connect)
-    later = Arrivals(project=project).reached(_roots(project)) if missing else set()
+    later = ImportOrder(project=project).find_reachable(_get_late_import_roots(project)) if missing else set()
     for name, connects in missing.items():
         first = connects[0]
-        app = project.runtime.app_of(first.path)
+        app = project.runtime.find_app_by_path(first.path)
         others = f" Nor do {len(connects) - 1} more in this module." if len(connects) > 1 else ""
         config = f"{app.module}.apps" if app else "the app"
         if name in later:
@@ -156,11 +156,11 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 path=first.path,
                 line=first.line,
                 signal=", ".join(first.signals),
-                receiver=first.target,
-                happens="Management commands, workers and the shell run without this receiver; a web process has it "
+                receiver=first.receiver_path,
+                message="Management commands, workers and the shell run without this receiver; a web process has it "
                 f"once its first request has come.{others}",
-                why=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a function.",
-                remedy=f"Import {name} in ready() of {config}.",
+                reason=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a function.",
+                hint=f"Import {name} in ready() of {config}.",
                 severity=Severity.WARNING,
             )
         else:
@@ -168,28 +168,28 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 path=first.path,
                 line=first.line,
                 signal=", ".join(first.signals),
-                receiver=first.target,
-                happens=f"The receiver never runs: it doesn't exist.{others}",
-                why=f"Nothing imports {name}, so that its decorators and connect() calls are never reached.",
-                remedy=f"Import {name} in ready() of {config}.",
+                receiver=first.receiver_path,
+                message=f"The receiver never runs: it doesn't exist.{others}",
+                reason=f"Nothing imports {name}, so that its decorators and connect() calls are never reached.",
+                hint=f"Import {name} in ready() of {config}.",
             )
 
 
-def _importable(project: Project, name: str) -> bool:
-    module = project.module(name)
-    if module is None or module.script or ".management.commands." in f"{name}.":
+def _is_importable(project: Project, name: str) -> bool:
+    module = project.get_module(name)
+    if module is None or module.is_script or ".management.commands." in f"{name}.":
         return False
-    app = project.runtime.app_of(module.path)
+    app = project.runtime.find_app_by_path(module.path)
     # A package within an installed package may be an app to install on its own.
-    return app is None or app.own or not module.path.endswith("__init__.py")
+    return app is None or app.is_project_app or not module.path.endswith("__init__.py")
 
 
-def _roots(project: Project) -> list[str]:
+def _get_late_import_roots(project: Project) -> list[str]:
     """Return what brings imports in time: functions of imported modules, commands, the URLconf, what settings name."""
     imports = project.source.imports
-    running = [name for name in imports if project.loaded(name) or ".management.commands." in f"{name}."]
-    named = [name for entry in project.runtime.entries for name in (entry, entry.rpartition(".")[0])]
-    found = [name for name in imports if name.rpartition(".")[2] in _BY_CONVENTION]
+    running = [name for name in imports if project.is_loaded(name) or ".management.commands." in f"{name}."]
+    named = [name for entry in project.runtime.entry_points for name in (entry, entry.rpartition(".")[0])]
+    found = [name for name in imports if name.rpartition(".")[2] in _CONVENTIONAL_MODULES]
     return [*running, *named, *found, *(f"{app.module}.management" for app in project.runtime.apps)]
 
 
@@ -201,98 +201,107 @@ def _roots(project: Project) -> list[str]:
     "too-late",
     Severity.ERROR,
     "class_prepared connected in ready(); pre_migrate outside one; a receiver connected after the signal's only send",
-    packages=True,
+    include_packages=True,
 )
-def too_late(project: Project) -> Iterator[Fault]:
+def connected_too_late(project: Project) -> Iterator[Fault]:
     """Find connections that are made when the signal has been sent already."""
-    arrivals = Arrivals(project=project)
-    for connect in project.source.connects:
+    arrivals = ImportOrder(project=project)
+    for connect in project.source.connect_calls:
         for signal in connect.signals:
             if signal == "class_prepared":
-                fault = _class_prepared(arrivals, connect)
+                fault = _check_class_prepared(arrivals, connect)
             elif signal in {"pre_migrate", "post_migrate"}:
-                fault = _migrate(arrivals, connect, signal)
+                fault = _check_migrate(arrivals, connect, signal)
             else:
-                fault = _after_send(arrivals, connect, signal)
+                fault = _check_after_send(arrivals, connect, signal)
             if fault:
                 yield fault
 
 
-def _class_prepared(arrivals: Arrivals, connect: Connect) -> Fault | None:
-    if connect.scope:
-        late = connect.scope.ready and connect.scope.node_name == "ready"
+def _check_class_prepared(import_order: ImportOrder, connect: ConnectCall) -> Fault | None:
+    if connect.enclosing_function:
+        late = connect.enclosing_function.is_app_config_hook and connect.enclosing_function.name == "ready"
     else:
-        late = arrivals.by_ready(connect.module) is not None
+        late = import_order.get_ready_position(connect.module) is not None
     if not late:
         return None
     return Fault(
         path=connect.path,
         line=connect.line,
         signal="class_prepared",
-        receiver=connect.target,
-        happens="The receiver sees none of the project's models; only such as are made later, if any.",
-        why="class_prepared is sent while the models' modules are imported. All of them are when ready() runs.",
-        remedy="Connect it in __init__() of the app config, which runs before; or go through apps.get_models() in "
+        receiver=connect.receiver_path,
+        message="The receiver sees none of the project's models; only such as are made later, if any.",
+        reason="class_prepared is sent while the models' modules are imported. All of them are when ready() runs.",
+        hint="Connect it in __init__() of the app config, which runs before; or go through apps.get_models() in "
         "ready().",
     )
 
 
-def _migrate_only(connect: Connect) -> bool:
+def _is_migrate_only(connect: ConnectCall) -> bool:
     return all(signal in {"pre_migrate", "post_migrate"} for signal in connect.signals)
 
 
-def _migrate(arrivals: Arrivals, connect: Connect, signal: str) -> Fault | None:
-    project = arrivals.project
-    if connect.scope is not None or project.loaded(connect.module) or not _importable(project, connect.module):
+def _check_migrate(import_order: ImportOrder, connect: ConnectCall, signal: str) -> Fault | None:
+    project = import_order.project
+    if (
+        connect.enclosing_function is not None
+        or project.is_loaded(connect.module)
+        or not _is_importable(project, connect.module)
+    ):
         return None
     # migrate imports the management package of each app, and flush does.
-    if connect.module in arrivals.reached([f"{app.module}.management" for app in project.runtime.apps]):
+    if connect.module in import_order.find_reachable([f"{app.module}.management" for app in project.runtime.apps]):
         return None
     return Fault(
         path=connect.path,
         line=connect.line,
         signal=signal,
-        receiver=connect.target,
-        happens="manage.py migrate runs without this receiver.",
-        why=f"After setup() nothing has imported {connect.module}, and migrate imports no URLconf and no views.",
-        remedy="Connect it in ready() of the app config, with sender=self.",
+        receiver=connect.receiver_path,
+        message="manage.py migrate runs without this receiver.",
+        reason=f"After setup() nothing has imported {connect.module}, and migrate imports no URLconf and no views.",
+        hint="Connect it in ready() of the app config, with sender=self.",
     )
 
 
-def _after_send(arrivals: Arrivals, connect: Connect, signal: str) -> Fault | None:
-    project = arrivals.project
-    sends = [send for send in project.source.sends if send.signal == signal]
-    if len(sends) != 1 or project.hands_on(signal) or "." not in signal:
+def _check_after_send(import_order: ImportOrder, connect: ConnectCall, signal: str) -> Fault | None:
+    project = import_order.project
+    sends = [send for send in project.source.send_calls if send.signal == signal]
+    if len(sends) != 1 or project.escapes(signal) or "." not in signal:
         return None
     send = sends[0]
-    sender_app = project.runtime.app_of(send.path)
+    sender_app = project.runtime.find_app_by_path(send.path)
     if sender_app is None:
         return None
-    if send.scope is None:
+    if send.enclosing_function is None:
         # A module that ready() doesn't import has sent it before any ready() ran.
-        sent = arrivals.by_ready(send.module) or ((-1, send.line) if project.loaded(send.module) else None)
+        sent = import_order.get_ready_position(send.module) or (
+            (-1, send.line) if project.is_loaded(send.module) else None
+        )
     else:
-        ready = send.scope.ready and send.scope.node_name == "ready"
+        ready = send.enclosing_function.is_app_config_hook and send.enclosing_function.name == "ready"
         sent = (sender_app.position, send.line) if ready else None
     if sent is None:
         return None
-    app = project.runtime.app_of(connect.path)
+    app = project.runtime.find_app_by_path(connect.path)
     if app is None:
         return None
-    where = f"in ready() of {sender_app.label}" if send.scope else f"while {send.module} is imported"
-    if connect.scope is None:
-        at = arrivals.by_ready(connect.module)
+    where = f"in ready() of {sender_app.label}" if send.enclosing_function else f"while {send.module} is imported"
+    if connect.enclosing_function is None:
+        at = import_order.get_ready_position(connect.module)
     else:
-        at = (app.position, connect.line) if connect.scope.ready and connect.scope.node_name == "ready" else None
+        at = (
+            (app.position, connect.line)
+            if connect.enclosing_function.is_app_config_hook and connect.enclosing_function.name == "ready"
+            else None
+        )
     if at is None or at <= sent or connect.module == send.module:
         return None
     return Fault(
         path=connect.path,
         line=connect.line,
         signal=signal,
-        receiver=connect.target,
-        happens="The receiver never runs.",
-        why=f"The signal is sent once, {where} (line {send.line}), before this connection is made.",
-        remedy=f"Connect it in __init__() of the app config, or put the app before {sender_app.label} in "
-        "INSTALLED_APPS.",
+        receiver=connect.receiver_path,
+        message="The receiver never runs.",
+        reason=f"The signal is sent once, {where} (line {send.line}), before this connection is made.",
+        hint=f"Connect it in __init__() of the app config, or put the app before {sender_app.label} in INSTALLED_APPS.",
     )

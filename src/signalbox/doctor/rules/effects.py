@@ -12,15 +12,15 @@ from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.scopes import Frame
 
-_BEFORE_COMMIT: Final = frozenset({"pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"})
-_MAILS: Final = frozenset({"send_mail", "send_mass_mail", "mail_admins", "mail_managers"})
-_VERBS: Final = frozenset({"get", "post", "put", "patch", "delete", "head", "options", "request"})
-_CLIENTS: Final = frozenset(
+_TRANSACTIONAL_SIGNALS: Final = frozenset({"pre_save", "post_save", "pre_delete", "post_delete", "m2m_changed"})
+_MAIL_FUNCTIONS: Final = frozenset({"send_mail", "send_mass_mail", "mail_admins", "mail_managers"})
+_HTTP_METHODS: Final = frozenset({"get", "post", "put", "patch", "delete", "head", "options", "request"})
+_HTTP_CLIENTS: Final = frozenset(
     {"requests.Session", "requests.session", "httpx.Client", "httpx.AsyncClient", "aiohttp.ClientSession"}
 )
-_PROGRAMS: Final = frozenset({"run", "call", "check_call", "check_output", "Popen"})
-_THREADS: Final = frozenset({"threading.Thread", "threading.Timer", "multiprocessing.Process"})
-_SIGNATURES: Final = frozenset({"s", "si", "signature", "subtask", "set", "clone"})
+_SUBPROCESS_FUNCTIONS: Final = frozenset({"run", "call", "check_call", "check_output", "Popen"})
+_THREAD_CLASSES: Final = frozenset({"threading.Thread", "threading.Timer", "multiprocessing.Process"})
+_TASK_SIGNATURE_METHODS: Final = frozenset({"s", "si", "signature", "subtask", "set", "clone"})
 
 
 @rule(
@@ -29,16 +29,16 @@ _SIGNATURES: Final = frozenset({"s", "si", "signature", "subtask", "set", "clone
     Severity.WARNING,
     "mail, HTTP, `.delay()`, `.enqueue()` or another effect in a receiver that runs before commit",
 )
-def too_early(project: Project) -> Iterator[Fault]:
+def effect_before_commit(project: Project) -> Iterator[Fault]:
     """Find effects that can't be taken back, done while the transaction still can."""
     told: set[tuple[str, int]] = set()
-    for heard in project.heard:
-        if heard.signal not in _BEFORE_COMMIT or heard.later:
+    for heard in project.subscriptions:
+        if heard.signal not in _TRANSACTIONAL_SIGNALS or heard.after_commit:
             continue
-        for frame in project.frames(heard):
+        for frame in project.get_frames(heard):
             path = frame.function.path
             for call, _ in frame.function.calls:
-                effect = _effect(frame, call)
+                effect = _describe_effect(frame, call)
                 if effect and (path, call.lineno) not in told:
                     told.add((path, call.lineno))
                     yield Fault(
@@ -46,40 +46,40 @@ def too_early(project: Project) -> Iterator[Fault]:
                         line=call.lineno,
                         signal=heard.signal,
                         receiver=heard.receiver,
-                        happens=f"It {effect} for a change that may still be rolled back, and that nobody else can "
+                        message=f"It {effect} for a change that may still be rolled back, and that nobody else can "
                         "see yet.",
-                        why=f"Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, {heard.signal} is "
+                        reason=f"Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, {heard.signal} is "
                         "sent within it. A worker that is told of the row looks for it before it is committed; a "
                         "rollback takes the row back, and not the effect.",
-                        remedy="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
+                        hint="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
                         "after_commit=True), and durable=True if it has to be done surely.",
                     )
 
 
-def _effect(frame: Frame, call: ast.Call) -> str:
+def _describe_effect(frame: Frame, call: ast.Call) -> str:
     """Return what the call does, as a verb; nothing if it has no effect outside."""
-    name = syntax.called(frame.function, call)
+    name = syntax.get_called_name(frame.function, call)
     owner, _, last = name.rpartition(".")
     return (
-        _mails(frame, call, name)
-        or _calls_out(frame, call, name)
-        or _queues(frame, call, name)
-        or ("starts a program" if owner == "subprocess" and last in _PROGRAMS else "")
-        or ("starts a thread" if last == "start" and _maker(frame, call) in _THREADS else "")
+        _describe_mail(frame, call, name)
+        or _describe_http_request(frame, call, name)
+        or _describe_queueing(frame, call, name)
+        or ("starts a program" if owner == "subprocess" and last in _SUBPROCESS_FUNCTIONS else "")
+        or ("starts a thread" if last == "start" and _resolve_owner_factory(frame, call) in _THREAD_CLASSES else "")
     )
 
 
-def _maker(frame: Frame, call: ast.Call) -> str:
+def _resolve_owner_factory(frame: Frame, call: ast.Call) -> str:
     """Return what made the object whose method is called, as a dotted path: ``requests.Session``."""
-    owner = frame.value(call.func.value) if isinstance(call.func, ast.Attribute) else None
+    owner = frame.resolve_value(call.func.value) if isinstance(call.func, ast.Attribute) else None
     return frame.function.resolve(owner.func) if isinstance(owner, ast.Call) else ""
 
 
-def _mails(frame: Frame, call: ast.Call, name: str) -> str:
+def _describe_mail(frame: Frame, call: ast.Call, name: str) -> str:
     owner, _, last = name.rpartition(".")
-    maker = _maker(frame, call)
+    maker = _resolve_owner_factory(frame, call)
     if (
-        (name.startswith("django.core.mail.") and last in _MAILS)
+        (name.startswith("django.core.mail.") and last in _MAIL_FUNCTIONS)
         or (last == "email_user" and owner)
         or (last == "send" and maker.startswith("django.core.mail.Email"))
         or (last == "send_messages" and maker == "django.core.mail.get_connection")
@@ -89,14 +89,16 @@ def _mails(frame: Frame, call: ast.Call, name: str) -> str:
     return ""
 
 
-def _calls_out(frame: Frame, call: ast.Call, name: str) -> str:
+def _describe_http_request(frame: Frame, call: ast.Call, name: str) -> str:
     owner, _, last = name.rpartition(".")
-    if last in _VERBS and (owner in {"requests", "httpx"} or _maker(frame, call) in _CLIENTS):
+    if last in _HTTP_METHODS and (
+        owner in {"requests", "httpx"} or _resolve_owner_factory(frame, call) in _HTTP_CLIENTS
+    ):
         return "calls another site"
     return "calls another site" if name in {"urllib.request.urlopen", "urllib3.request"} else ""
 
 
-def _queues(frame: Frame, call: ast.Call, name: str) -> str:
+def _describe_queueing(frame: Frame, call: ast.Call, name: str) -> str:
     owner, _, last = name.rpartition(".")
     if last in {"delay", "apply_async"} and owner and _may_be_task(frame, call):
         return "queues a task"
@@ -106,18 +108,22 @@ def _queues(frame: Frame, call: ast.Call, name: str) -> str:
         return "queues a task"
     if last in {"group_send", "group_add"} and owner:
         return "sends to a channel"
-    if isinstance(call.func, ast.Call) and call.func.args and syntax.dotted(call.func.args[0]).endswith("group_send"):
+    if (
+        isinstance(call.func, ast.Call)
+        and call.func.args
+        and syntax.get_dotted_name(call.func.args[0]).endswith("group_send")
+    ):
         return "sends to a channel"
     return ""
 
 
 def _may_be_task(frame: Frame, call: ast.Call) -> bool:
     """Whether ``delay()`` is called on what a module holds, or on a signature of it; other objects have one too."""
-    node = frame.value(call.func.value) if isinstance(call.func, ast.Attribute) else None
+    node = frame.resolve_value(call.func.value) if isinstance(call.func, ast.Attribute) else None
     while node is not None:
         if isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Attribute) and node.func.attr in _SIGNATURES:
-                node = frame.value(node.func.value)
+            if isinstance(node.func, ast.Attribute) and node.func.attr in _TASK_SIGNATURE_METHODS:
+                node = frame.resolve_value(node.func.value)
                 continue
             return frame.function.resolve(node.func).startswith("celery.")
         return bool(frame.function.resolve(node)) or isinstance(node, ast.Subscript)

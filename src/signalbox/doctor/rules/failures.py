@@ -9,14 +9,14 @@ from typing import Final
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
-from signalbox.doctor.recorded_stats import Record
+from signalbox.doctor.recorded_stats import ReceiverStats
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection
 from signalbox.doctor.source_model import Function
 
-SLOW: Final = 100_000
+SLOW_P95_US: Final = 100_000
 """Microseconds of the 95th percentile from which on a receiver is called slow."""
-RUNS: Final = 20
+MIN_RUNS: Final = 20
 """How many runs it takes to speak of a percentile."""
 
 
@@ -26,12 +26,12 @@ RUNS: Final = 20
     Severity.WARNING,
     "a receiver with a bare `except:`, or one that drops every exception without a word",
 )
-def swallows(project: Project) -> Iterator[Fault]:
+def swallowed_exception(project: Project) -> Iterator[Fault]:
     """Find receivers whose errors nobody will hear of."""
     told: set[tuple[str, int]] = set()
-    for heard in project.heard:
+    for heard in project.subscriptions:
         for step in heard.function.steps:
-            for line, happens in _caught(heard.function, step.node):
+            for line, happens in _iter_broad_handlers(heard.function, step.node):
                 key = (heard.function.path, line)
                 if key not in told:
                     told.add(key)
@@ -40,21 +40,21 @@ def swallows(project: Project) -> Iterator[Fault]:
                         line=key[1],
                         signal=heard.signal,
                         receiver=heard.receiver,
-                        happens=happens,
-                        why="A database error that is caught within a transaction leaves the transaction broken: "
+                        message=happens,
+                        reason="A database error that is caught within a transaction leaves the transaction broken: "
                         "the next query fails, at another place. And a mistake in the receiver's own code looks "
                         "like work done.",
-                        remedy="Catch the exceptions that you expect, and log the rest with logger.exception().",
+                        hint="Catch the exceptions that you expect, and log the rest with logger.exception().",
                     )
 
 
-def _caught(function: Function, node: ast.AST) -> Iterator[tuple[int, str]]:
+def _iter_broad_handlers(function: Function, node: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield line and effect of what catches too much."""
     if isinstance(node, ast.Try):
         for handler in node.handlers:
             if any(isinstance(inner, ast.Raise) for inner in ast.walk(handler)):
                 continue
-            silent = all(map(_says_nothing, handler.body))
+            silent = all(map(_is_silent, handler.body))
             if handler.type is None:
                 also = "Ctrl-C and a worker's shutdown"
                 yield (
@@ -79,10 +79,10 @@ def _caught(function: Function, node: ast.AST) -> Iterator[tuple[int, str]]:
 def _is_broad(function: Function, node: ast.expr) -> bool:
     if isinstance(node, ast.Tuple):
         return any(_is_broad(function, element) for element in node.elts)
-    return syntax.dotted(node).rpartition(".")[2] in {"Exception", "BaseException"}
+    return syntax.get_dotted_name(node).rpartition(".")[2] in {"Exception", "BaseException"}
 
 
-def _says_nothing(node: ast.stmt) -> bool:
+def _is_silent(node: ast.stmt) -> bool:
     """Whether the statement leaves no trace of the exception: nothing is called, and no other value is made of it."""
     match node:
         case ast.Pass() | ast.Continue() | ast.Break():
@@ -97,19 +97,26 @@ def _says_nothing(node: ast.stmt) -> bool:
             return False
 
 
-@rule(16, "breaking", Severity.ERROR, "a receiver that raised in the recorded events", records=True, packages=True)
-def breaking(project: Project) -> Iterator[Fault]:
+@rule(
+    16,
+    "breaking",
+    Severity.ERROR,
+    "a receiver that raised in the recorded events",
+    needs_recorded_events=True,
+    include_packages=True,
+)
+def raising_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that fail in practice."""
-    for record in project.records:
+    for record in project.receiver_stats:
         if record.failures:
             share = f"{record.failures} of {record.runs} recorded runs"
-            yield _fault(
+            yield _build_fault(
                 project,
                 record,
-                happens=f"It raised in {share}, last: {record.error}.",
-                why="send() stops at the first receiver that raises: those after it don't run, and the save, the "
+                message=f"It raised in {share}, last: {record.last_error}.",
+                reason="send() stops at the first receiver that raises: those after it don't run, and the save, the "
                 "login or the request that sent the signal fails.",
-                remedy="Mend the cause. What the sender can do without belongs after commit: @receiver(..., "
+                hint="Mend the cause. What the sender can do without belongs after commit: @receiver(..., "
                 "durable=True) tries it again.",
             )
 
@@ -119,36 +126,36 @@ def breaking(project: Project) -> Iterator[Fault]:
     "slow",
     Severity.WARNING,
     "a receiver whose p95 is over 100 ms in the recorded events",
-    records=True,
-    packages=True,
+    needs_recorded_events=True,
+    include_packages=True,
 )
-def slow(project: Project) -> Iterator[Fault]:
+def slow_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that make their senders wait."""
-    for record in project.records:
-        if record.runs >= RUNS and record.p95 > SLOW:
-            yield _fault(
+    for record in project.receiver_stats:
+        if record.runs >= MIN_RUNS and record.p95_us > SLOW_P95_US:
+            yield _build_fault(
                 project,
                 record,
-                happens=f"Of {record.runs} recorded runs, one in twenty took more than {record.p95 / 1000:.0f} ms.",
-                why="A receiver runs inside save(), the login or the request that sends its signal, and inside the "
+                message=f"Of {record.runs} recorded runs, one in twenty took more than {record.p95_us / 1000:.0f} ms.",
+                reason="A receiver runs inside save(), the login or the request that sends its signal, and inside the "
                 "open transaction with its locks.",
-                remedy="Do the slow part after commit in a worker: @receiver(..., durable=True).",
+                hint="Do the slow part after commit in a worker: @receiver(..., durable=True).",
             )
 
 
-def _fault(project: Project, record: Record, *, happens: str, why: str, remedy: str) -> Fault:
-    at = _connection(project, record)
+def _build_fault(project: Project, stats: ReceiverStats, *, message: str, reason: str, hint: str) -> Fault:
+    at = _find_connection(project, stats)
     return Fault(
         path=at.path if at else "",
         line=at.line if at else 0,
-        signal=record.signal,
-        receiver=record.receiver,
-        happens=happens,
-        why=why,
-        remedy=remedy,
+        signal=stats.signal,
+        receiver=stats.receiver,
+        message=message,
+        reason=reason,
+        hint=hint,
     )
 
 
-def _connection(project: Project, record: Record) -> Connection | None:
-    matching = [c for c in project.runtime.connections if c.receiver == record.receiver]
-    return next((c for c in matching if c.signal == record.signal), next(iter(matching), None))
+def _find_connection(project: Project, stats: ReceiverStats) -> Connection | None:
+    matching = [c for c in project.runtime.connections if c.receiver == stats.receiver]
+    return next((c for c in matching if c.signal == stats.signal), next(iter(matching), None))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
-from signalbox.doctor.queryset_ownership import Rows
+from signalbox.doctor.queryset_ownership import QuerysetOwnership
 from signalbox.doctor.rules import Fault, rule
 
 
@@ -19,26 +19,26 @@ from signalbox.doctor.rules import Fault, rule
 )
 def unguarded_fixture(project: Project) -> Iterator[Fault]:
     """Find receivers that get in the way of ``loaddata``."""
-    for heard in project.heard:
+    for heard in project.subscriptions:
         function = heard.function
         if (
             heard.signal not in {"pre_save", "post_save"}
-            or function.opaque
-            or heard.later
-            or syntax.reads(function, "raw")
-            or not (project.sender_models(heard) or project.senderless(heard))
+            or function.has_unknown_decorator
+            or heard.after_commit
+            or syntax.reads_argument(function, "raw")
+            or not (project.get_sender_models(heard) or project.receives_every_sender(heard))
         ):
             continue
-        rows = Rows(project=project, heard=heard, frame=project.frames(heard)[0])
-        for call, deed in rows.deeds():
+        rows = QuerysetOwnership(project=project, subscription=heard, frame=project.get_frames(heard)[0])
+        for call, deed in rows.iter_other_row_accesses():
             yield Fault(
                 path=function.path,
                 line=call.lineno,
                 signal=heard.signal,
                 receiver=heard.receiver,
-                happens=f"manage.py loaddata {deed} while it loads its own rows: rows are missing that come later in "
+                message=f"manage.py loaddata {deed} while it loads its own rows: rows are missing that come later in "
                 "the fixture, and those that it makes collide with those that the fixture brings.",
-                why="Fixtures are saved with raw=True, in any order, and send the same signals.",
-                remedy="Begin with `if raw: return`, and take `raw` into the signature.",
+                reason="Fixtures are saved with raw=True, in any order, and send the same signals.",
+                hint="Begin with `if raw: return`, and take `raw` into the signature.",
             )
             break

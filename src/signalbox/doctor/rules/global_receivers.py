@@ -7,10 +7,10 @@ from typing import Final
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.project import Subscription, Project
 from signalbox.doctor.rules import Fault, rule
 
-_COSTLY: Final = frozenset({"pre_delete", "post_delete", "pre_init", "post_init", "m2m_changed"})
+_COSTLY_SIGNALS: Final = frozenset({"pre_delete", "post_delete", "pre_init", "post_init", "m2m_changed"})
 
 
 @rule(
@@ -19,33 +19,33 @@ _COSTLY: Final = frozenset({"pre_delete", "post_delete", "pre_init", "post_init"
     Severity.WARNING,
     "a senderless pre_delete or post_delete receiver (disables fast deletes on every model, and names them), a "
     "senderless pre_init, post_init or m2m_changed receiver",
-    packages=True,
+    include_packages=True,
 )
-def costs_everybody(project: Project) -> Iterator[Fault]:
+def global_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that slow every model down."""
     for connection in project.runtime.connections:
-        if connection.signal not in _COSTLY or connection.sender.kind != "any" or not connection.alive:
+        if connection.signal not in _COSTLY_SIGNALS or connection.sender.kind != "any" or not connection.is_alive:
             continue
-        site = project.site(connection)
+        site = project.find_connect_call(connection)
         at = site or connection
-        app = project.runtime.app_of(at.path)
-        happens, why, remedy = _costs(project, connection.signal)
+        app = project.runtime.find_app_by_path(at.path)
+        happens, why, remedy = _describe_cost(project, connection.signal)
         yield Fault(
             path=at.path,
             line=at.line,
             signal=connection.signal,
             receiver=connection.receiver,
-            happens=happens,
-            why=why,
-            remedy=remedy,
-            severity=None if app is None or app.own else Severity.INFO,
+            message=happens,
+            reason=why,
+            hint=remedy,
+            severity=None if app is None or app.is_project_app else Severity.INFO,
         )
 
 
-def _costs(project: Project, signal: str) -> tuple[str, str, str]:
+def _describe_cost(project: Project, signal: str) -> tuple[str, str, str]:
     one_each = "Connect it once for each model that it is about, with sender=."
     if signal in {"pre_delete", "post_delete"}:
-        fast = project.runtime.fast
+        fast = project.runtime.fast_deletable_models
         named = ", ".join(fast[:5]) + (f" and {len(fast) - 5} more" if len(fast) > 5 else "")
         return (
             "Deleting many rows loads each of them first and then deletes them by key, in place of one statement"
@@ -78,14 +78,14 @@ def _costs(project: Project, signal: str) -> tuple[str, str, str]:
     Severity.INFO,
     "a pre_migrate or post_migrate receiver without sender that never asks which app it is",
 )
-def once_per_app(project: Project) -> Iterator[Fault]:
+def runs_once_per_app(project: Project) -> Iterator[Fault]:
     """Find receivers of migrate that do their work again for each app."""
-    for heard in project.heard:
+    for heard in project.subscriptions:
         if (
             heard.signal in {"pre_migrate", "post_migrate"}
-            and project.senderless(heard)
-            and not _asks(heard)
-            and not heard.later
+            and project.receives_every_sender(heard)
+            and not _reads_sender(heard)
+            and not heard.after_commit
         ):
             at = heard.connect or heard.function
             count = len({model.label.partition(".")[0] for model in project.runtime.models.values()})
@@ -94,19 +94,21 @@ def once_per_app(project: Project) -> Iterator[Fault]:
                 line=at.line,
                 signal=heard.signal,
                 receiver=heard.receiver,
-                happens=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
-                why=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor "
+                message=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
+                reason=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor "
                 "asks for app_config.",
-                remedy="Connect it in ready() of the app config, with sender=self.",
-                severity=Severity.WARNING if _writes(heard) else Severity.INFO,
+                hint="Connect it in ready() of the app config, with sender=self.",
+                severity=Severity.WARNING if _writes_database(heard) else Severity.INFO,
             )
 
 
-def _asks(heard: Heard) -> bool:
-    return any(syntax.reads(heard.function, name) for name in ("sender", "app_config")) or bool(heard.function.opaque)
+def _reads_sender(subscription: Subscription) -> bool:
+    return any(syntax.reads_argument(subscription.function, name) for name in ("sender", "app_config")) or bool(
+        subscription.function.has_unknown_decorator
+    )
 
 
-def _writes(heard: Heard) -> bool:
+def _writes_database(subscription: Subscription) -> bool:
     """Whether it visibly touches the database: then the repetition is more than a waste of time."""
-    names = [syntax.dotted(call.func).split(".") for call, _ in heard.function.calls]
+    names = [syntax.get_dotted_name(call.func).split(".") for call, _ in subscription.function.calls]
     return any("objects" in name or name[-1] in {"save", "delete", "execute", "call_command"} for name in names)

@@ -8,17 +8,17 @@ from typing import Final, NamedTuple
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Heard, Project
-from signalbox.doctor.queryset_ownership import Rows
+from signalbox.doctor.project import Subscription, Project
+from signalbox.doctor.queryset_ownership import QuerysetOwnership
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.scopes import Frame
 
-_SAVES: Final = frozenset({"save", "asave"})
-_CREATES: Final = frozenset({"create", "acreate"})
-_SAVES_ANYWAY: Final = frozenset({"update_or_create", "aupdate_or_create"})
+_SAVE_METHODS: Final = frozenset({"save", "asave"})
+_CREATE_METHODS: Final = frozenset({"create", "acreate"})
+_UPSERT_METHODS: Final = frozenset({"update_or_create", "aupdate_or_create"})
 
 
-class _Again(NamedTuple):
+class _Resend(NamedTuple):
     """A call that sends the signal again."""
 
     text: str
@@ -27,63 +27,69 @@ class _Again(NamedTuple):
 
 
 @rule(10, "recursion", Severity.ERROR, "a pre_save or post_save receiver that saves its own sender again, unguarded")
-def recursion(project: Project) -> Iterator[Fault]:
+def recursive_save(project: Project) -> Iterator[Fault]:
     """Find receivers that bring about the very send that they answer, without end."""
-    for heard in project.heard:
-        if heard.signal in {"pre_save", "post_save"} and not heard.function.opaque:
-            fault = next((fault for frame in project.frames(heard) for fault in _endless(project, heard, frame)), None)
-            if fault and not _mutes(heard):
+    for heard in project.subscriptions:
+        if heard.signal in {"pre_save", "post_save"} and not heard.function.has_unknown_decorator:
+            fault = next(
+                (fault for frame in project.get_frames(heard) for fault in _find_endless(project, heard, frame)), None
+            )
+            if fault and not _disconnects_receiver(heard):
                 yield fault
 
 
-def _mutes(heard: Heard) -> bool:
+def _disconnects_receiver(subscription: Subscription) -> bool:
     """Whether it disconnects something while it works."""
-    return any(isinstance(n, ast.Attribute) and n.attr == "disconnect" for n in ast.walk(heard.function.node))
+    return any(isinstance(n, ast.Attribute) and n.attr == "disconnect" for n in ast.walk(subscription.function.node))
 
 
-def _endless(project: Project, heard: Heard, frame: Frame) -> Iterator[Fault]:
-    rows = Rows(project=project, heard=heard, frame=frame)
+def _find_endless(project: Project, subscription: Subscription, frame: Frame) -> Iterator[Fault]:
+    rows = QuerysetOwnership(project=project, subscription=subscription, frame=frame)
     for call, conditions in frame.function.calls:
-        again = _saves_again(rows, call)
-        if again and _comes_back(frame, conditions, again) and _comes_back(frame.caller, frame.conditions, again):
+        again = _find_resend(rows, call)
+        if (
+            again
+            and _is_reached_again(frame, conditions, again)
+            and _is_reached_again(frame.caller, frame.conditions, again)
+        ):
             yield Fault(
                 path=frame.function.path,
                 line=call.lineno,
-                signal=heard.signal,
-                receiver=heard.receiver,
-                happens="RecursionError, or rows without end.",
-                why=f"{again.text} sends {heard.signal} again, which runs this receiver again; no condition ends it.",
-                remedy="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for "
+                signal=subscription.signal,
+                receiver=subscription.receiver,
+                message="RecursionError, or rows without end.",
+                reason=f"{again.text} sends {subscription.signal} again, which runs this receiver again; no condition ends it.",
+                hint="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for "
                 "`created`, or for what changed, first. To ask for `raw` ends nothing.",
             )
 
 
-def _comes_back(frame: Frame | None, conditions: syntax.Conditions, again: _Again) -> bool:
+def _is_reached_again(frame: Frame | None, conditions: syntax.Conditions, resend: _Resend) -> bool:
     """Whether the send that the call brings about surely comes to the call again."""
 
     def known(test: ast.expr) -> bool | None:
-        if frame and frame.stands_for(test, "raw"):
+        if frame and frame.is_argument(test, "raw"):
             return False  # true for fixtures alone
-        return again.created if frame and frame.stands_for(test, "created") else None
+        return resend.created if frame and frame.is_argument(test, "created") else None
 
-    return syntax.reached(conditions, known) is True
+    return syntax.is_reached(conditions, known) is True
 
 
-def _saves_again(rows: Rows, call: ast.Call) -> _Again | None:
+def _find_resend(ownership: QuerysetOwnership, call: ast.Call) -> _Resend | None:
     if not isinstance(call.func, ast.Attribute):
         return None
     method, owner = call.func.attr, call.func.value
-    if method in _SAVES:
-        if rows.is_instance(owner):
-            return _Again(f"{ast.unparse(call.func)}()", False)
-        value = rows.frame.value(owner)
-        if isinstance(value, ast.Call) and rows.is_sender(value.func):
-            return _Again(f"{ast.unparse(value.func)}(...).save()", True)
-        if value is not owner and rows.fetches_own(value):
-            return _Again(f"{ast.unparse(call.func)}()", False)
-    elif isinstance(owner, ast.Attribute) and rows.is_sender(owner.value):
-        if method in _CREATES and rows.heard.signal == "post_save":
-            return _Again(f"{ast.unparse(call.func)}()", True)
-        if method in _SAVES_ANYWAY:
-            return _Again(f"{ast.unparse(call.func)}()", None)
+    if method in _SAVE_METHODS:
+        if ownership.is_instance(owner):
+            return _Resend(f"{ast.unparse(call.func)}()", False)
+        value = ownership.frame.resolve_value(owner)
+        if isinstance(value, ast.Call) and ownership.is_sender(value.func):
+            return _Resend(f"{ast.unparse(value.func)}(...).save()", True)
+        if value is not owner and ownership.fetches_own_row(value):
+            return _Resend(f"{ast.unparse(call.func)}()", False)
+    elif isinstance(owner, ast.Attribute) and ownership.is_sender(owner.value):
+        if method in _CREATE_METHODS and ownership.subscription.signal == "post_save":
+            return _Resend(f"{ast.unparse(call.func)}()", True)
+        if method in _UPSERT_METHODS:
+            return _Resend(f"{ast.unparse(call.func)}()", None)
     return None

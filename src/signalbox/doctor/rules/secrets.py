@@ -11,11 +11,11 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.scopes import Frame
-from signalbox.doctor.taint import Secrecy, is_secret
+from signalbox.doctor.taint import SecretFinder, is_secret_name
 
-_LOG: Final = frozenset({"debug", "info", "warning", "warn", "error", "critical", "exception", "log"})
-_STORES: Final = frozenset({"create", "acreate", "get_or_create", "update_or_create", "write", "writelines"})
-_CACHES: Final = frozenset({"set", "aset", "add", "aadd", "set_many", "aset_many", "get_or_set"})
+_LOG_METHODS: Final = frozenset({"debug", "info", "warning", "warn", "error", "critical", "exception", "log"})
+_STORE_METHODS: Final = frozenset({"create", "acreate", "get_or_create", "update_or_create", "write", "writelines"})
+_CACHE_METHODS: Final = frozenset({"set", "aset", "add", "aadd", "set_many", "aset_many", "get_or_set"})
 
 
 @rule(
@@ -24,21 +24,23 @@ _CACHES: Final = frozenset({"set", "aset", "add", "aadd", "set_many", "aset_many
     Severity.WARNING,
     "a receiver that prints, logs or stores a password, credentials, a token, a cookie or the whole environ",
 )
-def secret(project: Project) -> Iterator[Fault]:
+def exposed_secret(project: Project) -> Iterator[Fault]:
     """Find secrets that a receiver hands to print(), a logger, a file, a cache or a table."""
     told: set[tuple[str, int, str]] = set()
-    for heard in project.heard:
-        for frame in project.frames(heard):
+    for heard in project.subscriptions:
+        for frame in project.get_frames(heard):
             path = frame.function.path
             for call, conditions in frame.function.calls:
-                sink, arguments = _sink(project, frame, call)
+                sink, arguments = _find_sink(project, frame, call)
                 if not arguments:
                     continue
-                secrecy = Secrecy(project=project, heard=heard, frame=frame, chosen=bool(conditions))
-                for given in (given for argument in arguments for given in secrecy.of(argument)):
+                secrecy = SecretFinder(
+                    project=project, subscription=heard, frame=frame, is_conditional=bool(conditions)
+                )
+                for given in (given for argument in arguments for given in secrecy.find_secrets(argument)):
                     text = ast.unparse(given.node)
                     place = (path, given.node.lineno, text)
-                    if place in told or (sink == "stores" and not given.grave):
+                    if place in told or (sink == "stores" and not given.is_critical):
                         continue
                     told.add(place)
                     yield Fault(
@@ -46,34 +48,34 @@ def secret(project: Project) -> Iterator[Fault]:
                         line=given.node.lineno,
                         signal=heard.signal,
                         receiver=heard.receiver,
-                        happens=f"It {sink} {text}: {given.what}.",
-                        why="Output and logs are kept, copied and read by more people than may know it, and so are "
+                        message=f"It {sink} {text}: {given.description}.",
+                        reason="Output and logs are kept, copied and read by more people than may know it, and so are "
                         "caches, and tables that aren't made for it.",
-                        remedy="Leave it out; name the user by key, the request by path.",
+                        hint="Leave it out; name the user by key, the request by path.",
                         severity=given.severity,
                     )
 
 
-def _sink(project: Project, frame: Frame, call: ast.Call) -> tuple[str, list[ast.expr]]:
+def _find_sink(project: Project, frame: Frame, call: ast.Call) -> tuple[str, list[ast.expr]]:
     """Return what the call does, as a verb, and with what; nothing if it gives nothing away."""
-    name = syntax.called(frame.function, call)
+    name = syntax.get_called_name(frame.function, call)
     owner, _, last = name.rpartition(".")
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
     if name in {"print", "pprint.pprint", "builtins.print"}:
         return "prints", given
-    if last in _LOG and ("log" in owner.lower() or owner == "messages"):
+    if last in _LOG_METHODS and ("log" in owner.lower() or owner == "messages"):
         return "logs", given
     if last in {"write", "writelines"} and owner.rpartition(".")[2] in {"stdout", "stderr"}:
         return "prints", given
-    if (last in _STORES and owner) or (last in _CACHES and owner.rpartition(".")[2].startswith("cache")):
-        return "stores", _stored(call)
+    if (last in _STORE_METHODS and owner) or (last in _CACHE_METHODS and owner.rpartition(".")[2].startswith("cache")):
+        return "stores", _get_stored_values(call)
     if last in {"save", "asave"} and isinstance(call.func, ast.Attribute):
-        made = frame.value(call.func.value)
-        if isinstance(made, ast.Call) and project.model(frame.function.resolve(made.func)):
-            return "stores", _stored(made)
+        made = frame.resolve_value(call.func.value)
+        if isinstance(made, ast.Call) and project.get_model(frame.function.resolve(made.func)):
+            return "stores", _get_stored_values(made)
     return "", []
 
 
-def _stored(call: ast.Call) -> list[ast.expr]:
+def _get_stored_values(call: ast.Call) -> list[ast.expr]:
     """Return what is stored, but for what goes into a field that is made for secrets."""
-    return [*call.args, *(keyword.value for keyword in call.keywords if not is_secret(keyword.arg or ""))]
+    return [*call.args, *(keyword.value for keyword in call.keywords if not is_secret_name(keyword.arg or ""))]

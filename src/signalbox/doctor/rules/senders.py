@@ -10,7 +10,7 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Connection, Model, Sender
-from signalbox.doctor.source_model import Connect
+from signalbox.doctor.source_model import ConnectCall
 
 _MODEL_SIGNALS = frozenset(
     {"pre_init", "post_init", "pre_save", "post_save", "pre_delete", "post_delete", "class_prepared", "m2m_changed"}
@@ -23,7 +23,7 @@ _MODEL_SIGNALS = frozenset(
     Severity.ERROR,
     "a sender that this signal never sends with: a swapped or abstract model, a model in place of its `through`, an "
     "instance, a string",
-    packages=True,
+    include_packages=True,
 )
 def wrong_sender(project: Project) -> Iterator[Fault]:
     """Find connections that no send ever reaches."""
@@ -31,88 +31,88 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
     for connection in project.runtime.connections:
         if connection.signal not in catalog.BUILTIN_SIGNALS or connection.sender.kind in {"any", "unknown"}:
             continue
-        wrong = _judge(project, connection.signal, connection.sender)
-        if wrong and not (wrong[2] is Severity.INFO and _hears_the_concrete(project, connection)):
-            site = project.site(connection)
-            fault = _fault(project, connection.signal, connection.receiver, site, connection, wrong)
+        wrong = _find_mismatch(project, connection.signal, connection.sender)
+        if wrong and not (wrong[2] is Severity.INFO and _receives_concrete_model(project, connection)):
+            site = project.find_connect_call(connection)
+            fault = _build_fault(project, connection.signal, connection.receiver, site, connection, wrong)
             told.add((fault.path, fault.line, fault.signal))
             yield fault
-    for connect in project.source.connects:
+    for connect in project.source.connect_calls:
         for signal in connect.signals:
             if signal in catalog.BUILTIN_SIGNALS and (connect.path, connect.line, signal) not in told:
-                sender = _written(project, connect, signal)
-                wrong = _judge(project, signal, sender) if sender else None
+                sender = _get_sender_from_source(project, connect, signal)
+                wrong = _find_mismatch(project, signal, sender) if sender else None
                 if wrong:
-                    yield _fault(project, signal, connect.target, connect, None, wrong)
+                    yield _build_fault(project, signal, connect.receiver_path, connect, None, wrong)
 
 
-def _hears_the_concrete(project: Project, connection: Connection) -> bool:
+def _receives_concrete_model(project: Project, connection: Connection) -> bool:
     """Whether the same code hears the model that a proxy stands for, too."""
     model = connection.sender.model
-    same = project.live.get((connection.signal, connection.path, connection.line), ())
+    same = project.live_connections.get((connection.signal, connection.path, connection.line), ())
     return model is not None and any(
-        other.sender.kind == "any" or other.sender.name == model.concrete for other in same
+        other.sender.kind == "any" or other.sender.name == model.concrete_model for other in same
     )
 
 
-def _fault(
+def _build_fault(
     project: Project,
     signal: str,
     receiver: str,
-    site: Connect | None,
+    connect_call: ConnectCall | None,
     connection: Connection | None,
-    wrong: tuple[str, str, Severity],
+    mismatch: tuple[str, str, Severity],
 ) -> Fault:
-    why, remedy, severity = wrong
-    at = site or connection
+    why, remedy, severity = mismatch
+    at = connect_call or connection
     return Fault(
         path=at.path if at else "",
         line=at.line if at else 0,
         signal=signal,
         receiver=receiver,
-        happens="The receiver never runs."
+        message="The receiver never runs."
         if severity is Severity.ERROR
         else "The receiver runs for some of the objects only.",
-        why=why,
-        remedy=remedy,
+        reason=why,
+        hint=remedy,
         severity=severity,
     )
 
 
-def _written(project: Project, connect: Connect, signal: str) -> Sender | None:
+def _get_sender_from_source(project: Project, connect: ConnectCall, signal: str) -> Sender | None:
     """Return the sender as far as the source tells it surely, where the process doesn't know the connection's."""
-    known = [c for c in project.connections(connect, signal) if c.sender.kind != "unknown"]
-    if connect.sender is None or known:
+    known = [c for c in project.find_connections(connect, signal) if c.sender.kind != "unknown"]
+    if connect.sender_node is None or known:
         return None
-    if isinstance(connect.sender, ast.Constant) and isinstance(connect.sender.value, str):
-        named = project.runtime.models.get(connect.sender.value.lower()) if connect.ours else None
+    if isinstance(connect.sender_node, ast.Constant) and isinstance(connect.sender_node.value, str):
+        named = project.runtime.models.get(connect.sender_node.value.lower()) if connect.is_signalbox else None
         if named:
             return Sender(kind="model", name=named.label, model=named)
-        return Sender(kind="string", name=connect.sender.value)
-    if isinstance(connect.sender, ast.Call):
-        model = project.model(connect.sender_path)
+        return Sender(kind="string", name=connect.sender_node.value)
+    if isinstance(connect.sender_node, ast.Call):
+        model = project.get_model(connect.sender_path)
         return Sender(kind="instance", name=model.path) if model else None
     if connect.sender_path.endswith("conf.settings.AUTH_USER_MODEL"):
         return Sender(kind="string", name=project.runtime.user_model)
     if connect.sender_path in {"self", "cls"} or not connect.sender_path:
         return None
-    model = project.model(connect.sender_path)
+    model = project.get_model(connect.sender_path)
     if model and model.path == connect.sender_path:
         return Sender(kind="model", name=model.label, model=model)
     # A field is reached by its descriptor, as Order.tags.field.
     owner, _, name = connect.sender_path.removesuffix(".field").removesuffix(".rel").rpartition(".")
-    field = project.model(owner)
-    if field and name in field.relations:
+    field = project.get_model(owner)
+    if field and name in field.m2m_fields:
         return Sender(kind="instance", name=f"{field.label}.{name}")
     return None
 
 
-def _judge(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
     """Return why the signal never sends with the sender, and what to write; ``None`` if it may."""
     if signal in _MODEL_SIGNALS:
-        return _model_signal(project, signal, sender)
+        return _check_model_sender(project, signal, sender)
     if signal in {"user_logged_in", "user_logged_out"}:
-        return _login(project, signal, sender)
+        return _check_login_sender(project, signal, sender)
     if signal == "got_request_exception":
         return (
             "got_request_exception is always sent with sender=None, which no other sender equals.",
@@ -123,28 +123,28 @@ def _judge(project: Project, signal: str, sender: Sender) -> tuple[str, str, Sev
         if sender.kind == "handler" or sender.name.endswith("ClientHandler"):
             return None
         return (
-            f"{signal} is sent with the class of the handler, as WSGIHandler or ASGIHandler; {_said(sender)} is none.",
+            f"{signal} is sent with the class of the handler, as WSGIHandler or ASGIHandler; {_describe_sender(sender)} is none.",
             "Leave the sender out; look at the request in a middleware if it is about one view.",
             Severity.ERROR,
         )
     if signal in {"pre_migrate", "post_migrate"}:
-        return _migrate(signal, sender)
+        return _check_migrate_sender(signal, sender)
     if signal == "connection_created" and sender.kind in {"string", "instance", "module", "model"}:
         return (
-            f"connection_created is sent with the DatabaseWrapper class of the backend; {_said(sender)} is none.",
+            f"connection_created is sent with the DatabaseWrapper class of the backend; {_describe_sender(sender)} is none.",
             "Leave the sender out and compare connection.alias or connection.vendor.",
             Severity.ERROR,
         )
     if signal == "user_login_failed" and sender.kind != "string":
         return (
-            f"user_login_failed is sent with the text 'django.contrib.auth'; {_said(sender)} is none.",
+            f"user_login_failed is sent with the text 'django.contrib.auth'; {_describe_sender(sender)} is none.",
             "Leave the sender out.",
             Severity.ERROR,
         )
     return None
 
 
-def _said(sender: Sender) -> str:
+def _describe_sender(sender: Sender) -> str:
     return {
         "string": f"the text {sender.name!r}",
         "instance": f"an object ({sender.name})",
@@ -153,7 +153,7 @@ def _said(sender: Sender) -> str:
     }.get(sender.kind, sender.name)
 
 
-def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
     if sender.kind == "string":
         if sender.name.lower() in project.runtime.models and signal != "class_prepared":
             return None
@@ -177,7 +177,7 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
         )
         if sender.kind == "class":
             remedy = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
-        return (f"{signal} is sent with {wants}; {_said(sender)} is none.", remedy, Severity.ERROR)
+        return (f"{signal} is sent with {wants}; {_describe_sender(sender)} is none.", remedy, Severity.ERROR)
     model = sender.model
     if model.swapped:
         return (
@@ -195,22 +195,22 @@ def _model_signal(project: Project, signal: str, sender: Sender) -> tuple[str, s
             Severity.ERROR,
         )
     if signal == "m2m_changed":
-        return None if model.through else _through(model)
+        return None if model.is_through else _build_through_mismatch(model)
     if model.proxy and signal not in {"class_prepared", "pre_init", "post_init"}:
         return (
             (
-                f"{model.label} is a proxy of {model.concrete}: an object is sent with the class that it was loaded "
-                f"as, and most are loaded as {model.concrete}, or deleted with what they belong to."
+                f"{model.label} is a proxy of {model.concrete_model}: an object is sent with the class that it was loaded "
+                f"as, and most are loaded as {model.concrete_model}, or deleted with what they belong to."
             ),
-            f"Connect {model.concrete} as well.",
+            f"Connect {model.concrete_model} as well.",
             Severity.INFO,
         )
     return None
 
 
-def _through(model: Model) -> tuple[str, str, Severity]:
+def _build_through_mismatch(model: Model) -> tuple[str, str, Severity]:
     name = model.path.rpartition(".")[2]
-    fields = ", ".join(f"sender={name}.{relation}.through" for relation in model.relations)
+    fields = ", ".join(f"sender={name}.{relation}.through" for relation in model.m2m_fields)
     return (
         f"m2m_changed is sent with the model of the many-to-many table, not with {model.label}.",
         f"Write {fields}." if fields else "Give it the table's model: sender=Model.field.through.",
@@ -218,25 +218,25 @@ def _through(model: Model) -> tuple[str, str, Severity]:
     )
 
 
-def _login(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+def _check_login_sender(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
     if sender.name == "builtins.NoneType" and signal == "user_logged_out":
         return None
-    if sender.kind == "model" and sender.model and (sender.model.user or not project.runtime.user_model):
+    if sender.kind == "model" and sender.model and (sender.model.is_user or not project.runtime.user_model):
         return None
     hint = " Unlike the models' signals it takes no text for a model." if sender.kind == "string" else ""
     return (
         (
             f"{signal} is sent with the class of the user, {project.runtime.user_model or 'the user model'} here; "
-            f"{_said(sender)} is another.{hint}"
+            f"{_describe_sender(sender)} is another.{hint}"
         ),
         "Leave the sender out, or give it get_user_model() in ready().",
         Severity.ERROR,
     )
 
 
-def _migrate(signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
+def _check_migrate_sender(signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
     if sender.kind == "app_config":
-        if sender.emits:
+        if sender.has_models:
             return None
         return (
             f"{signal} is sent for apps with models only, and {sender.name} has no models module.",
@@ -244,7 +244,7 @@ def _migrate(signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
             Severity.ERROR,
         )
     return (
-        f"{signal} is sent with an app config, the object; {_said(sender)} is none.",
+        f"{signal} is sent with an app config, the object; {_describe_sender(sender)} is none.",
         "Connect it in ready() of the app config, with sender=self.",
         Severity.ERROR,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Heard, Project
+from signalbox.doctor.project import Subscription, Project
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Parameter
 
@@ -17,25 +17,25 @@ from signalbox.doctor.runtime import Parameter
     "wrong-signature",
     Severity.ERROR,
     "no `**kwargs`, a required argument that the signal doesn't send, a misspelt one",
-    packages=True,
+    include_packages=True,
 )
 def wrong_signature(project: Project) -> Iterator[Fault]:
     """Find receivers that a send can't call, and arguments that are never filled."""
     told: set[tuple[str, str, int]] = set()
     for connection in project.runtime.connections:
         key = (connection.signal, connection.path, connection.line)
-        sent = _sent(project, connection.signal)
+        sent = _get_sent_arguments(project, connection.signal)
         if sent and connection.parameters is not None and key not in told:
             told.add(key)
-            yield from _judge(project, connection.parameters, sent, *key, connection.receiver)
-    for heard in project.heard:
+            yield from _check_parameters(project, connection.parameters, sent, *key, connection.receiver)
+    for heard in project.subscriptions:
         key = (heard.signal, heard.function.path, heard.function.line)
-        sent = _sent(project, heard.signal)
-        if sent and key not in told and not heard.function.opaque and not heard.later:
-            yield from _judge(project, tuple(_parameters(heard)), sent, *key, heard.receiver)
+        sent = _get_sent_arguments(project, heard.signal)
+        if sent and key not in told and not heard.function.has_unknown_decorator and not heard.after_commit:
+            yield from _check_parameters(project, tuple(_iter_parameters(heard)), sent, *key, heard.receiver)
 
 
-def _sent(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]] | None:
+def _get_sent_arguments(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]] | None:
     """Return the arguments that each send carries, and those that some carry; ``None`` if they can't be told."""
     entry = catalog.BUILTIN_SIGNALS.get(signal)
     if entry:
@@ -44,18 +44,18 @@ def _sent(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]
             optional.discard("environ")  # WSGI alone
         always = {"sender", "signal", *entry.args} - optional
         return frozenset(always), frozenset({"sender", "signal", *entry.args})
-    sends = [send for send in project.source.sends if send.signal == signal]
-    if not sends or project.hands_on(signal) or any(send.args is None for send in sends):
+    sends = [send for send in project.source.send_calls if send.signal == signal]
+    if not sends or project.escapes(signal) or any(send.argument_names is None for send in sends):
         return None
-    named = [send.args for send in sends if send.args is not None]
+    named = [send.argument_names for send in sends if send.argument_names is not None]
     base = {"sender", "signal"}
     return frozenset(base | frozenset.intersection(*named)), frozenset(base.union(*named))
 
 
-def _parameters(heard: Heard) -> Iterator[Parameter]:
-    arguments = heard.function.parameters
+def _iter_parameters(subscription: Subscription) -> Iterator[Parameter]:
+    arguments = subscription.function.parameters
     listed = [*arguments.posonlyargs, *arguments.args]
-    if heard.function.method and heard.connect and not heard.connect.decorator:
+    if subscription.function.is_method and subscription.connect and not subscription.connect.is_decorator:
         listed = listed[1:]  # bound when it is connected
     first_default = len(listed) - len(arguments.defaults)
     for index, argument in enumerate(listed):
@@ -72,29 +72,29 @@ def _parameters(heard: Heard) -> Iterator[Parameter]:
         yield Parameter(name=arguments.kwarg.arg, kind="kwargs", required=False)
 
 
-def _judge(
+def _check_parameters(
     project: Project,
     parameters: Iterable[Parameter],
-    sent: tuple[frozenset[str], frozenset[str]],
+    sent_arguments: tuple[frozenset[str], frozenset[str]],
     signal: str,
     path: str,
     line: int,
     receiver: str,
 ) -> Iterator[Fault]:
-    always, ever = sent
+    always, ever = sent_arguments
     parameters = list(parameters)
     named = {parameter.name for parameter in parameters if parameter.kind == "keyword"}
     open_ended = any(parameter.kind == "kwargs" for parameter in parameters)
 
-    def fault(happens: str, why: str, remedy: str, severity: Severity = Severity.ERROR) -> Fault:
+    def fault(message: str, reason: str, hint: str, severity: Severity = Severity.ERROR) -> Fault:
         return Fault(
             path=path,
             line=line,
             signal=signal,
             receiver=receiver,
-            happens=happens,
-            why=why,
-            remedy=remedy,
+            message=message,
+            reason=reason,
+            hint=hint,
             severity=severity,
         )
 
@@ -130,7 +130,7 @@ def _judge(
                 )
     rare = [p.name for p in parameters if p.kind == "keyword" and p.required and p.name in ever - always]
     if rare:
-        yield _sometimes(project, rare, signal, fault)
+        yield _build_sometimes_fault(project, rare, signal, fault)
     if not open_ended:
         missing = sorted(always - named)
         yield fault(
@@ -143,12 +143,12 @@ def _judge(
         )
 
 
-def _sometimes(project: Project, names: list[str], signal: str, fault: Callable[..., Fault]) -> Fault:
+def _build_sometimes_fault(project: Project, names: list[str], signal: str, build_fault: Callable[..., Fault]) -> Fault:
     listed = " and ".join(names)
     defaults = ", ".join(f"{name}=None" for name in names)
     if signal == "request_started":
         other = "ASGI" if "environ" in names else "WSGI"
-        return fault(
+        return build_fault(
             f"Under {other} each request raises TypeError."
             if project.runtime.asgi
             else "Each request raises TypeError.",
@@ -156,13 +156,13 @@ def _sometimes(project: Project, names: list[str], signal: str, fault: Callable[
             f"Write {defaults}.",
         )
     if signal == "post_migrate":
-        return fault(
+        return build_fault(
             "manage.py flush raises TypeError, and so does the end of each TransactionTestCase.",
             f"migrate sends {listed}, flush doesn't.",
             f"Write {defaults}.",
             Severity.WARNING,
         )
-    return fault(
+    return build_fault(
         "Some sends raise TypeError.",
         f"Not every send of {signal} carries {listed}.",
         f"Write {defaults}, or send it everywhere.",

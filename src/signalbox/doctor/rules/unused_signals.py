@@ -8,52 +8,52 @@ from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.source_model import Definition
+from signalbox.doctor.source_model import SignalDefinition
 
 
 @rule(20, "unsent", Severity.WARNING, "a custom signal that nobody sends")
-def unsent(project: Project) -> Iterator[Fault]:
+def never_sent(project: Project) -> Iterator[Fault]:
     """Find signals that no code sends, nor hands to other code that might."""
-    sent = {send.signal for send in project.source.sends}
-    heard = {signal for connect in project.source.connects for signal in connect.signals}
-    for definition in _custom(project):
+    sent = {send.signal for send in project.source.send_calls}
+    heard = {signal for connect in project.source.connect_calls for signal in connect.signals}
+    for definition in _iter_custom_definitions(project):
         signal = definition.signal
-        if signal not in sent and not project.hands_on(signal):
+        if signal not in sent and not project.escapes(signal):
             yield Fault(
                 path=definition.path,
                 line=definition.line,
                 signal=signal,
-                happens="Its receivers never run." if signal in heard else "Nothing.",
-                why="No installed app's code sends it.",
-                remedy="Send it where the thing happens, or remove it"
+                message="Its receivers never run." if signal in heard else "Nothing.",
+                reason="No installed app's code sends it.",
+                hint="Send it where the thing happens, or remove it"
                 + (" with its receivers." if signal in heard else "."),
                 severity=None if signal in heard else Severity.INFO,
             )
 
 
 @rule(21, "unheard", Severity.INFO, "a custom signal that nobody hears")
-def unheard(project: Project) -> Iterator[Fault]:
+def never_received(project: Project) -> Iterator[Fault]:
     """Find signals that are sent to nobody."""
-    heard = {signal for connect in project.source.connects for signal in connect.signals}
+    heard = {signal for connect in project.source.connect_calls for signal in connect.signals}
     heard |= {connection.signal for connection in project.runtime.connections}
-    sent = {send.signal for send in project.source.sends}
-    for definition in _custom(project):
+    sent = {send.signal for send in project.source.send_calls}
+    for definition in _iter_custom_definitions(project):
         signal = definition.signal
-        if signal in sent and signal not in heard and not project.hands_on(signal):
+        if signal in sent and signal not in heard and not project.escapes(signal):
             yield Fault(
                 path=definition.path,
                 line=definition.line,
                 signal=signal,
-                happens="It is sent, and nothing happens.",
-                why="No receiver is connected in this process, and no installed app's code connects one.",
-                remedy="Connect the receiver that is missing; or leave it, if it is meant for other projects.",
+                message="It is sent, and nothing happens.",
+                reason="No receiver is connected in this process, and no installed app's code connects one.",
+                hint="Connect the receiver that is missing; or leave it, if it is meant for other projects.",
             )
 
 
-def _custom(project: Project) -> Iterator[Definition]:
+def _iter_custom_definitions(project: Project) -> Iterator[SignalDefinition]:
     return (
         definition
-        for definition in project.source.definitions
+        for definition in project.source.signal_definitions
         if definition.signal not in catalog.BUILTIN_SIGNALS
-        and not (definition.inside and project.source.reached_otherwise(definition.signal))
+        and not (definition.in_class and project.source.has_indirect_access(definition.signal))
     )

@@ -54,9 +54,9 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     except ValueError as error:
         raise CommandError(str(error)) from error
     if options.get("json"):
-        for line in report.json_lines(findings):
+        for line in report.format_json_lines(findings):
             stdout.write(line)
     else:
-        stdout.write(report.text(findings))
+        stdout.write(report.format_text(findings))
     limit = options.get("fail_on")
     return int(limit is not None and any(finding.severity >= Severity[limit.upper()] for finding in findings))
