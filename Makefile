@@ -18,7 +18,7 @@ comma := ,
 EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
-PACKAGES := tests/doctor/wild-requirements.txt
+PACKAGES := tests/doctor/popular-packages.txt
 # Sets the shell's $$python to the one of $$version that runs, from PATH or pyenv; to nothing if none does.
 FIND_PYTHON = python=; for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
   if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; done
@@ -103,7 +103,7 @@ wild: ## Run the doctor over well-known packages, on the oldest Python that all 
 
 .PHONY: wild-here
 wild-here: $(WILD)
-	@SIGNALBOX_REQUIRE_WILD=1 $(BIN)/python -m pytest tests/doctor/test_wild.py $(ARGS)
+	@SIGNALBOX_REQUIRE_WILD=1 $(BIN)/python -m pytest tests/doctor/test_popular_packages.py $(ARGS)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs/images"
 sys.path[:0] = [str(ROOT)]
 
-from tests.web import browsing  # noqa: E402 - it is found from the root
+from tests.dashboard import browsing  # noqa: E402 - it is found from the root
 
 WIDE = {"width": 1360, "height": 850}
 PHONE = {"width": 390, "height": 780}

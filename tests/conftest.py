@@ -22,10 +22,10 @@ EXACTNESS_DIR = TESTS_DIR / "exactness"
 SLOWEST_FILES = [
     TESTS_DIR / name
     for name in (
-        *("web/test_browser.py", "delivery/test_worker.py", "web/test_live.py", "delivery/test_engines.py"),
-        *("test_example.py", "test_command.py", "delivery/test_crashes.py", "exactness/test_atomic.py"),
-        *("test_undisturbed.py", "doctor/test_examination.py", "exactness/test_property.py"),
-        *("delivery/test_outages.py", "delivery/test_claims.py", "doctor/test_command.py"),
+        *("dashboard/test_browser.py", "outbox/test_worker.py", "dashboard/test_live.py", "outbox/test_dispatch.py"),
+        *("test_example.py", "management/test_commands.py", "outbox/test_crashes.py", "exactness/test_atomic.py"),
+        *("test_transparency.py", "doctor/test_engine.py", "exactness/test_property.py"),
+        *("outbox/test_outages.py", "outbox/test_queue.py", "management/test_doctor.py"),
     )
 ]
 """The files that take longest, which begin first: else one worker would be busy with one of them when all others are
@@ -96,7 +96,7 @@ def _delete_all_rows(test: TransactionTestCase) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _tables_are_emptied_quickly() -> Iterator[None]:
+def _fast_table_cleanup() -> Iterator[None]:
     """Empty the tables after a test with transactions, but those that migrations have filled and no test changes.
 
     Django empties these as well, and sends post_migrate to have them filled: that takes 20 times as long.
@@ -109,7 +109,7 @@ def _tables_are_emptied_quickly() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_waits() -> None:
+def _clear_pending_events() -> None:
     """Let what other tests could not write, as they had no database, be none of this one's."""
     from signalbox.core import tracing
     from signalbox.pipeline import exporter

@@ -22,7 +22,7 @@ from signalbox.core import catalog
 from signalbox.core.catalog import BUILTIN_SIGNALS
 
 SITE = Path(__file__).parent.parent / "examples" / "builtinsignals"
-SOURCE = Path(catalog.__file__).parent.parent
+SOURCE = Path(catalog.__file__).parents[2]
 
 # The demo as its user runs it, and beside it what no one may find in its output or tables.
 WATCHED_DEMO = """

@@ -16,7 +16,7 @@ from pytest_django import DjangoAssertNumQueries
 from signalbox.models import Event
 from signalbox.queries.object_history import history
 from signalbox.serialization.redaction import REDACTED
-from tests.events import get_changes, get_newest_event, get_object_event, get_events
+from tests.events import get_changes, get_events, get_newest_event, get_object_event
 from tests.shop.models import Club, Customer, Item10, Order, OrderLine, Person, Tag
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]

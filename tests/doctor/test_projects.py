@@ -7,7 +7,7 @@ import re
 import pytest
 
 from signalbox.doctor.rules import RULES
-from tests.doctor.sites import PROJECTS_DIR, summarize_findings, examine_project, read_expected_findings
+from tests.doctor.sites import PROJECTS_DIR, examine_project, read_expected_findings, summarize_findings
 
 debug_on_and_off = pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
 

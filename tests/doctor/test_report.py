@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from signalbox.doctor import Finding, SourceLine, Severity, report
+from signalbox.doctor import Finding, Severity, SourceLine, report
 
 
 def finding(**changes: Any) -> Finding:

@@ -9,7 +9,7 @@ from django.test import Client, override_settings
 from signalbox.models import Event
 from signalbox.pipeline import unit_of_work
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
+from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 from tests.shop.models import ExpressOrder, Order, Ref, Restaurant, Uniq
 
 pytestmark = [

@@ -17,9 +17,9 @@ import signalbox
 from signalbox.models import Event
 from signalbox.pipeline import exporter, unit_of_work
 from tests.connecting import get_connection
-from tests.delivery.proxy import Proxy
 from tests.exactness import register
 from tests.exactness.blocks import create_tag, rolled_back_atomic
+from tests.outbox.proxy import Proxy
 from tests.shop.models import Tag, Uniq
 
 if TYPE_CHECKING:

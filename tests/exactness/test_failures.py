@@ -15,7 +15,7 @@ from django.test import override_settings
 import signalbox
 from signalbox.pipeline import unit_of_work, writer
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
+from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 from tests.shop.models import Place, Tag, Uniq
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
+from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 from signalbox.models import Event
 from signalbox.pipeline import exporter, unit_of_work, writer
 from tests.exactness import register
-from tests.exactness.blocks import savepoint, create_tag, rolled_back_atomic
+from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 from tests.shop.models import Tag
 
 if TYPE_CHECKING:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from signalbox.doctor.engine import examine
-from signalbox.doctor.findings import Finding, SourceLine, Severity
+from signalbox.doctor.findings import Finding, Severity, SourceLine
 
 __all__ = ["Finding", "SourceLine", "Severity", "examine"]

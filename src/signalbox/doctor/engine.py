@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from signalbox import conf
 from signalbox.core.receivers import shorten_path
 from signalbox.doctor import recorded_stats, runtime, source
-from signalbox.doctor.findings import Finding, SourceLine, Severity
+from signalbox.doctor.findings import Finding, Severity, SourceLine
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault, Rule
 from signalbox.serialization.redaction import Redactor

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from signalbox.doctor.import_graph import resolve_import_name
-from signalbox.doctor.source_model import FunctionNode, ConnectCall, Function, ReceiverKind, SendCall, resolve_name
+from signalbox.doctor.source_model import ConnectCall, Function, FunctionNode, ReceiverKind, SendCall, resolve_name
 
 SIGNALBOX_DECORATORS: Final = frozenset({"signalbox.receiver", "signalbox.outbox.registry.receiver"})
 RECEIVER_DECORATORS: Final = SIGNALBOX_DECORATORS | {"django.dispatch.receiver", "django.dispatch.dispatcher.receiver"}
@@ -125,7 +125,9 @@ class ModuleReader:
                 self._visit_block(node.orelse, inner)
             case ast.For() | ast.AsyncFor():
                 self._visit_expression(node.iter, scope)
-                self._visit_block(node.body, replace(scope, in_loop=True, signal_lists=self._get_loop_signals(node, scope)))
+                self._visit_block(
+                    node.body, replace(scope, in_loop=True, signal_lists=self._get_loop_signals(node, scope))
+                )
                 self._visit_block(node.orelse, scope)
             case ast.With() | ast.AsyncWith():
                 for item in node.items:
@@ -172,7 +174,9 @@ class ModuleReader:
         bases = tuple(filter(None, (self._resolve(base, scope) for base in node.bases)))
         self._visit_block(
             node.body,
-            replace(scope, qualname_prefix=f"{scope.qualname_prefix}{node.name}.", bases=bases or ("object",), in_class=True),
+            replace(
+                scope, qualname_prefix=f"{scope.qualname_prefix}{node.name}.", bases=bases or ("object",), in_class=True
+            ),
         )
 
     def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: _Scope) -> None:

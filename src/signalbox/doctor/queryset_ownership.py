@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 from signalbox.doctor import syntax
-from signalbox.doctor.project import Subscription, Project
+from signalbox.doctor.project import Project, Subscription
 from signalbox.doctor.runtime import Model
 from signalbox.doctor.scopes import Frame
 

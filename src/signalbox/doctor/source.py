@@ -16,7 +16,7 @@ from signalbox.core import catalog
 from signalbox.doctor.import_graph import parse_imports
 from signalbox.doctor.module_reader import ModuleReader, parse_module
 from signalbox.doctor.runtime import App, is_external, real_path
-from signalbox.doctor.source_model import ConnectCall, SignalDefinition, Function, Module, SendCall, Source
+from signalbox.doctor.source_model import ConnectCall, Function, Module, SendCall, SignalDefinition, Source
 
 SIGNAL_CLASSES: Final = frozenset(
     {"django.dispatch.Signal", "django.dispatch.dispatcher.Signal", "django.db.models.signals.ModelSignal"}

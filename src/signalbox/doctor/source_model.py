@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
-from signalbox.doctor.syntax import Conditions, Step, iter_calls, collect_steps
+from signalbox.doctor.syntax import Conditions, Step, collect_steps, iter_calls
 
 ReceiverKind: TypeAlias = Literal["function", "lambda", "partial", "method", "temporary", "other"]
 _TRANSPARENT_DECORATORS: Final = frozenset(

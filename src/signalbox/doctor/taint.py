@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Subscription, Project
+from signalbox.doctor.project import Project, Subscription
 from signalbox.doctor.scopes import Binding, Frame
 
 _SECRET_WORDS: Final = frozenset(

@@ -7,7 +7,7 @@ from typing import Final
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Subscription, Project
+from signalbox.doctor.project import Project, Subscription
 from signalbox.doctor.rules import Fault, rule
 
 _COSTLY_SIGNALS: Final = frozenset({"pre_delete", "post_delete", "pre_init", "post_init", "m2m_changed"})

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Subscription, Project
+from signalbox.doctor.project import Project, Subscription
 from signalbox.doctor.queryset_ownership import QuerysetOwnership
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.scopes import Frame

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
-from signalbox.doctor.project import Subscription, Project
+from signalbox.doctor.project import Project, Subscription
 from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.runtime import Parameter
 

@@ -1,0 +1,636 @@
+"""The page as a browser shows it, under a policy that forbids inline scripts and styles."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.contrib.auth.models import User
+from django.db.models.signals import post_save
+
+from signalbox.doctor import Finding, Severity, SourceLine
+from signalbox.models import Delivery, Event
+from tests.dashboard.browsing import FIRST_TRACE_ID, SECOND_TRACE_ID, AddDelivery, AddEvent, AddTrace, OpenWindow
+from tests.shop.models import Order
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+# The deliveries' page asks each database that there is.
+every_alias = pytest.mark.django_db(transaction=True, databases="__all__")
+
+
+def addresses(event: Event) -> dict[str, str]:
+    return {
+        "timeline": "/signalbox/?" + urlencode({"signal": "post_save"}),
+        "trace": f"/signalbox/trace/{event.trace_id}/",
+        "event": f"/signalbox/event/{event.id}/",
+        "revert": f"/signalbox/event/{event.id}/revert/",
+        "object": "/signalbox/object/?" + urlencode({"sender": event.sender, "key": event.object_key}),
+        "map": "/signalbox/map/",
+        "deliveries": "/signalbox/deliveries/?state=dead",
+        "delivery": f"/signalbox/deliveries/{Delivery.objects.get().id}/",
+        "doctor": "/signalbox/doctor/",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("timeline", "trace", "event", "revert", "object", "map", "doctor"),
+        *(pytest.param(name, marks=every_alias) for name in ("deliveries", "delivery")),
+    ],
+)
+def test_a_page_is_accessible_in_both_schemes_at_any_width(window: OpenWindow, work: Event, name: str) -> None:
+    visitor = window(reduced_motion="reduce")
+    visitor.open(addresses(work)[name])
+    if name == "timeline":
+        visitor.page.click("[data-twist]")
+        visitor.page.wait_for_selector(".leaf")
+    elif name == "deliveries":
+        visitor.page.click("text=Replay past events")
+    for width in (1280, 900, 360):
+        visitor.page.set_viewport_size({"width": width, "height": 740})
+        assert (width, 0) == (width, visitor.get_overflow_pixels())
+        for scheme in () if width == 900 else ("light", "dark"):
+            visitor.page.emulate_media(color_scheme=scheme)
+            assert (width, scheme, []) == (width, scheme, visitor.find_accessibility_violations())
+
+
+def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/")
+    assert 2 == visitor.page.locator(".line").count()
+    visitor.page.keyboard.press("f")
+    visitor.page.select_option("[name=outcome]", "rolled_back")
+    visitor.page.wait_for_url("**/signalbox/?outcome=rolled_back")
+    visitor.page.wait_for_selector(".chip")
+    assert ["import_prices"] == visitor.page.locator(".line .name").all_inner_texts()
+    visitor.page.reload()
+    assert ["import_prices"] == visitor.page.locator(".line .name").all_inner_texts()
+    assert "rolled_back" == visitor.page.input_value("[name=outcome]")
+    other = window()
+    other.open(visitor.page.url.removeprefix(visitor.address))
+    assert ["import_prices"] == other.page.locator(".line .name").all_inner_texts()
+    other.page.click(".chip.clear")
+    other.page.wait_for_url("**/signalbox/")
+    assert 2 == other.page.locator(".line").count()
+
+
+def test_the_filter_s_fields_suggest_what_was_recorded(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/")
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("#senders option", state="attached")
+    assert ["shop.Order", "shop.OrderLine", "wsgi"] == visitor.page.eval_on_selector_all(
+        "#senders option", "options => options.map(option => option.value)"
+    )
+
+
+def test_objects_and_times_are_suggested_with_their_names(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/")
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("#objects option", state="attached")
+    said = "options => options.map(option => [option.value, option.label])"
+    objects = visitor.page.eval_on_selector_all("#objects option", said)
+    assert [["shop.OrderLine:9", "Line 9"], ["shop.Order:7", "Order 7"]] == objects
+    assert ["15m", "15 minutes ago"] in visitor.page.eval_on_selector_all("#times option", said)
+    for field, options in (("object", "objects"), ("since", "times"), ("until", "times")):
+        assert options == visitor.page.get_attribute(f"[name={field}]", "list")
+
+
+def test_one_press_asks_for_a_range_of_time_and_another_for_all(window: OpenWindow, add_event: AddEvent) -> None:
+    add_event()
+    recent = add_event(time=int(time.time() * 1_000_000))
+    visitor = window()
+    visitor.open("/signalbox/")
+    visitor.page.keyboard.press("f")
+    visitor.page.click("[data-since='15m']")
+    visitor.page.wait_for_url("**/signalbox/?since=15m")
+    visitor.page.wait_for_selector(".chip")
+    assert [f"t-{recent.trace_id}"] == visitor.page.eval_on_selector_all(".line", "lines => lines.map(line => line.id)")
+    assert "true" == visitor.page.get_attribute("[data-since='15m']", "aria-pressed")
+    visitor.page.click("[data-since='15m']")
+    visitor.page.wait_for_url("**/signalbox/")
+    assert "false" == visitor.page.get_attribute("[data-since='15m']", "aria-pressed")
+
+
+def test_a_filter_that_can_t_be_read_says_so(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/?since=yesterday")
+    assert "since is 'yesterday'" in visitor.page.locator("[role=alert]").inner_text()
+
+
+def test_the_keyboard_leads_everywhere(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    page = visitor.page
+    visitor.open("/signalbox/")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("o")
+    page.wait_for_selector(".leaf")
+    assert 3 == page.locator(".leaf").count()
+    assert page.locator(".leaf.in-1").inner_text().startswith("post_save")
+    page.keyboard.press("/")
+    assert "text" == page.evaluate("document.activeElement.id")
+    page.keyboard.type("j")
+    assert "j" == page.input_value("#text")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.locator("dialog.keys").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.press("m")
+    page.wait_for_url("**/signalbox/map/")
+    page.keyboard.press("g")
+    page.keyboard.press("t")
+    page.wait_for_url("**/signalbox/")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/signalbox/trace/{FIRST_TRACE_ID}/")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.locator(f"#n-{work.id}").is_visible()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/signalbox/event/{work.id}/")
+
+
+def test_the_first_key_leads_past_the_navigation(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/")
+    visitor.page.keyboard.press("Tab")
+    visitor.page.keyboard.press("Enter")
+    assert "main" == visitor.page.evaluate("document.activeElement.id")
+
+
+def test_the_chosen_colours_are_kept(window: OpenWindow, work: Event) -> None:
+    visitor = window(color_scheme="light")
+    visitor.open("/signalbox/doctor/")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = visitor.page.evaluate(ground)
+    visitor.page.click("[data-scheme-toggle]")
+    visitor.page.click("[data-scheme-toggle]")
+    dark = visitor.page.evaluate(ground)
+    assert light != dark
+    visitor.open("/signalbox/map/")
+    assert dark == visitor.page.evaluate(ground)
+    assert "Dark" == visitor.page.locator("[data-scheme-name]").inner_text()
+
+
+def test_the_strip_chart_tells_its_numbers_to_a_screen_reader(window: OpenWindow, add_event: AddEvent) -> None:
+    visitor = window()
+    add_event(time=int(time.time() * 1_000_000), errors=1)
+    visitor.open("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    label = visitor.page.get_attribute("[data-strip]", "aria-label")
+    assert "1 event in the last 10 minutes: model; some failed" == label
+
+
+def test_a_strip_with_nothing_to_draw_takes_no_room(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/")
+    visitor.page.wait_for_selector(".strip.quiet-now")
+    assert visitor.page.locator(".strip").bounding_box()["height"] < 50  # type: ignore[index]
+    assert "none in the last 10 minutes" in visitor.page.locator(".strip h2").inner_text()
+
+
+def test_the_strip_says_when_a_limit_cut_it_off(
+    window: OpenWindow, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = window()
+    monkeypatch.setattr("signalbox.queries.timeline.STRIP_EVENTS", 2)
+    moment = int(time.time() * 1_000_000)
+    for _ in range(3):
+        add_event(time=moment)
+    visitor.open("/signalbox/")
+    since = dt.datetime.fromtimestamp(moment / 1_000_000, tz=dt.UTC)
+    visitor.page.wait_for_selector(f"text=only the latest events, since {since:%H:%M:%S}")
+
+
+def test_the_strip_keeps_the_server_s_time_where_the_browser_s_clock_is_wrong(
+    window: OpenWindow, add_event: AddEvent
+) -> None:
+    visitor = window()
+    visitor.page.clock.install(time=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=20))
+    add_event(time=int(time.time() * 1_000_000))
+    visitor.open("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.clock.run_for(11_000)
+    assert "1 event in the last 10 minutes: model" == visitor.page.get_attribute("[data-strip]", "aria-label")
+
+
+WRITTEN = """
+window.written = [];
+const fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const width = this.measureText(text).width;
+  const begin = x - (this.textAlign === "center" ? width / 2 : this.textAlign === "right" ? width : 0);
+  written.push([text, begin >= 0 && begin + width <= this.canvas.width]);
+  return fillText.call(this, text, x, y);
+};
+"""
+
+
+@pytest.mark.parametrize("second", [1, 20, 40])
+def test_no_time_below_the_strip_is_cut(window: OpenWindow, work: Event, second: int) -> None:
+    visitor = window()
+    now = 1_790_000_400 + second
+    answer = {"now": now, "offset": 0, "seconds": 600, "step": 5, "groups": ["model"], "begins": None}
+    bucket = [(now - 60) // 5 * 5, "model", 1, 0]
+    visitor.page.route("**/strip/**", lambda route: route.fulfill(json=answer | {"buckets": [bucket]}))
+    visitor.page.add_init_script(WRITTEN)
+    visitor.open("/signalbox/")
+    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.wait_for_function("written.length > 5")
+    assert [] == [text for text, whole in visitor.page.evaluate("written") if not whole]
+
+
+def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.ignore_request_errors()
+    visitor.open("/signalbox/")
+    visitor.page.route("**/tree/", lambda route: route.fulfill(status=502, body="away"), times=1)
+    line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
+    line.locator("[data-twist]").click()
+    line.locator("text=The server did not answer").wait_for()
+    line.locator("[data-twist]").click()
+    line.locator("[data-twist]").click()
+    line.locator(".leaf").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_no_number_of_the_waterfall_is_cut_off(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, width: int
+) -> None:
+    trace = add_trace(trace_id=FIRST_TRACE_ID, duration=1_000_000)
+    for begins, took in (
+        (0, 976_000),
+        (100, 850_000),
+        (200_000, 780_000),
+        (300_000, 690_000),
+        (900_000, 90_000),
+        (0, 9),
+    ):
+        add_event(trace_id=FIRST_TRACE_ID, time=trace.time + begins, duration=took)
+    visitor = window(viewport={"width": width, "height": 800})
+    visitor.open(f"/signalbox/trace/{FIRST_TRACE_ID}/?axis=whole")
+    cut = """[...document.querySelectorAll('.fall-row .axis text')].filter(text => {
+        const [label, panel] = [text, text.closest('.fall')].map(each => each.getBoundingClientRect());
+        return label.left < panel.left || label.right > panel.right;
+    }).map(text => text.textContent)"""
+    assert 6 == visitor.page.locator(".fall-row .axis text").count()
+    assert [] == visitor.page.evaluate(cut)
+
+
+def test_older_traces_are_fetched_below(window: OpenWindow, add_event: AddEvent) -> None:
+    visitor = window()
+    for number in range(45):
+        add_event(object_label=f"Order {number}")
+    visitor.open("/signalbox/")
+    assert 40 == visitor.page.locator(".line").count()
+    visitor.page.click("text=Older traces")
+    visitor.page.wait_for_selector("text=The beginning of the register")
+    assert 45 == visitor.page.locator(".line").count()
+    assert 45 == visitor.page.evaluate("new Set([...document.querySelectorAll('.line')].map(line => line.id)).size")
+
+
+def test_the_slider_shows_an_object_s_state_then(window: OpenWindow) -> None:
+    visitor = window()
+    order = Order.objects.create(number="1889")
+    order.status = "paid"
+    order.save()
+    visitor.open(f"/signalbox/object/?sender=shop.Order&key={order.pk}")
+    state = visitor.page.locator("#state tr:has(th:text-matches('^status')) td")
+    assert "paid" == state.inner_text()
+    visitor.page.focus("[data-slider]")
+    visitor.page.keyboard.press("Home")
+    visitor.page.wait_for_selector("#state td:text-is('open')")
+    assert "open" == visitor.page.locator("#state tr:has(th:text-matches('^status')) td").inner_text()
+    assert "at=" in visitor.page.url
+
+
+def test_a_slider_s_steps_are_one_step_back_and_only_the_last_is_fetched(window: OpenWindow) -> None:
+    visitor = window()
+    order = Order.objects.create(number="1889")
+    for number in range(12):
+        order.number = str(number)
+        order.save()
+    visitor.open("/signalbox/map/")
+    visitor.open(f"/signalbox/object/?sender=shop.Order&key={order.pk}")
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    before = visitor.page.evaluate("history.length")
+    visitor.page.focus("[data-slider]")
+    for _ in range(8):
+        visitor.page.keyboard.press("ArrowLeft")
+    stop = visitor.page.evaluate(
+        "document.querySelector('[data-slider]').dataset.versions.split(',').at(document.querySelector('[data-slider]').value)"
+    )
+    visitor.page.wait_for_selector(f"#state[data-at='{stop}']")
+    assert len(asked) < 8
+    assert before == visitor.page.evaluate("history.length")
+    assert f"at={stop}" in visitor.page.url
+    visitor.page.go_back()
+    visitor.page.wait_for_url("**/map/")
+
+
+def test_a_search_that_is_typed_is_one_step_back(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/")
+    before = visitor.page.evaluate("history.length")
+    visitor.page.keyboard.press("/")
+    for typed in ("im", "import", "import_prices"):
+        visitor.page.keyboard.type(typed[len(visitor.page.input_value("#text")) :])
+        visitor.page.wait_for_url(f"**/signalbox/?text={typed}")
+    assert before + 1 == visitor.page.evaluate("history.length")
+    visitor.page.go_back()
+    visitor.page.wait_for_url("**/signalbox/")
+
+
+def test_what_an_event_changed_is_put_back_after_a_confirmation(window: OpenWindow) -> None:
+    visitor = window()
+    order = Order.objects.create(number="1889")
+    order.status = "paid"
+    order.save()
+    event = Event.objects.filter(signal="post_save", sender="shop.Order").order_by("-id").first()
+    assert event is not None
+    visitor.open(f"/signalbox/event/{event.id}/")
+    visitor.page.click("text=Put back")
+    visitor.page.wait_for_url("**/revert/")
+    order.refresh_from_db()
+    assert "paid" == order.status
+    visitor.page.click("button:has-text('Put back')")
+    visitor.page.wait_for_url("**/object/**")
+    order.refresh_from_db()
+    assert "open" == order.status
+
+
+def test_the_map_draws_receivers_and_narrows_them(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/map/")
+    visitor.page.check("[name=django]")
+    visitor.page.wait_for_selector("svg.graph .node.receiver")
+    drawn = visitor.page.locator("svg.graph .node.receiver").count()
+    listed = visitor.page.locator("[data-edges] tbody tr:visible").count()
+    assert 0 < drawn <= listed
+    visitor.page.select_option("[name=app]", "auth")
+    assert 0 < visitor.page.locator("[data-edges] tbody tr:visible").count() < listed
+
+
+def test_the_map_s_filter_stands_in_the_address_and_survives_a_reload(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/map/")
+    visitor.page.check("[name=django]")
+    visitor.page.select_option("[name=health]", "not called")
+    visitor.page.wait_for_url("**/signalbox/map/?health=not+called&django=on")
+    visitor.page.reload()
+    visitor.page.wait_for_selector("svg.graph")
+    # How many there are may be another number by now: the page's own requests open connections.
+    shown = visitor.page.locator("[data-edges] tbody tr:visible .health").all_inner_texts()
+    assert {"not called"} == set(shown)
+    assert str(len(shown)) == visitor.page.locator("[data-count]").inner_text()
+    assert visitor.page.is_checked("[name=django]")
+    assert "not called" == visitor.page.input_value("[name=health]")
+
+
+def test_the_map_calls_a_receiver_s_state_the_same_everywhere(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open("/signalbox/map/")
+    said = [
+        set(visitor.page.locator(where).all_inner_texts())
+        for where in (".legend li", "[name=health] option:not([value=''])")
+    ]
+    assert said[0] == said[1]
+    assert said[0] > set(visitor.page.locator("[data-edges] .health").all_inner_texts())
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 700, 360])
+def test_a_line_tells_who_and_how_much_at_any_width(window: OpenWindow, work: Event, width: int) -> None:
+    visitor = window(viewport={"width": width, "height": 740})
+    visitor.open("/signalbox/")
+    line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
+    for what in (".actor", ".events", ".took", ".flags .bad", ".time"):
+        box = line.locator(what).bounding_box()
+        assert box is not None, what
+        assert box["width"] > 5, what
+        assert box["x"] + box["width"] <= width, what
+    assert "POST /orders/7/" == line.locator(".name").get_attribute("title")
+    assert 0 == visitor.get_overflow_pixels()
+
+
+@every_alias
+def test_on_a_phone_tables_stand_as_cards_and_nothing_scrolls_sideways(window: OpenWindow, work: Event) -> None:
+    visitor = window(viewport={"width": 360, "height": 740})
+    for name in ("event", "map", "deliveries"):
+        visitor.open(addresses(work)[name])
+        beyond = visitor.page.eval_on_selector_all(
+            ".receivers", "tables => tables.filter(table => table.scrollWidth > innerWidth).length"
+        )
+        assert (name, 0) == (name, beyond)
+    visitor.open(addresses(work)["event"])
+    for what in ("shop/signals.py:12", "900 µs"):
+        box = visitor.page.locator(f".receivers >> text={what}").first.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 360
+
+
+@every_alias
+def test_a_state_is_never_broken_within_its_word(window: OpenWindow, work: Event, add_delivery: AddDelivery) -> None:
+    add_delivery(
+        state="discarded", trace_id=FIRST_TRACE_ID, span=work.span, error="ValueError: " + "no such customer " * 20
+    )
+    for width in (1280, 360):
+        visitor = window(viewport={"width": width, "height": 740})
+        visitor.open(f"/signalbox/event/{work.id}/")
+        heights = visitor.page.eval_on_selector_all(".status", "all => all.map(one => one.getClientRects().length)")
+        assert {1} == set(heights)
+        assert visitor.page.locator(".status >> text=discarded").bounding_box()["height"] < 30  # type: ignore[index]
+
+
+def test_a_value_that_was_empty_says_so(window: OpenWindow, add_event: AddEvent) -> None:
+    event = add_event(errors=1, data={"changes": {"subtitle": ["", "Now"], "note": ["Then", ""], "blind": ["new"]}})
+    visitor = window()
+    visitor.open(f"/signalbox/event/{event.id}/")
+    rows = [row.split("	") for row in visitor.page.locator(".diff tbody").inner_text().splitlines()]
+    assert [["subtitle", "empty", "Now"], ["note", "Then", "empty"], ["blind", "unknown", "new"]] == rows
+    outcome, flag = (visitor.page.locator(f".head {what}").bounding_box() for what in (".outcome", ".flag"))
+    assert outcome is not None
+    assert flag is not None
+    assert 0 < flag["x"] - outcome["x"] - outcome["width"] < 30
+
+
+def test_the_page_that_puts_back_shows_long_texts_as_one(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open(f"/signalbox/event/{work.id}/revert/")
+    row = visitor.page.locator(".diff tr", has_text="note").locator(".inline-diff")
+    assert "Ring" in row.locator("del").first.inner_text()
+    assert "Leave" in row.locator("ins").first.inner_text()
+
+
+def test_commits_and_rollbacks_stand_on_the_axis(window: OpenWindow, work: Event) -> None:
+    visitor = window()
+    visitor.open(f"/signalbox/trace/{FIRST_TRACE_ID}/")
+    assert ["commit"] == visitor.page.locator(".fall-ends text").all_text_contents()
+    assert 3 == visitor.page.locator(".fall-row line.end-committed").count()
+    visitor.open(f"/signalbox/trace/{SECOND_TRACE_ID}/")
+    assert ["rollback"] == visitor.page.locator(".fall-ends text").all_text_contents()
+    assert 1 == visitor.page.locator(".fall-row .send.hatched").count()
+
+
+def test_a_button_copies(window: OpenWindow, work: Event) -> None:
+    visitor = window(permissions=["clipboard-read", "clipboard-write"])
+    visitor.open(f"/signalbox/event/{work.id}/")
+    visitor.page.click("[data-copy='shop/signals.py:12']")
+    visitor.page.wait_for_selector(".copy.done")
+    assert "shop/signals.py:12" == visitor.page.evaluate("navigator.clipboard.readText()")
+
+
+EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}</title></textarea>"
+
+
+@every_alias
+def test_whatever_is_stored_is_shown_as_text(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery
+) -> None:
+    visitor = window()
+    User.objects.filter(username="operator").update(username=EVIL)
+    add_trace(
+        trace_id=FIRST_TRACE_ID,
+        name=EVIL,
+        kind="<b>kind",
+        status="<i>5",
+        actor_label=EVIL,
+        data={"path": EVIL, "view": EVIL, "remote": EVIL, "counts": {EVIL: {EVIL: 1}}},
+    )
+    event = add_event(
+        trace_id=FIRST_TRACE_ID,
+        signal=EVIL,
+        sender=EVIL,
+        object_key=EVIL,
+        object_label=EVIL,
+        actor_key="<b>",
+        actor_label=EVIL,
+        database="<b>db",
+        errors=1,
+        data={
+            "args": {EVIL: EVIL, "environ": {"user_agent": EVIL, "path": EVIL}, "exception": EVIL},
+            "changes": {EVIL: [EVIL, EVIL * 2], "blank": [EVIL]},
+            "row": {EVIL: EVIL, "list": [EVIL, {EVIL: EVIL}]},
+            "labels": {EVIL: {EVIL: EVIL}},
+            "receivers": [{"name": EVIL, "place": EVIL, "us": 10, "error": EVIL}],
+        },
+    )
+    add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
+    facts = {"signal": EVIL, "sender": EVIL, "object_key": EVIL, "trace_id": event.trace_id, "span": event.span}
+    evil = {"receiver": EVIL, "queue": "<b>q", "key": EVIL, "error": EVIL, "payload": {EVIL: EVIL}}
+    delivery = add_delivery(**facts, **evil, state="dead")
+    paths = [
+        "/signalbox/",
+        f"/signalbox/trace/{FIRST_TRACE_ID}/",
+        f"/signalbox/event/{event.id}/",
+        "/signalbox/object/?" + urlencode({"sender": EVIL, "key": EVIL}),
+        "/signalbox/deliveries/",
+        f"/signalbox/deliveries/{delivery.id}/",
+        "/signalbox/deliveries/?" + urlencode({"receiver": EVIL}),
+        "/signalbox/?" + urlencode(dict.fromkeys(["text", "signal", "sender", "actor"], EVIL)),
+        "/signalbox/?" + urlencode(dict.fromkeys(["since", "object", "outcome", "group", "kind"], EVIL)),
+    ]
+    for path in paths:
+        visitor.open(path)
+        assert 0 == visitor.page.locator("img, main script:not([type='application/json'])").count(), path
+        assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path
+    visitor.open("/signalbox/")
+    visitor.page.click("[data-twist]")
+    visitor.page.wait_for_selector(".leaf")
+    visitor.page.keyboard.press("f")
+    visitor.page.wait_for_selector("#senders option", state="attached")
+    add_event(trace_id=SECOND_TRACE_ID, signal=EVIL, sender=EVIL, object_label=EVIL)
+    visitor.page.wait_for_selector(f"#t-{SECOND_TRACE_ID}")
+    visitor.page.wait_for_timeout(100)
+    assert 0 == visitor.page.locator("img, main script").count()
+
+
+@pytest.fixture
+def evil_receiver() -> Iterator[None]:
+    """A receiver of orders whose name is hostile."""
+
+    def receiver(**given: object) -> None:
+        pass
+
+    receiver.__module__ = "shop"
+    receiver.__qualname__ = EVIL
+    post_save.connect(receiver, sender=Order, weak=False)
+    yield
+    post_save.disconnect(receiver, sender=Order)
+
+
+@pytest.mark.usefixtures("evil_receiver")
+def test_whatever_is_stored_is_shown_as_text_on_the_map_and_where_it_is_put_back(
+    window: OpenWindow, add_event: AddEvent
+) -> None:
+    visitor = window()
+    runs = [{"name": f"shop.{EVIL}", "place": EVIL, "us": 10, "error": EVIL}]
+    changes = {"status": [EVIL, EVIL * 2], "note": ["a" * 80, EVIL], "number": [EVIL]}
+    event = add_event(object_label=EVIL, actor_label=EVIL, errors=1, data={"receivers": runs, "changes": changes})
+    for path in ("/signalbox/map/", f"/signalbox/event/{event.id}/revert/"):
+        visitor.open(path)
+        if "map" in path:
+            visitor.page.wait_for_selector("svg.graph .node.receiver")
+        assert 0 == visitor.page.locator("img, main script:not([type='application/json'])").count(), path
+        assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path
+    visitor.open("/signalbox/map/?" + urlencode({"app": EVIL, "health": EVIL, "django": EVIL, EVIL: EVIL}))
+    visitor.page.wait_for_selector("svg.graph .node.receiver")
+
+
+def test_whatever_the_doctor_finds_is_shown_as_text(
+    window: OpenWindow, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    found = Finding(
+        id=EVIL,
+        rule=EVIL,
+        severity=Severity.ERROR,
+        app=EVIL,
+        path=EVIL,
+        line=1,
+        location=EVIL,
+        signal=EVIL,
+        receiver=EVIL,
+        message=EVIL,
+        reason=EVIL,
+        hint=EVIL,
+        excerpt=(SourceLine(number=1, text=EVIL, highlighted=True),),
+    )
+    monkeypatch.setattr("signalbox.doctor.examine", lambda: [found])
+    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    visitor = window()
+    visitor.open("/signalbox/doctor/")
+    visitor.page.wait_for_selector(".finding")
+    assert 0 == visitor.page.locator("img, main script").count()
+    assert EVIL in visitor.page.locator(".finding .excerpt").inner_text()
+
+
+def test_whatever_is_stored_is_shown_as_text_in_the_admin(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace
+) -> None:
+    visitor = window()
+    visitor.ignored_messages += ("Failed to load resource",)  # the admin has no icon of its own
+    User.objects.filter(username="operator").update(username=EVIL)
+    trace = add_trace(trace_id=FIRST_TRACE_ID, name=EVIL, status="<i>5", actor_label=EVIL, data={"path": EVIL})
+    event = add_event(
+        trace_id=FIRST_TRACE_ID,
+        signal=EVIL,
+        sender=EVIL,
+        object_key=EVIL,
+        object_label=EVIL,
+        actor_label=EVIL,
+        data={"args": {EVIL: EVIL}, "changes": {EVIL: [EVIL, EVIL]}},
+    )
+    for path in ("event/", f"event/{event.pk}/change/", "trace/", f"trace/{trace.pk}/change/"):
+        visitor.open(f"/admin/signalbox/{path}")
+        assert 0 == visitor.page.locator("img[src='x'], [onerror]").count(), path
+        assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.template.loader import render_to_string
+from django.test import AsyncClient, Client, override_settings
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from signalbox.doctor import Finding, Severity, SourceLine
+from signalbox.models import Event, Trace
+from signalbox.queries import object_page, timeline
+from signalbox.queries.timeline import Position
+from tests.shop.models import Order
+
+pytestmark = pytest.mark.django_db
+
+AddEvent = Callable[..., Event]
+
+
+def test_a_poll_is_answered_with_the_lines_that_are_new(page: Client, add_event: AddEvent) -> None:
+    position = str(Position.at_end())
+    assert 204 == page.get(reverse("signalbox:live"), {"position": position}).status_code
+    event = add_event()
+    answer = page.get(reverse("signalbox:live"), {"position": position}).content.decode()
+    assert f'id="t-{event.trace_id}"' in answer
+    assert f"position={Position.at_end()}" in answer
+
+
+def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_new(
+    page: Client, add_event: AddEvent
+) -> None:
+    add_event()
+    given = {"position": str(Position.at_end())}
+    with CaptureQueriesContext(connection) as queries:
+        assert 204 == page.get(reverse("signalbox:live"), given).status_code
+    tables = [re.findall(r"FROM .(\w+)", one["sql"])[0] for one in queries]
+    assert ["django_session", "auth_user", "auth_permission", "auth_permission", "signalbox_event"] == tables
+
+
+def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
+    page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 2)
+    position = str(Position.at_end())
+    for _ in range(3):
+        add_event()
+    answer = page.get(reverse("signalbox:live"), {"position": position})
+    assert (204, "behind", b"") == (answer.status_code, answer["HX-Trigger"], answer.content)
+    fetched = page.get(reverse("signalbox:timeline"), headers={"HX-Target": "found"}).content.decode()
+    assert f"position={Position.at_end()}" in fetched
+
+
+def counted(page: Client, **given: str) -> dict[str, Any]:
+    answer: dict[str, Any] = page.get(reverse("signalbox:live"), {"count": "1", **given}).json()
+    return answer
+
+
+def test_a_paused_page_is_told_how_much_is_new_and_no_more(
+    page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position = str(Position.at_end())
+    assert {"traces": 0, "more": False} == counted(page, position=position)
+    again = add_event()
+    add_event(trace_id=again.trace_id)
+    add_event(sender="shop.Tag")
+    assert {"traces": 2, "more": False} == counted(page, position=position)
+    assert {"traces": 1, "more": False} == counted(page, position=position, sender="shop.Tag")
+    monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 1)
+    assert {"traces": 1, "more": True} == counted(page, position=position)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_is_live_under_asgi_too(operator: User, async_client: AsyncClient, add_event: AddEvent) -> None:
+    from asgiref.sync import async_to_sync
+
+    position = str(Position.at_end())
+    event = add_event()
+
+    async def poll() -> bytes:
+        await async_client.aforce_login(operator)
+        answer = await async_client.get(reverse("signalbox:live"), {"position": position})
+        return bytes(answer.content)
+
+    assert event.trace_id.encode() in async_to_sync(poll)()
+
+
+def test_htmx_is_given_the_part_that_it_asks_for(page: Client, add_event: AddEvent) -> None:
+    add_event()
+    for target in ("found", "more"):
+        answer = page.get(reverse("signalbox:timeline"), headers={"HX-Target": target}).content
+        assert (True, False) == (b"data-line" in answer, b"<html" in answer)
+
+
+def test_an_empty_register_says_what_to_do(page: Client) -> None:
+    assert "Nothing has been recorded yet" in page.get(reverse("signalbox:timeline")).content.decode()
+
+
+@pytest.mark.parametrize(
+    "path", ["trace/none/", "event/999999/", "event/999999/revert/", "object/?sender=shop.Order&key=404", "object/"]
+)
+def test_what_is_not_there_is_not_found(page: Client, path: str) -> None:
+    assert 404 == page.get(f"/signalbox/{path}").status_code
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("?since=0001-01-01", 200),
+        ("?until=0001-01-01", 200),
+        ("?since=0001-01-01T00:00%2B14:00", 200),
+        ("?since=9999-12-31T23:30", 200),
+        ("?until=9999-12-31T23:30", 200),
+        ("?until=9999-12-31", 200),
+        ("?since=99999999999999999999d", 200),
+        ("strip/?since=0001-01-01&until=9999-12-31T23:30", 200),
+        ("?text=%00", 200),
+        ("?text=a%00b&sender=a.%00B&object=a.B:%00&actor=%00&signal=%00", 200),
+        ("?outcome=%00&group=%00&kind=%00&since=%00", 200),
+        ("strip/?text=a%00b", 200),
+        ("object/?sender=%00&key=1", 404),
+        ("object/?sender=shop.Order&key=%00", 404),
+        (f"object/?sender=shop.Order&key={'9' * 40}", 404),
+        ("trace/%00/", 404),
+        ("trace/%00/tree/", 404),
+        (f"trace/{'z' * 32}/", 404),
+        (f"trace/{'a' * 32}/?after={'9' * 40}", 404),
+        (f"event/{'9' * 40}/", 404),
+        (f"event/{'9' * 5000}/", 404),
+        ("live/?position=1.1~7.1.1.99999999999", 204),
+        (f"live/?position={'9' * 30}.1", 204),
+        (f"live/?position=1.1~0.1.{'9' * 30}.1", 204),
+        (f"live/?position={'9' * 18}.{'9' * 18}~0.1.{'9' * 18}.{'9' * 18}", 204),
+        ("live/?position=-1.1", 204),
+        ("live/?position=%00", 204),
+    ],
+)
+def test_no_address_breaks_the_page(page: Client, path: str, status: int) -> None:
+    assert status == page.get(f"/signalbox/{path}").status_code
+
+
+@pytest.mark.parametrize("query", ["before=x", "before=-1", "before=" + "9" * 40, "before=²", "position=1"])
+def test_a_key_that_is_none_is_left_alone(page: Client, add_event: AddEvent, query: str) -> None:
+    add_event()
+    assert 200 == page.get(f"/signalbox/?{query}").status_code
+
+
+def test_a_trace_of_more_events_than_a_page_goes_on(page: Client, add_event: AddEvent) -> None:
+    events = [add_event(trace_id="d" * 32) for _ in range(501)]
+    answer = page.get(f"/signalbox/trace/{'d' * 32}/").content.decode()
+    assert f"?after={events[499].id}" in answer
+    assert f"/event/{events[500].id}/" not in answer
+    assert (
+        f"/event/{events[500].id}/" in page.get(f"/signalbox/trace/{'d' * 32}/?after={events[499].id}").content.decode()
+    )
+
+
+def test_a_trace_says_that_more_work_shares_it_than_is_told(
+    page: Client, add_event: AddEvent, add_trace: Callable[..., Trace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = add_event(trace_id="c" * 32)
+    for number in range(4):
+        add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number)
+    address = f"/signalbox/trace/{'c' * 32}/"
+    assert "4 pieces of work share this trace: " in page.get(address).content.decode()
+    monkeypatch.setattr(timeline, "MAX_ROWS_PER_TRACE", 2)
+    answer = page.get(address).content.decode()
+    assert "More than 2 pieces of work share this trace; the newest of them: " in answer
+    assert "GET /1/" not in answer
+    assert "GET /2/" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+
+
+def test_a_trace_that_was_left_is_not_said_to_run(page: Client, add_event: AddEvent) -> None:
+    event = add_event()
+    for address in ("/signalbox/", f"/signalbox/trace/{event.trace_id}/"):
+        answer = page.get(address).content.decode()
+        assert ('class="status' in answer, ">unfinished<" in answer, "unning" in answer) == (True, True, False)
+
+
+def test_a_crashed_request_is_marked(page: Client, add_event: AddEvent) -> None:
+    crash = add_event(signal="got_request_exception", outcome="sent")
+    assert "has-errors" in page.get("/signalbox/").content.decode()
+    assert "flag bad" in page.get(f"/signalbox/trace/{crash.trace_id}/tree/").content.decode()
+    answer = page.get(f"/signalbox/trace/{crash.trace_id}/").content.decode()
+    assert ("has-errors" in answer, "went-wrong" in answer) == (True, True)
+
+
+def test_an_event_names_its_neighbours(page: Client, add_event: AddEvent) -> None:
+    before, event, after = add_event(), add_event(), add_event()
+    add_event(object_key="8")
+    answer = page.get(f"/signalbox/event/{event.id}/").content.decode()
+    assert f"/event/{before.id}/" in answer
+    assert f"/event/{after.id}/" in answer
+
+
+def test_a_foreign_key_is_shown_with_what_it_was_called(page: Client, add_event: AddEvent) -> None:
+    event = add_event(data={"row": {"customer": 4}, "labels": {"customer": {"4": "Ada & Co"}}})
+    assert "Ada &amp; Co" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+
+
+def test_an_object_whose_model_is_gone_still_has_a_history(page: Client, add_event: AddEvent) -> None:
+    add_event(sender="gone.Model", object_label="It was here")
+    answer = page.get("/signalbox/object/?sender=gone.Model&key=7").content.decode()
+    assert "It was here" in answer
+    assert "not installed any more" in answer
+
+
+@pytest.fixture
+def changed(page: Client) -> Event:
+    order = Order.objects.create(number="5")
+    order.status = "paid"
+    order.save()
+    event: Event = Event.objects.filter(signal="post_save", sender="shop.Order").order_by("-id")[0]
+    return event
+
+
+def test_putting_back_needs_the_permission_to_change_the_object(page: Client, changed: Event) -> None:
+    for call in (page.get, page.post):
+        assert 403 == call(f"/signalbox/event/{changed.id}/revert/").status_code
+    assert "Put back" not in page.get(f"/signalbox/event/{changed.id}/").content.decode()
+
+
+def test_what_was_changed_is_put_back_by_post_and_recorded(page: Client, operator: User, changed: Event) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_order"))
+    address = f"/signalbox/event/{changed.id}/revert/"
+    assert 200 == page.get(address).status_code
+    assert "paid" == Order.objects.get().status
+    answer = page.post(address)
+    assert f"/signalbox/object/?sender=shop.Order&key={changed.object_key}" == answer["Location"]
+    assert "open" == Order.objects.get().status
+    assert {"status": ["paid", "open"]}.items() <= Event.objects.order_by("-id").filter(signal="post_save")[0].data[
+        "changes"
+    ].items()
+
+
+def test_what_can_t_be_put_back_says_why(page: Client, operator: User, changed: Event) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_order"))
+    Order.objects.all().delete()
+    answer = page.post(f"/signalbox/event/{changed.id}/revert/")
+    assert (409, True) == (answer.status_code, b"is gone" in answer.content)
+
+
+@pytest.mark.parametrize(
+    ("told", "signal", "offered"),
+    [
+        ({"changes": {"status": ["open", "paid"]}}, "post_save", True),
+        ({"changes": {"status": ["open", "paid"], "colour": ["red", "blue"]}}, "post_save", False),
+        ({"row": {"id": 5, "status": "open", "colour": "red"}}, "post_delete", False),
+        ({"row": {"id": 5, "lines": []}}, "post_delete", False),
+        ({"row": {"id": 5, "status": "open"}}, "post_delete", True),
+    ],
+)
+def test_putting_back_is_offered_where_the_fields_are_still_there(
+    told: dict[str, Any], signal: str, offered: bool, page: Client, operator: User, add_event: AddEvent
+) -> None:
+    for name in ("change_order", "add_order"):
+        operator.user_permissions.add(Permission.objects.get(codename=name))
+    event = add_event(signal=signal, data=told)
+    assert offered == ("Put back" in page.get(f"/signalbox/event/{event.id}/").content.decode())
+    assert (200 if offered else 403) == page.get(f"/signalbox/event/{event.id}/revert/").status_code
+
+
+def test_putting_back_needs_a_csrf_token(operator: User, changed: Event) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_order"))
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(operator)
+    assert 403 == strict.post(f"/signalbox/event/{changed.id}/revert/").status_code
+    assert "paid" == Order.objects.get().status
+
+
+def test_a_finding_without_a_place_names_its_receiver_and_signal() -> None:
+    finding = Finding(
+        id="signalbox.D001",
+        rule="dead-receiver",
+        severity=Severity.WARNING,
+        app="shop",
+        path="",
+        line=0,
+        location="",
+        signal="post_save",
+        receiver="shop.signals.tell",
+        message="It never runs.",
+        reason="Nothing held it.",
+        hint="Hold it.",
+        excerpt=(),
+    )
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [finding], "seconds": 0.5})
+    assert ("shop.signals.tell" in page, ">post_save<" in page, "data-copy" in page) == (True, True, False)
+
+
+SHADOWED = Finding(
+    id="signalbox.D002",
+    rule="shadowed-receiver",
+    severity=Severity.ERROR,
+    app="shop",
+    path="/site/shop/signals.py",
+    line=2,
+    location="shop/signals.py:2",
+    signal="post_save",
+    receiver="shop.signals.tell",
+    message="<b>tell</b> never runs.",
+    reason="A second function took its name.",
+    hint="Give it another.",
+    excerpt=(
+        SourceLine(number=1, text="@receiver(post_save)", highlighted=False),
+        SourceLine(number=2, text="def tell():", highlighted=True),
+    ),
+)
+
+
+def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
+    page = render_to_string("signalbox/parts/findings.html", {"findings": [SHADOWED], "seconds": 0.5, "source": True})
+    for said in ("Errors", "&lt;b&gt;tell&lt;/b&gt; never runs.", "shop/signals.py:2", "A second", "Give it another."):
+        assert said in page
+    assert '<span class="code marked"><span class="n">2</span>def tell():' in page
+
+
+def test_the_source_around_a_finding_is_shown_where_the_setting_says_so_alone(
+    page: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signalbox.doctor.examine", lambda: [SHADOWED])
+    shown = page.get("/signalbox/doctor/findings/").content.decode()
+    assert ("Give it another." in shown, "def tell():" in shown) == (True, False)
+    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    assert "def tell():" in page.get("/signalbox/doctor/findings/").content.decode()
+
+
+@pytest.mark.parametrize("query", ["sender=&key=", "sender=shop.Order&key=", "sender=&key=7"])
+def test_without_a_model_and_a_key_there_is_no_object(page: Client, add_event: AddEvent, query: str) -> None:
+    add_event(signal="request_started", sender="", object_key="")
+    add_event(sender="shop.Order", object_key="")
+    assert 404 == page.get(f"/signalbox/object/?{query}").status_code
+
+
+def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:
+    event = add_event()
+    for path in ("", "live/", "strip/", f"trace/{event.trace_id}/", f"event/{event.id}/", "map/", "doctor/"):
+        assert 405 == page.post(f"/signalbox/{path}").status_code
+
+
+def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
+    page.get("/static/signalbox/page.js")
+    assert [] == list(Trace.objects.filter(name__contains="static/signalbox"))
+
+
+@override_settings(AUTH_USER_MODEL="shop.Customer")
+def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
+    assert object_page.find_object("auth.User", "1").history is None
+
+
+@pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])
+def test_a_site_without_time_zones_has_its_page_too(page: Client, add_event: AddEvent, path: str) -> None:
+    event = add_event()
+    with override_settings(USE_TZ=False):
+        answer = page.get(f"/signalbox/{path.format(id=event.id, trace=event.trace_id)}")
+    assert 200 == answer.status_code

@@ -1,0 +1,158 @@
+"""A worker, the effects of its receivers, and receivers that are forgotten when the test is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf import settings
+from django.db import connections
+from django.db.models.signals import post_save
+
+import signalbox
+from signalbox.models import Delivery, Event
+from signalbox.outbox import registry
+from signalbox.pipeline import exporter, writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _no_durable_receivers_left() -> Iterator[None]:
+    if not connections["other"].in_atomic_block:  # a test that used it left it open, as its tables were emptied
+        connections["other"].close()
+    yield
+    for name in list(registry.get_durable_receivers()):
+        registry.disconnect(name)
+    writer.delivery_source = None
+    signalbox.start_recording()
+    exporter.discard_pending()
+    connections["other"].close()  # a test that used it leaves it open when its tables are emptied
+
+
+@pytest.fixture
+def durable() -> Callable[..., None]:
+    """Make a function durable for one test, as the decorator does."""
+
+    def make(function: Any, signals: Any = post_save, sender: Any = "shop.Order", **options: Any) -> None:
+        signalbox.receiver(signals, sender=sender, durable=True, **options)(function)
+
+    return make
+
+
+class Notes:
+    """What receivers have noted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def lines(self, word: str = "") -> list[list[str]]:
+        found = [line.split() for line in self.path.read_text().splitlines()]
+        return [line for line in found if not word or line[0] == word]
+
+    def wait_for(self, word: str, number: int, seconds: float = 30) -> list[list[str]]:
+        deadline = time.monotonic() + seconds
+        while len(found := self.lines(word)) < number:
+            assert time.monotonic() < deadline, f"{len(found)} of {number} {word}: {self.lines()[-5:]}"
+            time.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
+    path = tmp_path / "notes"
+    monkeypatch.setenv("SIGNALBOX_TEST_NOTES", str(path))
+    return Notes(path)
+
+
+class Process:
+    """A process of the test's, by its handle alone."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                [sys.executable, *arguments],
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL it with what it started, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Tell it to end, and return its status."""
+        self.popen.send_signal(number)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 60) -> int:
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"it did not end:\n{self.log.read_text()[-3000:]}") from None
+
+
+@pytest.fixture
+def start(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Process]]:
+    """Start a program with receivers; it ends with the test."""
+    started: list[Process] = []
+
+    def run(*arguments: str, receivers: str = "", box: dict[str, Any] | None = None, **environment: str) -> Process:
+        process = Process(
+            list(arguments),
+            {
+                "DJANGO_SETTINGS_MODULE": "tests.outbox.settings",
+                "SIGNALBOX_TEST_DURABLE": receivers,
+                "SIGNALBOX_TEST_BOX": repr(box or {}),
+                "PYTHONPATH": os.pathsep.join(filter(None, ["src", ".", os.environ.get("PYTHONPATH", "")])),
+                **environment,
+            },
+            tmp_path / "log",
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def worker(start: Callable[..., Process]) -> Callable[..., Process]:
+    """Start `manage.py signalbox work`."""
+
+    def run(*options: str, **more: Any) -> Process:
+        return start("-m", "django", "signalbox", "work", "--database", "default", *options, **more)
+
+    return run
+
+
+@pytest.fixture
+def clean(transactional_db: None) -> Iterator[None]:
+    """Tables without events and deliveries, whatever was committed before, on every database."""
+    _empty_tables()
+    yield
+    _empty_tables()
+
+
+def _empty_tables() -> None:
+    for alias in settings.DATABASES:
+        if alias == "default":
+            Delivery.objects.using(alias).all().delete()
+            Event.objects.using(alias).all().delete()
+        connections[alias].close()

@@ -1,0 +1,192 @@
+"""Workers are killed at any moment: every committed event is delivered at least once, in order, and no other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from signalbox.models import Delivery
+from tests.outbox import receivers
+from tests.outbox.ledger import CallLog, Ledger, assert_consistent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.outbox.conftest import Notes, Process
+    from tests.outbox.ledger import ReceiverCall
+
+logger = logging.getLogger(__name__)
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("clean")]
+
+RECEIVER = "noted:post_save:shop.Order:retries=1000:backoff=0.01"
+KEYS = 24
+BEHIND = 30
+"""Deliveries that may wait: a longer queue would only take longer to empty."""
+
+
+@pytest.fixture
+def book(durable: Callable[..., None]) -> Ledger:
+    durable(receivers.saves_with_times, retries=1000)
+    return Ledger(KEYS)
+
+
+@pytest.fixture
+def runs(notes: Notes) -> CallLog:
+    return CallLog(notes.path)
+
+
+def run_that_began(book: Ledger, runs: CallLog, process: Process) -> ReceiverCall:
+    """Write until the receiver is called some more times, and return the last call. ``process`` has a log to show."""
+    runs.read_new()
+    more = random.randint(1, 8)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(book) - runs.finished_count < BEHIND:
+            book.write()
+        else:
+            time.sleep(0.002)
+        new = runs.read_new()
+        more -= len(new)
+        if new and more <= 0:
+            return new[-1]
+    raise AssertionError(f"nothing is run\n{process.log.read_text()[-3000:]}")
+
+
+def wait_until_all_is_done(last: Process, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while number := Delivery.objects.exclude(state="done").count():
+        assert time.monotonic() < deadline, f"{number} are left\n{last.log.read_text()[-3000:]}"
+        time.sleep(0.1)
+
+
+@pytest.mark.every_database
+def test_killed_workers_lose_nothing_and_keep_the_order(
+    book: Ledger, runs: CallLog, worker: Callable[..., Process], crashes: int
+) -> None:
+    def begin() -> Process:
+        return worker("--threads", "2", receivers=RECEIVER, box={"LEASE": 1.5})
+
+    deaths: dict[int, int] = {}
+    running = [begin(), begin()]
+    for number in range(crashes):
+        began = run_that_began(book, runs, running[0])
+        victim = next(one for one in running if one.popen.pid == began.pid)
+        if number % 4 == 3:  # one that has just been started, perhaps
+            victim = random.choice(running)
+        time.sleep(random.uniform(0, 0.02))
+        deaths[victim.popen.pid] = time.monotonic_ns()
+        victim.kill()
+        running[running.index(victim)] = begin()
+    wait_until_all_is_done(running[0], 60)
+    for one in running:
+        one.kill()
+    logger.info(assert_consistent(book, runs, deaths))
+
+
+class Broker:
+    """A queue of this test's own in a broker."""
+
+    def __init__(self, name: str, url: str) -> None:
+        celery = pytest.importorskip("celery")
+        self.name = name
+        self.url = url
+        self.queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
+        self.app = celery.Celery(broker=url)
+        self.app.conf.broker_transport_options = {"global_keyprefix": f"{self.queue}:"}
+        self.lost = 0
+
+    def lose(self, seconds: float) -> None:
+        """Empty the queue, as soon as it holds something."""
+        deadline = time.monotonic() + seconds
+        with self.app.connection_for_write() as connection:
+            while time.monotonic() < deadline:
+                if lost := connection.default_channel.queue_purge(self.queue):
+                    self.lost += lost
+                    return
+                time.sleep(0.005)
+
+    def remove(self) -> None:
+        with self.app.connection_for_write() as connection:
+            connection.default_channel.queue_delete(self.queue)
+        if self.name == "redis":
+            import redis
+
+            with redis.Redis.from_url(self.url) as client:
+                for key in client.scan_iter(f"{self.queue}:*"):
+                    client.delete(key)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("redis", marks=pytest.mark.redis),
+        # A broker and a database never meet: each database is tried with one.
+        pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, pytest.mark.every_database]),
+    ],
+)
+def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
+    book: Ledger,
+    runs: CallLog,
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    crashes: int,
+    name: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    broker = Broker(name, request.getfixturevalue(f"{name}_url"))
+    names = map(str, range(1_000_000))
+    more: dict[str, Any] = {
+        "receivers": RECEIVER,
+        "box": {"LEASE": 2, "REDISPATCH": 1, "ENGINE": "celery"},
+        "SIGNALBOX_TEST_BROKER": broker.url,
+        "SIGNALBOX_TEST_QUEUE": broker.queue,
+    }
+
+    def begin() -> Process:
+        command = ("-m", "celery", "-A", "tests.outbox.celery_app", "worker", "-c", "2", "-l", "WARNING")
+        return start(*command, "--without-gossip", "--without-mingle", "-n", f"{broker.queue}-{next(names)}@%h", **more)
+
+    # A worker of Celery's takes seconds to start, and replaces a child of its own at once.
+    victims = cycle(["child", "relay", "child", "worker"])
+    deaths: dict[int, int] = {}
+    relays = 0
+    relay = worker(**more)
+    running = [begin()]
+    for number in range(crashes):
+        began = run_that_began(book, runs, relay)
+        if len(running) < 2:  # while one starts, the other works
+            running.append(begin())
+        if number % 3 == 1:
+            broker.lose(2)
+            began = run_that_began(book, runs, relay)
+        victim = next(victims)
+        time.sleep(random.uniform(0, 0.01))
+        moment = time.monotonic_ns()
+        if victim == "relay":
+            relay.kill()
+            relay = worker(**more)
+            relays += 1
+        elif victim == "worker":
+            process = next(one for one in running if one.popen.pid == began.process_group)
+            process.kill()
+            running[running.index(process)] = begin()
+            deaths[began.process_group] = moment
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(began.pid, signal.SIGKILL)
+            deaths[began.pid] = moment
+    wait_until_all_is_done(relay, 90)
+    for one in (relay, *running):
+        one.kill()
+    broker.remove()
+    assert broker.lost, "the broker has lost messages"
+    logger.info("%s; %d relays killed, %d messages lost", assert_consistent(book, runs, deaths), relays, broker.lost)

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import os
+import random
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connection, connections, transaction
+
+from signalbox.models import Delivery
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.dispatch import relay as relaying
+from signalbox.outbox.dispatch.relay import Relay
+from signalbox.outbox.queue import DeliveryQueue
+from signalbox.outbox.worker import WorkerOptions
+from tests.outbox import receivers
+from tests.shop.models import Order, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.outbox.conftest import Notes, Process
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+every_database = pytest.mark.every_database
+
+
+def orders(number: int) -> list[Order]:
+    with transaction.atomic():
+        return [Order.objects.create(number=str(place)) for place in range(number)]
+
+
+class Published:
+    """An engine that only remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.fails = False
+
+    def __call__(self, alias: str, deliveries: Any) -> None:
+        if self.fails:
+            raise ConnectionError("the broker is away")
+        self.ids += [number for number, _ in deliveries]
+
+
+@pytest.fixture
+def relay() -> tuple[Relay, Published]:
+    pytest.importorskip("celery")
+    found = Relay(WorkerOptions(burst=True, databases=("default",)), "celery")
+    found.publish = published = Published()
+    return found, published
+
+
+@every_database
+def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
+    durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 2}
+    durable(receivers.saved)
+    orders(3)
+    one, published = relay
+    one.run()
+    one.run()
+    assert 3 == len(published.ids), "a message that is on its way is not sent again"
+    time.sleep(2.1)
+    one.run()
+    assert 6 == len(published.ids)
+    assert 3 == len(set(published.ids))
+
+
+@every_database
+def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
+    durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "MOST_UNDER_WAY", 50)
+    monkeypatch.setattr(relaying, "DISPATCH_BATCH_SIZE", 10)
+    durable(receivers.saved)
+    orders(1)
+    pattern = Delivery.objects.get()
+    fields = {one.attname: getattr(pattern, one.attname) for one in Delivery._meta.fields if one.name != "id"}
+
+    def copies(number: int, **values: Any) -> None:
+        rows = [Delivery(**{**fields, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    soon = claiming.now_us() + 40 * claiming.SECOND_US
+    copies(10_000, lane=None, due=soon, wake=soon, attempts=1)
+    copies(1, lane=7, due=soon, wake=soon, attempts=1)
+    copies(200, lane=7)
+    copies(100, lane=None, queue="mail")
+    one, published = relay
+    one.run()
+    assert pattern.pk in published.ids
+    assert 40 < len(published.ids) - 1 <= 50, "those of the full queue"
+    copies(60, lane=None)
+    one.run()
+    assert 80 < len(published.ids) <= 100, "each queue may have so many under way"
+    again = Relay(WorkerOptions(burst=True, databases=("default",), queues=("other",)), "celery")
+    again.publish = other = Published()
+    copies(3, lane=None, queue="other")
+    again.run()
+    assert 3 == len(other.ids)
+
+
+@every_database
+def test_the_relay_publishes_the_head_of_a_key_alone(
+    durable: Callable[..., None], relay: tuple[Relay, Published], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    order.save()
+    one, published = relay
+    one.run()
+    first, second = Delivery.objects.order_by("id").values_list("id", flat=True)
+    assert [first] == published.ids
+    claims = DeliveryQueue("default")
+    assert claims.acquire_by_id(second) is None, "a message that comes too early finds the row not to be run"
+    taken = claims.acquire_by_id(first)
+    assert taken is not None
+    assert claims.acquire_by_id(first) is None, "nor does one that comes twice"
+    claims.complete(taken, claiming.SUCCEEDED)
+    assert claims.acquire_by_id(first) is None
+    one.run()
+    assert [first, second] == published.ids
+
+
+@every_database
+def test_what_could_not_be_published_is_not_taken_for_published(
+    durable: Callable[..., None], relay: tuple[Relay, Published]
+) -> None:
+    durable(receivers.saved)
+    orders(2)
+    one, published = relay
+    published.fails = True
+    [claims] = [DeliveryQueue("default")]
+    with pytest.raises(ConnectionError):
+        one._relay_database(claims)
+    published.fails = False
+    one.run()
+    assert 2 == len(published.ids)
+
+
+BACKENDS = [
+    ("django_tasks_db.DatabaseBackend", "django_tasks_db", ("db_worker", "--interval", "0.1")),
+    ("django_ox.backend.OxBackend", "django_ox", ("ox_worker",)),
+]
+
+
+@every_database
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "app", "command"), BACKENDS, ids=[app for _, app, _ in BACKENDS])
+def test_djangos_tasks_run_deliveries(
+    durable: Callable[..., None],
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    notes: Notes,
+    backend: str,
+    app: str,
+    command: tuple[str, ...],
+) -> None:
+    if find_spec(app) is None:
+        pytest.skip(f"{app} is not installed")
+    durable(receivers.fails_once, backoff=0.2)
+    [order, *_] = orders(3)
+    order.save()
+    more: dict[str, Any] = {
+        "receivers": "fails_once:post_save:shop.Order:backoff=0.2",
+        "box": {"ENGINE": "tasks", "REDISPATCH": 5},
+        "SIGNALBOX_TEST_TASKS": f"{backend} {app}",
+    }
+    assert 0 == start("-m", "django", "migrate", "-v", "0", **more).wait()
+    theirs = start("-m", "django", *command, **more)
+    relay = worker(**more)
+    notes.wait_for("saved", 4, 60)
+    deadline = time.monotonic() + 10
+    while Delivery.objects.exclude(state="done").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert 0 == relay.end()
+    theirs.end()
+    mine = [int(line[2]) for line in notes.lines("saved") if line[1] == str(order.pk)]
+    assert sorted(mine) == mine
+    _drop(app)
+
+
+def _drop(app: str) -> None:
+    """Drop the tables of an app that this process does not know, before it flushes those that it does."""
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            if table.startswith((app, "django_tasks_db", "django_ox", "ox_")):
+                cascade = " CASCADE" if connection.vendor == "postgresql" else ""
+                cursor.execute(f"DROP TABLE {connection.ops.quote_name(table)}{cascade}")
+        cursor.execute(
+            "DELETE FROM django_migrations WHERE app IN ('django_tasks_db', 'django_ox', 'django_tasks_database')"
+        )
+
+
+REDIS = pytest.param("redis", marks=pytest.mark.redis)
+RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)
+CELERY = ("-m", "celery", "-A", "tests.outbox.celery_app", "worker", "-c", "2", "-l", "WARNING")
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """What the relay and a worker of Celery's have to be told, with a queue of their own."""
+    celery = pytest.importorskip("celery")
+    url = request.getfixturevalue(f"{request.param}_url")
+    queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
+    yield {"box": {"ENGINE": "celery"}, "SIGNALBOX_TEST_BROKER": url, "SIGNALBOX_TEST_QUEUE": queue}
+    with celery.Celery(broker=url).connection_for_write() as found:
+        found.default_channel.queue_delete(queue)
+
+
+# A broker and a database never meet: each database is tried with one.
+@pytest.mark.parametrize(
+    "broker", [REDIS, pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, every_database])], indirect=True
+)
+def test_celery_runs_deliveries(
+    durable: Callable[..., None],
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    notes: Notes,
+    broker: dict[str, Any],
+) -> None:
+    durable(receivers.fails_once, backoff=0.2)
+    found = orders(3)
+    found[0].save()
+    more = {"receivers": "fails_once:post_save:shop.Order:backoff=0.2", **broker}
+    theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
+    relay = worker(**more)
+    notes.wait_for("saved", 4, 90)  # a message that was lost is sent again after 60 s
+    assert 0 == relay.end()
+    theirs.end()
+
+
+@pytest.mark.parametrize("broker", [REDIS, RABBITMQ], indirect=True)
+def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
+    durable: Callable[..., None],
+    start: Callable[..., Process],
+    worker: Callable[..., Process],
+    notes: Notes,
+    broker: dict[str, Any],
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    more = {"receivers": "slow:post_save:shop.Order", "SIGNALBOX_TEST_SLOW": "3", **broker}
+    theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
+    relay = worker(**more)
+    notes.wait_for("begun", 1, 60)
+    theirs.end()
+    assert 0 == relay.end()
+    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    [one] = Delivery.objects.all()
+    assert ("done", 1) == (one.state, one.attempts)
+
+
+@every_database
+def test_the_engine_for_development_runs_what_was_committed_at_once(
+    durable: Callable[..., None], notes: Notes, settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(receivers.saved)
+    with transaction.atomic():
+        order = Order.objects.create(number="1")
+        assert [] == notes.lines()
+    assert 1 == len(notes.lines("saved"))
+    order.save()
+    assert 2 == len(notes.lines("saved"))
+    try:
+        with transaction.atomic():
+            order.save()
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert 2 == len(notes.lines("saved"))
+    assert not Delivery.objects.exclude(state="done").exists()
+
+
+@every_database
+@pytest.mark.django_db(databases=["default", "other"], transaction=True)
+@pytest.mark.parametrize("name", ["saved", "never_works", "asynchronously_slow"])
+def test_the_engine_for_development_leaves_the_transactions_of_other_databases_open(
+    durable: Callable[..., None], notes: Notes, settings: Any, name: str
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(getattr(receivers, name), retries=0, timeout=0.2)
+    with transaction.atomic(using="other"):
+        Tag.objects.using("other").create(name="before")
+        Order.objects.create(number="1")
+        assert connections["other"].in_atomic_block
+        Tag.objects.using("other").create(name="after")
+    assert {"before", "after"} == set(Tag.objects.using("other").values_list("name", flat=True))
+    assert ("done" if name == "saved" else "dead") == Delivery.objects.get().state
+
+
+def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
+    durable: Callable[..., None], notes: Notes, settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(receivers.never_works, backoff=lambda attempt: 1 / 0)
+    durable(receivers.saved)
+    Order.objects.create(number="1")
+    assert 1 == len(notes.lines("saved"))
+    failed = Delivery.objects.get(receiver__endswith="never_works")
+    assert ("pending", 1, None) == (failed.state, failed.attempts, failed.lease)
+    assert "ValueError" in failed.error
+
+
+@every_database
+def test_a_failure_in_development_reaches_nobody_and_is_kept(
+    durable: Callable[..., None], notes: Notes, settings: Any
+) -> None:
+    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    durable(receivers.never_works, retries=0)
+    Order.objects.create(number="1")
+    assert "dead" == Delivery.objects.get().state

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from django.db import connections
+
+from signalbox.models import Delivery
+from signalbox.outbox import heartbeat
+from tests.outbox import receivers
+from tests.shop.models import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.outbox.conftest import Notes
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+@pytest.mark.parametrize("name", ["stuck", "blocks", "blocks_a_thread", "swallows"])
+def test_a_receiver_that_does_not_end_counts_as_failed_while_it_holds_its_engines_thread(
+    durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(heartbeat, "TICK", 0.05)
+    monkeypatch.setattr(heartbeat, "TIMEOUT_GRACE_SECONDS", 0.2)
+    monkeypatch.setenv("SIGNALBOX_TEST_STUCK", "3")
+    durable(getattr(receivers, name), retries=0, timeout=0.1)
+    Order.objects.create(number="1")
+    number = Delivery.objects.get().pk
+
+    def engine() -> None:
+        heartbeat.execute_by_id("default", number)
+        connections.close_all()
+
+    thread = threading.Thread(target=engine)
+    thread.start()
+    deadline = time.monotonic() + 2.5
+    while Delivery.objects.get().state == "pending" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    [one] = Delivery.objects.all()
+    assert thread.is_alive()
+    thread.join()
+    assert ("dead", "TimedOut: it took longer than 0.1 seconds, and did not end") == (one.state, one.error)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from django.db import DatabaseError
+from django.db.models import F, Value
+from django.db.models.functions import Concat
+from django.db.models.signals import m2m_changed, post_delete, post_save
+
+from signalbox.models import Delivery
+from signalbox.outbox import operations, ordering
+from signalbox.serialization.redaction import Redactor
+from tests.outbox import receivers
+from tests.shop import signals
+from tests.shop.models import Customer, Document, ExpressOrder, Order, Tag, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = UUID("0b7d0d0e-0000-4000-8000-000000000001")
+
+
+def by_customer(values: Any) -> Any:
+    return values["customer"]
+
+
+def by_customers_key(values: Any) -> Any:
+    return values["customer"].pk
+
+
+def ordered() -> list[tuple[str, int | None]]:
+    return [(one.key, one.lane) for one in Delivery.objects.order_by("id")]
+
+
+def one_lane() -> str:
+    """Return the only key of all deliveries, which share a lane."""
+    [(key, lane)] = set(ordered())
+    assert lane is not None
+    return key
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    durable(receivers.saved, post_save, ExpressOrder)
+    durable(receivers.saved, m2m_changed, Order.tags.through)
+    durable(receivers.saved, signals.order_paid, None)
+    order = Order.objects.create(number="1")
+    order.tags.add(Tag.objects.create(name="t"))
+    proxy = ExpressOrder.objects.get()
+    proxy.save()
+    signals.order_paid.send(sender=None, instance=proxy)
+    assert 4 == Delivery.objects.count()
+    assert f"shop.Order {order.pk}" == one_lane()
+
+
+@pytest.mark.usefixtures("clean")
+def test_objects_of_two_models_have_lanes_of_their_own(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, post_save, None)
+    Tag.objects.create(pk=7, name="t")
+    Order.objects.create(pk=7, number="1")
+    (_, first), (_, second) = ordered()
+    assert first != second
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_key_is_one_lane_whatever_the_sender(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, [post_save, signals.order_paid], None, key="customer")
+    customer = Customer.objects.create(name="Ann")
+    Delivery.objects.all().delete()
+    Order.objects.create(number="1", customer=customer)
+    signals.order_paid.send(sender=Tag, customer=customer)
+    signals.order_paid.send(sender=None, customer=customer)
+    assert f"shop.Customer {customer.pk}" == one_lane()
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_function_of_the_key_is_given_the_arguments_themselves(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, signals.order_paid, None, key=by_customers_key)
+    customer = Customer.objects.create(name="Ann")
+    signals.order_paid.send(sender=None, customer=customer)
+    assert str(customer.pk) == one_lane()
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("key", ["customer", by_customer])
+def test_a_field_that_was_not_loaded_is_read_for_the_key(durable: Callable[..., None], key: Any) -> None:
+    durable(receivers.saved, key=key)
+    customer = Customer.objects.create(name="Ann")
+    order = Order.objects.create(number="1", customer=customer)
+    order.save()
+    order.save(update_fields=["number"])
+    for found in (Order.objects.only("number"), Order.objects.defer("customer")):
+        one = found.get()
+        one.number = "2"
+        one.save()
+        one.save(update_fields=["number"])
+    assert 7 == Delivery.objects.count()
+    assert (f"shop.Customer {customer.pk}" if key == "customer" else str(customer.pk)) == one_lane()
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_value_that_the_database_made_is_read_for_the_key(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, key="number")
+    order = Order.objects.create(number="12")
+    order.number = Concat(Value(""), F("number"))
+    order.save()
+    assert "12" == one_lane()
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize("key", ["customer", by_customer])
+def test_a_delete_that_could_not_be_put_in_order_is_refused(durable: Callable[..., None], key: Any) -> None:
+    durable(receivers.saved, post_delete, key=key)
+    customer = Customer.objects.create(name="Ann")
+    Order.objects.create(number="1", customer=customer)
+    with pytest.raises(DatabaseError, match=r"the field 'customer' of shop\.Order \d+, .* before the delete"):
+        Order.objects.only("number").get().delete()
+    Order.objects.get().delete()
+    assert 1 == Delivery.objects.count()
+
+
+@pytest.mark.usefixtures("clean")
+def test_an_empty_text_is_a_key_as_any_other(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, key="note")
+    Order.objects.create(number="1")
+    Order.objects.create(number="2")
+    assert '""' == one_lane()
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_secret_argument_is_no_key(durable: Callable[..., None]) -> None:
+    durable(receivers.saved, signals.order_paid, None, key="token")
+    signals.order_paid.send(sender=None, token="t0ken")
+    assert "[redacted]" == one_lane()
+
+
+@pytest.mark.usefixtures("clean")
+def test_a_key_that_fails_is_told_and_the_object_is_the_key(
+    durable: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    durable(receivers.saved, key=lambda values: object())
+    order = Order.objects.create(number="1")
+    assert f"shop.Order {order.pk}" == one_lane()
+    assert "a builtins.object makes no key" in caplog.text
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("clean")
+def test_a_retried_delivery_comes_back_to_its_lane(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    Order.objects.create(number="1")
+    before = ordered()
+    Delivery.objects.update(state="dead", lane=None)
+    operations.retry(Delivery.objects.all(), "default")
+    assert before == ordered()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (("7", 7, Decimal(7), Decimal("7.00")), "7"),
+        ((KEY, str(KEY)), str(KEY)),
+        ((dt.date(2026, 3, 1), "2026-03-01"), "2026-03-01"),
+        (
+            (
+                dt.datetime(2026, 3, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=1))),
+                dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+            ),
+            "2026-03-01T00:00:00+00:00",
+        ),
+        ((Order.Status.PAID, "paid"), "paid"),
+        ((None,), "null"),
+        (((1, KEY), [1, str(KEY)]), f'[1,"{KEY}"]'),
+        (({"b", "a"}, ["a", "b"]), '["a","b"]'),
+        (({"b": 1, "a": 2}, {"a": 2, "b": 1}), '{"a":2,"b":1}'),
+        ((Document(pk=KEY),), f"shop.Document {KEY}"),
+        ((ExpressOrder(pk=1), Order(pk=1)), "shop.Order 1"),
+        ((b"\x01",), "01"),
+        ((Order,), "shop.Order"),
+    ],
+)
+def test_equal_keys_are_one_text(values: tuple[Any, ...], expected: str) -> None:
+    assert {expected} == {ordering.format_key(value, Redactor()) for value in values}
+
+
+def test_a_long_key_is_shortened_and_stays_one_of_its_own() -> None:
+    first, second = (ordering.format_key(Word(text="x" * 300 + end), Redactor()) for end in "ab")
+    assert first != second
+    assert 200 >= len(first)

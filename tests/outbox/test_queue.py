@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import Error, OperationalError, connection, connections, transaction
+
+from signalbox.models import Delivery
+from signalbox.outbox import operations
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.execution import _discard_connection
+from signalbox.outbox.queue import (
+    PARKED_RECHECK_US,
+    SECOND_US,
+    SUCCEEDED,
+    AttemptResult,
+    DeliveryQueue,
+    Disposition,
+    now_us,
+)
+from tests.outbox import receivers
+from tests.outbox.counting import measure_work
+from tests.shop.models import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+
+SKIPPED = AttemptResult(disposition=Disposition.DEAD, error="x", releases_partition=True)
+
+
+@pytest.fixture
+def copies(durable: Callable[..., None]) -> Callable[..., None]:
+    """Make deliveries that are alike, but for the values that are given."""
+    durable(receivers.saved)
+    Order.objects.create(number="1")
+    pattern = Delivery.objects.get()
+    pattern.delete()
+
+    def make(number: int, **values: Any) -> None:
+        fields = {one.attname: getattr(pattern, one.attname) for one in Delivery._meta.fields if one.name != "id"}
+        rows = [Delivery(**{**fields, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    return make
+
+
+def two_of_one_key(durable: Callable[..., None]) -> tuple[Delivery, Delivery]:
+    durable(receivers.saved, on_dead="skip")
+    order = Order.objects.create(number="1")
+    order.save()
+    first, second = Delivery.objects.order_by("id")
+    return first, second
+
+
+# ------------------------------------------------------------------ one at a time
+
+
+def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(durable: Callable[..., None]) -> None:
+    first, second = two_of_one_key(durable)
+    claims = DeliveryQueue("default")
+    [one] = claims.acquire(10, 10)
+    claims.complete(one, SKIPPED)
+    [other] = claims.acquire(10, 10)
+    assert (first.pk, second.pk) == (one.id, other.id)
+    operations.retry(Delivery.objects.filter(pk=first.pk), "default")
+    assert [] == claims.acquire(10, 10)
+    assert claims.acquire_by_id(first.pk) is None
+    assert [] == claims.dispatch(10, now_us() + 60 * SECOND_US)
+    claims.complete(other, SUCCEEDED)
+    assert [first.pk] == [found.id for found in claims.acquire(10, 10)]
+
+
+def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(durable: Callable[..., None]) -> None:
+    first, second = two_of_one_key(durable)
+    claims = DeliveryQueue("default")
+    [one] = claims.acquire(10, 10)
+    claims.complete(one, SKIPPED)
+    claims.acquire(10, 10)
+    operations.retry(Delivery.objects.filter(pk=first.pk), "default")
+    Delivery.objects.filter(pk=second.pk).update(lease=1, wake=1)
+    assert [first.pk] == [found.id for found in claims.acquire(10, 10)]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhile(
+    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch, by_id: bool
+) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("who has SQLite's write lock claims alone")
+    first, second = two_of_one_key(durable)
+    lane = first.partition_id
+    Delivery.objects.filter(pk=first.pk).update(lane=None, wake=None, state="dead")
+    claims = DeliveryQueue("default")
+    look = claims._drop_overtaken
+
+    def late(found: Any) -> Any:
+        Delivery.objects.filter(pk=first.pk).update(lane=lane, wake=0, state="pending")
+        return look(found)
+
+    monkeypatch.setattr(claims, "_without_late", late)
+    assert not (claims.acquire_by_id(second.pk) if by_id else claims.acquire(10, 10))
+    [row] = Delivery.objects.filter(pk=second.pk)
+    assert (0, None) == (row.attempts, row.lease)
+
+
+def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable[..., None]) -> None:
+    """Who looked only once would give up the message, and the delivery would wait for the next one."""
+    if connection.vendor == "sqlite":
+        pytest.skip("who has SQLite's write lock claims alone")
+    copies(1, lane=None, due=1, wake=1)
+    number = Delivery.objects.get().pk
+    locked, told = threading.Event(), threading.Event()
+
+    def pass_over() -> None:
+        with transaction.atomic():
+            Delivery.objects.select_for_update().get(pk=number)
+            locked.set()
+            told.wait(20)
+        connection.close()
+
+    thread = threading.Thread(target=pass_over)
+    thread.start()
+    assert locked.wait(20)
+    threading.Timer(0.05, told.set).start()
+    one = DeliveryQueue("default").acquire_by_id(number)
+    thread.join(20)
+    assert one is not None
+    assert number == one.id
+
+
+# ------------------------------------------------------------------ long lanes
+
+
+def test_what_stands_far_behind_in_a_lane_sleeps_until_the_one_before_it_has_left(copies: Callable[..., None]) -> None:
+    moment = now_us()
+    copies(1500, lane=9, due=moment, wake=moment)
+    claims = DeliveryQueue("default")
+    [head] = claims.acquire(100, 1)
+    claims._next_parking_check = 0
+    assert [] == claims.acquire(100, 1)
+    assert Delivery.objects.filter(wake__lte=now_us()).count() <= claiming.MIN_BLOCKED_TO_PARK
+    for number in Delivery.objects.order_by("id").values_list("id", flat=True)[1:20]:
+        claims.complete(head, SUCCEEDED)
+        [head] = claims.acquire(100, 1)
+        assert number == head.id
+
+
+@pytest.mark.parametrize("leave", ["done", "deleted", "skipped", "discarded"])
+def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
+    settings.SIGNALBOX = {"KEEP_DELIVERIES": 0} if leave == "deleted" else {}
+    moment = now_us()
+    copies(3, lane=9, due=moment, wake=moment)
+    head, following, last = Delivery.objects.order_by("id")
+    Delivery.objects.exclude(pk=head.pk).update(wake=moment + PARKED_RECHECK_US)
+    claims = DeliveryQueue("default")
+    if leave == "discarded":
+        operations.discard(Delivery.objects.filter(pk=head.pk), "default")
+    else:
+        [one] = claims.acquire(10, 10)
+        claims.complete(one, SKIPPED if leave == "skipped" else SUCCEEDED)
+    assert [following.pk] == [one.id for one in claims.acquire(10, 10)]
+    assert moment + PARKED_RECHECK_US == Delivery.objects.get(pk=last.pk).wake
+
+
+def test_a_dead_letter_behind_is_not_woken(copies: Callable[..., None]) -> None:
+    moment = now_us()
+    copies(2, lane=9, due=moment, wake=moment)
+    head, dead = Delivery.objects.order_by("id")
+    Delivery.objects.filter(pk=dead.pk).update(state="dead", wake=None)
+    DeliveryQueue("default").unblock_next(9, head.pk)
+    assert Delivery.objects.get(pk=dead.pk).wake is None
+
+
+def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable[..., None]) -> None:
+    """The one in front leaves at the moment in which those behind it are put to sleep."""
+    if connection.vendor == "sqlite":
+        pytest.skip("one writer at a time")
+    moment = now_us()
+    copies(30, lane=9, due=moment, wake=moment)
+    claims = DeliveryQueue("default")
+    claims._next_parking_check = moment + 60 * SECOND_US
+    [head] = claims.acquire(1, 1)
+    blocked = {head.id: list(Delivery.objects.filter(id__gt=head.id).values_list("id", flat=True))}
+
+    def leave() -> None:
+        claims.complete(head, SUCCEEDED)
+        connections.close_all()
+
+    leaving = threading.Thread(target=leave)
+    with claims._write_transaction():
+        claims._park(blocked, now_us())
+        leaving.start()
+        time.sleep(0.5)  # it waits for the lock of its row
+    leaving.join()
+    assert [head.id + 1] == [one.id for one in claims.acquire(10, 1)]
+    assert 0 == claims._park(blocked, now_us()), "who has left can wake nobody"
+
+
+def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) -> None:
+    number, many = 20, 5_000
+
+    def cost(behind: int) -> int:
+        """Return what it takes to run some deliveries of other keys beside a key of so many, and some of that key."""
+        Delivery.objects.all().delete()
+        moment = now_us()
+        claims = DeliveryQueue("default")
+        copies(1, lane=9, due=moment, wake=moment)
+        [head] = claims.acquire(1, 1)
+        copies(behind, lane=9, due=moment, wake=moment)
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one lane is nearly everything
+        for _ in range(20):
+            assert [] == claims.acquire(1, 1)
+            claims._next_parking_check = 0
+        copies(2 * number, lane=None, due=moment, wake=moment)
+
+        def run() -> None:
+            nonlocal head
+            claims._next_parking_check = 0  # it looks once, not each second, of which a busy machine needs many
+            for _ in range(number):
+                [one] = claims.acquire(1, 1)
+                claims.complete(one, SUCCEEDED)
+                claims._next_parking_check = now_us() + 600 * SECOND_US
+            for _ in range(number):
+                claims.complete(head, SUCCEEDED)
+                [head] = claims.acquire(1, 1)
+
+        run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
+        return measure_work(run)
+
+    alone, crowded = cost(2 * number + 1), cost(many)
+    # Whoever walked through them at each claim would read all of them 40 times. PostgreSQL leaves some entries of those
+    # that were put to sleep in its index until it cleans up.
+    assert crowded < alone + 8 * many, (crowded, alone)
+
+
+# ------------------------------------------------------------------ a database that is in trouble
+
+
+def test_a_failure_while_putting_to_sleep_does_not_lose_what_is_dispatched(
+    copies: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadlock(*_: Any) -> None:
+        raise OperationalError("deadlock")
+
+    moment = now_us()
+    copies(2, lane=None, due=moment, wake=moment)
+    claims = DeliveryQueue("default")
+    monkeypatch.setattr(claims, "_blocked", deadlock)
+    assert 2 == len(claims.dispatch(10, now_us() + 60 * SECOND_US))
+    claims._next_parking_check = 0
+    assert [] == claims.dispatch(10, now_us() + 60 * SECOND_US)
+
+
+def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> None:
+    if connection.vendor != "sqlite":
+        pytest.skip("about SQLite alone")
+    moment = now_us()
+    copies(1, lane=None, due=moment, wake=moment)
+    claims = DeliveryQueue("default")
+    [one] = claims.acquire(1, 1)
+    _discard_connection(connections["default"])
+    its = connections["default"].settings_dict
+    before = dict(its["OPTIONS"])
+    # Django leaves a connection open whose first command finds the file locked.
+    its["OPTIONS"].update(timeout=0.1, init_command="")
+    lock = sqlite3.connect(its["NAME"], isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Error):
+            claims.complete(one, SUCCEEDED)
+        lock.execute("ROLLBACK")
+        assert (True, False) == claims.complete(one, SUCCEEDED)
+    finally:
+        its["OPTIONS"].update(before)
+        lock.close()
+        _discard_connection(connections["default"])

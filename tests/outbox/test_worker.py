@@ -1,0 +1,614 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.db import connection, transaction
+
+from signalbox.models import Delivery
+from signalbox.outbox import queue as claiming
+from signalbox.outbox.queue import DeliveryQueue
+from signalbox.outbox.worker import Worker, WorkerOptions
+from tests.outbox import receivers
+from tests.outbox.counting import measure_work
+from tests.shop.models import Order, Tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.outbox.conftest import Notes, Process
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+# A test without it is about processes, signals and receivers alone: no database makes a difference to these.
+every_database = pytest.mark.every_database
+
+SAVED = "saved:post_save:shop.Order"
+SLOW = "slow:post_save:shop.Order"
+
+
+def orders(number: int) -> list[Order]:
+    with transaction.atomic():
+        return [Order.objects.create(number=str(place)) for place in range(number)]
+
+
+def undo(number: str) -> None:
+    with transaction.atomic():
+        Order.objects.create(number=number)
+        raise RuntimeError
+
+
+def wait_until(check: Callable[[], Any], seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, list(Delivery.objects.values("state", "attempts", "error")[:5])
+        time.sleep(0.05)
+    return found
+
+
+@every_database
+def test_a_delivery_is_written_with_its_change_and_run_by_a_worker(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    with transaction.atomic():
+        kept = Order.objects.create(number="1")
+        with pytest.raises(RuntimeError):
+            undo("2")
+    assert 0 == worker("--burst", receivers=SAVED).wait()
+    [delivery] = Delivery.objects.all()
+    assert [["saved", str(kept.pk), str(delivery.pk), "1"]] == notes.lines()
+    assert ("done", 1, None, None) == (delivery.state, delivery.attempts, delivery.wake, delivery.lane)
+
+
+@every_database
+def test_a_failed_delivery_is_tried_again_and_its_key_waits_for_it(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.fails_once, backoff=0.3)
+    first, other = orders(2)
+    first.save()
+    running = worker("--threads", "2", receivers="fails_once:post_save:shop.Order:backoff=0.3")
+    notes.wait_for("saved", 3)
+    assert 0 == running.end()
+    mine = [line[2] for line in notes.lines("saved") if line[1] == str(first.pk)]
+    assert sorted(mine, key=int) == mine
+    assert 6 == len(notes.lines("tried"))
+    assert other.pk
+
+
+@every_database
+def test_a_delivery_without_attempts_left_is_a_dead_letter_that_blocks_its_key(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.never_works, retries=1, backoff=0.1)
+    [order] = orders(1)
+    order.save()
+    running = worker(receivers="never_works:post_save:shop.Order:retries=1:backoff=0.1")
+    wait_until(lambda: Delivery.objects.filter(state="dead").exists())
+    time.sleep(0.5)
+    assert 0 == running.end()
+    dead, blocked = Delivery.objects.order_by("id")
+    assert ("dead", 2, "ValueError: password=[redacted] is wrong") == (dead.state, dead.attempts, dead.error)
+    assert (True, False) == ("in never_works" in dead.traceback, "hunter2" in dead.traceback)
+    assert ("pending", 0) == (blocked.state, blocked.attempts)
+
+
+@every_database
+def test_a_dead_letter_that_may_be_skipped_lets_the_next_one_pass(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.never_works, retries=0, on_dead="skip")
+    [order] = orders(1)
+    order.save()
+    assert 0 == worker("--burst", receivers="never_works:post_save:shop.Order:retries=0:on_dead=skip").wait()
+    assert ["dead", "dead"] == [one.state for one in Delivery.objects.all()]
+
+
+@every_database
+@pytest.mark.slow
+def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_others_no_attempt(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.kills_process, sender="shop.Tag", retries=1, backoff=0.1)
+    durable(receivers.saved)
+    others = orders(1)
+    for name in ("steam", "coal"):
+        Tag.objects.create(name=name)
+        others += orders(2)
+    box = {"LEASE": 0.6}
+    for _ in range(20):
+        running = worker("--burst", receivers=f"kills:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box)
+        running.popen.wait()
+        if not Delivery.objects.filter(receiver__endswith="kills", state="pending").exists():
+            break
+        time.sleep(0.7)
+    killed = Delivery.objects.filter(receiver__endswith="kills")
+    assert {"dead"} == {one.state for one in killed}
+    assert [2, 2] == [one.attempts for one in killed]
+    assert 4 == len(notes.lines("tried"))
+    assert "The worker died" in killed[0].error
+    assert {1} == {one.attempts for one in Delivery.objects.filter(receiver__endswith="saved")}
+    assert len(others) == len(notes.lines("saved"))
+
+
+@every_database
+def test_deliveries_of_one_key_run_one_at_a_time_and_in_order_while_others_run(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    found = orders(4)
+    for _ in range(2):
+        for order in found:
+            order.save()
+    slow = "slow:post_save:shop.Order"
+    both = [
+        worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
+        worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
+    ]
+    for one in both:
+        one.wait()
+    worker("--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0").wait()
+    for order in found:
+        mine = [(line[0], int(line[2])) for line in notes.lines() if line[1] == str(order.pk)]
+        assert 6 == len(mine)
+        assert [word for word, _ in mine] == ["begun", "saved"] * 3
+        assert sorted(number for _, number in mine) == [number for _, number in mine]
+
+
+@every_database
+def test_a_worker_that_is_told_to_end_finishes_what_runs_and_gives_back_the_rest(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(3)
+    running = worker(receivers="slow:post_save:shop.Order", SIGNALBOX_TEST_SLOW="1")
+    notes.wait_for("begun", 1)
+    assert 0 == running.end()
+    assert 1 == len(notes.lines("saved"))
+    states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
+    assert [("done", 1, None), ("pending", 0, None), ("pending", 0, None)] == states
+
+
+def test_a_worker_reloads_its_code_on_sighup(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=SAVED)
+    notes.wait_for("saved", 1)
+    before = running.popen.pid
+    running.popen.send_signal(signal.SIGHUP)
+    time.sleep(1.5)
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert before == running.popen.pid
+    assert 0 == running.end()
+
+
+def test_a_receiver_is_interrupted_at_its_timeout(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.spins, retries=0, timeout=0.3)
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=f"spins:post_save:shop.Order:retries=0:timeout=0.3 {SAVED}")
+    dead = wait_until(lambda: Delivery.objects.filter(state="dead").first())
+    assert "TimedOut: it took longer than its timeout of 0.3 seconds" == dead.error
+    notes.wait_for("saved", 1)
+    assert 0 == running.end()
+
+
+@pytest.mark.slow
+def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    names = ("stuck", "stuck_in_a_pool", "blocks", "blocks_a_thread", "swallows")
+    for name in names:
+        durable(getattr(receivers, name), retries=0, timeout=0.2)
+    durable(receivers.slow)
+    orders(1)
+    stuck = " ".join(f"{name}:post_save:shop.Order:retries=0:timeout=0.2" for name in names)
+    running = worker("--threads", str(len(names) + 1), receivers=f"{stuck} {SLOW}", SIGNALBOX_TEST_SLOW="12")
+    assert 75 == running.wait(40)
+    assert 1 == len(notes.lines("saved"))
+    for name in names:
+        dead = Delivery.objects.get(receiver=f"tests.outbox.receivers.{name}")
+        assert ("dead", "TimedOut: it took longer than 0.2 seconds, and did not end") == (dead.state, dead.error)
+    assert "done" == Delivery.objects.get(receiver__endswith="slow").state
+
+
+@every_database
+def test_what_is_done_is_kept_as_long_as_the_setting_says(durable: Callable[..., None], settings: Any) -> None:
+    durable(receivers.saved)
+    claims = DeliveryQueue("default")
+    for days, left in ((7, 1), (0, 1)):
+        settings.SIGNALBOX = {"KEEP_DELIVERIES": days}
+        orders(1)
+        [taken] = claims.acquire(1, 1)
+        claims.complete(taken, claiming.SUCCEEDED)
+        assert left == Delivery.objects.count()
+    settings.SIGNALBOX = {"KEEP_DELIVERIES": 1}
+    assert 0 == claims.prune()
+    Delivery.objects.update(finished=claiming.now_us() - 25 * 3600 * claiming.SECOND_US)
+    assert 1 == claims.prune()
+
+
+def test_an_asynchronous_receiver_is_run(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.asynchronous)
+    orders(2)
+    assert 0 == worker("--burst", receivers="asynchronous:post_save:shop.Order").wait()
+    assert 2 == len(notes.lines("saved"))
+
+
+def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    Delivery.objects.update(receiver="tests.outbox.gone.receiver")
+    assert 0 == worker("--burst", receivers=SAVED).wait()
+    [one] = Delivery.objects.all()
+    assert ("pending", 0, None) == (one.state, one.attempts, one.lease)
+    assert "tests.outbox.gone can't be imported: ModuleNotFoundError" in one.error
+    assert one.due > claiming.now_us()
+
+
+@every_database
+def test_an_object_that_is_gone_is_rebuilt_from_what_was_recorded(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saves_with_number)
+    [order] = orders(1)
+    key = order.pk
+    Order.objects.filter(pk=key).update(number="changed")
+    Order.objects.all().delete()
+    assert 0 == worker("--burst", receivers="told:post_save:shop.Order").wait()
+    assert [["told", str(key), "0"]] == [line[:3] for line in notes.lines()]
+
+
+@every_database
+def test_a_worker_runs_the_deliveries_of_its_queues_alone(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved, queue="mail")
+    orders(1)
+    assert 0 == worker("--burst", "--queue", "other", receivers=SAVED).wait()
+    assert [] == notes.lines()
+    assert 0 == worker("--burst", "--queue", "other", "--queue", "mail", receivers=SAVED).wait()
+    assert 1 == len(notes.lines("saved"))
+
+
+@every_database
+def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_due(
+    durable: Callable[..., None],
+) -> None:
+    durable(receivers.saved)
+    [order] = orders(1)
+    claims = DeliveryQueue("default")
+    [taken] = claims.acquire(10, 1)
+    assert (True, False) == claims.complete(taken, claiming.SUCCEEDED)
+    pattern = Delivery.objects.get()
+    moment = claiming.now_us()
+
+    def copies(number: int, **values: Any) -> None:
+        fields = {
+            field.attname: getattr(pattern, field.attname) for field in Delivery._meta.fields if field.name != "id"
+        }
+        rows = [Delivery(**{**fields, "state": "pending", "finished": None, **values}) for _ in range(number)]
+        Delivery.objects.bulk_create(rows, batch_size=1000)
+
+    copies(10_000, due=moment + 10**10, wake=moment + 10**10)
+    copies(1, lane=7, state="dead", wake=None, finished=moment)
+    copies(3_000, lane=7, due=moment, wake=moment)
+    for _ in range(4):  # the first looks find the lane standing still, and look at it no more
+        assert [] == claims.acquire(10, 1)
+        claims._next_parking_check = 0
+    assert not Delivery.objects.filter(wake__lte=moment).exists()
+
+    def cost() -> int:
+        """Return what it takes to run 20 that are due."""
+
+        def run() -> None:
+            for _ in range(20):
+                [one] = claims.acquire(1, 1)
+                claims.complete(one, claiming.SUCCEEDED)
+
+        copies(40, due=moment, wake=moment)
+        run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
+        return measure_work(run)
+
+    crowded = cost()
+    Delivery.objects.all().delete()
+    alone = cost()
+    assert crowded < alone + 13_000, "not one pass over the backlog for all of them"
+    assert order.pk
+
+
+@every_database
+def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(durable: Callable[..., None]) -> None:
+    durable(receivers.saved)
+    orders(1)
+    claims = DeliveryQueue("default")
+    [mine] = claims.acquire(1, 1)
+    assert [] == claims.acquire(1, 1)
+    Delivery.objects.update(lease=1, wake=1)
+    [theirs] = claims.acquire(1, 1)
+    assert {mine.id} == claims.renew_leases([mine])
+    assert (False, False) == claims.complete(mine, claiming.SUCCEEDED)
+    assert set() == claims.renew_leases([theirs])
+    assert (True, False) == claims.complete(theirs, claiming.SUCCEEDED)
+
+
+@pytest.mark.postgres
+def test_a_worker_is_woken_by_postgresql(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=SAVED)
+    notes.wait_for("saved", 1)
+    time.sleep(6)  # it sleeps for 5 seconds at a time by now
+    began = time.monotonic()
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert time.monotonic() - began < 1.5
+    assert 0 == running.end()
+
+
+@every_database
+def test_a_worker_survives_that_its_database_closes_its_connections(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker(receivers=SAVED)
+    notes.wait_for("saved", 1)
+    if connection.vendor == "sqlite":
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("UPDATE signalbox_delivery SET error = '' WHERE 1 = 0")  # the write lock, for a while
+            time.sleep(1)
+    else:
+        _close_the_others()
+    orders(2)
+    notes.wait_for("saved", 3)
+    assert 0 == running.end()
+
+
+def _close_the_others() -> None:
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            end = "SELECT pg_terminate_backend({})"
+        else:
+            others = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+            end = "KILL {}"
+        cursor.execute(others)
+        for (number,) in cursor.fetchall():
+            cursor.execute(end.format(number))
+    if connection.settings_dict["OPTIONS"].get("pool"):  # what waits in this process's own pool is closed as well
+        connection.close()
+        connection.close_pool()  # type: ignore[attr-defined]
+
+
+@every_database
+def test_several_processes_are_supervised_and_replaced(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.kills_process, retries=0, on_dead="skip")
+    durable(receivers.saved)
+    orders(1)
+    both = f"kills:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
+    running = worker("--processes", "2", receivers=both, box={"LEASE": 0.5})
+    notes.wait_for("saved", 1)
+    wait_until(lambda: Delivery.objects.filter(state="dead").exists())
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert 0 == running.end()
+
+
+@every_database
+def test_a_supervisor_that_is_told_to_end_lets_its_workers_finish_what_runs(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    running = worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
+    notes.wait_for("begun", 1)
+    assert 0 == running.end()
+    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    assert "done" == Delivery.objects.get().state
+
+
+@every_database
+def test_what_waits_behind_a_long_run_of_another_object_is_given_to_an_idle_worker(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(3)
+    busy = worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="30")
+    notes.wait_for("begun", 1)
+    assert 3 == Delivery.objects.filter(lease__gt=0).count(), "it takes some ahead"
+    idle = worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="0")
+    notes.wait_for("saved", 2, 8)
+    busy.kill()
+    assert 0 == idle.end()
+    assert ["pending", "done", "done"] == [one.state for one in Delivery.objects.order_by("id")]
+
+
+def test_a_burst_runs_what_is_just_being_given_back(
+    durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_TEST_SLOW", "1.4")
+    durable(receivers.slow)
+    orders(2)
+    release = DeliveryQueue.release
+
+    def takes_its_time(self: DeliveryQueue, *args: Any, **named: Any) -> None:
+        time.sleep(0.8)
+        release(self, *args, **named)
+
+    monkeypatch.setattr(DeliveryQueue, "release", takes_its_time)
+    assert 0 == Worker(WorkerOptions(burst=True, databases=("default",))).run()
+    assert 2 == len(notes.lines("saved"))
+
+
+def test_a_supervisor_reloads_its_code_on_sighup(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    running = worker("--processes", "2", receivers=SAVED)
+    notes.wait_for("saved", 1)
+    running.popen.send_signal(signal.SIGHUP)
+    time.sleep(1.5)
+    orders(1)
+    notes.wait_for("saved", 2)
+    assert 0 == running.end()
+
+
+STARTING = """
+import os, signal
+import django
+
+django.setup()
+from signalbox.outbox.worker import Options, Supervisor
+
+supervisor = Supervisor(4, Options(databases=("default",)))
+start, parent = supervisor._start, os.getpid()
+
+
+def start_and_signal():
+    start()
+    if os.getpid() == parent and len(supervisor.children) == 2:
+        os.kill(parent, signal.SIGTERM)
+
+
+supervisor._start = start_and_signal
+status = supervisor.run()
+assert not supervisor.children
+raise SystemExit(status)
+"""
+
+
+def test_a_supervisor_that_is_told_to_end_while_it_starts_workers_starts_no_more_and_ends(
+    start: Callable[..., Process],
+) -> None:
+    assert 0 == start("-c", STARTING).wait(30)
+
+
+def test_workers_end_without_their_supervisor(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    running = worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
+    notes.wait_for("begun", 1)
+    os.kill(running.popen.pid, signal.SIGKILL)
+    running.popen.wait()
+    notes.wait_for("saved", 1)
+    time.sleep(1.5)
+    orders(1)
+    time.sleep(1.5)
+    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_worker_that_is_told_twice_to_end_waits_for_nothing(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, processes: str
+) -> None:
+    durable(receivers.slow)
+    orders(1)
+    running = worker("--processes", processes, receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
+    notes.wait_for("begun", 1)
+    running.popen.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert running.popen.poll() is None
+    assert (75 if processes == "1" else 0) == running.end(seconds=15)
+    assert ["begun"] == [line[0] for line in notes.lines()]
+
+
+def test_a_worker_that_is_told_to_end_waits_no_longer_than_its_grace(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(2)
+    running = worker("--grace", "0.5", receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
+    notes.wait_for("begun", 1)
+    assert 75 == running.end(seconds=15)
+    begun, waiting = Delivery.objects.order_by("id")
+    assert begun.lease is not None
+    assert (None, 0) == (waiting.lease, waiting.attempts)
+
+
+@every_database
+def test_once_runs_one_delivery_however_many_threads_there_are(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+) -> None:
+    durable(receivers.slow)
+    orders(4)
+    assert 0 == worker("--once", "--threads", "3", receivers=SLOW, SIGNALBOX_TEST_SLOW="0.5").wait()
+    assert 1 == len(notes.lines("saved"))
+    states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
+    assert [("done", 1, None), *[("pending", 0, None)] * 3] == states
+
+
+@pytest.mark.parametrize("name", ["exits", "cancelled"])
+def test_a_receiver_that_wants_to_end_its_process_fails_and_the_worker_goes_on(
+    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, name: str
+) -> None:
+    durable(getattr(receivers, name), retries=0)
+    durable(receivers.saved)
+    orders(2)
+    assert 0 == worker("--burst", receivers=f"{name}:post_save:shop.Order:retries=0 {SAVED}").wait()
+    assert 2 == len(notes.lines("saved"))
+    assert ["dead", "dead"] == [one.state for one in Delivery.objects.filter(receiver__endswith=name)]
+
+
+def test_a_worker_whose_thread_fails_says_so_by_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError
+
+    mine = Worker(WorkerOptions(databases=("default",)))
+    monkeypatch.setattr(mine, "_next", fails)
+    assert 1 == mine.run()
+
+
+@every_database
+def test_what_a_thread_claims_just_before_it_ends_is_given_back(
+    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable(receivers.saved)
+    orders(1)
+    mine = Worker(WorkerOptions(databases=("default",)))
+
+    def claims_and_ends() -> None:
+        mine.stop()
+        time.sleep(0.6)  # until the main thread has given back what there was
+        assert mine._acquire()
+
+    monkeypatch.setattr(mine, "_next", claims_and_ends)
+    assert 0 == mine.run()
+    [one] = Delivery.objects.all()
+    assert (None, 0) == (one.lease, one.attempts)
+
+
+def test_a_signal_waits_for_no_lock_that_the_thread_it_interrupts_may_hold() -> None:
+    mine = Worker(WorkerOptions())
+    events: list[Any] = [mine.stopping, mine._work_available]
+
+    def interrupted() -> None:
+        with events[0]._cond, events[1]._cond:
+            mine._on_terminate()
+            mine._on_hangup()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from django.db import OperationalError, connection
+from hypothesis import given
+from hypothesis import strategies as st
+
+import signalbox
+from signalbox.instrumentation import process
+from signalbox.models import Event
+from signalbox.queries import tail
+from signalbox.queries.filters import EventFilter, FilterError
+from signalbox.queries.id_gaps import GAP_TIMEOUT, MAX_GAPS, SNAPSHOT_GRACE_SECONDS, IdGapTracker, TransactionSnapshot
+from signalbox.queries.tail import EventFollower, follow
+from tests.rows import build_event, create_event
+
+
+@pytest.fixture
+def _alone(db: None) -> Iterator[None]:
+    """The register holds what a test writes into it, and nothing of the test itself."""
+    process.disable_recording_for_process()
+    Event.objects.all().delete()
+    yield
+    signalbox.start_recording()
+
+
+def labels(events: list[Event]) -> list[str]:
+    return [found.object_label for found in events]
+
+
+def stopped() -> threading.Event:
+    stop = threading.Event()
+    stop.set()
+    return stop
+
+
+# ------------------------------------------------------------------ gaps
+
+
+def missing(gaps: IdGapTracker, most: int) -> list[int]:
+    return [number for number in range(most) if number in gaps]
+
+
+def test_what_is_missing_between_ids_is_a_gap() -> None:
+    gaps = IdGapTracker()
+    gaps.add(3, [4, 7, 8, 10], now=0)
+    assert [5, 6, 9] == missing(gaps, 20)
+
+
+def test_what_was_found_is_no_gap_any_more() -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, [10], now=0)
+    gaps.remove_ids([5, 1, 9])
+    assert [2, 3, 4, 6, 7, 8] == missing(gaps, 20)
+    gaps.remove_ids([])
+    gaps.remove_ids(range(1, 10))
+    assert 0 == len(gaps)
+
+
+@given(st.lists(st.integers(1, 60), unique=True).map(sorted), st.lists(st.sets(st.integers(1, 60)), max_size=5))
+def test_gaps_are_what_was_neither_seen_nor_found(seen: list[int], found: list[set[int]]) -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, seen, now=0)
+    for numbers in found:
+        gaps.remove_ids(numbers)
+    expected = set(range(1, max(seen, default=0))) - set(seen) - {number for numbers in found for number in numbers}
+    assert sorted(expected) == missing(gaps, 61)
+
+
+def test_a_gap_is_asked_for_at_once_and_ever_more_seldom() -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
+    asked = []
+    for tenth in range(36_000):
+        now = tenth / 10
+        if due := gaps.get_due(now):
+            asked.append(now)
+            gaps.update_checked(due, now, None)
+    assert [0.0, 0.1, 0.2] == asked[:3]
+    assert len(asked) < 120
+    assert max(after - before for before, after in pairwise(asked)) < GAP_TIMEOUT / 8
+
+
+def test_a_database_that_tells_nothing_is_waited_for_an_hour() -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
+    gaps.update_checked(gaps.get_due(1.0), 1.0, None)
+    gaps.update_checked(gaps.get_due(GAP_TIMEOUT - 1), GAP_TIMEOUT - 1, None)
+    assert 1 in gaps
+    late = GAP_TIMEOUT * 9 / 8
+    gaps.update_checked(gaps.get_due(late), late, None)
+    assert 0 == len(gaps)
+
+
+def test_a_gap_waits_for_the_transactions_that_ran_when_it_was_seen_and_for_no_other() -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
+    # Who has just taken an id may not be among the running ones yet: what ran is noted a moment later.
+    gaps.update_checked(gaps.get_due(0), 0, TransactionSnapshot(xmin=100, xmax=100))
+    assert 1 in gaps
+    gaps.update_checked(
+        gaps.get_due(SNAPSHOT_GRACE_SECONDS), SNAPSHOT_GRACE_SECONDS, TransactionSnapshot(xmin=100, xmax=105)
+    )
+    assert 1 in gaps
+    gaps.update_checked(gaps.get_due(5 * GAP_TIMEOUT), 5 * GAP_TIMEOUT, TransactionSnapshot(xmin=104, xmax=900))
+    assert 1 in gaps
+    gaps.update_checked(gaps.get_due(9 * GAP_TIMEOUT), 9 * GAP_TIMEOUT, TransactionSnapshot(xmin=105, xmax=900))
+    assert 0 == len(gaps)
+
+
+def test_a_gap_that_was_not_asked_for_is_not_given_up() -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, [2], now=0)
+    gaps.update_checked([], 9 * GAP_TIMEOUT, None)
+    assert 1 in gaps
+
+
+def test_gaps_take_a_bounded_place_in_memory() -> None:
+    gaps = IdGapTracker()
+    gaps.add(0, range(2, 4 * MAX_GAPS, 2), now=0)
+    assert MAX_GAPS == len(gaps)
+    assert 4 * MAX_GAPS - 3 in gaps
+
+
+# ------------------------------------------------------------------ following
+
+
+@pytest.mark.every_database
+@pytest.mark.usefixtures("_alone")
+class TestFollowing:
+    def test_it_begins_when_it_is_asked_for_and_not_when_it_is_first_read(self) -> None:
+        create_event(object_label="before")
+        stop = threading.Event()
+        stream = follow(stop=stop)
+        create_event(object_label="after")
+        assert "after" == next(stream).object_label
+        stop.set()
+        assert [] == list(stream)
+
+    def test_it_can_begin_with_the_newest_that_are_there(self) -> None:
+        for label in "abcde":
+            create_event(object_label=label)
+        stop = threading.Event()
+        stream = follow(lines=2, stop=stop)
+        create_event(object_label="f")
+        stop.set()
+        assert ["d", "e", "f"] == labels(list(stream))
+
+    def test_lines_are_those_that_the_filter_wants(self) -> None:
+        create_event(object_label="a")
+        create_event(object_label="b", signal="update")
+        create_event(object_label="c")
+        chosen = EventFilter(signal=("post_save",))
+        assert ["a", "c"] == labels(list(follow(chosen, lines=2, stop=stopped())))
+
+    def test_it_can_begin_after_an_event(self) -> None:
+        first = create_event(object_label="a")
+        create_event(object_label="b")
+        create_event(object_label="c")
+        assert ["b", "c"] == labels(list(follow(after=first.id, stop=stopped())))
+        assert ["a", "b", "c"] == labels(list(follow(after=0, stop=stopped())))
+
+    def test_it_yields_what_the_filter_wants_and_looks_at_nothing_twice(self) -> None:
+        follower = EventFollower(EventFilter(outcome=("failed",)))
+        create_event(object_label="a")
+        create_event(object_label="b", outcome="failed")
+        assert ["b"] == labels(follower.poll())
+        create_event(object_label="c", outcome="failed")
+        assert ["c"] == labels(follower.poll())
+
+    def test_a_backlog_comes_whole_and_in_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tail, "BATCH_SIZE", 7)
+        Event._base_manager.bulk_create(build_event(object_label=str(number)) for number in range(50))
+        assert [str(number) for number in range(50)] == labels(list(follow(after=0, stop=stopped())))
+
+    def test_ids_that_were_purged_stop_nothing(self) -> None:
+        for label in "abcde":
+            create_event(object_label=label)
+        Event._base_manager.filter(object_label__in="bd").delete()
+        assert ["a", "c", "e"] == labels(list(follow(after=0, stop=stopped())))
+
+    def test_a_filter_by_kind_is_refused_as_it_could_not_be_kept(self) -> None:
+        with pytest.raises(FilterError, match="kind is 'request'; none was expected: a trace that runs"):
+            follow(EventFilter(kind=("request",)))
+
+    def test_stop_ends_a_wait_at_once(self) -> None:
+        stop = threading.Event()
+        threading.Timer(0.2, stop.set).start()
+        began = time.monotonic()
+        assert [] == list(follow(stop=stop))
+        assert time.monotonic() - began < 5
+
+    def test_the_pause_grows_while_nothing_comes_and_shrinks_when_something_does(self) -> None:
+        pauses: list[float] = []
+
+        class Watched(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                assert timeout is not None
+                pauses.append(timeout)
+                if len(pauses) == 7:
+                    create_event()
+                return len(pauses) == 9
+
+        assert 1 == len(list(follow(stop=Watched())))
+        assert [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.05, 0.1] == pauses
+
+
+@pytest.mark.every_database
+@pytest.mark.django_db(transaction=True)
+class TestADatabaseThatIsAway:
+    @pytest.fixture(autouse=True)
+    def _patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tail, "MAX_POLL_INTERVAL", 0.01)
+        monkeypatch.setattr(tail, "MAX_FAILED_POLLS", 3)
+
+    def failing(self, monkeypatch: pytest.MonkeyPatch, times: int) -> EventFollower:
+        """A follower whose database breaks off in the middle of a look, ``times`` times."""
+        follower = EventFollower(EventFilter(sender=("shop.Order",)))
+        original = follower._fetch_events
+        left = [times]
+
+        def events(ids: list[int]) -> list[Event]:
+            if left[0]:
+                left[0] -= 1
+                raise OperationalError("the server closed the connection")
+            return original(ids)
+
+        monkeypatch.setattr(follower, "_fetch_events", events)
+        return follower
+
+    def test_it_is_asked_again_on_a_new_connection_and_nothing_is_missed(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        follower = self.failing(monkeypatch, 2)
+        create_event(object_label="a")
+        raw = connection.connection
+        with caplog.at_level(logging.WARNING, "signalbox"):
+            assert ["a"] == labels(follower.poll_with_retry(threading.Event()))
+        assert raw is not connection.connection
+        assert 2 == caplog.text.count("Events can't be followed, trying again: the server closed the connection")
+
+    def test_it_is_given_up_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        follower = self.failing(monkeypatch, 3)
+        create_event()
+        with pytest.raises(OperationalError, match="the server closed the connection"):
+            follower.poll_with_retry(threading.Event())
