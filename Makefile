@@ -103,7 +103,7 @@ wild: ## Run the doctor over well-known packages, on the oldest Python that all 
 
 .PHONY: wild-here
 wild-here: $(WILD)
-	@SIGNALBOX_REQUIRE_WILD=1 $(BIN)/python -m pytest tests/doctor/test_popular_packages.py $(ARGS)
+	@SIGNALBOX_REQUIRE_PACKAGES=1 $(BIN)/python -m pytest tests/doctor/test_popular_packages.py $(ARGS)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"

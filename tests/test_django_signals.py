@@ -49,7 +49,7 @@ from django.test import Client, override_settings
 from django.urls import path
 
 import signalbox
-from signalbox.instrumentation import boundaries
+from signalbox.instrumentation import test_runs
 from signalbox.models import Event, Trace
 from tests.shop.models import Order, Tag
 
@@ -128,9 +128,9 @@ def alone() -> Iterator[None]:
     """Two signals of the site's own, and a trace, so that a test finds nothing of another's."""
     signalbox.register_signal(departed, "tests.departed")
     signalbox.register_signal(arrived, "tests.arrived")
-    trace = boundaries.start_test("seed")
+    trace = test_runs.start_test("seed")
     yield
-    boundaries.finish_test(trace, "ok")
+    test_runs.finish_test(trace, "ok")
 
 
 @pytest.mark.django_db

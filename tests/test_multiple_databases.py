@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 import signalbox
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.pipeline import exporter, writer
+from signalbox.pipeline import deliveries, exporter, writer
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import revert
 from tests.events import get_changes, get_events, get_newest_event, get_object_event
@@ -312,7 +312,7 @@ def durable() -> Iterator[None]:
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    writer.delivery_source = None
+    deliveries.install_source(deliveries.NO_DELIVERIES)
     signalbox.start_recording()
 
 

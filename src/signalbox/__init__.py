@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from signalbox.api import set_actor, trace
     from signalbox.instrumentation.install import register_signal, start_recording, stop_recording
-    from signalbox.outbox.registry import receiver
+    from signalbox.outbox.decorator import receiver
 
 _PUBLIC = {
     "configure_model": "signalbox.instrumentation.model_metadata",

@@ -26,7 +26,7 @@ from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace
 from signalbox.models import to_datetime as at
-from signalbox.outbox import operations, registry
+from signalbox.outbox import operations, queue, registry
 
 if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
     Admin = admin.ModelAdmin[Model]
@@ -342,7 +342,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
         form = ReplayForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             counts = "count" in request.POST
-            number = form.replay(registry.get_deliveries_database(), dry_run=counts)
+            number = form.replay(queue.get_deliveries_database(), dry_run=counts)
             self.message_user(request, f"{number} deliveries {'would be' if counts else 'were'} made.")
             if not counts:
                 return HttpResponseRedirect(reverse(f"{self.admin_site.name}:signalbox_delivery_changelist"))

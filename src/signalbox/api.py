@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 
 from signalbox.core import tracing
 from signalbox.core.event import Actor
-from signalbox.instrumentation import boundaries
+from signalbox.instrumentation import traces
 from signalbox.pipeline import exporter
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self._open_traces: list[tracing.Trace] = []
 
     def __enter__(self) -> tracing.Trace:
-        found = boundaries.start_trace(self._kind, self._name)
+        found = traces.start_trace(self._kind, self._name)
         found.set_actor(self._actor)
         self._open_traces.append(found)
         return found
@@ -48,7 +48,7 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended = self._open_traces.pop()
-        boundaries.leave_trace(ended, error)
+        traces.leave_trace(ended, error)
         exporter.finish_trace(ended, "ok")
 
     async def __aenter__(self) -> tracing.Trace:
@@ -58,7 +58,7 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended = self._open_traces.pop()
-        boundaries.leave_trace(ended, error)
+        traces.leave_trace(ended, error)
         await sync_to_async(exporter.finish_trace)(ended, "ok")
 
 

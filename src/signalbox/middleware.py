@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
 from signalbox.core import tracing
-from signalbox.instrumentation import boundaries
+from signalbox.instrumentation import requests
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +45,7 @@ class TraceMiddleware:
         finally:
             _record_response(trace, request, status)
             if own:
-                boundaries.finish_request(trace)
+                requests.finish_request(trace)
 
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
         trace, own = _get_or_start_trace(request)
@@ -60,14 +60,14 @@ class TraceMiddleware:
         finally:
             _record_response(trace, request, status)
             if own:
-                await boundaries.afinish_request(trace)
+                await requests.afinish_request(trace)
 
 
 def _get_or_start_trace(request: HttpRequest) -> tuple[Trace, bool]:
     """Return the request's trace, and whether it was begun here: by a handler that sends no ``request_started``."""
     begun = tracing._current_trace.get()
     own = begun is None or begun.kind != "request" or begun.request is not None
-    trace = boundaries.start_request(request.META, None) if begun is None or own else begun
+    trace = requests.start_request(request.META, None) if begun is None or own else begun
     trace.bind_request(request)
     return trace, own
 
@@ -77,6 +77,6 @@ def _record_response(trace: Trace, request: HttpRequest, status: str) -> None:
     if match is not None:
         trace.data["view"] = match.view_name or match._func_path
         if match.kwargs:
-            boundaries.redact_resolved_path(trace, request)
+            requests.redact_resolved_path(trace, request)
     trace.status = status
     trace.is_view_done = True

@@ -140,10 +140,12 @@ class Delivery(models.Model):
     id = models.BigAutoField(primary_key=True)
     receiver = models.CharField(_("receiver"), max_length=200)
     queue = models.CharField(_("queue"), max_length=64)
-    ordering_key = models.CharField(_("order key"), max_length=200, db_column="order_key")
+    ordering_key = models.CharField(_("ordering key"), max_length=200)
     partition_id = models.BigIntegerField(
         null=True,
-        help_text=_("Deliveries of one lane run one at a time, in the order of their ids. None: it holds no place."),
+        help_text=_(
+            "Deliveries of one partition run one at a time, in the order of their ids. Empty if it blocks none."
+        ),
     )
     trace_id = models.CharField(_("trace"), max_length=32)
     span = models.BigIntegerField(help_text=_("Key of the event within its trace."))
@@ -154,17 +156,19 @@ class Delivery(models.Model):
     state = models.CharField(
         _("state"), max_length=10, db_default=PENDING, choices=[(s, s) for s in (PENDING, DONE, DEAD, DISCARDED)]
     )
-    run_at = models.BigIntegerField(_("due"), help_text=_("Microseconds since 1970, UTC: not to be run before."))
+    run_at = models.BigIntegerField(_("run at"), help_text=_("Microseconds since 1970, UTC. It does not run earlier."))
     next_check_at = models.BigIntegerField(
         null=True,
-        help_text=_("When to look at it next: when it is due, or its lease or its message runs out. None: never."),
+        help_text=_("When it becomes due, or its lease or its broker message expires. Empty if it needs no check."),
     )
     lease_expires_at = models.BigIntegerField(
-        _("lease"), null=True, help_text=_("Until when it belongs to the worker that runs it; none if it waits.")
+        _("lease expires"),
+        null=True,
+        help_text=_("Until then only the worker that holds it may run it. Empty if unleased."),
     )
     attempts = models.PositiveIntegerField(_("attempts"), db_default=0)
     fencing_token = models.BigIntegerField(
-        db_default=0, help_text=_("Rises with each claim: a worker that was taken for dead notices.")
+        db_default=0, help_text=_("Incremented by each lease, so that a worker with an expired one cannot write.")
     )
     error = models.CharField(_("error"), max_length=600, db_default="")
     # Null: MySQL's texts have no plain default, and rows are written without it.
@@ -181,10 +185,9 @@ class Delivery(models.Model):
         ordering = ("-id",)
         default_permissions = ("view", "change", "delete")
         indexes: ClassVar = [
-            # What is finished holds no place in the first two: it leaves them null, which every backend can do
-            # while only some have partial indexes.
-            models.Index(fields=["wake"], name="signalbox_delivery_wake"),
-            models.Index(fields=["lane", "lease", "id"], name="signalbox_delivery_lane"),
+            # Finished rows have null in the columns of the first two indexes. Not every backend has partial indexes.
+            models.Index(fields=["next_check_at"], name="signalbox_delivery_next_check"),
+            models.Index(fields=["partition_id", "lease_expires_at", "id"], name="signalbox_delivery_partition"),
             models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
             models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
         ]

@@ -34,13 +34,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Begin the test's trace before its fixtures, and take care that it ends."""
     if not _is_recording():
         return (yield)
-    from signalbox.instrumentation import boundaries
+    from signalbox.instrumentation import test_runs
 
-    trace = item.stash[_TRACE_KEY] = boundaries.start_test(item.nodeid)
+    trace = item.stash[_TRACE_KEY] = test_runs.start_test(item.nodeid)
     try:
         return (yield)
     finally:
-        boundaries.finish_test(trace, "failed")  # unless it has ended: then a fixture failed
+        test_runs.finish_test(trace, "failed")  # unless it has ended: then a fixture failed
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,14 +49,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     trace = item.stash.get(_TRACE_KEY, None)
     if trace is None:
         return (yield)
-    from signalbox.instrumentation import boundaries
+    from signalbox.instrumentation import test_runs
 
     status = "failed"
     try:
         yield
         status = "ok"
     finally:
-        boundaries.finish_test(trace, status)
+        test_runs.finish_test(trace, status)
 
 
 @pytest.fixture

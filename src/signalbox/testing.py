@@ -19,7 +19,8 @@ from signalbox.core import catalog
 from signalbox.core.event import PendingEvent
 from signalbox.instrumentation import install
 from signalbox.instrumentation import signals as signal_patches
-from signalbox.serialization import diff, signal_arguments
+from signalbox.instrumentation import signal_arguments
+from signalbox.serialization import diff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from signalbox import receiver
 from signalbox.core import object_keys
 from signalbox.outbox.registry import CannotBeDurable
 from signalbox.queries.object_history import history
-from signalbox.serialization import signal_arguments
+from signalbox.instrumentation import signal_arguments
 from signalbox.serialization.redaction import REDACTED
 from tests.events import get_events, get_newest_event, get_object_event
 from tests.shop.models import (

@@ -17,7 +17,7 @@ import signalbox
 from signalbox.core.tracing import generate_trace_id
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox import registry
-from signalbox.pipeline import exporter, writer
+from signalbox.pipeline import deliveries, exporter
 from tests import services
 from tests.dashboard import browsing
 from tests.dashboard.browsing import (
@@ -151,7 +151,7 @@ def durable() -> Iterator[str]:
     [name] = registry.get_durable_receivers()
     yield name
     registry.disconnect(name)
-    writer.delivery_source = None
+    deliveries.install_source(deliveries.NO_DELIVERIES)
     signalbox.start_recording()
 
 

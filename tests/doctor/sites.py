@@ -24,7 +24,7 @@ options = json.loads(sys.argv[1])
 if before := options.pop("before", None):
     importlib.import_module(before)
 for finding in examine(**options):
-    print(json.dumps(finding.as_json()), file=sys.stderr)
+    print(json.dumps(finding.to_dict()), file=sys.stderr)
 """
 
 
@@ -33,7 +33,7 @@ def examine_project(project: Path, *, debug: bool, settings: str = "settings", *
 
     ``before`` names a module that does something worth recording first.
     """
-    lines = _run_examination(project, json.dumps({"records": False, **options}), debug, settings)
+    lines = _run_examination(project, json.dumps({"use_recorded_events": False, **options}), debug, settings)
     return [json.loads(line) for line in lines]
 
 
@@ -81,8 +81,8 @@ def read_expected_findings(project: Path) -> list[tuple[str, int, str]]:
 
 def summarize_findings(findings: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
     """Return file, line and id of each finding."""
-    places = (finding["place"].rpartition(":") for finding in findings)
+    locations = (finding["location"].rpartition(":") for finding in findings)
     return sorted(
         (path, int(line or 0), finding["id"].removeprefix("signalbox."))
-        for (path, _, line), finding in zip(places, findings, strict=True)
+        for (path, _, line), finding in zip(locations, findings, strict=True)
     )

@@ -62,12 +62,12 @@ def test_a_rule_that_raises_is_named_and_logged_and_costs_no_other_findings(
     assert "The doctor's rule broken failed." in caplog.text
 
 
-@pytest.mark.parametrize("name", ["secret", "signalbox.D009", "D009"])
+@pytest.mark.parametrize("name", ["exposed-secret", "signalbox.D009", "D009"])
 def test_a_rule_is_asked_by_its_name_or_id(name: str) -> None:
     findings = examine_project(PROJECTS_DIR / "defects", debug=False, rules=[name])
 
-    assert {"secret"} == {finding["rule"] for finding in findings}
-    assert {"shop/secrets.py"} == {finding["place"].rpartition(":")[0] for finding in findings}
+    assert {"exposed-secret"} == {finding["rule"] for finding in findings}
+    assert {"shop/secrets.py"} == {finding["location"].rpartition(":")[0] for finding in findings}
 
 
 def test_an_unknown_rule_is_refused_with_those_that_there_are() -> None:
@@ -97,7 +97,7 @@ def test_the_worst_come_first() -> None:
     assert {0, 1, 2} == set(severities)
 
 
-def test_a_finding_shows_the_source_around_its_place() -> None:
+def test_a_finding_shows_the_source_around_its_location() -> None:
     finding = next(
         f
         for f in examine_project(PROJECTS_DIR / "seed_site", debug=False, settings="builtinsignals.settings")
@@ -107,18 +107,18 @@ def test_a_finding_shows_the_source_around_its_place() -> None:
     assert "shadowed-receiver" == finding["rule"]
     assert "blog.signals.log_out" == finding["receiver"]
     assert "user_logged_out" == finding["signal"]
-    marked = [line for line in finding["excerpt"] if line["marked"]]
-    assert ["@receiver(user_logged_out, sender=User)  # D002"] == [line["text"] for line in marked]
+    highlighted = [line for line in finding["excerpt"] if line["highlighted"]]
+    assert ["@receiver(user_logged_out, sender=User)  # D002"] == [line["text"] for line in highlighted]
     assert 5 == len(finding["excerpt"])
 
 
-def test_a_shadowed_receiver_is_told_apart_with_debug_on_and_off() -> None:
-    def happens(*, debug: bool) -> str:
+def test_a_shadowed_receiver_has_another_message_with_debug_on_and_off() -> None:
+    def get_message(*, debug: bool) -> str:
         findings = examine_project(PROJECTS_DIR / "defects", debug=debug, rules=["shadowed-receiver"])
-        return str(next(f["happens"] for f in findings if f["receiver"].endswith("twin")))
+        return str(next(f["message"] for f in findings if f["receiver"].endswith("twin")))
 
-    assert happens(debug=True).startswith("This twin never runs in production. It works as long as DEBUG is on")
-    assert happens(debug=False).startswith("This twin never runs. With DEBUG on it would, by accident")
+    assert get_message(debug=True).startswith("This twin never runs in production. It works as long as DEBUG is on")
+    assert get_message(debug=False).startswith("This twin never runs. With DEBUG on it would, by accident")
 
 
 _SETTINGS = """
@@ -163,18 +163,20 @@ def test_with_debug_on_a_receiver_that_only_the_cache_keeps_is_found_however_it_
 
     assert ("signalbox.D001", "shop/apps.py:15", "shop.apps.make.<locals>.made", "error") == (
         finding["id"],
-        finding["place"],
+        finding["location"],
         finding["receiver"],
         finding["severity"],
     )
-    assert finding["happens"].startswith("The receiver never runs in production. It works as long as DEBUG is on")
+    assert finding["message"].startswith("The receiver never runs in production. It works as long as DEBUG is on")
 
 
 @pytest.mark.parametrize("apps", [None, ["shop"]])
-def test_with_debug_off_it_is_told_as_gone_whichever_apps_are_asked_for(tmp_path: Path, apps: list[str] | None) -> None:
+def test_with_debug_off_it_is_reported_as_collected_whichever_apps_are_named(
+    tmp_path: Path, apps: list[str] | None
+) -> None:
     (finding,) = examine_project(popped(tmp_path), debug=False, apps=apps)
 
-    assert ("signalbox.D001", "", "connection_created") == (finding["id"], finding["place"], finding["signal"])
+    assert ("signalbox.D001", "", "connection_created") == (finding["id"], finding["location"], finding["signal"])
 
 
 def test_the_garbage_collector_works_again_afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +210,7 @@ def test_the_doctor_changes_no_list_of_receivers() -> None:
 def test_what_a_urlconf_beside_the_apps_imports_comes_with_the_first_request() -> None:
     findings = examine_project(PROJECTS_DIR / "defects", debug=False, rules=["never-imported"])
 
-    severities = {finding["place"].rpartition(":")[0]: finding["severity"] for finding in findings}
+    severities = {finding["location"].rpartition(":")[0]: finding["severity"] for finding in findings}
     assert ("warning", "error") == (severities["shop/views.py"], severities["shop/forgotten.py"])
 
 

@@ -1,7 +1,7 @@
 """The doctor among well-known packages: what it finds there is right, and listed in its documentation.
 
 It needs ``tests/doctor/popular-packages.txt`` installed, to the version, as ``make wild`` does; else it is skipped, or
-fails where SIGNALBOX_REQUIRE_WILD is set.
+fails where SIGNALBOX_REQUIRE_PACKAGES is set.
 """
 
 from __future__ import annotations
@@ -45,30 +45,30 @@ pytestmark = pytest.mark.slow
 def _packages() -> None:
     if missing := differing():
         reason = f"needs popular-packages.txt ({len(missing)} differ, {missing[0]} first): run `make wild`"
-        if os.environ.get("SIGNALBOX_REQUIRE_WILD"):
-            pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_WILD is set)", pytrace=False)
+        if os.environ.get("SIGNALBOX_REQUIRE_PACKAGES"):
+            pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_PACKAGES is set)", pytrace=False)
         pytest.skip(reason)
 
 
 def listed() -> set[tuple[str, str]]:
-    """Return place and rule of each row of the documentation's table of findings in the wild."""
+    """Return location and rule of each row of the documentation's table of findings in popular packages."""
     return {
-        (place, rule)
-        for place, rule in re.findall(r"^\| [^|]+ \| `([^`|]+:\d+)` \| `([a-z-]+)` \|", PAGE, re.MULTILINE)
+        (location, rule)
+        for location, rule in re.findall(r"^\| [^|]+ \| `([^`|]+:\d+)` \| `([a-z-]+)` \|", PAGE, re.MULTILINE)
     }
 
 
 @pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
 def test_every_finding_in_the_packages_is_one_that_the_documentation_lists(debug: bool) -> None:
-    findings = examine_project(PROJECTS_DIR / "wild", debug=debug, apps=APPS)
+    findings = examine_project(PROJECTS_DIR / "popular_packages", debug=debug, apps=APPS)
 
     # A package's signals are made for others to hear.
-    assert listed() == {(f["place"], f["rule"]) for f in findings if f["rule"] != "unheard"}
+    assert listed() == {(f["location"], f["rule"]) for f in findings if f["rule"] != "never-received"}
 
 
 @pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
-def test_unasked_the_packages_are_told_what_they_cost_the_site_and_nothing_else(debug: bool) -> None:
-    findings = examine_project(PROJECTS_DIR / "wild", debug=debug)
+def test_by_default_packages_get_only_findings_on_what_they_cost_the_site(debug: bool) -> None:
+    findings = examine_project(PROJECTS_DIR / "popular_packages", debug=debug)
 
-    assert {"costs-everybody"} == {f["rule"] for f in findings}
+    assert {"global-receiver"} == {f["rule"] for f in findings}
     assert {"info"} == {f["severity"] for f in findings}

@@ -24,11 +24,11 @@ def test_a_project_has_exactly_the_findings_that_its_comments_say(project: str, 
 
 
 @debug_on_and_off
-def test_what_was_recorded_tells_which_receivers_raise_and_which_are_slow(debug: bool) -> None:
-    findings = examine_project(PROJECTS_DIR / "recorded", debug=debug, records=True, before="work")
+def test_recorded_events_show_which_receivers_raise_and_which_are_slow(debug: bool) -> None:
+    findings = examine_project(PROJECTS_DIR / "recorded", debug=debug, use_recorded_events=True, before="work")
 
     assert read_expected_findings(PROJECTS_DIR / "recorded") == summarize_findings(findings)
-    raised, waited = (finding["happens"] for finding in findings)
+    raised, waited = (finding["message"] for finding in findings)
     assert "It raised in 1 of 1 recorded runs, last: LookupError: no such group." == raised
     found = re.fullmatch(r"Of 20 recorded runs, one in twenty took more than (\d+) ms\.", waited)
     assert found is not None

@@ -11,17 +11,17 @@ from signalbox.doctor import Finding, Severity, SourceLine, report
 def finding(**changes: Any) -> Finding:
     values: dict[str, Any] = {
         "id": "signalbox.D009",
-        "rule": "secret",
+        "rule": "exposed-secret",
         "severity": Severity.WARNING,
         "app": "blog",
         "path": "/site/blog/signals.py",
         "line": 2,
-        "place": "blog/signals.py:2",
+        "location": "blog/signals.py:2",
         "signal": "user_logged_in",
         "receiver": "blog.signals.login_success",
-        "happens": "It prints user.password.",
-        "why": "Output is kept.",
-        "remedy": "Leave it out.",
+        "message": "It prints user.password.",
+        "reason": "Output is kept.",
+        "hint": "Leave it out.",
         "excerpt": (
             SourceLine(number=1, text="def login_success(user, **kwargs):", highlighted=False),
             SourceLine(number=2, text="    print(user.password)", highlighted=True),
@@ -30,31 +30,31 @@ def finding(**changes: Any) -> Finding:
     return Finding(**{**values, **changes})
 
 
-def test_the_text_says_where_what_why_and_what_to_do() -> None:
+def test_the_text_has_location_message_reason_and_hint() -> None:
     assert (
-        "blog/signals.py:2  warning  secret  signalbox.D009\n"
+        "blog/signals.py:2  warning  exposed-secret  signalbox.D009\n"
         "  blog.signals.login_success of user_logged_in\n"
         "       1 | def login_success(user, **kwargs):\n"
         "  >    2 |     print(user.password)\n"
-        "  happens: It prints user.password.\n"
-        "  why:     Output is kept.\n"
-        "  remedy:  Leave it out.\n"
+        "  message: It prints user.password.\n"
+        "  reason:  Output is kept.\n"
+        "  hint:    Leave it out.\n"
         "\n"
         "The doctor found 1 warning.\n"
     ) == report.format_text([finding()])
 
 
 def test_long_sentences_are_wrapped_below_their_beginning() -> None:
-    lines = report.format_text([finding(why="word " * 40, excerpt=())]).splitlines()
+    lines = report.format_text([finding(reason="word " * 40, excerpt=())]).splitlines()
 
     assert all(len(line) <= report.LINE_WIDTH for line in lines)
     assert "           word" == lines[4][:15]
 
 
-def test_a_finding_without_a_place_says_so() -> None:
-    text = report.format_text([finding(path="", line=0, place="", receiver="", excerpt=())])
+def test_a_finding_without_a_location_says_so() -> None:
+    text = report.format_text([finding(path="", line=0, location="", receiver="", excerpt=())])
 
-    assert text.startswith("(place unknown)  warning  secret  signalbox.D009\n  user_logged_in\n")
+    assert text.startswith("(location unknown)  warning  exposed-secret  signalbox.D009\n  user_logged_in\n")
 
 
 def test_the_summary_counts_by_severity() -> None:
@@ -65,24 +65,24 @@ def test_the_summary_counts_by_severity() -> None:
 
 
 def test_json_has_one_object_a_line() -> None:
-    lines = list(report.format_json_lines([finding(), finding(happens="zwölf")]))
+    lines = list(report.format_json_lines([finding(), finding(message="zwölf")]))
 
     assert [True, True] == [line.endswith("\n") and line.count("\n") == 1 for line in lines]
     first = json.loads(lines[0])
     assert {
         "id": "signalbox.D009",
-        "rule": "secret",
+        "rule": "exposed-secret",
         "severity": "warning",
         "app": "blog",
-        "place": "blog/signals.py:2",
+        "location": "blog/signals.py:2",
         "signal": "user_logged_in",
         "receiver": "blog.signals.login_success",
-        "happens": "It prints user.password.",
-        "why": "Output is kept.",
-        "remedy": "Leave it out.",
+        "message": "It prints user.password.",
+        "reason": "Output is kept.",
+        "hint": "Leave it out.",
         "excerpt": [
-            {"line": 1, "text": "def login_success(user, **kwargs):", "marked": False},
-            {"line": 2, "text": "    print(user.password)", "marked": True},
+            {"line": 1, "text": "def login_success(user, **kwargs):", "highlighted": False},
+            {"line": 2, "text": "    print(user.password)", "highlighted": True},
         ],
     } == first
     assert "zwölf" in lines[1]

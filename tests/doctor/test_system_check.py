@@ -23,8 +23,8 @@ settings.SILENCED_SYSTEM_CHECKS = sys.argv[1].split()
 django.setup()
 from django.core.checks import register
 from django.core.management import call_command
-from signalbox.checks import TAG, check_by_doctor
-register(check_by_doctor, TAG)
+from signalbox.checks import TAG, run_doctor_checks
+register(run_doctor_checks, TAG)
 call_command("check", *sys.argv[2:])
 """
 
@@ -48,7 +48,7 @@ def test_check_with_the_tag_shows_the_findings_and_stops_nothing() -> None:
     assert "7 issues" in done.stderr
 
 
-def test_check_fails_from_a_level_on_if_it_is_told_to() -> None:
+def test_check_fails_from_the_requested_level_on() -> None:
     assert 1 == django_check("--tag", "signalbox", "--fail-level", "WARNING").returncode
 
 
@@ -67,7 +67,7 @@ def test_no_finding_is_an_error_since_errors_stop_commands_that_worked() -> None
     assert {Severity.ERROR: WARNING, Severity.WARNING: WARNING, Severity.INFO: INFO} == levels
 
 
-def test_a_message_names_place_and_receiver_what_happens_and_the_remedy() -> None:
+def test_a_check_message_has_location_receiver_message_and_hint() -> None:
     assert (
         "blog/signals.py:2 blog.signals.login_success: (signalbox.D009) It prints user.password. Output is kept."
         "\n\tHINT: Leave it out."
@@ -75,10 +75,10 @@ def test_a_message_names_place_and_receiver_what_happens_and_the_remedy() -> Non
 
 
 def test_the_check_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(*, records: bool) -> None:
+    def fail(*, use_recorded_events: bool) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(engine, "read", fail)
+    monkeypatch.setattr(engine, "build_project", fail)
 
     assert [("signalbox.D000", WARNING)] == [(m.id, m.level) for m in check_signal_receivers()]
     assert "the disk is gone" in caplog.text

@@ -26,7 +26,10 @@ from django.urls import path
 
 import signalbox
 from signalbox.core import naming, tracing
-from signalbox.instrumentation import boundaries, signals
+from signalbox.instrumentation import signals
+from signalbox.instrumentation import commands
+from signalbox.instrumentation import requests
+from signalbox.instrumentation import test_runs
 from signalbox.models import Event, Trace
 from tests.shop.models import Tag
 
@@ -146,7 +149,7 @@ SECRETIVE = override_settings(SIGNALBOX={"REDACT": ["iban"]})
 def test_what_the_setting_calls_secret_is_not_stored_of_an_address() -> None:
     with SECRETIVE:
         served("/tag/?iban=DE02100100100006820101&page=2")
-        trace = boundaries.start_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
+        trace = requests.start_request(None, {"method": "GET", "path": "/iban=DE02/", "query_string": b"iban=DE02"})
         tracing.deactivate(trace)
     row = newest(kind="request")
     stored = [row.name, row.data, trace.name, trace.data, *Event.objects.values_list("data", flat=True)]
@@ -176,7 +179,7 @@ def test_a_path_is_stored_as_people_read_it() -> None:
     assert "/größe/東京/?größe=1" == begun.data["args"]["environ"]["path"]
 
     scope = {"method": "GET", "path": "/größe/東京/", "query_string": "größe=1".encode()}
-    trace = boundaries.start_request(None, scope)
+    trace = requests.start_request(None, scope)
     tracing.deactivate(trace)
     assert "/größe/東京/?größe=1" == trace.data["path"]
     with signalbox.trace("work") as work:
@@ -188,7 +191,7 @@ def test_a_path_is_stored_as_people_read_it() -> None:
 
 @pytest.mark.parametrize("path", ["/caf\xe9/", "/東京/", "/\udce9/", ""])
 def test_a_path_that_is_no_utf_8_is_stored_all_the_same(path: str) -> None:
-    trace = boundaries.start_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
+    trace = requests.start_request({"REQUEST_METHOD": "GET", "PATH_INFO": path}, None)
     tracing.deactivate(trace)
     assert path == trace.data["path"]
 
@@ -209,7 +212,7 @@ def test_a_forwarded_address_is_believed_as_far_as_proxies_are_trusted(
     trusted: int, forwarded: str, address: str
 ) -> None:
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": trusted}):
-        assert address == boundaries.get_client_address("192.0.2.1", forwarded)
+        assert address == requests.get_client_address("192.0.2.1", forwarded)
 
 
 @pytest.mark.django_db(transaction=True)  # a real request closes the connection
@@ -251,7 +254,7 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
         ],
     }
     with override_settings(SIGNALBOX={"TRUSTED_PROXIES": 1}):
-        trace = boundaries.start_request(None, scope)
+        trace = requests.start_request(None, scope)
         tracing.deactivate(trace)
 
     assert (TRACE_ID, "GET /tag/?page=2") == (trace.id, trace.name)
@@ -260,14 +263,14 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
 
 def test_a_traceparent_that_is_sent_twice_is_none() -> None:
     headers = [(b"traceparent", TRACEPARENT.encode())] * 2
-    trace = boundaries.start_request(None, {"method": "GET", "path": "/", "headers": headers})
+    trace = requests.start_request(None, {"method": "GET", "path": "/", "headers": headers})
     tracing.deactivate(trace)
 
     assert TRACE_ID != trace.id
 
 
 def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
-    trace = boundaries.start_request(None, {})
+    trace = requests.start_request(None, {})
     tracing.deactivate(trace)
 
     assert ("request", "", "") == (trace.kind, trace.data["remote"], trace.data["method"])
@@ -275,7 +278,7 @@ def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
 
 def test_ending_a_request_where_none_began_does_nothing() -> None:
     before = tracing.get_current_trace()
-    boundaries.finish_request()
+    requests.finish_request()
     assert tracing.get_current_trace() is before
 
 
@@ -529,7 +532,7 @@ class Signals(SimpleTestCase):
 @pytest.mark.parametrize(("method", "status"), [("test_passes", "ok"), ("test_fails", "failed")])
 def test_a_test_of_django_s_runner_is_a_trace(method: str, status: str) -> None:
     Signals.seen.clear()
-    boundaries._install_tests()
+    test_runs.install()
     result = unittest.TestResult()
     # In an empty context: the plugin has already made this test a trace.
     contextvars.Context().run(lambda: SimpleTestCase.run(Signals(method), result))
@@ -542,7 +545,7 @@ def test_recording_that_is_switched_off_leaves_django_s_classes_as_they_were() -
     signalbox.stop_recording()
     try:
         assert "run" not in SimpleTestCase.__dict__
-        assert boundaries._original_execute is BaseCommand.__dict__["execute"]
+        assert commands._original_execute is BaseCommand.__dict__["execute"]
         assert not set(signals.SEND_METHODS) & request_finished.__dict__.keys()
     finally:
         signalbox.start_recording()

@@ -13,7 +13,8 @@ from django.test import Client, override_settings
 
 import signalbox
 from signalbox.core import naming, tracing
-from signalbox.instrumentation import boundaries, discovery, install
+from signalbox.instrumentation import discovery, install
+from signalbox.instrumentation import test_runs
 from signalbox.instrumentation import signals as signal_patches
 from signalbox.models import Event
 from tests.shop import signals
@@ -23,9 +24,9 @@ from tests.shop.signals import order_paid
 @pytest.fixture(autouse=True)
 def trace() -> Iterator[tracing.Trace]:
     """A trace of each test's own, so that none finds the events of another."""
-    begun = boundaries.start_test("custom")
+    begun = test_runs.start_test("custom")
     yield begun
-    boundaries.finish_test(begun, "ok")
+    test_runs.finish_test(begun, "ok")
 
 
 @pytest.fixture

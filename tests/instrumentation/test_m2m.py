@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 import signalbox
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import RevertError, revert
-from signalbox.serialization import signal_arguments
+from signalbox.instrumentation import signal_arguments
 from signalbox.serialization.redaction import REDACTED
 from tests.events import get_events, get_newest_event
 from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag

@@ -16,7 +16,8 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.core import naming, tracing
-from signalbox.instrumentation import boundaries, install, signals
+from signalbox.instrumentation import install, signals
+from signalbox.instrumentation import test_runs
 from signalbox.models import Event
 from tests.shop.models import Tag
 
@@ -70,9 +71,9 @@ def unrecorded(signal: Signal, way: str, sender: Any = None, **named: Any) -> An
 @pytest.fixture(autouse=True)
 def trace() -> Iterator[tracing.Trace]:
     """A trace of each test's own, so that none finds the events of another."""
-    begun = boundaries.start_test("sends")
+    begun = test_runs.start_test("sends")
     yield begun
-    boundaries.finish_test(begun, "ok")
+    test_runs.finish_test(begun, "ok")
 
 
 def events() -> list[Event]:

@@ -54,7 +54,7 @@ def test_it_prints_the_report_and_succeeds() -> None:
 def test_json_gives_each_finding_on_a_line_of_its_own() -> None:
     found = [json.loads(line) for line in doctor("--json").stdout.splitlines()]
 
-    assert ["shadowed-receiver", *["secret"] * 3, "wrong-signature"] == [
+    assert ["shadowed-receiver", *["exposed-secret"] * 3, "wrong-signature"] == [
         f["rule"] for f in found if f["severity"] != "info"
     ]
 
@@ -64,13 +64,13 @@ def test_json_gives_each_finding_on_a_line_of_its_own() -> None:
     [
         (["--fail-on", "error"], 1),
         (["--fail-on", "warning"], 1),
-        (["--fail-on", "error", "--rule", "secret"], 0),
-        (["--fail-on", "warning", "--rule", "secret"], 1),
+        (["--fail-on", "error", "--rule", "exposed-secret"], 0),
+        (["--fail-on", "warning", "--rule", "exposed-secret"], 1),
         (["--fail-on", "warning", "--rule", "connected-twice"], 0),
         (["--rule", "shadowed-receiver"], 0),
     ],
 )
-def test_it_fails_from_the_severity_on_that_it_is_told(arguments: list[str], code: int) -> None:
+def test_it_fails_from_the_requested_severity_on(arguments: list[str], code: int) -> None:
     assert code == doctor(*arguments).returncode
 
 
@@ -79,9 +79,9 @@ def test_it_fails_at_any_severity_where_a_rule_has_failed_itself(monkeypatch: py
     def fail(project: Project) -> Iterator[Fault]:
         raise LookupError("a mistake")
 
-    monkeypatch.setitem(RULES, "secret", replace(RULES["secret"], check=fail))
+    monkeypatch.setitem(RULES, "exposed-secret", replace(RULES["exposed-secret"], check=fail))
 
-    assert 1 == doctor_command.run(options("--rule", "secret", "--fail-on", level), io.StringIO())
+    assert 1 == doctor_command.run(options("--rule", "exposed-secret", "--fail-on", level), io.StringIO())
 
 
 def test_a_healthy_project_gets_one_line() -> None:
@@ -89,9 +89,9 @@ def test_a_healthy_project_gets_one_line() -> None:
 
 
 def test_rules_and_apps_may_be_named_several_times() -> None:
-    found = options("--rule", "secret", "--rule", "D002", "--app", "blog", "--app", "auth")
+    found = options("--rule", "exposed-secret", "--rule", "D002", "--app", "blog", "--app", "auth")
 
-    assert (["secret", "D002"], ["blog", "auth"]) == (found["rule"], found["app"])
+    assert (["exposed-secret", "D002"], ["blog", "auth"]) == (found["rule"], found["app"])
 
 
 def test_the_help_names_every_rule() -> None:
@@ -105,4 +105,6 @@ def test_the_help_names_every_rule() -> None:
 @pytest.mark.parametrize("arguments", [["--rule", "nothing"], ["--app", "nothing"]])
 def test_a_name_that_is_not_there_is_an_error_of_the_command(arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="nothing"):
-        doctor_command.run({**options(*arguments), "rule": options(*arguments)["rule"] or ["secret"]}, io.StringIO())
+        doctor_command.run(
+            {**options(*arguments), "rule": options(*arguments)["rule"] or ["exposed-secret"]}, io.StringIO()
+        )

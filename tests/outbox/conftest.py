@@ -18,7 +18,7 @@ from django.db.models.signals import post_save
 import signalbox
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.pipeline import exporter, writer
+from signalbox.pipeline import deliveries, exporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def _no_durable_receivers_left() -> Iterator[None]:
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    writer.delivery_source = None
+    deliveries.install_source(deliveries.NO_DELIVERIES)
     signalbox.start_recording()
     exporter.discard_pending()
     connections["other"].close()  # a test that used it leaves it open when its tables are emptied

@@ -15,19 +15,20 @@ from django.db.backends.sqlite3.base import DatabaseWrapper
 from signalbox.core import tracing
 from signalbox.core.event import Outcome, PendingEvent
 from signalbox.pipeline import backends, batches, writer
+from signalbox.pipeline import serializer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def a_trace() -> batches.Batch:
-    return batches.Batch(traces=[writer.build_trace_row(tracing.Trace("work", "stocktaking"))])
+    return batches.Batch(traces=[serializer.build_trace_row(tracing.Trace("work", "stocktaking"))])
 
 
 def events(*signals: str) -> batches.Batch:
     drafts = [
         PendingEvent(tracing.now(), tracing.get_current_trace(), None, signal, "", "default") for signal in signals
     ]
-    return batches.Batch(events=writer.build_event_rows(drafts, Outcome.SENT))
+    return batches.Batch(events=serializer.build_event_rows(drafts, Outcome.SENT))
 
 
 def a_request() -> batches.Batch:

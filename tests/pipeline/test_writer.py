@@ -15,6 +15,7 @@ from signalbox.core import tracing
 from signalbox.core.event import Actor, Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import batches, writer
+from signalbox.pipeline import serializer
 from tests.connecting import get_connection
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
@@ -38,7 +39,7 @@ def draft(label: str = "", **changed: Any) -> PendingEvent:
 
 
 def write(*drafts: PendingEvent) -> None:
-    writer.write(get_connection(), batches.Batch(events=writer.build_event_rows(drafts, Outcome.COMMITTED)))
+    writer.write(get_connection(), batches.Batch(events=serializer.build_event_rows(drafts, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -91,7 +92,7 @@ def test_events_and_traces_are_written_together() -> None:
     trace.data = {"view": TEXT}
     trace.status = "ok"
     batch = batches.Batch(
-        events=writer.build_event_rows([draft("a")], Outcome.COMMITTED), traces=[writer.build_trace_row(trace)]
+        events=serializer.build_event_rows([draft("a")], Outcome.COMMITTED), traces=[serializer.build_trace_row(trace)]
     )
     writer.write(get_connection(), batch)
     row = Trace.objects.get(trace_id=trace.id)
@@ -101,12 +102,12 @@ def test_events_and_traces_are_written_together() -> None:
 
 def refused() -> tuple[Any, ...]:
     """Return the row of an event that no database takes: it has no time."""
-    return (None, *writer.build_event_row(draft("refused"), Outcome.COMMITTED)[1:])
+    return (None, *serializer.build_event_row(draft("refused"), Outcome.COMMITTED)[1:])
 
 
 @pytest.mark.parametrize("before", [1, 1000])
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
-    rows = [*writer.build_event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
+    rows = [*serializer.build_event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
         writer.write(get_connection(), batches.Batch(events=rows))
     assert [] == stored()
@@ -130,7 +131,7 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     one, other = draft("a"), draft("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
-    writer.write(get_connection(), batches.Batch(event_updates=[writer.build_event_update(one)]))
+    writer.write(get_connection(), batches.Batch(event_updates=[serializer.build_event_update(one)]))
     first, second = Event.objects.filter(signal="tests.stored").order_by("id")
     assert (7, 3, {"args": {"late": TEXT}}) == (first.duration, first.errors, first.data)
     assert (0, {}) == (second.errors, second.data)
@@ -152,9 +153,9 @@ def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.Log
 
 
 def test_json_text_is_valid_whatever_parts_there_are() -> None:
-    assert {} == json.loads(writer.build_data_json(draft()))
-    assert {"args": {"a": 1}} == json.loads(writer.build_data_json(draft(args='{"a":1}')))
-    assert {"args": {"a": 1}, "receivers": []} == json.loads(writer.build_data_json(draft(args={"a": 1}, runs=[])))
+    assert {} == json.loads(serializer.build_data_json(draft()))
+    assert {"args": {"a": 1}} == json.loads(serializer.build_data_json(draft(args='{"a":1}')))
+    assert {"args": {"a": 1}, "receivers": []} == json.loads(serializer.build_data_json(draft(args={"a": 1}, runs=[])))
 
 
 def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from signalbox.dashboard.access import dashboard_view
 from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace
-from signalbox.outbox import health, operations, queue, registry
+from signalbox.outbox import health, operations, queue
 from signalbox.serialization import encoder
 
 CHANGE_PERMISSION: Final = "signalbox.change_delivery"
@@ -39,7 +39,7 @@ def get_event_deliveries(event: Event) -> list[Delivery]:
 
 def _get_alias(params: Any) -> str:
     """Return the database that is asked for, by default the router's choice."""
-    alias: str = params.get("using") or registry.get_deliveries_database()
+    alias: str = params.get("using") or queue.get_deliveries_database()
     if alias not in queue.get_delivery_databases():
         raise Http404(f"There are no deliveries in {alias!r}.")
     return alias
@@ -133,7 +133,7 @@ def replay(request: HttpRequest) -> HttpResponse:
 
 
 def _build_query_params(alias: str, state: str, receiver: str) -> dict[str, str]:
-    return {"using": "" if alias == registry.get_deliveries_database() else alias, "state": state, "receiver": receiver}
+    return {"using": "" if alias == queue.get_deliveries_database() else alias, "state": state, "receiver": receiver}
 
 
 @dashboard_view

@@ -14,9 +14,10 @@ from django.dispatch import Signal
 from signalbox.core import catalog, receivers
 from signalbox.dashboard import formats
 from signalbox.instrumentation.install import get_recorded_signals
+from signalbox.instrumentation.signal_arguments import get_sender_label
 from signalbox.models import Event
 from signalbox.outbox import registry
-from signalbox.serialization.signal_arguments import get_sender_label
+from signalbox.serialization.configured_redactor import get_redactor
 
 MAX_EVENTS: Final = 5_000
 """How many of the latest events say how receivers did."""
@@ -185,7 +186,7 @@ def get_source_excerpt(receiver: Any) -> str:
     if code is None:
         return ""
     lines = (linecache.getline(code.co_filename, code.co_firstlineno + number) for number in range(EXCERPT_LINES))
-    return registry.get_redactor().redact_text("".join(lines).rstrip())
+    return get_redactor().redact_text("".join(lines).rstrip())
 
 
 def edges_to_json(edges: Iterable[Edge]) -> list[dict[str, Any]]:

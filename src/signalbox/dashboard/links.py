@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from django.urls import reverse
 
-from signalbox.outbox import registry
+from signalbox.outbox import queue
 
 if TYPE_CHECKING:
     from signalbox.models import Delivery
@@ -22,5 +22,5 @@ def get_delivery_url(delivery: Delivery) -> str:
     """Return the address of a delivery, in whatever database it is."""
     address, alias = reverse("signalbox:delivery", args=[delivery.pk]), delivery._state.db
     return (
-        address if alias in (None, registry.get_deliveries_database()) else f"{address}?{urlencode({'using': alias})}"
+        address if alias in (None, queue.get_deliveries_database()) else f"{address}?{urlencode({'using': alias})}"
     )

@@ -5,4 +5,4 @@ from __future__ import annotations
 from signalbox.doctor.engine import examine
 from signalbox.doctor.findings import Finding, Severity, SourceLine
 
-__all__ = ["Finding", "SourceLine", "Severity", "examine"]
+__all__ = ["Finding", "Severity", "SourceLine", "examine"]

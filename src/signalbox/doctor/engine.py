@@ -35,9 +35,9 @@ def examine(
     Raises:
         ValueError: a rule or an app isn't known; the message lists those that are.
     """
-    asked = select_rules(rules)
+    selected_rules = select_rules(rules)
     with _gc_disabled():
-        return _run_rules(asked, apps, use_recorded_events)
+        return _run_rules(selected_rules, apps, use_recorded_events)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def select_rules(names: Collection[str] | None) -> list[Rule]:
 def build_project(*, use_recorded_events: bool) -> Project:
     """Read the process, the source and, if asked to, the recorded events."""
     process = runtime.read_runtime()
-    written = source.read_source(
+    project_source = source.read_source(
         process.apps,
         process.aliases,
         {connection.path for connection in process.connections},
@@ -83,7 +83,7 @@ def build_project(*, use_recorded_events: bool) -> Project:
     )
     return Project(
         runtime=process,
-        source=written,
+        source=project_source,
         receiver_stats=recorded_stats.read_receiver_stats() if use_recorded_events else (),
     )
 

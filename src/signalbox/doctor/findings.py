@@ -73,11 +73,13 @@ class Finding:
             "rule": self.rule,
             "severity": self.severity.label,
             "app": self.app,
-            "place": self.location,
+            "location": self.location,
             "signal": self.signal,
             "receiver": self.receiver,
-            "happens": self.message,
-            "why": self.reason,
-            "remedy": self.hint,
-            "excerpt": [{"line": line.number, "text": line.text, "marked": line.highlighted} for line in self.excerpt],
+            "message": self.message,
+            "reason": self.reason,
+            "hint": self.hint,
+            "excerpt": [
+                {"line": line.number, "text": line.text, "highlighted": line.highlighted} for line in self.excerpt
+            ],
         }

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from signalbox.doctor.import_graph import resolve_import_name
 from signalbox.doctor.source_model import ConnectCall, Function, FunctionNode, ReceiverKind, SendCall, resolve_name
 
-SIGNALBOX_DECORATORS: Final = frozenset({"signalbox.receiver", "signalbox.outbox.registry.receiver"})
+SIGNALBOX_DECORATORS: Final = frozenset({"signalbox.receiver", "signalbox.outbox.decorator.receiver"})
 RECEIVER_DECORATORS: Final = SIGNALBOX_DECORATORS | {"django.dispatch.receiver", "django.dispatch.dispatcher.receiver"}
 SEND_METHODS: Final = frozenset({"send", "send_robust", "asend", "asend_robust"})
 

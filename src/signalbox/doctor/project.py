@@ -95,7 +95,7 @@ class Project:
     def _iter_frames(self, function: Function) -> Iterator[Frame]:
         frame = Frame(function=function)
         yield frame
-        told = {function}
+        visited = {function}
         for call, conditions in function.calls:
             called = self.source.functions_by_name.get(function.resolve(call.func))
             if (
@@ -103,9 +103,9 @@ class Project:
                 and called.module == function.module
                 and not called.has_unknown_decorator
                 and not called.is_method
-                and called not in told
+                and called not in visited
             ):
-                told.add(called)
+                visited.add(called)
                 yield frame.enter_call(called, call, conditions)
 
     def escapes(self, signal: str) -> bool:
@@ -142,11 +142,17 @@ class Project:
     def find_connect_call(self, connection: Connection) -> ConnectCall | None:
         """Return where the source makes this connection: where the sender agrees, else where no other's does."""
         key = (connection.signal, connection.path, connection.line)
-        sites = self.connect_calls.get(key, ())
-        agreeing = [site for site in sites if self.sender_matches(site, connection.sender)]
+        connect_calls = self.connect_calls.get(key, ())
+        agreeing = [
+            connect_call for connect_call in connect_calls if self.sender_matches(connect_call, connection.sender)
+        ]
         senders = [other.sender for other in self.live_connections.get(key, ())]
-        spare = [site for site in sites if not any(self.sender_matches(site, sender) for sender in senders)]
-        return next(iter(agreeing or spare or sites), None)
+        spare = [
+            connect_call
+            for connect_call in connect_calls
+            if not any(self.sender_matches(connect_call, sender) for sender in senders)
+        ]
+        return next(iter(agreeing or spare or connect_calls), None)
 
     @staticmethod
     def sender_matches(connect: ConnectCall, sender: Sender) -> bool:

@@ -96,9 +96,9 @@ class QuerysetOwnership:
             if call not in inner:
                 # Of `Order.objects.filter(...).get(...)` the whole is judged, and no part of it again.
                 inner.update(node for node in _iter_chain(call) if node is not call)
-                deed = self._classify_call(call)
-                if deed:
-                    yield call, deed
+                access = self._classify_call(call)
+                if access:
+                    yield call, access
 
     def _classify_call(self, call: ast.Call) -> RowAccess | None:
         if not isinstance(call.func, ast.Attribute):
@@ -125,7 +125,7 @@ class QuerysetOwnership:
         binding = self.frame.get_single_binding(node)
         if binding is None:
             return False
-        if binding.kind == "each":
+        if binding.kind == "iterated":
             return any(self._is_related_manager(part) for part in _iter_chain(binding.value))
         return binding.value is not node and self._is_other_row(binding.value)
 

@@ -70,8 +70,8 @@ def aggregate_runs(rows: Iterable[tuple[str, Any]]) -> Iterable[ReceiverStats]:
         receivers = data.get("receivers") if isinstance(data, Mapping) else None
         for run in receivers or ():
             runs = found[signal, run["name"]]
-            runs.location = runs.location or run.get("place") or ""
-            runs.durations_us.append(run.get("us") or 0)
+            runs.location = runs.location or run.get("location") or ""
+            runs.durations_us.append(run.get("duration_us") or 0)
             if run.get("error"):
                 runs.errors.append(run["error"])
     for (signal, receiver), runs in sorted(found.items()):

@@ -15,7 +15,7 @@ LINE_WIDTH = 100
 
 
 def format_text(findings: Iterable[Finding]) -> str:
-    """Return the findings as text: place, source, what happens, why, remedy; a summary in the last line."""
+    """Return the findings as text: location, source, message, reason and hint of each; a summary in the last line."""
     findings = list(findings)
     return (
         "\n".join([*(line for finding in findings for line in _format_finding(finding)), format_summary(findings)])
@@ -24,13 +24,13 @@ def format_text(findings: Iterable[Finding]) -> str:
 
 
 def _format_finding(finding: Finding) -> Iterator[str]:
-    yield f"{finding.location or '(place unknown)'}  {finding.severity.label}  {finding.rule}  {finding.id}"
+    yield f"{finding.location or '(location unknown)'}  {finding.severity.label}  {finding.rule}  {finding.id}"
     about = " of ".join(filter(None, (finding.receiver, finding.signal)))
     if about:
         yield f"  {about}"
     for line in finding.excerpt:
         yield f"  {'>' if line.highlighted else ' '} {line.number:>4} | {line.text}".rstrip()
-    for label, words in (("happens", finding.message), ("why", finding.reason), ("remedy", finding.hint)):
+    for label, words in (("message", finding.message), ("reason", finding.reason), ("hint", finding.hint)):
         yield from textwrap.wrap(words, LINE_WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
     yield ""
 

@@ -191,18 +191,18 @@ def read_runtime() -> Runtime:
     found = list(_iter_apps())
     signals, aliases = _find_signals(found)
     entries = [(signal, entry) for signal, label in signals for entry in _iter_connections(signal, label)]
-    described = _SenderResolver(entry.connection for _, entry in entries)
+    resolver = _SenderResolver(entry.connection for _, entry in entries)
     accidental = (
         _find_kept_by_debug_cache([entry.connection for _, entry in entries]) if settings.DEBUG else frozenset[int]()
     )
-    connections = tuple(_build_connection(entry, described, accidental) for _, entry in entries)
+    connections = tuple(_build_connection(entry, resolver, accidental) for _, entry in entries)
     user_model = get_user_model()._meta.label if apps.is_installed("django.contrib.auth") else ""
     senderless = any(c.signal in {"pre_delete", "post_delete"} and c.sender.kind == "any" for c in connections)
     return Runtime(
         debug=settings.DEBUG,
         asgi=bool(getattr(settings, "ASGI_APPLICATION", None)),
         apps=tuple(found),
-        models={model._meta.label_lower: described.describe_model(model) for model in _get_models()},
+        models={model._meta.label_lower: resolver.describe_model(model) for model in _get_models()},
         user_model=user_model,
         aliases=aliases,
         connections=connections,
@@ -563,10 +563,10 @@ def _iter_relations(options: Options[models.Model]) -> Iterator[tuple[str, bool]
 
 def _iter_fast_deletable_models(connections: Iterable[Connection]) -> Iterator[str]:
     """Yield the models that only a receiver of every deletion keeps from being deleted in one statement."""
-    heard = {c.sender.name for c in connections if c.signal in {"pre_delete", "post_delete"}}
+    labels_with_receiver = {c.sender.name for c in connections if c.signal in {"pre_delete", "post_delete"}}
     for model in _get_models():
         options = model._meta
-        if options.label in heard or options.proxy or options.swapped or options.parents:
+        if options.label in labels_with_receiver or options.proxy or options.swapped or options.parents:
             continue
         if any(hasattr(field, "bulk_related_objects") for field in options.private_fields):
             continue

@@ -13,7 +13,7 @@ from signalbox.doctor import syntax
 from signalbox.doctor.source_model import Function
 from signalbox.doctor.syntax import Conditions
 
-BindingKind: TypeAlias = Literal["assigned", "each", "entered"]
+BindingKind: TypeAlias = Literal["assigned", "iterated", "entered"]
 
 
 _BINDING_NODES: Final = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.AsyncFor, ast.With, ast.AsyncWith)
@@ -62,7 +62,7 @@ class Frame:
     def resolve_value(self, node: ast.expr) -> ast.expr:
         """Return what was assigned to a name, or entered by it, where that is one place alone; else ``node``."""
         binding = self.get_single_binding(node)
-        return binding.value if binding and binding.kind != "each" else node
+        return binding.value if binding and binding.kind != "iterated" else node
 
     def get_aliases(self, argument: str) -> frozenset[str]:
         """Return the names by which the function calls the signal's argument, those of ``kwargs["..."]`` included."""
@@ -106,7 +106,7 @@ def _iter_bindings(node: ast.AST) -> Iterator[tuple[str, Binding]]:
         case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
             yield from _iter_targets(target, "assigned", value)
         case ast.For(target=target, iter=value) | ast.AsyncFor(target=target, iter=value):
-            yield from _iter_targets(target, "each", value)
+            yield from _iter_targets(target, "iterated", value)
         case ast.With(items=items) | ast.AsyncWith(items=items):
             for item in items:
                 if item.optional_vars:

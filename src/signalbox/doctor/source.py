@@ -228,13 +228,13 @@ def _build_source(
     sends: list[SendCall] = []
     mentioned: set[str] = set()
     for reader in readers.values():
-        for written in reader.connect_calls:
-            signals = tuple(dict.fromkeys(known(written.signals, reader)))
+        for connect_call in reader.connect_calls:
+            signals = tuple(dict.fromkeys(known(connect_call.signals, reader)))
             if signals:
-                function = written.function
-                if function is None and written.kind in {"function", "other"}:
-                    function = named(written.receiver_path)
-                connects.append(replace(written, signals=signals, function=function))
+                function = connect_call.function
+                if function is None and connect_call.kind in {"function", "other"}:
+                    function = named(connect_call.receiver_path)
+                connects.append(replace(connect_call, signals=signals, function=function))
         disconnects.update((signal, last) for path, last in reader.disconnected for signal in known([path], reader))
         for path, send in reader.send_calls:
             sends.extend(replace(send, signal=signal) for signal in known([path], reader))

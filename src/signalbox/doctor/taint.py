@@ -127,7 +127,7 @@ class SecretFinder:
             yield _build_secret(node, name)
 
     def _find_in_binding(self, node: ast.Name, binding: Binding) -> Iterator[Secret]:
-        if binding.kind == "each":
+        if binding.kind == "iterated":
             yield from self._find_in_loop_variable(node, binding)
         elif binding.kind == "assigned" and binding.unpack_index is None:
             value = binding.value
@@ -232,7 +232,7 @@ class SecretFinder:
             targets = generator.target.elts if isinstance(generator.target, ast.Tuple) else [generator.target]
             for place, target in enumerate(targets):
                 if isinstance(target, ast.Name):
-                    loops[target.id] = Binding("each", generator.iter, place if len(targets) > 1 else None)
+                    loops[target.id] = Binding("iterated", generator.iter, place if len(targets) > 1 else None)
         for element in elements:
             yield from replace(self, loop_bindings=loops).find_secrets(element)
 

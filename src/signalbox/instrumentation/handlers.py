@@ -11,10 +11,10 @@ from django.db import DatabaseError, connections
 from signalbox import conf
 from signalbox.core import tracing
 from signalbox.core.event import Outcome, PendingEvent
-from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state
-from signalbox.outbox import registry
-from signalbox.pipeline import backends, exporter, unit_of_work
-from signalbox.serialization import encoder, signal_arguments
+from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state, signal_arguments
+from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
+from signalbox.pipeline.deliveries import EnqueueError
+from signalbox.serialization import encoder
 from signalbox.serialization.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class SubscribedOnlyHandler(BaseHandler):
             self.inner.handle_no_receivers(sender, named)
 
     def _has_subscriber(self, sender: Any) -> bool:
-        return registry.has_subscriber(self.name, signal_arguments.get_sender_label(sender))
+        return deliveries.get_source().has_subscriber(self.name, signal_arguments.get_sender_label(sender))
 
 
 class PlainSignalHandler(BaseHandler):
@@ -78,8 +78,8 @@ class PlainSignalHandler(BaseHandler):
             self.name, signal_arguments.get_sender_label(sender), encoder.fit_column(str(named.get("using") or ""), 64)
         )
         event.args = signal_arguments.encode_arguments(named)
-        if registry.has_subscriber(self.name, event.sender):
-            event.outbox_arguments = registry.serialize_arguments(self.name, event.sender, named, event.args)
+        if deliveries.get_source().has_subscriber(self.name, event.sender):
+            event.outbox_arguments = deliveries.get_source().serialize_arguments(self.name, event.sender, named, event.args)
         instance = named.get("instance", named.get("user"))
         if instance is not None:
             signal_arguments.set_object_if_model(event, instance)
@@ -353,7 +353,7 @@ def _add_split_events(first_event: PendingEvent, remaining_args: list[dict[str, 
 def _add_with_deliveries(event: PendingEvent) -> None:
     """Let a draft with deliveries be written with the transaction that is open, or now.
 
-    Raises ``registry.NotDelivered`` if it can't be written.
+    Raises ``EnqueueError`` if it can't be written.
     """
     if exporter.in_event_loop():
         exporter.enqueue(event)
@@ -365,7 +365,7 @@ def _add_with_deliveries(event: PendingEvent) -> None:
     try:
         exporter.write_now(event)
     except DatabaseError as error:
-        raise registry.EnqueueError(
+        raise EnqueueError(
             f"{event.signal} was sent, but its durable receivers will not run, as their rows could not be written: "
             f"{error}"
         ) from error

@@ -18,22 +18,22 @@ from django.dispatch import Signal
 from signalbox import conf
 from signalbox.core import catalog, naming
 from signalbox.instrumentation import (
-    boundaries,
     bulk,
+    commands,
     discovery,
     handlers,
     init_counter,
     m2m,
     model_metadata,
     model_writes,
+    requests,
     returning,
     row_state,
     signals,
     task_queues,
 )
 from signalbox.instrumentation.filter import RecordingFilter
-from signalbox.outbox import registry
-from signalbox.pipeline import unit_of_work, writer
+from signalbox.pipeline import deliveries, serializer, unit_of_work, writer
 from signalbox.serialization import encoder
 
 if TYPE_CHECKING:
@@ -85,17 +85,17 @@ def start_recording() -> None:
     model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
     row_state.install()
     returning.install()
-    subscribed = registry.get_subscribed_signals()
+    subscribed = deliveries.get_source().get_subscribed_signals()
     if "m2m_changed" in recording_filter or "m2m_changed" in subscribed:
         m2m.install(handlers.record_unsent_add)
     bulk_signals = recording_filter.signal_names if conf.get().BULK != "off" else frozenset()
     if bulk_signals or subscribed:
         bulk.install(bulk_signals | subscribed, rows=conf.get().BULK == "rows")
-    boundaries.install(discover_signals_if_imported)
+    commands.install(discover_signals_if_imported)
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
             unit_of_work.attach(connection)
-    writer.record_unchanged = not recording_filter.is_audit
+    serializer.record_unchanged = not recording_filter.is_audit
     update_subscriptions()
     if apps.ready:
         discover_signals()
@@ -108,9 +108,9 @@ def update_subscriptions() -> None:
         return
     model_metadata.clear_cache()
     model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
-    for name in registry.get_subscribed_signals():
+    for name in deliveries.get_source().get_subscribed_signals():
         entry = catalog.BUILTIN_SIGNALS.get(name)
-        signal = registry.get_signal(name) if entry is None or entry.path else None
+        signal = deliveries.get_source().get_signal(name) if entry is None or entry.path else None
         if signal is not None and signal not in _state.recorded_signals:
             _record_signal(signal, name)
         if name == "m2m_changed":
@@ -119,7 +119,7 @@ def update_subscriptions() -> None:
             bulk.install(recording_filter.signal_names | {name}, rows=conf.get().BULK == "rows")
 
 
-registry.subscription_callbacks.append(update_subscriptions)
+deliveries.on_subscription(update_subscriptions)
 
 
 def stop_recording() -> None:
@@ -136,7 +136,7 @@ def stop_recording() -> None:
     bulk.uninstall()
     m2m.uninstall()
     returning.uninstall()
-    boundaries.uninstall()
+    commands.uninstall()
     task_queues.uninstall()
     unit_of_work.detach_all()
     discovery.reset()
@@ -170,7 +170,7 @@ def register_signal(signal: Signal, name: str) -> None:
         raise TypeError(f"register_signal() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
     name = encoder.fit_column(name, 200)
     naming.track(signal, name)
-    registry.register_signal_name(signal, name)
+    deliveries.get_source().register_signal_name(signal, name)
     if _state.recording_filter is not None and _state.recording_filter.includes_custom(name):
         _record_signal(signal, name)
 
@@ -184,7 +184,7 @@ def _record_signal(signal: Signal, name: str) -> None:
     _state.recorded_signals[signal] = name
     handler = _build_handler(name)
     if name not in catalog.BUILTIN_SIGNALS:
-        registry.register_signal_name(signal, name)
+        deliveries.get_source().register_signal_name(signal, name)
     recording_filter = _state.recording_filter
     if recording_filter is not None and name not in recording_filter and not recording_filter.includes_custom(name):
         handler = handlers.SubscribedOnlyHandler(name, handler)
@@ -233,7 +233,7 @@ def _wrap_request_started(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
         with _log_errors():
             discover_signals_if_imported()
-            boundaries.start_request(named.get("environ"), named.get("scope"))
+            requests.start_request(named.get("environ"), named.get("scope"))
         return inner(sender, **named)
 
     return send
@@ -245,15 +245,15 @@ def _wrap_request_finished(inner: Any) -> Any:
             return await inner(sender, **named)
         finally:
             with _log_errors():
-                await boundaries.afinish_request()
+                await requests.afinish_request()
 
     def send(sender: Any, **named: Any) -> Any:
-        with boundaries.postpone_connection_close():
+        with requests.postpone_connection_close():
             try:
                 return inner(sender, **named)
             finally:
                 with _log_errors():
-                    boundaries.finish_request()
+                    requests.finish_request()
 
     return asend if iscoroutinefunction(inner) else send
 

@@ -14,8 +14,9 @@ from django.db.models import Field, Model
 from signalbox import conf
 from signalbox.core import object_keys, query_guard
 from signalbox.core.event import UNKNOWN
-from signalbox.outbox import registry
+from signalbox.pipeline import deliveries
 from signalbox.serialization import encoder
+from signalbox.serialization.configured_redactor import get_redactor, reset_redactor
 from signalbox.serialization.diff import ExpressionText, FieldSet
 from signalbox.serialization.redaction import REDACTED, Redactor
 
@@ -87,7 +88,7 @@ class ModelMetadata:
         self.concrete_model = meta.concrete_model or model
         relation = get_m2m_policy(model) if meta.auto_created else ""
         self.is_recorded = relation != "exclude" and (
-            registry.is_subscribed_sender(meta.label) or not is_ignored(model, config)
+            deliveries.get_source().is_subscribed_sender(meta.label) or not is_ignored(model, config)
         )
         concrete = list(meta.concrete_fields)
         self.field_count = len(concrete)
@@ -289,7 +290,7 @@ def is_ignored(model: type[Model], config: conf.Config) -> bool:
     meta = model._meta
     if meta.app_label == "signalbox":
         return True
-    if registry.is_subscribed_sender(meta.label):
+    if deliveries.get_source().is_subscribed_sender(meta.label):
         return False
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
@@ -301,15 +302,6 @@ def is_ignored(model: type[Model], config: conf.Config) -> bool:
 _metadata_cache: dict[type[Model], ModelMetadata] = {}
 get_cached_metadata: Final = _metadata_cache.get
 """Return the plan of a model that has one already: no call of Python's own, for what is done for every row."""
-_redactor: Redactor | None = None
-
-
-def get_redactor() -> Redactor:
-    """Return the redactor that the setting asks for."""
-    global _redactor
-    if _redactor is None:
-        _redactor = Redactor(conf.get().REDACT, conf.get_fields_by_option("redact"))
-    return _redactor
 
 
 def get_metadata(model: type[Model]) -> ModelMetadata:
@@ -334,8 +326,6 @@ def get_metadata(model: type[Model]) -> ModelMetadata:
 
 def clear_cache() -> None:
     """Work plans out anew: the setting has changed."""
-    global _redactor
     _metadata_cache.clear()
     get_m2m_policy.cache_clear()
-    _redactor = None
-    registry.reset_redactor()
+    reset_redactor()

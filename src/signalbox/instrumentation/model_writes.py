@@ -16,8 +16,7 @@ from django.db.models.deletion import Collector
 from signalbox.core import tracing
 from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
 from signalbox.instrumentation import autocommit, bulk, model_metadata, row_state
-from signalbox.outbox import registry
-from signalbox.pipeline import backends, exporter, unit_of_work
+from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
 from signalbox.serialization.diff import NON_EXPRESSION_TYPES, RowChange, is_expression
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def install(*, saves: bool, deletes: bool) -> None:
     """Record rows that are saved and deleted, and those in any case that durable receivers wait for."""
     global _record_all_saves, _record_all_deletes
     _record_all_saves, _record_all_deletes = saves, deletes
-    subscribed = registry.get_subscribed_signals()
+    subscribed = deliveries.get_source().get_subscribed_signals()
     if saves or "post_save" in subscribed:
         Model._save_table = _save_table  # type: ignore[attr-defined]
     if deletes or "post_delete" in subscribed:
@@ -82,7 +81,7 @@ def _has_signal_listeners(self: Collector, model: type[Model]) -> bool:
     are not deleted unseen."""
     found: bool = _original_has_signal_listeners(self, model)
     return found or (
-        registry.has_subscriber("post_delete", model._meta.label) and model_metadata.get_metadata(model).is_recorded
+        deliveries.get_source().has_subscriber("post_delete", model._meta.label) and model_metadata.get_metadata(model).is_recorded
     )
 
 
@@ -99,7 +98,7 @@ def _save_table(
     if (
         cls is not metadata.concrete_model
         or not metadata.is_recorded
-        or not (_record_all_saves or registry.has_subscriber("post_save", metadata.label))
+        or not (_record_all_saves or deliveries.get_source().has_subscriber("post_save", metadata.label))
     ):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
     connection = autocommit.get_connection(using)

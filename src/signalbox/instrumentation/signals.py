@@ -18,9 +18,9 @@ from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import receivers, tracing
 from signalbox.core.event import ReceiverCall
-from signalbox.instrumentation import model_metadata
-from signalbox.outbox import registry
+from signalbox.pipeline.deliveries import DeliveryError
 from signalbox.serialization import encoder
+from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def _build_methods(signal: Signal, handler: SignalHandler) -> dict[str, Any]:
 def _start_event(handler: SignalHandler, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
     try:
         return handler.start(sender, named)
-    except registry.USER_ERRORS:  # what a durable receiver would lose, its sender must hear of
+    except DeliveryError:  # what a durable receiver would lose, its sender must hear of
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
@@ -102,7 +102,7 @@ def _finish_event(
             event.errors = sum(run.error is not None for run in event.receiver_calls)
             event.trace.errors += event.errors
         handler.finish(event, named, error)
-    except registry.USER_ERRORS:
+    except DeliveryError:
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
@@ -111,7 +111,7 @@ def _finish_event(
 def _handle_no_receivers(handler: SignalHandler, sender: Any, named: dict[str, Any]) -> None:
     try:
         handler.handle_no_receivers(sender, named)
-    except registry.USER_ERRORS:
+    except DeliveryError:
         raise
     except Exception:
         logger.exception("A send could not be recorded.")
@@ -185,7 +185,7 @@ def _record_receiver_error(
         ReceiverCall(
             receivers.get_code_location(receiver),
             spent,
-            encoder.format_exception(error, redactor=model_metadata.get_redactor()),
+            encoder.format_exception(error, redactor=get_redactor()),
         )
     )
 

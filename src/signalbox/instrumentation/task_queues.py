@@ -10,8 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from signalbox.core import tracing
-from signalbox.instrumentation import boundaries
 from signalbox.instrumentation import signals as signal_patches
+from signalbox.instrumentation import traces
 from signalbox.pipeline import exporter
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _start_trace(name: str, task_id: str, trace_id: str | None, actor: Actor | N
     if trace_id is None and not tracing.is_process_trace(parent_trace):
         trace_id = parent_trace.id
         actor = actor or parent_trace.get_actor()
-    trace = boundaries.start_trace("task", name, trace_id=trace_id, data={"job": task_id[:200]})
+    trace = traces.start_trace("task", name, trace_id=trace_id, data={"job": task_id[:200]})
     trace.set_actor(actor)
 
 

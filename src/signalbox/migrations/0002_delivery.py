@@ -17,11 +17,11 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("receiver", models.CharField(max_length=200, verbose_name="receiver")),
                 ("queue", models.CharField(max_length=64, verbose_name="queue")),
-                ("key", models.CharField(db_column="order_key", max_length=200, verbose_name="order key")),
+                ("ordering_key", models.CharField(max_length=200, verbose_name="ordering key")),
                 (
-                    "lane",
+                    "partition_id",
                     models.BigIntegerField(
-                        help_text="Deliveries of one lane run one at a time, in the order of their ids. None: it holds no place.",
+                        help_text="Deliveries of one partition run one at a time, in the order of their ids. Empty if it blocks none.",
                         null=True,
                     ),
                 ),
@@ -46,31 +46,32 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
-                    "due",
+                    "run_at",
                     models.BigIntegerField(
-                        help_text="Microseconds since 1970, UTC: not to be run before.", verbose_name="due"
+                        help_text="Microseconds since 1970, UTC. It does not run earlier.", verbose_name="run at"
                     ),
                 ),
                 (
-                    "wake",
+                    "next_check_at",
                     models.BigIntegerField(
-                        help_text="When to look at it next: when it is due, or its lease or its message runs out. None: never.",
+                        help_text="When it becomes due, or its lease or its broker message expires. Empty if it needs no check.",
                         null=True,
                     ),
                 ),
                 (
-                    "lease",
+                    "lease_expires_at",
                     models.BigIntegerField(
-                        help_text="Until when it belongs to the worker that runs it; none if it waits.",
+                        help_text="Until then only the worker that holds it may run it. Empty if unleased.",
                         null=True,
-                        verbose_name="lease",
+                        verbose_name="lease expires",
                     ),
                 ),
                 ("attempts", models.PositiveIntegerField(db_default=0, verbose_name="attempts")),
                 (
-                    "epoch",
+                    "fencing_token",
                     models.BigIntegerField(
-                        db_default=0, help_text="Rises with each claim: a worker that was taken for dead notices."
+                        db_default=0,
+                        help_text="Incremented by each lease, so that a worker with an expired one cannot write.",
                     ),
                 ),
                 ("error", models.CharField(db_default="", max_length=600, verbose_name="error")),
@@ -90,8 +91,10 @@ class Migration(migrations.Migration):
                 "ordering": ("-id",),
                 "default_permissions": ("view", "change", "delete"),
                 "indexes": [
-                    models.Index(fields=["wake"], name="signalbox_delivery_wake"),
-                    models.Index(fields=["lane", "lease", "id"], name="signalbox_delivery_lane"),
+                    models.Index(fields=["next_check_at"], name="signalbox_delivery_next_check"),
+                    models.Index(
+                        fields=["partition_id", "lease_expires_at", "id"], name="signalbox_delivery_partition"
+                    ),
                     models.Index(fields=["state", "finished"], name="signalbox_delivery_state"),
                     models.Index(fields=["trace_id"], name="signalbox_delivery_trace"),
                 ],

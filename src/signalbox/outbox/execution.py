@@ -25,10 +25,11 @@ from django.utils.functional import SimpleLazyObject
 from signalbox.core import catalog, tracing
 from signalbox.core.tracing import Trace
 from signalbox.models import Event
-from signalbox.outbox import registry, serializer
+from signalbox.outbox import queue, registry, serializer
 from signalbox.outbox.queue import SUCCEEDED, AttemptResult, Disposition, LeasedDelivery
 from signalbox.pipeline import backends, exporter
 from signalbox.serialization import encoder
+from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -196,7 +197,7 @@ def _build_signal_arguments(delivery: LeasedDelivery) -> dict[str, Any]:
 def _load_recorded_value(value: Any) -> Any:
     """Return an argument as the register keeps it, with objects loaded: of an event that is replayed."""
     if isinstance(value, dict) and value.keys() == {"model", "pk"} and isinstance(value["model"], str):
-        return serializer.load_instance(value["model"], value["pk"], registry.get_deliveries_database())
+        return serializer.load_instance(value["model"], value["pk"], queue.get_deliveries_database())
     return value
 
 
@@ -334,7 +335,7 @@ def execute(delivery: LeasedDelivery, watchdog: Watchdog | None = None) -> Attem
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        text, told = encoder.format_exception(error, redactor=registry.get_redactor()), _format_traceback(error)
+        text, told = encoder.format_exception(error, redactor=get_redactor()), _format_traceback(error)
         logger.warning("%s failed (attempt %d).\n%s", delivery.receiver, delivery.attempts, told)
         return build_failure_result(delivery, durable, text, told)
     finally:
@@ -444,7 +445,7 @@ def build_failure_result(
 
 def _format_traceback(error: BaseException) -> str:
     """Return where ``error`` was raised and what led to it, the cause first, without secrets; the end if it is long."""
-    redactor = registry.get_redactor()
+    redactor = get_redactor()
     told: list[str] = []
     found: BaseException | None = error
     while found is not None and len(told) < MAX_CHAINED_EXCEPTIONS:
@@ -456,7 +457,7 @@ def _format_traceback(error: BaseException) -> str:
 
 
 def _build_deferred_result(delivery: LeasedDelivery, error: NotRunnableHere) -> AttemptResult:
-    text = registry.get_redactor().redact_text(encoder.sanitize_text(str(error)))[:500]
+    text = get_redactor().redact_text(encoder.sanitize_text(str(error)))[:500]
     logger.warning("Delivery %d is put off: %s", delivery.id, text)
     return AttemptResult(
         disposition=Disposition.DEFERRED, error=text, retry_delay=DEFERRED_RETRY_SECONDS, receiver_called=False

@@ -23,6 +23,7 @@ from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise
 
 from signalbox.core import object_keys
+from signalbox.pipeline.deliveries import DeliveryError
 from signalbox.serialization import encoder
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 
-class OrderingKeyError(DatabaseError):
+class OrderingKeyError(DeliveryError, DatabaseError):
     """What a delivery is ordered by can't be known: it would run beside others of its key."""
 
 

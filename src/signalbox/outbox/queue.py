@@ -1,11 +1,13 @@
-"""The only writer of deliveries once they are made: who may run which, and what became of it.
+"""Lease deliveries to workers and write the results of their attempts. Only this module updates a delivery's state.
 
-``wake`` is when to look at a row next: when it is due, when its lease runs out, when its message is taken for lost. So
-one index finds what there is to do, whatever the rest of the table holds. ``lane`` is set as long as a row holds its
-place in the order of its key: the lowest id of a lane is the one to run. What is finished has neither. What stands far
-behind in a lane sleeps, with a late ``wake``: whoever leaves the lane wakes the next.
+``next_check_at`` is the time at which a row must be looked at again: when it becomes due, when its lease expires, or
+when its broker message counts as lost. One index on that column finds all work, however large the table is.
+``partition_id`` is set while a row takes part in the order of its key: the row with the lowest id in a partition runs
+first. Finished rows have neither. A delivery with many others before it is parked: its ``next_check_at`` is set far in
+the future, and the delivery that leaves the partition makes the next one due.
 
-Every write names the epoch of its claim, so that a worker that was taken for dead cannot finish what another runs.
+Each acquisition increments ``fencing_token`` and each write compares it. So a worker whose lease has expired cannot
+finish a delivery that another worker runs.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import Error, connections, transaction
+from django.apps import apps
+from django.db import Error, connections, router, transaction
 
 from signalbox import conf
 from signalbox.pipeline import backends, batches
@@ -34,20 +37,21 @@ TABLE: Final = batches.DELIVERY_TABLE
 SECOND_US: Final = 1_000_000
 
 LOCKED_ROW_RETRY_SECONDS: Final = (0.02, 0.1, 0.5, 2.0)
-"""Seconds to wait for a row that is locked: in truth microseconds, unless a machine is very busy."""
+"""Seconds to wait before each new attempt to lock a row. Such locks usually last microseconds."""
 PARKED_RECHECK_US: Final = 300 * SECOND_US
-"""How long a delivery behind others sleeps, if nobody wakes it: whoever leaves the lane does."""
+"""How long a parked delivery waits if the delivery before it does not make it due."""
 PARKING_SCAN_LIMIT: Final = 1000
-"""Deliveries that are due of which it is asked, once a second, whether they stand behind others."""
+"""Due deliveries that are checked once per second for an earlier delivery that blocks them."""
 MIN_BLOCKED_TO_PARK: Final = 10
-"""So many of one lane among them are put to sleep; fewer are soon run, and cost less where they are."""
+"""At least this many blocked deliveries of a partition are parked. Parking fewer costs more than reading them."""
 
 _LEASED_COLUMNS: Final = (
-    "id receiver queue order_key lane trace_id span signal sender object_key database attempts epoch created payload"
+    "id receiver queue ordering_key partition_id trace_id span signal sender object_key database attempts "
+    "fencing_token created payload"
 )
 _QUALIFIED_LEASED_COLUMNS: Final = ", ".join(f"d.{name}" for name in _LEASED_COLUMNS.split())
 _DISABLE_JIT_SQL: Final = "SET LOCAL jit TO off"
-"""PostgreSQL: it takes the search for what is due for a long one, and compiling costs more than it takes."""
+"""PostgreSQL overestimates the cost of the search for due deliveries, and compiling it takes longer than running it."""
 
 
 def now_us() -> int:
@@ -56,38 +60,54 @@ def now_us() -> int:
 
 
 def first_in_partition_sql(vendor: str) -> str:
-    """Return the SQL for: ``d`` is the first of its lane."""
+    """Return the SQL condition that ``d`` is the first delivery of its partition."""
     return _runnable_sql(vendor, "p.id < d.id")
 
 
 def _runnable_sql(vendor: str, leased_condition: str) -> str:
-    return f"(d.lane IS NULL OR (COALESCE({_first_unleased_sql(vendor)}, d.id) >= d.id AND {_leased_sql(vendor, leased_condition)} IS NULL))"
+    return (
+        f"(d.partition_id IS NULL OR (COALESCE({_first_unleased_sql(vendor)}, d.id) >= d.id "
+        f"AND {_leased_sql(vendor, leased_condition)} IS NULL))"
+    )
 
 
 def _first_unleased_sql(vendor: str) -> str:
-    """Return a query for the first delivery of the lane of ``d`` that nobody runs: one look into an index, however long
-    the lane is."""
-    # That nobody runs them makes all leases equal: PostgreSQL wants to be told, MariaDB would sort the lane then.
-    order = "p.lease, p.id" if vendor == "postgresql" else "p.id"
-    return f"(SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS NULL ORDER BY {order} LIMIT 1)"
+    """Return a query for the first delivery without a lease in the partition of ``d``.
+
+    It reads one entry of an index, however long the partition is.
+    """
+    # All rows that match have the same lease, NULL. PostgreSQL uses the index only if the order names it, and MariaDB
+    # would sort the whole partition in that case.
+    order = "p.lease_expires_at, p.id" if vendor == "postgresql" else "p.id"
+    return (
+        f"(SELECT p.id FROM {TABLE} p WHERE p.partition_id = d.partition_id AND p.lease_expires_at IS NULL "
+        f"ORDER BY {order} LIMIT 1)"
+    )
 
 
 def _leased_sql(vendor: str, condition: str) -> str:
-    """Return a query for a delivery of the lane of ``d`` that is being run: there are few, at one end of the index."""
-    if vendor == "mysql":  # it would read what is not run as well; so the first of those, which come last, ends it
+    """Return a query for a leased delivery in the partition of ``d`` that meets ``condition``.
+
+    Few are leased, and they are at one end of the index.
+    """
+    if vendor == "mysql":  # MySQL would also read rows without a lease; the first of these, which sort last, ends it
         return (
-            f"(SELECT CASE WHEN p.lease IS NOT NULL THEN p.id END FROM {TABLE} p WHERE p.lane = d.lane "
-            f"AND (p.lease IS NULL OR {condition}) ORDER BY p.lease DESC, p.id DESC LIMIT 1)"
+            f"(SELECT CASE WHEN p.lease_expires_at IS NOT NULL THEN p.id END FROM {TABLE} p "
+            f"WHERE p.partition_id = d.partition_id AND (p.lease_expires_at IS NULL OR {condition}) "
+            "ORDER BY p.lease_expires_at DESC, p.id DESC LIMIT 1)"
         )
-    # PostgreSQL would read the table where it knows of one long lane.
-    order = "ORDER BY p.lease, p.id " if vendor == "postgresql" else ""
-    return f"(SELECT p.id FROM {TABLE} p WHERE p.lane = d.lane AND p.lease IS NOT NULL AND {condition} {order}LIMIT 1)"
+    # Without the order PostgreSQL would scan the table where its statistics show one long partition.
+    order = "ORDER BY p.lease_expires_at, p.id " if vendor == "postgresql" else ""
+    return (
+        f"(SELECT p.id FROM {TABLE} p WHERE p.partition_id = d.partition_id AND p.lease_expires_at IS NOT NULL "
+        f"AND {condition} {order}LIMIT 1)"
+    )
 
 
 def _get_now_and_lease_expiry() -> tuple[int, int]:
-    """Return now, and until when a lease lasts that begins now: to be asked for after a lock was waited for."""
-    moment = now_us()
-    return moment, moment + int(conf.get().LEASE * SECOND_US)
+    """Return the time and the expiry of a lease that starts now. Call it after waiting for locks, not before."""
+    now = now_us()
+    return now, now + int(conf.get().LEASE * SECOND_US)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,41 +126,41 @@ class LeasedDelivery:
     object_key: str
     database: str
     attempts: int
-    """Attempts so far, with the one that is about to begin if it is ``started``."""
+    """Attempts so far, including the next one if ``attempt_started`` is true."""
     fencing_token: int
     created: int
     payload: dict[str, Any]
     alias: str
     """The database that holds the row."""
     attempt_started: bool = False
-    """Whether the attempt is counted; it must be before the receiver is called."""
+    """Whether the attempt is counted, which must happen before the receiver is called."""
     acquired_at: float = field(default_factory=time.monotonic)
 
 
 class Disposition(Enum):
-    """What became of an attempt."""
+    """The kind of an attempt's result."""
 
     DONE = "done"
     RETRY = "retry"
     DEAD = "dead"
     DEFERRED = "deferred"
-    """It could not even be tried."""
+    """The receiver could not be loaded in this process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptResult:
-    """What became of an attempt, and what to write."""
+    """The result of an attempt, to be written to its delivery."""
 
     disposition: Disposition
     error: str = ""
     traceback: str | None = None
-    """Where it was raised."""
+    """The traceback of ``error``."""
     retry_delay: float = 0.0
     """Seconds to wait before the next attempt."""
     releases_partition: bool = False
-    """Whether the later deliveries of the key go on past a dead letter."""
+    """Whether later deliveries of the key may run although this one is a dead letter."""
     receiver_called: bool = True
-    """Whether the receiver was called; else the attempt does not count."""
+    """Whether the receiver was called. If not, the attempt does not count."""
 
 
 SUCCEEDED: Final = AttemptResult(disposition=Disposition.DONE)
@@ -153,7 +173,7 @@ class DeliveryQueue:
         self.alias = alias
         self.queues = tuple(queues)
         self._last_batch_full = False
-        """Whether the last claim found as much as it asked for."""
+        """Whether the last acquisition returned as many deliveries as its limit."""
         self._next_parking_check = 0
 
     @property
@@ -167,74 +187,75 @@ class DeliveryQueue:
 
     @property
     def _runnable(self) -> str:
-        """SQL for: ``d`` is the first of its lane, and none behind it runs at the moment that is its parameter.
+        """The SQL condition that ``d`` is the first of its partition and that no later one is leased at its parameter.
 
-        One may that began before this one came, or came back, to its place.
+        A later one may be: it started before ``d`` was inserted or retried.
         """
-        return _runnable_sql(self.connection.vendor, "p.id <> d.id AND (p.id < d.id OR p.lease > %s)")
+        return _runnable_sql(self.connection.vendor, "p.id <> d.id AND (p.id < d.id OR p.lease_expires_at > %s)")
 
-    # ------------------------------------------------------------ claiming
+    # ------------------------------------------------------------ acquiring
 
     def acquire(self, limit: int, start_count: int = 0, held_ids: Sequence[int] = ()) -> list[LeasedDelivery]:
-        """Take up to ``limit`` deliveries that are due, longest waiting first; count an attempt of ``begin`` of them.
+        """Lease up to ``limit`` due deliveries, oldest first, and count an attempt for ``start_count`` of them.
 
-        What this process still ``held`` is left alone, though its lease may be over: it runs here.
-        Raises ``django.db.Error`` if the database is away or locked.
+        Deliveries in ``held_ids`` are skipped even if their lease has expired, because they run in this process.
+        Raises ``django.db.Error`` if the database is unavailable or locked.
         """
-        moment = now_us()
-        wanted = f"d.wake <= %s{self._get_queue_condition()}" + (
+        now = now_us()
+        condition = f"d.next_check_at <= %s{self._get_queue_condition()}" + (
             f" AND d.id NOT IN ({_build_placeholders(held_ids)})" if held_ids else ""
         )
-        free = [*self.queues, *held_ids]
+        params = [*self.queues, *held_ids]
         if self.connection.vendor == "postgresql":
-            rows = self._acquire_in_one_statement(wanted, free, limit, start_count)
+            deliveries = self._acquire_in_one_statement(condition, params, limit, start_count)
         else:
-            rows = self._acquire_in_steps(wanted, free, limit, start_count)
-        self._last_batch_full = len(rows) >= limit
-        self._park_blocked(moment)
-        return rows
+            deliveries = self._acquire_in_steps(condition, params, limit, start_count)
+        self._last_batch_full = len(deliveries) >= limit
+        self._park_blocked(now)
+        return deliveries
 
     def _acquire_in_one_statement(
         self, condition: str, params: list[Any], limit: int, start_count: int
     ) -> list[LeasedDelivery]:
         sql = (
             f"WITH picked AS MATERIALIZED (SELECT d.id FROM {TABLE} d WHERE {condition} AND {self._runnable} "
-            "ORDER BY d.wake LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
-            "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS begun FROM picked) "
-            f"UPDATE {TABLE} d SET lease = %s, wake = %s, epoch = d.epoch + 1, "
-            "attempts = d.attempts + ranked.begun::int FROM ranked WHERE d.id = ranked.id "
-            f"RETURNING {_QUALIFIED_LEASED_COLUMNS}, ranked.begun"
+            "ORDER BY d.next_check_at LIMIT %s FOR UPDATE OF d SKIP LOCKED), "
+            "ranked AS (SELECT id, row_number() OVER (ORDER BY id) <= %s AS started FROM picked) "
+            f"UPDATE {TABLE} d SET lease_expires_at = %s, next_check_at = %s, fencing_token = d.fencing_token + 1, "
+            "attempts = d.attempts + ranked.started::int FROM ranked WHERE d.id = ranked.id "
+            f"RETURNING {_QUALIFIED_LEASED_COLUMNS}, ranked.started"
         )
-        self.connection.ensure_connection()  # that may take its time
-        moment, lease = _get_now_and_lease_expiry()
+        self.connection.ensure_connection()  # connecting may take long, so the time is read after it
+        now, lease_expires_at = _get_now_and_lease_expiry()
         rows = self._fetch_in_one_round_trip(
-            f"{_DISABLE_JIT_SQL}; {sql}", [moment, *params, moment, limit, start_count, lease, lease]
+            f"{_DISABLE_JIT_SQL}; {sql}",
+            [now, *params, now, limit, start_count, lease_expires_at, lease_expires_at],
         )
-        claimed = [self._build_leased_delivery(row, attempt_started=row[-1]) for row in sorted(rows)]
-        return self._drop_overtaken(claimed)
+        deliveries = [self._build_leased_delivery(row, attempt_started=row[-1]) for row in sorted(rows)]
+        return self._drop_overtaken(deliveries)
 
     def _acquire_in_steps(
         self, condition: str, params: list[Any], limit: int, start_count: int
     ) -> list[LeasedDelivery]:
-        pick = f"SELECT d.id FROM {TABLE} d WHERE {condition} AND {self._runnable} ORDER BY d.wake LIMIT %s"
+        select = f"SELECT d.id FROM {TABLE} d WHERE {condition} AND {self._runnable} ORDER BY d.next_check_at LIMIT %s"
         with self.connection.cursor() as cursor:
-            if (
-                not self._last_batch_full
-            ):  # reading takes no lock: a worker that finds nothing must not disturb the site
-                cursor.execute(pick, [now_us(), *params, now_us(), 1])
+            # A read takes no lock: a worker that finds nothing must not slow down other writers.
+            if not self._last_batch_full:
+                cursor.execute(select, [now_us(), *params, now_us(), 1])
                 if cursor.fetchone() is None:
                     return []
         with self._write_transaction(), self.connection.cursor() as cursor:
-            moment, lease = _get_now_and_lease_expiry()
+            now, lease_expires_at = _get_now_and_lease_expiry()
             locked = self.connection.features.has_select_for_update_skip_locked
-            cursor.execute(pick + (" FOR UPDATE SKIP LOCKED" if locked else ""), [moment, *params, moment, limit])
+            cursor.execute(select + (" FOR UPDATE SKIP LOCKED" if locked else ""), [now, *params, now, limit])
             ids = [row[0] for row in cursor.fetchall()]
             if not ids:
                 return []
-            # Once more: a locking read sees what was committed while it ran, its subquery does not.
+            # Check again: a locking read sees rows that were committed while it ran, its subquery does not.
             first = f" AND {self._first_in_partition}" if locked else ""
             cursor.execute(
-                f"SELECT {_QUALIFIED_LEASED_COLUMNS} FROM {TABLE} d WHERE d.id IN ({_build_placeholders(ids)}){first} ORDER BY d.id",
+                f"SELECT {_QUALIFIED_LEASED_COLUMNS} FROM {TABLE} d "
+                f"WHERE d.id IN ({_build_placeholders(ids)}){first} ORDER BY d.id",
                 ids,
             )
             rows = cursor.fetchall()
@@ -242,102 +263,111 @@ class DeliveryQueue:
             for part, counted in ((ids[:start_count], 1), (ids[start_count:], 0)):
                 if part:
                     cursor.execute(
-                        f"UPDATE {TABLE} SET lease = %s, wake = %s, epoch = epoch + 1, attempts = attempts + {counted} "
+                        f"UPDATE {TABLE} SET lease_expires_at = %s, next_check_at = %s, "
+                        f"fencing_token = fencing_token + 1, attempts = attempts + {counted} "
                         f"WHERE id IN ({_build_placeholders(part)})",
-                        [lease, lease, *part],
+                        [lease_expires_at, lease_expires_at, *part],
                     )
-        claimed = [self._build_leased_delivery(row, attempt_started=False) for row in rows]
-        for place, one in enumerate(claimed):
-            one.fencing_token += 1
-            one.attempt_started = place < start_count
-            one.attempts += one.attempt_started
-        return self._drop_overtaken(claimed)
+        deliveries = [self._build_leased_delivery(row, attempt_started=False) for row in rows]
+        for index, delivery in enumerate(deliveries):
+            delivery.fencing_token += 1
+            delivery.attempt_started = index < start_count
+            delivery.attempts += delivery.attempt_started
+        return self._drop_overtaken(deliveries)
 
     def _drop_overtaken(self, leased: list[LeasedDelivery]) -> list[LeasedDelivery]:
-        """Give back what is not the first of its lane any more, or never was: who looks sees what was committed before.
+        """Release deliveries that are not the first of their partition; return the others.
 
-        Another worker may take an earlier one that came to its place during the claim. It either saw this claim, and
-        left that one alone, or this look sees it.
+        An earlier delivery may be inserted or retried while this worker acquires. Another worker that acquires that one
+        either sees these leases and skips it, or this query sees its lease.
         """
-        ids = [one.id for one in leased if one.partition_id is not None]
-        if not ids or self.connection.vendor == "sqlite":  # who has its write lock claims alone
+        ids = [delivery.id for delivery in leased if delivery.partition_id is not None]
+        if not ids or self.connection.vendor == "sqlite":  # only one connection holds SQLite's write lock
             return leased
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT d.id FROM {TABLE} d WHERE d.id IN ({_build_placeholders(ids)}) AND NOT {self._first_in_partition}",
+                f"SELECT d.id FROM {TABLE} d WHERE d.id IN ({_build_placeholders(ids)}) "
+                f"AND NOT {self._first_in_partition}",
                 ids,
             )
-            late = {row[0] for row in cursor.fetchall()}
-        if late:
-            self.release([one for one in leased if one.id in late], notify=False)
-        return [one for one in leased if one.id not in late]
+            overtaken = {row[0] for row in cursor.fetchall()}
+        if overtaken:
+            self.release([delivery for delivery in leased if delivery.id in overtaken], notify=False)
+        return [delivery for delivery in leased if delivery.id not in overtaken]
 
     def acquire_by_id(self, delivery_id: int) -> LeasedDelivery | None:
-        """Take the delivery of this id, if it is due, nobody's and the first of its lane, and count the attempt.
+        """Lease one delivery and count its attempt.
 
-        A row that another transaction only passes over is tried again: who gives up a message must not do so for that.
+        Return ``None`` if it is not due, leased by another process, or not the first of its partition.
+        A row that another transaction has locked is tried again: the broker's message would be lost otherwise.
         """
-        claimed = self._try_acquire_by_id(delivery_id)
-        for pause in LOCKED_ROW_RETRY_SECONDS:
-            if claimed is not None or not self._is_runnable(delivery_id):
+        delivery = self._try_acquire_by_id(delivery_id)
+        for seconds in LOCKED_ROW_RETRY_SECONDS:
+            if delivery is not None or not self._is_runnable(delivery_id):
                 break
-            time.sleep(pause)
-            claimed = self._try_acquire_by_id(delivery_id)
-        return claimed
+            time.sleep(seconds)
+            delivery = self._try_acquire_by_id(delivery_id)
+        return delivery
 
     _RUNNABLE_BY_ID_SQL: Final = (
-        "d.id = %s AND d.state = 'pending' AND d.due <= %s AND (d.lease IS NULL OR d.lease < %s)"
+        "d.id = %s AND d.state = 'pending' AND d.run_at <= %s "
+        "AND (d.lease_expires_at IS NULL OR d.lease_expires_at < %s)"
     )
 
     def _is_runnable(self, delivery_id: int) -> bool:
-        """Tell whether the delivery could be claimed, but for somebody who has it locked."""
+        """Return whether the delivery could be acquired if no other transaction had locked its row."""
         if not self.connection.features.has_select_for_update_skip_locked:
             return False
-        moment = now_us()
+        now = now_us()
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT 1 FROM {TABLE} d WHERE {self._RUNNABLE_BY_ID_SQL} AND {self._runnable}",
-                [delivery_id, moment, moment, moment],
+                [delivery_id, now, now, now],
             )
             return cursor.fetchone() is not None
 
     def _try_acquire_by_id(self, delivery_id: int) -> LeasedDelivery | None:
         with self._write_transaction(), self.connection.cursor() as cursor:
-            moment, lease = _get_now_and_lease_expiry()
+            now, lease_expires_at = _get_now_and_lease_expiry()
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
-                f"SELECT {_QUALIFIED_LEASED_COLUMNS} FROM {TABLE} d WHERE {self._RUNNABLE_BY_ID_SQL} AND {self._runnable}"
+                f"SELECT {_QUALIFIED_LEASED_COLUMNS} FROM {TABLE} d "
+                f"WHERE {self._RUNNABLE_BY_ID_SQL} AND {self._runnable}"
                 + (" FOR UPDATE SKIP LOCKED" if locked else ""),
-                [delivery_id, moment, moment, moment],
+                [delivery_id, now, now, now],
             )
             row = cursor.fetchone()
             if row is None:
                 return None
             cursor.execute(
-                f"UPDATE {TABLE} SET lease = %s, wake = %s, epoch = epoch + 1, attempts = attempts + 1 WHERE id = %s",
-                [lease, lease, delivery_id],
+                f"UPDATE {TABLE} SET lease_expires_at = %s, next_check_at = %s, "
+                "fencing_token = fencing_token + 1, attempts = attempts + 1 WHERE id = %s",
+                [lease_expires_at, lease_expires_at, delivery_id],
             )
-        claimed = self._build_leased_delivery(row, attempt_started=True)
-        claimed.fencing_token += 1
-        claimed.attempts += 1
-        return next(iter(self._drop_overtaken([claimed])), None)
+        delivery = self._build_leased_delivery(row, attempt_started=True)
+        delivery.fencing_token += 1
+        delivery.attempts += 1
+        return next(iter(self._drop_overtaken([delivery])), None)
 
     def dispatch(self, limit: int, redispatch_at: int, full_queues: Sequence[str] = ()) -> list[tuple[int, str]]:
-        """Mark up to ``limit`` deliveries that are due as sent out until ``until``; return their ids and queues.
+        """Mark up to ``limit`` due deliveries as dispatched until ``redispatch_at``; return their ids and queues.
 
-        Those of queues that are ``full`` wait. The mark is committed when this returns: publish then, and what is not
-        published, or lost, is marked anew.
+        Deliveries of ``full_queues`` are skipped. The mark is committed when this returns, so publish after it. A
+        delivery whose message was not published, or was lost, is dispatched again at ``redispatch_at``.
         """
-        moment = now_us()
-        wanted = f"d.wake <= %s{self._get_queue_condition()}" + (
+        now = now_us()
+        condition = f"d.next_check_at <= %s{self._get_queue_condition()}" + (
             f" AND d.queue NOT IN ({_build_placeholders(full_queues)})" if full_queues else ""
         )
-        pick = f"SELECT d.id, d.queue FROM {TABLE} d WHERE {wanted} AND {self._runnable} ORDER BY d.wake LIMIT %s"
-        values: list[Any] = [moment, *self.queues, *full_queues, moment]
-        self._park_blocked(moment)
+        select = (
+            f"SELECT d.id, d.queue FROM {TABLE} d WHERE {condition} AND {self._runnable} "
+            "ORDER BY d.next_check_at LIMIT %s"
+        )
+        params: list[Any] = [now, *self.queues, *full_queues, now]
+        self._park_blocked(now)
         with self.connection.cursor() as cursor:
             if self.connection.vendor != "postgresql":
-                cursor.execute(pick, [*values, 1])
+                cursor.execute(select, [*params, 1])
                 if cursor.fetchone() is None:
                     return []
         with self._write_transaction(), self.connection.cursor() as cursor:
@@ -347,48 +377,54 @@ class DeliveryQueue:
                 lock = " FOR UPDATE OF d SKIP LOCKED"
             if self.connection.vendor == "postgresql":
                 cursor.execute(_DISABLE_JIT_SQL)
-            cursor.execute(pick + lock, [*values, limit])
+            cursor.execute(select + lock, [*params, limit])
             rows = sorted(cursor.fetchall())
             if rows:
                 ids = [row[0] for row in rows]
                 cursor.execute(
-                    f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_build_placeholders(ids)})", [redispatch_at, *ids]
+                    f"UPDATE {TABLE} SET next_check_at = %s WHERE id IN ({_build_placeholders(ids)})",
+                    [redispatch_at, *ids],
                 )
         return rows
 
     def recall(self, ids: Sequence[int], redispatch_at: int) -> None:
-        """Take back the mark of ``dispatch``: no message was sent."""
+        """Undo ``dispatch`` for deliveries whose messages could not be published."""
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_build_placeholders(ids)}) AND wake = %s AND lease IS NULL",
+                f"UPDATE {TABLE} SET next_check_at = %s WHERE id IN ({_build_placeholders(ids)}) "
+                "AND next_check_at = %s AND lease_expires_at IS NULL",
                 [now_us(), *ids, redispatch_at],
             )
 
     def unblock_next(self, partition_id: int, delivery_id: int) -> None:
-        """Look at once at what stands behind the delivery ``number``, which has left the lane."""
+        """Make the next delivery in the partition due. ``delivery_id`` is the one that has left it."""
         with self.connection.cursor() as cursor:
             cursor.execute(*self._unblock_next_sql(partition_id, delivery_id))
 
     def count_in_flight(self, redispatch_at: int) -> dict[str, int]:
-        """Return how many deliveries are sent out and not begun, by queue. What waits for its time or turn is none."""
-        moment = now_us()
+        """Return the number of deliveries by queue that are dispatched and not started.
+
+        Deliveries that are not due, or not the first of their partition, are not counted.
+        """
+        now = now_us()
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT d.queue, count(*) FROM {TABLE} d WHERE d.wake > %s AND d.wake <= %s{self._get_queue_condition()} "
-                f"AND d.due <= %s AND d.lease IS NULL AND {self._first_in_partition} GROUP BY d.queue",
-                [moment, redispatch_at, *self.queues, moment],
+                f"SELECT d.queue, count(*) FROM {TABLE} d "
+                f"WHERE d.next_check_at > %s AND d.next_check_at <= %s{self._get_queue_condition()} "
+                f"AND d.run_at <= %s AND d.lease_expires_at IS NULL AND {self._first_in_partition} GROUP BY d.queue",
+                [now, redispatch_at, *self.queues, now],
             )
             return dict(cursor.fetchall())
 
     def get_next_check_at(self) -> int | None:
-        """Return when the next delivery is to be looked at that need not be now; ``None`` if there is none."""
+        """Return the earliest ``next_check_at`` in the future; ``None`` if there is none."""
         with self.connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT min(d.wake) FROM {TABLE} d WHERE d.wake > %s{self._get_queue_condition()}",
+                f"SELECT min(d.next_check_at) FROM {TABLE} d WHERE d.next_check_at > %s{self._get_queue_condition()}",
                 [now_us(), *self.queues],
             )
-            found: int | None = cursor.fetchone()[0]
-            return found
+            next_check_at: int | None = cursor.fetchone()[0]
+            return next_check_at
 
     def _get_queue_condition(self) -> str:
         return f" AND d.queue IN ({_build_placeholders(self.queues)})" if self.queues else ""
@@ -415,93 +451,101 @@ class DeliveryQueue:
             attempt_started=attempt_started,
         )
 
-    def _park_blocked(self, moment: int) -> None:
-        """Put to sleep what stands in the way: behind a waiting retry, behind a dead letter, or far behind in its lane.
+    def _park_blocked(self, now: int) -> None:
+        """Park due deliveries that are blocked by a retry, by a dead letter, or by many others of their partition.
 
-        It would else be walked through at every look. A failure is for the next time: what was claimed is claimed.
+        Otherwise each poll would read them all. An error does not lose the acquired deliveries: parking is tried again
+        one second later.
         """
-        if moment < self._next_parking_check:
+        if now < self._next_parking_check:
             return
-        self._next_parking_check = moment + SECOND_US
-        enough = time.monotonic() + 0.2
+        self._next_parking_check = now + SECOND_US
+        deadline = time.monotonic() + 0.2
         try:
-            while (blocked := self._find_blocked(moment)) and self._park(blocked, moment) > MIN_BLOCKED_TO_PARK:
-                if time.monotonic() > enough:
+            while (blocked := self._find_blocked(now)) and self._park(blocked, now) > MIN_BLOCKED_TO_PARK:
+                if time.monotonic() > deadline:
                     self._next_parking_check = 0
                     return
-        except Error as error:  # two workers at once
-            logger.debug("Blocked deliveries are looked at again: %s", error)
+        except Error as error:  # another worker parks the same rows
+            logger.debug("Blocked deliveries could not be parked and will be checked again: %s", error)
 
-    def _find_blocked(self, moment: int) -> dict[int, list[int]]:
-        """Return, by a delivery, those behind it that are due and need not be looked at until it has left."""
-        waiting, taken = _first_unleased_sql(self.connection.vendor), _leased_sql(self.connection.vendor, "p.id < d.id")
+    def _find_blocked(self, now: int) -> dict[int, list[int]]:
+        """Return the ids of due deliveries to park, by the id of the delivery that blocks them."""
+        unleased = _first_unleased_sql(self.connection.vendor)
+        leased = _leased_sql(self.connection.vendor, "p.id < d.id")
         with self.connection.cursor() as cursor:
             cursor.execute(
-                "SELECT d.id, h.id, h.lease IS NULL AND (h.wake IS NULL OR h.due > %s) FROM "
-                f"(SELECT d.id, d.lane FROM {TABLE} d WHERE d.wake <= %s{self._get_queue_condition()} ORDER BY d.wake LIMIT %s) d "
-                f"JOIN {TABLE} h ON h.id = CASE WHEN {waiting} < d.id THEN {waiting} ELSE {taken} END "
-                "WHERE d.lane IS NOT NULL",
-                [moment, moment, *self.queues, PARKING_SCAN_LIMIT],
+                "SELECT d.id, h.id, h.lease_expires_at IS NULL AND (h.next_check_at IS NULL OR h.run_at > %s) FROM "
+                f"(SELECT d.id, d.partition_id FROM {TABLE} d "
+                f"WHERE d.next_check_at <= %s{self._get_queue_condition()} ORDER BY d.next_check_at LIMIT %s) d "
+                f"JOIN {TABLE} h ON h.id = CASE WHEN {unleased} < d.id THEN {unleased} ELSE {leased} END "
+                "WHERE d.partition_id IS NOT NULL",
+                [now, now, *self.queues, PARKING_SCAN_LIMIT],
             )
             rows = cursor.fetchall()
-        behind: dict[int, list[int]] = {}
-        still = set()
-        for number, head, stands_still in rows:
-            behind.setdefault(head, []).append(number)
-            if stands_still:
-                still.add(head)
-        return {head: ids for head, ids in behind.items() if head in still or len(ids) >= MIN_BLOCKED_TO_PARK}
+        blocked: dict[int, list[int]] = {}
+        idle_heads = set()
+        for delivery_id, head_id, is_idle in rows:
+            blocked.setdefault(head_id, []).append(delivery_id)
+            if is_idle:
+                idle_heads.add(head_id)
+        return {
+            head_id: ids for head_id, ids in blocked.items() if head_id in idle_heads or len(ids) >= MIN_BLOCKED_TO_PARK
+        }
 
-    def _park(self, blocked: dict[int, list[int]], moment: int) -> int:
-        """Let deliveries sleep that stand behind others; return how many.
+    def _park(self, blocked: dict[int, list[int]], now: int) -> int:
+        """Postpone the next check of blocked deliveries; return how many.
 
-        Those others are locked meanwhile: one that has left the lane already can wake nobody, one that leaves it later
-        sees who sleeps.
+        ``blocked`` holds their ids by the id of the delivery that blocks them.
+
+        The blocking rows are locked during the update. One that has left its partition before parks nothing, and one
+        that leaves it later sees the parked rows.
         """
         with self._write_transaction(), self.connection.cursor() as cursor:
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(
-                f"SELECT id FROM {TABLE} WHERE id IN ({_build_placeholders(blocked)}) AND lane IS NOT NULL"
+                f"SELECT id FROM {TABLE} WHERE id IN ({_build_placeholders(blocked)}) AND partition_id IS NOT NULL"
                 + (" FOR UPDATE SKIP LOCKED" if locked else ""),
                 list(blocked),
             )
-            ids = sorted(number for row in cursor.fetchall() for number in blocked[row[0]])
+            ids = sorted(delivery_id for row in cursor.fetchall() for delivery_id in blocked[row[0]])
             if not ids:
                 return 0
             cursor.execute(
-                f"UPDATE {TABLE} SET wake = %s WHERE id IN ({_build_placeholders(ids)}) AND wake <= %s AND lease IS NULL",
-                [moment + PARKED_RECHECK_US, *ids, moment],
+                f"UPDATE {TABLE} SET next_check_at = %s WHERE id IN ({_build_placeholders(ids)}) "
+                "AND next_check_at <= %s AND lease_expires_at IS NULL",
+                [now + PARKED_RECHECK_US, *ids, now],
             )
-            found: int = cursor.rowcount
-            return found
+            count: int = cursor.rowcount
+            return count
 
-    # ------------------------------------------------------------ while it runs
+    # ------------------------------------------------------------ leased deliveries
 
     def renew_leases(self, deliveries: Sequence[LeasedDelivery]) -> set[int]:
-        """Extend the leases of ``held``; return the ids of those that are no longer this process's."""
+        """Extend the leases of ``deliveries``; return the ids of those that this process has lost."""
         lost = set()
         with self._write_transaction(), self.connection.cursor() as cursor:
-            _, lease = _get_now_and_lease_expiry()
-            for one in deliveries:
+            _, lease_expires_at = _get_now_and_lease_expiry()
+            for delivery in deliveries:
                 cursor.execute(
-                    f"UPDATE {TABLE} SET lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
-                    [lease, lease, one.id, one.fencing_token],
+                    f"UPDATE {TABLE} SET lease_expires_at = %s, next_check_at = %s "
+                    "WHERE id = %s AND fencing_token = %s AND lease_expires_at IS NOT NULL",
+                    [lease_expires_at, lease_expires_at, delivery.id, delivery.fencing_token],
                 )
                 if not cursor.rowcount:
-                    lost.add(one.id)
+                    lost.add(delivery.id)
         return lost
 
     def start_attempt(self, delivery: LeasedDelivery) -> bool:
-        """Count the attempt and begin its lease anew; return whether the delivery is still this process's."""
+        """Count the attempt and restart its lease; return whether this process still has the delivery."""
         return self._execute(lambda: [self._start_attempt_sql(delivery)])[0] == 1
 
     def complete(
         self, delivery: LeasedDelivery, result: AttemptResult, next_delivery: LeasedDelivery | None = None
     ) -> tuple[bool, bool]:
-        """Write what became of ``one`` and count the attempt of ``following``, at once.
+        """Write ``result`` and count the attempt of ``next_delivery`` in one transaction.
 
-        Return whether each was still this process's. Only what comes to be waited for is waited for: a claim that was
-        lost in the meantime is left to who has it now.
+        Return for each delivery whether this process still had it. A delivery whose lease was lost is not changed.
         """
         counts = self._execute(lambda: self._build_completion_statements(delivery, result, next_delivery))
         return counts[0] == 1, next_delivery is not None and counts[1] == 1
@@ -517,15 +561,15 @@ class DeliveryQueue:
         return statements
 
     def release(self, deliveries: Sequence[LeasedDelivery], *, notify: bool = True) -> None:
-        """Give back what was claimed and not begun; ``tell`` other workers, where the database can."""
-        moment = now_us()
-        back = f"UPDATE {TABLE} SET lease = NULL, wake = %s, attempts = attempts - %s"
+        """End the leases of ``deliveries`` without a result; ``notify`` other workers if the database can."""
+        now = now_us()
+        update = f"UPDATE {TABLE} SET lease_expires_at = NULL, next_check_at = %s, attempts = attempts - %s"
         statements = [
             (
-                f"{back} WHERE id = %s AND epoch = %s AND lease IS NOT NULL",
-                [moment, int(one.attempt_started), one.id, one.fencing_token],
+                f"{update} WHERE id = %s AND fencing_token = %s AND lease_expires_at IS NOT NULL",
+                [now, int(delivery.attempt_started), delivery.id, delivery.fencing_token],
             )
-            for one in deliveries
+            for delivery in deliveries
         ]
         if statements:
             with self._write_transaction(), self.connection.cursor() as cursor:
@@ -536,54 +580,56 @@ class DeliveryQueue:
 
     @staticmethod
     def _start_attempt_sql(delivery: LeasedDelivery) -> tuple[str, list[Any]]:
-        moment, lease = _get_now_and_lease_expiry()
-        sql = "SET attempts = attempts + 1, lease = %s, wake = %s WHERE id = %s AND epoch = %s AND lease > %s"
-        return f"UPDATE {TABLE} {sql}", [lease, lease, delivery.id, delivery.fencing_token, moment]
+        now, lease_expires_at = _get_now_and_lease_expiry()
+        sql = (
+            "SET attempts = attempts + 1, lease_expires_at = %s, next_check_at = %s "
+            "WHERE id = %s AND fencing_token = %s AND lease_expires_at > %s"
+        )
+        params = [lease_expires_at, lease_expires_at, delivery.id, delivery.fencing_token, now]
+        return f"UPDATE {TABLE} {sql}", params
 
     @staticmethod
     def _complete_sql(delivery: LeasedDelivery, result: AttemptResult) -> tuple[str, list[Any]]:
-        moment = now_us()
-        mine = " WHERE id = %s AND epoch = %s AND lease IS NOT NULL"
-        its = [delivery.id, delivery.fencing_token]
-        due = moment + int(result.retry_delay * SECOND_US)
+        now = now_us()
+        run_at = now + int(result.retry_delay * SECOND_US)
+        where = "WHERE id = %s AND fencing_token = %s AND lease_expires_at IS NOT NULL"
+        key = [delivery.id, delivery.fencing_token]
+        finish = f"UPDATE {TABLE} SET finished = %s, next_check_at = NULL, lease_expires_at = NULL"
+        reschedule = f"UPDATE {TABLE} SET run_at = %s, next_check_at = %s, lease_expires_at = NULL"
         attempts = f"attempts = attempts - {int(delivery.attempt_started and not result.receiver_called)}"
         match result.disposition:
             case Disposition.DONE if not conf.get().KEEP_DELIVERIES:
-                return f"DELETE FROM {TABLE}{mine}", its
+                return f"DELETE FROM {TABLE} {where}", key
             case Disposition.DONE:
-                sql = "SET state = 'done', finished = %s, wake = NULL, lane = NULL, lease = NULL"
-                return f"UPDATE {TABLE} {sql}, error = '', traceback = NULL{mine}", [moment, *its]
+                columns = "state = 'done', partition_id = NULL, error = '', traceback = NULL"
+                return f"{finish}, {columns} {where}", [now, *key]
             case Disposition.DEAD:
-                lane = ", lane = NULL" if result.releases_partition else ""
-                sql = "SET state = 'dead', finished = %s, wake = NULL, lease = NULL, error = %s, traceback = %s"
-                return f"UPDATE {TABLE} {sql}, {attempts}{lane}{mine}", [moment, result.error, result.traceback, *its]
+                partition = ", partition_id = NULL" if result.releases_partition else ""
+                columns = f"state = 'dead', error = %s, traceback = %s, {attempts}{partition}"
+                return f"{finish}, {columns} {where}", [now, result.error, result.traceback, *key]
             case Disposition.RETRY:
-                sql = "SET due = %s, wake = %s, lease = NULL, error = %s, traceback = %s"
-                return f"UPDATE {TABLE} {sql}{mine}", [due, due, result.error, result.traceback, *its]
+                columns = "error = %s, traceback = %s"
+                return f"{reschedule}, {columns} {where}", [run_at, run_at, result.error, result.traceback, *key]
             case Disposition.DEFERRED:
-                sql = "SET due = %s, wake = %s, lease = NULL, error = %s"
-                return f"UPDATE {TABLE} {sql}, {attempts}{mine}", [due, due, result.error, *its]
+                columns = f"error = %s, {attempts}"
+                return f"{reschedule}, {columns} {where}", [run_at, run_at, result.error, *key]
 
     def _unblock_next_sql(self, partition_id: int, delivery_id: int) -> tuple[str, list[Any]]:
-        # Without asking whether it sleeps: PostgreSQL would answer from before the lock that it has waited for.
-        behind = "lane = %s AND lease IS NULL AND id > %s"
-        first = "ORDER BY lease, id LIMIT 1"  # the index's order
-        if self.connection.vendor == "mysql":  # an id that a subquery tells it would look for in the whole table
-            table = f"{TABLE} FORCE INDEX (signalbox_delivery_lane)"
-            return f"UPDATE {table} SET wake = due WHERE {behind} AND wake IS NOT NULL {first}", [
-                partition_id,
-                delivery_id,
-            ]
-        following = f"SELECT id FROM {TABLE} WHERE {behind} {first}"
-        return f"UPDATE {TABLE} SET wake = due WHERE id = ({following}) AND wake IS NOT NULL", [
-            partition_id,
-            delivery_id,
-        ]
+        # No condition on whether it is parked: PostgreSQL would evaluate it on the row version before the awaited lock.
+        condition = "partition_id = %s AND lease_expires_at IS NULL AND id > %s"
+        order = "ORDER BY lease_expires_at, id LIMIT 1"  # the order of the index
+        params = [partition_id, delivery_id]
+        if self.connection.vendor == "mysql":  # MySQL would scan the whole table for an id that a subquery returns
+            table = f"{TABLE} FORCE INDEX (signalbox_delivery_partition)"
+            where = f"{condition} AND next_check_at IS NOT NULL {order}"
+            return f"UPDATE {table} SET next_check_at = run_at WHERE {where}", params
+        where = f"id = (SELECT id FROM {TABLE} WHERE {condition} {order}) AND next_check_at IS NOT NULL"
+        return f"UPDATE {TABLE} SET next_check_at = run_at WHERE {where}", params
 
     def _execute(self, build_statements: Callable[[], Sequence[tuple[str, list[Any]]]]) -> list[int]:
-        """Run ``statements`` in one transaction, in one message if the database takes it; return row counts.
+        """Run the statements in one transaction, in one message on PostgreSQL; return the counts of changed rows.
 
-        They are asked for when SQLite's lock is there: they tell the time.
+        ``build_statements`` is called once the write lock is held, because the statements contain the time.
         """
         connection = self.connection
         if connection.vendor == "postgresql":
@@ -596,11 +642,11 @@ class DeliveryQueue:
         return counts
 
     def _execute_in_one_statement(self, statements: Sequence[tuple[str, list[Any]]]) -> list[int]:
-        # The first comes first: what it waits for has to be over when the others look.
+        # The first statement must finish, with the locks that it waits for, before the others read.
         after = " AND (SELECT count(*) FROM w0) >= 0"
         parts = [f"w{n} AS ({sql}{after if n else ''} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
-        answers = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
-        sql = f"{backends.DISABLE_SYNCHRONOUS_COMMIT_SQL}; WITH {', '.join(parts)} SELECT {', '.join(answers)}"
+        row_counts = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
+        sql = f"{backends.DISABLE_SYNCHRONOUS_COMMIT_SQL}; WITH {', '.join(parts)} SELECT {', '.join(row_counts)}"
         return list(self._fetch_in_one_round_trip(sql, [value for _, params in statements for value in params])[0])
 
     def _fetch_in_one_round_trip(self, sql: str, params: Sequence[Any]) -> list[Any]:
@@ -615,7 +661,7 @@ class DeliveryQueue:
 
     @contextmanager
     def _write_transaction(self) -> Iterator[None]:
-        """A transaction that takes SQLite's write lock at its beginning: one that reads first may fail at once."""
+        """Open a transaction that takes SQLite's write lock at its start. One that reads first may fail immediately."""
         connection = self.connection
         if connection.vendor != "sqlite" or connection.in_atomic_block:
             with transaction.atomic(using=self.alias, savepoint=False):
@@ -634,12 +680,12 @@ class DeliveryQueue:
     # ------------------------------------------------------------ housekeeping
 
     def prune(self, limit: int = 1000) -> int:
-        """Delete up to ``limit`` deliveries that are done or discarded and were kept long enough; return how many."""
-        before = now_us() - int(conf.get().KEEP_DELIVERIES * 86_400 * SECOND_US)
+        """Delete up to ``limit`` done or discarded deliveries that are older than the setting; return how many."""
+        finished_before = now_us() - int(conf.get().KEEP_DELIVERIES * 86_400 * SECOND_US)
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT id FROM {TABLE} WHERE state IN ('done', 'discarded') AND finished < %s LIMIT %s",
-                [before, limit],
+                [finished_before, limit],
             )
             ids = [row[0] for row in cursor.fetchall()]
             if ids:
@@ -652,7 +698,7 @@ def _build_placeholders(values: Collection[Any]) -> str:
 
 
 def get_delivery_databases() -> list[str]:
-    """Return the databases that hold deliveries, or may: one that is away can't be asked."""
+    """Return the aliases of the databases with the deliveries' table. Unavailable databases are included."""
     return [alias for alias in connections if _may_have_table(connections[alias])]
 
 
@@ -661,6 +707,12 @@ def _may_have_table(connection: BaseDatabaseWrapper) -> bool:
         with connection.cursor() as cursor:
             return TABLE in connection.introspection.table_names(cursor)
     except Error as error:
-        logger.warning("Database %r can't be asked for deliveries: %s", connection.alias, error)
+        logger.warning("Database %r is unavailable, it may hold deliveries: %s", connection.alias, error)
         connection.close()
         return True
+
+
+def get_deliveries_database() -> str:
+    """Return the alias of the database that holds the deliveries of events which no change ties to another."""
+    alias: str = router.db_for_write(apps.get_model("signalbox", "Delivery"))
+    return alias

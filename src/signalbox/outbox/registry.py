@@ -1,7 +1,7 @@
-"""``signalbox.receiver``: which receivers are durable, and the deliveries that an event makes of them.
+"""The durable receivers of this process: which are subscribed to which signal and sender.
 
 A durable receiver is not connected to its signal: a connected one would cost every send, and is not needed, as the
-register sees the send anyway. It is found by its dotted name, in this process and in the worker's.
+send is recorded anyway. Its dotted name identifies it in this process and in the worker's.
 """
 
 from __future__ import annotations
@@ -12,60 +12,45 @@ import math
 import random
 import sys
 import weakref
-from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, TypeVar, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
-from django.db import DatabaseError, router, transaction
 from django.db.models import Model
-from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
 from django.utils.module_loading import import_string
 
-from signalbox import conf
-from signalbox.core import catalog, naming, tracing
-from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
-from signalbox.core.receivers import make_id
-from signalbox.outbox import ordering, serializer
-from signalbox.pipeline import batches, writer
+from signalbox.core import catalog, naming
+from signalbox.pipeline import deliveries
+from signalbox.pipeline.deliveries import DeliveryError
 from signalbox.serialization import encoder
-from signalbox.serialization.diff import is_expression
-from signalbox.serialization.redaction import REDACTED, Redactor, redact
+from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from signalbox.serialization.diff import RowChange
+    pass
 
 logger = logging.getLogger("signalbox")
 
-ReceiverT = TypeVar("ReceiverT", bound=Callable[..., Any])
 SenderSpec = Any
 """A model or other class, ``"app.Model"``, or ``None`` for any."""
 
 DEFAULT_BACKOFF_SECONDS: Final = 10.0
 """Seconds until the first retry."""
+
 MAX_BACKOFF_SECONDS: Final = 3600.0
 """Seconds that a retry waits at most."""
+
 MAX_CUSTOM_BACKOFF_SECONDS: Final = 10 * 366 * 86_400.0
 """Seconds that it waits at most where a function tells it: a column, and a date, takes any such time."""
 
 
-class CannotBeDurable(TypeError):
+class CannotBeDurable(DeliveryError, TypeError):
     """This receiver cannot be durable."""
 
 
-class EnqueueError(DatabaseError):
-    """The deliveries of an event could not be written."""
-
-
-USER_ERRORS: Final = (CannotBeDurable, EnqueueError, ordering.OrderingKeyError)
-"""What leaves a ``send()``: a delivery must not be lost in silence."""
 
 
 class DurableOptions(TypedDict, total=False):
@@ -118,96 +103,29 @@ class DurableReceiver:
         pause = min(MAX_BACKOFF_SECONDS, first * 2.0 ** min(attempt - 1, 32))
         return pause * random.uniform(0.75, 1.25)  # noqa: S311 - to keep retries apart, no secret
 
-
 _invalid_backoffs_logged: Final[set[str]] = set()
 """Receivers of whose backoff it was said that it tells no time."""
 
+# ------------------------------------------------------------------ durable receivers
 
-def receiver(
-    signal: Signal | str | Sequence[Signal | str],
-    *,
-    sender: SenderSpec = None,
-    weak: bool = True,
-    dispatch_uid: object = None,
-    after_commit: bool = False,
-    durable: bool = False,
-    **options: Unpack[DurableOptions],
-) -> Callable[[ReceiverT], ReceiverT]:
-    """Connect a receiver, as ``django.dispatch.receiver`` does, and more::
+_PRE_CHANGE_REASON: Final = "comes before the change it announces, and a durable receiver after: use {}"
 
-        @signalbox.receiver(post_save, sender="shop.Order", durable=True)
-        def send_invoice(sender, instance, created, **kwargs): ...
-
-    ``signal`` may be a list, and the name of a built-in signal. ``sender`` may be ``"app.Model"`` for any signal.
-    ``after_commit=True`` calls the receiver in this process once the open transaction is committed, and not if it is
-    rolled back. ``durable=True`` lets a worker call it: after the commit, at least once, in order, with retries.
-
-    Raises ``NotDurable`` for a receiver or signal that cannot be, ``TypeError`` and ``ValueError`` for options that
-    are not understood.
-    """
-    _check_options(after_commit, durable, options)
-    signals = [signal] if isinstance(signal, Signal | str) else list(signal)
-    if isinstance(sender, str):
-        _check_model_label(sender)
-
-    def decorate(function: ReceiverT) -> ReceiverT:
-        if durable:
-            _register_durable(function, signals, sender, options)
-            return function
-        target: Callable[..., Any] = function
-        keep, uid = weak, dispatch_uid
-        if after_commit:
-            keep = weak and hasattr(function, "__dict__")
-            target = _wrap_after_commit(function, keep)
-            uid = uid or make_id(function)  # by which Django finds the function itself, to disconnect it
-        for one in signals:
-            _connect(_resolve_signal(one), target, sender, keep, uid)
-        return function
-
-    return decorate
-
-
-# ------------------------------------------------------------------ options
-
-
-def _check_options(after_commit: bool, durable: bool, options: Mapping[str, Any]) -> None:
-    known = DurableOptions.__annotations__
-    for name in options:
-        if name not in known:
-            close = get_close_matches(name, (*known, "sender", "weak", "dispatch_uid", "after_commit", "durable"), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the options of durable=True are {', '.join(known)}."
-            raise TypeError(f"receiver() has no option {name!r}; {hint}")
-    if options and not durable:
-        raise TypeError(
-            f"receiver() was given {', '.join(options)}, which durable receivers have alone: add durable=True."
-        )
-    if durable and after_commit:
-        raise TypeError("A durable receiver runs after the commit anyway: leave out after_commit.")
-    for name, value in options.items():
-        if not _OPTION_CHECKS[name][0](value):
-            raise ValueError(f"receiver() was given {name}={value!r}; {_OPTION_CHECKS[name][1]} was expected.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_OPTION_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "retries": (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number, 0 or more,"),
-    "backoff": (lambda v: callable(v) or (_is_number(v) and v > 0), "seconds, or a function of the attempt,"),
-    "key": (lambda v: v is None or callable(v) or (isinstance(v, str) and v != ""), "a name, a function or None"),
-    "timeout": (lambda v: v is None or (_is_number(v) and v > 0), "a number of seconds, or None,"),
-    "on_dead": (lambda v: v in ("block", "skip"), '"block" or "skip"'),
-    "queue": (lambda v: isinstance(v, str) and 0 < len(v) <= 64, "a name of at most 64 letters"),
+_UNSUPPORTED_SIGNALS: Final[Mapping[str, str]] = {
+    "pre_init": "is sent for each instance that is made, not for a change: use post_save",
+    "post_init": "is sent for each instance that is made, not for a change: use post_save",
+    "class_prepared": "is sent while models are imported, before there is a database to write to: connect it plainly",
+    "pre_save": _PRE_CHANGE_REASON.format("post_save"),
+    "pre_delete": _PRE_CHANGE_REASON.format("post_delete"),
+    "pre_migrate": _PRE_CHANGE_REASON.format("post_migrate, not durable"),
+    "post_migrate": "carries stdout, apps and a plan, which cannot travel to another process: connect it plainly",
+    "request_started": "carries the request's environ, which cannot travel to another process: use request_finished",
+    "connection_created": "carries a connection, which cannot travel to another process: connect it plainly",
+    "setting_changed": "is sent by tests, about their own process: connect it plainly",
+    "template_rendered": "carries a template and its context, which cannot travel: connect it plainly",
 }
 
 
-def _check_model_label(sender: str) -> None:
-    if sender.count(".") != 1:
-        raise ValueError(f"sender={sender!r} names no model; 'app.Model' was expected.")
-
-
-def _resolve_signal(signal: Signal | str) -> Signal:
+def resolve_signal(signal: Signal | str) -> Signal:
     """Return the signal itself.
 
     Raises ``TypeError`` for the name of a bulk operation, for which Django sends nothing.
@@ -225,91 +143,8 @@ def _resolve_signal(signal: Signal | str) -> Signal:
     return found
 
 
-# ------------------------------------------------------------------ receivers of this process
 
-
-def _connect(signal: Signal, target: Callable[..., Any], sender: SenderSpec, weak: bool, uid: object) -> None:
-    if isinstance(sender, str) and not isinstance(signal, ModelSignal):
-        app, model = sender.split(".")
-        apps.lazy_model_operation(partial(_connect_model, signal, target, weak, uid), (app, model.lower()))
-        return
-    signal.connect(target, sender=sender, weak=weak, dispatch_uid=uid)
-
-
-def _connect_model(signal: Signal, target: Callable[..., Any], weak: bool, uid: object, model: type[Model]) -> None:
-    signal.connect(target, sender=model, weak=weak, dispatch_uid=uid)
-
-
-_after_commit_wrappers: weakref.WeakValueDictionary[tuple[object, bool], Callable[..., None]] = (
-    weakref.WeakValueDictionary()
-)
-"""By Django's id of a receiver, and whether it is held weakly, what is connected for it."""
-
-
-def _wrap_after_commit(function: Any, weak: bool) -> Callable[..., None]:
-    """Return what to connect for ``function``; held weakly, it lives as long as the function, or a method's object."""
-    key = make_id(function), weak
-    known = _after_commit_wrappers.get(key)
-    if known is not None:
-        return known
-    bound = weak and inspect.ismethod(function)
-    find = weakref.WeakMethod(function) if bound else lambda: function
-
-    @wraps(function.__func__ if bound else function)
-    def after_commit(**kwargs: Any) -> None:
-        found = find()
-        if found is None:
-            return
-        call = async_to_sync(found) if iscoroutinefunction(found) else found
-
-        @wraps(found)  # not a partial: Django 5.2 asks a robust hook that raises for its name
-        def run() -> None:
-            call(**kwargs)
-
-        transaction.on_commit(run, using=_get_commit_alias(kwargs), robust=True)
-
-    if bound:
-        weakref.finalize(function.__self__, _release_wrapper, after_commit).atexit = False
-    elif weak:
-        function.__dict__["_signalbox_after_commit"] = after_commit
-    after_commit.signalbox_id = key[0]  # type: ignore[attr-defined]  # read where receivers are listed
-    _after_commit_wrappers[key] = after_commit
-    return after_commit
-
-
-def _release_wrapper(wrapper: object) -> None:
-    """The object of a method is gone, and with this call what was held for as long as it lived."""
-
-
-def _get_commit_alias(arguments: Mapping[str, Any]) -> str:
-    """Return the database whose commit is waited for: the one that the send names, or that of its object."""
-    using = arguments.get("using")
-    if isinstance(using, str):
-        return using
-    about = arguments.get("instance", arguments.get("user"))
-    alias: str | None = about._state.db if isinstance(about, Model) else None
-    return alias or "default"
-
-
-# ------------------------------------------------------------------ durable receivers
-
-_PRE_CHANGE_REASON: Final = "comes before the change it announces, and a durable receiver after: use {}"
-_UNSUPPORTED_SIGNALS: Final[Mapping[str, str]] = {
-    "pre_init": "is sent for each instance that is made, not for a change: use post_save",
-    "post_init": "is sent for each instance that is made, not for a change: use post_save",
-    "class_prepared": "is sent while models are imported, before there is a database to write to: connect it plainly",
-    "pre_save": _PRE_CHANGE_REASON.format("post_save"),
-    "pre_delete": _PRE_CHANGE_REASON.format("post_delete"),
-    "pre_migrate": _PRE_CHANGE_REASON.format("post_migrate, not durable"),
-    "post_migrate": "carries stdout, apps and a plan, which cannot travel to another process: connect it plainly",
-    "request_started": "carries the request's environ, which cannot travel to another process: use request_finished",
-    "connection_created": "carries a connection, which cannot travel to another process: connect it plainly",
-    "setting_changed": "is sent by tests, about their own process: connect it plainly",
-    "template_rendered": "carries a template and its context, which cannot travel: connect it plainly",
-}
-
-
-def _register_durable(
+def register_durable(
     function: Callable[..., Any], signals: Sequence[Signal | str], sender: SenderSpec, options: DurableOptions
 ) -> None:
     name = _get_importable_name(function)
@@ -323,9 +158,7 @@ def _register_durable(
     for signal in signals:
         signal_name = _get_signal_name(signal, name)
         _subscribe(durable, signal_name, sender)
-    writer.delivery_source = sys.modules[__name__]
-    for call in subscription_callbacks:
-        call()
+    deliveries.notify_subscribed()
 
 
 def _get_importable_name(function: Any) -> str:
@@ -373,7 +206,7 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
         entry = catalog.BUILTIN_SIGNALS.get(signal)
         if entry is not None and entry.group == "bulk":
             return signal
-        signal = _resolve_signal(signal)
+        signal = resolve_signal(signal)
     if not isinstance(signal, Signal):
         raise TypeError(
             f"receiver() was given {_format_type_name(signal)}; a signal, a list of signals or a name was expected."
@@ -394,7 +227,6 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
             "it; assign it in a module, or name it with signalbox.register_signal(signal, 'shop.signals.paid') first."
         )
     return register_signal_name(signal, found)
-
 
 signal_names: weakref.WeakKeyDictionary[Signal, str] = weakref.WeakKeyDictionary()
 """The names under which custom signals are recorded."""
@@ -439,12 +271,9 @@ def get_signal(name: str) -> Signal | None:
         raise ImportError(f"{name} is no signal.")
     return found
 
-
 _receivers_by_signal: dict[str, dict[str | None, tuple[DurableReceiver, ...]]] = {}
 """By name of signal, then by label of sender: ``None`` for receivers of any sender."""
 
-subscription_callbacks: list[Callable[[], None]] = []
-"""Called when a durable receiver has been registered: recording must hear its signal."""
 
 
 def _subscribe(durable: DurableReceiver, signal: str, sender: SenderSpec) -> None:
@@ -466,9 +295,7 @@ def _subscribe_model(durable: DurableReceiver, signal: str, model: type[Model]) 
             "could not load the object: connect it plainly."
         )
     _add_subscription(durable, signal, model._meta.label)
-    for call in subscription_callbacks:
-        call()
-
+    deliveries.notify_subscribed()
 
 receiver_locations: dict[str, set[str]] = {}
 """By name of a durable receiver, where functions of that name stand: more than one place is a clash."""
@@ -545,7 +372,7 @@ def is_subscribed_sender(sender: str) -> bool:
     return any(sender in by_sender for by_sender in _receivers_by_signal.values())
 
 
-def _get_subscribers(signal: str, sender: str) -> tuple[DurableReceiver, ...]:
+def get_subscribers(signal: str, sender: str) -> tuple[DurableReceiver, ...]:
     by_sender = _receivers_by_signal.get(signal)
     if by_sender is None:
         return ()
@@ -554,270 +381,3 @@ def _get_subscribers(signal: str, sender: str) -> tuple[DurableReceiver, ...]:
     if not named or not anyway:
         return named or anyway
     return (*named, *(durable for durable in anyway if all(durable.name != other.name for other in named)))
-
-
-# ------------------------------------------------------------------ events to deliveries
-
-
-class SerializedArguments(dict[str, Any]):
-    """A send's arguments as they travel."""
-
-    def __init__(self, arguments: Mapping[str, Any], ordering_keys: Mapping[str, str]) -> None:
-        super().__init__(arguments)
-        self.ordering_keys = ordering_keys
-        """By receiver what its delivery is ordered by: told of the arguments themselves, while they are at hand."""
-
-
-def serialize_arguments(
-    signal: str, sender: str, arguments: Mapping[str, Any], recorded_arguments: Mapping[str, Any]
-) -> SerializedArguments:
-    """Return a send's arguments as they travel; ``facts`` are the recorded ones, which stand in for a request.
-
-    Raises ``NotDurable`` for an argument that a durable receiver names and that cannot travel, or holds a secret: a
-    value is stored as it is or not at all. Only ``credentials`` go without the secret ones, as they tell who failed.
-    """
-    bounded = {name: serializer.mark_too_deep(value) for name, value in arguments.items()}
-    packed = _serialize_arguments(signal, sender, bounded, recorded_arguments)
-    about = ordering.build_instance_key(arguments.get("instance", arguments.get("user")), get_redactor())
-    told = {name: REDACTED if packed.get(name) == REDACTED else value for name, value in arguments.items()}
-    takers = _get_subscribers(signal, sender)
-    return SerializedArguments(
-        packed, {one.name: ordering.get_ordering_key(one, about, told, get_redactor()) for one in takers}
-    )
-
-
-def _serialize_arguments(
-    signal: str, sender: str, arguments: Mapping[str, Any], recorded_arguments: Mapping[str, Any]
-) -> dict[str, Any]:
-    packed = {}
-    for name, value in arguments.items():
-        takers = [durable.name for durable in _get_subscribers(signal, sender) if name in durable.parameter_names]
-        if name == "request":
-            packed[name] = recorded_arguments.get(name)
-        elif get_redactor().should_redact(name, value):
-            if takers:
-                raise CannotBeDurable(
-                    f"{signal} was sent with {name!r}, which {takers[0]} takes: it is secret by its name, and is not "
-                    "stored. Let the receiver load it, or give the argument a name that opens no door."
-                )
-            packed[name] = REDACTED
-        else:
-            try:
-                found = serializer.serialize(redact(serializer.resolve_lazy(value), get_redactor()))
-            except serializer.NotSerializable as error:
-                if takers:
-                    raise CannotBeDurable(
-                        f"{signal} was sent with {name!r}, which {takers[0]} takes and which cannot travel to a "
-                        f"worker: {error}. Send its key, or what JSON can say."
-                    ) from error
-                continue
-            if name == "credentials" or not _contains_secret(found):
-                packed[name] = found
-            elif takers:
-                raise CannotBeDurable(
-                    f"{signal} was sent with {name!r}, which {takers[0]} takes: it holds a secret, which is not "
-                    "stored. Let the receiver load it."
-                )
-    return packed
-
-
-def _contains_secret(serialized: Any) -> bool:
-    """Tell whether a secret was taken out of what travels, or would have to be: an object's key that is one itself."""
-    if isinstance(serialized, str):
-        return REDACTED in serialized
-    if isinstance(serialized, list):
-        return any(map(_contains_secret, serialized))
-    if not isinstance(serialized, dict):
-        return False
-    match serialized.get(serializer.TYPE_TAG):
-        case "bytes":
-            return REDACTED.encode() in b64decode(serialized["v"])
-        case "model":
-            return encoder.has_secret_pk(apps.get_model(serialized["v"][0]), get_redactor())
-    return any(map(_contains_secret, (*serialized, *serialized.values())))
-
-
-def build_delivery_rows(event: PendingEvent) -> Sequence[batches.TableRow]:
-    """Return the deliveries that a committed event makes, in the order of ``tables.DELIVERY_COLUMNS``."""
-    takers = _get_subscribers(event.signal, event.sender)
-    if not takers or event.outcome is Outcome.ROLLED_BACK or _is_pre_change(event):
-        return ()
-    now = tracing.now() // 1000
-    values = _get_known_values(event)
-    payload = _build_payload(event, values)
-    facts = (event.trace.id, event.span, event.signal, event.sender, event.key, event.using)
-    return [
-        build_delivery_row(durable, facts, key, payload, now)
-        for durable, key in zip(takers, _get_ordering_keys(event, takers, values), strict=True)
-    ]
-
-
-def _get_ordering_keys(
-    event: PendingEvent, subscribers: Sequence[DurableReceiver], values: Mapping[str, Any]
-) -> list[str]:
-    """Return what the deliveries to ``takers`` are ordered by.
-
-    Raises ``ordering.NotOrdered`` where that can't be known.
-    """
-    about = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, event.args), event.key)
-    if isinstance(event.outbox_arguments, SerializedArguments):
-        return [event.outbox_arguments.ordering_keys.get(durable.name, about) for durable in subscribers]
-    row = None
-    if event.change is not None and any(durable.key not in ("pk", None) for durable in subscribers):
-        model = ordering.find_model(event.sender)
-        row = (
-            None
-            if model is None
-            else ordering.RowReference(model, event.using, event.key, _get_unloaded_fields(event.change))
-        )
-    return [ordering.get_ordering_key(durable, about, values, get_redactor(), row) for durable in subscribers]
-
-
-def _get_unloaded_fields(change: RowChange) -> set[str]:
-    """Return names of fields whose values nobody knows, as they were not loaded or the database makes them."""
-    fields = change.fields
-    known = [row for row in (change.new, change.old) if row is not None and row is not UNKNOWN]
-    unread = set(fields.names) - fields.secret - fields.excluded
-    for place, name in enumerate(fields.names):
-        value = next((row[place] for row in known if row[place] is not UNKNOWN), UNKNOWN)
-        if value is not UNKNOWN and not is_expression(value):
-            unread.discard(name)
-    return unread
-
-
-def _is_pre_change(event: PendingEvent) -> bool:
-    """Tell whether an ``m2m_changed`` announces its change; it is delivered once the change is made."""
-    args = event.args
-    return event.signal == "m2m_changed" and isinstance(args, Mapping) and str(args.get("action")).startswith("pre_")
-
-
-EventReference = tuple[str, int, str, str, str, str]
-"""What a delivery repeats of its event: trace, span, signal, sender, object key, database."""
-
-
-def build_delivery_row(
-    durable: DurableReceiver, event_reference: EventReference, ordering_key: str, payload: str, run_at: int
-) -> batches.TableRow:
-    """Return one delivery's row, in the order of ``tables.DELIVERY_COLUMNS``."""
-    trace_id, span, signal, sender, object_key, using = event_reference
-    lane = ordering.get_partition_id(durable.name, ordering_key) if ordering_key else None
-    return (
-        durable.name,
-        durable.queue,
-        ordering_key,
-        lane,
-        trace_id,
-        span,
-        signal,
-        sender,
-        object_key,
-        using,
-        run_at,
-        run_at,
-        run_at,
-        payload,
-    )
-
-
-def _get_known_values(event: PendingEvent) -> dict[str, Any]:
-    """Return what is known of the event by name: the row's fields, or the arguments."""
-    if event.change is not None:
-        return _get_row_values(event.change)
-    if event.outbox_arguments is not None:
-        return dict(event.outbox_arguments)
-    return dict(event.args) if isinstance(event.args, Mapping) else {}
-
-
-_EXACT_TYPE_NAMES: Final = frozenset(
-    {"str", "int", "float", "bool", "NoneType", "Decimal", "datetime", "date", "time", "timedelta", "UUID"}
-)
-
-
-def _get_row_values(change: RowChange) -> dict[str, Any]:
-    """Return the row's values by field: each exactly, or not at all where it is secret or unknown."""
-    fields, old, new = change.fields, change.old, change.new
-    if new is None or new is UNKNOWN:
-        old, new = None, old
-    if new is UNKNOWN or new is None:
-        return {}
-    before = new if old is None or old is UNKNOWN else old
-    found = {}
-    for name, was, written in zip(fields.names, before, new, strict=True):
-        value = was if written is UNKNOWN else written
-        if value is UNKNOWN or name in fields.secret or name in fields.excluded or is_expression(value):
-            continue
-        if name not in fields.non_scalar or type(value).__name__ in _EXACT_TYPE_NAMES:
-            found[name] = value
-        elif isinstance(value, dict | list):
-            if redact(value, fields.redactor) == value:
-                found[name] = value
-        elif hasattr(value, "field") and hasattr(value, "name"):  # a FieldFile is stored by its name
-            found[name] = value.name
-    return found
-
-
-MAX_ROW_CHARS: Final = 256 * 1024
-"""Characters of a row's text that a delivery carries; the longest values of a larger row stay behind."""
-
-
-def _build_payload(event: PendingEvent, values: dict[str, Any]) -> str:
-    """Return as JSON text what the receiver is to be given, besides the object itself."""
-    if event.outbox_arguments is not None:
-        return '{"packed":' + encoder.dumps(event.outbox_arguments) + "}"
-    args = event.args
-    text = "{}" if args is None else args if type(args) is str else encoder.dumps(args)
-    if event.change is None:
-        return '{"args":' + text + "}"
-    row = encoder.dumps(values)
-    hides = event.change.fields.redactor
-    if len(row) > MAX_ROW_CHARS or not hides.is_clean(row):
-        data = hides.redact_data
-        values = {
-            k: v for k, v in values.items() if not isinstance(v, str) or (len(v) <= MAX_ROW_CHARS // 8 and data(v) == v)
-        }
-        row = encoder.dumps(values)
-    return '{"args":' + text + ',"row":' + row + "}"
-
-
-_cached_redactor: tuple[conf.Config, Redactor] | None = None
-
-
-def get_redactor() -> Redactor:
-    """Return the redactor that the setting asks for."""
-    global _cached_redactor
-    config = conf.get()
-    if _cached_redactor is None or _cached_redactor[0] is not config:
-        _cached_redactor = (config, Redactor(config.REDACT, conf.get_fields_by_option("redact")))
-    return _cached_redactor[1]
-
-
-def reset_redactor() -> None:
-    """Make it anew: code has said something of a model."""
-    global _cached_redactor
-    _cached_redactor = None
-
-
-# ------------------------------------------------------------------ the engine "immediate"
-
-
-def on_deliveries_written(connection: BaseDatabaseWrapper) -> None:
-    """Let the deliveries just written be run by this process after the commit, if the setting says so."""
-    if conf.get().ENGINE != "immediate":
-        return
-
-    def run_due() -> None:
-        import_string("signalbox.outbox.dispatch.immediate.run_due")(connection.alias)
-
-    if connection.in_atomic_block:
-        transaction.on_commit(run_due, using=connection.alias, robust=True)
-    elif connection.get_autocommit():
-        run_due()
-    else:  # within the commit of a transaction that Django has left already: what is added now still runs
-        hooks: list[Any] = connection.run_on_commit
-        hooks.append((set(), run_due, True))
-
-
-def get_deliveries_database() -> str:
-    """Return the alias of the database that holds the deliveries of events which no change ties to another."""
-    alias: str = router.db_for_write(apps.get_model("signalbox", "Delivery"))
-    return alias

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from signalbox import conf
 from signalbox.core import catalog
 from signalbox.models import Delivery
-from signalbox.outbox import ordering, registry, serializer
+from signalbox.outbox import ordering, payload, queue, serializer
 from signalbox.serialization import encoder
+from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -49,19 +50,19 @@ def get_stored_payloads(events: Sequence[Event], alias: str) -> dict[tuple[str, 
 def build_row(
     durable: DurableReceiver, event: Event, stored_payload: Mapping[str, Any] | None, run_at: int
 ) -> batches.TableRow:
-    """Return the row of a delivery of ``event``; ``kept`` is what an earlier one carried.
+    """Return the row of a delivery of ``event``; ``stored_payload`` is what an earlier one carried.
 
-    Raises ``NotKept`` where the receiver takes what is not there any more, ``ordering.NotOrdered`` where its key isn't.
+    Raises ``IncompleteRecord`` where the receiver takes what is not there any more, ``ordering.OrderingKeyError`` where its key isn't.
     """
     args = event.data.get("args") or {}
-    payload = stored_payload or _build_recorded_payload(event, args)
-    packed = payload.get("packed")
+    content = stored_payload or _build_recorded_payload(event, args)
+    packed = content.get("packed")
     if packed is not None:
         _require_arguments(durable, args, packed)
     about = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, args), event.object_key)
-    key = about if durable.key == "pk" else _get_ordering_key(durable, about, event, payload)
+    key = about if durable.key == "pk" else _get_ordering_key(durable, about, event, content)
     facts = (event.trace_id, event.span, event.signal, event.sender, event.object_key, event.database)
-    return registry.build_delivery_row(durable, facts, key, encoder.dumps(payload), run_at)
+    return payload.build_delivery_row(durable, facts, key, encoder.dumps(content), run_at)
 
 
 def _build_recorded_payload(event: Event, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _build_recorded_payload(event: Event, args: Mapping[str, Any]) -> dict[str, 
     entry = catalog.BUILTIN_SIGNALS.get(event.signal)
     if entry is not None and (entry.group == "bulk" or event.signal in ("post_delete", "m2m_changed")):
         return {"args": args}
-    using = event.database or registry.get_deliveries_database()
+    using = event.database or queue.get_deliveries_database()
     return {
         "packed": {
             name: serializer.from_recorded(value, using)
@@ -94,7 +95,7 @@ def _require_arguments(durable: DurableReceiver, args: Mapping[str, Any], serial
 
 
 def _get_ordering_key(durable: DurableReceiver, object_key: str, event: Event, payload: Mapping[str, Any]) -> str:
-    redactor = registry.get_redactor()
+    redactor = get_redactor()
     if "packed" in payload:
         try:
             values = {name: serializer.deserialize(value) for name, value in payload["packed"].items()}
@@ -117,7 +118,7 @@ def _get_unstored_fields(model: type[Model]) -> set[str]:
     return {
         field.name
         for field in model._meta.concrete_fields
-        if encoder.is_secret_field(field, model, registry.get_redactor())
+        if encoder.is_secret_field(field, model, get_redactor())
         or any(field.name in excluded.get(one._meta.label_lower, ()) for one in (model, field.model))
     }
 

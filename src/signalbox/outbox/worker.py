@@ -1,4 +1,4 @@
-"""The loop of ``manage.py signalbox work``: threads that run deliveries, and a main thread that watches over them."""
+"""A worker: threads of one process that acquire deliveries and run their receivers."""
 
 from __future__ import annotations
 
@@ -36,17 +36,24 @@ logger = logging.getLogger("signalbox")
 T = TypeVar("T")
 
 MIN_POLL_SECONDS: Final = 0.02
+
 MAX_POLL_SECONDS: Final = 1.0
 """Seconds between two looks where the database does not tell of new deliveries; grows from the shortest one."""
+
 MAX_POLL_LISTENING_SECONDS: Final = 5.0
+
 MAX_BATCH_SIZE: Final = 100
 """Deliveries that one claim takes."""
+
 PREFETCH_SECONDS: Final = 1.0
 """Seconds of work that a claim takes, by what deliveries took so far: what is claimed, no other worker can run. What
 takes longer than that to be begun is given back."""
+
 TICK_SECONDS: Final = 0.25
 """Seconds between two looks of the main thread at what runs too long."""
+
 PRUNE_INTERVAL_SECONDS: Final = 60.0
+
 _HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 EXIT_STUCK_RECEIVER: Final = 75
@@ -461,113 +468,3 @@ def _close_unusable_connections() -> None:
                 connection.close_if_unusable_or_obsolete()
             except Error:  # MySQL's driver closes nothing twice
                 connection.connection = None
-
-
-class Supervisor:
-    """Starts workers, and starts them anew when they die."""
-
-    def __init__(self, processes: int, options: WorkerOptions) -> None:
-        self.processes = processes
-        self.options = options
-        self.children: dict[int, float] = {}
-        """Each worker's process, and when it began."""
-        self.reload = False
-        self._stop_requests = 0
-        """How often this process was told to end."""
-        self._forwarded_stop_requests: dict[int, int] = {}
-        """How often each worker was."""
-        self._burst_finished = False
-        self._restart_delay = 1.0
-
-    def run(self) -> int:
-        """Supervise until told to stop."""
-        waiting = Notifier([])
-        handlers = {
-            signal.SIGTERM: self._on_terminate,
-            signal.SIGINT: self._on_terminate,
-            signal.SIGHUP: self._on_hangup,
-            signal.SIGCHLD: lambda: None,
-        }
-        connections.close_all()
-        try:
-            with waiting.handle_signals(handlers):
-                self._supervise(waiting)
-        finally:
-            waiting.close()
-        return 0
-
-    def _supervise(self, notifier: Notifier) -> None:
-        again = 0.0
-        while True:
-            if time.monotonic() >= again:
-                while not self.stopping and len(self.children) < self.processes:
-                    self._start_worker()
-            self._forward_stop_requests()
-            if not (self.stopping and not self.children):
-                notifier.wait(1.0)
-            if self._reap_workers():
-                again = time.monotonic() + self._restart_delay
-            if (self.stopping or self.options.burst or self.options.once) and not self.children:
-                return
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no worker is to be started any more."""
-        return bool(self._stop_requests) or self._burst_finished
-
-    def _start_worker(self) -> None:
-        supervisor = os.getpid()
-        # A signal waits until the new process has put the handlers aside that it got from this one.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
-        number = os.fork()
-        if number:
-            self.children[number] = time.monotonic()
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            return
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for one in _HANDLED_SIGNALS:
-                signal.signal(one, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            status = Worker(self.options, supervisor_pid=supervisor).run()
-        finally:
-            logging.shutdown()
-            os._exit(status)
-
-    def _forward_stop_requests(self) -> None:
-        """Tell every worker to end as often as this process was told, also those that were started meanwhile."""
-        for number in self.children:
-            if self._forwarded_stop_requests.get(number, 0) < self._stop_requests:
-                self._forwarded_stop_requests[number] = self._stop_requests
-                os.kill(number, signal.SIGTERM)
-
-    def _reap_workers(self) -> bool:
-        """Forget the workers that ended; return whether one died that nobody told to."""
-        died = False
-        for number, began in list(self.children.items()):
-            ended, status = os.waitpid(number, os.WNOHANG)
-            if not ended:
-                continue
-            del self.children[number]
-            self._forwarded_stop_requests.pop(number, None)
-            finished = (self.options.burst or self.options.once) and status == 0
-            if finished:
-                self._burst_finished = True
-            elif not self.stopping:
-                died = True
-                quickly = time.monotonic() - began < 10
-                self._restart_delay = min(30.0, self._restart_delay * 2) if quickly else 1.0
-                logger.error(
-                    "Worker %d ended with status %d and is replaced in %g s.", number, status, self._restart_delay
-                )
-        return died
-
-    # Handlers set plain values alone, see `Worker`.
-
-    def _on_terminate(self) -> None:
-        self._stop_requests += 1
-
-    def _on_hangup(self) -> None:
-        self.reload = True
-        self._stop_requests += 1

@@ -21,7 +21,7 @@ from django.db import connections, router
 
 from signalbox.core import tracing
 from signalbox.core.event import Outcome
-from signalbox.pipeline import backends, batches, writer
+from signalbox.pipeline import backends, batches, deliveries, serializer, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,7 +63,7 @@ def enqueue(event: PendingEvent) -> None:
         trace.suppressed += 1
         return
     trace.pending.append(event)
-    if event.using or writer.delivery_source is not None:
+    if event.using or deliveries.get_source() is not deliveries.NO_DELIVERIES:
         trace.must_persist = trace.must_persist or _must_persist(event)
     if not should_defer(trace):
         flush_trace(trace)
@@ -90,7 +90,7 @@ def write_now(event: PendingEvent) -> None:
         enqueue(event)
         return
     connection = connections[get_events_database()]
-    writer.write(connection, writer.build_batch([event]))
+    writer.write(connection, serializer.build_batch([event]))
     event.written_to = connection.alias
 
 
@@ -240,9 +240,9 @@ def _must_persist(event: PendingEvent) -> bool:
 
 def _has_subscriber(event: PendingEvent) -> bool:
     """Tell whether durable receivers wait for ``draft``."""
-    if writer.delivery_source is None or event.outcome is Outcome.ROLLED_BACK:
-        return False
-    return writer.delivery_source.has_subscriber(event.signal, event.sender)
+    return event.outcome is not Outcome.ROLLED_BACK and deliveries.get_source().has_subscriber(
+        event.signal, event.sender
+    )
 
 
 def _in_testcase_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -308,11 +308,11 @@ def _write(connection: BaseDatabaseWrapper, rows: list[_PendingRow]) -> None:
 
 def _build_batch(rows: list[_PendingRow]) -> batches.Batch:
     own = [one.trace for one in rows if one.event is None]
-    return writer.build_batch(
+    return serializer.build_batch(
         [one.event for one in rows if one.event is not None and not one.is_update],
-        traces=writer.build_trace_rows(trace for trace in own if not trace.row_database),
-        event_updates=writer.build_event_updates(one.event for one in rows if one.event is not None and one.is_update),
-        trace_updates=writer.build_trace_updates(trace for trace in own if trace.row_database),
+        traces=serializer.build_trace_rows(trace for trace in own if not trace.row_database),
+        event_updates=serializer.build_event_updates(one.event for one in rows if one.event is not None and one.is_update),
+        trace_updates=serializer.build_trace_updates(trace for trace in own if trace.row_database),
         on_delivery_error=_log_undeliverable,
     )
 

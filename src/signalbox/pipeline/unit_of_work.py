@@ -20,7 +20,7 @@ from django.db import DatabaseError, connections
 
 from signalbox import conf
 from signalbox.core.event import Outcome, PendingEvent, Rollbackable
-from signalbox.pipeline import backends, batches, exporter, writer
+from signalbox.pipeline import backends, batches, exporter, serializer, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -266,7 +266,7 @@ class UnitOfWork:
         drafts = self.events[self.flushed_count : end]
         droppable = False
         try:
-            batch = writer.build_batch(drafts)
+            batch = serializer.build_batch(drafts)
             # A change must not be committed without its deliveries, whatever may become of its event.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
             writer.write(connection, batch, commit=commit)

@@ -83,7 +83,7 @@ def rule(
 
 
 def _load_rules() -> None:
-    from signalbox.doctor.rules import (
+    from signalbox.doctor.rules import (  # noqa: F401
         asynchrony,
         connect_in_request,
         connections,

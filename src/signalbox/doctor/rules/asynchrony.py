@@ -24,23 +24,23 @@ _FREQUENT_SIGNALS: Final = frozenset(
 )
 def async_mismatch(project: Project) -> Iterator[Fault]:
     """Find sends that must build a bridge between sync and async code each time."""
-    for heard in project.subscriptions:
-        if heard.after_commit:
+    for subscription in project.subscriptions:
+        if subscription.after_commit:
             continue
-        coroutine = heard.connection.is_async if heard.connection else heard.function.is_coroutine
-        finding = _check_never_awaited(heard) or (
-            _check_async_receiver(project, heard) if coroutine else _check_sync_receiver(project, heard)
+        coroutine = subscription.connection.is_async if subscription.connection else subscription.function.is_coroutine
+        finding = _check_never_awaited(subscription) or (
+            _check_async_receiver(project, subscription) if coroutine else _check_sync_receiver(project, subscription)
         )
         if finding:
-            happens, why, remedy, severity = finding
+            message, reason, hint, severity = finding
             yield Fault(
-                path=heard.function.path,
-                line=heard.function.line,
-                signal=heard.signal,
-                receiver=heard.receiver,
-                message=happens,
-                reason=why,
-                hint=remedy,
+                path=subscription.function.path,
+                line=subscription.function.line,
+                signal=subscription.signal,
+                receiver=subscription.receiver,
+                message=message,
+                reason=reason,
+                hint=hint,
                 severity=severity,
             )
 
@@ -48,8 +48,8 @@ def async_mismatch(project: Project) -> Iterator[Fault]:
 def _check_never_awaited(subscription: Subscription) -> tuple[str, str, str, Severity] | None:
     """Judge an object whose call is a coroutine: Django asks the object, which is none."""
     function = subscription.function
-    unseen = subscription.connection is not None and not subscription.connection.is_async
-    if not (unseen and function.is_coroutine and function.is_method and function.name == "__call__"):
+    is_not_marked_async = subscription.connection is not None and not subscription.connection.is_async
+    if not (is_not_marked_async and function.is_coroutine and function.is_method and function.name == "__call__"):
         return None
     if function.decorators:
         return None
@@ -65,13 +65,16 @@ def _check_never_awaited(subscription: Subscription) -> tuple[str, str, str, Sev
 
 
 def _check_async_receiver(project: Project, subscription: Subscription) -> tuple[str, str, str, Severity] | None:
-    hot = subscription.signal in _FREQUENT_SIGNALS or (
+    is_frequent = subscription.signal in _FREQUENT_SIGNALS or (
         subscription.signal in {"request_started", "request_finished"} and not project.runtime.asgi
     )
-    if hot:
+    if is_frequent:
         return (
             "Each send starts an event loop for it and throws it away, which takes far longer than the call itself.",
-            f"{subscription.signal} is sent by send(), under asave() too: Django runs async ones by async_to_sync() then.",
+            (
+                f"{subscription.signal} is sent by send(), under asave() too: Django runs async ones by async_to_sync() "
+                "then."
+            ),
             "Write it as a plain function; put what waits into a task.",
             Severity.WARNING,
         )
@@ -86,7 +89,10 @@ def _check_async_receiver(project: Project, subscription: Subscription) -> tuple
         ):
             return (
                 'The send raises RuntimeError: "You cannot use AsyncToSync in the same thread as an async event loop".',
-                f"{send.enclosing_function.name}() of {send.module} is async and sends by {send.method}() (line {send.line}).",
+                (
+                    f"{send.enclosing_function.name}() of {send.module} is async and sends by {send.method}() "
+                    f"(line {send.line})."
+                ),
                 f"Write `await signal.a{send.method}(...)` there.",
                 Severity.ERROR,
             )
@@ -101,7 +107,10 @@ def _check_sync_receiver(project: Project, subscription: Subscription) -> tuple[
         return None
     return (
         "Each send hands it to a thread and waits for it.",
-        f"{subscription.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() then.",
+        (
+            f"{subscription.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() "
+            "then."
+        ),
         "Write it with `async def`, if what it calls can be awaited.",
         Severity.INFO,
     )

@@ -42,21 +42,21 @@ _REQUEST_TIME_SIGNALS: Final = frozenset(
 
 @rule(
     18,
-    "leaks",
+    "connect-in-request",
     Severity.WARNING,
     "a receiver connected while requests are served: their number grows",
     include_packages=True,
 )
 def connect_in_request(project: Project) -> Iterator[Fault]:
     """Find connections made again and again."""
-    hot = {
-        (heard.function.path, heard.function.line)
-        for heard in project.subscriptions
-        if heard.signal in _REQUEST_TIME_SIGNALS
+    request_time_functions = {
+        (subscription.function.path, subscription.function.line)
+        for subscription in project.subscriptions
+        if subscription.signal in _REQUEST_TIME_SIGNALS
     }
     for connect in project.source.connect_calls:
-        serving = _get_request_function(connect.enclosing_function, hot)
-        if not serving or connect.weak is None or _has_disconnect(connect):
+        request_function = _get_request_function(connect.enclosing_function, request_time_functions)
+        if not request_function or connect.weak is None or _has_disconnect(connect):
             continue
         for signal in connect.signals:
             if _adds_connection_each_call(connect):
@@ -67,8 +67,8 @@ def connect_in_request(project: Project) -> Iterator[Fault]:
                     receiver=connect.receiver_path or connect.receiver_text,
                     message="Each call adds one more receiver, which is never taken away: every send gets slower, "
                     "and the memory of the process grows.",
-                    reason=f"{connect.receiver_text} is another object, or has another dispatch_uid or sender, each time "
-                    f"that {serving} runs, and Django keeps them all.",
+                    reason=f"{connect.receiver_text} is another object, or has another dispatch_uid or sender, each "
+                    f"time that {request_function} runs, and Django keeps them all.",
                     hint="Connect one function once, in ready() of the app config.",
                     severity=Severity.ERROR,
                 )
@@ -78,9 +78,10 @@ def connect_in_request(project: Project) -> Iterator[Fault]:
                     line=connect.line,
                     signal=signal,
                     receiver=connect.receiver_path,
-                    message=f"Until {serving} has run in a process, that process has no such receiver; then it has "
-                    "it for good.",
-                    reason="The connection is made while work is done, and it belongs to the process, not to the request.",
+                    message=f"Until {request_function} has run in a process, that process has no such receiver; then "
+                    "it has it for good.",
+                    reason="The connection is made while work is done, and it belongs to the process, not to the "
+                    "request.",
                     hint="Connect it once, in ready() of the app config.",
                 )
     yield from _find_duplicates(project)
@@ -138,12 +139,12 @@ def _adds_connection_each_call(connect: ConnectCall) -> bool:
 
 def _find_duplicates(project: Project) -> Iterator[Fault]:
     """Find crowds of living receivers that share their code and their sender: one more came each time."""
-    crowds = Counter(
+    duplicates = Counter(
         (c.signal, c.path, c.line, c.sender_key, c.receiver)
         for c in project.runtime.connections
         if c.is_alive and c.path
     )
-    for (signal, path, line, _, receiver), count in crowds.items():
+    for (signal, path, line, _, receiver), count in duplicates.items():
         if count >= MIN_DUPLICATES:
             yield Fault(
                 path=path,

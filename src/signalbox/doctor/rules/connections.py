@@ -27,17 +27,17 @@ _CONVENTIONAL_MODULES: Final = frozenset({"admin", "asgi", "celery", "cron", "jo
 )
 def connected_twice(project: Project) -> Iterator[Fault]:
     """Find receivers that run twice for one send, and connections that change nothing."""
-    told: set[tuple[str, str, int]] = set()
+    reported: set[tuple[str, str, int]] = set()
     for key, connections in project.live_connections.items():
         kept = [connection for connection in connections if not connection.kept_by_debug_cache]
         if len(kept) > 1:
             fault = _check_double_import(project, kept) or _check_double_connection(project, kept)
             if fault:
-                told.add(key)
+                reported.add(key)
                 yield fault
-    for key, sites in project.connect_calls.items():
-        if key not in told:
-            yield from _find_redundant(project, key[0], list(sites))
+    for key, connect_calls in project.connect_calls.items():
+        if key not in reported:
+            yield from _find_redundant(project, key[0], list(connect_calls))
 
 
 def _check_double_import(project: Project, connections: list[Connection]) -> Fault | None:
@@ -54,8 +54,8 @@ def _check_double_import(project: Project, connections: list[Connection]) -> Fau
         signal=first.signal,
         receiver=first.receiver,
         message="The receiver runs twice for each send.",
-        reason=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for each, "
-        "and Django can't see that both functions are the same.",
+        reason=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for "
+        "each, and Django can't see that both functions are the same.",
         hint="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
     )
 
@@ -69,8 +69,8 @@ def _check_double_connection(project: Project, connections: list[Connection]) ->
             first = next((c for c in same if c is not second and _do_overlap(c, second)), None)
             if first is None:
                 continue
-            sites = project.connect_calls.get((second.signal, second.path, second.line), ())
-            at = max((site for site in sites), key=lambda site: (site.path, site.line), default=None)
+            connect_calls = project.connect_calls.get((second.signal, second.path, second.line), ())
+            at = max(connect_calls, key=lambda call: (call.path, call.line), default=None)
             other = first if first.sender_key else second
             which = (
                 "for each send" if first.sender_key == second.sender_key else f"for each send of {other.sender.name}"
@@ -96,30 +96,32 @@ def _do_overlap(one: Connection, other: Connection) -> bool:
 
 def _find_redundant(project: Project, signal: str, connect_calls: list[ConnectCall]) -> Iterator[Fault]:
     seen: dict[tuple[str, ...], ConnectCall] = {}
-    for site in sorted(connect_calls, key=lambda site: (site.path, site.line)):
-        function = site.function
+    for connect_call in sorted(connect_calls, key=lambda connect_call: (connect_call.path, connect_call.line)):
+        function = connect_call.function
         if (
-            site.after_commit
-            or site.is_conditional
-            or site.in_loop
+            connect_call.after_commit
+            or connect_call.is_conditional
+            or connect_call.in_loop
             or function is None
             or (signal, function.name) in project.source.disconnected
         ):
             continue
-        if not (site.enclosing_function is None or site.enclosing_function.is_app_config_hook):
+        if not (connect_call.enclosing_function is None or connect_call.enclosing_function.is_app_config_hook):
             continue
         key = (
-            site.receiver_path,
-            "" if site.sender_node is None else site.sender_path or ast.unparse(site.sender_node),
-            "" if site.dispatch_uid is None else ast.unparse(site.dispatch_uid),
+            connect_call.receiver_path,
+            ""
+            if connect_call.sender_node is None
+            else connect_call.sender_path or ast.unparse(connect_call.sender_node),
+            "" if connect_call.dispatch_uid is None else ast.unparse(connect_call.dispatch_uid),
         )
-        first = seen.setdefault(key, site)
-        if first is not site:
+        first = seen.setdefault(key, connect_call)
+        if first is not connect_call:
             yield Fault(
-                path=site.path,
-                line=site.line,
+                path=connect_call.path,
+                line=connect_call.line,
                 signal=signal,
-                receiver=site.receiver_path,
+                receiver=connect_call.receiver_path,
                 message="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
                 reason=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection "
                 "of one receiver and one sender. With a dispatch_uid or another sender in one of them it would run "
@@ -159,7 +161,8 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 receiver=first.receiver_path,
                 message="Management commands, workers and the shell run without this receiver; a web process has it "
                 f"once its first request has come.{others}",
-                reason=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a function.",
+                reason=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a "
+                "function.",
                 hint=f"Import {name} in ready() of {config}.",
                 severity=Severity.WARNING,
             )
@@ -198,22 +201,22 @@ def _get_late_import_roots(project: Project) -> list[str]:
 
 @rule(
     6,
-    "too-late",
+    "connected-too-late",
     Severity.ERROR,
     "class_prepared connected in ready(); pre_migrate outside one; a receiver connected after the signal's only send",
     include_packages=True,
 )
 def connected_too_late(project: Project) -> Iterator[Fault]:
     """Find connections that are made when the signal has been sent already."""
-    arrivals = ImportOrder(project=project)
+    import_order = ImportOrder(project=project)
     for connect in project.source.connect_calls:
         for signal in connect.signals:
             if signal == "class_prepared":
-                fault = _check_class_prepared(arrivals, connect)
+                fault = _check_class_prepared(import_order, connect)
             elif signal in {"pre_migrate", "post_migrate"}:
-                fault = _check_migrate(arrivals, connect, signal)
+                fault = _check_migrate(import_order, connect, signal)
             else:
-                fault = _check_after_send(arrivals, connect, signal)
+                fault = _check_after_send(import_order, connect, signal)
             if fault:
                 yield fault
 

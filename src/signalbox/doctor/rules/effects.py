@@ -25,32 +25,32 @@ _TASK_SIGNATURE_METHODS: Final = frozenset({"s", "si", "signature", "subtask", "
 
 @rule(
     11,
-    "too-early",
+    "effect-before-commit",
     Severity.WARNING,
     "mail, HTTP, `.delay()`, `.enqueue()` or another effect in a receiver that runs before commit",
 )
 def effect_before_commit(project: Project) -> Iterator[Fault]:
     """Find effects that can't be taken back, done while the transaction still can."""
-    told: set[tuple[str, int]] = set()
-    for heard in project.subscriptions:
-        if heard.signal not in _TRANSACTIONAL_SIGNALS or heard.after_commit:
+    reported: set[tuple[str, int]] = set()
+    for subscription in project.subscriptions:
+        if subscription.signal not in _TRANSACTIONAL_SIGNALS or subscription.after_commit:
             continue
-        for frame in project.get_frames(heard):
+        for frame in project.get_frames(subscription):
             path = frame.function.path
             for call, _ in frame.function.calls:
                 effect = _describe_effect(frame, call)
-                if effect and (path, call.lineno) not in told:
-                    told.add((path, call.lineno))
+                if effect and (path, call.lineno) not in reported:
+                    reported.add((path, call.lineno))
                     yield Fault(
                         path=path,
                         line=call.lineno,
-                        signal=heard.signal,
-                        receiver=heard.receiver,
+                        signal=subscription.signal,
+                        receiver=subscription.receiver,
                         message=f"It {effect} for a change that may still be rolled back, and that nobody else can "
                         "see yet.",
-                        reason=f"Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, {heard.signal} is "
-                        "sent within it. A worker that is told of the row looks for it before it is committed; a "
-                        "rollback takes the row back, and not the effect.",
+                        reason="Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, "
+                        f"{subscription.signal} is sent within it. A worker that is told of the row looks for it "
+                        "before it is committed; a rollback takes the row back, and not the effect.",
                         hint="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
                         "after_commit=True), and durable=True if it has to be done surely.",
                     )

@@ -22,25 +22,25 @@ MIN_RUNS: Final = 20
 
 @rule(
     15,
-    "swallows",
+    "swallowed-exception",
     Severity.WARNING,
     "a receiver with a bare `except:`, or one that drops every exception without a word",
 )
 def swallowed_exception(project: Project) -> Iterator[Fault]:
     """Find receivers whose errors nobody will hear of."""
-    told: set[tuple[str, int]] = set()
-    for heard in project.subscriptions:
-        for step in heard.function.steps:
-            for line, happens in _iter_broad_handlers(heard.function, step.node):
-                key = (heard.function.path, line)
-                if key not in told:
-                    told.add(key)
+    reported: set[tuple[str, int]] = set()
+    for subscription in project.subscriptions:
+        for step in subscription.function.steps:
+            for line, message in _iter_broad_handlers(subscription.function, step.node):
+                key = (subscription.function.path, line)
+                if key not in reported:
+                    reported.add(key)
                     yield Fault(
                         path=key[0],
                         line=key[1],
-                        signal=heard.signal,
-                        receiver=heard.receiver,
-                        message=happens,
+                        signal=subscription.signal,
+                        receiver=subscription.receiver,
+                        message=message,
                         reason="A database error that is caught within a transaction leaves the transaction broken: "
                         "the next query fails, at another place. And a mistake in the receiver's own code looks "
                         "like work done.",
@@ -99,7 +99,7 @@ def _is_silent(node: ast.stmt) -> bool:
 
 @rule(
     16,
-    "breaking",
+    "raising-receiver",
     Severity.ERROR,
     "a receiver that raised in the recorded events",
     needs_recorded_events=True,
@@ -107,13 +107,13 @@ def _is_silent(node: ast.stmt) -> bool:
 )
 def raising_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that fail in practice."""
-    for record in project.receiver_stats:
-        if record.failures:
-            share = f"{record.failures} of {record.runs} recorded runs"
+    for stats in project.receiver_stats:
+        if stats.failures:
+            share = f"{stats.failures} of {stats.runs} recorded runs"
             yield _build_fault(
                 project,
-                record,
-                message=f"It raised in {share}, last: {record.last_error}.",
+                stats,
+                message=f"It raised in {share}, last: {stats.last_error}.",
                 reason="send() stops at the first receiver that raises: those after it don't run, and the save, the "
                 "login or the request that sent the signal fails.",
                 hint="Mend the cause. What the sender can do without belongs after commit: @receiver(..., "
@@ -123,7 +123,7 @@ def raising_receiver(project: Project) -> Iterator[Fault]:
 
 @rule(
     17,
-    "slow",
+    "slow-receiver",
     Severity.WARNING,
     "a receiver whose p95 is over 100 ms in the recorded events",
     needs_recorded_events=True,
@@ -131,12 +131,12 @@ def raising_receiver(project: Project) -> Iterator[Fault]:
 )
 def slow_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that make their senders wait."""
-    for record in project.receiver_stats:
-        if record.runs >= MIN_RUNS and record.p95_us > SLOW_P95_US:
+    for stats in project.receiver_stats:
+        if stats.runs >= MIN_RUNS and stats.p95_us > SLOW_P95_US:
             yield _build_fault(
                 project,
-                record,
-                message=f"Of {record.runs} recorded runs, one in twenty took more than {record.p95_us / 1000:.0f} ms.",
+                stats,
+                message=f"Of {stats.runs} recorded runs, one in twenty took more than {stats.p95_us / 1000:.0f} ms.",
                 reason="A receiver runs inside save(), the login or the request that sends its signal, and inside the "
                 "open transaction with its locks.",
                 hint="Do the slow part after commit in a worker: @receiver(..., durable=True).",

@@ -19,24 +19,26 @@ from signalbox.doctor.rules import Fault, rule
 )
 def unguarded_fixture(project: Project) -> Iterator[Fault]:
     """Find receivers that get in the way of ``loaddata``."""
-    for heard in project.subscriptions:
-        function = heard.function
+    for subscription in project.subscriptions:
+        function = subscription.function
         if (
-            heard.signal not in {"pre_save", "post_save"}
+            subscription.signal not in {"pre_save", "post_save"}
             or function.has_unknown_decorator
-            or heard.after_commit
+            or subscription.after_commit
             or syntax.reads_argument(function, "raw")
-            or not (project.get_sender_models(heard) or project.receives_every_sender(heard))
+            or not (project.get_sender_models(subscription) or project.receives_every_sender(subscription))
         ):
             continue
-        rows = QuerysetOwnership(project=project, subscription=heard, frame=project.get_frames(heard)[0])
-        for call, deed in rows.iter_other_row_accesses():
+        ownership = QuerysetOwnership(
+            project=project, subscription=subscription, frame=project.get_frames(subscription)[0]
+        )
+        for call, access in ownership.iter_other_row_accesses():
             yield Fault(
                 path=function.path,
                 line=call.lineno,
-                signal=heard.signal,
-                receiver=heard.receiver,
-                message=f"manage.py loaddata {deed} while it loads its own rows: rows are missing that come later in "
+                signal=subscription.signal,
+                receiver=subscription.receiver,
+                message=f"manage.py loaddata {access} while it loads its own rows: rows are missing that come later in "
                 "the fixture, and those that it makes collide with those that the fixture brings.",
                 reason="Fixtures are saved with raw=True, in any order, and send the same signals.",
                 hint="Begin with `if raw: return`, and take `raw` into the signature.",

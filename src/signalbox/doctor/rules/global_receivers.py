@@ -15,7 +15,7 @@ _COSTLY_SIGNALS: Final = frozenset({"pre_delete", "post_delete", "pre_init", "po
 
 @rule(
     13,
-    "costs-everybody",
+    "global-receiver",
     Severity.WARNING,
     "a senderless pre_delete or post_delete receiver (disables fast deletes on every model, and names them), a "
     "senderless pre_init, post_init or m2m_changed receiver",
@@ -26,18 +26,18 @@ def global_receiver(project: Project) -> Iterator[Fault]:
     for connection in project.runtime.connections:
         if connection.signal not in _COSTLY_SIGNALS or connection.sender.kind != "any" or not connection.is_alive:
             continue
-        site = project.find_connect_call(connection)
-        at = site or connection
+        connect_call = project.find_connect_call(connection)
+        at = connect_call or connection
         app = project.runtime.find_app_by_path(at.path)
-        happens, why, remedy = _describe_cost(project, connection.signal)
+        message, reason, hint = _describe_cost(project, connection.signal)
         yield Fault(
             path=at.path,
             line=at.line,
             signal=connection.signal,
             receiver=connection.receiver,
-            message=happens,
-            reason=why,
-            hint=remedy,
+            message=message,
+            reason=reason,
+            hint=hint,
             severity=None if app is None or app.is_project_app else Severity.INFO,
         )
 
@@ -80,25 +80,25 @@ def _describe_cost(project: Project, signal: str) -> tuple[str, str, str]:
 )
 def runs_once_per_app(project: Project) -> Iterator[Fault]:
     """Find receivers of migrate that do their work again for each app."""
-    for heard in project.subscriptions:
+    for subscription in project.subscriptions:
         if (
-            heard.signal in {"pre_migrate", "post_migrate"}
-            and project.receives_every_sender(heard)
-            and not _reads_sender(heard)
-            and not heard.after_commit
+            subscription.signal in {"pre_migrate", "post_migrate"}
+            and project.receives_every_sender(subscription)
+            and not _reads_sender(subscription)
+            and not subscription.after_commit
         ):
-            at = heard.connect or heard.function
+            at = subscription.connect or subscription.function
             count = len({model.label.partition(".")[0] for model in project.runtime.models.values()})
             yield Fault(
                 path=at.path,
                 line=at.line,
-                signal=heard.signal,
-                receiver=heard.receiver,
+                signal=subscription.signal,
+                receiver=subscription.receiver,
                 message=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
-                reason=f"{heard.signal} is sent for one app after the other, and the receiver neither has a sender nor "
-                "asks for app_config.",
+                reason=f"{subscription.signal} is sent for one app after the other, and the receiver neither has a "
+                "sender nor asks for app_config.",
                 hint="Connect it in ready() of the app config, with sender=self.",
-                severity=Severity.WARNING if _writes_database(heard) else Severity.INFO,
+                severity=Severity.WARNING if _writes_database(subscription) else Severity.INFO,
             )
 
 

@@ -43,11 +43,11 @@ def dead_receiver(project: Project) -> Iterator[Fault]:
         for find in (shadowed_receiver, short_lived_receiver)
         for fault in find(project)
     }
-    told = Counter(signal for _, _, signal in explained)
+    reported = Counter(signal for _, _, signal in explained)
     for connect in project.source.connect_calls:
         for signal in connect.signals:
             if (connect.path, connect.line, signal) not in explained and _is_lost(project, connect, signal):
-                told[signal] += 1
+                reported[signal] += 1
                 yield Fault(
                     path=connect.path,
                     line=connect.line,
@@ -61,12 +61,12 @@ def dead_receiver(project: Project) -> Iterator[Fault]:
                 )
     yield from _find_kept_by_debug_cache(project, explained)
     for signal, count in Counter(c.signal for c in project.runtime.connections if not c.is_alive).items():
-        if count > told[signal] and signal not in _DJANGO_INTERNAL_SIGNALS:
+        if count > reported[signal] and signal not in _DJANGO_INTERNAL_SIGNALS:
             yield Fault(
                 path="",
                 line=0,
                 signal=signal,
-                message=f"{count - told[signal]} receiver(s) of this signal will never run again.",
+                message=f"{count - reported[signal]} receiver(s) of this signal will never run again.",
                 reason="They were connected weakly and have been collected: Django keeps nothing but their places.",
                 hint="If they should live on, keep a reference to them, or connect them with weak=False.",
                 severity=Severity.WARNING,
@@ -75,25 +75,25 @@ def dead_receiver(project: Project) -> Iterator[Fault]:
 
 def _find_kept_by_debug_cache(project: Project, explained: set[tuple[str, int, str]]) -> Iterator[Fault]:
     """Find what only the cache of DEBUG keeps, of which the source doesn't show where it is connected."""
-    sites: set[tuple[str, str, int]] = set(project.connect_calls)
+    known_keys: set[tuple[str, str, int]] = set(project.connect_calls)
     unsure: set[str] = set()
     for connect in project.source.connect_calls:
         made = project.get_factory_product(connect)
         for signal in connect.signals:
             if made:
-                sites.add((signal, made.path, made.line))
+                known_keys.add((signal, made.path, made.line))
             if (connect.path, connect.line, signal) in explained and not project.find_connections(connect, signal):
                 # A partial, an object or a wrapper: which of the connections is its own can't be told.
                 unsure.add(signal)
     for connection in project.runtime.connections:
         app = project.runtime.find_app_by_path(connection.path)
-        place = (connection.signal, connection.path, connection.line)
+        key = (connection.signal, connection.path, connection.line)
         if (
             connection.kept_by_debug_cache
             and connection.signal not in unsure
             and app is not None
             and app.is_project_app
-            and place not in sites
+            and key not in known_keys
         ):
             yield Fault(
                 path=connection.path,
@@ -161,23 +161,26 @@ def shadowed_receiver(project: Project) -> Iterator[Fault]:
             block = function.dotted_name.rpartition(".")[0]
             if module and block not in bindings:
                 bindings[block] = _collect_bindings(_get_defining_block(module, function))
-            again = _find_rebinding_line(module, bindings[block], connect, function) if module else None
-            if again is None:
+            rebinding_line = _find_rebinding_line(module, bindings[block], connect, function) if module else None
+            if rebinding_line is None:
                 continue
             for signal in connect.signals:
                 # In a loop the last one lives, and shares its line with those that don't. What signalbox runs after
                 # commit lives in a circle with its function, until that is collected.
                 if connect.in_loop or connect.after_commit or not project.is_kept_alive(connect, signal):
-                    yield _build_shadowed_fault(project, connect, signal, again)
+                    yield _build_shadowed_fault(project, connect, signal, rebinding_line)
 
 
 def _build_shadowed_fault(project: Project, connect: ConnectCall, signal: str, rebinding_line: int) -> Fault:
     if rebinding_line == connect.line or connect.in_loop:
-        why = f"Each turn of the loop binds the name {connect.receiver_text} again; all functions but the last are collected."
+        reason = (
+            f"Each turn of the loop binds the name {connect.receiver_text} again; all functions but the last are "
+            "collected."
+        )
     else:
-        why = (
-            f"The name {connect.receiver_text} is bound again in line {rebinding_line}. The signal holds the function weakly, so "
-            "that with its name it loses the last thing that kept it."
+        reason = (
+            f"The name {connect.receiver_text} is bound again in line {rebinding_line}. The signal holds the function "
+            "weakly, so that with its name it loses the last thing that kept it."
         )
     return Fault(
         path=connect.path,
@@ -186,9 +189,9 @@ def _build_shadowed_fault(project: Project, connect: ConnectCall, signal: str, r
         receiver=connect.receiver_path,
         message=f"This {connect.receiver_text} never runs in production. {_DEBUG_NOTE}"
         if project.runtime.debug
-        else f"This {connect.receiver_text} never runs. With DEBUG on it would, by accident: Django keeps it in a cache "
-        "then.",
-        reason=why,
+        else f"This {connect.receiver_text} never runs. With DEBUG on it would, by accident: Django keeps it in a "
+        "cache then.",
+        reason=reason,
         hint="Give each function a name of its own.",
     )
 
@@ -301,9 +304,9 @@ def _is_weak_connect(node: ast.Call) -> bool:
 )
 def short_lived_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that nothing holds once their statement, or the function around it, is done."""
-    started = app_ready.find_executed_functions(project)
+    executed = app_ready.find_executed_functions(project)
     for connect in project.source.connect_calls:
-        what = _describe_temporary(project, connect, started) if connect.weak is True else None
+        what = _describe_temporary(project, connect, executed) if connect.weak is True else None
         if what is None:
             continue
         for signal in connect.signals:

@@ -26,15 +26,22 @@ class _Resend(NamedTuple):
     """What ``created`` is in the send that it brings about; ``None`` if that isn't known."""
 
 
-@rule(10, "recursion", Severity.ERROR, "a pre_save or post_save receiver that saves its own sender again, unguarded")
+@rule(
+    10, "recursive-save", Severity.ERROR, "a pre_save or post_save receiver that saves its own sender again, unguarded"
+)
 def recursive_save(project: Project) -> Iterator[Fault]:
     """Find receivers that bring about the very send that they answer, without end."""
-    for heard in project.subscriptions:
-        if heard.signal in {"pre_save", "post_save"} and not heard.function.has_unknown_decorator:
+    for subscription in project.subscriptions:
+        if subscription.signal in {"pre_save", "post_save"} and not subscription.function.has_unknown_decorator:
             fault = next(
-                (fault for frame in project.get_frames(heard) for fault in _find_endless(project, heard, frame)), None
+                (
+                    fault
+                    for frame in project.get_frames(subscription)
+                    for fault in _find_endless(project, subscription, frame)
+                ),
+                None,
             )
-            if fault and not _disconnects_receiver(heard):
+            if fault and not _disconnects_receiver(subscription):
                 yield fault
 
 
@@ -44,13 +51,13 @@ def _disconnects_receiver(subscription: Subscription) -> bool:
 
 
 def _find_endless(project: Project, subscription: Subscription, frame: Frame) -> Iterator[Fault]:
-    rows = QuerysetOwnership(project=project, subscription=subscription, frame=frame)
+    ownership = QuerysetOwnership(project=project, subscription=subscription, frame=frame)
     for call, conditions in frame.function.calls:
-        again = _find_resend(rows, call)
+        resend = _find_resend(ownership, call)
         if (
-            again
-            and _is_reached_again(frame, conditions, again)
-            and _is_reached_again(frame.caller, frame.conditions, again)
+            resend
+            and _is_reached_again(frame, conditions, resend)
+            and _is_reached_again(frame.caller, frame.conditions, resend)
         ):
             yield Fault(
                 path=frame.function.path,
@@ -58,7 +65,8 @@ def _find_endless(project: Project, subscription: Subscription, frame: Frame) ->
                 signal=subscription.signal,
                 receiver=subscription.receiver,
                 message="RecursionError, or rows without end.",
-                reason=f"{again.text} sends {subscription.signal} again, which runs this receiver again; no condition ends it.",
+                reason=f"{resend.text} sends {subscription.signal} again, which runs this receiver again; no condition "
+                "ends it.",
                 hint="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for "
                 "`created`, or for what changed, first. To ask for `raw` ends nothing.",
             )
@@ -67,12 +75,12 @@ def _find_endless(project: Project, subscription: Subscription, frame: Frame) ->
 def _is_reached_again(frame: Frame | None, conditions: syntax.Conditions, resend: _Resend) -> bool:
     """Whether the send that the call brings about surely comes to the call again."""
 
-    def known(test: ast.expr) -> bool | None:
+    def evaluate(test: ast.expr) -> bool | None:
         if frame and frame.is_argument(test, "raw"):
             return False  # true for fixtures alone
         return resend.created if frame and frame.is_argument(test, "created") else None
 
-    return syntax.is_reached(conditions, known) is True
+    return syntax.is_reached(conditions, evaluate) is True
 
 
 def _find_resend(ownership: QuerysetOwnership, call: ast.Call) -> _Resend | None:

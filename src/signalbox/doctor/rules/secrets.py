@@ -20,34 +20,34 @@ _CACHE_METHODS: Final = frozenset({"set", "aset", "add", "aadd", "set_many", "as
 
 @rule(
     9,
-    "secret",
+    "exposed-secret",
     Severity.WARNING,
     "a receiver that prints, logs or stores a password, credentials, a token, a cookie or the whole environ",
 )
 def exposed_secret(project: Project) -> Iterator[Fault]:
     """Find secrets that a receiver hands to print(), a logger, a file, a cache or a table."""
-    told: set[tuple[str, int, str]] = set()
-    for heard in project.subscriptions:
-        for frame in project.get_frames(heard):
+    reported: set[tuple[str, int, str]] = set()
+    for subscription in project.subscriptions:
+        for frame in project.get_frames(subscription):
             path = frame.function.path
             for call, conditions in frame.function.calls:
                 sink, arguments = _find_sink(project, frame, call)
                 if not arguments:
                     continue
-                secrecy = SecretFinder(
-                    project=project, subscription=heard, frame=frame, is_conditional=bool(conditions)
+                secret_finder = SecretFinder(
+                    project=project, subscription=subscription, frame=frame, is_conditional=bool(conditions)
                 )
-                for given in (given for argument in arguments for given in secrecy.find_secrets(argument)):
+                for given in (given for argument in arguments for given in secret_finder.find_secrets(argument)):
                     text = ast.unparse(given.node)
                     place = (path, given.node.lineno, text)
-                    if place in told or (sink == "stores" and not given.is_critical):
+                    if place in reported or (sink == "stores" and not given.is_critical):
                         continue
-                    told.add(place)
+                    reported.add(place)
                     yield Fault(
                         path=path,
                         line=given.node.lineno,
-                        signal=heard.signal,
-                        receiver=heard.receiver,
+                        signal=subscription.signal,
+                        receiver=subscription.receiver,
                         message=f"It {sink} {text}: {given.description}.",
                         reason="Output and logs are kept, copied and read by more people than may know it, and so are "
                         "caches, and tables that aren't made for it.",

@@ -27,23 +27,23 @@ _MODEL_SIGNALS = frozenset(
 )
 def wrong_sender(project: Project) -> Iterator[Fault]:
     """Find connections that no send ever reaches."""
-    told: set[tuple[str, int, str]] = set()
+    reported: set[tuple[str, int, str]] = set()
     for connection in project.runtime.connections:
         if connection.signal not in catalog.BUILTIN_SIGNALS or connection.sender.kind in {"any", "unknown"}:
             continue
-        wrong = _find_mismatch(project, connection.signal, connection.sender)
-        if wrong and not (wrong[2] is Severity.INFO and _receives_concrete_model(project, connection)):
-            site = project.find_connect_call(connection)
-            fault = _build_fault(project, connection.signal, connection.receiver, site, connection, wrong)
-            told.add((fault.path, fault.line, fault.signal))
+        mismatch = _find_mismatch(project, connection.signal, connection.sender)
+        if mismatch and not (mismatch[2] is Severity.INFO and _receives_concrete_model(project, connection)):
+            connect_call = project.find_connect_call(connection)
+            fault = _build_fault(project, connection.signal, connection.receiver, connect_call, connection, mismatch)
+            reported.add((fault.path, fault.line, fault.signal))
             yield fault
     for connect in project.source.connect_calls:
         for signal in connect.signals:
-            if signal in catalog.BUILTIN_SIGNALS and (connect.path, connect.line, signal) not in told:
+            if signal in catalog.BUILTIN_SIGNALS and (connect.path, connect.line, signal) not in reported:
                 sender = _get_sender_from_source(project, connect, signal)
-                wrong = _find_mismatch(project, signal, sender) if sender else None
-                if wrong:
-                    yield _build_fault(project, signal, connect.receiver_path, connect, None, wrong)
+                mismatch = _find_mismatch(project, signal, sender) if sender else None
+                if mismatch:
+                    yield _build_fault(project, signal, connect.receiver_path, connect, None, mismatch)
 
 
 def _receives_concrete_model(project: Project, connection: Connection) -> bool:
@@ -63,7 +63,7 @@ def _build_fault(
     connection: Connection | None,
     mismatch: tuple[str, str, Severity],
 ) -> Fault:
-    why, remedy, severity = mismatch
+    reason, hint, severity = mismatch
     at = connect_call or connection
     return Fault(
         path=at.path if at else "",
@@ -73,8 +73,8 @@ def _build_fault(
         message="The receiver never runs."
         if severity is Severity.ERROR
         else "The receiver runs for some of the objects only.",
-        reason=why,
-        hint=remedy,
+        reason=reason,
+        hint=hint,
         severity=severity,
     )
 
@@ -123,7 +123,10 @@ def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, 
         if sender.kind == "handler" or sender.name.endswith("ClientHandler"):
             return None
         return (
-            f"{signal} is sent with the class of the handler, as WSGIHandler or ASGIHandler; {_describe_sender(sender)} is none.",
+            (
+                f"{signal} is sent with the class of the handler, as WSGIHandler or ASGIHandler; "
+                f"{_describe_sender(sender)} is none."
+            ),
             "Leave the sender out; look at the request in a middleware if it is about one view.",
             Severity.ERROR,
         )
@@ -131,7 +134,10 @@ def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, 
         return _check_migrate_sender(signal, sender)
     if signal == "connection_created" and sender.kind in {"string", "instance", "module", "model"}:
         return (
-            f"connection_created is sent with the DatabaseWrapper class of the backend; {_describe_sender(sender)} is none.",
+            (
+                "connection_created is sent with the DatabaseWrapper class of the backend; "
+                f"{_describe_sender(sender)} is none."
+            ),
             "Leave the sender out and compare connection.alias or connection.vendor.",
             Severity.ERROR,
         )
@@ -170,14 +176,14 @@ def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[
         )
     wants = "the table's model, as Model.field.through" if signal == "m2m_changed" else "a model class"
     if sender.kind != "model" or sender.model is None:
-        remedy = (
+        hint = (
             "Give it the table's model: sender=Model.field.through."
             if signal == "m2m_changed"
             else ("Give it the class, not an object." if sender.kind == "instance" else "Give it the model class.")
         )
         if sender.kind == "class":
-            remedy = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
-        return (f"{signal} is sent with {wants}; {_describe_sender(sender)} is none.", remedy, Severity.ERROR)
+            hint = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
+        return (f"{signal} is sent with {wants}; {_describe_sender(sender)} is none.", hint, Severity.ERROR)
     model = sender.model
     if model.swapped:
         return (
@@ -199,8 +205,8 @@ def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[
     if model.proxy and signal not in {"class_prepared", "pre_init", "post_init"}:
         return (
             (
-                f"{model.label} is a proxy of {model.concrete_model}: an object is sent with the class that it was loaded "
-                f"as, and most are loaded as {model.concrete_model}, or deleted with what they belong to."
+                f"{model.label} is a proxy of {model.concrete_model}: an object is sent with the class that it was "
+                f"loaded as, and most are loaded as {model.concrete_model}, or deleted with what they belong to."
             ),
             f"Connect {model.concrete_model} as well.",
             Severity.INFO,

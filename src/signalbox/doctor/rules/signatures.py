@@ -21,18 +21,25 @@ from signalbox.doctor.runtime import Parameter
 )
 def wrong_signature(project: Project) -> Iterator[Fault]:
     """Find receivers that a send can't call, and arguments that are never filled."""
-    told: set[tuple[str, str, int]] = set()
+    reported: set[tuple[str, str, int]] = set()
     for connection in project.runtime.connections:
         key = (connection.signal, connection.path, connection.line)
         sent = _get_sent_arguments(project, connection.signal)
-        if sent and connection.parameters is not None and key not in told:
-            told.add(key)
+        if sent and connection.parameters is not None and key not in reported:
+            reported.add(key)
             yield from _check_parameters(project, connection.parameters, sent, *key, connection.receiver)
-    for heard in project.subscriptions:
-        key = (heard.signal, heard.function.path, heard.function.line)
-        sent = _get_sent_arguments(project, heard.signal)
-        if sent and key not in told and not heard.function.has_unknown_decorator and not heard.after_commit:
-            yield from _check_parameters(project, tuple(_iter_parameters(heard)), sent, *key, heard.receiver)
+    for subscription in project.subscriptions:
+        key = (subscription.signal, subscription.function.path, subscription.function.line)
+        sent = _get_sent_arguments(project, subscription.signal)
+        if (
+            sent
+            and key not in reported
+            and not subscription.function.has_unknown_decorator
+            and not subscription.after_commit
+        ):
+            yield from _check_parameters(
+                project, tuple(_iter_parameters(subscription)), sent, *key, subscription.receiver
+            )
 
 
 def _get_sent_arguments(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]] | None:

@@ -11,11 +11,11 @@ from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.source_model import SignalDefinition
 
 
-@rule(20, "unsent", Severity.WARNING, "a custom signal that nobody sends")
+@rule(20, "never-sent", Severity.WARNING, "a custom signal that nobody sends")
 def never_sent(project: Project) -> Iterator[Fault]:
     """Find signals that no code sends, nor hands to other code that might."""
     sent = {send.signal for send in project.source.send_calls}
-    heard = {signal for connect in project.source.connect_calls for signal in connect.signals}
+    received_signals = {signal for connect in project.source.connect_calls for signal in connect.signals}
     for definition in _iter_custom_definitions(project):
         signal = definition.signal
         if signal not in sent and not project.escapes(signal):
@@ -23,23 +23,23 @@ def never_sent(project: Project) -> Iterator[Fault]:
                 path=definition.path,
                 line=definition.line,
                 signal=signal,
-                message="Its receivers never run." if signal in heard else "Nothing.",
+                message="Its receivers never run." if signal in received_signals else "Nothing.",
                 reason="No installed app's code sends it.",
                 hint="Send it where the thing happens, or remove it"
-                + (" with its receivers." if signal in heard else "."),
-                severity=None if signal in heard else Severity.INFO,
+                + (" with its receivers." if signal in received_signals else "."),
+                severity=None if signal in received_signals else Severity.INFO,
             )
 
 
-@rule(21, "unheard", Severity.INFO, "a custom signal that nobody hears")
+@rule(21, "never-received", Severity.INFO, "a custom signal that nobody hears")
 def never_received(project: Project) -> Iterator[Fault]:
     """Find signals that are sent to nobody."""
-    heard = {signal for connect in project.source.connect_calls for signal in connect.signals}
-    heard |= {connection.signal for connection in project.runtime.connections}
+    received_signals = {signal for connect in project.source.connect_calls for signal in connect.signals}
+    received_signals |= {connection.signal for connection in project.runtime.connections}
     sent = {send.signal for send in project.source.send_calls}
     for definition in _iter_custom_definitions(project):
         signal = definition.signal
-        if signal in sent and signal not in heard and not project.escapes(signal):
+        if signal in sent and signal not in received_signals and not project.escapes(signal):
             yield Fault(
                 path=definition.path,
                 line=definition.line,

@@ -11,7 +11,7 @@ from django.forms.models import model_to_dict
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.models import Delivery, to_microseconds
-from signalbox.outbox import health, operations, queue, registry
+from signalbox.outbox import health, operations, queue
 from signalbox.outbox.queue import SECOND_US, now_us
 from signalbox.queries.filters import EventFilter
 
@@ -71,7 +71,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     screen = Screen(stdout, options)
     if options["action"] == "health":
         return _health(screen, options)
-    alias = options["using"] or registry.get_deliveries_database()
+    alias = options["using"] or queue.get_deliveries_database()
     match options["action"]:
         case "list":
             return _list(screen, alias, options)
@@ -92,7 +92,7 @@ def _health(screen: Screen, options: Mapping[str, Any]) -> int:
     aliases = (
         [options["using"]]
         if options["using"]
-        else queue.get_delivery_databases() or [registry.get_deliveries_database()]
+        else queue.get_delivery_databases() or [queue.get_deliveries_database()]
     )
     found = health.build_report(aliases)
     if options["json"]:

@@ -11,7 +11,8 @@ from django.core.management import CommandError
 from django.db import connections
 
 from signalbox import conf
-from signalbox.outbox.worker import EXIT_STUCK_RECEIVER, Supervisor, Worker, WorkerOptions
+from signalbox.outbox.supervisor import Supervisor
+from signalbox.outbox.worker import EXIT_STUCK_RECEIVER, Worker, WorkerOptions
 
 if TYPE_CHECKING:
     import argparse

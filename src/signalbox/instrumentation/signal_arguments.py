@@ -11,6 +11,7 @@ from django.db.models import Model
 
 from signalbox.instrumentation import model_metadata
 from signalbox.serialization import encoder
+from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.redaction import redact_path
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def get_sender_label(sender: Any) -> str:
     if isinstance(sender, AppConfig):
         return encoder.fit_column(sender.name, 200)
     if isinstance(sender, str):
-        return encoder.fit_column(model_metadata.get_redactor().redact_text(sender[:1000]), 200)
+        return encoder.fit_column(get_redactor().redact_text(sender[:1000]), 200)
     return encoder.fit_column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
 
 
@@ -54,7 +55,7 @@ def set_object_if_model(event: PendingEvent, instance: Any) -> None:
 
 def encode_arguments(named: Mapping[str, Any]) -> dict[str, Any]:
     """Return a send's arguments, bounded and without secrets."""
-    redactor = model_metadata.get_redactor()
+    redactor = get_redactor()
     return {
         name: special(value)
         if (special := ARGUMENT_ENCODERS.get(name)) is not None
@@ -96,7 +97,7 @@ def format_path(path: str, query: str | bytes) -> str:
     An ASGI scope's query is bytes by the specification; Django's AsyncClient gives text.
     """
     path, text = _decode_latin1(path), _decode_latin1(query if isinstance(query, str) else query.decode("latin-1"))
-    return redact_path(f"{path}?{text}" if text else path, model_metadata.get_redactor())
+    return redact_path(f"{path}?{text}" if text else path, get_redactor())
 
 
 def _decode_latin1(text: str) -> str:
@@ -110,7 +111,7 @@ def _decode_latin1(text: str) -> str:
 
 
 def _encode_texts(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: encoder.encode(value, redactor=model_metadata.get_redactor()) for name, value in facts.items()}
+    return {name: encoder.encode(value, redactor=get_redactor()) for name, value in facts.items()}
 
 
 def _encode_request(request: Any) -> Any:
@@ -122,7 +123,7 @@ def _encode_request(request: Any) -> Any:
 def format_request_path(request: Any, path: str) -> str:
     """Return ``path``, by which ``request`` came, with its query, without what its URL pattern names as secrets."""
     query = getattr(request, "META", {}).get("QUERY_STRING", "")
-    return format_path(encoder.redact_request_path(path, request, redactor=model_metadata.get_redactor()), query)
+    return format_path(encoder.redact_request_path(path, request, redactor=get_redactor()), query)
 
 
 def _encode_migration_plan(migrations: Any) -> list[Any]:
@@ -150,7 +151,7 @@ ARGUMENT_ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "plan": lambda value: (
         _encode_migration_plan(value)
         if isinstance(value, list)
-        else encoder.encode(value, redactor=model_metadata.get_redactor())
+        else encoder.encode(value, redactor=get_redactor())
     ),
     "connection": lambda value: _encode_connection(value) if hasattr(value, "vendor") else None,
 }
@@ -163,5 +164,5 @@ def get_current_exception() -> dict[str, str] | None:
     return (
         None
         if error is None
-        else {"exception": encoder.format_exception(error, redactor=model_metadata.get_redactor())}
+        else {"exception": encoder.format_exception(error, redactor=get_redactor())}
     )

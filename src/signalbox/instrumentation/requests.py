@@ -1,37 +1,26 @@
-"""Where work begins and ends: requests, commands and tests. Boundaries are watched whatever is recorded."""
+"""Starts and finishes the traces of requests, regardless of the RECORD setting."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.core.management.base import BaseCommand
 from django.db import connections
 
 from signalbox import conf
 from signalbox.core import tracing
 from signalbox.core.tracing import Trace
-from signalbox.instrumentation import model_metadata
+from signalbox.instrumentation import signal_arguments
 from signalbox.pipeline import exporter, unit_of_work
-from signalbox.serialization import signal_arguments
+from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from django.test import SimpleTestCase
-
-LONG_RUNNING_COMMANDS: Final = frozenset({"runserver", "testserver", "dbshell", "runserver_plus", "signalbox"})
-"""Commands whose work is that of others: requests have traces of their own."""
-
-SHELL_COMMANDS: Final = frozenset({"shell", "shell_plus"})
-
-
-# ------------------------------------------------------------------ requests
 
 
 def start_request(environ: Any, scope: Any) -> Trace:
@@ -78,7 +67,7 @@ def _parse_asgi_scope(scope: Any) -> dict[str, Any]:
 def redact_resolved_path(trace: Trace, request: Any) -> None:
     """Take out of ``trace``, and of the event of its beginning, what only the URL pattern of ``request`` names as
     secrets."""
-    if not any(map(model_metadata.get_redactor().is_secret, request.resolver_match.kwargs)):
+    if not any(map(get_redactor().is_secret, request.resolver_match.kwargs)):
         return
     path = signal_arguments.format_request_path(request, request.path_info)[:2000]
     trace.data["path"] = path
@@ -163,136 +152,3 @@ def postpone_connection_close() -> Iterator[None]:
             connection.__dict__.pop("close_if_unusable_or_obsolete", None)
         for connection in postponed:
             connection.close_if_unusable_or_obsolete()
-
-
-# ------------------------------------------------------------------ commands, and blocks of a project's own
-
-_original_execute: Any = BaseCommand.execute
-_discover_signals: Callable[[], object] = tuple
-
-
-def install(discover_signals: Callable[[], None]) -> None:
-    """Give every management command, and every test of Django's runner, a trace.
-
-    ``look_again`` looks for signals that a command's modules have brought.
-    """
-    global _discover_signals
-    _discover_signals = discover_signals
-    BaseCommand.execute = _execute  # type: ignore[method-assign]
-    if TESTCASES_MODULE in sys.modules:  # a parallel run's process, which executes no command
-        _install_tests()
-
-
-def uninstall() -> None:
-    """Leave the classes as Django made them."""
-    BaseCommand.execute = _original_execute  # type: ignore[method-assign]
-    if TESTCASES_MODULE in sys.modules:
-        _uninstall_tests()
-
-
-def _execute(self: BaseCommand, *args: Any, **options: Any) -> Any:
-    name = type(self).__module__.rpartition(".")[2]
-    _discover_signals()
-    if TESTCASES_MODULE in sys.modules:  # `test` brings Django's test cases
-        _install_tests()
-    if name in LONG_RUNNING_COMMANDS:
-        return _original_execute(self, *args, **options)
-    with traced("shell" if name in SHELL_COMMANDS else "command", name):
-        return _original_execute(self, *args, **options)
-
-
-def start_trace(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None) -> Trace:
-    """Begin a trace: what happens from now on belongs to it."""
-    trace = Trace(kind, model_metadata.get_redactor().redact_text(name), trace_id=trace_id)
-    trace.data = data or {}
-    tracing.activate(trace)
-    return trace
-
-
-def leave_trace(trace: Trace, error: BaseException | None) -> None:
-    """Let what happens from now on belong to the trace before; ``error`` is what ended the work."""
-    if error is not None:
-        exited = isinstance(error, SystemExit) and not error.code
-        trace.status = trace.status or ("ok" if exited else "failed")
-    tracing.deactivate(trace)
-
-
-@contextmanager
-def traced(kind: str, name: str, *, trace_id: str | None = None, data: dict[str, Any] | None = None) -> Iterator[Trace]:
-    """Make what happens in the block one trace."""
-    trace = start_trace(kind, name, trace_id=trace_id, data=data)
-    error = None
-    try:
-        yield trace
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
-        leave_trace(trace, error)
-        exporter.finish_trace(trace, "ok")
-
-
-# ------------------------------------------------------------------ tests
-
-TESTCASES_MODULE: Final = "django.test.testcases"
-
-
-def start_test(name: str) -> Trace:
-    """Begin the trace of a test. What happened before it is not the test's."""
-    exporter.discard_pending()
-    return start_trace("test", name)
-
-
-def finish_test(trace: Trace, status: str) -> None:
-    """End a test's trace while the test's database is still there: what can't be written now is no other test's."""
-    if tracing.deactivate(trace):
-        trace.status = status
-        if _is_database_allowed():
-            exporter.finish_trace(trace)
-    exporter.discard_pending()
-
-
-def _is_database_allowed() -> bool:
-    """Tell whether the test may use the database: test tools put what raises in the place of this method."""
-    try:
-        connections[exporter.get_events_database()].ensure_connection()
-    except Exception:  # noqa: BLE001 - each tool raises an exception of its own
-        return False
-    return True
-
-
-def _install_tests() -> None:
-    from django.test import SimpleTestCase
-
-    if "run" not in SimpleTestCase.__dict__:
-        SimpleTestCase.run = _run_test  # type: ignore[method-assign, assignment]
-
-
-def _uninstall_tests() -> None:
-    from django.test import SimpleTestCase
-
-    if SimpleTestCase.__dict__.get("run") is _run_test:
-        del SimpleTestCase.run
-
-
-def _run_test(self: SimpleTestCase, result: Any = None) -> Any:
-    """Run ``setUp``, the test and ``tearDown`` as one trace; Django's fixtures stand around it."""
-    from django.test import SimpleTestCase
-
-    run = super(SimpleTestCase, self).run
-    if tracing.get_current_trace().kind == "test":  # pytest's plugin was here first
-        return run(result)
-    trace = start_test(self.id())
-    failures_before = _count_failures(result)
-    try:
-        return run(result)
-    finally:
-        finish_test(trace, "failed" if _count_failures(result) > failures_before else "ok")
-
-
-def _count_failures(result: Any) -> int:
-    """Return how many tests have failed so far; in a parallel run's process the result is a list of calls."""
-    calls = getattr(result, "events", None)
-    if calls is not None:
-        return sum(name in ("addError", "addFailure") for name, *_ in calls)
-    return len(getattr(result, "failures", ())) + len(getattr(result, "errors", ()))

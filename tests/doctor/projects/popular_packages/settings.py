@@ -70,5 +70,5 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SITE_ID = 1
 STATIC_URL = "static/"
-WAGTAIL_SITE_NAME = "Wild"
+WAGTAIL_SITE_NAME = "Popular packages"
 WAGTAILADMIN_BASE_URL = "http://localhost"

@@ -1,0 +1,79 @@
+"""Starts and finishes the traces of tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import connections
+
+from signalbox.core import tracing
+from signalbox.core.tracing import Trace
+from signalbox.instrumentation.traces import start_trace
+from signalbox.pipeline import exporter
+
+if TYPE_CHECKING:
+
+    from django.test import SimpleTestCase
+
+TESTCASES_MODULE: Final = "django.test.testcases"
+
+
+def start_test(name: str) -> Trace:
+    """Begin the trace of a test. What happened before it is not the test's."""
+    exporter.discard_pending()
+    return start_trace("test", name)
+
+
+def finish_test(trace: Trace, status: str) -> None:
+    """End a test's trace while the test's database is still there: what can't be written now is no other test's."""
+    if tracing.deactivate(trace):
+        trace.status = status
+        if _is_database_allowed():
+            exporter.finish_trace(trace)
+    exporter.discard_pending()
+
+
+def _is_database_allowed() -> bool:
+    """Tell whether the test may use the database: test tools put what raises in the place of this method."""
+    try:
+        connections[exporter.get_events_database()].ensure_connection()
+    except Exception:  # noqa: BLE001 - each tool raises an exception of its own
+        return False
+    return True
+
+
+def install() -> None:
+    from django.test import SimpleTestCase
+
+    if "run" not in SimpleTestCase.__dict__:
+        SimpleTestCase.run = _run_test  # type: ignore[method-assign, assignment]
+
+
+def uninstall() -> None:
+    from django.test import SimpleTestCase
+
+    if SimpleTestCase.__dict__.get("run") is _run_test:
+        del SimpleTestCase.run
+
+
+def _run_test(self: SimpleTestCase, result: Any = None) -> Any:
+    """Run ``setUp``, the test and ``tearDown`` as one trace; Django's fixtures stand around it."""
+    from django.test import SimpleTestCase
+
+    run = super(SimpleTestCase, self).run
+    if tracing.get_current_trace().kind == "test":  # pytest's plugin was here first
+        return run(result)
+    trace = start_test(self.id())
+    failures_before = _count_failures(result)
+    try:
+        return run(result)
+    finally:
+        finish_test(trace, "failed" if _count_failures(result) > failures_before else "ok")
+
+
+def _count_failures(result: Any) -> int:
+    """Return how many tests have failed so far; in a parallel run's process the result is a list of calls."""
+    calls = getattr(result, "events", None)
+    if calls is not None:
+        return sum(name in ("addError", "addFailure") for name, *_ in calls)
+    return len(getattr(result, "failures", ())) + len(getattr(result, "errors", ()))

@@ -1,0 +1,191 @@
+"""``signalbox.receiver``: connect a receiver, run it after commit, or make it durable."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+
+from asgiref.sync import async_to_sync, iscoroutinefunction
+from django.apps import apps
+from django.db import transaction
+from django.db.models import Model
+from django.db.models.signals import ModelSignal
+from django.dispatch import Signal
+from django.utils.module_loading import import_string
+
+from signalbox.core import catalog
+from signalbox.core.receivers import make_id
+from signalbox.outbox.registry import DurableOptions, SenderSpec, register_durable
+from signalbox.outbox.source import OUTBOX
+from signalbox.pipeline import deliveries
+
+if TYPE_CHECKING:
+
+    pass
+
+ReceiverT = TypeVar("ReceiverT", bound=Callable[..., Any])
+
+
+def receiver(
+    signal: Signal | str | Sequence[Signal | str],
+    *,
+    sender: SenderSpec = None,
+    weak: bool = True,
+    dispatch_uid: object = None,
+    after_commit: bool = False,
+    durable: bool = False,
+    **options: Unpack[DurableOptions],
+) -> Callable[[ReceiverT], ReceiverT]:
+    """Connect a receiver, as ``django.dispatch.receiver`` does, and more::
+
+        @signalbox.receiver(post_save, sender="shop.Order", durable=True)
+        def send_invoice(sender, instance, created, **kwargs): ...
+
+    ``signal`` may be a list, and the name of a built-in signal. ``sender`` may be ``"app.Model"`` for any signal.
+    ``after_commit=True`` calls the receiver in this process once the open transaction is committed, and not if it is
+    rolled back. ``durable=True`` lets a worker call it: after the commit, at least once, in order, with retries.
+
+    Raises ``NotDurable`` for a receiver or signal that cannot be, ``TypeError`` and ``ValueError`` for options that
+    are not understood.
+    """
+    _check_options(after_commit, durable, options)
+    signals = [signal] if isinstance(signal, Signal | str) else list(signal)
+    if isinstance(sender, str):
+        _check_model_label(sender)
+
+    def decorate(function: ReceiverT) -> ReceiverT:
+        if durable:
+            deliveries.install_source(OUTBOX)
+            register_durable(function, signals, sender, options)
+            return function
+        target: Callable[..., Any] = function
+        keep, uid = weak, dispatch_uid
+        if after_commit:
+            keep = weak and hasattr(function, "__dict__")
+            target = _wrap_after_commit(function, keep)
+            uid = uid or make_id(function)  # by which Django finds the function itself, to disconnect it
+        for one in signals:
+            _connect(resolve_signal(one), target, sender, keep, uid)
+        return function
+
+    return decorate
+
+
+def _check_options(after_commit: bool, durable: bool, options: Mapping[str, Any]) -> None:
+    known = DurableOptions.__annotations__
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, (*known, "sender", "weak", "dispatch_uid", "after_commit", "durable"), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"the options of durable=True are {', '.join(known)}."
+            raise TypeError(f"receiver() has no option {name!r}; {hint}")
+    if options and not durable:
+        raise TypeError(
+            f"receiver() was given {', '.join(options)}, which durable receivers have alone: add durable=True."
+        )
+    if durable and after_commit:
+        raise TypeError("A durable receiver runs after the commit anyway: leave out after_commit.")
+    for name, value in options.items():
+        if not _OPTION_CHECKS[name][0](value):
+            raise ValueError(f"receiver() was given {name}={value!r}; {_OPTION_CHECKS[name][1]} was expected.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+_OPTION_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "retries": (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number, 0 or more,"),
+    "backoff": (lambda v: callable(v) or (_is_number(v) and v > 0), "seconds, or a function of the attempt,"),
+    "key": (lambda v: v is None or callable(v) or (isinstance(v, str) and v != ""), "a name, a function or None"),
+    "timeout": (lambda v: v is None or (_is_number(v) and v > 0), "a number of seconds, or None,"),
+    "on_dead": (lambda v: v in ("block", "skip"), '"block" or "skip"'),
+    "queue": (lambda v: isinstance(v, str) and 0 < len(v) <= 64, "a name of at most 64 letters"),
+}
+
+
+def _check_model_label(sender: str) -> None:
+    if sender.count(".") != 1:
+        raise ValueError(f"sender={sender!r} names no model; 'app.Model' was expected.")
+
+
+def resolve_signal(signal: Signal | str) -> Signal:
+    """Return the signal itself.
+
+    Raises ``TypeError`` for the name of a bulk operation, for which Django sends nothing.
+    """
+    if isinstance(signal, Signal):
+        return signal
+    entry = catalog.BUILTIN_SIGNALS.get(signal)
+    if entry is not None and not entry.path:
+        raise TypeError(
+            f"Django sends no signal for {signal!r}: only a durable receiver hears of it, add durable=True."
+        )
+    found = catalog.import_signal(entry) if entry is not None else import_string(signal)
+    if not isinstance(found, Signal):
+        raise TypeError(f"{signal!r} is a {type(found).__name__}; a signal, or the name of one, was expected.")
+    return found
+
+
+def _connect(signal: Signal, target: Callable[..., Any], sender: SenderSpec, weak: bool, uid: object) -> None:
+    if isinstance(sender, str) and not isinstance(signal, ModelSignal):
+        app, model = sender.split(".")
+        apps.lazy_model_operation(partial(_connect_model, signal, target, weak, uid), (app, model.lower()))
+        return
+    signal.connect(target, sender=sender, weak=weak, dispatch_uid=uid)
+
+
+def _connect_model(signal: Signal, target: Callable[..., Any], weak: bool, uid: object, model: type[Model]) -> None:
+    signal.connect(target, sender=model, weak=weak, dispatch_uid=uid)
+
+_after_commit_wrappers: weakref.WeakValueDictionary[tuple[object, bool], Callable[..., None]] = (
+    weakref.WeakValueDictionary()
+)
+"""By Django's id of a receiver, and whether it is held weakly, what is connected for it."""
+
+
+def _wrap_after_commit(function: Any, weak: bool) -> Callable[..., None]:
+    """Return what to connect for ``function``; held weakly, it lives as long as the function, or a method's object."""
+    key = make_id(function), weak
+    known = _after_commit_wrappers.get(key)
+    if known is not None:
+        return known
+    bound = weak and inspect.ismethod(function)
+    find = weakref.WeakMethod(function) if bound else lambda: function
+
+    @wraps(function.__func__ if bound else function)
+    def after_commit(**kwargs: Any) -> None:
+        found = find()
+        if found is None:
+            return
+        call = async_to_sync(found) if iscoroutinefunction(found) else found
+
+        @wraps(found)  # not a partial: Django 5.2 asks a robust hook that raises for its name
+        def run() -> None:
+            call(**kwargs)
+
+        transaction.on_commit(run, using=_get_commit_alias(kwargs), robust=True)
+
+    if bound:
+        weakref.finalize(function.__self__, _release_wrapper, after_commit).atexit = False
+    elif weak:
+        function.__dict__["_signalbox_after_commit"] = after_commit
+    after_commit.signalbox_id = key[0]  # type: ignore[attr-defined]  # read where receivers are listed
+    _after_commit_wrappers[key] = after_commit
+    return after_commit
+
+
+def _release_wrapper(wrapper: object) -> None:
+    """The object of a method is gone, and with this call what was held for as long as it lived."""
+
+
+def _get_commit_alias(arguments: Mapping[str, Any]) -> str:
+    """Return the database whose commit is waited for: the one that the send names, or that of its object."""
+    using = arguments.get("using")
+    if isinstance(using, str):
+        return using
+    about = arguments.get("instance", arguments.get("user"))
+    alias: str | None = about._state.db if isinstance(about, Model) else None
+    return alias or "default"
