@@ -60,7 +60,7 @@ SELECT :start + n * 10000,
                                          'status', jsonb_build_array('open', 'paid'),
                                          'total', jsonb_build_array(n, n + 1)),
            'receivers', jsonb_build_array(jsonb_build_object('name', 'shop.signals.receiver' || n % 50,
-                                          'place', 'shop/signals.py:12', 'us', n % 900, 'error', null)))
+                                          'location', 'shop/signals.py:12', 'duration_us', n % 900, 'error', null)))
 FROM generate_series(:first::bigint, :last::bigint) n
 """
 INSERT_TRACES = """
@@ -90,7 +90,7 @@ INSERT_SHARED_TRACE = """
 INSERT INTO signalbox_trace (trace_id, kind, name, actor_key, actor_label, time, duration, status, events, errors,
                              rolled_back, data)
 SELECT repeat('c', 32), 'request', 'GET /shared/' || t, '', '', :start + t, 100, '200', 1, 0, 0,
-       '{"path": "/shared/", "method": "GET", "view": "shop.views.shared", "remote": "127.0.0.1"}'::jsonb
+       '{"path": "/shared/", "method": "GET", "view": "shop.views.shared", "client_address": "127.0.0.1"}'::jsonb
 FROM generate_series(1, :number::bigint) t
 """
 INSERT_ONE_EVENT = """

@@ -130,7 +130,7 @@ def test_an_asynchronous_block_that_fails_or_is_cancelled_says_so() -> None:
             await task
 
     async_to_sync(work)()
-    rows = Trace.objects.filter(kind="work").values_list("name", "status")
+    rows = Trace.objects.filter(kind="custom").values_list("name", "status")
     assert {("fails", "failed"), ("cancelled", "failed")} == set(rows)
 
 

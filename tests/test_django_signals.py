@@ -216,7 +216,7 @@ def test_a_weak_local_function_is_gone_and_one_that_is_not_weak_stays() -> None:
     [event] = register("tests.departed")
     [run] = event.data["receivers"]
     assert run["name"].endswith("connect.<locals>.strong")
-    assert run["place"].startswith("tests/test_seed.py:")
+    assert run["location"].startswith("tests/test_django_signals.py:")
 
 
 @pytest.mark.django_db
@@ -397,7 +397,7 @@ def test_pre_init_has_the_arguments_of_the_constructor_and_post_init_the_instanc
     assert (2, 2) == (len(before), len(after))
     assert (7, "steam") == before[1][1]["args"]
 
-    counts = Trace.objects.get(trace_id=trace.id).data["counts"]
+    counts = Trace.objects.get(trace_id=trace.id).data["init_counts"]
     assert {"pre_init": {"shop.Tag": 2}, "post_init": {"shop.Tag": 2}} == counts
 
 

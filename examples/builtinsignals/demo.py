@@ -373,7 +373,7 @@ def print_summary(screen: Screen) -> list[str]:
         receivers[name] += len(event.data.get("receivers", []))
         senders[name] = event.sender
     for trace in Trace.objects.order_by("id"):
-        for name, counts in trace.data.get("counts", {}).items():
+        for name, counts in trace.data.get("init_counts", {}).items():
             events[name] += sum(counts.values())
             senders[name] = list(counts)[-1]
 

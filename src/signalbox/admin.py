@@ -112,7 +112,7 @@ class KindFilter(_NewestRowsFilter):
 
     title = f"kind, among the newest {MAX_SCANNED_ROWS:,} rows"
     parameter_name = "kind"
-    values = ("request", "command", "task", "work", "shell", "test", "process")
+    values = ("request", "command", "task", "custom", "shell", "test", "process")
 
 
 class StateFilter(_StaticChoicesFilter):

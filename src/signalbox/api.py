@@ -28,7 +28,7 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
     Raises ``TypeError`` if ``name`` is no text, or ``actor`` neither a user nor a text.
     """
 
-    def __init__(self, name: str, *, actor: Any = None, kind: str = "work") -> None:
+    def __init__(self, name: str, *, actor: Any = None, kind: str = "custom") -> None:
         if not isinstance(name, str):
             raise TypeError(
                 f"trace() was given {type(name).__name__} as name; a text was expected: trace('import prices')."

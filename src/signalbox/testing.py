@@ -17,9 +17,8 @@ from django.dispatch import Signal
 
 from signalbox.core import catalog
 from signalbox.core.event import PendingEvent
-from signalbox.instrumentation import install
+from signalbox.instrumentation import install, signal_arguments
 from signalbox.instrumentation import signals as signal_patches
-from signalbox.instrumentation import signal_arguments
 from signalbox.serialization import diff
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from django.utils import timezone
 
 from signalbox import receiver
 from signalbox.core import object_keys
+from signalbox.instrumentation import signal_arguments
 from signalbox.outbox.registry import CannotBeDurable
 from signalbox.queries.object_history import history
-from signalbox.instrumentation import signal_arguments
 from signalbox.serialization.redaction import REDACTED
 from tests.events import get_events, get_newest_event, get_object_event
 from tests.shop.models import (

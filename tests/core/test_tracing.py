@@ -62,7 +62,7 @@ def test_no_header_raises(header: str) -> None:
 
 
 def test_a_trace_is_carried_on_by_a_valid_traceparent() -> None:
-    trace = Trace("work", "export")
+    trace = Trace("custom", "export")
     found = tracing.parse_traceparent(tracing.build_traceparent(trace))
 
     assert found is not None
@@ -73,7 +73,7 @@ def test_a_trace_is_carried_on_by_a_valid_traceparent() -> None:
 
 
 def test_events_are_numbered_in_order_within_a_trace() -> None:
-    trace = Trace("work", "count")
+    trace = Trace("custom", "count")
     spans = [trace.next_span() for _ in range(3)]
 
     assert [spans[0], spans[0] + 1, spans[0] + 2] == spans
@@ -87,7 +87,7 @@ def test_two_processes_of_one_trace_do_not_number_alike() -> None:
 
 
 def test_a_span_fits_a_bigint() -> None:
-    assert all(0 <= Trace("work", "w").next_span() < 2**63 for _ in range(1000))
+    assert all(0 <= Trace("custom", "w").next_span() < 2**63 for _ in range(1000))
 
 
 # ------------------------------------------------------------------ which trace is current
@@ -113,7 +113,7 @@ def test_a_trace_that_fails_is_left_as_well() -> None:
 
 def test_leaving_an_outer_trace_leaves_the_inner_ones() -> None:
     before = tracing.get_current_trace()
-    outer, inner = Trace("work", "outer"), Trace("work", "inner")
+    outer, inner = Trace("custom", "outer"), Trace("custom", "inner")
     tracing.activate(outer)
     tracing.activate(inner)
 

@@ -224,8 +224,8 @@ def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Cal
 def work(window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
     """A request that changed an order, in whose receiver another was saved, and a command that failed."""
     runs = [
-        {"name": "shop.signals.send_invoice", "place": "shop/signals.py:12", "us": 900, "error": None},
-        {"name": "shop.signals.tell_stock", "place": "shop/signals.py:30", "us": 300, "error": "ValueError: no stock"},
+        {"name": "shop.signals.send_invoice", "location": "shop/signals.py:12", "duration_us": 900, "error": None},
+        {"name": "shop.signals.tell_stock", "location": "shop/signals.py:30", "duration_us": 300, "error": "ValueError: no stock"},
     ]
     changes = {
         "status": ["open", "paid"],

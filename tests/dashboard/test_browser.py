@@ -505,7 +505,7 @@ def test_whatever_is_stored_is_shown_as_text(
         kind="<b>kind",
         status="<i>5",
         actor_label=EVIL,
-        data={"path": EVIL, "view": EVIL, "remote": EVIL, "counts": {EVIL: {EVIL: 1}}},
+        data={"path": EVIL, "view": EVIL, "client_address": EVIL, "init_counts": {EVIL: {EVIL: 1}}},
     )
     event = add_event(
         trace_id=FIRST_TRACE_ID,
@@ -522,7 +522,7 @@ def test_whatever_is_stored_is_shown_as_text(
             "changes": {EVIL: [EVIL, EVIL * 2], "blank": [EVIL]},
             "row": {EVIL: EVIL, "list": [EVIL, {EVIL: EVIL}]},
             "labels": {EVIL: {EVIL: EVIL}},
-            "receivers": [{"name": EVIL, "place": EVIL, "us": 10, "error": EVIL}],
+            "receivers": [{"name": EVIL, "location": EVIL, "duration_us": 10, "error": EVIL}],
         },
     )
     add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
@@ -574,7 +574,7 @@ def test_whatever_is_stored_is_shown_as_text_on_the_map_and_where_it_is_put_back
     window: OpenWindow, add_event: AddEvent
 ) -> None:
     visitor = window()
-    runs = [{"name": f"shop.{EVIL}", "place": EVIL, "us": 10, "error": EVIL}]
+    runs = [{"name": f"shop.{EVIL}", "location": EVIL, "duration_us": 10, "error": EVIL}]
     changes = {"status": [EVIL, EVIL * 2], "note": ["a" * 80, EVIL], "number": [EVIL]}
     event = add_event(object_label=EVIL, actor_label=EVIL, errors=1, data={"receivers": runs, "changes": changes})
     for path in ("/signalbox/map/", f"/signalbox/event/{event.id}/revert/"):

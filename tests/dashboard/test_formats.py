@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from signalbox.core import labels
 from signalbox.dashboard import formats
 from signalbox.dashboard.formats import DiffPart, FieldDiff
 
@@ -31,13 +32,13 @@ def test_a_duration_is_said_with_three_digits(microseconds: int | None, said: st
 
 def test_a_signal_that_django_does_not_know_is_custom() -> None:
     assert ["model", "bulk", "custom"] == [
-        formats.get_signal_group(name) for name in ("post_save", "update", "shop.signals.paid")
+        labels.get_signal_group(name) for name in ("post_save", "update", "shop.signals.paid")
     ]
 
 
 def test_a_model_s_label_stays_whole_and_a_dotted_name_is_shortened() -> None:
     names = ["auth.User", "django.core.handlers.wsgi.WSGIHandler", ""]
-    assert ["auth.User", "WSGIHandler", ""] == [formats.short_sender(name) for name in names]
+    assert ["auth.User", "WSGIHandler", ""] == [labels.short_sender(name) for name in names]
 
 
 def test_changes_are_told_with_what_was_there_before() -> None:

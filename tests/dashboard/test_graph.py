@@ -51,7 +51,7 @@ def edge(name: str) -> graph.Edge:
 
 
 def ran(name: str, us: int = 100, error: str | None = None) -> dict[str, Any]:
-    return {"receivers": [{"name": f"{__name__}.{name}", "place": "x.py:1", "us": us, "error": error}]}
+    return {"receivers": [{"name": f"{__name__}.{name}", "location": "x.py:1", "duration_us": us, "error": error}]}
 
 
 def test_an_edge_tells_who_hears_what_of_whom() -> None:

@@ -318,7 +318,7 @@ def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
     page = render_to_string("signalbox/parts/findings.html", {"findings": [SHADOWED], "seconds": 0.5, "source": True})
     for said in ("Errors", "&lt;b&gt;tell&lt;/b&gt; never runs.", "shop/signals.py:2", "A second", "Give it another."):
         assert said in page
-    assert '<span class="code marked"><span class="n">2</span>def tell():' in page
+    assert '<span class="code highlighted"><span class="n">2</span>def tell():' in page
 
 
 def test_the_source_around_a_finding_is_shown_where_the_setting_says_so_alone(

@@ -49,8 +49,8 @@ def test_numbers_stand_where_there_is_room_for_them() -> None:
 
 def test_receivers_lie_inside_their_event_one_after_the_other() -> None:
     runs = [
-        {"name": "a", "place": "", "us": 30, "error": None},
-        {"name": "b", "place": "x.py:1", "us": 60, "error": "E: no"},
+        {"name": "a", "location": "", "duration_us": 30, "error": None},
+        {"name": "b", "location": "x.py:1", "duration_us": 60, "error": "E: no"},
     ]
     [row] = build_waterfall([event(1, data={"receivers": runs})], [trace()], whole_trace=True).rows
     assert [("a", "10.000", "3.000"), ("b", "13.000", "6.000")] == [
@@ -59,7 +59,7 @@ def test_receivers_lie_inside_their_event_one_after_the_other() -> None:
 
 
 def test_in_a_short_bar_only_receivers_that_raised_are_drawn() -> None:
-    runs = [{"name": "a", "us": 2, "error": None}, {"name": "b", "us": 1, "error": "E: no"}]
+    runs = [{"name": "a", "duration_us": 2, "error": None}, {"name": "b", "duration_us": 1, "error": "E: no"}]
     [row] = build_waterfall([event(1, duration=3, data={"receivers": runs})], [trace()], whole_trace=True).rows
     assert (["a", "b"], ["b"]) == ([run.name for run in row.calls], [run.name for run in row.visible_calls])
 

@@ -175,7 +175,7 @@ def test_receivers_that_ran_after_the_commit_are_in_the_event(alias: str) -> Non
     event = Event.objects.using(alias).get(signal="post_save")
     [run] = event.data["receivers"]
     assert (run["name"].rpartition(".")[2], run["error"]) == ("listen", None)
-    assert run["us"] <= (event.duration or 0)
+    assert run["duration_us"] <= (event.duration or 0)
     assert [name] == register.assert_rows_match(alias=alias)
 
 

@@ -26,10 +26,7 @@ from django.urls import path
 
 import signalbox
 from signalbox.core import naming, tracing
-from signalbox.instrumentation import signals
-from signalbox.instrumentation import commands
-from signalbox.instrumentation import requests
-from signalbox.instrumentation import test_runs
+from signalbox.instrumentation import commands, requests, signals, test_runs
 from signalbox.models import Event, Trace
 from tests.shop.models import Tag
 
@@ -98,7 +95,7 @@ def test_a_request_is_a_trace_with_what_is_known_of_it() -> None:
 
     row = newest(kind="request")
     assert "HEAD /tag/?colour=red" == row.name
-    assert ("HEAD", "/tag/?colour=red", "192.0.2.7") == (row.data["method"], row.data["path"], row.data["remote"])
+    assert ("HEAD", "/tag/?colour=red", "192.0.2.7") == (row.data["method"], row.data["path"], row.data["client_address"])
     assert row.duration is not None
     assert row.duration > 0
 
@@ -258,7 +255,7 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
         tracing.deactivate(trace)
 
     assert (TRACE_ID, "GET /tag/?page=2") == (trace.id, trace.name)
-    assert ("GET", "/tag/?page=2", "203.0.113.9") == tuple(trace.data[key] for key in ("method", "path", "remote"))
+    assert ("GET", "/tag/?page=2", "203.0.113.9") == tuple(trace.data[key] for key in ("method", "path", "client_address"))
 
 
 def test_a_traceparent_that_is_sent_twice_is_none() -> None:
@@ -273,7 +270,7 @@ def test_a_scope_that_says_next_to_nothing_makes_a_trace_all_the_same() -> None:
     trace = requests.start_request(None, {})
     tracing.deactivate(trace)
 
-    assert ("request", "", "") == (trace.kind, trace.data["remote"], trace.data["method"])
+    assert ("request", "", "") == (trace.kind, trace.data["client_address"], trace.data["method"])
 
 
 def test_ending_a_request_where_none_began_does_nothing() -> None:
@@ -471,7 +468,7 @@ def test_what_a_process_counted_after_its_first_event_is_known_when_it_has_ended
     assert 1 == Trace.objects.filter(trace_id=row.trace_id).count()
     # One is made, and loaded three times.
     assert {"pre_init": {"shop.Tag": 4}, "post_init": {"shop.Tag": 4}} == {
-        signal: {"shop.Tag": models["shop.Tag"]} for signal, models in row.data["counts"].items()
+        signal: {"shop.Tag": models["shop.Tag"]} for signal, models in row.data["init_counts"].items()
     }
     assert row.duration is not None
     assert row.duration > 0

@@ -261,7 +261,7 @@ def test_more_keys_than_ten_thousand_are_counted(monkeypatch: pytest.MonkeyPatch
     ):
         operation()
         told_args = get_newest_event(Tag, *OPERATIONS).data["args"]
-        assert (5, 2, 3) == (told_args["count"], len(told_args["keys"]), told_args["keys_left_out"])
+        assert (5, 2, 3) == (told_args["count"], len(told_args["keys"]), told_args["omitted_keys"])
 
 
 # ------------------------------------------------------------------ bulk_create()

@@ -13,8 +13,7 @@ from django.test import Client, override_settings
 
 import signalbox
 from signalbox.core import naming, tracing
-from signalbox.instrumentation import discovery, install
-from signalbox.instrumentation import test_runs
+from signalbox.instrumentation import discovery, install, test_runs
 from signalbox.instrumentation import signals as signal_patches
 from signalbox.models import Event
 from tests.shop import signals

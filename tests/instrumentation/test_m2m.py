@@ -15,9 +15,9 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import signalbox
+from signalbox.instrumentation import signal_arguments
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import RevertError, revert
-from signalbox.instrumentation import signal_arguments
 from signalbox.serialization.redaction import REDACTED
 from tests.events import get_events, get_newest_event
 from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag

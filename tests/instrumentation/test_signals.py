@@ -16,8 +16,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.core import naming, tracing
-from signalbox.instrumentation import install, signals
-from signalbox.instrumentation import test_runs
+from signalbox.instrumentation import install, signals, test_runs
 from signalbox.models import Event
 from tests.shop.models import Tag
 
@@ -297,8 +296,8 @@ def test_each_kind_of_receiver_is_told_by_name_and_place(signal: Signal, way: st
     assert receiver == answered
     [run] = runs(events()[0])
     assert (f"{__name__}.{name}", None) == (run["name"], run["error"])
-    assert run["place"].startswith("tests/test_sends.py:")
-    assert run["us"] >= 0
+    assert run["location"].startswith("tests/instrumentation/test_signals.py:")
+    assert run["duration_us"] >= 0
 
 
 @pytest.mark.django_db
@@ -439,7 +438,7 @@ def test_a_class_with_a_send_of_its_own_sends_its_own_way(way: str) -> None:
     [event] = events()
     [run] = runs(event)
     assert run["name"].endswith("listen")
-    assert own == (run["us"] is None)
+    assert own == (run["duration_us"] is None)
 
 
 @pytest.mark.django_db
@@ -497,7 +496,7 @@ def test_a_send_of_its_own_that_takes_arguments_in_their_order_is_one_event_with
         (receiver, repr(answer) if isinstance(answer, Exception) else answer) for receiver, answer in answers
     ]
     [event] = events()
-    assert [True, True] == [run["us"] is not None for run in runs(event)]
+    assert [True, True] == [run["duration_us"] is not None for run in runs(event)]
     assert 1 == event.errors
 
 
@@ -537,7 +536,7 @@ def test_a_class_that_inherits_its_ways_is_timed_as_django_s_own() -> None:
         for _ in range(2):
             assert [(plain, "plain")] == signal.send(sender=Tag)
 
-    assert all(run["us"] is not None for event in events() for run in runs(event))
+    assert all(run["duration_us"] is not None for event in events() for run in runs(event))
 
 
 def test_a_signal_of_models_takes_lazy_senders_as_before() -> None:
@@ -614,7 +613,7 @@ def test_how_long_receivers_took_is_told_in_microseconds(signal: Signal) -> None
 
     [event] = events()
     assert event.duration is not None
-    assert 20_000 <= runs(event)[0]["us"] <= event.duration < 2_000_000
+    assert 20_000 <= runs(event)[0]["duration_us"] <= event.duration < 2_000_000
 
 
 @pytest.mark.django_db

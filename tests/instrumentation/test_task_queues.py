@@ -201,7 +201,7 @@ def test_a_task_is_a_trace_by_its_dotted_path() -> None:
 
     row = newest(kind="task")
     assert (f"{__name__}.tag_later", "ok", "ann") == (row.name, row.status, row.actor_label)
-    assert (around.id, result.id) == (row.trace_id, row.data["job"])
+    assert (around.id, result.id) == (row.trace_id, row.data["task_id"])
     assert around.id == Event.objects.get(signal="post_save").trace_id
     assert tracing.get_current_trace().kind != "task"
 

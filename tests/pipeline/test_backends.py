@@ -14,14 +14,13 @@ from django.db.backends.sqlite3.base import DatabaseWrapper
 
 from signalbox.core import tracing
 from signalbox.core.event import Outcome, PendingEvent
-from signalbox.pipeline import backends, batches, writer
-from signalbox.pipeline import serializer
+from signalbox.pipeline import backends, batches, serializer, writer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def a_trace() -> batches.Batch:
-    return batches.Batch(traces=[serializer.build_trace_row(tracing.Trace("work", "stocktaking"))])
+    return batches.Batch(traces=[serializer.build_trace_row(tracing.Trace("custom", "stocktaking"))])
 
 
 def events(*signals: str) -> batches.Batch:

@@ -15,11 +15,10 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 
 import signalbox
-from signalbox.core import tracing
+from signalbox.core import text, tracing
 from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import exporter, writer
-from signalbox.serialization import encoder
 from tests.connecting import get_connection
 from tests.shop.models import Tag
 
@@ -104,7 +103,7 @@ def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
     assert ["a", "b"] == rung()
 
 
-@pytest.mark.parametrize("kind", ["command", "task", "work", "cron"])
+@pytest.mark.parametrize("kind", ["command", "task", "custom", "cron"])
 def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with signalbox.trace("serve", kind=kind):
         ring("a")
@@ -157,7 +156,7 @@ def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.Log
 
 @pytest.mark.every_database
 def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "fit_column", lambda text, length: None if text == "refused" else text)
+    monkeypatch.setattr(text, "fit_column", lambda text, length: None if text == "refused" else text)
     with signalbox.trace("refused") as trace:
         ring("a")
     assert ["a"] == rung()
@@ -218,7 +217,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.every_database
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("kind", ["request", "test", "task", "command", "work"])
+@pytest.mark.parametrize("kind", ["request", "test", "task", "command", "custom"])
 def test_a_trace_holds_no_more_than_so_many_events(kind: str) -> None:
     with signalbox.trace("many", kind=kind) as trace:
         for number in range(28):

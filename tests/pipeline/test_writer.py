@@ -14,8 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from signalbox.core import tracing
 from signalbox.core.event import Actor, Outcome, PendingEvent
 from signalbox.models import Event, Trace
-from signalbox.pipeline import batches, writer
-from signalbox.pipeline import serializer
+from signalbox.pipeline import batches, serializer, writer
 from tests.connecting import get_connection
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
@@ -87,7 +86,7 @@ def test_any_number_of_events_keep_their_order(number: int) -> None:
 
 
 def test_events_and_traces_are_written_together() -> None:
-    trace = tracing.Trace("work", TEXT)
+    trace = tracing.Trace("custom", TEXT)
     trace.duration = 5_000
     trace.data = {"view": TEXT}
     trace.status = "ok"

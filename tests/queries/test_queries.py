@@ -458,10 +458,10 @@ def test_signals_are_chosen_by_name_and_group() -> None:
 
 def test_signals_are_counted_over_the_newest_events_alone() -> None:
     for _ in range(5):
-        create_event(signal="post_save", data={"announced": 5})
+        create_event(signal="post_save", data={"pre_signal_time": 5})
     create_event(signal="post_delete")
-    create_trace(data={"counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
-    create_trace(at=minutes(-60), data={"counts": {"pre_init": {"shop.Order": 1000}}})
+    create_trace(data={"init_counts": {"pre_init": {"shop.Order": 3, "shop.Tag": 2}}})
+    create_trace(at=minutes(-60), data={"init_counts": {"pre_init": {"shop.Order": 1000}}})
     counts = {
         one.name: one.event_count for one in signal_listeners.get_signal_listeners({}, (), limit=4) if one.event_count
     }
@@ -472,7 +472,7 @@ def test_signals_are_counted_over_the_newest_events_alone() -> None:
 
 
 def run(name: str, us: int | None, error: str | None = None) -> dict[str, Any]:
-    return {"name": name, "place": f"{name}.py:1", "us": us, "error": error}
+    return {"name": name, "location": f"{name}.py:1", "duration_us": us, "error": error}
 
 
 def test_statistics_count_outcomes_and_time_receivers() -> None:

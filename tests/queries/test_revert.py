@@ -346,7 +346,7 @@ def test_a_relation_of_which_not_all_keys_are_told_stays_as_it_is() -> None:
     order.tags.add(Tag.objects.create(name="a"))
     event = get_newest_event(Order.tags.through, "m2m_changed")
     with refused("tells 1 keys and leaves out 7"):
-        revert(lost(event, args={**event.data["args"], "keys_left_out": 7}))
+        revert(lost(event, args={**event.data["args"], "omitted_keys": 7}))
     with refused("changed nothing"):
         revert(lost(event, args={**event.data["args"], "added": []}))
     with refused("shop.Order has no relation by shop.Gone any more"):

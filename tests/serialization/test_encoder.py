@@ -34,6 +34,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signalbox.core.text import digest, sanitize_text
 from signalbox.serialization import encoder
 from signalbox.serialization.encoder import (
     CYCLE,
@@ -43,13 +44,11 @@ from signalbox.serialization.encoder import (
     MAX_TEXT,
     TOO_DEEP,
     TOO_LONG,
-    digest,
     dumps,
     encode,
     encode_fields,
     format_exception,
     has_secret_pk,
-    sanitize_text,
 )
 from signalbox.serialization.redaction import REDACTED, Redactor
 

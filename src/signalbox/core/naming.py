@@ -12,7 +12,7 @@ from typing import Any
 from django.apps import apps
 from django.dispatch import Signal
 
-from signalbox.serialization import encoder
+from signalbox.core.text import fit_column
 
 _tracked_names: weakref.WeakKeyDictionary[Signal, str] = weakref.WeakKeyDictionary()
 
@@ -57,7 +57,7 @@ def get_signal_name(signal: Signal, bindings: Sequence[tuple[str, str]]) -> str:
     It is named after the module that makes it, not after one that imports it from there.
     """
     made = bindings if len(bindings) == 1 else [place for place in bindings if _is_assigned_in(*place)] or bindings
-    return _tracked_names.get(signal) or encoder.fit_column(".".join(made[0]), 200)
+    return _tracked_names.get(signal) or fit_column(".".join(made[0]), 200)
 
 
 def _is_assigned_in(module: str, attribute: str) -> bool:

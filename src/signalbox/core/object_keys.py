@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from signalbox.serialization import encoder
+from signalbox.core.text import digest, sanitize_text
 
 MAX_LENGTH: Final = 200
 """Characters of the column; a longer key ends in a digest of the whole."""
@@ -33,6 +33,6 @@ def key_to_text(value: Any, *, secret: bool = False) -> str:
     if secret:
         if DIGEST_PATTERN.fullmatch(found):  # somebody has it from an event
             return found
-        return encoder.digest(found, settings.SECRET_KEY.encode())
-    found = encoder.sanitize_text(found)
-    return found if len(found) <= MAX_LENGTH else found[: MAX_LENGTH - 20] + encoder.digest(found, b"")
+        return digest(found, settings.SECRET_KEY.encode())
+    found = sanitize_text(found)
+    return found if len(found) <= MAX_LENGTH else found[: MAX_LENGTH - 20] + digest(found, b"")

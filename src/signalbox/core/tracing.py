@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.utils.functional import empty
 
 from signalbox.core.event import Actor, PendingEvent
-from signalbox.serialization import encoder
-from signalbox.serialization.redaction import redact_text
+from signalbox.core.text import fit_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,7 +173,7 @@ def actor_from_user(user: Any) -> Actor | None:
 
 def build_actor(key: str, label: str) -> Actor:
     """Return an actor as the columns take it."""
-    return Actor(key=encoder.fit_column(key, 64), label=encoder.fit_column(label, 150))
+    return Actor(key=fit_column(key, 64), label=fit_column(label, 150))
 
 
 def generate_trace_id() -> str:
@@ -212,7 +211,7 @@ def get_process_trace() -> Trace:
     global _process_trace
     if _process_trace is None:  # or forked, see below
         name = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:2]])
-        _process_trace = Trace("process", redact_text(name)[:200])
+        _process_trace = Trace("process", name)
     return _process_trace
 
 

@@ -11,12 +11,12 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.views.decorators.http import require_GET, require_POST
 
+from signalbox.core.text import sanitize_text
 from signalbox.dashboard.access import dashboard_view
 from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox import health, operations, queue
-from signalbox.serialization import encoder
 
 CHANGE_PERMISSION: Final = "signalbox.change_delivery"
 
@@ -61,7 +61,7 @@ def _build_queue_context(request: HttpRequest, params: Any) -> dict[str, Any]:
     state = params.get("state", "")
     if state not in STATE_TABS:
         raise Http404(f"{state!r} is no state of a delivery.")
-    receiver = encoder.sanitize_text(params.get("receiver", "")).strip()[:200]
+    receiver = sanitize_text(params.get("receiver", "")).strip()[:200]
     found = operations.filter_deliveries(alias, state=state, receiver=receiver)
     before = params.get("before", "")
     if before.isascii() and before.isdigit() and len(before) < 19:

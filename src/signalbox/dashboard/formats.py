@@ -8,7 +8,6 @@ from difflib import SequenceMatcher
 from re import findall
 from typing import Any, Final, NamedTuple
 
-from signalbox.core import catalog
 from signalbox.serialization import encoder
 
 LONG_TEXT_LENGTH: Final = 60
@@ -54,28 +53,6 @@ def format_duration(microseconds: int | None) -> str:
 
 def _format_three_digits(number: float) -> str:
     return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
-
-
-def get_signal_group(signal: str) -> str:
-    """Return a signal's group by its name: ``model`` for ``post_save``, ``custom`` for what Django doesn't know."""
-    entry = catalog.BUILTIN_SIGNALS.get(signal)
-    return entry.group if entry else "custom"
-
-
-def short_name(dotted: str) -> str:
-    """Return the last part of a dotted name."""
-    return dotted.rpartition(".")[2]
-
-
-def qualifier(dotted: str) -> str:
-    """Return a dotted name without its last part, with the dot that follows it."""
-    before, dot, _ = dotted.rpartition(".")
-    return before + dot
-
-
-def short_sender(sender: str) -> str:
-    """Return a model's label as it is, and of a longer dotted name the last part."""
-    return sender if sender.count(".") < 2 else short_name(sender)
 
 
 def format_value(value: Any) -> str:

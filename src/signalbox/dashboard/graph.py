@@ -11,8 +11,7 @@ from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.dispatch import Signal
 
-from signalbox.core import catalog, receivers
-from signalbox.dashboard import formats
+from signalbox.core import catalog, labels, receivers
 from signalbox.instrumentation.install import get_recorded_signals
 from signalbox.instrumentation.signal_arguments import get_sender_label
 from signalbox.models import Event
@@ -71,8 +70,8 @@ class CallStats:
     def add_call(self, call: Mapping[str, Any]) -> None:
         """Count one run; the latest are given first."""
         self.calls += 1
-        if call.get("us") is not None:
-            self.durations_us.append(call["us"])
+        if call.get("duration_us") is not None:
+            self.durations_us.append(call["duration_us"])
         if call.get("error"):
             self.errors += 1
             self.error = self.error or call["error"]
@@ -129,7 +128,7 @@ def build_signal_edges(
         p90 = times[min(len(times) - 1, len(times) * 9 // 10)] if times else None
         yield Edge(
             signal=name,
-            group=formats.get_signal_group(name),
+            group=labels.get_signal_group(name),
             sender=sender,
             receiver=called,
             location="" if receiver is None else receivers.get_location(receiver),
@@ -150,7 +149,7 @@ def build_durable_edges(*, include_source: bool) -> Iterator[Edge]:
     for signal, sender, durable in registry.get_subscriptions():
         yield Edge(
             signal=signal,
-            group=formats.get_signal_group(signal),
+            group=labels.get_signal_group(signal),
             sender=ANY_SENDER if sender is None else sender,
             receiver=durable.name,
             location=receivers.get_location(durable.function),

@@ -49,7 +49,7 @@ TIME_RANGES: Final = (
 
 AXIS_CHOICES: Final = {"whole": True, "events": False}
 
-TRACE_KINDS: Final = ("request", "command", "task", "work", "shell", "test", "process")
+TRACE_KINDS: Final = ("request", "command", "task", "custom", "shell", "test", "process")
 
 
 def _parse_id(request: HttpRequest, name: str) -> int | None:
@@ -225,7 +225,7 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
             "revertible": permissions.can_revert(request.user, found),
             "earlier": earlier,
             "later": later,
-            "slowest": max((run.get("us") or 0 for run in found.data.get("receivers") or ()), default=0),
+            "slowest": max((run.get("duration_us") or 0 for run in found.data.get("receivers") or ()), default=0),
             "raw": event_to_dict(found),
         },
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from signalbox.core import labels
 from signalbox.dashboard import formats
 from signalbox.queries.timeline_query import REQUEST_EXCEPTION_SIGNAL
 from signalbox.queries.trace_tree import build_trees
@@ -90,7 +91,7 @@ class WaterfallRow:
         """What stands beside its bar, or above it."""
         if self.event.duration or self.calls:
             return formats.format_duration(self.event.duration)
-        return "no signal" if formats.get_signal_group(self.event.signal) == "bulk" else "nobody listens"
+        return "no signal" if labels.get_signal_group(self.event.signal) == "bulk" else "nobody listens"
 
     @property
     def label_side(self) -> LabelSide:
@@ -216,12 +217,12 @@ def _position_row(row: WaterfallRow, start: int, duration_us: int) -> None:
     receivers = event.data.get("receivers") if isinstance(event.data, dict) else None
     at = row.offset_us
     for run in receivers or ():
-        us = run.get("us")
+        us = run.get("duration_us")
         # Receivers run one after the other, and each one's beginning is not kept: they stand in their order.
         row.calls.append(
             CallBar(
                 run["name"],
-                run.get("place", ""),
+                run.get("location", ""),
                 us,
                 run.get("error"),
                 _format_percent(at, duration_us),

@@ -483,7 +483,7 @@ def _get_related_keys(metadata: ModelMetadata, requested: returning.ReturningReq
         return {}
     columns = list(zip(*requested.rows, strict=True))[len(metadata.pk_fields) :]
     return {
-        "ends": {
+        "related_keys": {
             field.name: _encode_keys(model_metadata.get_metadata(field.related_model), list(column))
             for field, column in zip(metadata.through_fields, columns, strict=False)
         }
@@ -571,7 +571,7 @@ def _record_operation(
     if keys is not None:
         encoded = args["keys"] = _encode_keys(metadata, keys)
         if count > len(encoded):
-            args["keys_left_out"] = count - len(encoded)
+            args["omitted_keys"] = count - len(encoded)
     event.args = args
     event.rollbackable = rollbackable
     _add_event(event, connection)

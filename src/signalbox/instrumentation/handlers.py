@@ -11,10 +11,10 @@ from django.db import DatabaseError, connections
 from signalbox import conf
 from signalbox.core import tracing
 from signalbox.core.event import Outcome, PendingEvent
+from signalbox.core.text import fit_column
 from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state, signal_arguments
 from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
 from signalbox.pipeline.deliveries import EnqueueError
-from signalbox.serialization import encoder
 from signalbox.serialization.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -75,11 +75,13 @@ class PlainSignalHandler(BaseHandler):
         if _is_ignored(sender):
             return None
         event = _build_event(
-            self.name, signal_arguments.get_sender_label(sender), encoder.fit_column(str(named.get("using") or ""), 64)
+            self.name, signal_arguments.get_sender_label(sender), fit_column(str(named.get("using") or ""), 64)
         )
         event.args = signal_arguments.encode_arguments(named)
         if deliveries.get_source().has_subscriber(self.name, event.sender):
-            event.outbox_arguments = deliveries.get_source().serialize_arguments(self.name, event.sender, named, event.args)
+            event.outbox_arguments = deliveries.get_source().serialize_arguments(
+                self.name, event.sender, named, event.args
+            )
         instance = named.get("instance", named.get("user"))
         if instance is not None:
             signal_arguments.set_object_if_model(event, instance)
@@ -127,7 +129,7 @@ class SettingChangedHandler(PlainSignalHandler):
         setting = str(named.get("setting"))
         event = super().start(sender, {**named, "value": None})
         if event is not None:
-            event.key = encoder.fit_column(setting, 200)
+            event.key = fit_column(setting, 200)
             encoded = signal_arguments.encode_arguments({setting: named.get("value")})
             event.args = {**signal_arguments.encode_arguments({**named, "value": None}), "value": encoded[setting]}
         return event

@@ -17,6 +17,7 @@ from django.dispatch import Signal
 
 from signalbox import conf
 from signalbox.core import catalog, naming
+from signalbox.core.text import fit_column
 from signalbox.instrumentation import (
     bulk,
     commands,
@@ -34,7 +35,6 @@ from signalbox.instrumentation import (
 )
 from signalbox.instrumentation.filter import RecordingFilter
 from signalbox.pipeline import deliveries, serializer, unit_of_work, writer
-from signalbox.serialization import encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +168,7 @@ def register_signal(signal: Signal, name: str) -> None:
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"register_signal() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
-    name = encoder.fit_column(name, 200)
+    name = fit_column(name, 200)
     naming.track(signal, name)
     deliveries.get_source().register_signal_name(signal, name)
     if _state.recording_filter is not None and _state.recording_filter.includes_custom(name):

@@ -14,6 +14,7 @@ from django.db.models import Field, Model
 from signalbox import conf
 from signalbox.core import object_keys, query_guard
 from signalbox.core.event import UNKNOWN
+from signalbox.core.text import fit_column, sanitize_text
 from signalbox.pipeline import deliveries
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor, reset_redactor
@@ -84,7 +85,7 @@ class ModelMetadata:
     def __init__(self, model: type[Model], config: conf.Config, redactor: Redactor) -> None:
         meta = model._meta
         excluded_fields = conf.get_fields_by_option("exclude")
-        self.label = encoder.fit_column(meta.label, 200)
+        self.label = fit_column(meta.label, 200)
         self.concrete_model = meta.concrete_model or model
         relation = get_m2m_policy(model) if meta.auto_created else ""
         self.is_recorded = relation != "exclude" and (
@@ -179,7 +180,7 @@ class ModelMetadata:
                     del state[name]
         if self.fields.secret:
             text = self._mask_secrets(text, instance)
-        return encoder.sanitize_text(self.fields.redactor.redact_text(text[:1000]))[:200]
+        return sanitize_text(self.fields.redactor.redact_text(text[:1000]))[:200]
 
     def _mask_secrets(self, text: str, instance: Model) -> str:
         state = instance.__dict__

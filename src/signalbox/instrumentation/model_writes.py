@@ -81,7 +81,8 @@ def _has_signal_listeners(self: Collector, model: type[Model]) -> bool:
     are not deleted unseen."""
     found: bool = _original_has_signal_listeners(self, model)
     return found or (
-        deliveries.get_source().has_subscriber("post_delete", model._meta.label) and model_metadata.get_metadata(model).is_recorded
+        deliveries.get_source().has_subscriber("post_delete", model._meta.label)
+        and model_metadata.get_metadata(model).is_recorded
     )
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-
 def start_request(environ: Any, scope: Any) -> Trace:
     """Begin the trace of a request, told by its WSGI environ or its ASGI scope."""
     unfinished = tracing._current_trace.get()
@@ -45,7 +44,9 @@ def _parse_environ(environ: Any) -> dict[str, Any]:
     return {
         "method": str(environ.get("REQUEST_METHOD", "")),
         "path": signal_arguments.format_path(environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", ""))[:2000],
-        "remote": get_client_address(str(environ.get("REMOTE_ADDR", "")), str(environ.get("HTTP_X_FORWARDED_FOR", ""))),
+        "client_address": get_client_address(
+            str(environ.get("REMOTE_ADDR", "")), str(environ.get("HTTP_X_FORWARDED_FOR", ""))
+        ),
         "traceparent": str(environ.get("HTTP_TRACEPARENT", "")),
     }
 
@@ -59,7 +60,7 @@ def _parse_asgi_scope(scope: Any) -> dict[str, Any]:
     return {
         "method": str(scope.get("method", "")),
         "path": signal_arguments.format_path(scope.get("path", ""), scope.get("query_string", b""))[:2000],
-        "remote": get_client_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
+        "client_address": get_client_address(str(client[0]), headers.get(b"x-forwarded-for", "")),
         "traceparent": headers.get(b"traceparent", ""),
     }
 

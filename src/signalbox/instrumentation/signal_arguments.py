@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.apps import AppConfig
 from django.db.models import Model
 
+from signalbox.core.text import fit_column
 from signalbox.instrumentation import model_metadata
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
@@ -30,14 +31,12 @@ def get_sender_label(sender: Any) -> str:
     if isinstance(sender, type):
         meta = getattr(sender, "_meta", None)
         label = getattr(meta, "label", None)
-        return encoder.fit_column(
-            label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}", 200
-        )
+        return fit_column(label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}", 200)
     if isinstance(sender, AppConfig):
-        return encoder.fit_column(sender.name, 200)
+        return fit_column(sender.name, 200)
     if isinstance(sender, str):
-        return encoder.fit_column(get_redactor().redact_text(sender[:1000]), 200)
-    return encoder.fit_column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
+        return fit_column(get_redactor().redact_text(sender[:1000]), 200)
+    return fit_column(f"{type(sender).__module__}.{type(sender).__qualname__}", 200)
 
 
 def get_sender_model(sender: Any) -> type[Model] | None:
@@ -149,9 +148,7 @@ ARGUMENT_ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     "scope": lambda value: _encode_asgi_scope(value) if hasattr(value, "get") else None,
     "request": lambda value: _encode_request(value) if hasattr(value, "get_full_path") else None,
     "plan": lambda value: (
-        _encode_migration_plan(value)
-        if isinstance(value, list)
-        else encoder.encode(value, redactor=get_redactor())
+        _encode_migration_plan(value) if isinstance(value, list) else encoder.encode(value, redactor=get_redactor())
     ),
     "connection": lambda value: _encode_connection(value) if hasattr(value, "vendor") else None,
 }
@@ -161,8 +158,4 @@ ARGUMENT_ENCODERS: Mapping[str, Callable[[Any], Any]] = {
 def get_current_exception() -> dict[str, str] | None:
     """Return the exception that is being handled, for a signal that tells of one without carrying it."""
     error = sys.exc_info()[1]
-    return (
-        None
-        if error is None
-        else {"exception": encoder.format_exception(error, redactor=get_redactor())}
-    )
+    return None if error is None else {"exception": encoder.format_exception(error, redactor=get_redactor())}

@@ -81,13 +81,13 @@ def _start_trace(name: str, task_id: str, trace_id: str | None, actor: Actor | N
     if trace_id is None and not tracing.is_process_trace(parent_trace):
         trace_id = parent_trace.id
         actor = actor or parent_trace.get_actor()
-    trace = traces.start_trace("task", name, trace_id=trace_id, data={"job": task_id[:200]})
+    trace = traces.start_trace("task", name, trace_id=trace_id, data={"task_id": task_id[:200]})
     trace.set_actor(actor)
 
 
 def _finish_trace(task_id: str, state: str) -> None:
     trace: Trace | None = tracing.get_current_trace()
-    while trace is not None and not (trace.kind == "task" and trace.data.get("job") == task_id[:200]):
+    while trace is not None and not (trace.kind == "task" and trace.data.get("task_id") == task_id[:200]):
         trace = trace.previous
     if trace is None:  # it began before recording did
         return

@@ -12,7 +12,6 @@ from signalbox.instrumentation.traces import start_trace
 from signalbox.pipeline import exporter
 
 if TYPE_CHECKING:
-
     from django.test import SimpleTestCase
 
 TESTCASES_MODULE: Final = "django.test.testcases"

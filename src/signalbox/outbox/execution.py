@@ -23,6 +23,7 @@ from django.db.models import QuerySet
 from django.utils.functional import SimpleLazyObject
 
 from signalbox.core import catalog, tracing
+from signalbox.core.text import sanitize_text
 from signalbox.core.tracing import Trace
 from signalbox.models import Event
 from signalbox.outbox import queue, registry, serializer
@@ -452,12 +453,12 @@ def _format_traceback(error: BaseException) -> str:
         places = "".join(format_tb(found.__traceback__))
         told.insert(0, redactor.redact_text(places) + encoder.format_exception(found, redactor=redactor))
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-    text = encoder.sanitize_text("\n\n".join(told))
+    text = sanitize_text("\n\n".join(told))
     return text if len(text) <= MAX_TRACEBACK_CHARS else "…" + text[-MAX_TRACEBACK_CHARS:]
 
 
 def _build_deferred_result(delivery: LeasedDelivery, error: NotRunnableHere) -> AttemptResult:
-    text = get_redactor().redact_text(encoder.sanitize_text(str(error)))[:500]
+    text = get_redactor().redact_text(sanitize_text(str(error)))[:500]
     logger.warning("Delivery %d is put off: %s", delivery.id, text)
     return AttemptResult(
         disposition=Disposition.DEFERRED, error=text, retry_delay=DEFERRED_RETRY_SECONDS, receiver_called=False

@@ -23,6 +23,7 @@ from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise
 
 from signalbox.core import object_keys
+from signalbox.core.text import digest, sanitize_text
 from signalbox.pipeline.deliveries import DeliveryError
 from signalbox.serialization import encoder
 
@@ -179,11 +180,11 @@ def format_key(value: Any, redactor: Redactor) -> str:
     Raises ``TypeError`` for an object of which only its class could be told.
     """
     plain = _to_jsonable(value, redactor)
-    return _truncate_key(encoder.sanitize_text(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
+    return _truncate_key(sanitize_text(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
 
 
 def _truncate_key(key: str) -> str:
-    return key if len(key) <= 200 else key[:180] + encoder.digest(key, b"")
+    return key if len(key) <= 200 else key[:180] + digest(key, b"")
 
 
 def _to_jsonable(value: Any, redactor: Redactor) -> Any:

@@ -230,7 +230,7 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
 
 def _uses_database(trace: Trace) -> bool:
     """Tell whether ``trace`` is work that has a database: by its kind, or as it changed something."""
-    return trace.must_persist or trace.kind in ("request", "task", "test", "work")
+    return trace.must_persist or trace.kind in ("request", "task", "test", "custom")
 
 
 def _must_persist(event: PendingEvent) -> bool:
@@ -311,7 +311,9 @@ def _build_batch(rows: list[_PendingRow]) -> batches.Batch:
     return serializer.build_batch(
         [one.event for one in rows if one.event is not None and not one.is_update],
         traces=serializer.build_trace_rows(trace for trace in own if not trace.row_database),
-        event_updates=serializer.build_event_updates(one.event for one in rows if one.event is not None and one.is_update),
+        event_updates=serializer.build_event_updates(
+            one.event for one in rows if one.event is not None and one.is_update
+        ),
         trace_updates=serializer.build_trace_updates(trace for trace in own if trace.row_database),
         on_delivery_error=_log_undeliverable,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from signalbox.core.event import Outcome, PendingEvent, ReceiverCall
+from signalbox.core.text import fit_column
 from signalbox.pipeline import processors
 from signalbox.pipeline.batches import EVENT_COLUMNS, Batch, TableRow
 from signalbox.pipeline.deliveries import NO_DELIVERIES, get_source
 from signalbox.pipeline.writer import logger, write_stats
 from signalbox.serialization import encoder
 from signalbox.serialization.diff import RowChange, describe, get_choice_labels
+from signalbox.serialization.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
@@ -135,7 +137,7 @@ def build_data_json(event: PendingEvent, description: ChangeDescription | None =
     if args is not None:  # the common save's arguments come as ready-made text
         text = f'"args":{args if type(args) is str else encoder.dumps(args)},'
     if event.pre_signal_time is not None:
-        text += f'"announced":{event.pre_signal_time // 1000},'
+        text += f'"pre_signal_time":{event.pre_signal_time // 1000},'
     if description is not None and event.change is not None:
         text += _build_change_json(event.change, description) + ","
     if event.receiver_calls is not None:
@@ -145,7 +147,12 @@ def build_data_json(event: PendingEvent, description: ChangeDescription | None =
 
 def _build_receiver_call_data(call: ReceiverCall) -> dict[str, Any]:
     site, spent, error = call
-    return {"name": site.name, "place": site.location, "us": None if spent is None else spent // 1000, "error": error}
+    return {
+        "name": site.name,
+        "location": site.location,
+        "duration_us": None if spent is None else spent // 1000,
+        "error": error,
+    }
 
 
 def _build_change_json(change: RowChange, description: ChangeDescription) -> str:
@@ -170,17 +177,17 @@ def build_trace_row(trace: Trace) -> TableRow:
     }
     return (
         trace.id,
-        encoder.fit_column(trace.kind, 16),
-        encoder.fit_column(trace.name, 200),
+        fit_column(trace.kind, 16),
+        fit_column(redact_text(trace.name) if trace.kind == "process" else trace.name, 200),
         "" if actor is None else actor.key,
         "" if actor is None else actor.label,
         trace.started // 1000,
         None if trace.duration is None else trace.duration // 1000,
-        encoder.fit_column(trace.status, 16),
+        fit_column(trace.status, 16),
         trace.events,
         trace.errors,
         trace.rolled_back,
-        encoder.dumps({**trace.data, "counts": counts} if counts else trace.data),
+        encoder.dumps({**trace.data, "init_counts": counts} if counts else trace.data),
     )
 
 

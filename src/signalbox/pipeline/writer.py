@@ -31,9 +31,8 @@ class WriteStats:
     dropped: int = 0
     failures: int = 0
 
+
 write_stats = WriteStats()
-
-
 
 
 # ------------------------------------------------------------------ rows to the database
@@ -90,6 +89,7 @@ def count_dropped(batch: Batch, error: Exception) -> None:
     what = f"An event of {batch.events[0][4]}" if batch.events else "A trace" if batch.traces else "A part of an event"
     logger.error("%s could not be written and is dropped: %r", what, error)
 
+
 # ------------------------------------------------------------------ are the tables there?
 
 _table_checks: dict[tuple[str, str], float] = {}
@@ -106,6 +106,7 @@ def has_tables(connection: BaseDatabaseWrapper) -> bool:
         found = _query_has_tables(connection)
     _table_checks[key] = _TABLES_FOUND if found else time.monotonic() + TABLE_CHECK_SECONDS
     return found
+
 
 _TABLES_FOUND: Final = float("inf")
 

@@ -213,11 +213,11 @@ class ObjectHistory:
             others = [str(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
             return args.get("model") in self._sender_labels and self.key in others
         if event.sender in self._through_foreign_keys and event.sender not in self._sender_labels:
-            row, ends = event.data.get("row"), args.get("ends") or {}
+            row, ends = event.data.get("row"), args.get("related_keys") or {}
             told_of: Mapping[str, Any] = ends if row is None else row
             if any(self.key in _to_strings(told_of.get(name)) for name in self._through_foreign_keys[event.sender]):
                 return True
-            return None if ends and args.get("keys_left_out") else False
+            return None if ends and args.get("omitted_keys") else False
         if event.object_key:
             return event.object_key == self.key
         if event.signal not in BULK_SIGNALS:
@@ -225,7 +225,7 @@ class ObjectHistory:
         named, renamed = args.get("keys"), args.get("new_keys", [])
         if self.key in map(str, (*(named or ()), *(renamed or ()))):
             return True
-        return None if named is None or renamed is None or args.get("keys_left_out") else False
+        return None if named is None or renamed is None or args.get("omitted_keys") else False
 
     # ------------------------------------------------------------ what it was
 

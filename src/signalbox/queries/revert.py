@@ -163,8 +163,8 @@ def _revert_m2m(event: Event, args: Mapping[str, Any], using: str) -> models.Mod
         raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
     if not isinstance(told, list) or not told:
         raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
-    if args.get("keys_left_out"):
-        raise RevertError(f"Event {event.pk} tells {len(told)} keys and leaves out {args['keys_left_out']}.")
+    if args.get("omitted_keys"):
+        raise RevertError(f"Event {event.pk} tells {len(told)} keys and leaves out {args['omitted_keys']}.")
     model = _get_model(str(args.get("object")))
     instance = _find_instance(model, event.object_key, using)
     if instance is None:

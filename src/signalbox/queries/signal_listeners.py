@@ -88,12 +88,12 @@ def get_signal_listeners(
     counted: Counter[str] = Counter()
     oldest: int | None = None
     sends = filter_newest(Event.objects.using(using), replace(event_filter, signal=(), group=()), limit)
-    for name, announced, time in sends.values_list("signal", "data__announced", "time"):
+    for name, pre_signal_time, time in sends.values_list("signal", "data__pre_signal_time", "time"):
         counted[name] += 1
         oldest = time if oldest is None else min(oldest, time)
-        partner = BUILTIN_SIGNALS[name].counterpart if name in BUILTIN_SIGNALS else None
-        if announced is not None and partner is not None:
-            counted[partner] += 1
+        counterpart = BUILTIN_SIGNALS[name].counterpart if name in BUILTIN_SIGNALS else None
+        if pre_signal_time is not None and counterpart is not None:
+            counted[counterpart] += 1
     counted.update(count_signals_in_traces(oldest, using=using))
     later: defaultdict[str, list[Listener]] = defaultdict(list)
     for name, sender, receiver in durable_receivers:

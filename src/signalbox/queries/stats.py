@@ -99,8 +99,8 @@ def compute_stats(
         outcomes[signal][outcome] += 1
         errors[signal] += failed
         for run in receivers or ():
-            runs[signal, run["name"]].append((run["us"], run["error"] is not None))
-            places.setdefault(run["name"], run["place"])
+            runs[signal, run["name"]].append((run["duration_us"], run["error"] is not None))
+            places.setdefault(run["name"], run["location"])
     return EventStats(
         events=len(times),
         first=to_datetime(min(times)) if times else None,
@@ -153,7 +153,7 @@ def count_signals_in_traces(since: int | None, *, using: str | None = None) -> C
     """Return how often the signals that are counted per trace were sent, by the traces that ended at or after ``since``
     (µs since the epoch), at most the newest ``TRACES`` of them."""
     counted: Counter[str] = Counter()
-    rows = Trace.objects.using(using).order_by("-id").values_list("time", "duration", "data__counts")[:MAX_TRACES]
+    rows = Trace.objects.using(using).order_by("-id").values_list("time", "duration", "data__init_counts")[:MAX_TRACES]
     for time, duration, counts in rows:
         if since is not None and time + (duration or 0) < since:
             continue

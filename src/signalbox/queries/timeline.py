@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from django.db import connections
 from django.db.models import Count, F, IntegerField, Q, QuerySet, Value
 
-from signalbox.dashboard import formats
+from signalbox.core import labels
 from signalbox.models import Event, Trace
 from signalbox.queries import time_index
 from signalbox.queries.timeline_query import ERRORS_ONLY, REQUEST_EXCEPTION_SIGNAL, TimelineQuery
@@ -98,7 +98,7 @@ class TraceSummary:
         if self.traces:
             return self.traces[0].name
         return (
-            ", ".join(formats.short_name(signal) for signal, _ in self.signal_counts.most_common(3)) or "no event yet"
+            ", ".join(labels.short_name(signal) for signal, _ in self.signal_counts.most_common(3)) or "no event yet"
         )
 
     @property
@@ -152,7 +152,7 @@ class TraceSummary:
         """Return how many events of each group were looked at, in the groups' order."""
         found: Counter[str] = Counter()
         for signal, number in self.signal_counts.items():
-            found[formats.get_signal_group(signal)] += number
+            found[labels.get_signal_group(signal)] += number
         return [(group, found[group]) for group in GROUP_ORDER if found[group]]
 
     def describe_groups(self) -> str:
@@ -615,8 +615,8 @@ def get_histogram(timeline_query: TimelineQuery, since: int, step: int) -> list[
     found: Counter[tuple[int, str]] = Counter()
     failed: Counter[tuple[int, str]] = Counter()
     for bucket, signal, number, errors in rows.annotate(number=Count("id"), failed=Count("id", filter=ERRORS_ONLY)):
-        found[bucket, formats.get_signal_group(signal)] += number
-        failed[bucket, formats.get_signal_group(signal)] += errors
+        found[bucket, labels.get_signal_group(signal)] += number
+        failed[bucket, labels.get_signal_group(signal)] += errors
     return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]
 
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from hashlib import blake2b
 from importlib.util import find_spec
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType
@@ -31,6 +30,8 @@ from django.http import HttpRequest
 from django.utils.duration import duration_iso_string
 from django.utils.functional import LazyObject, Promise, empty
 
+from signalbox.core.text import sanitize_text, to_exact_str
+
 _HAS_ORJSON: Final = find_spec("orjson") is not None  # the extra "fast"
 if TYPE_CHECKING or _HAS_ORJSON:
     import orjson
@@ -39,44 +40,63 @@ JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | flo
 
 MAX_DEPTH: Final = 6
 """Containers within one another; what lies deeper is left out."""
+
 MAX_ITEMS: Final = 50
 """Items of one container."""
+
 MAX_TEXT: Final = 2_000
 """Characters of one text; the remark about the rest comes on top."""
+
 MAX_BYTES: Final = 64 * 1024
 """Bytes of the JSON of one value."""
+
 MAX_ERROR: Final = 500
 """Characters of an exception's text, with the remark."""
 
 TOO_DEEP: Final = "… (too deep)"
+
 TOO_LONG: Final = "… (too long)"
+
 CYCLE: Final = "… (cycle)"
+
 EXPRESSION_KEY: Final = "expression"
 """The only key of what stands for a value that the database computed and did not tell."""
+
 LITERAL_KEY: Final = "literal"
 """The only key of what holds an application's own dict that would be taken for such a thing."""
+
 _WRAPPER_KEYS: Final = frozenset({EXPRESSION_KEY, LITERAL_KEY})
+
 ELLIPSIS: Final = "…"
 """The key, and the beginning of the last item, that tell how much of a container was left out."""
 
 _MAX_KEY_LENGTH: Final = 200
+
 _MAX_SHORT_TEXT: Final = 200  # so short that taking out secrets can't make it too long
+
 _MAX_SORTED_ITEMS: Final = 1_000
+
 _REMARKS_RESERVE_BYTES: Final = 2_048  # what the remarks and brackets after the end of the budget can take, generously
+
 _REDACTION_MARGIN: Final = (
     256  # read beyond a text's end, so that the cut doesn't hide a secret's shape from the redactor
 )
+
 _INFINITY: Final = math.inf
+
 _INT64_MIN: Final = -(2**63)
+
 _INT64_END: Final = 2**63
 
 _CONTROL_CHARS = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 # The class's own attributes, past any metaclass.
 _mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+
 _qualname: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+
 _module: Callable[[type], object] = type.__dict__["__module__"].__get__
+
 _class_vars: Callable[[type], Mapping[str, Any]] = type.__dict__["__dict__"].__get__
 
 
@@ -227,18 +247,6 @@ def unwrap_row_literal(recorded: Any) -> Any:
     )
 
 
-def sanitize_text(text: str) -> str:
-    """Replace what PostgreSQL refuses in text and jsonb, NUL and lone surrogates, by U+FFFD."""
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
-
-
-def fit_column(text: str, length: int) -> str:
-    """The text as every database takes it into a column of so many characters."""
-    return sanitize_text(_to_exact_str(text)[:length])
-
-
 def format_exception(error: BaseException, *, redactor: RedactorProtocol | None = None) -> str:
     """`ValueError: text`, without secrets, of at most 500 characters. Never raises.
 
@@ -249,7 +257,7 @@ def format_exception(error: BaseException, *, redactor: RedactorProtocol | None 
         return name
     max_length = MAX_ERROR - len(name) - 2
     try:
-        text = _to_exact_str(str(error))
+        text = to_exact_str(str(error))
     except Exception:  # noqa: BLE001 boundary: `__str__` is foreign code, and the answer tells that it failed
         text = "(its text cannot be read)"
     is_truncated = len(text) > max_length
@@ -257,17 +265,6 @@ def format_exception(error: BaseException, *, redactor: RedactorProtocol | None 
     if is_truncated or len(text) > max_length:
         text = text[: max_length - len(TOO_LONG)] + TOO_LONG
     return f"{name}: {text}" if text else name
-
-
-def digest(text: str, key: bytes) -> str:
-    """A short stand-in for a text that stays the same: "~" and 16 hex digits of BLAKE2b under this key, of any length.
-
-    For the key of an object whose primary key is itself a secret (a session's key, a token). An empty key makes a
-    checksum, with which anybody can try texts until one fits: only for what is no secret.
-    """
-    if len(key) > blake2b.MAX_KEY_SIZE:
-        key = blake2b(key).digest()
-    return "~" + blake2b(text.encode("utf-8", "surrogatepass"), key=key, digest_size=8, person=b"signalbox").hexdigest()
 
 
 def redact_request_path(path: str, request: Any, *, redactor: RedactorProtocol) -> str:
@@ -341,6 +338,7 @@ def _dumps_stdlib(value: object) -> str:
 
 
 _stdlib_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS if _HAS_ORJSON else 0
 
 dumps: Callable[[object], str] = _dumps_orjson if _HAS_ORJSON else _dumps_stdlib
@@ -351,7 +349,6 @@ datetime, UUID, files, lazy texts); they are rendered, yet neither bounded nor r
 becomes text, NaN and the infinities null, and an object of any other class is named by its class.
 """
 
-
 _dumps_fields: Callable[[object], str] = _dumps_native if _HAS_ORJSON else _dumps_stdlib
 
 
@@ -361,7 +358,7 @@ def _to_builtin(value: Any, depth: int) -> Any:
     if value is None or kind is bool:
         return value
     if issubclass(kind, str):
-        return sanitize_text(_to_exact_str(value))
+        return sanitize_text(to_exact_str(value))
     if issubclass(kind, float):
         return float.__add__(value, 0.0) if math.isfinite(value) else None
     if issubclass(kind, int) and _INT64_MIN <= int.__index__(value) < 2 * _INT64_END:
@@ -383,18 +380,10 @@ def _encode_scalar(value: Any) -> Any:
         for base in _mro(type(value)):
             if render := _SCALAR_ENCODERS.get(base):
                 text = render(value)
-                return sanitize_text(_to_exact_str(text)) if issubclass(type(text), str) else text
+                return sanitize_text(to_exact_str(text)) if issubclass(type(text), str) else text
     except Exception:  # noqa: BLE001 boundary: foreign code, and the answer tells that it failed
         return _unreadable_placeholder(value)
     return _class_placeholder(value)
-
-
-# --- Any object -------------------------------------------------------------------------------------------------------
-
-
-def _to_exact_str(text: str) -> str:
-    """A text of the very type str, whatever a subclass makes of it."""
-    return str.__str__(text)
 
 
 def _get_class_path(kind: type) -> str:
@@ -497,7 +486,7 @@ def _encode_file(value: object) -> str | None:
     """A Django file's name, `_name` where an upload keeps it so; None for an empty file field."""
     attributes = _get_instance_dict(value)
     name = attributes.get("name", attributes.get("_name"))
-    return None if name is None else _to_exact_str(name)
+    return None if name is None else to_exact_str(name)
 
 
 def _encode_open_file(value: Any) -> str:
@@ -505,7 +494,7 @@ def _encode_open_file(value: Any) -> str:
 
 
 _SCALAR_ENCODERS: Final[Mapping[type, Callable[[Any], Any]]] = {
-    str: _to_exact_str,
+    str: to_exact_str,
     int: _encode_int,
     float: _encode_float,
     complex: complex.__repr__,
@@ -528,6 +517,7 @@ _SCALAR_ENCODERS: Final[Mapping[type, Callable[[Any], Any]]] = {
     io.BufferedRandom: _encode_open_file,
     io.TextIOWrapper: _encode_open_file,
 }
+
 _FREE_TEXT_TYPES: Final = frozenset({str, Promise})
 
 
@@ -577,7 +567,7 @@ class _Encoder:
             text = text[: limit + _REDACTION_MARGIN]
         text = sanitize_text(text)
         if free:
-            text = _to_exact_str(self._redact(text))
+            text = to_exact_str(self._redact(text))
         if length > limit or len(text) > limit:
             text = f"{text[:limit]}… ({length - limit:,} more)" if length > limit else text[:limit] + TOO_LONG
         if text.isascii() and text.isprintable():

@@ -16,6 +16,7 @@ from django.db.models import F, Q, QuerySet, Subquery, Value
 from django.db.models.expressions import BaseExpression, Case, Col, CombinedExpression, RawSQL, When
 from django.db.models.lookups import Lookup
 
+from signalbox.core.text import fit_column
 from signalbox.serialization import encoder
 from signalbox.serialization.redaction import Redactor
 
@@ -39,7 +40,7 @@ def format_expression(
     those beside a literal that names a secret. ``annotations`` are those of its query: a field by another name. It
     never raises, and runs neither a query nor a project's code."""
     try:
-        return encoder.fit_column(
+        return fit_column(
             _ExpressionFormatter(redactor, hidden, annotations).render(expression, secret=False), MAX_LENGTH
         )
     except Exception:  # noqa: BLE001 - attributes may hold anything; the class alone is always there to be told

@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from django.utils.timezone import localtime
 
 from signalbox import conf
+from signalbox.core import labels
 from signalbox.dashboard import formats
 from signalbox.dashboard.access import can_view_dashboard
 from signalbox.dashboard.links import get_delivery_url, get_object_url
@@ -23,10 +24,10 @@ from signalbox.queries.object_history import history
 register = template.Library()
 
 register.filter("duration", formats.format_duration)
-register.filter("group", formats.get_signal_group)
-register.filter("tail", formats.short_name)
-register.filter("short", formats.short_sender)
-register.filter("head", formats.qualifier)
+register.filter("group", labels.get_signal_group)
+register.filter("tail", labels.short_name)
+register.filter("short", labels.short_sender)
+register.filter("head", labels.qualifier)
 register.filter("value", formats.format_value)
 register.filter("pretty", formats.format_json)
 register.filter("changes", formats.get_field_diffs)

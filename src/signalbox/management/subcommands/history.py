@@ -31,7 +31,7 @@ EVENT_COLUMNS: Final = (
     Column(title="signal", width=14, min_width=11),
     Column(title="actor", width=12, min_width=6, drop_order=3),
     Column(title="outcome", width=11, min_width=11, drop_order=2),
-    Column(title="what", width=90, min_width=20),
+    Column(title="summary", width=90, min_width=20),
 )
 FIELD_COLUMNS: Final = (Column(title="field", width=30, min_width=8), Column(title="value", width=120, min_width=10))
 
@@ -125,8 +125,8 @@ def summarize_event(event: Event) -> str:
     if "changes" in data:
         pairs = (f"{name}: {' → '.join(map(_format_value, pair))}" for name, pair in data["changes"].items())
         return ", ".join(pairs) or "nothing changed"
-    if "ends" in args:
-        return f"removed {', '.join(f'{name} {_format_keys(keys)}' for name, keys in args['ends'].items())}"
+    if "related_keys" in args:
+        return f"removed {', '.join(f'{name} {_format_keys(keys)}' for name, keys in args['related_keys'].items())}"
     if event.signal in ("post_delete", "bulk_delete"):
         return "deleted"
     if "row" in data or event.signal == "bulk_create":

@@ -34,7 +34,7 @@ RECEIVER_COLUMNS: Final = (
     Column(title="place", width=60, min_width=14, drop_order=1, keep_end=True),
     Column(title="error", width=80, min_width=10),
 )
-SHOWN_DATA_KEYS: Final = ("args", "changes", "row", "receivers", "announced")
+SHOWN_DATA_KEYS: Final = ("args", "changes", "row", "receivers", "pre_signal_time")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -195,5 +195,5 @@ def _change_cells(pair: list[Any]) -> list[Cell]:
 
 
 def _receiver_row(call: dict[str, Any]) -> list[Cell]:
-    place, error = call["place"] or "", call["error"] or ""
-    return [Cell(call["name"]), Cell(format_duration(call["us"])), Cell(place, "dim"), Cell(error, "bold red")]
+    location, error = call["location"] or "", call["error"] or ""
+    return [Cell(call["name"]), Cell(format_duration(call["duration_us"])), Cell(location, "dim"), Cell(error, "bold red")]
