@@ -119,7 +119,7 @@ def _clear_pending_events() -> None:
 
 
 @pytest.fixture
-def crashes(request: pytest.FixtureRequest) -> int:
+def crash_count(request: pytest.FixtureRequest) -> int:
     """How often a crash test kills its process."""
     number = request.config.getoption("crashes")
     assert isinstance(number, int)

@@ -47,7 +47,7 @@ def operator(db: None) -> User:
 
 
 @pytest.fixture
-def page(operator: User, client: Client) -> Client:
+def operator_client(operator: User, client: Client) -> Client:
     """A browser in which the operator has logged in, with an empty register."""
     client.force_login(operator)
     Event.objects.all().delete()
@@ -145,7 +145,7 @@ def add_delivery(db: None) -> Callable[..., Delivery]:
 
 
 @pytest.fixture
-def durable() -> Iterator[str]:
+def durable_receiver() -> Iterator[str]:
     """A durable receiver's name."""
     signalbox.receiver("post_save", sender="shop.Order", durable=True)(receivers.saved)
     [name] = registry.get_durable_receivers()
@@ -221,11 +221,16 @@ def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Cal
 
 
 @pytest.fixture
-def work(window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
+def sample_event(window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery) -> Event:
     """A request that changed an order, in whose receiver another was saved, and a command that failed."""
     runs = [
         {"name": "shop.signals.send_invoice", "location": "shop/signals.py:12", "duration_us": 900, "error": None},
-        {"name": "shop.signals.tell_stock", "location": "shop/signals.py:30", "duration_us": 300, "error": "ValueError: no stock"},
+        {
+            "name": "shop.signals.tell_stock",
+            "location": "shop/signals.py:30",
+            "duration_us": 300,
+            "error": "ValueError: no stock",
+        },
     ]
     changes = {
         "status": ["open", "paid"],

@@ -68,15 +68,15 @@ def test_whoever_may_not_see_events_gets_nothing(client: Client, addresses: list
         assert b"Order 7" not in answer.content
 
 
-def test_staff_with_the_permission_sees_every_page(page: Client, addresses: list[str]) -> None:
+def test_staff_with_the_permission_sees_every_page(operator_client: Client, addresses: list[str]) -> None:
     for address in addresses:
         if "revert" not in address:  # that asks for another permission too
-            assert page.get(address).status_code in (200, 204), address
+            assert operator_client.get(address).status_code in (200, 204), address
 
 
-def test_looking_is_not_recorded(page: Client) -> None:
-    page.get(reverse("signalbox:timeline"))
-    page.get(reverse("signalbox:live"))
+def test_looking_is_not_recorded(operator_client: Client) -> None:
+    operator_client.get(reverse("signalbox:timeline"))
+    operator_client.get(reverse("signalbox:live"))
     assert (0, 0) == (Event.objects.count(), Trace.objects.count())
 
 
@@ -87,13 +87,13 @@ def test_being_refused_is_recorded(client: Client) -> None:
 
 
 def test_before_migrate_every_page_says_what_to_do(
-    page: Client, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+    operator_client: Client, addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "has_tables", lambda connection: False)
     for address in addresses:
-        answer = page.get(address)
+        answer = operator_client.get(address)
         assert (503, True) == (answer.status_code, b"run manage.py migrate." in answer.content)
 
 
-def test_an_answer_is_never_cached(page: Client) -> None:
-    assert "no-store" in page.get(reverse("signalbox:timeline"))["Cache-Control"]
+def test_an_answer_is_never_cached(operator_client: Client) -> None:
+    assert "no-store" in operator_client.get(reverse("signalbox:timeline"))["Cache-Control"]

@@ -160,19 +160,19 @@ def test_a_dead_letter_is_changed_by_whoever_may(clerk: Client, add_delivery: An
     assert state == letter.state
 
 
-def test_past_events_are_replayed_by_whoever_may(clerk: Client, add_event: AddEvent, durable: str) -> None:
+def test_past_events_are_replayed_by_whoever_may(clerk: Client, add_event: AddEvent, durable_receiver: str) -> None:
     add_event()
-    order = {"receiver": durable, "since": "2026-01-01"}
+    order = {"receiver": durable_receiver, "since": "2026-01-01"}
     assert b"Replay past events" not in clerk.get(DELIVERIES).content
     assert [403, 403] == [answer.status_code for answer in (clerk.get(REPLAY), clerk.post(REPLAY, order))]
     may_change(clerk)
     assert REPLAY.encode() in clerk.get(DELIVERIES).content
-    assert durable in clerk.get(REPLAY).content.decode()
+    assert durable_receiver in clerk.get(REPLAY).content.decode()
     assert "1 deliveries would be made" in clerk.post(REPLAY, {**order, "count": "1"}).content.decode()
     assert "a time was expected" in clerk.post(REPLAY, {**order, "since": "soon"}).content.decode()
     assert not Delivery.objects.exists()
     assert DELIVERIES == clerk.post(REPLAY, order)["Location"]
-    assert durable == Delivery.objects.get().receiver
+    assert durable_receiver == Delivery.objects.get().receiver
 
 
 class WithButton(HistoryAdminMixin, UserAdmin):  # type: ignore[type-arg]

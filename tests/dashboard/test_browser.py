@@ -44,9 +44,9 @@ def addresses(event: Event) -> dict[str, str]:
         *(pytest.param(name, marks=every_alias) for name in ("deliveries", "delivery")),
     ],
 )
-def test_a_page_is_accessible_in_both_schemes_at_any_width(window: OpenWindow, work: Event, name: str) -> None:
+def test_a_page_is_accessible_in_both_schemes_at_any_width(window: OpenWindow, sample_event: Event, name: str) -> None:
     visitor = window(reduced_motion="reduce")
-    visitor.open(addresses(work)[name])
+    visitor.open(addresses(sample_event)[name])
     if name == "timeline":
         visitor.page.click("[data-twist]")
         visitor.page.wait_for_selector(".leaf")
@@ -60,7 +60,7 @@ def test_a_page_is_accessible_in_both_schemes_at_any_width(window: OpenWindow, w
             assert (width, scheme, []) == (width, scheme, visitor.find_accessibility_violations())
 
 
-def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: OpenWindow, work: Event) -> None:
+def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     assert 2 == visitor.page.locator(".line").count()
@@ -80,7 +80,7 @@ def test_filters_stand_in_the_address_and_survive_reload_and_sharing(window: Ope
     assert 2 == other.page.locator(".line").count()
 
 
-def test_the_filter_s_fields_suggest_what_was_recorded(window: OpenWindow, work: Event) -> None:
+def test_the_filter_s_fields_suggest_what_was_recorded(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     visitor.page.keyboard.press("f")
@@ -90,7 +90,7 @@ def test_the_filter_s_fields_suggest_what_was_recorded(window: OpenWindow, work:
     )
 
 
-def test_objects_and_times_are_suggested_with_their_names(window: OpenWindow, work: Event) -> None:
+def test_objects_and_times_are_suggested_with_their_names(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     visitor.page.keyboard.press("f")
@@ -119,13 +119,13 @@ def test_one_press_asks_for_a_range_of_time_and_another_for_all(window: OpenWind
     assert "false" == visitor.page.get_attribute("[data-since='15m']", "aria-pressed")
 
 
-def test_a_filter_that_can_t_be_read_says_so(window: OpenWindow, work: Event) -> None:
+def test_a_filter_that_can_t_be_read_says_so(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/?since=yesterday")
     assert "since is 'yesterday'" in visitor.page.locator("[role=alert]").inner_text()
 
 
-def test_the_keyboard_leads_everywhere(window: OpenWindow, work: Event) -> None:
+def test_the_keyboard_leads_everywhere(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     page = visitor.page
     visitor.open("/signalbox/")
@@ -155,12 +155,12 @@ def test_the_keyboard_leads_everywhere(window: OpenWindow, work: Event) -> None:
     page.wait_for_url(f"**/signalbox/trace/{FIRST_TRACE_ID}/")
     page.keyboard.press("j")
     page.keyboard.press("j")
-    assert page.locator(f"#n-{work.id}").is_visible()
+    assert page.locator(f"#n-{sample_event.id}").is_visible()
     page.keyboard.press("Enter")
-    page.wait_for_url(f"**/signalbox/event/{work.id}/")
+    page.wait_for_url(f"**/signalbox/event/{sample_event.id}/")
 
 
-def test_the_first_key_leads_past_the_navigation(window: OpenWindow, work: Event) -> None:
+def test_the_first_key_leads_past_the_navigation(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     visitor.page.keyboard.press("Tab")
@@ -168,7 +168,7 @@ def test_the_first_key_leads_past_the_navigation(window: OpenWindow, work: Event
     assert "main" == visitor.page.evaluate("document.activeElement.id")
 
 
-def test_the_chosen_colours_are_kept(window: OpenWindow, work: Event) -> None:
+def test_the_chosen_colours_are_kept(window: OpenWindow, sample_event: Event) -> None:
     visitor = window(color_scheme="light")
     visitor.open("/signalbox/doctor/")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -191,7 +191,7 @@ def test_the_strip_chart_tells_its_numbers_to_a_screen_reader(window: OpenWindow
     assert "1 event in the last 10 minutes: model; some failed" == label
 
 
-def test_a_strip_with_nothing_to_draw_takes_no_room(window: OpenWindow, work: Event) -> None:
+def test_a_strip_with_nothing_to_draw_takes_no_room(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     visitor.page.wait_for_selector(".strip.quiet-now")
@@ -237,7 +237,7 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
 
 
 @pytest.mark.parametrize("second", [1, 20, 40])
-def test_no_time_below_the_strip_is_cut(window: OpenWindow, work: Event, second: int) -> None:
+def test_no_time_below_the_strip_is_cut(window: OpenWindow, sample_event: Event, second: int) -> None:
     visitor = window()
     now = 1_790_000_400 + second
     answer = {"now": now, "offset": 0, "seconds": 600, "step": 5, "groups": ["model"], "begins": None}
@@ -250,7 +250,9 @@ def test_no_time_below_the_strip_is_cut(window: OpenWindow, work: Event, second:
     assert [] == [text for text, whole in visitor.page.evaluate("written") if not whole]
 
 
-def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(window: OpenWindow, work: Event) -> None:
+def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(
+    window: OpenWindow, sample_event: Event
+) -> None:
     visitor = window()
     visitor.ignore_request_errors()
     visitor.open("/signalbox/")
@@ -339,7 +341,7 @@ def test_a_slider_s_steps_are_one_step_back_and_only_the_last_is_fetched(window:
     visitor.page.wait_for_url("**/map/")
 
 
-def test_a_search_that_is_typed_is_one_step_back(window: OpenWindow, work: Event) -> None:
+def test_a_search_that_is_typed_is_one_step_back(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     before = visitor.page.evaluate("history.length")
@@ -370,7 +372,7 @@ def test_what_an_event_changed_is_put_back_after_a_confirmation(window: OpenWind
     assert "open" == order.status
 
 
-def test_the_map_draws_receivers_and_narrows_them(window: OpenWindow, work: Event) -> None:
+def test_the_map_draws_receivers_and_narrows_them(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/map/")
     visitor.page.check("[name=django]")
@@ -382,7 +384,7 @@ def test_the_map_draws_receivers_and_narrows_them(window: OpenWindow, work: Even
     assert 0 < visitor.page.locator("[data-edges] tbody tr:visible").count() < listed
 
 
-def test_the_map_s_filter_stands_in_the_address_and_survives_a_reload(window: OpenWindow, work: Event) -> None:
+def test_the_map_s_filter_stands_in_the_address_and_survives_a_reload(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/map/")
     visitor.page.check("[name=django]")
@@ -398,7 +400,7 @@ def test_the_map_s_filter_stands_in_the_address_and_survives_a_reload(window: Op
     assert "not called" == visitor.page.input_value("[name=health]")
 
 
-def test_the_map_calls_a_receiver_s_state_the_same_everywhere(window: OpenWindow, work: Event) -> None:
+def test_the_map_calls_a_receiver_s_state_the_same_everywhere(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/map/")
     said = [
@@ -410,7 +412,7 @@ def test_the_map_calls_a_receiver_s_state_the_same_everywhere(window: OpenWindow
 
 
 @pytest.mark.parametrize("width", [1280, 1000, 700, 360])
-def test_a_line_tells_who_and_how_much_at_any_width(window: OpenWindow, work: Event, width: int) -> None:
+def test_a_line_tells_who_and_how_much_at_any_width(window: OpenWindow, sample_event: Event, width: int) -> None:
     visitor = window(viewport={"width": width, "height": 740})
     visitor.open("/signalbox/")
     line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
@@ -424,15 +426,15 @@ def test_a_line_tells_who_and_how_much_at_any_width(window: OpenWindow, work: Ev
 
 
 @every_alias
-def test_on_a_phone_tables_stand_as_cards_and_nothing_scrolls_sideways(window: OpenWindow, work: Event) -> None:
+def test_on_a_phone_tables_stand_as_cards_and_nothing_scrolls_sideways(window: OpenWindow, sample_event: Event) -> None:
     visitor = window(viewport={"width": 360, "height": 740})
     for name in ("event", "map", "deliveries"):
-        visitor.open(addresses(work)[name])
+        visitor.open(addresses(sample_event)[name])
         beyond = visitor.page.eval_on_selector_all(
             ".receivers", "tables => tables.filter(table => table.scrollWidth > innerWidth).length"
         )
         assert (name, 0) == (name, beyond)
-    visitor.open(addresses(work)["event"])
+    visitor.open(addresses(sample_event)["event"])
     for what in ("shop/signals.py:12", "900 µs"):
         box = visitor.page.locator(f".receivers >> text={what}").first.bounding_box()
         assert box is not None
@@ -440,13 +442,18 @@ def test_on_a_phone_tables_stand_as_cards_and_nothing_scrolls_sideways(window: O
 
 
 @every_alias
-def test_a_state_is_never_broken_within_its_word(window: OpenWindow, work: Event, add_delivery: AddDelivery) -> None:
+def test_a_state_is_never_broken_within_its_word(
+    window: OpenWindow, sample_event: Event, add_delivery: AddDelivery
+) -> None:
     add_delivery(
-        state="discarded", trace_id=FIRST_TRACE_ID, span=work.span, error="ValueError: " + "no such customer " * 20
+        state="discarded",
+        trace_id=FIRST_TRACE_ID,
+        span=sample_event.span,
+        error="ValueError: " + "no such customer " * 20,
     )
     for width in (1280, 360):
         visitor = window(viewport={"width": width, "height": 740})
-        visitor.open(f"/signalbox/event/{work.id}/")
+        visitor.open(f"/signalbox/event/{sample_event.id}/")
         heights = visitor.page.eval_on_selector_all(".status", "all => all.map(one => one.getClientRects().length)")
         assert {1} == set(heights)
         assert visitor.page.locator(".status >> text=discarded").bounding_box()["height"] < 30  # type: ignore[index]
@@ -464,15 +471,15 @@ def test_a_value_that_was_empty_says_so(window: OpenWindow, add_event: AddEvent)
     assert 0 < flag["x"] - outcome["x"] - outcome["width"] < 30
 
 
-def test_the_page_that_puts_back_shows_long_texts_as_one(window: OpenWindow, work: Event) -> None:
+def test_the_page_that_puts_back_shows_long_texts_as_one(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
-    visitor.open(f"/signalbox/event/{work.id}/revert/")
+    visitor.open(f"/signalbox/event/{sample_event.id}/revert/")
     row = visitor.page.locator(".diff tr", has_text="note").locator(".inline-diff")
     assert "Ring" in row.locator("del").first.inner_text()
     assert "Leave" in row.locator("ins").first.inner_text()
 
 
-def test_commits_and_rollbacks_stand_on_the_axis(window: OpenWindow, work: Event) -> None:
+def test_commits_and_rollbacks_stand_on_the_axis(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open(f"/signalbox/trace/{FIRST_TRACE_ID}/")
     assert ["commit"] == visitor.page.locator(".fall-ends text").all_text_contents()
@@ -482,9 +489,9 @@ def test_commits_and_rollbacks_stand_on_the_axis(window: OpenWindow, work: Event
     assert 1 == visitor.page.locator(".fall-row .send.hatched").count()
 
 
-def test_a_button_copies(window: OpenWindow, work: Event) -> None:
+def test_a_button_copies(window: OpenWindow, sample_event: Event) -> None:
     visitor = window(permissions=["clipboard-read", "clipboard-write"])
-    visitor.open(f"/signalbox/event/{work.id}/")
+    visitor.open(f"/signalbox/event/{sample_event.id}/")
     visitor.page.click("[data-copy='shop/signals.py:12']")
     visitor.page.wait_for_selector(".copy.done")
     assert "shop/signals.py:12" == visitor.page.evaluate("navigator.clipboard.readText()")

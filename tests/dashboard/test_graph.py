@@ -120,12 +120,12 @@ def test_a_receiver_that_was_collected_is_dead() -> None:
     ]
 
 
-def test_a_durable_receiver_has_its_edge_though_it_is_not_connected(page: Client) -> None:
+def test_a_durable_receiver_has_its_edge_though_it_is_not_connected(operator_client: Client) -> None:
     for signal in ("post_save", "bulk_create"):
         signalbox.receiver(signal, sender="shop.Order", durable=True)(listen_durably)
     try:
         found = [edge for edge in graph.build_edges() if edge.receiver == f"{__name__}.listen_durably"]
-        answer = page.get(reverse("signalbox:map")).content.decode()
+        answer = operator_client.get(reverse("signalbox:map")).content.decode()
     finally:
         registry.disconnect(f"{__name__}.listen_durably")
     assert {("post_save", "shop.Order", "durable"), ("bulk_create", "shop.Order", "durable")} == {
@@ -140,16 +140,18 @@ def test_a_receivers_source_is_shown_without_secrets() -> None:
     assert ("sk_live_hunter2" in shown, "dict(token=" in shown) == (False, True)
 
 
-def test_source_is_shown_where_the_setting_says_so_alone(page: Client, settings: Any) -> None:
+def test_source_is_shown_where_the_setting_says_so_alone(operator_client: Client, settings: Any) -> None:
     said = "A receiver of the map&#x27;s tests."
-    assert said not in page.get(reverse("signalbox:map")).content.decode()
+    assert said not in operator_client.get(reverse("signalbox:map")).content.decode()
     settings.SIGNALBOX = {"SHOW_SOURCE": True}
-    assert said in page.get(reverse("signalbox:map")).content.decode()
+    assert said in operator_client.get(reverse("signalbox:map")).content.decode()
 
 
-def test_the_page_holds_the_graph_in_the_order_of_its_table(page: Client, add_event: Callable[..., Event]) -> None:
+def test_the_page_holds_the_graph_in_the_order_of_its_table(
+    operator_client: Client, add_event: Callable[..., Event]
+) -> None:
     with CaptureQueriesContext(connection) as queries:
-        answer = page.get(reverse("signalbox:map")).content.decode()
+        answer = operator_client.get(reverse("signalbox:map")).content.decode()
     assert 1 == len([one for one in queries if "signalbox_event" in one["sql"]])
     told = re.search(r'<script id="edges" type="application/json">(.*?)</script>', answer)
     assert told is not None

@@ -65,7 +65,7 @@ def soonest(visitor: BrowserWindow) -> float:
     return min(taken)
 
 
-def test_what_another_process_does_shows_within_two_seconds(window: OpenWindow, work: Event) -> None:
+def test_what_another_process_does_shows_within_two_seconds(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     assert soonest(visitor) < 2
@@ -73,13 +73,13 @@ def test_what_another_process_does_shows_within_two_seconds(window: OpenWindow, 
 
 
 @pytest.mark.parametrize("site", ["asgi"], indirect=True)
-def test_it_is_live_under_asgi_too(window: OpenWindow, work: Event) -> None:
+def test_it_is_live_under_asgi_too(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     assert soonest(visitor) < 2
 
 
-def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: OpenWindow, work: Event) -> None:
+def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     before = visitor.page.locator(".line").count()
@@ -95,7 +95,7 @@ def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: OpenW
 
 
 def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
-    window: OpenWindow, work: Event, add_event: AddEvent
+    window: OpenWindow, sample_event: Event, add_event: AddEvent
 ) -> None:
     visitor = window()
     visitor.open("/signalbox/")
@@ -116,7 +116,7 @@ HEIGHTS = """(line) => {
 
 
 def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
-    window: OpenWindow, work: Event, add_event: AddEvent
+    window: OpenWindow, sample_event: Event, add_event: AddEvent
 ) -> None:
     visitor = window()
     visitor.open("/signalbox/")
@@ -148,7 +148,7 @@ def label(visitor: BrowserWindow) -> str:
     return visitor.page.locator("[data-pause-label]").inner_text()
 
 
-def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: OpenWindow, work: Event) -> None:
+def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.ignore_request_errors()
     visitor.open("/signalbox/")
@@ -175,7 +175,9 @@ def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: Open
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
-def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: OpenWindow, work: Event, paused: bool) -> None:
+def test_a_page_whose_session_ended_stops_and_leads_to_the_login(
+    window: OpenWindow, sample_event: Event, paused: bool
+) -> None:
     visitor = window()
     visitor.ignore_request_errors()
     visitor.open("/signalbox/?group=model")
@@ -201,7 +203,7 @@ def test_a_page_whose_session_ended_stops_and_leads_to_the_login(window: OpenWin
     visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fgroup%3Dmodel")
 
 
-def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, work: Event) -> None:
+def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     visitor.page.route(
@@ -212,7 +214,7 @@ def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, work: Event
 
 
 def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(
-    window: OpenWindow, work: Event
+    window: OpenWindow, sample_event: Event
 ) -> None:
     visitor = window()
     visitor.open("/signalbox/")
@@ -232,7 +234,7 @@ COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
 
 @pytest.mark.parametrize("away", ["hidden", "paused"])
 def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
-    window: OpenWindow, work: Event, add_event: AddEvent, away: str
+    window: OpenWindow, sample_event: Event, add_event: AddEvent, away: str
 ) -> None:
     visitor = window()
     visitor.open("/signalbox/")
@@ -257,7 +259,9 @@ def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
     assert "Live" == label(visitor)
 
 
-def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(window: OpenWindow, work: Event) -> None:
+def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(
+    window: OpenWindow, sample_event: Event
+) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     asked: list[str] = []

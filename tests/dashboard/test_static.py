@@ -18,14 +18,14 @@ MANIFEST = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.Manif
 
 @pytest.mark.django_db
 def test_every_file_that_the_page_asks_for_is_collected_under_a_hashed_name(
-    page: Client, add_event: Callable[..., Event], tmp_path: Path
+    operator_client: Client, add_event: Callable[..., Event], tmp_path: Path
 ) -> None:
     add_event()
     with override_settings(STORAGES=settings.STORAGES | MANIFEST, STATIC_ROOT=tmp_path, DEBUG=False):
         call_command("collectstatic", interactive=False, verbosity=0)
         names: set[str] = set()
         for path in ("", "map/", "doctor/", "object/?sender=shop.Order&key=7"):
-            content = page.get(f"/signalbox/{path}").content.decode()
+            content = operator_client.get(f"/signalbox/{path}").content.decode()
             names |= set(re.findall(r'(?:href|src)="/static/([^"]+)"', content))
     assert len(names) > 8
     for name in names:

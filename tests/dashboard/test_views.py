@@ -23,36 +23,36 @@ pytestmark = pytest.mark.django_db
 AddEvent = Callable[..., Event]
 
 
-def test_a_poll_is_answered_with_the_lines_that_are_new(page: Client, add_event: AddEvent) -> None:
+def test_a_poll_is_answered_with_the_lines_that_are_new(operator_client: Client, add_event: AddEvent) -> None:
     position = str(Position.at_end())
-    assert 204 == page.get(reverse("signalbox:live"), {"position": position}).status_code
+    assert 204 == operator_client.get(reverse("signalbox:live"), {"position": position}).status_code
     event = add_event()
-    answer = page.get(reverse("signalbox:live"), {"position": position}).content.decode()
+    answer = operator_client.get(reverse("signalbox:live"), {"position": position}).content.decode()
     assert f'id="t-{event.trace_id}"' in answer
     assert f"position={Position.at_end()}" in answer
 
 
 def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_new(
-    page: Client, add_event: AddEvent
+    operator_client: Client, add_event: AddEvent
 ) -> None:
     add_event()
     given = {"position": str(Position.at_end())}
     with CaptureQueriesContext(connection) as queries:
-        assert 204 == page.get(reverse("signalbox:live"), given).status_code
+        assert 204 == operator_client.get(reverse("signalbox:live"), given).status_code
     tables = [re.findall(r"FROM .(\w+)", one["sql"])[0] for one in queries]
     assert ["django_session", "auth_user", "auth_permission", "auth_permission", "signalbox_event"] == tables
 
 
 def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
-    page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+    operator_client: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 2)
     position = str(Position.at_end())
     for _ in range(3):
         add_event()
-    answer = page.get(reverse("signalbox:live"), {"position": position})
+    answer = operator_client.get(reverse("signalbox:live"), {"position": position})
     assert (204, "behind", b"") == (answer.status_code, answer["HX-Trigger"], answer.content)
-    fetched = page.get(reverse("signalbox:timeline"), headers={"HX-Target": "found"}).content.decode()
+    fetched = operator_client.get(reverse("signalbox:timeline"), headers={"HX-Target": "found"}).content.decode()
     assert f"position={Position.at_end()}" in fetched
 
 
@@ -62,17 +62,17 @@ def counted(page: Client, **given: str) -> dict[str, Any]:
 
 
 def test_a_paused_page_is_told_how_much_is_new_and_no_more(
-    page: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
+    operator_client: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position = str(Position.at_end())
-    assert {"traces": 0, "more": False} == counted(page, position=position)
+    assert {"traces": 0, "more": False} == counted(operator_client, position=position)
     again = add_event()
     add_event(trace_id=again.trace_id)
     add_event(sender="shop.Tag")
-    assert {"traces": 2, "more": False} == counted(page, position=position)
-    assert {"traces": 1, "more": False} == counted(page, position=position, sender="shop.Tag")
+    assert {"traces": 2, "more": False} == counted(operator_client, position=position)
+    assert {"traces": 1, "more": False} == counted(operator_client, position=position, sender="shop.Tag")
     monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 1)
-    assert {"traces": 1, "more": True} == counted(page, position=position)
+    assert {"traces": 1, "more": True} == counted(operator_client, position=position)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -90,22 +90,22 @@ def test_it_is_live_under_asgi_too(operator: User, async_client: AsyncClient, ad
     assert event.trace_id.encode() in async_to_sync(poll)()
 
 
-def test_htmx_is_given_the_part_that_it_asks_for(page: Client, add_event: AddEvent) -> None:
+def test_htmx_is_given_the_part_that_it_asks_for(operator_client: Client, add_event: AddEvent) -> None:
     add_event()
     for target in ("found", "more"):
-        answer = page.get(reverse("signalbox:timeline"), headers={"HX-Target": target}).content
+        answer = operator_client.get(reverse("signalbox:timeline"), headers={"HX-Target": target}).content
         assert (True, False) == (b"data-line" in answer, b"<html" in answer)
 
 
-def test_an_empty_register_says_what_to_do(page: Client) -> None:
-    assert "Nothing has been recorded yet" in page.get(reverse("signalbox:timeline")).content.decode()
+def test_an_empty_register_says_what_to_do(operator_client: Client) -> None:
+    assert "Nothing has been recorded yet" in operator_client.get(reverse("signalbox:timeline")).content.decode()
 
 
 @pytest.mark.parametrize(
     "path", ["trace/none/", "event/999999/", "event/999999/revert/", "object/?sender=shop.Order&key=404", "object/"]
 )
-def test_what_is_not_there_is_not_found(page: Client, path: str) -> None:
-    assert 404 == page.get(f"/signalbox/{path}").status_code
+def test_what_is_not_there_is_not_found(operator_client: Client, path: str) -> None:
+    assert 404 == operator_client.get(f"/signalbox/{path}").status_code
 
 
 @pytest.mark.every_database
@@ -141,78 +141,79 @@ def test_what_is_not_there_is_not_found(page: Client, path: str) -> None:
         ("live/?position=%00", 204),
     ],
 )
-def test_no_address_breaks_the_page(page: Client, path: str, status: int) -> None:
-    assert status == page.get(f"/signalbox/{path}").status_code
+def test_no_address_breaks_the_page(operator_client: Client, path: str, status: int) -> None:
+    assert status == operator_client.get(f"/signalbox/{path}").status_code
 
 
 @pytest.mark.parametrize("query", ["before=x", "before=-1", "before=" + "9" * 40, "before=²", "position=1"])
-def test_a_key_that_is_none_is_left_alone(page: Client, add_event: AddEvent, query: str) -> None:
+def test_a_key_that_is_none_is_left_alone(operator_client: Client, add_event: AddEvent, query: str) -> None:
     add_event()
-    assert 200 == page.get(f"/signalbox/?{query}").status_code
+    assert 200 == operator_client.get(f"/signalbox/?{query}").status_code
 
 
-def test_a_trace_of_more_events_than_a_page_goes_on(page: Client, add_event: AddEvent) -> None:
+def test_a_trace_of_more_events_than_a_page_goes_on(operator_client: Client, add_event: AddEvent) -> None:
     events = [add_event(trace_id="d" * 32) for _ in range(501)]
-    answer = page.get(f"/signalbox/trace/{'d' * 32}/").content.decode()
+    answer = operator_client.get(f"/signalbox/trace/{'d' * 32}/").content.decode()
     assert f"?after={events[499].id}" in answer
     assert f"/event/{events[500].id}/" not in answer
     assert (
-        f"/event/{events[500].id}/" in page.get(f"/signalbox/trace/{'d' * 32}/?after={events[499].id}").content.decode()
+        f"/event/{events[500].id}/"
+        in operator_client.get(f"/signalbox/trace/{'d' * 32}/?after={events[499].id}").content.decode()
     )
 
 
 def test_a_trace_says_that_more_work_shares_it_than_is_told(
-    page: Client, add_event: AddEvent, add_trace: Callable[..., Trace], monkeypatch: pytest.MonkeyPatch
+    operator_client: Client, add_event: AddEvent, add_trace: Callable[..., Trace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     event = add_event(trace_id="c" * 32)
     for number in range(4):
         add_trace(trace_id="c" * 32, name=f"GET /{number}/", time=number)
     address = f"/signalbox/trace/{'c' * 32}/"
-    assert "4 pieces of work share this trace: " in page.get(address).content.decode()
+    assert "4 pieces of work share this trace: " in operator_client.get(address).content.decode()
     monkeypatch.setattr(timeline, "MAX_ROWS_PER_TRACE", 2)
-    answer = page.get(address).content.decode()
+    answer = operator_client.get(address).content.decode()
     assert "More than 2 pieces of work share this trace; the newest of them: " in answer
     assert "GET /1/" not in answer
-    assert "GET /2/" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+    assert "GET /2/" in operator_client.get(f"/signalbox/event/{event.id}/").content.decode()
 
 
-def test_a_trace_that_was_left_is_not_said_to_run(page: Client, add_event: AddEvent) -> None:
+def test_a_trace_that_was_left_is_not_said_to_run(operator_client: Client, add_event: AddEvent) -> None:
     event = add_event()
     for address in ("/signalbox/", f"/signalbox/trace/{event.trace_id}/"):
-        answer = page.get(address).content.decode()
+        answer = operator_client.get(address).content.decode()
         assert ('class="status' in answer, ">unfinished<" in answer, "unning" in answer) == (True, True, False)
 
 
-def test_a_crashed_request_is_marked(page: Client, add_event: AddEvent) -> None:
+def test_a_crashed_request_is_marked(operator_client: Client, add_event: AddEvent) -> None:
     crash = add_event(signal="got_request_exception", outcome="sent")
-    assert "has-errors" in page.get("/signalbox/").content.decode()
-    assert "flag bad" in page.get(f"/signalbox/trace/{crash.trace_id}/tree/").content.decode()
-    answer = page.get(f"/signalbox/trace/{crash.trace_id}/").content.decode()
+    assert "has-errors" in operator_client.get("/signalbox/").content.decode()
+    assert "flag bad" in operator_client.get(f"/signalbox/trace/{crash.trace_id}/tree/").content.decode()
+    answer = operator_client.get(f"/signalbox/trace/{crash.trace_id}/").content.decode()
     assert ("has-errors" in answer, "went-wrong" in answer) == (True, True)
 
 
-def test_an_event_names_its_neighbours(page: Client, add_event: AddEvent) -> None:
+def test_an_event_names_its_neighbours(operator_client: Client, add_event: AddEvent) -> None:
     before, event, after = add_event(), add_event(), add_event()
     add_event(object_key="8")
-    answer = page.get(f"/signalbox/event/{event.id}/").content.decode()
+    answer = operator_client.get(f"/signalbox/event/{event.id}/").content.decode()
     assert f"/event/{before.id}/" in answer
     assert f"/event/{after.id}/" in answer
 
 
-def test_a_foreign_key_is_shown_with_what_it_was_called(page: Client, add_event: AddEvent) -> None:
+def test_a_foreign_key_is_shown_with_what_it_was_called(operator_client: Client, add_event: AddEvent) -> None:
     event = add_event(data={"row": {"customer": 4}, "labels": {"customer": {"4": "Ada & Co"}}})
-    assert "Ada &amp; Co" in page.get(f"/signalbox/event/{event.id}/").content.decode()
+    assert "Ada &amp; Co" in operator_client.get(f"/signalbox/event/{event.id}/").content.decode()
 
 
-def test_an_object_whose_model_is_gone_still_has_a_history(page: Client, add_event: AddEvent) -> None:
+def test_an_object_whose_model_is_gone_still_has_a_history(operator_client: Client, add_event: AddEvent) -> None:
     add_event(sender="gone.Model", object_label="It was here")
-    answer = page.get("/signalbox/object/?sender=gone.Model&key=7").content.decode()
+    answer = operator_client.get("/signalbox/object/?sender=gone.Model&key=7").content.decode()
     assert "It was here" in answer
     assert "not installed any more" in answer
 
 
 @pytest.fixture
-def changed(page: Client) -> Event:
+def changed(operator_client: Client) -> Event:
     order = Order.objects.create(number="5")
     order.status = "paid"
     order.save()
@@ -220,18 +221,20 @@ def changed(page: Client) -> Event:
     return event
 
 
-def test_putting_back_needs_the_permission_to_change_the_object(page: Client, changed: Event) -> None:
-    for call in (page.get, page.post):
+def test_putting_back_needs_the_permission_to_change_the_object(operator_client: Client, changed: Event) -> None:
+    for call in (operator_client.get, operator_client.post):
         assert 403 == call(f"/signalbox/event/{changed.id}/revert/").status_code
-    assert "Put back" not in page.get(f"/signalbox/event/{changed.id}/").content.decode()
+    assert "Put back" not in operator_client.get(f"/signalbox/event/{changed.id}/").content.decode()
 
 
-def test_what_was_changed_is_put_back_by_post_and_recorded(page: Client, operator: User, changed: Event) -> None:
+def test_what_was_changed_is_put_back_by_post_and_recorded(
+    operator_client: Client, operator: User, changed: Event
+) -> None:
     operator.user_permissions.add(Permission.objects.get(codename="change_order"))
     address = f"/signalbox/event/{changed.id}/revert/"
-    assert 200 == page.get(address).status_code
+    assert 200 == operator_client.get(address).status_code
     assert "paid" == Order.objects.get().status
-    answer = page.post(address)
+    answer = operator_client.post(address)
     assert f"/signalbox/object/?sender=shop.Order&key={changed.object_key}" == answer["Location"]
     assert "open" == Order.objects.get().status
     assert {"status": ["paid", "open"]}.items() <= Event.objects.order_by("-id").filter(signal="post_save")[0].data[
@@ -239,10 +242,10 @@ def test_what_was_changed_is_put_back_by_post_and_recorded(page: Client, operato
     ].items()
 
 
-def test_what_can_t_be_put_back_says_why(page: Client, operator: User, changed: Event) -> None:
+def test_what_can_t_be_put_back_says_why(operator_client: Client, operator: User, changed: Event) -> None:
     operator.user_permissions.add(Permission.objects.get(codename="change_order"))
     Order.objects.all().delete()
-    answer = page.post(f"/signalbox/event/{changed.id}/revert/")
+    answer = operator_client.post(f"/signalbox/event/{changed.id}/revert/")
     assert (409, True) == (answer.status_code, b"is gone" in answer.content)
 
 
@@ -257,13 +260,13 @@ def test_what_can_t_be_put_back_says_why(page: Client, operator: User, changed: 
     ],
 )
 def test_putting_back_is_offered_where_the_fields_are_still_there(
-    told: dict[str, Any], signal: str, offered: bool, page: Client, operator: User, add_event: AddEvent
+    told: dict[str, Any], signal: str, offered: bool, operator_client: Client, operator: User, add_event: AddEvent
 ) -> None:
     for name in ("change_order", "add_order"):
         operator.user_permissions.add(Permission.objects.get(codename=name))
     event = add_event(signal=signal, data=told)
-    assert offered == ("Put back" in page.get(f"/signalbox/event/{event.id}/").content.decode())
-    assert (200 if offered else 403) == page.get(f"/signalbox/event/{event.id}/revert/").status_code
+    assert offered == ("Put back" in operator_client.get(f"/signalbox/event/{event.id}/").content.decode())
+    assert (200 if offered else 403) == operator_client.get(f"/signalbox/event/{event.id}/revert/").status_code
 
 
 def test_putting_back_needs_a_csrf_token(operator: User, changed: Event) -> None:
@@ -322,30 +325,30 @@ def test_findings_stand_under_their_severity_with_source_and_remedy() -> None:
 
 
 def test_the_source_around_a_finding_is_shown_where_the_setting_says_so_alone(
-    page: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+    operator_client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("signalbox.doctor.examine", lambda: [SHADOWED])
-    shown = page.get("/signalbox/doctor/findings/").content.decode()
+    shown = operator_client.get("/signalbox/doctor/findings/").content.decode()
     assert ("Give it another." in shown, "def tell():" in shown) == (True, False)
     settings.SIGNALBOX = {"SHOW_SOURCE": True}
-    assert "def tell():" in page.get("/signalbox/doctor/findings/").content.decode()
+    assert "def tell():" in operator_client.get("/signalbox/doctor/findings/").content.decode()
 
 
 @pytest.mark.parametrize("query", ["sender=&key=", "sender=shop.Order&key=", "sender=&key=7"])
-def test_without_a_model_and_a_key_there_is_no_object(page: Client, add_event: AddEvent, query: str) -> None:
+def test_without_a_model_and_a_key_there_is_no_object(operator_client: Client, add_event: AddEvent, query: str) -> None:
     add_event(signal="request_started", sender="", object_key="")
     add_event(sender="shop.Order", object_key="")
-    assert 404 == page.get(f"/signalbox/object/?{query}").status_code
+    assert 404 == operator_client.get(f"/signalbox/object/?{query}").status_code
 
 
-def test_pages_are_only_got(page: Client, add_event: AddEvent) -> None:
+def test_pages_are_only_got(operator_client: Client, add_event: AddEvent) -> None:
     event = add_event()
     for path in ("", "live/", "strip/", f"trace/{event.trace_id}/", f"event/{event.id}/", "map/", "doctor/"):
-        assert 405 == page.post(f"/signalbox/{path}").status_code
+        assert 405 == operator_client.post(f"/signalbox/{path}").status_code
 
 
-def test_the_page_s_own_files_are_not_recorded(page: Client) -> None:
-    page.get("/static/signalbox/page.js")
+def test_the_page_s_own_files_are_not_recorded(operator_client: Client) -> None:
+    operator_client.get("/static/signalbox/page.js")
     assert [] == list(Trace.objects.filter(name__contains="static/signalbox"))
 
 
@@ -355,8 +358,8 @@ def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
 
 
 @pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])
-def test_a_site_without_time_zones_has_its_page_too(page: Client, add_event: AddEvent, path: str) -> None:
+def test_a_site_without_time_zones_has_its_page_too(operator_client: Client, add_event: AddEvent, path: str) -> None:
     event = add_event()
     with override_settings(USE_TZ=False):
-        answer = page.get(f"/signalbox/{path.format(id=event.id, trace=event.trace_id)}")
+        answer = operator_client.get(f"/signalbox/{path.format(id=event.id, trace=event.trace_id)}")
     assert 200 == answer.status_code

@@ -50,14 +50,14 @@ def _django_db_helper(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _nothing_left_behind(django_db_setup: None) -> Iterator[None]:
+def _empty_tables_after_module(django_db_setup: None) -> Iterator[None]:
     yield
     for alias in ALIASES:
         register.empty_tables(alias)
 
 
-@pytest.fixture(params=[unit_of_work.FLUSH_THRESHOLD, 1, 3], ids=lambda spill: f"spill-{spill}")
-def spill(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+@pytest.fixture(params=[unit_of_work.FLUSH_THRESHOLD, 1, 3], ids=lambda threshold: f"flush-threshold-{threshold}")
+def flush_threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Events that a transaction keeps in memory: with few of them everything is written early."""
     number: int = request.param
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", number)

@@ -14,7 +14,7 @@ from tests.shop.models import ExpressOrder, Order, Ref, Restaurant, Uniq
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.usefixtures("spill"),
+    pytest.mark.usefixtures("flush_threshold"),
 ]
 
 
@@ -204,14 +204,14 @@ def test_a_proxys_rows() -> None:
     assert ["a"] == register.assert_rows_match("shop.ExpressOrder")
 
 
-def test_long_transactions_are_written_early_and_stay_small(spill: int) -> None:
+def test_long_transactions_are_written_early_and_stay_small(flush_threshold: int) -> None:
     connection.ensure_connection()
     own = unit_of_work.get_unit_of_work(connections["default"])
     assert own is not None
     with transaction.atomic():
         for number in range(2500):
             create_tag(str(number))
-            assert len(own.events) <= 2 * spill  # pre_save and post_save
+            assert len(own.events) <= 2 * flush_threshold  # pre_save and post_save
     assert 2500 == len(register.assert_rows_match())
 
 

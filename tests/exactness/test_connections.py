@@ -387,11 +387,11 @@ def _hang_up() -> None:
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("spill", [1, 1000])
+@pytest.mark.parametrize("flush_threshold", [1, 1000])
 def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, spill: int
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, flush_threshold: int
 ) -> None:
-    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", spill)
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", flush_threshold)
     create_tag("before")
     proxy.drop_reply_to = b"COMMIT"
 

@@ -49,13 +49,13 @@ def matching() -> bool:
 
 
 @pytest.mark.crash
-def test_rows_and_events_match_after_every_kill(crashes: int) -> None:
+def test_rows_and_events_match_after_every_kill(crash_count: int) -> None:
     chance = random.Random()
     command = [sys.executable, "-m", "tests.exactness.writer"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
         assert writers.stdin is not None
         assert writers.stdout is not None
-        for crash in range(crashes):
+        for crash in range(crash_count):
             register.empty_tables("default")
             seed = chance.getrandbits(32)
             writers.stdin.write(f"{seed}\n")

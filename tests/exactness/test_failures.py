@@ -92,7 +92,7 @@ def names() -> list[str]:
 raising = override_settings(SIGNALBOX={"ON_ERROR": "raise"})
 
 
-@pytest.mark.usefixtures("broken", "spill")
+@pytest.mark.usefixtures("broken", "flush_threshold")
 class TestLog:
     """`ON_ERROR = "log"`, the default: the application's rows are kept."""
 
@@ -123,7 +123,7 @@ class TestLog:
 class TestPoison:
     """One event that the database refuses."""
 
-    @pytest.mark.usefixtures("spill")
+    @pytest.mark.usefixtures("flush_threshold")
     def test_the_others_of_its_transaction_are_recorded(self, dropped: Callable[[], int]) -> None:
         with transaction.atomic():
             for name in ("a", "poison", "b", "c", "poison"):
@@ -210,7 +210,7 @@ class TestText:
         assert 2 == dropped()
 
 
-@pytest.mark.usefixtures("broken", "spill")
+@pytest.mark.usefixtures("broken", "flush_threshold")
 class TestRaise:
     """`ON_ERROR = "raise"`: the rows go with their events."""
 
@@ -388,7 +388,7 @@ class TestLostTransaction:
     """Some errors end the whole transaction: then its rows are gone, and nobody may be told otherwise."""
 
     @pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's own RAISE(ROLLBACK)")
-    @pytest.mark.usefixtures("spill")
+    @pytest.mark.usefixtures("flush_threshold")
     def test_a_trigger_that_rolls_back(self) -> None:
         trigger("NEW.object_label = 'poison'", "SELECT RAISE(ROLLBACK, 'all of it')")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "other"]),
-    pytest.mark.usefixtures("spill", "manual"),
+    pytest.mark.usefixtures("flush_threshold", "manual"),
 ]
 
 

@@ -171,30 +171,36 @@ class Program:
 
 
 @settings(max_examples=30, suppress_health_check=list(HealthCheck))
-@given(spill=st.sampled_from([1, 2, 5, 1000]), program=PROGRAMS, bulk=st.sampled_from(["keys", "rows"]))
+@given(flush_threshold=st.sampled_from([1, 2, 5, 1000]), program=PROGRAMS, bulk=st.sampled_from(["keys", "rows"]))
 @example(
-    spill=2,
+    flush_threshold=2,
     bulk="keys",
     program=[("block", True, False, [("create",), ("savepoint", True, [("update", 0)]), ("update", 0)])],
 )
-@example(spill=1000, bulk="keys", program=[("manual", True, [("block", True, False, [("create",)]), ("flush",)])])
-@example(spill=1, bulk="keys", program=[("create",), ("block", True, True, [("update", 0)]), ("update", 0)])
-@example(spill=1, bulk="keys", program=[("manual", True, [("create",), ("clash", False, False), ("create",)])])
 @example(
-    spill=1000, bulk="rows", program=[("manual", True, [("savepoint", True, [("clash", False, True)]), ("create",)])]
+    flush_threshold=1000, bulk="keys", program=[("manual", True, [("block", True, False, [("create",)]), ("flush",)])]
+)
+@example(flush_threshold=1, bulk="keys", program=[("create",), ("block", True, True, [("update", 0)]), ("update", 0)])
+@example(
+    flush_threshold=1, bulk="keys", program=[("manual", True, [("create",), ("clash", False, False), ("create",)])]
 )
 @example(
-    spill=1,
+    flush_threshold=1000,
+    bulk="rows",
+    program=[("manual", True, [("savepoint", True, [("clash", False, True)]), ("create",)])],
+)
+@example(
+    flush_threshold=1,
     bulk="rows",
     program=[
         ("manual", True, [("block", True, True, [("bulk_create", 1)]), ("bulk_create", 1), ("bulk_update",)])  # one key
     ],
 )
-def test_events_tell_of_exactly_the_rows_that_are_there(spill: int, bulk: str, program: list[Step]) -> None:
+def test_events_tell_of_exactly_the_rows_that_are_there(flush_threshold: int, bulk: str, program: list[Step]) -> None:
     for alias in ("default", "other"):
         register.empty_tables(alias)
     with pytest.MonkeyPatch.context() as patch, override_settings(SIGNALBOX={"BULK": bulk}):
-        patch.setattr(unit_of_work, "FLUSH_THRESHOLD", spill)
+        patch.setattr(unit_of_work, "FLUSH_THRESHOLD", flush_threshold)
         Program().run(program)
     for sender in ("shop.Order", "shop.Friend", "shop.Uniq"):
         register.assert_rows_match(sender)

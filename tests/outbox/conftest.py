@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _no_durable_receivers_left() -> Iterator[None]:
+def _disconnect_durable_receivers() -> Iterator[None]:
     if not connections["other"].in_atomic_block:  # a test that used it left it open, as its tables were emptied
         connections["other"].close()
     yield
@@ -39,7 +39,7 @@ def _no_durable_receivers_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def durable() -> Callable[..., None]:
+def make_durable() -> Callable[..., None]:
     """Make a function durable for one test, as the decorator does."""
 
     def make(function: Any, signals: Any = post_save, sender: Any = "shop.Order", **options: Any) -> None:
@@ -108,7 +108,7 @@ class Process:
 
 
 @pytest.fixture
-def start(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Process]]:
+def start_process(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Process]]:
     """Start a program with receivers; it ends with the test."""
     started: list[Process] = []
 
@@ -133,17 +133,17 @@ def start(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
-def worker(start: Callable[..., Process]) -> Callable[..., Process]:
+def start_worker(start_process: Callable[..., Process]) -> Callable[..., Process]:
     """Start `manage.py signalbox work`."""
 
     def run(*options: str, **more: Any) -> Process:
-        return start("-m", "django", "signalbox", "work", "--database", "default", *options, **more)
+        return start_process("-m", "django", "signalbox", "work", "--database", "default", *options, **more)
 
     return run
 
 
 @pytest.fixture
-def clean(transactional_db: None) -> Iterator[None]:
+def empty_tables(transactional_db: None) -> Iterator[None]:
     """Tables without events and deliveries, whatever was committed before, on every database."""
     _empty_tables()
     yield

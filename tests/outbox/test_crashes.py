@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("clean")]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("empty_tables")]
 
 RECEIVER = "noted:post_save:shop.Order:retries=1000:backoff=0.01"
 KEYS = 24
@@ -34,8 +34,8 @@ BEHIND = 30
 
 
 @pytest.fixture
-def book(durable: Callable[..., None]) -> Ledger:
-    durable(receivers.saves_with_times, retries=1000)
+def book(make_durable: Callable[..., None]) -> Ledger:
+    make_durable(receivers.saves_with_times, retries=1000)
     return Ledger(KEYS)
 
 
@@ -70,14 +70,14 @@ def wait_until_all_is_done(last: Process, seconds: float) -> None:
 
 @pytest.mark.every_database
 def test_killed_workers_lose_nothing_and_keep_the_order(
-    book: Ledger, runs: CallLog, worker: Callable[..., Process], crashes: int
+    book: Ledger, runs: CallLog, start_worker: Callable[..., Process], crash_count: int
 ) -> None:
     def begin() -> Process:
-        return worker("--threads", "2", receivers=RECEIVER, box={"LEASE": 1.5})
+        return start_worker("--threads", "2", receivers=RECEIVER, box={"LEASE": 1.5})
 
     deaths: dict[int, int] = {}
     running = [begin(), begin()]
-    for number in range(crashes):
+    for number in range(crash_count):
         began = run_that_began(book, runs, running[0])
         victim = next(one for one in running if one.popen.pid == began.pid)
         if number % 4 == 3:  # one that has just been started, perhaps
@@ -136,9 +136,9 @@ class Broker:
 def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
     book: Ledger,
     runs: CallLog,
-    start: Callable[..., Process],
-    worker: Callable[..., Process],
-    crashes: int,
+    start_process: Callable[..., Process],
+    start_worker: Callable[..., Process],
+    crash_count: int,
     name: str,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -153,15 +153,17 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
 
     def begin() -> Process:
         command = ("-m", "celery", "-A", "tests.outbox.celery_app", "worker", "-c", "2", "-l", "WARNING")
-        return start(*command, "--without-gossip", "--without-mingle", "-n", f"{broker.queue}-{next(names)}@%h", **more)
+        return start_process(
+            *command, "--without-gossip", "--without-mingle", "-n", f"{broker.queue}-{next(names)}@%h", **more
+        )
 
     # A worker of Celery's takes seconds to start, and replaces a child of its own at once.
     victims = cycle(["child", "relay", "child", "worker"])
     deaths: dict[int, int] = {}
     relays = 0
-    relay = worker(**more)
+    relay = start_worker(**more)
     running = [begin()]
-    for number in range(crashes):
+    for number in range(crash_count):
         began = run_that_began(book, runs, relay)
         if len(running) < 2:  # while one starts, the other works
             running.append(begin())
@@ -173,7 +175,7 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
         moment = time.monotonic_ns()
         if victim == "relay":
             relay.kill()
-            relay = worker(**more)
+            relay = start_worker(**more)
             relays += 1
         elif victim == "worker":
             process = next(one for one in running if one.popen.pid == began.process_group)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.outbox.conftest import Notes, Process
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = pytest.mark.usefixtures("empty_tables")
 
 every_database = pytest.mark.every_database
 
@@ -56,10 +56,10 @@ def relay() -> tuple[Relay, Published]:
 
 @every_database
 def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
-    durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
+    make_durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 2}
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(3)
     one, published = relay
     one.run()
@@ -73,11 +73,11 @@ def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
 
 @every_database
 def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
-    durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relaying, "MOST_UNDER_WAY", 50)
     monkeypatch.setattr(relaying, "DISPATCH_BATCH_SIZE", 10)
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
     pattern = Delivery.objects.get()
     fields = {one.attname: getattr(pattern, one.attname) for one in Delivery._meta.fields if one.name != "id"}
@@ -107,9 +107,9 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
 
 @every_database
 def test_the_relay_publishes_the_head_of_a_key_alone(
-    durable: Callable[..., None], relay: tuple[Relay, Published], notes: Notes
+    make_durable: Callable[..., None], relay: tuple[Relay, Published], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
     one, published = relay
@@ -129,9 +129,9 @@ def test_the_relay_publishes_the_head_of_a_key_alone(
 
 @every_database
 def test_what_could_not_be_published_is_not_taken_for_published(
-    durable: Callable[..., None], relay: tuple[Relay, Published]
+    make_durable: Callable[..., None], relay: tuple[Relay, Published]
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(2)
     one, published = relay
     published.fails = True
@@ -153,9 +153,9 @@ BACKENDS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "app", "command"), BACKENDS, ids=[app for _, app, _ in BACKENDS])
 def test_djangos_tasks_run_deliveries(
-    durable: Callable[..., None],
-    start: Callable[..., Process],
-    worker: Callable[..., Process],
+    make_durable: Callable[..., None],
+    start_process: Callable[..., Process],
+    start_worker: Callable[..., Process],
     notes: Notes,
     backend: str,
     app: str,
@@ -163,7 +163,7 @@ def test_djangos_tasks_run_deliveries(
 ) -> None:
     if find_spec(app) is None:
         pytest.skip(f"{app} is not installed")
-    durable(receivers.fails_once, backoff=0.2)
+    make_durable(receivers.fails_once, backoff=0.2)
     [order, *_] = orders(3)
     order.save()
     more: dict[str, Any] = {
@@ -171,9 +171,9 @@ def test_djangos_tasks_run_deliveries(
         "box": {"ENGINE": "tasks", "REDISPATCH": 5},
         "SIGNALBOX_TEST_TASKS": f"{backend} {app}",
     }
-    assert 0 == start("-m", "django", "migrate", "-v", "0", **more).wait()
-    theirs = start("-m", "django", *command, **more)
-    relay = worker(**more)
+    assert 0 == start_process("-m", "django", "migrate", "-v", "0", **more).wait()
+    theirs = start_process("-m", "django", *command, **more)
+    relay = start_worker(**more)
     notes.wait_for("saved", 4, 60)
     deadline = time.monotonic() + 10
     while Delivery.objects.exclude(state="done").exists():
@@ -219,18 +219,18 @@ def broker(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     "broker", [REDIS, pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, every_database])], indirect=True
 )
 def test_celery_runs_deliveries(
-    durable: Callable[..., None],
-    start: Callable[..., Process],
-    worker: Callable[..., Process],
+    make_durable: Callable[..., None],
+    start_process: Callable[..., Process],
+    start_worker: Callable[..., Process],
     notes: Notes,
     broker: dict[str, Any],
 ) -> None:
-    durable(receivers.fails_once, backoff=0.2)
+    make_durable(receivers.fails_once, backoff=0.2)
     found = orders(3)
     found[0].save()
     more = {"receivers": "fails_once:post_save:shop.Order:backoff=0.2", **broker}
-    theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
-    relay = worker(**more)
+    theirs = start_process(*CELERY, "--without-gossip", "--without-mingle", **more)
+    relay = start_worker(**more)
     notes.wait_for("saved", 4, 90)  # a message that was lost is sent again after 60 s
     assert 0 == relay.end()
     theirs.end()
@@ -238,17 +238,17 @@ def test_celery_runs_deliveries(
 
 @pytest.mark.parametrize("broker", [REDIS, RABBITMQ], indirect=True)
 def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
-    durable: Callable[..., None],
-    start: Callable[..., Process],
-    worker: Callable[..., Process],
+    make_durable: Callable[..., None],
+    start_process: Callable[..., Process],
+    start_worker: Callable[..., Process],
     notes: Notes,
     broker: dict[str, Any],
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(1)
     more = {"receivers": "slow:post_save:shop.Order", "SIGNALBOX_TEST_SLOW": "3", **broker}
-    theirs = start(*CELERY, "--without-gossip", "--without-mingle", **more)
-    relay = worker(**more)
+    theirs = start_process(*CELERY, "--without-gossip", "--without-mingle", **more)
+    relay = start_worker(**more)
     notes.wait_for("begun", 1, 60)
     theirs.end()
     assert 0 == relay.end()
@@ -259,10 +259,10 @@ def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
 
 @every_database
 def test_the_engine_for_development_runs_what_was_committed_at_once(
-    durable: Callable[..., None], notes: Notes, settings: Any
+    make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "immediate"}
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     with transaction.atomic():
         order = Order.objects.create(number="1")
         assert [] == notes.lines()
@@ -283,10 +283,10 @@ def test_the_engine_for_development_runs_what_was_committed_at_once(
 @pytest.mark.django_db(databases=["default", "other"], transaction=True)
 @pytest.mark.parametrize("name", ["saved", "never_works", "asynchronously_slow"])
 def test_the_engine_for_development_leaves_the_transactions_of_other_databases_open(
-    durable: Callable[..., None], notes: Notes, settings: Any, name: str
+    make_durable: Callable[..., None], notes: Notes, settings: Any, name: str
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "immediate"}
-    durable(getattr(receivers, name), retries=0, timeout=0.2)
+    make_durable(getattr(receivers, name), retries=0, timeout=0.2)
     with transaction.atomic(using="other"):
         Tag.objects.using("other").create(name="before")
         Order.objects.create(number="1")
@@ -297,11 +297,11 @@ def test_the_engine_for_development_leaves_the_transactions_of_other_databases_o
 
 
 def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
-    durable: Callable[..., None], notes: Notes, settings: Any
+    make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "immediate"}
-    durable(receivers.never_works, backoff=lambda attempt: 1 / 0)
-    durable(receivers.saved)
+    make_durable(receivers.never_works, backoff=lambda attempt: 1 / 0)
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert 1 == len(notes.lines("saved"))
     failed = Delivery.objects.get(receiver__endswith="never_works")
@@ -311,9 +311,9 @@ def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
 
 @every_database
 def test_a_failure_in_development_reaches_nobody_and_is_kept(
-    durable: Callable[..., None], notes: Notes, settings: Any
+    make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"ENGINE": "immediate"}
-    durable(receivers.never_works, retries=0)
+    make_durable(receivers.never_works, retries=0)
     Order.objects.create(number="1")
     assert "dead" == Delivery.objects.get().state

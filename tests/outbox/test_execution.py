@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.outbox.conftest import Notes
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = pytest.mark.usefixtures("empty_tables")
 
 
 def attempted() -> AttemptResult:
@@ -29,18 +29,18 @@ def attempted() -> AttemptResult:
 
 @pytest.mark.parametrize(("name", "error"), [("exits", "SystemExit: 3"), ("cancelled", "CancelledError")])
 def test_whatever_a_receiver_raises_is_its_failure(
-    durable: Callable[..., None], notes: Notes, name: str, error: str
+    make_durable: Callable[..., None], notes: Notes, name: str, error: str
 ) -> None:
-    durable(getattr(receivers, name), retries=0)
+    make_durable(getattr(receivers, name), retries=0)
     result = attempted()
     assert Disposition.DEAD == result.disposition
     assert error in result.error
 
 
 def test_a_failure_is_logged_without_secrets(
-    durable: Callable[..., None], notes: Notes, caplog: pytest.LogCaptureFixture
+    make_durable: Callable[..., None], notes: Notes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    durable(receivers.never_works)
+    make_durable(receivers.never_works)
     attempted()
     assert "never_works failed (attempt 1)" in caplog.text
     assert "ValueError: password=[redacted] is wrong" in caplog.text
@@ -51,9 +51,9 @@ def test_a_failure_is_logged_without_secrets(
 @pytest.mark.every_database
 @pytest.mark.parametrize("told", [1e13, float("nan"), None])
 def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
-    durable: Callable[..., None], notes: Notes, told: Any
+    make_durable: Callable[..., None], notes: Notes, told: Any
 ) -> None:
-    durable(receivers.exits, backoff=lambda attempt: told)
+    make_durable(receivers.exits, backoff=lambda attempt: told)
     Order.objects.create(number="1")
     claims = DeliveryQueue("default")
     [one] = claims.acquire(1, 1)
@@ -76,9 +76,9 @@ def closes(sender: Any, **kwargs: Any) -> None:
 @pytest.mark.every_database
 @pytest.mark.parametrize("receiver", [begins, closes])
 def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
-    durable: Callable[..., None], receiver: Any
+    make_durable: Callable[..., None], receiver: Any
 ) -> None:
-    durable(receiver)
+    make_durable(receiver)
     Order.objects.create(number="1")
     assert 0 == Worker(WorkerOptions(burst=True, databases=("default",))).run()
     assert "done" == Delivery.objects.get().state
@@ -87,8 +87,8 @@ def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
 
 
 @pytest.mark.every_database
-def test_attempts_of_which_nothing_came_back_are_all_that_count(durable: Callable[..., None]) -> None:
-    durable(receivers.kills_process, retries=1)
+def test_attempts_of_which_nothing_came_back_are_all_that_count(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.kills_process, retries=1)
     Order.objects.create(number="1")
     claims = DeliveryQueue("default")
     for _ in range(2):
@@ -101,8 +101,8 @@ def test_attempts_of_which_nothing_came_back_are_all_that_count(durable: Callabl
     assert "The worker died in each attempt" in found.error
 
 
-def test_ctrl_c_ends_the_main_thread_alone(durable: Callable[..., None]) -> None:
-    durable(receivers.interrupted, retries=0)
+def test_ctrl_c_ends_the_main_thread_alone(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.interrupted, retries=0)
     with pytest.raises(KeyboardInterrupt):
         attempted()
     found: list[AttemptResult] = []

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
     from tests.outbox.conftest import Notes
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = pytest.mark.usefixtures("empty_tables")
 
 
 @pytest.mark.parametrize("name", ["stuck", "blocks", "blocks_a_thread", "swallows"])
 def test_a_receiver_that_does_not_end_counts_as_failed_while_it_holds_its_engines_thread(
-    durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
+    make_durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(heartbeat, "TICK", 0.05)
     monkeypatch.setattr(heartbeat, "TIMEOUT_GRACE_SECONDS", 0.2)
     monkeypatch.setenv("SIGNALBOX_TEST_STUCK", "3")
-    durable(getattr(receivers, name), retries=0, timeout=0.1)
+    make_durable(getattr(receivers, name), retries=0, timeout=0.1)
     Order.objects.create(number="1")
     number = Delivery.objects.get().pk
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.outbox.conftest import Notes
 
-pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("empty_tables")]
 
 SAVED = "tests.outbox.receivers.saved"
 
@@ -50,8 +50,10 @@ def command(*arguments: str) -> str:
     return output.getvalue()
 
 
-def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(durable: Callable[..., None], client: Any) -> None:
-    durable(receivers.saved)
+def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(
+    make_durable: Callable[..., None], client: Any
+) -> None:
+    make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
     orders(2)
@@ -69,9 +71,9 @@ def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(durable: Call
 
 @pytest.mark.django_db(databases=["default", "other"], transaction=True)
 def test_the_command_tells_of_each_database_that_holds_deliveries_or_of_the_chosen_one(
-    durable: Callable[..., None],
+    make_durable: Callable[..., None],
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
     both = json.loads(command("--json"))["databases"]
     assert {"default": 1, "other": 0} == {one["database"]: one["pending"] for one in both}
@@ -86,8 +88,8 @@ def test_a_database_that_is_not_there_is_refused_with_the_names_of_those_that_ar
         call_command("signalbox", *words)
 
 
-def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     orders(1)
     Delivery.objects.update(wake=claiming.now_us() - 61 * claiming.SECOND_US)
     assert not health.get_health("default").is_healthy
@@ -101,8 +103,8 @@ def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(durable: Callable
     assert health.get_health("default").is_healthy
 
 
-def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
     Delivery.objects.update(wake=claiming.now_us() - 61 * claiming.SECOND_US)
@@ -112,9 +114,9 @@ def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(durable: Cal
 
 
 @pytest.mark.parametrize("well", [True, False])
-def test_messages_that_nobody_takes_are_not_well(durable: Callable[..., None], settings: Any, well: bool) -> None:
+def test_messages_that_nobody_takes_are_not_well(make_durable: Callable[..., None], settings: Any, well: bool) -> None:
     settings.SIGNALBOX = {"ENGINE": "celery"}
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
     long_ago = claiming.now_us() - (1 if well else 61) * claiming.SECOND_US
@@ -125,8 +127,8 @@ def test_messages_that_nobody_takes_are_not_well(durable: Callable[..., None], s
     assert (well, 2) == (found.is_healthy, found.due)
 
 
-def test_a_dead_letter_is_run_again_in_its_old_place(durable: Callable[..., None], notes: Notes) -> None:
-    durable(receivers.saved)
+def test_a_dead_letter_is_run_again_in_its_old_place(make_durable: Callable[..., None], notes: Notes) -> None:
+    make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
     [dead] = kill()
@@ -139,8 +141,8 @@ def test_a_dead_letter_is_run_again_in_its_old_place(durable: Callable[..., None
     assert 1 == len(claims.acquire(10, 10))
 
 
-def test_a_discarded_dead_letter_lets_the_next_one_pass(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_a_discarded_dead_letter_lets_the_next_one_pass(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
     [dead] = kill()
@@ -151,16 +153,16 @@ def test_a_discarded_dead_letter_lets_the_next_one_pass(durable: Callable[..., N
     assert "discarded" == Delivery.objects.get(pk=dead).state
 
 
-def test_what_runs_can_be_neither_retried_nor_discarded(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_what_runs_can_be_neither_retried_nor_discarded(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     orders(1)
     DeliveryQueue("default").acquire(1, 1)
     assert 0 == operations.retry(Delivery.objects.all(), "default")
     assert 0 == operations.discard(Delivery.objects.all(), "default")
 
 
-def test_deliveries_are_listed_by_state_and_receiver(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_deliveries_are_listed_by_state_and_receiver(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     orders(3)
     [dead] = kill()
     listed = [json.loads(line) for line in command("list", "--json", "--state", "dead").splitlines()]
@@ -171,7 +173,9 @@ def test_deliveries_are_listed_by_state_and_receiver(durable: Callable[..., None
     assert '"row"' in json.dumps(json.loads(command("show", str(dead), "--json"))["payload"])
 
 
-def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Callable[..., None], notes: Notes) -> None:
+def test_past_events_are_replayed_to_a_new_receiver_in_their_order(
+    make_durable: Callable[..., None], notes: Notes
+) -> None:
     since = claiming.now_us()
     found = orders(2)
     with suppress(RuntimeError), transaction.atomic():
@@ -179,7 +183,7 @@ def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Call
         raise RuntimeError
     found[0].save()
     found[1].delete()
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     assert 3 == operations.replay(SAVED, "default", since=since, dry_run=True)
     assert 3 == operations.replay(SAVED, "default", since=since)
     assert 0 == operations.replay(SAVED, "default", since=since), "what waits is not made twice"
@@ -189,25 +193,25 @@ def test_past_events_are_replayed_to_a_new_receiver_in_their_order(durable: Call
     assert 3 == operations.replay(SAVED, "default", since=since)
 
 
-def test_a_replayed_event_leaves_out_what_was_not_recorded(durable: Callable[..., None]) -> None:
+def test_a_replayed_event_leaves_out_what_was_not_recorded(make_durable: Callable[..., None]) -> None:
     since = claiming.now_us()
     Customer.objects.create(name="x" * 99, api_token="t0ken")
-    durable(receivers.saved, sender=Customer)
+    make_durable(receivers.saved, sender=Customer)
     operations.replay(SAVED, "default", since=since)
     assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
 
 
-def test_replay_of_an_unknown_receiver_names_the_known_ones(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_replay_of_an_unknown_receiver_names_the_known_ones(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     with pytest.raises(CommandError, match=f"no durable receiver 'shop.gone'; known: {SAVED}"):
         command("replay", "--receiver", "shop.gone", "--since", "1h")
 
 
-def test_a_custom_signal_is_replayed_with_its_objects(durable: Callable[..., None], notes: Notes) -> None:
+def test_a_custom_signal_is_replayed_with_its_objects(make_durable: Callable[..., None], notes: Notes) -> None:
     since = claiming.now_us()
     order = Order.objects.create(number="1")
     signals.order_paid.send(sender=Order, order=order)
-    durable(takes_order, signals.order_paid, None)
+    make_durable(takes_order, signals.order_paid, None)
     assert 1 == operations.replay(f"{__name__}.takes_order", "default", since=since)
     run_deliveries()
     assert [["order", "1"]] == notes.lines()
@@ -240,8 +244,8 @@ def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options:
 
 
 @pytest.mark.parametrize("value", [Decimal("1.50"), (1, 2), frozenset({1}), list(range(300)), "x" * 5000, Order])
-def test_a_kept_delivery_tells_a_replay_what_was_sent(durable: Callable[..., None], value: Any) -> None:
-    [found] = replayed(durable, value, kept=True)
+def test_a_kept_delivery_tells_a_replay_what_was_sent(make_durable: Callable[..., None], value: Any) -> None:
+    [found] = replayed(make_durable, value, kept=True)
     assert (type(value), value) == (type(found), found)
 
 
@@ -258,9 +262,9 @@ def test_a_kept_delivery_tells_a_replay_what_was_sent(durable: Callable[..., Non
     ],
 )
 def test_what_the_register_kept_in_part_is_not_replayed_and_counted(
-    durable: Callable[..., None], caplog: pytest.LogCaptureFixture, value: Any
+    make_durable: Callable[..., None], caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
-    assert [] == replayed(durable, value, kept=False)
+    assert [] == replayed(make_durable, value, kept=False)
     assert f"1 events can't be replayed to {REPLAYED}" in caplog.text
 
 
@@ -276,18 +280,22 @@ def test_what_the_register_kept_in_part_is_not_replayed_and_counted(
         {"model": "shop.Order", "pk": "no number"},
     ],
 )
-def test_what_the_register_tells_by_its_form_is_replayed_as_it_was(durable: Callable[..., None], value: Any) -> None:
-    [found] = replayed(durable, value, kept=False)
+def test_what_the_register_tells_by_its_form_is_replayed_as_it_was(
+    make_durable: Callable[..., None], value: Any
+) -> None:
+    [found] = replayed(make_durable, value, kept=False)
     assert (type(value), value) == (type(found), found)
 
 
-def test_objects_within_containers_are_replayed_as_objects(durable: Callable[..., None]) -> None:
+def test_objects_within_containers_are_replayed_as_objects(make_durable: Callable[..., None]) -> None:
     order = Order.objects.create(number="1")
-    assert [{"orders": [order]}] == replayed(durable, {"orders": [order]}, kept=False)
+    assert [{"orders": [order]}] == replayed(make_durable, {"orders": [order]}, kept=False)
 
 
-def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cut(durable: Callable[..., None]) -> None:
-    durable(takes_order, signals.order_paid, None)
+def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cut(
+    make_durable: Callable[..., None],
+) -> None:
+    make_durable(takes_order, signals.order_paid, None)
     since = claiming.now_us()
     signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
     Delivery.objects.all().delete()
@@ -301,8 +309,10 @@ def by_pk(values: Any) -> Any:
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("key", ["value", by_pk, "pk"])
-def test_a_replayed_signal_has_the_lane_of_the_sent_one(durable: Callable[..., None], key: Any, kept: bool) -> None:
-    durable(takes_value, signals.order_paid, None, key=key)
+def test_a_replayed_signal_has_the_lane_of_the_sent_one(
+    make_durable: Callable[..., None], key: Any, kept: bool
+) -> None:
+    make_durable(takes_value, signals.order_paid, None, key=key)
     order = Order.objects.create(number="1")
     since = claiming.now_us()
     signals.order_paid.send(sender=Order, value=order, instance=order)
@@ -311,8 +321,8 @@ def test_a_replayed_signal_has_the_lane_of_the_sent_one(durable: Callable[..., N
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("key", ["customer", "total", "placed", "pk", lambda values: values["customer"]])
-def test_a_replayed_save_has_the_lane_of_the_live_one(durable: Callable[..., None], key: Any, kept: bool) -> None:
-    durable(receivers.saved, key=key)
+def test_a_replayed_save_has_the_lane_of_the_live_one(make_durable: Callable[..., None], key: Any, kept: bool) -> None:
+    make_durable(receivers.saved, key=key)
     customer = Customer.objects.create(name="Ann")
     since = claiming.now_us()
     order = Order.objects.create(number="1", customer=customer)

@@ -44,12 +44,12 @@ def one_lane() -> str:
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
-def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
-    durable(receivers.saved, post_save, ExpressOrder)
-    durable(receivers.saved, m2m_changed, Order.tags.through)
-    durable(receivers.saved, signals.order_paid, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
+    make_durable(receivers.saved, post_save, ExpressOrder)
+    make_durable(receivers.saved, m2m_changed, Order.tags.through)
+    make_durable(receivers.saved, signals.order_paid, None)
     order = Order.objects.create(number="1")
     order.tags.add(Tag.objects.create(name="t"))
     proxy = ExpressOrder.objects.get()
@@ -59,18 +59,18 @@ def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(durable
     assert f"shop.Order {order.pk}" == one_lane()
 
 
-@pytest.mark.usefixtures("clean")
-def test_objects_of_two_models_have_lanes_of_their_own(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, post_save, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_objects_of_two_models_have_lanes_of_their_own(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, post_save, None)
     Tag.objects.create(pk=7, name="t")
     Order.objects.create(pk=7, number="1")
     (_, first), (_, second) = ordered()
     assert first != second
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_key_is_one_lane_whatever_the_sender(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, [post_save, signals.order_paid], None, key="customer")
+@pytest.mark.usefixtures("empty_tables")
+def test_a_key_is_one_lane_whatever_the_sender(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, [post_save, signals.order_paid], None, key="customer")
     customer = Customer.objects.create(name="Ann")
     Delivery.objects.all().delete()
     Order.objects.create(number="1", customer=customer)
@@ -79,19 +79,19 @@ def test_a_key_is_one_lane_whatever_the_sender(durable: Callable[..., None]) -> 
     assert f"shop.Customer {customer.pk}" == one_lane()
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_function_of_the_key_is_given_the_arguments_themselves(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, signals.order_paid, None, key=by_customers_key)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_function_of_the_key_is_given_the_arguments_themselves(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, signals.order_paid, None, key=by_customers_key)
     customer = Customer.objects.create(name="Ann")
     signals.order_paid.send(sender=None, customer=customer)
     assert str(customer.pk) == one_lane()
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize("key", ["customer", by_customer])
-def test_a_field_that_was_not_loaded_is_read_for_the_key(durable: Callable[..., None], key: Any) -> None:
-    durable(receivers.saved, key=key)
+def test_a_field_that_was_not_loaded_is_read_for_the_key(make_durable: Callable[..., None], key: Any) -> None:
+    make_durable(receivers.saved, key=key)
     customer = Customer.objects.create(name="Ann")
     order = Order.objects.create(number="1", customer=customer)
     order.save()
@@ -105,9 +105,9 @@ def test_a_field_that_was_not_loaded_is_read_for_the_key(durable: Callable[..., 
     assert (f"shop.Customer {customer.pk}" if key == "customer" else str(customer.pk)) == one_lane()
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_value_that_the_database_made_is_read_for_the_key(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, key="number")
+@pytest.mark.usefixtures("empty_tables")
+def test_a_value_that_the_database_made_is_read_for_the_key(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, key="number")
     order = Order.objects.create(number="12")
     order.number = Concat(Value(""), F("number"))
     order.save()
@@ -115,10 +115,10 @@ def test_a_value_that_the_database_made_is_read_for_the_key(durable: Callable[..
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize("key", ["customer", by_customer])
-def test_a_delete_that_could_not_be_put_in_order_is_refused(durable: Callable[..., None], key: Any) -> None:
-    durable(receivers.saved, post_delete, key=key)
+def test_a_delete_that_could_not_be_put_in_order_is_refused(make_durable: Callable[..., None], key: Any) -> None:
+    make_durable(receivers.saved, post_delete, key=key)
     customer = Customer.objects.create(name="Ann")
     Order.objects.create(number="1", customer=customer)
     with pytest.raises(DatabaseError, match=r"the field 'customer' of shop\.Order \d+, .* before the delete"):
@@ -127,35 +127,35 @@ def test_a_delete_that_could_not_be_put_in_order_is_refused(durable: Callable[..
     assert 1 == Delivery.objects.count()
 
 
-@pytest.mark.usefixtures("clean")
-def test_an_empty_text_is_a_key_as_any_other(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, key="note")
+@pytest.mark.usefixtures("empty_tables")
+def test_an_empty_text_is_a_key_as_any_other(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, key="note")
     Order.objects.create(number="1")
     Order.objects.create(number="2")
     assert '""' == one_lane()
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_secret_argument_is_no_key(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, signals.order_paid, None, key="token")
+@pytest.mark.usefixtures("empty_tables")
+def test_a_secret_argument_is_no_key(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, signals.order_paid, None, key="token")
     signals.order_paid.send(sender=None, token="t0ken")
     assert "[redacted]" == one_lane()
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 def test_a_key_that_fails_is_told_and_the_object_is_the_key(
-    durable: Callable[..., None], caplog: pytest.LogCaptureFixture
+    make_durable: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    durable(receivers.saved, key=lambda values: object())
+    make_durable(receivers.saved, key=lambda values: object())
     order = Order.objects.create(number="1")
     assert f"shop.Order {order.pk}" == one_lane()
     assert "a builtins.object makes no key" in caplog.text
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
-def test_a_retried_delivery_comes_back_to_its_lane(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_retried_delivery_comes_back_to_its_lane(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     before = ordered()
     Delivery.objects.update(state="dead", lane=None)

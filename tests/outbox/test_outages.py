@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.outbox.conftest import Notes, Process
 
-pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("empty_tables")]
 
 SLOW = "slow:post_save:shop.Order"
 LEASE = 3.0
@@ -77,8 +77,10 @@ def mine() -> Worker:
     return found
 
 
-def test_a_worker_does_not_claim_what_it_runs_itself_but_renews_it(durable: Callable[..., None], mine: Worker) -> None:
-    durable(receivers.saved)
+def test_a_worker_does_not_claim_what_it_runs_itself_but_renews_it(
+    make_durable: Callable[..., None], mine: Worker
+) -> None:
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
     [one] = mine._prefetched
@@ -92,9 +94,9 @@ def test_a_worker_does_not_claim_what_it_runs_itself_but_renews_it(durable: Call
 
 
 def test_a_renewal_that_failed_is_tried_again_at_once(
-    durable: Callable[..., None], mine: Worker, monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], mine: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
     Delivery.objects.update(lease=1, wake=1)
@@ -110,8 +112,8 @@ def away(*_: Any) -> None:
     raise OperationalError("database is locked")
 
 
-def test_an_attempt_that_ends_does_not_let_go_of_a_later_claim(durable: Callable[..., None], mine: Worker) -> None:
-    durable(receivers.saved)
+def test_an_attempt_that_ends_does_not_let_go_of_a_later_claim(make_durable: Callable[..., None], mine: Worker) -> None:
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
     [first] = mine._prefetched
@@ -122,9 +124,9 @@ def test_an_attempt_that_ends_does_not_let_go_of_a_later_claim(durable: Callable
 
 
 def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_when_not(
-    durable: Callable[..., None],
+    make_durable: Callable[..., None],
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     claims = DeliveryQueue("default")
     [one] = claims.acquire(1)
@@ -141,9 +143,9 @@ def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_whe
 
 
 def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
-    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     [number] = Delivery.objects.values_list("pk", flat=True)
     answers = []
@@ -160,12 +162,12 @@ def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
 
 
 def test_a_receiver_that_outlasts_an_outage_longer_than_its_lease_is_not_run_beside_itself(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, outage: Outage
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes, outage: Outage
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     Order.objects.create(number="1")
     more: dict[str, Any] = {**outage.environment, "SIGNALBOX_TEST_SLOW": "8"}
-    running = worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
+    running = start_worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
     notes.wait_for("begun", 1)
     with outage():
         time.sleep(LEASE + 0.5)
@@ -176,14 +178,14 @@ def test_a_receiver_that_outlasts_an_outage_longer_than_its_lease_is_not_run_bes
 
 
 def test_what_was_claimed_before_an_outage_longer_than_the_lease_is_run_after_it(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, outage: Outage
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes, outage: Outage
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     with transaction.atomic():
         for number in range(6):
             Order.objects.create(number=str(number))
     more: dict[str, Any] = {**outage.environment, "SIGNALBOX_TEST_SLOW": "0.4"}
-    running = worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
+    running = start_worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
     notes.wait_for("begun", 2)
     with outage():
         time.sleep(LEASE + 0.5)

@@ -28,15 +28,15 @@ from tests.shop.models import Order
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("clean")]
+pytestmark = [pytest.mark.every_database, pytest.mark.usefixtures("empty_tables")]
 
 SKIPPED = AttemptResult(disposition=Disposition.DEAD, error="x", releases_partition=True)
 
 
 @pytest.fixture
-def copies(durable: Callable[..., None]) -> Callable[..., None]:
+def copies(make_durable: Callable[..., None]) -> Callable[..., None]:
     """Make deliveries that are alike, but for the values that are given."""
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     Order.objects.create(number="1")
     pattern = Delivery.objects.get()
     pattern.delete()
@@ -60,8 +60,10 @@ def two_of_one_key(durable: Callable[..., None]) -> tuple[Delivery, Delivery]:
 # ------------------------------------------------------------------ one at a time
 
 
-def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(durable: Callable[..., None]) -> None:
-    first, second = two_of_one_key(durable)
+def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(
+    make_durable: Callable[..., None],
+) -> None:
+    first, second = two_of_one_key(make_durable)
     claims = DeliveryQueue("default")
     [one] = claims.acquire(10, 10)
     claims.complete(one, SKIPPED)
@@ -75,8 +77,8 @@ def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(d
     assert [first.pk] == [found.id for found in claims.acquire(10, 10)]
 
 
-def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(durable: Callable[..., None]) -> None:
-    first, second = two_of_one_key(durable)
+def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(make_durable: Callable[..., None]) -> None:
+    first, second = two_of_one_key(make_durable)
     claims = DeliveryQueue("default")
     [one] = claims.acquire(10, 10)
     claims.complete(one, SKIPPED)
@@ -88,11 +90,11 @@ def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(dur
 
 @pytest.mark.parametrize("by_id", [False, True])
 def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhile(
-    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch, by_id: bool
+    make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch, by_id: bool
 ) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("who has SQLite's write lock claims alone")
-    first, second = two_of_one_key(durable)
+    first, second = two_of_one_key(make_durable)
     lane = first.partition_id
     Delivery.objects.filter(pk=first.pk).update(lane=None, wake=None, state="dead")
     claims = DeliveryQueue("default")

@@ -54,8 +54,10 @@ def test_a_function_that_is_connected_again_or_imported_anew_is_no_error() -> No
     assert [] == receiver_checks.check_receivers()
 
 
-def test_a_sender_in_a_database_without_the_table_is_warned_of(durable: Callable[..., None], settings: Any) -> None:
-    durable(receivers.saved)
+def test_a_sender_in_a_database_without_the_table_is_warned_of(
+    make_durable: Callable[..., None], settings: Any
+) -> None:
+    make_durable(receivers.saved)
     assert [] == receiver_checks.check_receivers()
     settings.DATABASE_ROUTERS = [Denies()]
     [found] = receiver_checks.check_receivers()

@@ -138,9 +138,9 @@ def test_a_plain_receiver_is_connected_as_djangos_is() -> None:
 
 
 @pytest.mark.django_db
-def test_nothing_is_connected_for_a_durable_receiver(durable: Callable[..., None]) -> None:
+def test_nothing_is_connected_for_a_durable_receiver(make_durable: Callable[..., None]) -> None:
     before = len(post_save.receivers)
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     assert before == len(post_save.receivers)
     assert not post_save.has_listeners(Order)
 
@@ -253,9 +253,9 @@ def roll_back(number: str) -> None:
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
-def test_a_delivery_exists_if_and_only_if_its_change_was_committed(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_delivery_exists_if_and_only_if_its_change_was_committed(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     with transaction.atomic():
         Order.objects.create(number="kept")
         with pytest.raises(RuntimeError):
@@ -271,11 +271,11 @@ def test_a_delivery_exists_if_and_only_if_its_change_was_committed(durable: Call
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
-    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     monkeypatch.setattr(backends, "DELIVERY_COLUMNS", (*batches.DELIVERY_COLUMNS[:-1], ("nowhere", "jsonb")))
     broken = "INSERT INTO nowhere VALUES (?)"
     monkeypatch.setattr(
@@ -291,13 +291,13 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
     assert not Order.objects.filter(number="1").exists()
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize("box", [{"RECORD": ["auth"]}, {"RECORD": [], "IGNORE": ["shop"]}, {"RECORD": "audit"}])
 def test_what_a_durable_receiver_waits_for_is_recorded_whatever_the_setting_says(
-    durable: Callable[..., None], settings: Any, box: dict[str, Any]
+    make_durable: Callable[..., None], settings: Any, box: dict[str, Any]
 ) -> None:
     settings.SIGNALBOX = box
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     order = Order.objects.create(number="1")
     order.save()
     Tag.objects.create(name="of another sender")
@@ -306,11 +306,11 @@ def test_what_a_durable_receiver_waits_for_is_recorded_whatever_the_setting_says
     assert ("audit" == box["RECORD"]) == Event.objects.filter(sender="shop.Tag").exists()
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 def test_a_durable_post_delete_hears_of_each_object_and_others_keep_their_fast_deletes(
-    durable: Callable[..., None], django_assert_num_queries: Any
+    make_durable: Callable[..., None], django_assert_num_queries: Any
 ) -> None:
-    durable(receivers.saves_with_number, post_delete, OrderLine)
+    make_durable(receivers.saves_with_number, post_delete, OrderLine)
     order = Order.objects.create(number="1")
     for sku in "abc":
         OrderLine.objects.create(order=order, sku=sku)
@@ -322,18 +322,18 @@ def test_a_durable_post_delete_hears_of_each_object_and_others_keep_their_fast_d
         Word.objects.all().delete()
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_bulk_operation_makes_one_delivery(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, ["bulk_create", "update"])
+@pytest.mark.usefixtures("empty_tables")
+def test_a_bulk_operation_makes_one_delivery(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, ["bulk_create", "update"])
     Order.objects.bulk_create([Order(number=str(number)) for number in range(5)])
     Order.objects.update(note="seen")
     assert ["bulk_create", "update"] == [one.signal for one in Delivery.objects.order_by("id")]
     assert 5 == Delivery.objects.earliest("id").payload["args"]["count"]
 
 
-@pytest.mark.usefixtures("clean")
-def test_many_to_many_changes_are_delivered_once_they_are_made(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, m2m_changed, Order.tags.through)
+@pytest.mark.usefixtures("empty_tables")
+def test_many_to_many_changes_are_delivered_once_they_are_made(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, m2m_changed, Order.tags.through)
     order = Order.objects.create(number="1")
     tag = Tag.objects.create(name="t")
     order.tags.add(tag)
@@ -342,9 +342,11 @@ def test_many_to_many_changes_are_delivered_once_they_are_made(durable: Callable
 
 
 @pytest.mark.every_database
-@pytest.mark.usefixtures("clean")
-def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, signals.order_paid, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(
+    make_durable: Callable[..., None],
+) -> None:
+    make_durable(receivers.saved, signals.order_paid, None)
     order = Order.objects.create(number="1")
     signals.order_paid.send(sender=Order, order=order)
     assert 1 == Delivery.objects.count()
@@ -360,9 +362,9 @@ def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(du
     ]["order"]
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_signal_that_is_sent_in_an_event_loop_is_delivered_with_its_trace(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, signals.order_paid, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_signal_that_is_sent_in_an_event_loop_is_delivered_with_its_trace(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, signals.order_paid, None)
 
     async def work() -> None:
         async with signalbox.trace("asynchronous"):
@@ -386,11 +388,11 @@ def test_a_signal_that_no_module_holds_is_refused_unless_it_is_named() -> None:
     assert {"shop.nameless"} == registry.get_subscribed_signals()
 
 
-def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, retries=1)
-    durable(receivers.saved, sender="shop.Tag", retries=2)
-    durable(receivers.saved, sender=None, retries=3)
-    durable(receivers.saved, post_delete, retries=4)
+def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, retries=1)
+    make_durable(receivers.saved, sender="shop.Tag", retries=2)
+    make_durable(receivers.saved, sender=None, retries=3)
+    make_durable(receivers.saved, post_delete, retries=4)
 
     def retries(signal: str, sender: str) -> int:
         found = registry.find_durable_receiver("tests.outbox.receivers.saved", signal, sender)
@@ -417,9 +419,9 @@ def takes_credentials(sender: Any, credentials: Any, **kwargs: Any) -> None: ...
 def takes_token(sender: Any, token: Any, **kwargs: Any) -> None: ...
 
 
-@pytest.mark.usefixtures("clean")
-def test_an_argument_that_cannot_travel_is_an_error_of_the_send(durable: Callable[..., None]) -> None:
-    durable(takes_document, signals.order_paid, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_an_argument_that_cannot_travel_is_an_error_of_the_send(make_durable: Callable[..., None]) -> None:
+    make_durable(takes_document, signals.order_paid, None)
     with pytest.raises(
         registry.CannotBeDurable, match=r"sent with 'document', which .*takes_document takes .*it is a builtins.object"
     ):
@@ -428,9 +430,9 @@ def test_an_argument_that_cannot_travel_is_an_error_of_the_send(durable: Callabl
     assert {"document": "text"} == Delivery.objects.get().payload["packed"]
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(durable: Callable[..., None]) -> None:
-    durable(takes_document, signals.order_paid, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(make_durable: Callable[..., None]) -> None:
+    make_durable(takes_document, signals.order_paid, None)
     deep: Any = "inmost"
     for _ in range(21):
         deep = [deep]
@@ -441,9 +443,9 @@ def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(dura
     assert {"document": deep[0]} == packed
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_secret_argument_does_not_travel(durable: Callable[..., None]) -> None:
-    durable(takes_token, signals.order_paid, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_a_secret_argument_does_not_travel(make_durable: Callable[..., None]) -> None:
+    make_durable(takes_token, signals.order_paid, None)
     with pytest.raises(registry.CannotBeDurable, match="secret by its name"):
         signals.order_paid.send(sender=Order, token="t0ken")
     assert not Delivery.objects.exists()
@@ -455,7 +457,7 @@ def saved_session() -> Session:
     return session
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize(
     "value",
     [
@@ -474,9 +476,9 @@ def saved_session() -> Session:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_secret_within_an_argument_does_not_travel(durable: Callable[..., None], value: Any) -> None:
+def test_a_secret_within_an_argument_does_not_travel(make_durable: Callable[..., None], value: Any) -> None:
     bool(value)  # wakes what is lazy
-    durable(takes_document, signals.order_paid, None)
+    make_durable(takes_document, signals.order_paid, None)
     with pytest.raises(
         registry.CannotBeDurable, match=r"sent with 'document', which .*takes_document takes: it holds a secret"
     ):
@@ -485,25 +487,25 @@ def test_a_secret_within_an_argument_does_not_travel(durable: Callable[..., None
     assert {"document": "text"} == Delivery.objects.get().payload["packed"]
 
 
-@pytest.mark.usefixtures("clean")
-def test_who_failed_to_log_in_travels_without_the_secret(durable: Callable[..., None]) -> None:
-    durable(takes_credentials, user_login_failed, None)
+@pytest.mark.usefixtures("empty_tables")
+def test_who_failed_to_log_in_travels_without_the_secret(make_durable: Callable[..., None]) -> None:
+    make_durable(takes_credentials, user_login_failed, None)
     user_login_failed.send(sender="tests", credentials={"username": "ann", "password": "hunter2"}, request=None)
     packed = Delivery.objects.get().payload["packed"]
     assert {"username": "ann", "password": REDACTED} == packed["credentials"]
 
 
-@pytest.mark.usefixtures("clean")
-def test_secrets_of_a_row_do_not_travel(durable: Callable[..., None]) -> None:
-    durable(receivers.saved, post_save, Customer)
+@pytest.mark.usefixtures("empty_tables")
+def test_secrets_of_a_row_do_not_travel(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, post_save, Customer)
     Customer.objects.create(name="Ann", api_token="t0ken")
     assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize("text", ["4111 1111 1111 1111", "https://ada:hunter2@host/", '{"password": "hunter2"}'])
-def test_what_a_row_holds_of_secrets_does_not_travel(durable: Callable[..., None], text: str) -> None:
-    durable(receivers.saved)
+def test_what_a_row_holds_of_secrets_does_not_travel(make_durable: Callable[..., None], text: str) -> None:
+    make_durable(receivers.saved)
     Order.objects.create(number="7", note=text)
     payload = Delivery.objects.get().payload
     assert "note" not in payload["row"]
@@ -515,11 +517,13 @@ def test_a_model_whose_key_is_a_secret_is_refused() -> None:
         signalbox.receiver(post_save, sender=Session, durable=True)(receivers.saved)
 
 
-@pytest.mark.usefixtures("clean")
-def test_a_login_is_delivered_with_the_recorded_facts_of_its_request(durable: Callable[..., None], client: Any) -> None:
+@pytest.mark.usefixtures("empty_tables")
+def test_a_login_is_delivered_with_the_recorded_facts_of_its_request(
+    make_durable: Callable[..., None], client: Any
+) -> None:
     from django.contrib.auth.models import User
 
-    durable(receivers.saved, user_logged_in, None)
+    make_durable(receivers.saved, user_logged_in, None)
     user = User.objects.create_user("ann", password="pass")
     client.force_login(user)
     packed = Delivery.objects.get().payload["packed"]
@@ -531,26 +535,26 @@ def of_customer(values: Any) -> object:
     return values["customer"]
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize(
     ("key", "expected"), [("pk", "shop.Order {pk}"), ("number", "7"), (of_customer, "null"), (None, "")]
 )
 def test_the_key_is_the_object_a_field_a_function_or_none(
-    durable: Callable[..., None], key: Any, expected: str
+    make_durable: Callable[..., None], key: Any, expected: str
 ) -> None:
-    durable(receivers.saved, key=key)
+    make_durable(receivers.saved, key=key)
     order = Order.objects.create(number="7")
     one = Delivery.objects.get()
     assert expected.format(pk=order.pk) == one.key
     assert (key is None) == (one.lane is None)
 
 
-@pytest.mark.usefixtures("clean")
+@pytest.mark.usefixtures("empty_tables")
 def test_a_plan_knows_again_what_is_ignored_once_its_receiver_is_gone(
-    durable: Callable[..., None], settings: Any
+    make_durable: Callable[..., None], settings: Any
 ) -> None:
     settings.SIGNALBOX = {"IGNORE": ["shop"]}
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     assert model_metadata.get_metadata(Order).is_recorded
     registry.disconnect("tests.outbox.receivers.saved")
     signalbox.start_recording()

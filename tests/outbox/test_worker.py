@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.outbox.conftest import Notes, Process
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = pytest.mark.usefixtures("empty_tables")
 
 # A test without it is about processes, signals and receivers alone: no database makes a difference to these.
 every_database = pytest.mark.every_database
@@ -52,14 +52,14 @@ def wait_until(check: Callable[[], Any], seconds: float = 20) -> Any:
 
 @every_database
 def test_a_delivery_is_written_with_its_change_and_run_by_a_worker(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     with transaction.atomic():
         kept = Order.objects.create(number="1")
         with pytest.raises(RuntimeError):
             undo("2")
-    assert 0 == worker("--burst", receivers=SAVED).wait()
+    assert 0 == start_worker("--burst", receivers=SAVED).wait()
     [delivery] = Delivery.objects.all()
     assert [["saved", str(kept.pk), str(delivery.pk), "1"]] == notes.lines()
     assert ("done", 1, None, None) == (delivery.state, delivery.attempts, delivery.wake, delivery.lane)
@@ -67,12 +67,12 @@ def test_a_delivery_is_written_with_its_change_and_run_by_a_worker(
 
 @every_database
 def test_a_failed_delivery_is_tried_again_and_its_key_waits_for_it(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.fails_once, backoff=0.3)
+    make_durable(receivers.fails_once, backoff=0.3)
     first, other = orders(2)
     first.save()
-    running = worker("--threads", "2", receivers="fails_once:post_save:shop.Order:backoff=0.3")
+    running = start_worker("--threads", "2", receivers="fails_once:post_save:shop.Order:backoff=0.3")
     notes.wait_for("saved", 3)
     assert 0 == running.end()
     mine = [line[2] for line in notes.lines("saved") if line[1] == str(first.pk)]
@@ -83,12 +83,12 @@ def test_a_failed_delivery_is_tried_again_and_its_key_waits_for_it(
 
 @every_database
 def test_a_delivery_without_attempts_left_is_a_dead_letter_that_blocks_its_key(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.never_works, retries=1, backoff=0.1)
+    make_durable(receivers.never_works, retries=1, backoff=0.1)
     [order] = orders(1)
     order.save()
-    running = worker(receivers="never_works:post_save:shop.Order:retries=1:backoff=0.1")
+    running = start_worker(receivers="never_works:post_save:shop.Order:retries=1:backoff=0.1")
     wait_until(lambda: Delivery.objects.filter(state="dead").exists())
     time.sleep(0.5)
     assert 0 == running.end()
@@ -100,29 +100,29 @@ def test_a_delivery_without_attempts_left_is_a_dead_letter_that_blocks_its_key(
 
 @every_database
 def test_a_dead_letter_that_may_be_skipped_lets_the_next_one_pass(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.never_works, retries=0, on_dead="skip")
+    make_durable(receivers.never_works, retries=0, on_dead="skip")
     [order] = orders(1)
     order.save()
-    assert 0 == worker("--burst", receivers="never_works:post_save:shop.Order:retries=0:on_dead=skip").wait()
+    assert 0 == start_worker("--burst", receivers="never_works:post_save:shop.Order:retries=0:on_dead=skip").wait()
     assert ["dead", "dead"] == [one.state for one in Delivery.objects.all()]
 
 
 @every_database
 @pytest.mark.slow
 def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_others_no_attempt(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.kills_process, sender="shop.Tag", retries=1, backoff=0.1)
-    durable(receivers.saved)
+    make_durable(receivers.kills_process, sender="shop.Tag", retries=1, backoff=0.1)
+    make_durable(receivers.saved)
     others = orders(1)
     for name in ("steam", "coal"):
         Tag.objects.create(name=name)
         others += orders(2)
     box = {"LEASE": 0.6}
     for _ in range(20):
-        running = worker("--burst", receivers=f"kills:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box)
+        running = start_worker("--burst", receivers=f"kills:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box)
         running.popen.wait()
         if not Delivery.objects.filter(receiver__endswith="kills", state="pending").exists():
             break
@@ -138,21 +138,21 @@ def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_other
 
 @every_database
 def test_deliveries_of_one_key_run_one_at_a_time_and_in_order_while_others_run(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     found = orders(4)
     for _ in range(2):
         for order in found:
             order.save()
     slow = "slow:post_save:shop.Order"
     both = [
-        worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
-        worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
+        start_worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
+        start_worker("--threads", "2", "--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0.05"),
     ]
     for one in both:
         one.wait()
-    worker("--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0").wait()
+    start_worker("--burst", receivers=slow, SIGNALBOX_TEST_SLOW="0").wait()
     for order in found:
         mine = [(line[0], int(line[2])) for line in notes.lines() if line[1] == str(order.pk)]
         assert 6 == len(mine)
@@ -162,11 +162,11 @@ def test_deliveries_of_one_key_run_one_at_a_time_and_in_order_while_others_run(
 
 @every_database
 def test_a_worker_that_is_told_to_end_finishes_what_runs_and_gives_back_the_rest(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(3)
-    running = worker(receivers="slow:post_save:shop.Order", SIGNALBOX_TEST_SLOW="1")
+    running = start_worker(receivers="slow:post_save:shop.Order", SIGNALBOX_TEST_SLOW="1")
     notes.wait_for("begun", 1)
     assert 0 == running.end()
     assert 1 == len(notes.lines("saved"))
@@ -175,11 +175,11 @@ def test_a_worker_that_is_told_to_end_finishes_what_runs_and_gives_back_the_rest
 
 
 def test_a_worker_reloads_its_code_on_sighup(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
-    running = worker(receivers=SAVED)
+    running = start_worker(receivers=SAVED)
     notes.wait_for("saved", 1)
     before = running.popen.pid
     running.popen.send_signal(signal.SIGHUP)
@@ -191,12 +191,12 @@ def test_a_worker_reloads_its_code_on_sighup(
 
 
 def test_a_receiver_is_interrupted_at_its_timeout(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.spins, retries=0, timeout=0.3)
-    durable(receivers.saved)
+    make_durable(receivers.spins, retries=0, timeout=0.3)
+    make_durable(receivers.saved)
     orders(1)
-    running = worker(receivers=f"spins:post_save:shop.Order:retries=0:timeout=0.3 {SAVED}")
+    running = start_worker(receivers=f"spins:post_save:shop.Order:retries=0:timeout=0.3 {SAVED}")
     dead = wait_until(lambda: Delivery.objects.filter(state="dead").first())
     assert "TimedOut: it took longer than its timeout of 0.3 seconds" == dead.error
     notes.wait_for("saved", 1)
@@ -205,15 +205,15 @@ def test_a_receiver_is_interrupted_at_its_timeout(
 
 @pytest.mark.slow
 def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
     names = ("stuck", "stuck_in_a_pool", "blocks", "blocks_a_thread", "swallows")
     for name in names:
-        durable(getattr(receivers, name), retries=0, timeout=0.2)
-    durable(receivers.slow)
+        make_durable(getattr(receivers, name), retries=0, timeout=0.2)
+    make_durable(receivers.slow)
     orders(1)
     stuck = " ".join(f"{name}:post_save:shop.Order:retries=0:timeout=0.2" for name in names)
-    running = worker("--threads", str(len(names) + 1), receivers=f"{stuck} {SLOW}", SIGNALBOX_TEST_SLOW="12")
+    running = start_worker("--threads", str(len(names) + 1), receivers=f"{stuck} {SLOW}", SIGNALBOX_TEST_SLOW="12")
     assert 75 == running.wait(40)
     assert 1 == len(notes.lines("saved"))
     for name in names:
@@ -223,8 +223,8 @@ def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
 
 
 @every_database
-def test_what_is_done_is_kept_as_long_as_the_setting_says(durable: Callable[..., None], settings: Any) -> None:
-    durable(receivers.saved)
+def test_what_is_done_is_kept_as_long_as_the_setting_says(make_durable: Callable[..., None], settings: Any) -> None:
+    make_durable(receivers.saved)
     claims = DeliveryQueue("default")
     for days, left in ((7, 1), (0, 1)):
         settings.SIGNALBOX = {"KEEP_DELIVERIES": days}
@@ -239,21 +239,21 @@ def test_what_is_done_is_kept_as_long_as_the_setting_says(durable: Callable[...,
 
 
 def test_an_asynchronous_receiver_is_run(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.asynchronous)
+    make_durable(receivers.asynchronous)
     orders(2)
-    assert 0 == worker("--burst", receivers="asynchronous:post_save:shop.Order").wait()
+    assert 0 == start_worker("--burst", receivers="asynchronous:post_save:shop.Order").wait()
     assert 2 == len(notes.lines("saved"))
 
 
 def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
     Delivery.objects.update(receiver="tests.outbox.gone.receiver")
-    assert 0 == worker("--burst", receivers=SAVED).wait()
+    assert 0 == start_worker("--burst", receivers=SAVED).wait()
     [one] = Delivery.objects.all()
     assert ("pending", 0, None) == (one.state, one.attempts, one.lease)
     assert "tests.outbox.gone can't be imported: ModuleNotFoundError" in one.error
@@ -262,34 +262,34 @@ def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
 
 @every_database
 def test_an_object_that_is_gone_is_rebuilt_from_what_was_recorded(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saves_with_number)
+    make_durable(receivers.saves_with_number)
     [order] = orders(1)
     key = order.pk
     Order.objects.filter(pk=key).update(number="changed")
     Order.objects.all().delete()
-    assert 0 == worker("--burst", receivers="told:post_save:shop.Order").wait()
+    assert 0 == start_worker("--burst", receivers="told:post_save:shop.Order").wait()
     assert [["told", str(key), "0"]] == [line[:3] for line in notes.lines()]
 
 
 @every_database
 def test_a_worker_runs_the_deliveries_of_its_queues_alone(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved, queue="mail")
+    make_durable(receivers.saved, queue="mail")
     orders(1)
-    assert 0 == worker("--burst", "--queue", "other", receivers=SAVED).wait()
+    assert 0 == start_worker("--burst", "--queue", "other", receivers=SAVED).wait()
     assert [] == notes.lines()
-    assert 0 == worker("--burst", "--queue", "other", "--queue", "mail", receivers=SAVED).wait()
+    assert 0 == start_worker("--burst", "--queue", "other", "--queue", "mail", receivers=SAVED).wait()
     assert 1 == len(notes.lines("saved"))
 
 
 @every_database
 def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_due(
-    durable: Callable[..., None],
+    make_durable: Callable[..., None],
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     [order] = orders(1)
     claims = DeliveryQueue("default")
     [taken] = claims.acquire(10, 1)
@@ -332,8 +332,8 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 
 
 @every_database
-def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(durable: Callable[..., None]) -> None:
-    durable(receivers.saved)
+def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
     orders(1)
     claims = DeliveryQueue("default")
     [mine] = claims.acquire(1, 1)
@@ -348,11 +348,11 @@ def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(durabl
 
 @pytest.mark.postgres
 def test_a_worker_is_woken_by_postgresql(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
-    running = worker(receivers=SAVED)
+    running = start_worker(receivers=SAVED)
     notes.wait_for("saved", 1)
     time.sleep(6)  # it sleeps for 5 seconds at a time by now
     began = time.monotonic()
@@ -364,11 +364,11 @@ def test_a_worker_is_woken_by_postgresql(
 
 @every_database
 def test_a_worker_survives_that_its_database_closes_its_connections(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
-    running = worker(receivers=SAVED)
+    running = start_worker(receivers=SAVED)
     notes.wait_for("saved", 1)
     if connection.vendor == "sqlite":
         with transaction.atomic(), connection.cursor() as cursor:
@@ -399,13 +399,13 @@ def _close_the_others() -> None:
 
 @every_database
 def test_several_processes_are_supervised_and_replaced(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.kills_process, retries=0, on_dead="skip")
-    durable(receivers.saved)
+    make_durable(receivers.kills_process, retries=0, on_dead="skip")
+    make_durable(receivers.saved)
     orders(1)
     both = f"kills:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
-    running = worker("--processes", "2", receivers=both, box={"LEASE": 0.5})
+    running = start_worker("--processes", "2", receivers=both, box={"LEASE": 0.5})
     notes.wait_for("saved", 1)
     wait_until(lambda: Delivery.objects.filter(state="dead").exists())
     orders(1)
@@ -415,11 +415,11 @@ def test_several_processes_are_supervised_and_replaced(
 
 @every_database
 def test_a_supervisor_that_is_told_to_end_lets_its_workers_finish_what_runs(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(1)
-    running = worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
+    running = start_worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
     notes.wait_for("begun", 1)
     assert 0 == running.end()
     assert ["begun", "saved"] == [line[0] for line in notes.lines()]
@@ -428,14 +428,14 @@ def test_a_supervisor_that_is_told_to_end_lets_its_workers_finish_what_runs(
 
 @every_database
 def test_what_waits_behind_a_long_run_of_another_object_is_given_to_an_idle_worker(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(3)
-    busy = worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="30")
+    busy = start_worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="30")
     notes.wait_for("begun", 1)
     assert 3 == Delivery.objects.filter(lease__gt=0).count(), "it takes some ahead"
-    idle = worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="0")
+    idle = start_worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="0")
     notes.wait_for("saved", 2, 8)
     busy.kill()
     assert 0 == idle.end()
@@ -443,10 +443,10 @@ def test_what_waits_behind_a_long_run_of_another_object_is_given_to_an_idle_work
 
 
 def test_a_burst_runs_what_is_just_being_given_back(
-    durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGNALBOX_TEST_SLOW", "1.4")
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(2)
     release = DeliveryQueue.release
 
@@ -460,11 +460,11 @@ def test_a_burst_runs_what_is_just_being_given_back(
 
 
 def test_a_supervisor_reloads_its_code_on_sighup(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
-    running = worker("--processes", "2", receivers=SAVED)
+    running = start_worker("--processes", "2", receivers=SAVED)
     notes.wait_for("saved", 1)
     running.popen.send_signal(signal.SIGHUP)
     time.sleep(1.5)
@@ -498,17 +498,17 @@ raise SystemExit(status)
 
 
 def test_a_supervisor_that_is_told_to_end_while_it_starts_workers_starts_no_more_and_ends(
-    start: Callable[..., Process],
+    start_process: Callable[..., Process],
 ) -> None:
-    assert 0 == start("-c", STARTING).wait(30)
+    assert 0 == start_process("-c", STARTING).wait(30)
 
 
 def test_workers_end_without_their_supervisor(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(1)
-    running = worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
+    running = start_worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
     notes.wait_for("begun", 1)
     os.kill(running.popen.pid, signal.SIGKILL)
     running.popen.wait()
@@ -521,11 +521,11 @@ def test_workers_end_without_their_supervisor(
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_worker_that_is_told_twice_to_end_waits_for_nothing(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, processes: str
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes, processes: str
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(1)
-    running = worker("--processes", processes, receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
+    running = start_worker("--processes", processes, receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
     notes.wait_for("begun", 1)
     running.popen.send_signal(signal.SIGTERM)
     time.sleep(1)
@@ -535,11 +535,11 @@ def test_a_worker_that_is_told_twice_to_end_waits_for_nothing(
 
 
 def test_a_worker_that_is_told_to_end_waits_no_longer_than_its_grace(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(2)
-    running = worker("--grace", "0.5", receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
+    running = start_worker("--grace", "0.5", receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
     notes.wait_for("begun", 1)
     assert 75 == running.end(seconds=15)
     begun, waiting = Delivery.objects.order_by("id")
@@ -549,11 +549,11 @@ def test_a_worker_that_is_told_to_end_waits_no_longer_than_its_grace(
 
 @every_database
 def test_once_runs_one_delivery_however_many_threads_there_are(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    durable(receivers.slow)
+    make_durable(receivers.slow)
     orders(4)
-    assert 0 == worker("--once", "--threads", "3", receivers=SLOW, SIGNALBOX_TEST_SLOW="0.5").wait()
+    assert 0 == start_worker("--once", "--threads", "3", receivers=SLOW, SIGNALBOX_TEST_SLOW="0.5").wait()
     assert 1 == len(notes.lines("saved"))
     states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
     assert [("done", 1, None), *[("pending", 0, None)] * 3] == states
@@ -561,12 +561,12 @@ def test_once_runs_one_delivery_however_many_threads_there_are(
 
 @pytest.mark.parametrize("name", ["exits", "cancelled"])
 def test_a_receiver_that_wants_to_end_its_process_fails_and_the_worker_goes_on(
-    durable: Callable[..., None], worker: Callable[..., Process], notes: Notes, name: str
+    make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes, name: str
 ) -> None:
-    durable(getattr(receivers, name), retries=0)
-    durable(receivers.saved)
+    make_durable(getattr(receivers, name), retries=0)
+    make_durable(receivers.saved)
     orders(2)
-    assert 0 == worker("--burst", receivers=f"{name}:post_save:shop.Order:retries=0 {SAVED}").wait()
+    assert 0 == start_worker("--burst", receivers=f"{name}:post_save:shop.Order:retries=0 {SAVED}").wait()
     assert 2 == len(notes.lines("saved"))
     assert ["dead", "dead"] == [one.state for one in Delivery.objects.filter(receiver__endswith=name)]
 
@@ -582,9 +582,9 @@ def test_a_worker_whose_thread_fails_says_so_by_its_status(monkeypatch: pytest.M
 
 @every_database
 def test_what_a_thread_claims_just_before_it_ends_is_given_back(
-    durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    durable(receivers.saved)
+    make_durable(receivers.saved)
     orders(1)
     mine = Worker(WorkerOptions(databases=("default",)))
 
