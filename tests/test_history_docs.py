@@ -97,7 +97,7 @@ def test_the_json_holds_the_same() -> None:
     lines = run(["history", "shop.Order", "17", "--json", "--limit", "2"]).splitlines()
     assert ["post_delete", "bulk_delete"] == [json.loads(line)["signal"] for line in lines]
     state = json.loads(run(["history", "shop.Order", "17", "--json", "--as-of", "2026-03-01T09:04:30+00:00"]))
-    assert (True, "paid", []) == (state["exists"], state["fields"]["status"], state["unknown"])
+    assert (True, "paid", []) == (state["exists"], state["fields"]["status"], state["unknown_fields"])
 
 
 @pytest.mark.django_db

@@ -238,10 +238,10 @@ def test_an_empty_register_is_told_as_such() -> None:
 @pytest.mark.usefixtures("shop")
 def test_show_tells_where_an_event_happened_and_what_it_led_to() -> None:
     (first,) = records("show", "4101")
-    assert (None, [4102]) == (first["happened_in"], first["led_to"])
+    assert (None, [4102]) == (first["parent_event_id"], first["child_event_ids"])
     assert ["POST /shop/orders/17/"] == [found["name"] for found in first["traces"]]
     (second,) = records("show", "4102")
-    assert (4101, []) == (second["happened_in"], second["led_to"])
+    assert (4101, []) == (second["parent_event_id"], second["child_event_ids"])
     (third,) = records("show", "4103")
     assert [] == third["traces"]
 

@@ -19,10 +19,10 @@ def disable_recording_for_process() -> None:
     _recorded_signals.update(install.get_recorded_signals())
     exporter.discard_pending()
     install.stop_recording()
-    own = tracing.get_process_trace()
-    own.pending.clear()
-    own.updates.clear()
-    for counts in own.init_counts.values():
+    process_trace = tracing.get_process_trace()
+    process_trace.pending.clear()
+    process_trace.updates.clear()
+    for counts in process_trace.init_counts.values():
         counts.clear()
 
 

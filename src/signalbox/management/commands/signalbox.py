@@ -70,11 +70,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the subcommands."""
-        words = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND", title="subcommands")
+        subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND", title="subcommands")
         for name, subcommand in SUBCOMMANDS.items():
-            of_its_own = words.add_parser(name, help=subcommand.help, description=f"Shows {subcommand.help}.")
-            import_module(subcommand.module).add_arguments(of_its_own)
-            _add_global_options(of_its_own)
+            subparser = subparsers.add_parser(name, help=subcommand.help, description=f"Shows {subcommand.help}.")
+            import_module(subcommand.module).add_arguments(subparser)
+            _add_global_options(subparser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand."""

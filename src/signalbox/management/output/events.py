@@ -19,7 +19,7 @@ COLUMNS: Final = (
     Column(title="object", width=28, min_width=10),
     Column(title="actor", width=12, min_width=6, drop_order=4),
     Column(title="outcome", width=11, min_width=11, drop_order=1),
-    Column(title="took", width=8, min_width=7, drop_order=5, align_right=True),
+    Column(title="duration", width=8, min_width=8, drop_order=5, align_right=True),
     Column(title="receivers", width=36, min_width=12, drop_order=3),
     Column(title="trace", width=8, min_width=8, drop_order=6),
 )
@@ -34,7 +34,7 @@ OUTCOME_STYLES: Final = {
 
 def event_row(event: Event, *, full_time: bool) -> list[Cell]:
     """Return the event's cells, one for each of ``COLUMNS``; times in full where they are to be ``exact``."""
-    runs = event.data.get("receivers") or ()
+    calls = event.data.get("receivers") or ()
     return [
         Cell(str(event.id), "dim"),
         Cell(format_event_time(event, full_time=full_time), "dim"),
@@ -44,7 +44,7 @@ def event_row(event: Event, *, full_time: bool) -> list[Cell]:
         Cell(event.actor_label or event.actor_key),
         Cell(event.outcome.replace("_", " "), get_outcome_style(event.outcome)),
         Cell(format_duration(event.duration), "dim"),
-        Cell(", ".join(map(_format_call, runs)), "bold red" if event.errors else ""),
+        Cell(", ".join(map(_format_call, calls)), "bold red" if event.errors else ""),
         Cell(event.trace_id[:8], "dim"),
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 from signalbox.management.output import events
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.events import get_events as newest
+from signalbox.queries.events import get_events
 from signalbox.queries.export import event_to_dict
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the newest events, the newest first."""
     screen = Screen(stdout, options)
-    found = newest(
+    found = get_events(
         shared.parse_filter(options), before=options["before"], limit=options["limit"], using=options["using"]
     )
     if options["json"]:

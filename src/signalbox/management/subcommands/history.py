@@ -93,16 +93,16 @@ def _get_history(options: Mapping[str, Any]) -> ObjectHistory:
 
 
 def _write_state(screen: Screen, object_history: ObjectHistory, state: ObjectState, options: Mapping[str, Any]) -> None:
-    told = {name: None if value is UNKNOWN else value for name, value in state.items()}
+    fields = {name: None if value is UNKNOWN else value for name, value in state.items()}
     if options["json"]:
         known: dict[str, Any] = {"at": state.at.isoformat(), "exists": state.exists}
-        screen.write_json({**known, "fields": told, "unknown": sorted(state.unknown_fields)})
+        screen.write_json({**known, "fields": fields, "unknown_fields": sorted(state.unknown_fields)})
     elif not state.exists:
         screen.write_text(f"{object_history.model._meta.label} {object_history.key} was not there.")
     else:
         rows = [
             [Cell(name), Cell("unknown", "dim") if name in state.unknown_fields else Cell(_format_value(value))]
-            for name, value in told.items()
+            for name, value in fields.items()
         ]
         screen.write_table(FIELD_COLUMNS, rows)
 

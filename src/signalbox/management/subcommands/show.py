@@ -17,10 +17,9 @@ from signalbox.management.output.table import Cell, Column
 from signalbox.management.output.text import escape_unprintable, format_duration
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event, Trace
-from signalbox.queries.events import get_event as find_event
+from signalbox.queries.events import get_event
 from signalbox.queries.export import event_to_dict, trace_to_dict
-from signalbox.queries.trace_tree import TraceTree, find_trace_ids
-from signalbox.queries.trace_tree import get_trace_tree as find_trace
+from signalbox.queries.trace_tree import TraceTree, find_trace_ids, get_trace_tree
 
 CHANGE_COLUMNS: Final = (
     Column(title="field", width=30, min_width=8),
@@ -30,8 +29,8 @@ CHANGE_COLUMNS: Final = (
 FIELD_COLUMNS: Final = (Column(title="field", width=30, min_width=8), Column(title="value", width=120, min_width=10))
 RECEIVER_COLUMNS: Final = (
     Column(title="receiver", width=60, min_width=16, keep_end=True),
-    Column(title="took", width=8, min_width=8, align_right=True),
-    Column(title="place", width=60, min_width=14, drop_order=1, keep_end=True),
+    Column(title="duration", width=8, min_width=8, align_right=True),
+    Column(title="location", width=60, min_width=14, drop_order=1, keep_end=True),
     Column(title="error", width=80, min_width=10),
 )
 SHOWN_DATA_KEYS: Final = ("args", "changes", "row", "receivers", "pre_signal_time")
@@ -60,13 +59,13 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     if isinstance(wanted, str):
         _write_trace(screen, wanted, options)
         return 0
-    event = find_event(wanted, using=using)
+    event = get_event(wanted, using=using)
     if event is None:
         if len(str(wanted)) >= 8 and find_trace_ids(str(wanted), using=using):  # an id may begin with digits alone
             _write_trace(screen, str(wanted), options)
             return 0
         raise _not_found("event", wanted)
-    tree = find_trace(event.trace_id, using=using)
+    tree = get_trace_tree(event.trace_id, using=using)
     if options["json"]:
         screen.write_json(event_with_context_to_dict(event, tree))
     else:
@@ -81,25 +80,25 @@ def _not_found(kind: str, identifier: int | str) -> CommandError:
 
 def event_with_context_to_dict(event: Event, tree: TraceTree | None) -> dict[str, Any]:
     """Return an event as a JSON-able dict, with its traces and the ids of the events around it."""
-    before, after = _find_parent_and_children(event, tree)
+    parent, children = _find_parent_and_children(event, tree)
     return {
         **event_to_dict(event),
         "traces": [trace_to_dict(row) for row in (tree.traces if tree else ())],
-        "happened_in": None if before is None else before.id,
-        "led_to": [found.id for found in after],
+        "parent_event_id": None if parent is None else parent.id,
+        "child_event_ids": [child.id for child in children],
     }
 
 
 def _find_parent_and_children(event: Event, tree: TraceTree | None) -> tuple[Event | None, list[Event]]:
     """Return the event in whose receiver this one happened, and those that happened in its own receivers."""
-    found = [other for _, other in tree.walk()] if tree else []
-    before = next((other for other in found if event.parent is not None and other.span == event.parent), None)
-    return before, [other for other in found if other.parent == event.span]
+    others = [other for _, other in tree.walk()] if tree else []
+    parent = next((other for other in others if event.parent is not None and other.span == event.parent), None)
+    return parent, [other for other in others if other.parent == event.span]
 
 
 def _write_event(screen: Screen, event: Event, tree: TraceTree | None) -> None:
     data: dict[str, Any] = event.data
-    before, after = _find_parent_and_children(event, tree)
+    parent, children = _find_parent_and_children(event, tree)
     screen.write_line([Cell(f"event {event.id}", "bold"), Cell("  "), Cell(escape_unprintable(event.signal), "cyan")])
     facts = [
         ("time", f"{timezone.localtime(event.timestamp):%Y-%m-%d %H:%M:%S.%f %Z}", ""),
@@ -107,12 +106,12 @@ def _write_event(screen: Screen, event: Event, tree: TraceTree | None) -> None:
         ("object", _format_label(event.object_label, event.object_key), ""),
         ("actor", _format_label(event.actor_label, event.actor_key), ""),
         ("outcome", event.outcome.replace("_", " "), events.get_outcome_style(event.outcome)),
-        ("took", format_duration(event.duration), ""),
+        ("duration", format_duration(event.duration), ""),
         ("database", event.database, ""),
         ("trace", event.trace_id, ""),
         *(("", _format_trace(row), "") for row in (tree.traces if tree else ())),
-        ("happened in", "" if before is None else f"event {before.id}, {before}", ""),
-        *(("led to", f"event {other.id}, {other}", "") for other in after),
+        ("parent", "" if parent is None else f"event {parent.id}, {parent}", ""),
+        *(("children", f"event {child.id}, {child}", "") for child in children),
     ]
     for name, text, style in facts:
         if text:
@@ -146,7 +145,7 @@ def _write_trace(screen: Screen, trace_id_prefix: str, options: Mapping[str, Any
     if len(found) > 1:
         message = f"Several traces begin with {trace_id_prefix}, as {' and '.join(found)}: give more digits."
         raise CommandError(message, returncode=1)
-    tree = find_trace(found[0], using=options["using"]) if found else None
+    tree = get_trace_tree(found[0], using=options["using"]) if found else None
     if tree is None:
         raise _not_found("trace", trace_id_prefix)
     if options["json"]:

@@ -14,8 +14,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
 from signalbox.outbox import registry
-from signalbox.queries.signal_listeners import Listener, SignalListeners
-from signalbox.queries.signal_listeners import get_signal_listeners as known_signals
+from signalbox.queries.signal_listeners import Listener, SignalListeners, get_signal_listeners
 from signalbox.queries.stats import DEFAULT_LIMIT
 
 COLUMNS: Final = (
@@ -23,8 +22,8 @@ COLUMNS: Final = (
     Column(title="events", width=7, min_width=6, drop_order=1, align_right=True),
     Column(title="receiver", width=60, min_width=16, keep_end=True),
     Column(title="sender", width=30, min_width=10, drop_order=2, keep_end=True),
-    Column(title="held", width=12, min_width=6, drop_order=3),
-    Column(title="place", width=50, min_width=14, drop_order=4, keep_end=True),
+    Column(title="reference", width=12, min_width=6, drop_order=3),
+    Column(title="location", width=50, min_width=14, drop_order=4, keep_end=True),
 )
 
 
@@ -45,10 +44,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the signals in the order of Django's groups, those of the project last."""
     screen = Screen(stdout, options)
-    watched = process.get_recorded_signals()
-    found = known_signals(
-        watched,
-        RecordingFilter(conf.get()).signal_names | set(watched.values()),
+    recorded_signals = process.get_recorded_signals()
+    found = get_signal_listeners(
+        recorded_signals,
+        RecordingFilter(conf.get()).signal_names | set(recorded_signals.values()),
         shared.parse_filter(options),
         durable_receivers=[(signal, sender, one.function) for signal, sender, one in registry.get_subscriptions()],
         limit=options["limit"],
@@ -70,7 +69,7 @@ def signal_to_dict(listeners: SignalListeners) -> dict[str, Any]:
         "signal": listeners.name,
         "group": listeners.group,
         "path": listeners.name if entry is None else entry.path,
-        "partner": None if entry is None else entry.counterpart,
+        "counterpart": None if entry is None else entry.counterpart,
         "recorded": listeners.is_recorded,
         "events": listeners.event_count,
         "receivers": [asdict(listener) for listener in listeners.listeners],

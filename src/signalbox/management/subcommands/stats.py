@@ -14,8 +14,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.output.text import format_duration
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.stats import DEFAULT_LIMIT, EventStats, ReceiverStats, SignalStats
-from signalbox.queries.stats import compute_stats as sum_up
+from signalbox.queries.stats import DEFAULT_LIMIT, EventStats, ReceiverStats, SignalStats, compute_stats
 
 SIGNAL_COLUMNS: Final = (
     Column(title="signal", width=50, min_width=14, keep_end=True),
@@ -30,12 +29,12 @@ SIGNAL_COLUMNS: Final = (
 RECEIVER_COLUMNS: Final = (
     Column(title="receiver", width=60, min_width=16, keep_end=True),
     Column(title="signal", width=30, min_width=10, drop_order=3, keep_end=True),
-    Column(title="runs", width=8, min_width=5, align_right=True),
+    Column(title="calls", width=8, min_width=5, align_right=True),
     Column(title="errors", width=8, min_width=6, align_right=True, drop_order=1),
     Column(title="total", width=8, min_width=8, align_right=True, drop_order=2),
     Column(title="median", width=8, min_width=8, align_right=True, drop_order=5),
     Column(title="p95", width=8, min_width=8, align_right=True),
-    Column(title="longest", width=8, min_width=8, align_right=True, drop_order=4),
+    Column(title="max", width=8, min_width=8, align_right=True, drop_order=4),
 )
 
 
@@ -56,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write two tables: signals by outcome, receivers by time."""
     screen = Screen(stdout, options)
-    found = sum_up(shared.parse_filter(options), limit=options["limit"], using=options["using"])
+    found = compute_stats(shared.parse_filter(options), limit=options["limit"], using=options["using"])
     if options["json"]:
         for signal in found.signals:
             screen.write_json(signal_to_dict(signal))
@@ -83,14 +82,14 @@ def receiver_to_dict(stats: ReceiverStats) -> dict[str, Any]:
     """Return a receiver's times as a JSON-able dict."""
     return {
         "receiver": stats.receiver,
-        "place": stats.location,
+        "location": stats.location,
         "signal": stats.signal,
-        "runs": stats.calls,
+        "calls": stats.calls,
         "errors": stats.errors,
         "total_us": stats.total_us,
         "median_us": stats.median_us,
         "p95_us": stats.p95_us,
-        "longest_us": stats.max_us,
+        "max_us": stats.max_us,
     }
 
 
