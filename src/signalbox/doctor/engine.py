@@ -7,12 +7,12 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-from signalbox import conf
 from signalbox.core.receivers import shorten_path
 from signalbox.doctor import recorded_stats, runtime, source
 from signalbox.doctor.findings import Finding, Severity, SourceLine
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault, Rule
+from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.redaction import Redactor
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _run_rule(rule: Rule, project: Project, apps: Collection[str] | None) -> Ite
 def _build_findings(
     rule: Rule, faults: Iterable[Fault], project: Project, apps: Collection[str] | None
 ) -> Iterator[Finding]:
-    redactor = Redactor(conf.get().REDACT)
+    redactor = get_redactor()
     for fault in faults:
         app = (
             project.runtime.find_app_by_path(fault.path)
