@@ -19,13 +19,11 @@ from django.utils.timezone import localtime
 from signalbox.core import catalog
 from signalbox.core.event import Outcome
 from signalbox.dashboard.access import get_missing_tables_response
-from signalbox.dashboard.deliveries import BULK_ACTION_LIMIT
-from signalbox.dashboard.deliveries import CHANGE_PERMISSION as MAY_CHANGE
+from signalbox.dashboard.deliveries import BULK_ACTION_LIMIT, CHANGE_PERMISSION
 from signalbox.dashboard.formats import format_duration, format_json
 from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.links import get_delivery_url
-from signalbox.models import Delivery, Event, Trace
-from signalbox.models import to_datetime as at
+from signalbox.models import Delivery, Event, Trace, to_datetime
 from signalbox.outbox import operations, queue, registry
 
 if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
@@ -55,11 +53,11 @@ class HistoryAdminMixin:
 
 
 class NewestRowsPaginator(Pages):
-    """Pages over the newest ``MOST`` rows: it counts no further, and so never the table."""
+    """Pages over the newest ``MAX_ROWS`` rows: it counts no further, and so never the table."""
 
     @cached_property
     def count(self) -> int:
-        """How many rows there are, at most ``MOST``."""
+        """How many rows there are, at most ``MAX_ROWS``."""
         rows: Any = self.object_list
         return len(rows.order_by("-pk").values_list("pk")[:MAX_ROWS]) if isinstance(rows, QuerySet) else len(rows)
 
@@ -186,7 +184,7 @@ class ReadOnlyAdmin(Admin):
         """When it happened."""
         return localtime(row.timestamp)
 
-    @admin.display(description="took")
+    @admin.display(description="duration")
     def duration_display(self, row: Event | Trace) -> str:
         """How long it took."""
         return format_duration(row.duration)
@@ -216,12 +214,22 @@ def _get_dashboard_url(row: Event | Trace | Delivery) -> str:
 class EventAdmin(ReadOnlyAdmin):
     """Events, newest first."""
 
-    list_display = ("moment", "signal", "outcome", "errors", "sender", "object_label", "actor_label", "took", "page")
+    list_display = (
+        "timestamp",
+        "signal",
+        "outcome",
+        "errors",
+        "sender",
+        "object_label",
+        "actor_label",
+        "duration_display",
+        "dashboard_link",
+    )
     list_filter = (SignalFilter, OutcomeFilter)
     search_help_text = f"A trace id, a user's key as actor:7, or a model and a key as shop.Order:17. {TRUNCATION_NOTE}"
     fields = (
         *(
-            "moment",
+            "timestamp",
             "signal",
             "sender",
             "object_key",
@@ -231,9 +239,9 @@ class EventAdmin(ReadOnlyAdmin):
             "database",
             "outcome",
         ),
-        *("took", "errors", "trace_id", "details", "page"),
+        *("duration_display", "errors", "trace_id", "details", "dashboard_link"),
     )
-    readonly_fields = ("moment", "took", "details", "page")
+    readonly_fields = ("timestamp", "duration_display", "details", "dashboard_link")
 
     def get_search_query(self, term: str) -> Q:
         """A trace id, an actor's key, an object."""
@@ -248,7 +256,7 @@ class TraceAdmin(ReadOnlyAdmin):
     """Traces, the last to end first."""
 
     list_display = (
-        "moment",
+        "timestamp",
         "kind",
         "name",
         "status",
@@ -256,36 +264,56 @@ class TraceAdmin(ReadOnlyAdmin):
         "rolled_back",
         "events",
         "actor_label",
-        "took",
-        "page",
+        "duration_display",
+        "dashboard_link",
     )
     list_filter = (KindFilter,)
     search_help_text = f"A trace id. {TRUNCATION_NOTE}"
     fields = (
-        *("moment", "kind", "name", "actor_key", "actor_label", "status", "took", "events", "errors", "rolled_back"),
-        *("trace_id", "details", "page"),
+        *(
+            "timestamp",
+            "kind",
+            "name",
+            "actor_key",
+            "actor_label",
+            "status",
+            "duration_display",
+            "events",
+            "errors",
+            "rolled_back",
+        ),
+        *("trace_id", "details", "dashboard_link"),
     )
-    readonly_fields = ("moment", "took", "details", "page")
+    readonly_fields = ("timestamp", "duration_display", "details", "dashboard_link")
 
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
     """Deliveries, newest first, to be read; whoever may change them tries them again, lets them go, or replays."""
 
-    list_display = ("moment", "receiver", "state", "attempts", "error", "sender", "object_key", "page")
+    list_display = ("timestamp", "receiver", "state", "attempts", "error", "sender", "object_key", "dashboard_link")
     list_filter = (StateFilter, ReceiverFilter)
     search_help_text = "A trace id."
     fields = (
-        *("moment", "receiver", "state", "attempts", "error", "signal", "sender", "object_key", "database"),
-        *("key", "queue", "due_at", "leased_until", "finished_at", "trace_id", "details", "page"),
+        *("timestamp", "receiver", "state", "attempts", "error", "signal", "sender", "object_key", "database"),
+        *(
+            "ordering_key",
+            "queue",
+            "scheduled_for",
+            "leased_until",
+            "finished_at",
+            "trace_id",
+            "details",
+            "dashboard_link",
+        ),
     )
-    readonly_fields = ("moment", "due_at", "leased_until", "finished_at", "details", "page")
+    readonly_fields = ("timestamp", "scheduled_for", "leased_until", "finished_at", "details", "dashboard_link")
     actions = ("retry", "discard")
     change_list_template = "admin/signalbox/delivery/change_list.html"
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Tell whether the actions are open to the user. Nobody edits a delivery by hand."""
-        return bool(request.user.has_perm(MAY_CHANGE))
+        return bool(request.user.has_perm(CHANGE_PERMISSION))
 
     @admin.action(description="Retry: run now, with all attempts", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -307,17 +335,17 @@ class DeliveryAdmin(ReadOnlyAdmin):
     @admin.display(description="due")
     def scheduled_for(self, row: Delivery) -> Any:
         """Before when it is not run."""
-        return localtime(at(row.run_at))
+        return localtime(to_datetime(row.run_at))
 
     @admin.display(description="its worker has it until")
     def leased_until(self, row: Delivery) -> Any:
         """Until when it belongs to a worker."""
-        return None if row.lease_expires_at is None else localtime(at(row.lease_expires_at))
+        return None if row.lease_expires_at is None else localtime(to_datetime(row.lease_expires_at))
 
     @admin.display(description="finished")
     def finished_at(self, row: Delivery) -> Any:
         """When it was done, dead or discarded."""
-        return None if row.finished is None else localtime(at(row.finished))
+        return None if row.finished is None else localtime(to_datetime(row.finished))
 
     @admin.display(description="payload")
     def details(self, row: Any) -> str:
@@ -326,13 +354,13 @@ class DeliveryAdmin(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         """Add the page from which past events are replayed."""
-        mine = path("replay/", self.admin_site.admin_view(self.replay), name="signalbox_delivery_replay")
-        return [mine, *super().get_urls()]
+        replay_url = path("replay/", self.admin_site.admin_view(self.replay), name="signalbox_delivery_replay")
+        return [replay_url, *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Show the list, with the way to a replay for whoever may."""
         return super().changelist_view(
-            request, {**(extra_context or {}), "may_replay": self.has_operate_permission(request)}
+            request, {**(extra_context or {}), "can_replay": self.has_operate_permission(request)}
         )
 
     def replay(self, request: HttpRequest) -> HttpResponse:
@@ -346,10 +374,10 @@ class DeliveryAdmin(ReadOnlyAdmin):
             self.message_user(request, f"{number} deliveries {'would be' if counts else 'were'} made.")
             if not counts:
                 return HttpResponseRedirect(reverse(f"{self.admin_site.name}:signalbox_delivery_changelist"))
-        about = {
+        context = {
             **self.admin_site.each_context(request),
             "title": "Replay past events",
             "form": form,
             "opts": self.opts,
         }
-        return TemplateResponse(request, "admin/signalbox/delivery/replay.html", about)
+        return TemplateResponse(request, "admin/signalbox/delivery/replay.html", context)

@@ -144,7 +144,7 @@ class Delivery(models.Model):
     partition_id = models.BigIntegerField(
         null=True,
         help_text=_(
-            "Deliveries of one partition run one at a time, in the order of their ids. Empty if it blocks none."
+            "Deliveries of one partition run one at a time, in the order of their ids. Empty if it is in none."
         ),
     )
     trace_id = models.CharField(_("trace"), max_length=32)

@@ -1,4 +1,4 @@
-"""Where Celery's ``autodiscover_tasks()`` looks: the engine's task, if Celery is the engine."""
+"""Expose the Celery task for ``autodiscover_tasks()``, if Celery is the dispatcher."""
 
 from __future__ import annotations
 

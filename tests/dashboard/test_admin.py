@@ -139,7 +139,7 @@ def may_change(client: Client) -> None:
 
 
 def test_deliveries_are_filtered_by_what_they_do(boss: Client, add_delivery: Any) -> None:
-    letter = add_delivery(state="dead", wake=None)
+    letter = add_delivery(state="dead", next_check_at=None)
     waits = add_delivery(attempts=1)
     for state, found in (("dead", [letter]), ("retrying", [waits]), ("pending", [waits]), ("done", [])):
         assert found == list(boss.get(f"{DELIVERIES}?state={state}").context["cl"].result_list)
@@ -147,7 +147,7 @@ def test_deliveries_are_filtered_by_what_they_do(boss: Client, add_delivery: Any
 
 @pytest.mark.parametrize(("action", "state"), [("retry", "pending"), ("discard", "discarded")])
 def test_a_dead_letter_is_changed_by_whoever_may(clerk: Client, add_delivery: Any, action: str, state: str) -> None:
-    letter = add_delivery(state="dead", wake=None)
+    letter = add_delivery(state="dead", next_check_at=None)
     order = {"action": action, "_selected_action": [letter.pk]}
     assert b'name="action"' not in clerk.get(DELIVERIES).content
     clerk.post(DELIVERIES, order)

@@ -15,7 +15,7 @@ ADDRESS = "/signalbox/deliveries/"
 
 @pytest.fixture
 def dead(add_delivery: Callable[..., Delivery]) -> Delivery:
-    return add_delivery(state="dead", wake=None, attempts=5, error="ValueError: no such customer", finished=1)
+    return add_delivery(state="dead", next_check_at=None, attempts=5, error="ValueError: no such customer", finished=1)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_receiver_that_no_database_can_name_is_not_there(operator_client: Clie
 
 
 def test_older_deliveries_come_by_key(operator_client: Client, add_delivery: Callable[..., Delivery]) -> None:
-    rows = [add_delivery(key=str(number)) for number in range(51)]
+    rows = [add_delivery(ordering_key=str(number)) for number in range(51)]
     answer = operator_client.get(ADDRESS).content.decode()
     assert f"?before={rows[1].id}" in answer
     assert f'value="{rows[0].id}"' not in answer
@@ -71,7 +71,7 @@ def test_a_dead_letter_is_let_go(clerk: Client, dead: Delivery) -> None:
 def test_all_dead_letters_of_a_receiver_are_tried_again_together(
     clerk: Client, dead: Delivery, add_delivery: Callable[..., Delivery]
 ) -> None:
-    other = add_delivery(state="dead", receiver="shop.signals.tell_stock", wake=None)
+    other = add_delivery(state="dead", receiver="shop.signals.tell_stock", next_check_at=None)
     clerk.post(f"{ADDRESS}change/", {"id": "dead", "action": "retry", "receiver": "send_invoice"})
     dead.refresh_from_db()
     other.refresh_from_db()
@@ -130,8 +130,8 @@ def test_a_delivery_tells_what_it_is_for_and_what_became_of_it(
 def test_a_delivery_says_behind_which_dead_letter_it_stands(
     operator_client: Client, add_delivery: Callable[..., Delivery]
 ) -> None:
-    letter = add_delivery(state="dead", wake=None, lane=9)
-    behind = add_delivery(lane=9)
+    letter = add_delivery(state="dead", next_check_at=None, partition_id=9)
+    behind = add_delivery(partition_id=9)
     answer = operator_client.get(f"{ADDRESS}{behind.id}/").content.decode()
     assert f'behind <a href="{ADDRESS}{letter.id}/">' in answer
 

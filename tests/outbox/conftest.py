@@ -118,7 +118,7 @@ def start_process(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Proces
             {
                 "DJANGO_SETTINGS_MODULE": "tests.outbox.settings",
                 "SIGNALBOX_TEST_DURABLE": receivers,
-                "SIGNALBOX_TEST_BOX": repr(box or {}),
+                "SIGNALBOX_TEST_SETTINGS": repr(box or {}),
                 "PYTHONPATH": os.pathsep.join(filter(None, ["src", ".", os.environ.get("PYTHONPATH", "")])),
                 **environment,
             },

@@ -107,7 +107,7 @@ class CallLog:
         for line in text.decode().splitlines():
             word, moment, key, about, *numbers = line.split()
             delivery, attempt, group, pid, thread = map(int, numbers)
-            if word == "end":
+            if word == "finish":
                 self._unfinished.pop((delivery, attempt)).finished_ns = int(moment)
                 self.finished_count += 1
                 continue
@@ -165,6 +165,6 @@ def assert_consistent(ledger: Ledger, call_log: CallLog, kill_times: dict[int, i
     assert ledger.committed.keys() == by_key.keys()
     broken = sum(run.finished_ns is None for run in call_log.calls)
     return (
-        f"{len(kill_times)} killed; {len(wanted)} committed, {len(ledger.rolled_back)} rolled back, {len(call_log.calls)} runs: "
-        f"{broken} broken off, {again} run again"
+        f"{len(kill_times)} killed; {len(wanted)} committed, {len(ledger.rolled_back)} rolled back, "
+        f"{len(call_log.calls)} runs: {broken} broken off, {again} run again"
     )

@@ -29,7 +29,7 @@ def write_line(*values: object) -> None:
 
 
 def saves_with_number(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("told", instance.pk, getattr(instance, "number", ""), delivery.id, delivery.attempt)
+    write_line("number", instance.pk, getattr(instance, "number", ""), delivery.id, delivery.attempt)
 
 
 def saved(sender: Any, instance: Any, created: bool, delivery: Any, **kwargs: Any) -> None:
@@ -47,47 +47,47 @@ def saves_with_times(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -
     """Note when and where a receiver begins and ends, and which save it is about."""
     text = get_saved_note(delivery.event)
     facts = (instance.pk, text, delivery.id, delivery.attempt, os.getpgrp(), os.getpid(), threading.get_ident())
-    write_line("begin", time.monotonic_ns(), *facts)
+    write_line("start", time.monotonic_ns(), *facts)
     time.sleep(random.uniform(0, 0.01))
-    write_line("end", time.monotonic_ns(), *facts)
+    write_line("finish", time.monotonic_ns(), *facts)
 
 
 def fails_once(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("attempted", instance.pk, delivery.id, delivery.attempt)
     if delivery.attempt == 1:
         raise ValueError("the first time never works")
     write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
 def never_works(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("attempted", instance.pk, delivery.id, delivery.attempt)
     raise ValueError("password=hunter2 is wrong")
 
 
 def kills_process(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("attempted", instance.pk, delivery.id, delivery.attempt)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def slow(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("begun", instance.pk, delivery.id, delivery.attempt)
+    write_line("started", instance.pk, delivery.id, delivery.attempt)
     time.sleep(float(os.environ.get("SIGNALBOX_TEST_SLOW", "1")))
     write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
 def spins(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("begun", instance.pk, delivery.id, delivery.attempt)
+    write_line("started", instance.pk, delivery.id, delivery.attempt)
     while True:
         time.sleep(0.01)
 
 
 def exits(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("attempted", instance.pk, delivery.id, delivery.attempt)
     sys.exit(3)
 
 
 async def cancelled(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("tried", instance.pk, delivery.id, delivery.attempt)
+    write_line("attempted", instance.pk, delivery.id, delivery.attempt)
     other = asyncio.ensure_future(asyncio.sleep(10))
     await asyncio.sleep(0)
     other.cancel()
@@ -107,7 +107,7 @@ def _get_stuck_seconds() -> float:
 
 
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    write_line("begun", instance.pk, delivery.id, delivery.attempt)
+    write_line("started", instance.pk, delivery.id, delivery.attempt)
     time.sleep(_get_stuck_seconds())  # in C code, where no exception arrives
 
 

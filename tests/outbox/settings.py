@@ -14,7 +14,7 @@ if os.environ.get("SIGNALBOX_TEST_TIMEOUT") and "timeout" in DATABASES["default"
 if os.environ.get("SIGNALBOX_TEST_PORT"):
     DATABASES["default"] |= {"HOST": "127.0.0.1", "PORT": os.environ["SIGNALBOX_TEST_PORT"]}
 
-SIGNALBOX = ast.literal_eval(os.environ.get("SIGNALBOX_TEST_BOX", "{}"))
+SIGNALBOX = ast.literal_eval(os.environ.get("SIGNALBOX_TEST_SETTINGS", "{}"))
 
 LOGGING = {
     "version": 1,

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("empty_tables")]
 
-RECEIVER = "noted:post_save:shop.Order:retries=1000:backoff=0.01"
+RECEIVER = "saves_with_times:post_save:shop.Order:retries=1000:backoff=0.01"
 KEYS = 24
 BEHIND = 30
 """Deliveries that may wait: a longer queue would only take longer to empty."""

@@ -75,7 +75,7 @@ def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
 def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
     make_durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "MOST_UNDER_WAY", 50)
+    monkeypatch.setattr(relaying, "MAX_IN_FLIGHT", 50)
     monkeypatch.setattr(relaying, "DISPATCH_BATCH_SIZE", 10)
     make_durable(receivers.saved)
     orders(1)
@@ -87,20 +87,20 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
         Delivery.objects.bulk_create(rows, batch_size=1000)
 
     soon = claiming.now_us() + 40 * claiming.SECOND_US
-    copies(10_000, lane=None, due=soon, wake=soon, attempts=1)
-    copies(1, lane=7, due=soon, wake=soon, attempts=1)
-    copies(200, lane=7)
-    copies(100, lane=None, queue="mail")
+    copies(10_000, partition_id=None, run_at=soon, next_check_at=soon, attempts=1)
+    copies(1, partition_id=7, run_at=soon, next_check_at=soon, attempts=1)
+    copies(200, partition_id=7)
+    copies(100, partition_id=None, queue="mail")
     one, published = relay
     one.run()
     assert pattern.pk in published.ids
     assert 40 < len(published.ids) - 1 <= 50, "those of the full queue"
-    copies(60, lane=None)
+    copies(60, partition_id=None)
     one.run()
     assert 80 < len(published.ids) <= 100, "each queue may have so many under way"
     again = Relay(WorkerOptions(burst=True, databases=("default",), queues=("other",)), "celery")
     again.publish = other = Published()
-    copies(3, lane=None, queue="other")
+    copies(3, partition_id=None, queue="other")
     again.run()
     assert 3 == len(other.ids)
 
@@ -249,10 +249,10 @@ def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
     more = {"receivers": "slow:post_save:shop.Order", "SIGNALBOX_TEST_SLOW": "3", **broker}
     theirs = start_process(*CELERY, "--without-gossip", "--without-mingle", **more)
     relay = start_worker(**more)
-    notes.wait_for("begun", 1, 60)
+    notes.wait_for("started", 1, 60)
     theirs.end()
     assert 0 == relay.end()
-    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    assert ["started", "saved"] == [line[0] for line in notes.lines()]
     [one] = Delivery.objects.all()
     assert ("done", 1) == (one.state, one.attempts)
 
@@ -305,7 +305,7 @@ def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
     Order.objects.create(number="1")
     assert 1 == len(notes.lines("saved"))
     failed = Delivery.objects.get(receiver__endswith="never_works")
-    assert ("pending", 1, None) == (failed.state, failed.attempts, failed.lease)
+    assert ("pending", 1, None) == (failed.state, failed.attempts, failed.lease_expires_at)
     assert "ValueError" in failed.error
 
 

@@ -60,7 +60,7 @@ def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
     claims.complete(one, execute(one))
     found = Delivery.objects.get()
     assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
-    assert to_datetime(found.due) > found.at, "a date, for the page"
+    assert to_datetime(found.run_at) > found.timestamp, "a date, for the page"
 
 
 def begins(sender: Any, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ def test_attempts_of_which_nothing_came_back_are_all_that_count(make_durable: Ca
     claims = DeliveryQueue("default")
     for _ in range(2):
         assert claims.acquire(1, 1)
-        Delivery.objects.update(lease=1, wake=1)  # its worker is killed
+        Delivery.objects.update(lease_expires_at=1, next_check_at=1)  # its worker is killed
     [one] = claims.acquire(1, 1)
     assert (True, False) == claims.complete(one, execute(one))
     found = Delivery.objects.get()

@@ -91,12 +91,12 @@ def test_a_database_that_is_not_there_is_refused_with_the_names_of_those_that_ar
 def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     orders(1)
-    Delivery.objects.update(wake=claiming.now_us() - 61 * claiming.SECOND_US)
+    Delivery.objects.update(next_check_at=claiming.now_us() - 61 * claiming.SECOND_US)
     assert not health.get_health("default").is_healthy
     with pytest.raises(SystemExit):
         command("health", "--using", "default")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claiming, "aliases", lambda: ["default"])
+        patch.setattr(claiming, "get_delivery_databases", lambda: ["default"])
         answer = health.view(RequestFactory().get("/health/"))
     assert 503 == answer.status_code
     Delivery.objects.all().delete()
@@ -107,7 +107,7 @@ def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(make_durable
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
-    Delivery.objects.update(wake=claiming.now_us() - 61 * claiming.SECOND_US)
+    Delivery.objects.update(next_check_at=claiming.now_us() - 61 * claiming.SECOND_US)
     assert not health.get_health("default").is_healthy
     DeliveryQueue("default").acquire(1, 1)
     assert health.get_health("default").is_healthy
@@ -120,7 +120,7 @@ def test_messages_that_nobody_takes_are_not_well(make_durable: Callable[..., Non
     [order] = orders(1)
     order.save()
     long_ago = claiming.now_us() - (1 if well else 61) * claiming.SECOND_US
-    Delivery.objects.update(due=long_ago, wake=long_ago)
+    Delivery.objects.update(run_at=long_ago, next_check_at=long_ago)
     DeliveryQueue("default").dispatch(10, claiming.now_us() + 60 * claiming.SECOND_US)
     DeliveryQueue("default")._park_blocked(claiming.now_us())
     found = health.get_health("default")
@@ -300,7 +300,7 @@ def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cu
     signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
     Delivery.objects.all().delete()
     operations.replay(f"{__name__}.takes_order", "default", since=since)
-    assert {"order", "other"} == Delivery.objects.get().payload["packed"].keys()
+    assert {"order", "other"} == Delivery.objects.get().payload["serialized"].keys()
 
 
 def by_pk(values: Any) -> Any:
@@ -329,17 +329,19 @@ def test_a_replayed_save_has_the_lane_of_the_live_one(make_durable: Callable[...
     order.number = "2"
     order.save()
     order.save(update_fields=["number"])
-    assert 1 == Delivery.objects.values("lane").distinct().count()
+    assert 1 == Delivery.objects.values("partition_id").distinct().count()
     assert_same_lanes_replayed(SAVED, since, kept)
 
 
 def assert_same_lanes_replayed(receiver: str, since: int, kept: bool) -> None:
-    lanes = list(Delivery.objects.order_by("id").values_list("key", "lane"))
+    lanes = list(Delivery.objects.order_by("id").values_list("ordering_key", "partition_id"))
     if kept:
-        Delivery.objects.update(state="done", lane=None, wake=None)
+        Delivery.objects.update(state="done", partition_id=None, next_check_at=None)
         last = Delivery.objects.latest("id").id
     else:
         Delivery.objects.all().delete()
         last = 0
     assert len(lanes) == operations.replay(receiver, "default", since=since)
-    assert lanes == list(Delivery.objects.filter(id__gt=last).order_by("id").values_list("key", "lane"))
+    assert lanes == list(
+        Delivery.objects.filter(id__gt=last).order_by("id").values_list("ordering_key", "partition_id")
+    )

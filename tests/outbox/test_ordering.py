@@ -33,7 +33,7 @@ def by_customers_key(values: Any) -> Any:
 
 
 def ordered() -> list[tuple[str, int | None]]:
-    return [(one.key, one.lane) for one in Delivery.objects.order_by("id")]
+    return [(one.ordering_key, one.partition_id) for one in Delivery.objects.order_by("id")]
 
 
 def one_lane() -> str:
@@ -158,7 +158,7 @@ def test_a_retried_delivery_comes_back_to_its_lane(make_durable: Callable[..., N
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     before = ordered()
-    Delivery.objects.update(state="dead", lane=None)
+    Delivery.objects.update(state="dead", partition_id=None)
     operations.retry(Delivery.objects.all(), "default")
     assert before == ordered()
 

@@ -84,13 +84,13 @@ def test_a_worker_does_not_claim_what_it_runs_itself_but_renews_it(
     Order.objects.create(number="1")
     assert mine._acquire()
     [one] = mine._prefetched
-    Delivery.objects.update(lease=1, wake=1)
+    Delivery.objects.update(lease_expires_at=1, next_check_at=1)
     mine._last_renewed["default"] = 0.0
     assert not mine._acquire()
     [row] = Delivery.objects.all()
-    assert (one.fencing_token, 1) == (row.epoch, row.attempts)
-    assert row.lease is not None
-    assert row.lease > now_us()
+    assert (one.fencing_token, 1) == (row.fencing_token, row.attempts)
+    assert row.lease_expires_at is not None
+    assert row.lease_expires_at > now_us()
 
 
 def test_a_renewal_that_failed_is_tried_again_at_once(
@@ -99,13 +99,13 @@ def test_a_renewal_that_failed_is_tried_again_at_once(
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
-    Delivery.objects.update(lease=1, wake=1)
+    Delivery.objects.update(lease_expires_at=1, next_check_at=1)
     mine._last_renewed["default"] = 0.0
     with monkeypatch.context() as patch:
-        patch.setattr(DeliveryQueue, "renew", away)
+        patch.setattr(DeliveryQueue, "renew_leases", away)
         mine._renew_leases()
     mine._renew_leases()
-    assert Delivery.objects.filter(lease__gt=now_us()).exists()
+    assert Delivery.objects.filter(lease_expires_at__gt=now_us()).exists()
 
 
 def away(*_: Any) -> None:
@@ -131,13 +131,13 @@ def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_whe
     claims = DeliveryQueue("default")
     [one] = claims.acquire(1)
     soon = now_us() + 5 * SECOND_US
-    Delivery.objects.update(lease=soon, wake=soon)
+    Delivery.objects.update(lease_expires_at=soon, next_check_at=soon)
     assert claims.start_attempt(one)
     [row] = Delivery.objects.all()
-    assert row.lease == row.wake
-    assert row.lease is not None
-    assert row.lease > soon
-    Delivery.objects.update(lease=now_us() - 1)
+    assert row.lease_expires_at == row.next_check_at
+    assert row.lease_expires_at is not None
+    assert row.lease_expires_at > soon
+    Delivery.objects.update(lease_expires_at=now_us() - 1)
     assert not claims.start_attempt(one)
     assert 1 == Delivery.objects.get().attempts
 
@@ -151,11 +151,11 @@ def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
     answers = []
 
     def meanwhile(claimed: LeasedDelivery, watch: Any) -> AttemptResult:
-        Delivery.objects.update(lease=1, wake=1)
+        Delivery.objects.update(lease_expires_at=1, next_check_at=1)
         answers.append(heartbeat.execute_by_id("default", number))
         return SUCCEEDED
 
-    monkeypatch.setattr(heartbeat, "attempt", meanwhile)
+    monkeypatch.setattr(heartbeat, "execute", meanwhile)
     assert heartbeat.execute_by_id("default", number)
     assert [False] == answers
     assert "done" == Delivery.objects.get().state
@@ -168,12 +168,12 @@ def test_a_receiver_that_outlasts_an_outage_longer_than_its_lease_is_not_run_bes
     Order.objects.create(number="1")
     more: dict[str, Any] = {**outage.environment, "SIGNALBOX_TEST_SLOW": "8"}
     running = start_worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
-    notes.wait_for("begun", 1)
+    notes.wait_for("started", 1)
     with outage():
         time.sleep(LEASE + 0.5)
     wait_until_done()
     assert 0 == running.end()
-    assert [["begun", "1"], ["saved", "1"]] == [[line[0], line[3]] for line in notes.lines()]
+    assert [["started", "1"], ["saved", "1"]] == [[line[0], line[3]] for line in notes.lines()]
     assert 1 == Delivery.objects.get().attempts
 
 
@@ -186,11 +186,11 @@ def test_what_was_claimed_before_an_outage_longer_than_the_lease_is_run_after_it
             Order.objects.create(number=str(number))
     more: dict[str, Any] = {**outage.environment, "SIGNALBOX_TEST_SLOW": "0.4"}
     running = start_worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
-    notes.wait_for("begun", 2)
+    notes.wait_for("started", 2)
     with outage():
         time.sleep(LEASE + 0.5)
     wait_until_done()
     assert 0 == running.end()
     assert {str(one.pk) for one in Delivery.objects.all()} == {line[2] for line in notes.lines("saved")}
-    attempts = [(line[2], line[3]) for line in notes.lines("begun")]
+    attempts = [(line[2], line[3]) for line in notes.lines("started")]
     assert sorted(set(attempts)) == sorted(attempts), "no attempt ran twice"

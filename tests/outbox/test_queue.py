@@ -84,7 +84,7 @@ def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(mak
     claims.complete(one, SKIPPED)
     claims.acquire(10, 10)
     operations.retry(Delivery.objects.filter(pk=first.pk), "default")
-    Delivery.objects.filter(pk=second.pk).update(lease=1, wake=1)
+    Delivery.objects.filter(pk=second.pk).update(lease_expires_at=1, next_check_at=1)
     assert [first.pk] == [found.id for found in claims.acquire(10, 10)]
 
 
@@ -96,25 +96,25 @@ def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhil
         pytest.skip("who has SQLite's write lock claims alone")
     first, second = two_of_one_key(make_durable)
     lane = first.partition_id
-    Delivery.objects.filter(pk=first.pk).update(lane=None, wake=None, state="dead")
+    Delivery.objects.filter(pk=first.pk).update(partition_id=None, next_check_at=None, state="dead")
     claims = DeliveryQueue("default")
     look = claims._drop_overtaken
 
     def late(found: Any) -> Any:
-        Delivery.objects.filter(pk=first.pk).update(lane=lane, wake=0, state="pending")
+        Delivery.objects.filter(pk=first.pk).update(partition_id=lane, next_check_at=0, state="pending")
         return look(found)
 
-    monkeypatch.setattr(claims, "_without_late", late)
+    monkeypatch.setattr(claims, "_drop_overtaken", late)
     assert not (claims.acquire_by_id(second.pk) if by_id else claims.acquire(10, 10))
     [row] = Delivery.objects.filter(pk=second.pk)
-    assert (0, None) == (row.attempts, row.lease)
+    assert (0, None) == (row.attempts, row.lease_expires_at)
 
 
 def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable[..., None]) -> None:
     """Who looked only once would give up the message, and the delivery would wait for the next one."""
     if connection.vendor == "sqlite":
         pytest.skip("who has SQLite's write lock claims alone")
-    copies(1, lane=None, due=1, wake=1)
+    copies(1, partition_id=None, run_at=1, next_check_at=1)
     number = Delivery.objects.get().pk
     locked, told = threading.Event(), threading.Event()
 
@@ -140,12 +140,12 @@ def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable
 
 def test_what_stands_far_behind_in_a_lane_sleeps_until_the_one_before_it_has_left(copies: Callable[..., None]) -> None:
     moment = now_us()
-    copies(1500, lane=9, due=moment, wake=moment)
+    copies(1500, partition_id=9, run_at=moment, next_check_at=moment)
     claims = DeliveryQueue("default")
     [head] = claims.acquire(100, 1)
     claims._next_parking_check = 0
     assert [] == claims.acquire(100, 1)
-    assert Delivery.objects.filter(wake__lte=now_us()).count() <= claiming.MIN_BLOCKED_TO_PARK
+    assert Delivery.objects.filter(next_check_at__lte=now_us()).count() <= claiming.MIN_BLOCKED_TO_PARK
     for number in Delivery.objects.order_by("id").values_list("id", flat=True)[1:20]:
         claims.complete(head, SUCCEEDED)
         [head] = claims.acquire(100, 1)
@@ -156,9 +156,9 @@ def test_what_stands_far_behind_in_a_lane_sleeps_until_the_one_before_it_has_lef
 def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
     settings.SIGNALBOX = {"KEEP_DELIVERIES": 0} if leave == "deleted" else {}
     moment = now_us()
-    copies(3, lane=9, due=moment, wake=moment)
+    copies(3, partition_id=9, run_at=moment, next_check_at=moment)
     head, following, last = Delivery.objects.order_by("id")
-    Delivery.objects.exclude(pk=head.pk).update(wake=moment + PARKED_RECHECK_US)
+    Delivery.objects.exclude(pk=head.pk).update(next_check_at=moment + PARKED_RECHECK_US)
     claims = DeliveryQueue("default")
     if leave == "discarded":
         operations.discard(Delivery.objects.filter(pk=head.pk), "default")
@@ -166,16 +166,16 @@ def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], setti
         [one] = claims.acquire(10, 10)
         claims.complete(one, SKIPPED if leave == "skipped" else SUCCEEDED)
     assert [following.pk] == [one.id for one in claims.acquire(10, 10)]
-    assert moment + PARKED_RECHECK_US == Delivery.objects.get(pk=last.pk).wake
+    assert moment + PARKED_RECHECK_US == Delivery.objects.get(pk=last.pk).next_check_at
 
 
 def test_a_dead_letter_behind_is_not_woken(copies: Callable[..., None]) -> None:
     moment = now_us()
-    copies(2, lane=9, due=moment, wake=moment)
+    copies(2, partition_id=9, run_at=moment, next_check_at=moment)
     head, dead = Delivery.objects.order_by("id")
-    Delivery.objects.filter(pk=dead.pk).update(state="dead", wake=None)
+    Delivery.objects.filter(pk=dead.pk).update(state="dead", next_check_at=None)
     DeliveryQueue("default").unblock_next(9, head.pk)
-    assert Delivery.objects.get(pk=dead.pk).wake is None
+    assert Delivery.objects.get(pk=dead.pk).next_check_at is None
 
 
 def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable[..., None]) -> None:
@@ -183,7 +183,7 @@ def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable
     if connection.vendor == "sqlite":
         pytest.skip("one writer at a time")
     moment = now_us()
-    copies(30, lane=9, due=moment, wake=moment)
+    copies(30, partition_id=9, run_at=moment, next_check_at=moment)
     claims = DeliveryQueue("default")
     claims._next_parking_check = moment + 60 * SECOND_US
     [head] = claims.acquire(1, 1)
@@ -211,16 +211,16 @@ def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) 
         Delivery.objects.all().delete()
         moment = now_us()
         claims = DeliveryQueue("default")
-        copies(1, lane=9, due=moment, wake=moment)
+        copies(1, partition_id=9, run_at=moment, next_check_at=moment)
         [head] = claims.acquire(1, 1)
-        copies(behind, lane=9, due=moment, wake=moment)
+        copies(behind, partition_id=9, run_at=moment, next_check_at=moment)
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one lane is nearly everything
         for _ in range(20):
             assert [] == claims.acquire(1, 1)
             claims._next_parking_check = 0
-        copies(2 * number, lane=None, due=moment, wake=moment)
+        copies(2 * number, partition_id=None, run_at=moment, next_check_at=moment)
 
         def run() -> None:
             nonlocal head
@@ -252,9 +252,9 @@ def test_a_failure_while_putting_to_sleep_does_not_lose_what_is_dispatched(
         raise OperationalError("deadlock")
 
     moment = now_us()
-    copies(2, lane=None, due=moment, wake=moment)
+    copies(2, partition_id=None, run_at=moment, next_check_at=moment)
     claims = DeliveryQueue("default")
-    monkeypatch.setattr(claims, "_blocked", deadlock)
+    monkeypatch.setattr(claims, "_find_blocked", deadlock)
     assert 2 == len(claims.dispatch(10, now_us() + 60 * SECOND_US))
     claims._next_parking_check = 0
     assert [] == claims.dispatch(10, now_us() + 60 * SECOND_US)
@@ -264,7 +264,7 @@ def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> No
     if connection.vendor != "sqlite":
         pytest.skip("about SQLite alone")
     moment = now_us()
-    copies(1, lane=None, due=moment, wake=moment)
+    copies(1, partition_id=None, run_at=moment, next_check_at=moment)
     claims = DeliveryQueue("default")
     [one] = claims.acquire(1, 1)
     _discard_connection(connections["default"])

@@ -70,7 +70,7 @@ def test_a_backoff_that_tells_no_time_is_said_once_and_the_usual_one_waited(
             raise found
         return found
 
-    monkeypatch.setattr(registry, "_misjudged", set())
+    monkeypatch.setattr(registry, "_invalid_backoffs_logged", set())
     one = registry.DurableReceiver(
         name="shop.receiver", function=receivers.saved, parameter_names=frozenset(), backoff=backoff
     )
@@ -280,11 +280,11 @@ def test_a_change_is_not_committed_if_its_deliveries_cannot_be_written(
     broken = "INSERT INTO nowhere VALUES (?)"
     monkeypatch.setattr(
         backends,
-        "_SQLITE",
+        "_SQLITE_STATEMENTS",
         tuple(broken if batches.DELIVERY_TABLE in sql else sql for sql in backends._SQLITE_STATEMENTS),
     )
     monkeypatch.setattr(
-        backends, "_POSTGRESQL_VALUES", {**backends._POSTGRESQL_VALUES_INSERTS, batches.DELIVERY_TABLE: broken}
+        backends, "_POSTGRESQL_VALUES_INSERTS", {**backends._POSTGRESQL_VALUES_INSERTS, batches.DELIVERY_TABLE: broken}
     )
     with pytest.raises(DatabaseError):
         Order.objects.create(number="1")
@@ -358,7 +358,7 @@ def test_a_signal_of_the_project_is_delivered_with_its_transaction_or_at_once(
         assert 0 == _committed_elsewhere()
     assert 2 == Delivery.objects.count()
     assert {"$": "model", "v": ["shop.Order", order.pk, "default"]} == Delivery.objects.earliest("id").payload[
-        "packed"
+        "serialized"
     ]["order"]
 
 
@@ -371,7 +371,7 @@ def test_a_signal_that_is_sent_in_an_event_loop_is_delivered_with_its_trace(make
             await signals.order_paid.asend(sender=Order, number=1)
 
     asyncio.run(work())
-    assert {"number": 1} == Delivery.objects.get().payload["packed"]
+    assert {"number": 1} == Delivery.objects.get().payload["serialized"]
 
 
 def test_a_signal_of_the_project_is_named_after_the_module_that_makes_it() -> None:
@@ -427,7 +427,7 @@ def test_an_argument_that_cannot_travel_is_an_error_of_the_send(make_durable: Ca
     ):
         signals.order_paid.send(sender=Order, document=object())
     signals.order_paid.send(sender=Order, document="text", other=object())
-    assert {"document": "text"} == Delivery.objects.get().payload["packed"]
+    assert {"document": "text"} == Delivery.objects.get().payload["serialized"]
 
 
 @pytest.mark.usefixtures("empty_tables")
@@ -439,7 +439,7 @@ def test_a_deep_argument_is_refused_where_a_receiver_takes_it_and_never_cut(make
     with pytest.raises(registry.CannotBeDurable, match="it holds more than 20 containers within one another"):
         signals.order_paid.send(sender=Order, document=deep)
     signals.order_paid.send(sender=Order, document=deep[0], other=deep)
-    packed = Delivery.objects.get().payload["packed"]
+    packed = Delivery.objects.get().payload["serialized"]
     assert {"document": deep[0]} == packed
 
 
@@ -484,14 +484,14 @@ def test_a_secret_within_an_argument_does_not_travel(make_durable: Callable[...,
     ):
         signals.order_paid.send(sender=Order, document=value)
     signals.order_paid.send(sender=Order, document="text", other=value)
-    assert {"document": "text"} == Delivery.objects.get().payload["packed"]
+    assert {"document": "text"} == Delivery.objects.get().payload["serialized"]
 
 
 @pytest.mark.usefixtures("empty_tables")
 def test_who_failed_to_log_in_travels_without_the_secret(make_durable: Callable[..., None]) -> None:
     make_durable(takes_credentials, user_login_failed, None)
     user_login_failed.send(sender="tests", credentials={"username": "ann", "password": "hunter2"}, request=None)
-    packed = Delivery.objects.get().payload["packed"]
+    packed = Delivery.objects.get().payload["serialized"]
     assert {"username": "ann", "password": REDACTED} == packed["credentials"]
 
 
@@ -526,7 +526,7 @@ def test_a_login_is_delivered_with_the_recorded_facts_of_its_request(
     make_durable(receivers.saved, user_logged_in, None)
     user = User.objects.create_user("ann", password="pass")
     client.force_login(user)
-    packed = Delivery.objects.get().payload["packed"]
+    packed = Delivery.objects.get().payload["serialized"]
     assert {"$": "model", "v": ["auth.User", user.pk, "default"]} == packed["user"]
     assert set(packed["request"]) <= {"method", "path"}
 
@@ -545,8 +545,8 @@ def test_the_key_is_the_object_a_field_a_function_or_none(
     make_durable(receivers.saved, key=key)
     order = Order.objects.create(number="7")
     one = Delivery.objects.get()
-    assert expected.format(pk=order.pk) == one.key
-    assert (key is None) == (one.lane is None)
+    assert expected.format(pk=order.pk) == one.ordering_key
+    assert (key is None) == (one.partition_id is None)
 
 
 @pytest.mark.usefixtures("empty_tables")

@@ -62,7 +62,7 @@ def test_a_delivery_is_written_with_its_change_and_run_by_a_worker(
     assert 0 == start_worker("--burst", receivers=SAVED).wait()
     [delivery] = Delivery.objects.all()
     assert [["saved", str(kept.pk), str(delivery.pk), "1"]] == notes.lines()
-    assert ("done", 1, None, None) == (delivery.state, delivery.attempts, delivery.wake, delivery.lane)
+    assert ("done", 1, None, None) == (delivery.state, delivery.attempts, delivery.next_check_at, delivery.partition_id)
 
 
 @every_database
@@ -77,7 +77,7 @@ def test_a_failed_delivery_is_tried_again_and_its_key_waits_for_it(
     assert 0 == running.end()
     mine = [line[2] for line in notes.lines("saved") if line[1] == str(first.pk)]
     assert sorted(mine, key=int) == mine
-    assert 6 == len(notes.lines("tried"))
+    assert 6 == len(notes.lines("attempted"))
     assert other.pk
 
 
@@ -122,15 +122,17 @@ def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_other
         others += orders(2)
     box = {"LEASE": 0.6}
     for _ in range(20):
-        running = start_worker("--burst", receivers=f"kills:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box)
+        running = start_worker(
+            "--burst", receivers=f"kills_process:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box
+        )
         running.popen.wait()
-        if not Delivery.objects.filter(receiver__endswith="kills", state="pending").exists():
+        if not Delivery.objects.filter(receiver__endswith="kills_process", state="pending").exists():
             break
         time.sleep(0.7)
-    killed = Delivery.objects.filter(receiver__endswith="kills")
+    killed = Delivery.objects.filter(receiver__endswith="kills_process")
     assert {"dead"} == {one.state for one in killed}
     assert [2, 2] == [one.attempts for one in killed]
-    assert 4 == len(notes.lines("tried"))
+    assert 4 == len(notes.lines("attempted"))
     assert "The worker died" in killed[0].error
     assert {1} == {one.attempts for one in Delivery.objects.filter(receiver__endswith="saved")}
     assert len(others) == len(notes.lines("saved"))
@@ -156,7 +158,7 @@ def test_deliveries_of_one_key_run_one_at_a_time_and_in_order_while_others_run(
     for order in found:
         mine = [(line[0], int(line[2])) for line in notes.lines() if line[1] == str(order.pk)]
         assert 6 == len(mine)
-        assert [word for word, _ in mine] == ["begun", "saved"] * 3
+        assert [word for word, _ in mine] == ["started", "saved"] * 3
         assert sorted(number for _, number in mine) == [number for _, number in mine]
 
 
@@ -167,10 +169,10 @@ def test_a_worker_that_is_told_to_end_finishes_what_runs_and_gives_back_the_rest
     make_durable(receivers.slow)
     orders(3)
     running = start_worker(receivers="slow:post_save:shop.Order", SIGNALBOX_TEST_SLOW="1")
-    notes.wait_for("begun", 1)
+    notes.wait_for("started", 1)
     assert 0 == running.end()
     assert 1 == len(notes.lines("saved"))
-    states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
+    states = [(one.state, one.attempts, one.lease_expires_at) for one in Delivery.objects.order_by("id")]
     assert [("done", 1, None), ("pending", 0, None), ("pending", 0, None)] == states
 
 
@@ -198,7 +200,7 @@ def test_a_receiver_is_interrupted_at_its_timeout(
     orders(1)
     running = start_worker(receivers=f"spins:post_save:shop.Order:retries=0:timeout=0.3 {SAVED}")
     dead = wait_until(lambda: Delivery.objects.filter(state="dead").first())
-    assert "TimedOut: it took longer than its timeout of 0.3 seconds" == dead.error
+    assert "TimeLimitExceeded: it took longer than its timeout of 0.3 seconds" == dead.error
     notes.wait_for("saved", 1)
     assert 0 == running.end()
 
@@ -207,7 +209,7 @@ def test_a_receiver_is_interrupted_at_its_timeout(
 def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
     make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes
 ) -> None:
-    names = ("stuck", "stuck_in_a_pool", "blocks", "blocks_a_thread", "swallows")
+    names = ("stuck", "stuck_in_a_pool", "blocks_event_loop", "blocks_pool_thread", "swallows_cancellation")
     for name in names:
         make_durable(getattr(receivers, name), retries=0, timeout=0.2)
     make_durable(receivers.slow)
@@ -218,7 +220,10 @@ def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
     assert 1 == len(notes.lines("saved"))
     for name in names:
         dead = Delivery.objects.get(receiver=f"tests.outbox.receivers.{name}")
-        assert ("dead", "TimedOut: it took longer than 0.2 seconds, and did not end") == (dead.state, dead.error)
+        assert ("dead", "TimeLimitExceeded: it took longer than 0.2 seconds, and did not end") == (
+            dead.state,
+            dead.error,
+        )
     assert "done" == Delivery.objects.get(receiver__endswith="slow").state
 
 
@@ -255,9 +260,9 @@ def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
     Delivery.objects.update(receiver="tests.outbox.gone.receiver")
     assert 0 == start_worker("--burst", receivers=SAVED).wait()
     [one] = Delivery.objects.all()
-    assert ("pending", 0, None) == (one.state, one.attempts, one.lease)
+    assert ("pending", 0, None) == (one.state, one.attempts, one.lease_expires_at)
     assert "tests.outbox.gone can't be imported: ModuleNotFoundError" in one.error
-    assert one.due > claiming.now_us()
+    assert one.run_at > claiming.now_us()
 
 
 @every_database
@@ -269,8 +274,8 @@ def test_an_object_that_is_gone_is_rebuilt_from_what_was_recorded(
     key = order.pk
     Order.objects.filter(pk=key).update(number="changed")
     Order.objects.all().delete()
-    assert 0 == start_worker("--burst", receivers="told:post_save:shop.Order").wait()
-    assert [["told", str(key), "0"]] == [line[:3] for line in notes.lines()]
+    assert 0 == start_worker("--burst", receivers="saves_with_number:post_save:shop.Order").wait()
+    assert [["number", str(key), "0"]] == [line[:3] for line in notes.lines()]
 
 
 @every_database
@@ -304,13 +309,13 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
         rows = [Delivery(**{**fields, "state": "pending", "finished": None, **values}) for _ in range(number)]
         Delivery.objects.bulk_create(rows, batch_size=1000)
 
-    copies(10_000, due=moment + 10**10, wake=moment + 10**10)
-    copies(1, lane=7, state="dead", wake=None, finished=moment)
-    copies(3_000, lane=7, due=moment, wake=moment)
+    copies(10_000, run_at=moment + 10**10, next_check_at=moment + 10**10)
+    copies(1, partition_id=7, state="dead", next_check_at=None, finished=moment)
+    copies(3_000, partition_id=7, run_at=moment, next_check_at=moment)
     for _ in range(4):  # the first looks find the lane standing still, and look at it no more
         assert [] == claims.acquire(10, 1)
         claims._next_parking_check = 0
-    assert not Delivery.objects.filter(wake__lte=moment).exists()
+    assert not Delivery.objects.filter(next_check_at__lte=moment).exists()
 
     def cost() -> int:
         """Return what it takes to run 20 that are due."""
@@ -320,7 +325,7 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
                 [one] = claims.acquire(1, 1)
                 claims.complete(one, claiming.SUCCEEDED)
 
-        copies(40, due=moment, wake=moment)
+        copies(40, run_at=moment, next_check_at=moment)
         run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
         return measure_work(run)
 
@@ -338,7 +343,7 @@ def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(make_d
     claims = DeliveryQueue("default")
     [mine] = claims.acquire(1, 1)
     assert [] == claims.acquire(1, 1)
-    Delivery.objects.update(lease=1, wake=1)
+    Delivery.objects.update(lease_expires_at=1, next_check_at=1)
     [theirs] = claims.acquire(1, 1)
     assert {mine.id} == claims.renew_leases([mine])
     assert (False, False) == claims.complete(mine, claiming.SUCCEEDED)
@@ -404,7 +409,7 @@ def test_several_processes_are_supervised_and_replaced(
     make_durable(receivers.kills_process, retries=0, on_dead="skip")
     make_durable(receivers.saved)
     orders(1)
-    both = f"kills:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
+    both = f"kills_process:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
     running = start_worker("--processes", "2", receivers=both, box={"LEASE": 0.5})
     notes.wait_for("saved", 1)
     wait_until(lambda: Delivery.objects.filter(state="dead").exists())
@@ -420,9 +425,9 @@ def test_a_supervisor_that_is_told_to_end_lets_its_workers_finish_what_runs(
     make_durable(receivers.slow)
     orders(1)
     running = start_worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
-    notes.wait_for("begun", 1)
+    notes.wait_for("started", 1)
     assert 0 == running.end()
-    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    assert ["started", "saved"] == [line[0] for line in notes.lines()]
     assert "done" == Delivery.objects.get().state
 
 
@@ -433,8 +438,8 @@ def test_what_waits_behind_a_long_run_of_another_object_is_given_to_an_idle_work
     make_durable(receivers.slow)
     orders(3)
     busy = start_worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="30")
-    notes.wait_for("begun", 1)
-    assert 3 == Delivery.objects.filter(lease__gt=0).count(), "it takes some ahead"
+    notes.wait_for("started", 1)
+    assert 3 == Delivery.objects.filter(lease_expires_at__gt=0).count(), "it takes some ahead"
     idle = start_worker(receivers=SLOW, SIGNALBOX_TEST_SLOW="0")
     notes.wait_for("saved", 2, 8)
     busy.kill()
@@ -478,10 +483,11 @@ import os, signal
 import django
 
 django.setup()
-from signalbox.outbox.worker import Options, Supervisor
+from signalbox.outbox.supervisor import Supervisor
+from signalbox.outbox.worker import WorkerOptions
 
-supervisor = Supervisor(4, Options(databases=("default",)))
-start, parent = supervisor._start, os.getpid()
+supervisor = Supervisor(4, WorkerOptions(databases=("default",)))
+start, parent = supervisor._start_worker, os.getpid()
 
 
 def start_and_signal():
@@ -490,7 +496,7 @@ def start_and_signal():
         os.kill(parent, signal.SIGTERM)
 
 
-supervisor._start = start_and_signal
+supervisor._start_worker = start_and_signal
 status = supervisor.run()
 assert not supervisor.children
 raise SystemExit(status)
@@ -509,14 +515,14 @@ def test_workers_end_without_their_supervisor(
     make_durable(receivers.slow)
     orders(1)
     running = start_worker("--processes", "2", receivers=SLOW, SIGNALBOX_TEST_SLOW="2")
-    notes.wait_for("begun", 1)
+    notes.wait_for("started", 1)
     os.kill(running.popen.pid, signal.SIGKILL)
     running.popen.wait()
     notes.wait_for("saved", 1)
     time.sleep(1.5)
     orders(1)
     time.sleep(1.5)
-    assert ["begun", "saved"] == [line[0] for line in notes.lines()]
+    assert ["started", "saved"] == [line[0] for line in notes.lines()]
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -526,12 +532,12 @@ def test_a_worker_that_is_told_twice_to_end_waits_for_nothing(
     make_durable(receivers.slow)
     orders(1)
     running = start_worker("--processes", processes, receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
-    notes.wait_for("begun", 1)
+    notes.wait_for("started", 1)
     running.popen.send_signal(signal.SIGTERM)
     time.sleep(1)
     assert running.popen.poll() is None
     assert (75 if processes == "1" else 0) == running.end(seconds=15)
-    assert ["begun"] == [line[0] for line in notes.lines()]
+    assert ["started"] == [line[0] for line in notes.lines()]
 
 
 def test_a_worker_that_is_told_to_end_waits_no_longer_than_its_grace(
@@ -540,11 +546,11 @@ def test_a_worker_that_is_told_to_end_waits_no_longer_than_its_grace(
     make_durable(receivers.slow)
     orders(2)
     running = start_worker("--grace", "0.5", receivers=SLOW, SIGNALBOX_TEST_SLOW="60")
-    notes.wait_for("begun", 1)
+    notes.wait_for("started", 1)
     assert 75 == running.end(seconds=15)
     begun, waiting = Delivery.objects.order_by("id")
-    assert begun.lease is not None
-    assert (None, 0) == (waiting.lease, waiting.attempts)
+    assert begun.lease_expires_at is not None
+    assert (None, 0) == (waiting.lease_expires_at, waiting.attempts)
 
 
 @every_database
@@ -555,7 +561,7 @@ def test_once_runs_one_delivery_however_many_threads_there_are(
     orders(4)
     assert 0 == start_worker("--once", "--threads", "3", receivers=SLOW, SIGNALBOX_TEST_SLOW="0.5").wait()
     assert 1 == len(notes.lines("saved"))
-    states = [(one.state, one.attempts, one.lease) for one in Delivery.objects.order_by("id")]
+    states = [(one.state, one.attempts, one.lease_expires_at) for one in Delivery.objects.order_by("id")]
     assert [("done", 1, None), *[("pending", 0, None)] * 3] == states
 
 
@@ -576,7 +582,7 @@ def test_a_worker_whose_thread_fails_says_so_by_its_status(monkeypatch: pytest.M
         raise RuntimeError
 
     mine = Worker(WorkerOptions(databases=("default",)))
-    monkeypatch.setattr(mine, "_next", fails)
+    monkeypatch.setattr(mine, "_get_next", fails)
     assert 1 == mine.run()
 
 
@@ -593,10 +599,10 @@ def test_what_a_thread_claims_just_before_it_ends_is_given_back(
         time.sleep(0.6)  # until the main thread has given back what there was
         assert mine._acquire()
 
-    monkeypatch.setattr(mine, "_next", claims_and_ends)
+    monkeypatch.setattr(mine, "_get_next", claims_and_ends)
     assert 0 == mine.run()
     [one] = Delivery.objects.all()
-    assert (None, 0) == (one.lease, one.attempts)
+    assert (None, 0) == (one.lease_expires_at, one.attempts)
 
 
 def test_a_signal_waits_for_no_lock_that_the_thread_it_interrupts_may_hold() -> None:

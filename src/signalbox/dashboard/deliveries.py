@@ -93,8 +93,9 @@ def delivery(request: HttpRequest, delivery_id: int) -> HttpResponse:
     if one is None:
         raise Http404("There is no such delivery.")
     ahead = None
-    if one.lane is not None:
-        ahead = Delivery.objects.using(alias).filter(lane=one.lane, id__lt=one.id).order_by("id").first()
+    if one.partition_id is not None:
+        partition = Delivery.objects.using(alias).filter(partition_id=one.partition_id)
+        ahead = partition.filter(id__lt=one.id).order_by("id").first()
     traces = Trace.objects.using(alias).filter(trace_id=one.trace_id, kind="task").order_by("id")
     return render(
         request,

@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
                 (
                     "partition_id",
                     models.BigIntegerField(
-                        help_text="Deliveries of one partition run one at a time, in the order of their ids. Empty if it blocks none.",
+                        help_text="Deliveries of one partition run one at a time, in the order of their ids. Empty if it is in none.",
                         null=True,
                     ),
                 ),

@@ -1,4 +1,4 @@
-"""Whether deliveries get on: what waits, since when, what runs, what is dead, how fast it goes."""
+"""Health figures of the deliveries in each database: counts by state, the oldest due one, and the throughput."""
 
 from __future__ import annotations
 
@@ -16,82 +16,90 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 STALLED_AFTER_SECONDS: Final = 60.0
-"""Seconds that a delivery may be due while none is done; then nobody works."""
+"""Seconds that a delivery may be due while none is done. After that, workers count as stalled."""
 
 MAX_COUNTED: Final = 10_000
-"""Rows that are counted at most: a count over a long backlog would cost more than it tells."""
+"""Maximum number of rows that are counted, because counting a long backlog is slow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """Deliveries of one database. Counts stop at ``COUNTED``."""
+    """Figures of the deliveries in one database. Counts stop at ``MAX_COUNTED``."""
 
     database: str
     pending: int
-    """Neither done nor dead: due, running, or waiting for a retry or for their turn."""
+    """Neither finished nor dead: due, running, or waiting for a retry or for an earlier delivery."""
     due: int
-    """Waiting for a worker; an engine's messages that led to nothing yet are counted too."""
+    """Waiting for a worker, including those whose broker message has not been processed yet."""
     running: int
     retrying: int
-    """Waiting for the next attempt after a failed one."""
+    """Waiting for another attempt after a failed one."""
     blocked: int
-    """Waiting behind a dead letter of their key."""
+    """Waiting for a dead letter with the same key to be retried or discarded."""
     dead: int
     oldest_due_seconds: float
-    """Seconds for which the longest waiting has been due; what waits for an earlier one of its key is not meant."""
+    """Seconds since the oldest delivery became due, without those that wait for an earlier one of their key."""
     done_per_second: float
-    """Done per second, over the last minute."""
+    """Deliveries done per second, over the last minute."""
     seconds_since_done: float | None
-    """Seconds since the last one was done; none if none is kept."""
+    """Seconds since the last delivery was done; ``None`` if no finished one is stored."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether somebody works: nothing is due for long, or something was done lately. A process that lives and
-        gets nothing done is not well."""
+        """Whether deliveries are processed: none has been due for long, or one was done recently.
+
+        A worker process that runs without finishing any delivery does not count.
+        """
         return self.oldest_due_seconds <= STALLED_AFTER_SECONDS or (
             self.seconds_since_done is not None and self.seconds_since_done <= STALLED_AFTER_SECONDS
         )
 
 
 def get_health(alias: str) -> Health:
-    """Return how the deliveries in the database ``alias`` get on."""
-    moment = now_us()
-    minute = moment - 60 * SECOND_US
-    first_of_lane = first_in_partition_sql(connections[alias].vendor)
+    """Return the figures of the database ``alias``."""
+    now = now_us()
+    minute_ago = now - 60 * SECOND_US
+    is_first = first_in_partition_sql(connections[alias].vendor)
     pending = _count_rows(alias, "state = 'pending'")
-    running = _count_rows(alias, "state = 'pending' AND lease > %s", moment)
+    running = _count_rows(alias, "state = 'pending' AND lease_expires_at > %s", now)
     finished = _fetch_value(alias, f"SELECT max(finished) FROM {TABLE} WHERE state = 'done'")
-    first = f"SELECT d.wake FROM {TABLE} d WHERE d.wake <= %s AND {first_of_lane} ORDER BY d.wake LIMIT 1"
-    oldest = _fetch_value(alias, f"SELECT min(wake) FROM ({first}) first", moment)
-    due = _count_rows(alias, "wake <= %s AND lease IS NULL", moment)
-    if conf.get().ENGINE in ("celery", "tasks"):  # what is sent out waits for a worker as well, who may not be there
-        sent = f"FROM {TABLE} d WHERE d.wake > %s AND d.due <= %s AND d.lease IS NULL AND {first_of_lane} LIMIT {MAX_COUNTED}"
-        number, since = _fetch_row(alias, f"SELECT count(*), min(due) FROM (SELECT d.due {sent}) sent", moment, moment)
-        due += number
-        oldest = min((time for time in (oldest, since) if time is not None), default=None)
+    oldest_row = (
+        f"SELECT d.next_check_at FROM {TABLE} d WHERE d.next_check_at <= %s AND {is_first} "
+        "ORDER BY d.next_check_at LIMIT 1"
+    )
+    oldest = _fetch_value(alias, f"SELECT min(next_check_at) FROM ({oldest_row}) oldest", now)
+    due = _count_rows(alias, "next_check_at <= %s AND lease_expires_at IS NULL", now)
+    if conf.get().ENGINE in ("celery", "tasks"):  # dispatched deliveries wait for a worker too, which may not run
+        dispatched = (
+            f"SELECT d.run_at FROM {TABLE} d WHERE d.next_check_at > %s AND d.run_at <= %s "
+            f"AND d.lease_expires_at IS NULL AND {is_first} LIMIT {MAX_COUNTED}"
+        )
+        count, run_at = _fetch_row(alias, f"SELECT count(*), min(run_at) FROM ({dispatched}) dispatched", now, now)
+        due += count
+        oldest = min((time for time in (oldest, run_at) if time is not None), default=None)
     return Health(
         database=alias,
         pending=pending,
         due=due,
         running=running,
-        retrying=_count_rows(alias, "state = 'pending' AND attempts > 0 AND lease IS NULL"),
+        retrying=_count_rows(alias, "state = 'pending' AND attempts > 0 AND lease_expires_at IS NULL"),
         blocked=_count_rows(
             alias,
             f"state = 'pending' AND EXISTS (SELECT 1 FROM {TABLE} h "
-            f"WHERE h.lane = {TABLE}.lane AND h.id < {TABLE}.id AND h.state = 'dead')",
+            f"WHERE h.partition_id = {TABLE}.partition_id AND h.id < {TABLE}.id AND h.state = 'dead')",
         ),
         dead=_count_rows(alias, "state = 'dead'"),
-        oldest_due_seconds=0.0 if oldest is None else (moment - oldest) / SECOND_US,
-        done_per_second=round(_count_rows(alias, "state = 'done' AND finished > %s", minute) / 60, 2),
-        seconds_since_done=None if finished is None else (moment - finished) / SECOND_US,
+        oldest_due_seconds=0.0 if oldest is None else (now - oldest) / SECOND_US,
+        done_per_second=round(_count_rows(alias, "state = 'done' AND finished > %s", minute_ago) / 60, 2),
+        seconds_since_done=None if finished is None else (now - finished) / SECOND_US,
     )
 
 
 def _count_rows(alias: str, where: str, *params: Any) -> int:
-    found: int = _fetch_value(
+    count: int = _fetch_value(
         alias, f"SELECT count(*) FROM (SELECT 1 FROM {TABLE} WHERE {where} LIMIT {MAX_COUNTED}) counted", *params
     )
-    return found
+    return count
 
 
 def _fetch_value(alias: str, sql: str, *params: Any) -> Any:
@@ -105,18 +113,18 @@ def _fetch_row(alias: str, sql: str, *params: Any) -> Any:
 
 
 def build_report(aliases: Sequence[str]) -> dict[str, Any]:
-    """Return what the health view and ``signalbox deliveries --json`` tell of these databases."""
-    found = [get_health(alias) for alias in aliases]
+    """Return the JSON of the health view and of ``signalbox deliveries --json`` for these databases."""
+    databases = [get_health(alias) for alias in aliases]
     return {
-        "well": all(one.is_healthy for one in found),
-        "databases": [{**asdict(one), "well": one.is_healthy} for one in found],
+        "healthy": all(health.is_healthy for health in databases),
+        "databases": [{**asdict(health), "healthy": health.is_healthy} for health in databases],
     }
 
 
 @never_cache
 def view(request: HttpRequest) -> HttpResponse:
-    """Answer 200 while deliveries get on and 503 while they don't, with figures. It names no receiver and no object."""
+    """Respond with the figures, and status 503 if unhealthy, else 200. No receiver and no object is named."""
     from signalbox.outbox.queue import get_delivery_databases
 
-    found = build_report(get_delivery_databases())
-    return JsonResponse(found, status=200 if found["well"] else 503)
+    report = build_report(get_delivery_databases())
+    return JsonResponse(report, status=200 if report["healthy"] else 503)

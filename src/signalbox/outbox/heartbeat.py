@@ -1,4 +1,4 @@
-"""What an engine's worker needs to run a delivery: its lease renewed and its timeout kept, whatever else it does."""
+"""Run single deliveries in the worker of a dispatcher. A thread renews their leases and enforces their timeouts."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ logger = logging.getLogger("signalbox")
 
 TICK_SECONDS: Final = 0.5
 COMPLETION_RETRY_SECONDS: Final = 20.0
-"""Seconds for which a database that is away is asked to take the outcome; then it is run again after its lease."""
+"""Seconds for which writing a result is retried. After that, the delivery runs again when its lease expires."""
 
 
 def execute_by_id(alias: str, delivery_id: int) -> bool:
-    """Run the delivery of this id, if it is to be run now; return whether it was. A message may come late or twice."""
-    claims = DeliveryQueue(alias)
+    """Run one delivery if it is due; return whether it ran. Messages may arrive late or twice."""
+    delivery_queue = DeliveryQueue(alias)
     keeper = _get_keeper()
-    if (alias, delivery_id) in keeper.leased:  # its lease may be over, but it runs here
+    if (alias, delivery_id) in keeper.leased:  # its lease may have expired, but it still runs here
         return False
-    claimed = claims.acquire_by_id(delivery_id)
-    if claimed is None:
+    delivery = delivery_queue.acquire_by_id(delivery_id)
+    if delivery is None:
         return False
-    keeper.leased[alias, delivery_id] = claimed
+    keeper.leased[alias, delivery_id] = delivery
     keeper.ensure_running()
     try:
-        result = execute(claimed, keeper.watchdog)
+        result = execute(delivery, keeper.watchdog)
     finally:
-        keeper.drop_lease(claimed)
-    if not _complete(claims, claimed, result):
-        logger.warning("%s has run (delivery %d), but its lease was over.", claimed.receiver, delivery_id)
+        keeper.drop_lease(delivery)
+    if not _complete(delivery_queue, delivery, result):
+        logger.warning("%s has run (delivery %d), but its lease had expired.", delivery.receiver, delivery_id)
     return True
 
 
 def _complete(delivery_queue: DeliveryQueue, delivery: LeasedDelivery, result: AttemptResult) -> bool:
-    began, pause = time.monotonic(), 0.1
+    started_at, pause = time.monotonic(), 0.1
     while True:
         try:
             return delivery_queue.complete(delivery, result)[0]
         except Error as error:
-            if time.monotonic() - began > COMPLETION_RETRY_SECONDS:
-                logger.warning("The outcome of delivery %d could not be written: %s", delivery.id, error)
+            if time.monotonic() - started_at > COMPLETION_RETRY_SECONDS:
+                logger.warning("The result of delivery %d could not be written: %s", delivery.id, error)
                 return False
             connections[delivery_queue.alias].close_if_unusable_or_obsolete()
             time.sleep(pause)
@@ -57,7 +57,7 @@ def _complete(delivery_queue: DeliveryQueue, delivery: LeasedDelivery, result: A
 
 
 class LeaseKeeper:
-    """A thread that renews the leases of this process, and interrupts what runs too long."""
+    """A thread that renews the leases of this process and interrupts receivers at their timeouts."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -67,14 +67,14 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     def ensure_running(self) -> None:
-        """Let the thread run as long as something is held."""
+        """Start the thread unless it runs. It ends when no delivery is leased."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="signalbox-keeper", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="signalbox-lease-keeper", daemon=True)
                 self._thread.start()
 
     def drop_lease(self, delivery: LeasedDelivery) -> bool:
-        """Hold ``claimed`` no longer, a later claim of the same delivery stays; return whether it was held."""
+        """Stop renewing the lease of ``delivery``; return whether it was held. A later lease of the row is kept."""
         key = (delivery.alias, delivery.id)
         if self.leased.get(key) is not delivery:
             return False
@@ -82,7 +82,7 @@ class LeaseKeeper:
         return True
 
     def _run(self) -> None:
-        renewed = time.monotonic()
+        last_renewed = time.monotonic()
         try:
             while True:
                 time.sleep(TICK_SECONDS)
@@ -91,24 +91,24 @@ class LeaseKeeper:
                         self._thread = None
                         return
                 for running in list(self.watchdog.attempts.values()):
-                    late = running.get_overrun_seconds()
-                    if late > TIMEOUT_GRACE_SECONDS:
+                    overrun = running.get_overrun_seconds()
+                    if overrun > TIMEOUT_GRACE_SECONDS:
                         self._abandon(running)
-                    elif late > 0:
+                    elif overrun > 0:
                         running.interrupt()
-                moment = time.monotonic()
-                if moment - renewed >= conf.get().LEASE / 3 and self._renew_leases():
-                    renewed = moment
+                now = time.monotonic()
+                if now - last_renewed >= conf.get().LEASE / 3 and self._renew_leases():
+                    last_renewed = now
         finally:
             connections.close_all()
 
     def _renew_leases(self) -> bool:
-        """Extend the leases of what is held; return whether all were: if not, it is tried again at the next tick."""
+        """Extend the leases of all deliveries; return whether that succeeded. If not, the next tick tries again."""
         renewed = True
-        held = list(self.leased.values())
-        for alias in {one.alias for one in held}:
+        deliveries = list(self.leased.values())
+        for alias in {delivery.alias for delivery in deliveries}:
             try:
-                DeliveryQueue(alias).renew_leases([one for one in held if one.alias == alias])
+                DeliveryQueue(alias).renew_leases([delivery for delivery in deliveries if delivery.alias == alias])
             except Error as error:
                 renewed = False
                 logger.warning("Leases could not be renewed: %s", error)
@@ -116,24 +116,24 @@ class LeaseKeeper:
         return renewed
 
     def _abandon(self, running_attempt: RunningAttempt) -> None:
-        """Write down that a receiver does not end; its thread belongs to the engine, and is left to it."""
-        claimed = running_attempt.delivery
-        if not self.drop_lease(claimed):
+        """Record that a receiver does not end. Its thread belongs to the dispatcher's worker and is not stopped."""
+        delivery = running_attempt.delivery
+        if not self.drop_lease(delivery):
             return
         logger.critical(
-            "%s does not end (delivery %d), and holds a thread of its worker.", claimed.receiver, claimed.id
+            "%s does not end (delivery %d), and holds a thread of its worker.", delivery.receiver, delivery.id
         )
-        durable = find_durable_receiver(claimed.receiver, claimed.signal, claimed.sender)
+        durable = find_durable_receiver(delivery.receiver, delivery.signal, delivery.sender)
         if durable is not None:
-            error = f"TimedOut: it took longer than {durable.timeout:g} seconds, and did not end"
-            _complete(DeliveryQueue(claimed.alias), claimed, build_failure_result(claimed, durable, error))
+            error = f"TimeLimitExceeded: it took longer than {durable.timeout:g} seconds, and did not end"
+            _complete(DeliveryQueue(delivery.alias), delivery, build_failure_result(delivery, durable, error))
 
 
 _current_keeper: LeaseKeeper | None = None
 
 
 def _get_keeper() -> LeaseKeeper:
-    """Return this process's keeper: a child that was forked has no thread of its parent's."""
+    """Return the keeper of this process. A forked child needs its own, because threads are not forked."""
     global _current_keeper
     if _current_keeper is None or _current_keeper.pid != os.getpid():
         _current_keeper = LeaseKeeper()

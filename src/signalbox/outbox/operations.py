@@ -1,4 +1,4 @@
-"""What an operator does with deliveries: look, try again, let go, send past events once more."""
+"""Actions of operators on deliveries: filter, retry, discard and replay."""
 
 from __future__ import annotations
 
@@ -23,137 +23,154 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 STATES = ("pending", "due", "running", "retrying", "done", "dead", "discarded")
-"""By which deliveries are looked for: as they are stored, and finer for those that are pending."""
+"""States that deliveries can be filtered by: the stored ones, and finer ones of pending deliveries."""
 
 
 def filter_deliveries(
     alias: str, *, state: str = "", receiver: str = "", queue: str = "", key: str | None = None
 ) -> QuerySet[Delivery]:
-    """Return deliveries, newest first. ``receiver`` is a part of a dotted name.
+    """Return deliveries, newest first. ``receiver`` is a part of a dotted name, ``key`` an ordering key.
 
-    Raises ``ValueError`` for a state that there is not.
+    Raises ``ValueError`` for an unknown state.
     """
-    found = Delivery.objects.using(alias).order_by("-id")
+    queryset = Delivery.objects.using(alias).order_by("-id")
     if receiver:
-        found = found.filter(receiver__contains=receiver)
+        queryset = queryset.filter(receiver__contains=receiver)
     if queue:
-        found = found.filter(queue=queue)
+        queryset = queryset.filter(queue=queue)
     if key is not None:
-        found = found.filter(key=key)
-    return filter_by_state(found, state)
+        queryset = queryset.filter(ordering_key=key)
+    return filter_by_state(queryset, state)
 
 
 def filter_by_state(queryset: QuerySet[Delivery], state: str) -> QuerySet[Delivery]:
-    """Return the deliveries of ``found`` that are in a state of ``STATES``; all of them for an empty one.
+    """Return the deliveries of ``queryset`` in a state of ``STATES``; all of them for an empty one.
 
-    Raises ``ValueError`` for a state that there is not.
+    Raises ``ValueError`` for an unknown state.
     """
-    moment = now_us()
+    now = now_us()
     match state:
         case "":
             return queryset
         case "due":
-            return queryset.filter(next_check_at__lte=moment, lease_expires_at=None)
+            return queryset.filter(next_check_at__lte=now, lease_expires_at=None)
         case "running":
-            return queryset.filter(state=Delivery.PENDING, lease_expires_at__gt=moment)
+            return queryset.filter(state=Delivery.PENDING, lease_expires_at__gt=now)
         case "retrying":
             return queryset.filter(state=Delivery.PENDING, attempts__gt=0, lease_expires_at=None)
         case "pending" | "done" | "dead" | "discarded":
             return queryset.filter(state=state)
-    raise ValueError(f"{state!r} is no state of a delivery; one of {', '.join(STATES)} was expected.")
+    raise ValueError(f"{state!r} is not a state of a delivery; one of {', '.join(STATES)} was expected.")
 
 
 def retry(deliveries: Iterable[Delivery], alias: str) -> int:
-    """Let deliveries that are dead, discarded or waiting be run now, with all their attempts; return how many.
+    """Make deliveries that are dead, discarded or waiting due now, with all their attempts; return how many.
 
-    Each takes its old place in the order of its key, before the later ones that have not run yet. What runs, or is
-    done, is left alone.
+    Each takes its old place in the order of its key, before later ones that have not run yet. Running and done
+    deliveries are not changed.
     """
-    number = 0
-    for one in deliveries:
-        lane = ordering.get_partition_id(one.receiver, one.ordering_key) if one.ordering_key else None
-        moment = now_us()
+    count = 0
+    for delivery in deliveries:
+        key = delivery.ordering_key
+        partition_id = ordering.get_partition_id(delivery.receiver, key) if key else None
+        now = now_us()
         with transaction.atomic(using=alias):
-            waiting = Delivery.objects.using(alias).filter(
-                Q(lease=None) | Q(lease__lt=moment), pk=one.pk, state__in=("dead", "discarded", "pending")
+            unleased = _filter_unleased(delivery, alias, now)
+            count += unleased.filter(state__in=("dead", "discarded", "pending")).update(
+                state="pending",
+                partition_id=partition_id,
+                run_at=now,
+                next_check_at=now,
+                lease_expires_at=None,
+                finished=None,
+                attempts=0,
             )
-            number += waiting.update(
-                state="pending", lane=lane, due=moment, wake=moment, lease=None, finished=None, attempts=0
-            )
-    return number
+    return count
 
 
 def discard(deliveries: Iterable[Delivery], alias: str) -> int:
-    """Let deliveries go that are dead or waiting; what stands behind them is run. Return how many."""
-    number = 0
-    for one in deliveries:
-        moment = now_us()
+    """Discard deliveries that are dead or waiting, so that later ones of their keys run; return how many."""
+    count = 0
+    for delivery in deliveries:
+        now = now_us()
         with transaction.atomic(using=alias):
-            waiting = Delivery.objects.using(alias).filter(
-                Q(lease=None) | Q(lease__lt=moment), pk=one.pk, state__in=("dead", "pending")
+            unleased = _filter_unleased(delivery, alias, now)
+            discarded = unleased.filter(state__in=("dead", "pending")).update(
+                state="discarded", partition_id=None, next_check_at=None, lease_expires_at=None, finished=now
             )
-            gone = waiting.update(state="discarded", lane=None, wake=None, lease=None, finished=moment)
-            if gone and one.partition_id is not None:
-                DeliveryQueue(alias).unblock_next(one.partition_id, one.pk)
-            number += gone
-    return number
+            if discarded and delivery.partition_id is not None:
+                DeliveryQueue(alias).unblock_next(delivery.partition_id, delivery.pk)
+            count += discarded
+    return count
+
+
+def _filter_unleased(delivery: Delivery, alias: str, now: int) -> QuerySet[Delivery]:
+    """Return the row of ``delivery`` if no worker holds it."""
+    return Delivery.objects.using(alias).filter(Q(lease_expires_at=None) | Q(lease_expires_at__lt=now), pk=delivery.pk)
 
 
 def replay(
     receiver: str, alias: str, *, since: int, until: int | None = None, missing: bool = False, dry_run: bool = False
 ) -> int:
-    """Make deliveries to ``receiver`` of the events it listens to since a moment (microseconds); return how many.
+    """Create deliveries to ``receiver`` for past events that it subscribes to; return how many.
 
-    Events with a delivery to it that is pending or dead are left out; with ``missing`` also those with any. Of an
-    event whose row the register keeps in part, secrets and long texts hidden, that part is delivered. A signal's event
-    is left out if an argument that the receiver takes was cut or hidden; how many were is logged.
+    ``since`` and ``until`` are microseconds since 1970. Events that have a pending or dead delivery to the receiver are
+    skipped; with ``missing``, those that have any. A recorded row may lack secrets and long texts: the rest is
+    delivered. Events of other signals are skipped, and counted in the log, if an argument that the receiver takes was
+    truncated or redacted.
 
-    Raises ``LookupError`` if there is no durable receiver of this dotted name.
+    Raises ``LookupError`` if there is no durable receiver with this dotted name.
     """
-    waiting = [(signal, sender) for signal, sender, durable in registry.get_subscriptions() if durable.name == receiver]
-    if not waiting:
+    subscriptions = [
+        (signal, sender) for signal, sender, durable in registry.get_subscriptions() if durable.name == receiver
+    ]
+    if not subscriptions:
         known = ", ".join(sorted(registry.get_durable_receivers())) or "none"
         raise LookupError(f"There is no durable receiver {receiver!r}; known: {known}.")
-    number = lost = 0
-    wanted = Q()
-    for signal, sender in waiting:
-        wanted |= Q(signal=signal) if sender is None else Q(signal=signal, sender=sender)
+    count = incomplete = 0
+    condition = Q()
+    for signal, sender in subscriptions:
+        condition |= Q(signal=signal) if sender is None else Q(signal=signal, sender=sender)
     events = Event.objects.using(alias).filter(
-        wanted, time__gte=since, outcome__in=(Outcome.COMMITTED.value, Outcome.SENT.value)
+        condition, time__gte=since, outcome__in=(Outcome.COMMITTED.value, Outcome.SENT.value)
     )
     if until is not None:
         events = events.filter(time__lt=until)
-    last = 0
-    while page := list(events.filter(id__gt=last).order_by("id")[:500]):
-        last = page[-1].id
-        chosen = [event for event in _exclude_delivered(page, receiver, alias, missing) if not _is_pre_change(event)]
-        kept = replay_source.get_stored_payloads(chosen, alias)
+    last_id = 0
+    while page := list(events.filter(id__gt=last_id).order_by("id")[:500]):
+        last_id = page[-1].id
+        selected = [event for event in _exclude_delivered(page, receiver, alias, missing) if not _is_pre_change(event)]
+        payloads = replay_source.get_stored_payloads(selected, alias)
         rows = []
-        for event in chosen:
+        for event in selected:
             durable = registry.find_durable_receiver(receiver, event.signal, event.sender)
             try:
                 if durable is not None:
                     rows.append(
-                        replay_source.build_row(durable, event, kept.get((event.trace_id, event.span)), now_us())
+                        replay_source.build_row(durable, event, payloads.get((event.trace_id, event.span)), now_us())
                     )
             except (replay_source.IncompleteRecord, ordering.OrderingKeyError):
-                lost += 1
+                incomplete += 1
         if rows and not dry_run:
             writer.write(connections[alias], batches.Batch(deliveries=rows))
-        number += len(rows)
-    if lost:
+        count += len(rows)
+    if incomplete:
         logger.warning(
-            "%d events can't be replayed to %s: what it takes of them was not kept as it was.", lost, receiver
+            "%d events can't be replayed to %s: arguments that it takes were recorded incompletely.",
+            incomplete,
+            receiver,
         )
-    return number
+    return count
 
 
 def _exclude_delivered(events: Sequence[Event], receiver: str, alias: str, missing: bool) -> list[Event]:
-    theirs = Delivery.objects.using(alias).filter(receiver=receiver, trace_id__in={event.trace_id for event in events})
+    existing = Delivery.objects.using(alias).filter(
+        receiver=receiver, trace_id__in={event.trace_id for event in events}
+    )
     if not missing:
-        theirs = theirs.filter(state__in=("pending", "dead"))
-    there = set(theirs.values_list("trace_id", "span"))
-    return [event for event in events if (event.trace_id, event.span) not in there]
+        existing = existing.filter(state__in=("pending", "dead"))
+    delivered = set(existing.values_list("trace_id", "span"))
+    return [event for event in events if (event.trace_id, event.span) not in delivered]
 
 
 def _is_pre_change(event: Event) -> bool:

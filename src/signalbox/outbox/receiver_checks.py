@@ -1,4 +1,4 @@
-"""System checks of durable receivers and of the engine that runs them."""
+"""System checks of durable receivers and of the dispatcher that runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import django
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
-from django.core.checks import Warning as Caution
+from django.core.checks import Warning as CheckWarning
 from django.db import router
 from django.db.models import Model
 
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
 
 def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """E010: a durable receiver that a worker will not find, or takes for another. W010: one whose changes go where
-    deliveries can't."""
-    found: list[CheckMessage] = []
+    """Check that workers find each durable receiver by its name (E010), and that its database has the table (W010)."""
+    check_messages: list[CheckMessage] = []
     for name, durable in registry.get_durable_receivers().items():
         try:
             resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
-            found.append(
+            check_messages.append(
                 Error(
                     f"The durable receiver {name} can't be imported by its name, so no worker will run it: {error}",
                     hint="Define it as a function of a module, under its own name.",
@@ -37,17 +36,19 @@ def check_receivers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage
                     id="signalbox.E010",
                 )
             )
-    found += [
+    check_messages += [
         _build_name_clash_error(name, places) for name, places in registry.receiver_locations.items() if len(places) > 1
     ]
-    found += [_build_missing_table_warning(*subscribed) for subscribed in sorted(_find_receivers_without_table())]
-    return found
+    check_messages += [
+        _build_missing_table_warning(*subscribed) for subscribed in sorted(_find_receivers_without_table())
+    ]
+    return check_messages
 
 
 def _build_name_clash_error(name: str, locations: Collection[str]) -> CheckMessage:
     return Error(
         f"Functions in {' and '.join(sorted(locations))} are durable receivers of the same name, {name}: a worker "
-        "finds the last of them alone.",
+        "only finds the last of them.",
         hint="Give each function a name of its own.",
         id="signalbox.E010",
     )
@@ -70,16 +71,16 @@ def _get_write_database(model: type[Model]) -> str:
 
 
 def _build_missing_table_warning(name: str, sender: str, alias: str) -> CheckMessage:
-    return Caution(
+    return CheckWarning(
         f"{sender} is kept in the database {alias!r}, which a router denies Signalbox's tables: deliveries to {name} "
         "are written after the commit, and a process that dies in between loses them.",
-        hint=f"Let the router's allow_migrate() put the app signalbox into {alias!r} as well.",
+        hint=f"Make the router's allow_migrate() allow the app signalbox in {alias!r} as well.",
         id="signalbox.W010",
     )
 
 
 def check_dispatcher(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """E011: the engine is not installed, or not set up. W011: it would keep deliveries waiting, or lose their order."""
+    """Check that the dispatcher is installed and configured (E011) and that workers do not prefetch messages (W011)."""
     match conf.get().ENGINE:
         case "celery":
             return _check_celery()
@@ -95,7 +96,7 @@ def _check_celery() -> list[CheckMessage]:
 
     if current_app.conf.worker_prefetch_multiplier != 1:
         return [
-            Caution(
+            CheckWarning(
                 "Celery's workers take more messages than they run: these wait while other workers have nothing to do.",
                 hint="Set worker_prefetch_multiplier = 1 in Celery's configuration.",
                 id="signalbox.W011",
@@ -110,7 +111,7 @@ def _check_django_tasks() -> list[CheckMessage]:
     if not getattr(settings, "TASKS", None):
         return [
             Error(
-                'SIGNALBOX["ENGINE"] is "tasks", but TASKS names no backend: the relay would run each itself.',
+                'SIGNALBOX["ENGINE"] is "tasks", but TASKS names no backend: the relay would run each delivery itself.',
                 hint='Set TASKS = {"default": {"BACKEND": ...}} to a backend with a worker.',
                 id="signalbox.E011",
             )

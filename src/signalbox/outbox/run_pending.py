@@ -1,4 +1,4 @@
-"""Durable receivers in tests: run now, in order, with their errors raised."""
+"""Run pending deliveries within a test, in order, and raise the errors of their receivers."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 def run_deliveries(*receivers: str, using: str | None = None, limit: int = 1000) -> list[Delivery]:
-    """Run what is waiting, due or not, in the order of its events, and return what was run::
+    """Run pending deliveries, due or not, in the order of their events; return those that ran::
 
         order.save()
         [delivery] = signalbox.testing.run_deliveries()
 
-    Events that the open transaction of a test has not written yet are written first. ``receivers`` are dotted names:
-    others are left alone. What receivers cause in turn is run as well. An error of a receiver is raised, and its
-    delivery waits on; ``RuntimeError`` is raised after ``limit`` deliveries, for receivers that cause each other.
+    Events of the test's open transaction are written first. ``receivers`` are dotted names: with any, only their
+    deliveries run. Deliveries that receivers cause run too. An error of a receiver is raised, and its delivery stays
+    pending. ``RuntimeError`` is raised after ``limit`` deliveries, for receivers that cause each other.
     """
     ran: list[Delivery] = []
     for alias in [using] if using else _get_open_aliases():
-        while (found := _get_next_pending(alias, receivers)) is not None:
+        while (delivery := _get_next_pending(alias, receivers)) is not None:
             if len(ran) >= limit:
-                raise RuntimeError(f"More than {limit} deliveries: {found.receiver} may cause itself. Raise limit=.")
-            _run_delivery(alias, found)
-            found.state, found.attempts = Delivery.DONE, found.attempts + 1
-            ran.append(found)
+                raise RuntimeError(f"More than {limit} deliveries: {delivery.receiver} may cause itself. Raise limit=.")
+            _run_delivery(alias, delivery)
+            delivery.state, delivery.attempts = Delivery.DONE, delivery.attempts + 1
+            ran.append(delivery)
     return ran
 
 
 def _get_open_aliases() -> list[str]:
-    """Return the databases that this test uses: others may be closed to it."""
+    """Return the databases that this test has connected to: it may not be allowed to use others."""
     return [
         alias
         for alias in connections
@@ -45,23 +45,24 @@ def _get_open_aliases() -> list[str]:
 
 
 def _get_next_pending(alias: str, receivers: Sequence[str]) -> Delivery | None:
-    waiting = Delivery.objects.using(alias).filter(state=Delivery.PENDING)
+    pending = Delivery.objects.using(alias).filter(state=Delivery.PENDING)
     if receivers:
-        waiting = waiting.filter(receiver__in=receivers)
-    return waiting.order_by("id").first()
+        pending = pending.filter(receiver__in=receivers)
+    return pending.order_by("id").first()
 
 
 def _run_delivery(alias: str, delivery: Delivery) -> None:
     block = transaction.atomic(using=alias)
-    # As TestCase marks its own: a worker calls receivers outside of any block, where theirs may be durable.
+    # TestCase marks its own blocks so. A worker calls receivers outside any block, so theirs may be durable.
     block._from_testcase = True  # type: ignore[attr-defined]
     with block:
-        Delivery.objects.using(alias).filter(pk=delivery.pk).update(due=0, wake=0, lease=None)
-        claims = DeliveryQueue(alias)
-        one = claims.acquire_by_id(delivery.pk)
-        if one is None:
+        row = Delivery.objects.using(alias).filter(pk=delivery.pk)
+        row.update(run_at=0, next_check_at=0, lease_expires_at=None)
+        delivery_queue = DeliveryQueue(alias)
+        leased = delivery_queue.acquire_by_id(delivery.pk)
+        if leased is None:
             raise RuntimeError(
                 f"{delivery} waits for an earlier delivery of its key, {delivery.ordering_key!r}, which is dead."
             )
-        call_receiver(one, load_receiver(one))
-        claims.complete(one, SUCCEEDED)
+        call_receiver(leased, load_receiver(leased))
+        delivery_queue.complete(leased, SUCCEEDED)

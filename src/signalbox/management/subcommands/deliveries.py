@@ -24,7 +24,7 @@ ACTIONS = ("health", "list", "show", "retry", "discard", "replay")
 COLUMNS = (
     Column(title="ID", width=10, min_width=4, align_right=True),
     Column(title="STATE", width=9, min_width=9),
-    Column(title="TRIES", width=5, min_width=5, align_right=True),
+    Column(title="ATTEMPTS", width=8, min_width=8, align_right=True),
     Column(title="RECEIVER", width=48, min_width=20, keep_end=True),
     Column(title="SIGNAL", width=14, min_width=9, drop_order=3),
     Column(title="SENDER", width=20, min_width=9, drop_order=2),
@@ -90,9 +90,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
 
 def _health(screen: Screen, options: Mapping[str, Any]) -> int:
     aliases = (
-        [options["using"]]
-        if options["using"]
-        else queue.get_delivery_databases() or [queue.get_deliveries_database()]
+        [options["using"]] if options["using"] else queue.get_delivery_databases() or [queue.get_deliveries_database()]
     )
     found = health.build_report(aliases)
     if options["json"]:
@@ -103,9 +101,9 @@ def _health(screen: Screen, options: Mapping[str, Any]) -> int:
             screen.write_text(f"{'database':10} {one['database']:>8}")
         for name in ("pending", "due", "running", "retrying", "blocked", "dead"):
             screen.write_text(f"{name:10} {one[name]:>8}")
-        screen.write_text(f"{'oldest':10} {one['oldest']:>8.1f} s due")
-        screen.write_text(f"{'rate':10} {one['rate']:>8.2f} done a second, over a minute")
-    if not found["well"]:
+        screen.write_text(f"{'oldest':10} {one['oldest_due_seconds']:>8.1f} s due")
+        screen.write_text(f"{'rate':10} {one['done_per_second']:>8.2f} done a second, over a minute")
+    if not found["healthy"]:
         screen.write_text("Nobody works: start manage.py signalbox work.", "red")
         return 1
     return 0
@@ -181,7 +179,7 @@ def _filter_deliveries(alias: str, options: Mapping[str, Any]) -> Any:
 
 
 def _build_record(delivery: Delivery) -> dict[str, Any]:
-    fields = model_to_dict(delivery, exclude=["payload", "lane", "traceback"])
+    fields = model_to_dict(delivery, exclude=["payload", "partition_id", "traceback"])
     return {"id": delivery.id, **fields, "status": get_status(delivery), "at": delivery.timestamp.isoformat()}
 
 
@@ -191,7 +189,7 @@ def get_status(delivery: Delivery) -> str:
         return str(delivery.state)
     if delivery.lease_expires_at is not None:
         return "running" if delivery.lease_expires_at > now_us() else "abandoned"
-    return "retrying" if delivery.attempts and delivery.run_at > now_us() else "waiting"
+    return "retrying" if delivery.attempts and delivery.run_at > now_us() else "due"
 
 
 def _build_cells(delivery: Delivery) -> list[Cell]:

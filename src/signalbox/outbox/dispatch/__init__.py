@@ -1,1 +1,1 @@
-"""Others' workers: an engine publishes messages that name a delivery, and its workers run what the row says."""
+"""Dispatchers run deliveries with other workers: each publishes messages with ids, and its workers run the rows."""

@@ -1,6 +1,6 @@
-"""Celery as the engine. The task's arguments are ids alone; when and whether to run is asked of the row.
+"""Dispatch deliveries with Celery. The task's arguments are only ids: the row decides whether and when to run.
 
-No ``eta``, no ``countdown``, no ``autoretry``: a broker that keeps such messages hands them out twice or not at all.
+``eta``, ``countdown`` and ``autoretry`` are not used, because brokers may deliver such messages twice or lose them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @shared_task(  # type: ignore[untyped-decorator]
-    name="signalbox.run", acks_late=True, reject_on_worker_lost=True, ignore_result=True, max_retries=0
+    name="signalbox.run_delivery", acks_late=True, reject_on_worker_lost=True, ignore_result=True, max_retries=0
 )
 def run_delivery(alias: str, delivery_id: int) -> None:
     """Run one delivery."""
@@ -24,11 +24,11 @@ def run_delivery(alias: str, delivery_id: int) -> None:
 
 
 def publish(alias: str, deliveries: Sequence[tuple[int, str]]) -> None:
-    """Send a message for each ``(id, queue)``; the queue ``"default"`` is Celery's own default.
+    """Send a message for each ``(id, queue)``. The queue ``"default"`` is Celery's default queue.
 
-    Raises what the broker's driver raises.
+    Errors of the broker's driver are raised.
     """
     with run_delivery.app.producer_or_acquire() as producer:
-        for number, queue in deliveries:
+        for delivery_id, queue in deliveries:
             route = {} if queue == "default" else {"queue": queue}
-            run_delivery.apply_async((alias, number), producer=producer, retry=False, ignore_result=True, **route)
+            run_delivery.apply_async((alias, delivery_id), producer=producer, retry=False, ignore_result=True, **route)

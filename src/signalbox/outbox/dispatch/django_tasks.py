@@ -1,4 +1,4 @@
-"""Django's Tasks as the engine, with any backend: ``TASKS["signalbox"]`` where there is one, else the default."""
+"""Dispatch deliveries with Django's Tasks, to the backend ``TASKS["signalbox"]`` if configured, else the default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from signalbox.outbox.heartbeat import execute_by_id
 
 try:
     from django.tasks import task
-except ImportError:  # Django 5.2: the same by another name
+except ImportError:  # Django 5.2 needs the backport
     from django_tasks import task  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def get_backend_alias() -> str:
-    """Return the alias of the backend that takes the messages."""
+    """Return the alias of the backend that runs deliveries."""
     return "signalbox" if "signalbox" in getattr(settings, "TASKS", {}) else "default"
 
 
@@ -29,9 +29,9 @@ def run_delivery(alias: str, delivery_id: int) -> None:
 
 
 def publish(alias: str, deliveries: Sequence[tuple[int, str]]) -> None:
-    """Enqueue a task for each ``(id, queue)``; the backend must know the queue.
+    """Enqueue a task for each ``(id, queue)``. The queue must be configured in the backend.
 
-    Raises what the backend raises.
+    Errors of the backend are raised.
     """
-    for number, queue in deliveries:
-        (run_delivery if queue == "default" else run_delivery.using(queue_name=queue)).enqueue(alias, number)
+    for delivery_id, queue in deliveries:
+        (run_delivery if queue == "default" else run_delivery.using(queue_name=queue)).enqueue(alias, delivery_id)

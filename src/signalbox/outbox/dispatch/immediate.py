@@ -1,4 +1,4 @@
-"""The engine for development: what is due runs in the process that caused it, right after the commit."""
+"""The dispatcher for development: due deliveries run in the process that caused them, right after the commit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _state = threading.local()
 
 
 def run_due(alias: str) -> None:
-    """Run what is due in the database ``alias``; failures are logged, and wait for the next occasion."""
+    """Run due deliveries in the database ``alias``. Errors are logged, and the deliveries run at the next commit."""
     if getattr(_state, "active", False) or connections[alias].in_atomic_block:
-        return  # what receivers cause is run by the loop below
+        return  # deliveries that receivers cause are run by the loop below
     _state.active = True
     try:
-        claims = DeliveryQueue(alias)
-        while found := claims.acquire(1, start_count=1):
-            for one in found:
-                claims.complete(one, execute(one))
+        delivery_queue = DeliveryQueue(alias)
+        while deliveries := delivery_queue.acquire(1, start_count=1):
+            for delivery in deliveries:
+                delivery_queue.complete(delivery, execute(delivery))
     except Exception:
         logger.exception("Deliveries could not be run.")
     finally:

@@ -1,7 +1,7 @@
-"""The relay of an engine: marks what is due as sent until T, commits, then publishes. What was lost is sent after T.
+"""The relay marks due deliveries as dispatched until a time, commits, and then publishes messages for them.
 
-The order matters: a message that is published before its mark is committed can be run and marked in the wrong order,
-and a mark without a message costs nothing but T.
+A delivery whose message was lost is dispatched again at that time. The order matters: a delivery that is published
+before the commit could finish before its mark is written. A mark without a message only delays the delivery.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 MAX_IN_FLIGHT: Final = 1000
-"""Messages of a queue that are out at a time: the queue is in the database, and the broker's stays short."""
+"""Maximum number of unprocessed messages per queue. The backlog stays in the database."""
 DISPATCH_BATCH_SIZE: Final = 200
 MIN_POLL_SECONDS: Final = 0.02
 MAX_POLL_SECONDS: Final = 0.5
 PRUNE_INTERVAL_SECONDS: Final = 60.0
 
 _MODULES: Final = {"celery": "celery", "tasks": "django_tasks"}
-"""The module of each engine."""
+"""The module of each dispatcher."""
 
 
 class Relay:
-    """Hands deliveries over to an engine."""
+    """Publishes due deliveries to a dispatcher."""
 
     def __init__(self, options: WorkerOptions, dispatcher: str) -> None:
         self.options = options
@@ -44,74 +44,69 @@ class Relay:
         self.reload = False
         self.published_count = 0
         self._remaining_capacity: dict[str, int] = {}
-        """Messages that each database may send before it is counted again what is out."""
+        """Messages that each database may send before unprocessed ones are counted again."""
         self._full_queues: dict[str, list[str]] = {}
-        """Queues of each database that may have no more."""
+        """Queues of each database that have reached ``MAX_IN_FLIGHT``."""
 
     def run(self) -> int:
-        """Relay until told to stop; return the exit status."""
-        names = self.options.databases or get_delivery_databases()
-        every = [DeliveryQueue(alias, self.options.queues) for alias in names]
-        waiting = Notifier([claims.alias for claims in every])
+        """Relay until ``stop()`` is called; return the exit status."""
+        aliases = self.options.databases or get_delivery_databases()
+        delivery_queues = [DeliveryQueue(alias, self.options.queues) for alias in aliases]
+        notifier = Notifier(list(aliases))
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._on_hangup}
-        pause, trouble, pruned = MIN_POLL_SECONDS, 0.0, time.monotonic()
+        poll_seconds, error_delay, last_pruned = MIN_POLL_SECONDS, 0.0, time.monotonic()
         try:
-            with waiting.handle_signals(handlers):
+            with notifier.handle_signals(handlers):
                 while not self.stopping:
-                    waiting.listen()
+                    notifier.listen()
                     try:
-                        found = sum(self._relay_database(claims) for claims in every)
-                        if time.monotonic() - pruned > PRUNE_INTERVAL_SECONDS:
-                            pruned = time.monotonic()
-                            for claims in every:
-                                claims.prune()
-                        trouble = 0.0
-                    except Exception as error:  # noqa: BLE001 - each broker has its own errors; all of them may pass
+                        count = sum(self._relay_database(delivery_queue) for delivery_queue in delivery_queues)
+                        if time.monotonic() - last_pruned > PRUNE_INTERVAL_SECONDS:
+                            last_pruned = time.monotonic()
+                            for delivery_queue in delivery_queues:
+                                delivery_queue.prune()
+                        error_delay = 0.0
+                    except Exception as error:  # noqa: BLE001 - each broker has its own errors, which may be temporary
                         self._close_unusable_connections()
-                        log = logger.debug if trouble else logger.warning
-                        log("Deliveries could not be handed over, which is tried again: %r", error)
-                        trouble = min(5.0, trouble * 2 or 0.1)
-                        waiting.wait(trouble)
+                        log = logger.debug if error_delay else logger.warning
+                        log("Deliveries could not be published and are tried again: %r", error)
+                        error_delay = min(5.0, error_delay * 2 or 0.1)
+                        notifier.wait(error_delay)
                         continue
-                    if not found and (self.options.once or self.options.burst):
+                    if not count and (self.options.once or self.options.burst):
                         return 0
-                    if found or waiting.wait(pause):
-                        pause = MIN_POLL_SECONDS
+                    if count or notifier.wait(poll_seconds):
+                        poll_seconds = MIN_POLL_SECONDS
                     else:
-                        pause = min(MAX_POLL_SECONDS, pause * 2)
+                        poll_seconds = min(MAX_POLL_SECONDS, poll_seconds * 2)
             return 0
         finally:
-            waiting.close()
+            notifier.close()
             connections.close_all()
 
     def _relay_database(self, delivery_queue: DeliveryQueue) -> int:
-        """Hand over what is due in one database, as much as may be under way; return how many."""
-        until = now_us() + int(conf.get().REDISPATCH * SECOND_US)
-        if (
-            self._full_queues.get(delivery_queue.alias)
-            or self._remaining_capacity.get(delivery_queue.alias, 0) < DISPATCH_BATCH_SIZE
-        ):
-            out = delivery_queue.count_in_flight(until)
-            self._full_queues[delivery_queue.alias] = [
-                queue for queue, number in out.items() if number > MAX_IN_FLIGHT - DISPATCH_BATCH_SIZE
-            ]
-            self._remaining_capacity[delivery_queue.alias] = MAX_IN_FLIGHT - max(
-                (number for queue, number in out.items() if queue not in self._full_queues[delivery_queue.alias]),
-                default=0,
-            )
-        found = delivery_queue.dispatch(DISPATCH_BATCH_SIZE, until, self._full_queues[delivery_queue.alias])
-        self._remaining_capacity[delivery_queue.alias] -= len(found)
-        if found:
+        """Publish due deliveries of one database, up to ``MAX_IN_FLIGHT`` per queue; return how many."""
+        alias = delivery_queue.alias
+        redispatch_at = now_us() + int(conf.get().REDISPATCH * SECOND_US)
+        if self._full_queues.get(alias) or self._remaining_capacity.get(alias, 0) < DISPATCH_BATCH_SIZE:
+            in_flight = delivery_queue.count_in_flight(redispatch_at)
+            full = [queue for queue, count in in_flight.items() if count > MAX_IN_FLIGHT - DISPATCH_BATCH_SIZE]
+            busiest = max((count for queue, count in in_flight.items() if queue not in full), default=0)
+            self._full_queues[alias] = full
+            self._remaining_capacity[alias] = MAX_IN_FLIGHT - busiest
+        deliveries = delivery_queue.dispatch(DISPATCH_BATCH_SIZE, redispatch_at, self._full_queues[alias])
+        self._remaining_capacity[alias] -= len(deliveries)
+        if deliveries:
             try:
-                self.publish(delivery_queue.alias, found)
+                self.publish(alias, deliveries)
             except Exception:
-                delivery_queue.recall([number for number, _ in found], until)
+                delivery_queue.recall([delivery_id for delivery_id, _ in deliveries], redispatch_at)
                 raise
-            self.published_count += len(found)
-        return len(found)
+            self.published_count += len(deliveries)
+        return len(deliveries)
 
     def stop(self) -> None:
-        """Hand over nothing any more."""
+        """Stop publishing."""
         self.stopping = True
 
     def _on_hangup(self) -> None:
