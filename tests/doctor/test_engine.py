@@ -13,8 +13,7 @@ from django.core.signals import request_finished
 from signalbox.doctor import Severity, examine
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault, Rule
-from tests.doctor.sites import PROJECTS_DIR
-from tests.doctor.sites import examine_project as examine_project
+from tests.doctor.sites import PROJECTS_DIR, examine_project
 
 
 def _raise(project: Project) -> Iterator[Fault]:

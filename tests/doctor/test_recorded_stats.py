@@ -12,7 +12,7 @@ from signalbox.doctor.project import Project
 from signalbox.doctor.recorded_stats import ReceiverStats
 from signalbox.doctor.rules import Fault
 from signalbox.doctor.rules.failures import MIN_RUNS, SLOW_P95_US, raising_receiver, slow_receiver
-from signalbox.doctor.source import read_source as read_source
+from signalbox.doctor.source import read_source
 from signalbox.models import Event
 
 

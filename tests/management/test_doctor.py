@@ -16,8 +16,7 @@ from django.core.management import CommandError
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault
 from signalbox.management.subcommands import doctor as doctor_command
-from tests.doctor.sites import PROJECTS_DIR
-from tests.doctor.sites import run_python as run_python
+from tests.doctor.sites import PROJECTS_DIR, run_python
 
 _RUN = """
 import sys

@@ -21,13 +21,12 @@ class ShopConfig(AppConfig):
     def ready(self):
         from . import (
             asynchrony,
-            costs,
-            deaf,
+            connect_in_request,
             doubled,
             effects,
             failures,
+            global_receivers,
             late,
-            leaks,
             lifetime,
             ours,
             prepared,
@@ -37,6 +36,7 @@ class ShopConfig(AppConfig):
             senders,
             signatures,
             twice,
+            unused_signals,
         )
 
         class_prepared.connect(on_prepared)  # D006

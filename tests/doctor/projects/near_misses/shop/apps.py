@@ -31,13 +31,12 @@ class ShopConfig(AppConfig):
     def ready(self):
         from . import (
             asynchrony,
-            costs,
-            deaf,
+            connect_in_request,
             early,
             effects,
             failures,
+            global_receivers,
             handed,
-            leaks,
             lifetime,
             ours,
             recursion,
@@ -46,6 +45,7 @@ class ShopConfig(AppConfig):
             senders,
             signatures,
             twice,
+            unused_signals,
         )
 
         pre_migrate.connect(on_migrate, sender=self)

@@ -2,28 +2,28 @@ from django.dispatch import Signal, receiver
 
 from .models import Order
 
-unsent = Signal()  # D020
-unsent_unheard = Signal()  # D020
-unheard = Signal()  # D021
+never_sent = Signal()  # D020
+unused = Signal()  # D020
+never_received = Signal()  # D021
 
 
-@receiver(unsent)
+@receiver(never_sent)
 def waits(sender, **kwargs):
     pass
 
 
 def tell():
-    unheard.send(sender=Order)
+    never_received.send(sender=Order)
 
 
 class Machine:
-    unsent = Signal()  # D020
+    never_sent = Signal()  # D020
     started = Signal()  # D021
 
     def start(self):
         Machine.started.send(sender=Machine)
 
 
-@receiver(Machine.unsent)
+@receiver(Machine.never_sent)
 def waits_too(sender, **kwargs):
     pass
