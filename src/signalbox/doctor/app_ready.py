@@ -82,9 +82,9 @@ def _resolve_function_call(project: Project, frame: Frame, call: ast.Call) -> It
     if isinstance(owner, ast.Name) and owner.id == "self" and function.is_method:
         yield from _find_callables(project, f"{function.dotted_name.rpartition('.')[0]}.{_get_method_name(call)}")
         return
-    made = owner if isinstance(owner, ast.Call) else frame.resolve_value(owner) if owner else None
-    if isinstance(made, ast.Call):
-        yield from _find_callables(project, f"{function.resolve(made.func)}.{_get_method_name(call)}")
+    created_value = owner if isinstance(owner, ast.Call) else frame.resolve_value(owner) if owner else None
+    if isinstance(created_value, ast.Call):
+        yield from _find_callables(project, f"{function.resolve(created_value.func)}.{_get_method_name(call)}")
     else:
         yield from _find_callables(project, function.resolve(call.func))
 

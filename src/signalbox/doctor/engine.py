@@ -1,4 +1,4 @@
-"""One examination: read, ask every rule, collect the findings."""
+"""Run the doctor: read the project, run every rule, collect the findings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from signalbox.serialization.redaction import Redactor
 logger = logging.getLogger(__name__)
 
 CONTEXT_LINES = 2
-"""Lines of source shown before and after the place."""
+"""Lines of source shown before and after the location."""
 
 
 def examine(
     rules: Collection[str] | None = None, apps: Collection[str] | None = None, *, use_recorded_events: bool = True
 ) -> list[Finding]:
-    """Look at the process and at the installed apps' source, and return what is wrong, the worst first.
+    """Examine the process and the installed apps' source, and return the findings, the most severe first.
 
     Args:
-        rules: Names or ids of the rules to ask (``"secret"``, ``"signalbox.D009"``); all of them by default.
+        rules: Names or ids of the rules to run (``"exposed-secret"``, ``"signalbox.D009"``); all of them by default.
         apps: Labels of the apps to report on. By default: the project's own, with all rules; of installed packages
             what disturbs the site, not what is a matter of their style.
-        records: Whether to read the recorded events too, which asks the database.
+        use_recorded_events: Whether to read the recorded events too, which queries the database.
 
     Raises:
         ValueError: a rule or an app isn't known; the message lists those that are.
@@ -42,7 +42,7 @@ def examine(
 
 @contextmanager
 def _gc_disabled() -> Iterator[None]:
-    """Let the garbage collector rest: it would go through all the syntax trees again and again while they grow."""
+    """Disable the garbage collector: it would traverse all the syntax trees repeatedly while they grow."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -57,18 +57,22 @@ def _run_rules(rules: list[Rule], apps: Collection[str] | None, use_recorded_eve
         use_recorded_events=use_recorded_events and any(rule.needs_recorded_events for rule in rules)
     )
     if unknown := set(apps or ()) - {app.label for app in project.runtime.apps}:
-        known = ", ".join(sorted(app.label for app in project.runtime.apps))
-        raise ValueError(f"There is no app {', '.join(sorted(unknown))!r}. Installed are: {known}.")
-    found = [finding for rule in rules for finding in _run_rule(rule, project, apps)]
-    return sorted(found, key=lambda f: (-f.severity, f.path, f.line, f.id, f.signal))
+        labels = ", ".join(sorted(app.label for app in project.runtime.apps))
+        raise ValueError(f"There is no app {', '.join(sorted(unknown))!r}. Installed are: {labels}.")
+    findings = [finding for rule in rules for finding in _run_rule(rule, project, apps)]
+    return sorted(findings, key=lambda f: (-f.severity, f.path, f.line, f.id, f.signal))
 
 
 def select_rules(names: Collection[str] | None) -> list[Rule]:
     """Return the rules of these names or ids; all if none are given."""
-    by_any = {key: rule for rule in RULES.values() for key in (rule.name, rule.id, rule.id.partition(".")[2])}
-    if unknown := [name for name in names or () if name not in by_any]:
+    rules_by_key = {key: rule for rule in RULES.values() for key in (rule.name, rule.id, rule.id.partition(".")[2])}
+    if unknown := [name for name in names or () if name not in rules_by_key]:
         raise ValueError(f"There is no rule {unknown[0]!r}. The rules are: {', '.join(RULES)}.")
-    return list(RULES.values()) if names is None else list({by_any[name].id: by_any[name] for name in names}.values())
+    return (
+        list(RULES.values())
+        if names is None
+        else list({rules_by_key[name].id: rules_by_key[name] for name in names}.values())
+    )
 
 
 def build_project(*, use_recorded_events: bool) -> Project:
@@ -109,12 +113,12 @@ def _build_findings(
             else project.runtime.find_app_by_name(fault.receiver)
         )
         if app is None:
-            shown = rule.include_packages  # it may be any app's
+            is_shown = rule.include_packages  # it may be any app's
         elif apps is not None:
-            shown = app.label in apps
+            is_shown = app.label in apps
         else:
-            shown = rule.include_packages or app.is_project_app
-        if shown:
+            is_shown = rule.include_packages or app.is_project_app
+        if is_shown:
             yield Finding(
                 id=rule.id,
                 rule=rule.name,
@@ -133,7 +137,7 @@ def _build_findings(
 
 
 def _build_excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[SourceLine, ...]:
-    """Return the lines around the place. Reports are kept by build servers: what looks like a secret is none there."""
+    """Return the lines around the location, redacted: build servers keep reports."""
     lines = project.source.texts.get(fault.path, "").splitlines()
     return tuple(
         SourceLine(number=number, text=redactor.redact_text(lines[number - 1]), highlighted=number == fault.line)

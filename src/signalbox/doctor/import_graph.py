@@ -12,19 +12,21 @@ _IMPORT_STATEMENT: Final = re.compile(
 
 def parse_imports(text: str, module: str, *, package: bool) -> frozenset[str]:
     """Return the dotted names that ``text`` imports, by a look at its lines alone."""
-    found: set[str] = set()
+    imported: set[str] = set()
     for match in _IMPORT_STATEMENT.finditer(text):
-        _, origin, names, plain = match.groups()
-        if plain:
-            found.update(part.split(" as ")[0].strip() for part in plain.partition("#")[0].split(","))
+        _, origin, names, module_list = match.groups()
+        if module_list:
+            imported.update(part.split(" as ")[0].strip() for part in module_list.partition("#")[0].split(","))
         else:
-            base = resolve_import_name(
+            source = resolve_import_name(
                 origin.lstrip("."), len(origin) - len(origin.lstrip(".")), module, package=package
             )
-            found.add(base)
-            listed = re.sub(r"#[^\n]*", "", names).strip("() \t\n")
-            found.update(f"{base}.{part.split(' as ')[0].strip()}" for part in listed.split(",") if part.strip())
-    return frozenset(found)
+            imported.add(source)
+            name_list = re.sub(r"#[^\n]*", "", names).strip("() \t\n")
+            imported.update(
+                f"{source}.{part.split(' as ')[0].strip()}" for part in name_list.split(",") if part.strip()
+            )
+    return frozenset(imported)
 
 
 def resolve_import_name(name: str, level: int, module: str, *, package: bool) -> str:

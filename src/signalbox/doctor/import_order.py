@@ -44,11 +44,11 @@ class ImportOrder:
 
     @cached_property
     def _ready_positions(self) -> dict[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = {}
+        positions: dict[str, tuple[int, int]] = {}
         for app, _, line, targets in sorted(self._ready_imports, key=lambda entry: (entry[0].position, entry[2])):
             for name in self.find_reachable(targets):
-                found.setdefault(name, (app.position, line))
-        return found
+                positions.setdefault(name, (app.position, line))
+        return positions
 
     @cached_property
     def _imported_before_ready(self) -> set[str]:
@@ -57,8 +57,10 @@ class ImportOrder:
         roots = {name for app in self.project.runtime.apps for name in (app.module, f"{app.module}.models")}
         for app in self.project.runtime.apps:
             config = app.config_path.rpartition(".")[0]
-            within = {target for _, module, _, targets in self._ready_imports if module == config for target in targets}
-            roots |= imports.get(config, frozenset()) - within
+            ready_targets = {
+                target for _, module, _, targets in self._ready_imports if module == config for target in targets
+            }
+            roots |= imports.get(config, frozenset()) - ready_targets
         return self.find_reachable(roots)
 
     @cached_property

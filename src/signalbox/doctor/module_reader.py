@@ -152,21 +152,21 @@ class ModuleReader:
         if node.value is None:
             return
         name = _get_assigned_name(node)
-        alias = name and isinstance(node.value, ast.Name | ast.Attribute) and not _is_send_method(node.value)
-        if alias and not scope.in_class:
+        is_alias = name and isinstance(node.value, ast.Name | ast.Attribute) and not _is_send_method(node.value)
+        if is_alias and not scope.in_class:
             return  # another name for the same thing; an attribute of a class is reached by `self` as well
-        made_by = self._resolve(node.value.func, scope) if isinstance(node.value, ast.Call) else ""
-        if name and not scope.function and made_by.endswith("Signal"):
-            self.signal_definitions.append((f"{self.name}.{scope.qualname_prefix}{name}", made_by, node.lineno))
+        class_path = self._resolve(node.value.func, scope) if isinstance(node.value, ast.Call) else ""
+        if name and not scope.function and class_path.endswith("Signal"):
+            self.signal_definitions.append((f"{self.name}.{scope.qualname_prefix}{name}", class_path, node.lineno))
         self._visit_expression(node.value, scope)
 
     def _get_loop_signals(self, node: ast.For | ast.AsyncFor, scope: _Scope) -> dict[str, tuple[str, ...]]:
         """Return what the variable of a loop over signals stands for."""
-        lists = dict(scope.signal_lists)
+        signal_lists = dict(scope.signal_lists)
         items = node.iter.elts if isinstance(node.iter, ast.Tuple | ast.List) else []
         if isinstance(node.target, ast.Name) and items:
-            lists[node.target.id] = tuple(filter(None, (self._resolve(item, scope) for item in items)))
-        return lists
+            signal_lists[node.target.id] = tuple(filter(None, (self._resolve(item, scope) for item in items)))
+        return signal_lists
 
     def _visit_class(self, node: ast.ClassDef, scope: _Scope) -> None:
         for expression in (*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)):
@@ -180,42 +180,42 @@ class ModuleReader:
         )
 
     def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: _Scope) -> None:
-        connecting, others = [], []
+        receiver_decorators, other_decorators = [], []
         for decorator in node.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             path = self._resolve(called, scope)
             if isinstance(decorator, ast.Call) and path in RECEIVER_DECORATORS:
-                connecting.append(decorator)
+                receiver_decorators.append(decorator)
             elif isinstance(called, ast.Attribute) and called.attr == "connect":
-                others.append("")
+                other_decorators.append("")
                 self._visit_expression(decorator, scope)
             else:
-                others.append(path or ast.unparse(called))
+                other_decorators.append(path or ast.unparse(called))
                 self._visit_expression(decorator, scope)
-        function = self._add_function(node, node.name, scope, tuple(others))
-        for decorator in connecting:
+        function = self._add_function(node, node.name, scope, tuple(other_decorators))
+        for decorator in receiver_decorators:
             self._visit_decorator(decorator, function, scope)
         for default in (*node.args.defaults, *filter(None, node.args.kw_defaults)):
             self._visit_expression(default, scope)
         self._visit_function_body(function, scope)
 
     def _add_function(self, node: FunctionNode, name: str, scope: _Scope, decorators: tuple[str, ...] = ()) -> Function:
-        first = (
+        first_line = (
             node.decorator_list[0].lineno if not isinstance(node, ast.Lambda) and node.decorator_list else node.lineno
         )
-        around = {**scope.names, **dict.fromkeys(_iter_parameter_names(node.args), "")}
+        outer_names = {**scope.names, **dict.fromkeys(_iter_parameter_names(node.args), "")}
         body = [] if isinstance(node, ast.Lambda) else node.body
         function = Function(
             module=self.name,
             qualname=f"{scope.qualname_prefix}{name}",
             path=self.path,
-            line=first,
+            line=first_line,
             node=node,
             enclosing_function=scope.function,
             bases=scope.bases if scope.in_class else (),
             is_method=scope.in_class,
             decorators=decorators,
-            names=self._collect_names(body, around, in_function=True),
+            names=self._collect_names(body, outer_names, in_function=True),
         )
         self.functions.append(function)
         self.functions_by_name[function.qualname] = function
@@ -269,8 +269,10 @@ class ModuleReader:
                     self._visit_connect(node, signals, scope)
                 elif called.attr == "disconnect":
                     receiver = _get_argument(node, 0, "receiver")
-                    last = receiver.attr if isinstance(receiver, ast.Attribute) else getattr(receiver, "id", "*")
-                    self.disconnected.extend((signal, last) for signal in signals)
+                    receiver_name = (
+                        receiver.attr if isinstance(receiver, ast.Attribute) else getattr(receiver, "id", "*")
+                    )
+                    self.disconnected.extend((signal, receiver_name) for signal in signals)
                 else:
                     self.send_calls.extend(
                         (signal, self._build_send_call(node, called.attr, scope)) for signal in signals
@@ -285,14 +287,16 @@ class ModuleReader:
             self._visit_expression(argument, scope)
 
     def _build_send_call(self, node: ast.Call, method: str, scope: _Scope) -> SendCall:
-        named = frozenset(keyword.arg for keyword in node.keywords if keyword.arg)
+        argument_names = frozenset(keyword.arg for keyword in node.keywords if keyword.arg)
         return SendCall(
             module=self.name,
             path=self.path,
             line=node.lineno,
             signal="",
             method=method,
-            argument_names=None if any(keyword.arg is None for keyword in node.keywords) else named - {"sender"},
+            argument_names=None
+            if any(keyword.arg is None for keyword in node.keywords)
+            else argument_names - {"sender"},
             enclosing_function=scope.function,
         )
 
@@ -316,26 +320,33 @@ class ModuleReader:
         signals = self._resolve_signals(_get_argument(decorator, 0, "signal"), scope)
         options = {keyword.arg: keyword.value for keyword in decorator.keywords}
         if isinstance(target, Function):
-            what = _ReceiverExpression("function", target.name, target.dotted_name, target)
+            receiver = _ReceiverExpression("function", target.name, target.dotted_name, target)
         else:
-            what = self._describe_receiver(target, scope)
-        later = _is_enabled(options, "durable") or _is_enabled(options, "after_commit")
-        ours = self._resolve(decorator.func, scope) in SIGNALBOX_DECORATORS
+            receiver = self._describe_receiver(target, scope)
+        after_commit = _is_enabled(options, "durable") or _is_enabled(options, "after_commit")
+        is_signalbox = self._resolve(decorator.func, scope) in SIGNALBOX_DECORATORS
         self._add_connect_call(
-            decorator, signals, scope, what, options, is_decorator=True, is_signalbox=ours, after_commit=later
+            decorator,
+            signals,
+            scope,
+            receiver,
+            options,
+            is_decorator=True,
+            is_signalbox=is_signalbox,
+            after_commit=after_commit,
         )
 
     def _visit_connect(self, node: ast.Call, signals: tuple[str, ...], scope: _Scope) -> None:
-        target = _get_argument(node, 0, "receiver")
-        if target is None:
+        receiver_node = _get_argument(node, 0, "receiver")
+        if receiver_node is None:
             return
-        what = self._describe_receiver(target, scope)
+        receiver = self._describe_receiver(receiver_node, scope)
         options = {keyword.arg: keyword.value for keyword in node.keywords}
         for position, name in ((1, "sender"), (2, "weak"), (3, "dispatch_uid")):
             if len(node.args) > position and not isinstance(node.args[position], ast.Starred):
                 options[name] = node.args[position]
         self._add_connect_call(
-            node, signals, scope, what, options, is_decorator=False, is_signalbox=False, after_commit=False
+            node, signals, scope, receiver, options, is_decorator=False, is_signalbox=False, after_commit=False
         )
 
     def _describe_receiver(self, node: ast.expr, scope: _Scope) -> _ReceiverExpression:
@@ -371,8 +382,8 @@ class ModuleReader:
             if local:
                 return _ReceiverExpression("function", text, local.dotted_name, local)
         path = self._resolve(node, scope)
-        own = path.removeprefix(f"{self.name}.")
-        function = self.functions_by_name.get(own) if own != path else None
+        qualname = path.removeprefix(f"{self.name}.")
+        function = self.functions_by_name.get(qualname) if qualname != path else None
         return _ReceiverExpression("function" if path else "other", text, path, function)
 
     def _add_connect_call(

@@ -54,43 +54,47 @@ class Project:
     @cached_property
     def live_connections(self) -> Mapping[tuple[str, str, int], tuple[Connection, ...]]:
         """Connections whose receiver lives, by signal, file and first line."""
-        found: defaultdict[tuple[str, str, int], list[Connection]] = defaultdict(list)
+        connections_by_key: defaultdict[tuple[str, str, int], list[Connection]] = defaultdict(list)
         for connection in self.runtime.connections:
             if connection.is_alive and connection.path:
-                found[connection.signal, connection.path, connection.line].append(connection)
-        return {key: tuple(connections) for key, connections in found.items()}
+                connections_by_key[connection.signal, connection.path, connection.line].append(connection)
+        return {key: tuple(connections) for key, connections in connections_by_key.items()}
 
     @cached_property
     def connect_calls(self) -> Mapping[tuple[str, str, int], tuple[ConnectCall, ...]]:
         """Where the source connects a function, by signal and the function's file and first line."""
-        found: defaultdict[tuple[str, str, int], list[ConnectCall]] = defaultdict(list)
+        calls_by_key: defaultdict[tuple[str, str, int], list[ConnectCall]] = defaultdict(list)
         for connect in self.source.connect_calls:
             if connect.function:
                 for signal in connect.signals:
-                    found[signal, connect.function.path, connect.function.line].append(connect)
-        return {key: tuple(connects) for key, connects in found.items()}
+                    calls_by_key[signal, connect.function.path, connect.function.line].append(connect)
+        return {key: tuple(connects) for key, connects in calls_by_key.items()}
 
     @cached_property
     def subscriptions(self) -> tuple[Subscription, ...]:
         """Every function that hears a signal, once for each signal."""
-        found: dict[tuple[str, str, int], Subscription] = {}
+        subscriptions: dict[tuple[str, str, int], Subscription] = {}
         for key, connects in self.connect_calls.items():
             function = connects[0].function
             connection = next(iter(self.live_connections.get(key, ())), None)
             if function:  # it has one, by which it was filed
-                found[key] = Subscription(signal=key[0], function=function, connect=connects[0], connection=connection)
+                subscriptions[key] = Subscription(
+                    signal=key[0], function=function, connect=connects[0], connection=connection
+                )
         for key, connections in self.live_connections.items():
             function = self.source.functions.get(key[1:])
-            if key not in found and function:
-                found[key] = Subscription(signal=key[0], function=function, connect=None, connection=connections[0])
-        return tuple(found.values())
+            if key not in subscriptions and function:
+                subscriptions[key] = Subscription(
+                    signal=key[0], function=function, connect=None, connection=connections[0]
+                )
+        return tuple(subscriptions.values())
 
     def get_frames(self, subscription: Subscription) -> tuple[Frame, ...]:
         """Return the receiver, and the functions of its module that it calls itself, as they run for a send."""
-        found = self._frame_cache.get(subscription.function)
-        if found is None:
-            found = self._frame_cache[subscription.function] = tuple(self._iter_frames(subscription.function))
-        return found
+        frames = self._frame_cache.get(subscription.function)
+        if frames is None:
+            frames = self._frame_cache[subscription.function] = tuple(self._iter_frames(subscription.function))
+        return frames
 
     def _iter_frames(self, function: Function) -> Iterator[Frame]:
         frame = Frame(function=function)
@@ -143,16 +147,16 @@ class Project:
         """Return where the source makes this connection: where the sender agrees, else where no other's does."""
         key = (connection.signal, connection.path, connection.line)
         connect_calls = self.connect_calls.get(key, ())
-        agreeing = [
+        matching = [
             connect_call for connect_call in connect_calls if self.sender_matches(connect_call, connection.sender)
         ]
         senders = [other.sender for other in self.live_connections.get(key, ())]
-        spare = [
+        unclaimed = [
             connect_call
             for connect_call in connect_calls
             if not any(self.sender_matches(connect_call, sender) for sender in senders)
         ]
-        return next(iter(agreeing or spare or connect_calls), None)
+        return next(iter(matching or unclaimed or connect_calls), None)
 
     @staticmethod
     def sender_matches(connect: ConnectCall, sender: Sender) -> bool:
@@ -174,12 +178,12 @@ class Project:
 
     def get_model(self, path: str) -> Model | None:
         """Return the model at a dotted path; an import may lead to it by way of another module of its app."""
-        home, _, name = path.rpartition(".")
-        module = self.source.modules.get(home)
+        module_name, _, name = path.rpartition(".")
+        module = self.source.modules.get(module_name)
         for candidate in (path, *(f"{star}.{name}" for star in (module.star_imports if module else ()))):
-            found = self._models_by_path.get(candidate) or self._models_by_name.get((candidate.partition(".")[0], name))
-            if found:
-                return found
+            model = self._models_by_path.get(candidate) or self._models_by_name.get((candidate.partition(".")[0], name))
+            if model:
+                return model
         return None
 
     @cached_property
@@ -188,11 +192,11 @@ class Project:
 
     @cached_property
     def _models_by_name(self) -> Mapping[tuple[str, str], Model | None]:
-        found: dict[tuple[str, str], Model | None] = {}
+        models: dict[tuple[str, str], Model | None] = {}
         for model in self.runtime.models.values():
             key = (model.path.partition(".")[0], model.path.rpartition(".")[2])
-            found[key] = None if key in found else model  # two of one name: the import says nothing
-        return found
+            models[key] = None if key in models else model  # two of one name: the import says nothing
+        return models
 
     def get_sender_models(self, subscription: Subscription) -> tuple[Model, ...]:
         """Return the models that the function listens to; none if it hears all, or if they can't be told."""

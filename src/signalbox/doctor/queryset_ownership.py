@@ -103,16 +103,18 @@ class QuerysetOwnership:
     def _classify_call(self, call: ast.Call) -> RowAccess | None:
         if not isinstance(call.func, ast.Attribute):
             name = syntax.get_called_name(self.frame.function, call)
-            shortcut = name in {"django.shortcuts.get_object_or_404", "django.shortcuts.get_list_or_404"}
-            return "reads other rows" if shortcut and not self._looks_up_own_row(call, call.args[:1]) else None
+            is_shortcut = name in {"django.shortcuts.get_object_or_404", "django.shortcuts.get_list_or_404"}
+            return "reads other rows" if is_shortcut and not self._looks_up_own_row(call, call.args[:1]) else None
         method = call.func.attr
         if method in {"save", "asave"}:
             return "writes other rows" if self._is_other_row(call.func.value) else None
-        plain = method.removeprefix("a") if method.removeprefix("a") in _QUERY_METHODS | _WRITE_METHODS else method
-        writes = plain in _WRITE_METHODS
+        sync_method = (
+            method.removeprefix("a") if method.removeprefix("a") in _QUERY_METHODS | _WRITE_METHODS else method
+        )
+        writes = sync_method in _WRITE_METHODS
         if writes and self._uses_related_manager(call):
             return "writes other rows"
-        if plain in _QUERY_METHODS and self._uses_model_manager(call) and not self._queries_own_row(call):
+        if sync_method in _QUERY_METHODS and self._uses_model_manager(call) and not self._queries_own_row(call):
             return "writes other rows" if writes else "reads other rows"
         return None
 

@@ -65,23 +65,23 @@ def read_receiver_stats() -> tuple[ReceiverStats, ...]:
 
 def aggregate_runs(rows: Iterable[tuple[str, Any]]) -> Iterable[ReceiverStats]:
     """Sum up events, newest first, given as pairs of the signal's name and the event's data."""
-    found: defaultdict[tuple[str, str], _RunTotals] = defaultdict(_RunTotals)
+    totals_by_receiver: defaultdict[tuple[str, str], _RunTotals] = defaultdict(_RunTotals)
     for signal, data in rows:
         receivers = data.get("receivers") if isinstance(data, Mapping) else None
         for run in receivers or ():
-            runs = found[signal, run["name"]]
-            runs.location = runs.location or run.get("location") or ""
-            runs.durations_us.append(run.get("duration_us") or 0)
+            totals = totals_by_receiver[signal, run["name"]]
+            totals.location = totals.location or run.get("location") or ""
+            totals.durations_us.append(run.get("duration_us") or 0)
             if run.get("error"):
-                runs.errors.append(run["error"])
-    for (signal, receiver), runs in sorted(found.items()):
-        times = sorted(runs.durations_us)
+                totals.errors.append(run["error"])
+    for (signal, receiver), totals in sorted(totals_by_receiver.items()):
+        durations_us = sorted(totals.durations_us)
         yield ReceiverStats(
             signal=signal,
             receiver=receiver,
-            location=runs.location,
-            runs=len(times),
-            failures=len(runs.errors),
-            p95_us=times[(len(times) * 95 + 99) // 100 - 1],
-            last_error=runs.errors[0] if runs.errors else "",
+            location=totals.location,
+            runs=len(durations_us),
+            failures=len(totals.errors),
+            p95_us=durations_us[(len(durations_us) * 95 + 99) // 100 - 1],
+            last_error=totals.errors[0] if totals.errors else "",
         )

@@ -25,13 +25,13 @@ def format_text(findings: Iterable[Finding]) -> str:
 
 def _format_finding(finding: Finding) -> Iterator[str]:
     yield f"{finding.location or '(location unknown)'}  {finding.severity.label}  {finding.rule}  {finding.id}"
-    about = " of ".join(filter(None, (finding.receiver, finding.signal)))
-    if about:
-        yield f"  {about}"
+    subject = " of ".join(filter(None, (finding.receiver, finding.signal)))
+    if subject:
+        yield f"  {subject}"
     for line in finding.excerpt:
         yield f"  {'>' if line.highlighted else ' '} {line.number:>4} | {line.text}".rstrip()
-    for label, words in (("message", finding.message), ("reason", finding.reason), ("hint", finding.hint)):
-        yield from textwrap.wrap(words, LINE_WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
+    for label, text in (("message", finding.message), ("reason", finding.reason), ("hint", finding.hint)):
+        yield from textwrap.wrap(text, LINE_WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
     yield ""
 
 
@@ -40,8 +40,8 @@ def format_summary(findings: Iterable[Finding]) -> str:
     counts = Counter(finding.severity for finding in findings)
     if not counts:
         return "The doctor found nothing."
-    named = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
-    parts = [f"{counts[s]} {word}{'' if counts[s] == 1 else 's'}" for s, word in named.items() if counts[s]]
+    words = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
+    parts = [f"{counts[s]} {word}{'' if counts[s] == 1 else 's'}" for s, word in words.items() if counts[s]]
     return f"The doctor found {', '.join(parts)}."
 
 

@@ -175,42 +175,44 @@ class Runtime:
 
     def find_app_by_path(self, path: str) -> App | None:
         """Return the app that the file belongs to: the one with the longest path that holds it."""
-        holding = [app for app in self.apps if path.startswith(app.path + os.sep)]
-        return max(holding, key=lambda app: len(app.path), default=None)
+        candidates = [app for app in self.apps if path.startswith(app.path + os.sep)]
+        return max(candidates, key=lambda app: len(app.path), default=None)
 
     def find_app_by_name(self, name: str) -> App | None:
         """Return the app that a dotted name belongs to: the one with the longest package that holds it."""
-        holding = [app for app in self.apps if name.startswith(f"{app.module}.")]
-        return max(holding, key=lambda app: len(app.module), default=None)
+        candidates = [app for app in self.apps if name.startswith(f"{app.module}.")]
+        return max(candidates, key=lambda app: len(app.module), default=None)
 
 
 def read_runtime() -> Runtime:
     """Read the process as it is now."""
     from django.contrib.auth import get_user_model
 
-    found = list(_iter_apps())
-    signals, aliases = _find_signals(found)
+    installed_apps = list(_iter_apps())
+    signals, aliases = _find_signals(installed_apps)
     entries = [(signal, entry) for signal, label in signals for entry in _iter_connections(signal, label)]
     resolver = _SenderResolver(entry.connection for _, entry in entries)
-    accidental = (
+    kept_by_debug_cache = (
         _find_kept_by_debug_cache([entry.connection for _, entry in entries]) if settings.DEBUG else frozenset[int]()
     )
-    connections = tuple(_build_connection(entry, resolver, accidental) for _, entry in entries)
+    connections = tuple(_build_connection(entry, resolver, kept_by_debug_cache) for _, entry in entries)
     user_model = get_user_model()._meta.label if apps.is_installed("django.contrib.auth") else ""
-    senderless = any(c.signal in {"pre_delete", "post_delete"} and c.sender.kind == "any" for c in connections)
+    has_global_delete_receiver = any(
+        c.signal in {"pre_delete", "post_delete"} and c.sender.kind == "any" for c in connections
+    )
     return Runtime(
         debug=settings.DEBUG,
         asgi=bool(getattr(settings, "ASGI_APPLICATION", None)),
-        apps=tuple(found),
+        apps=tuple(installed_apps),
         models={model._meta.label_lower: resolver.describe_model(model) for model in _get_models()},
         user_model=user_model,
         aliases=aliases,
         connections=connections,
         modules=frozenset(sys.modules),
         project_files=dict(_iter_project_files()),
-        module_functions=dict(_iter_module_functions(found)),
+        module_functions=dict(_iter_module_functions(installed_apps)),
         entry_points=frozenset(_iter_entry_points()),
-        fast_deletable_models=tuple(_iter_fast_deletable_models(connections)) if senderless else (),
+        fast_deletable_models=tuple(_iter_fast_deletable_models(connections)) if has_global_delete_receiver else (),
     )
 
 
@@ -246,9 +248,13 @@ def real_path(path: str) -> str:
 def is_external(path: str) -> bool:
     """Whether a path is none of the project's own: in ``site-packages``, the standard library or signalbox itself."""
     parts = path.split(os.sep)
-    here = real_path(os.path.dirname(os.path.dirname(__file__)))
-    standard = real_path(sysconfig.get_path("stdlib"))
-    return "site-packages" in parts or "dist-packages" in parts or path.startswith((here, standard + os.sep))
+    own_package = real_path(os.path.dirname(os.path.dirname(__file__)))
+    standard_library = real_path(sysconfig.get_path("stdlib"))
+    return (
+        "site-packages" in parts
+        or "dist-packages" in parts
+        or path.startswith((own_package, standard_library + os.sep))
+    )
 
 
 def _iter_app_modules(installed_apps: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
@@ -318,13 +324,13 @@ def _find_signals(installed_apps: Iterable[App]) -> tuple[list[tuple[Signal, str
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
     for entry in catalog.BUILTIN_SIGNALS.values():
-        home, _, attribute = entry.path.rpartition(".")
+        module_name, _, attribute = entry.path.rpartition(".")
         # Not imported for it: django.test.signals connects twenty receivers of its own.
-        signal = getattr(sys.modules.get(home), attribute, None)
+        signal = getattr(sys.modules.get(module_name), attribute, None)
         if signal is not None:
             objects[id(signal)] = signal
             builtin[id(signal)] = entry.name
-            places[id(signal)] = [(home, attribute)]
+            places[id(signal)] = [(module_name, attribute)]
     for label, module in naming.get_sorted_modules():
         if isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
@@ -335,17 +341,17 @@ def _find_signals(installed_apps: Iterable[App]) -> tuple[list[tuple[Signal, str
     for label, module in _iter_app_modules(installed_apps):
         for attribute, value in list(vars(module).items()):
             if type(value) is type and value.__module__ == label:
-                for inner, held in list(vars(value).items()):
-                    if issubclass(type(held), Signal):
-                        objects[id(held)] = held
-                        places.setdefault(id(held), []).append((label, f"{attribute}.{inner}"))
-    within = naming.make_app_module_predicate()
+                for inner, value_of_class in list(vars(value).items()):
+                    if issubclass(type(value_of_class), Signal):
+                        objects[id(value_of_class)] = value_of_class
+                        places.setdefault(id(value_of_class), []).append((label, f"{attribute}.{inner}"))
+    is_app_module = naming.make_app_module_predicate()
     names = {
         key: builtin.get(key)
-        or naming.get_signal_name(objects[key], [place for place in known if within(place[0])] or known)
-        for key, known in places.items()
+        or naming.get_signal_name(objects[key], [place for place in paths if is_app_module(place[0])] or paths)
+        for key, paths in places.items()
     }
-    aliases = {".".join(place): names[key] for key, known in places.items() for place in known}
+    aliases = {".".join(place): names[key] for key, paths in places.items() for place in paths}
     return [(signal, names[key]) for key, signal in objects.items()], aliases
 
 
@@ -363,23 +369,23 @@ def _iter_connections(signal: Signal, label: str) -> Iterator[_SignalConnection]
 def _build_connection(
     entry: _SignalConnection, senders: _SenderResolver, kept_by_debug_cache: frozenset[int]
 ) -> Connection:
-    it = entry.connection
-    code = None if it.receiver is None else get_code(it.receiver)
+    connected = entry.connection
+    code = None if connected.receiver is None else get_code(connected.receiver)
     return Connection(
         signal=entry.signal,
-        receiver="" if it.receiver is None else get_name(it.receiver),
-        module=_get_receiver_module(it.receiver),
+        receiver="" if connected.receiver is None else get_name(connected.receiver),
+        module=_get_receiver_module(connected.receiver),
         path=real_path(code.co_filename) if code else "",
         line=code.co_firstlineno if code else 0,
-        identity=_get_receiver_identity(it.receiver),
-        sender=senders.resolve(it),
-        sender_key=0 if it.any_sender else hash(it.sender_key),
-        weak=it.weak,
-        dispatch_uid="" if it.dispatch_uid is None else _format_dispatch_uid(it.dispatch_uid),
-        is_async=it.is_async,
-        is_alive=it.receiver is not None,
-        kept_by_debug_cache=id(it.receiver) in kept_by_debug_cache,
-        parameters=None if it.receiver is None else _read_parameters(it.receiver),
+        identity=_get_receiver_identity(connected.receiver),
+        sender=senders.resolve(connected),
+        sender_key=0 if connected.any_sender else hash(connected.sender_key),
+        weak=connected.weak,
+        dispatch_uid="" if connected.dispatch_uid is None else _format_dispatch_uid(connected.dispatch_uid),
+        is_async=connected.is_async,
+        is_alive=connected.receiver is not None,
+        kept_by_debug_cache=id(connected.receiver) in kept_by_debug_cache,
+        parameters=None if connected.receiver is None else _read_parameters(connected.receiver),
     )
 
 
@@ -439,7 +445,7 @@ def _find_kept_by_debug_cache(entries: list[ConnectedReceiver]) -> frozenset[int
     if not suspects:
         return frozenset()
     objects = tuple(suspects.values())
-    held: set[int] = set()
+    held_ids: set[int] = set()
     for holder in gc.get_referrers(*objects):
         if (
             holder is suspects
@@ -448,8 +454,8 @@ def _find_kept_by_debug_cache(entries: list[ConnectedReceiver]) -> frozenset[int
             or _is_cache_key(holder)
         ):
             continue
-        held.update(id(value) for value in gc.get_referents(holder) if id(value) in suspects)
-    return frozenset(suspects.keys() - held)
+        held_ids.update(id(value) for value in gc.get_referents(holder) if id(value) in suspects)
+    return frozenset(suspects.keys() - held_ids)
 
 
 def _is_held_by_name(receiver: Any) -> bool:
@@ -488,10 +494,10 @@ class _SenderResolver:
             id(field.remote_field.through) for model in _get_models() for field in model._meta.local_many_to_many
         }
         self._senders_by_id: dict[object, Any] = {}
-        wanted = {entry.sender_key for entry in entries if not entry.any_sender and entry.sender is None}
-        if wanted:
+        missing_ids = {entry.sender_key for entry in entries if not entry.any_sender and entry.sender is None}
+        if missing_ids:
             for value in self._iter_candidates():
-                if id(value) in wanted:
+                if id(value) in missing_ids:
                     self._senders_by_id[id(value)] = value
 
     def _iter_candidates(self) -> Iterator[Any]:
@@ -508,23 +514,23 @@ class _SenderResolver:
         return Sender(kind="unknown") if sender is None else self.describe(sender)
 
     def describe(self, sender: Any) -> Sender:
-        kind = type(sender)
+        sender_type = type(sender)
         if isinstance(sender, type):
             path = f"{sender.__module__}.{sender.__qualname__}"
             if issubclass(sender, models.Model):
                 return Sender(kind="model", name=sender._meta.label, model=self.describe_model(sender))
             return Sender(kind="handler" if issubclass(sender, BaseHandler) else "class", name=path)
-        if issubclass(kind, AppConfig):
+        if issubclass(sender_type, AppConfig):
             return Sender(kind="app_config", name=sender.label, has_models=sender.models_module is not None)
-        if kind is ModuleType:
+        if sender_type is ModuleType:
             return Sender(kind="module", name=sender.__name__)
-        if kind is str:
+        if sender_type is str:
             return Sender(kind="string", name=sender)
-        return Sender(kind="instance", name=f"{kind.__module__}.{kind.__qualname__}")
+        return Sender(kind="instance", name=f"{sender_type.__module__}.{sender_type.__qualname__}")
 
     def describe_model(self, model: type[models.Model]) -> Model:
         options = model._meta
-        user = apps.is_installed("django.contrib.auth") and self._is_user(model)
+        is_user = apps.is_installed("django.contrib.auth") and self._is_user(model)
         related = [] if options.abstract or options.swapped else list(_iter_relations(options))
         return Model(
             label=options.label,
@@ -534,10 +540,10 @@ class _SenderResolver:
             concrete_model=options.concrete_model._meta.label if options.concrete_model else options.label,
             swapped=options.swapped or "",
             is_through=id(model) in self._through_ids or bool(options.auto_created),
-            is_user=user,
+            is_user=is_user,
             m2m_fields=tuple(field.name for field in options.local_many_to_many),
-            to_one_accessors=frozenset(name for name, many in related if not many),
-            to_many_accessors=frozenset(name for name, many in related if many),
+            to_one_accessors=frozenset(name for name, to_many in related if not to_many),
+            to_many_accessors=frozenset(name for name, to_many in related if to_many),
             managers=frozenset(manager.name for manager in options.managers),
             primary_key_names=frozenset() if options.abstract else frozenset({options.pk.name, options.pk.attname}),
             fields=tuple(field.name for field in options.local_fields)

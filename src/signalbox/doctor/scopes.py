@@ -23,11 +23,11 @@ class Binding(NamedTuple):
     """One place that gives a local name its value."""
 
     kind: BindingKind
-    """``assigned``: by ``=``. ``each``: one after the other, by a loop. ``entered``: by ``with ... as``."""
+    """``assigned``: by ``=``. ``iterated``: by a loop. ``entered``: by ``with ... as``."""
     value: ast.expr
     """What is assigned, looped over or entered."""
     unpack_index: int | None
-    """Place of the name where the value is unpacked into several; else ``None``."""
+    """Index of the name if the value is unpacked into several names; else ``None``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,12 +47,12 @@ class Frame:
     @cached_property
     def bindings(self) -> Mapping[str, tuple[Binding, ...]]:
         """What gives the local names their values."""
-        found: defaultdict[str, list[Binding]] = defaultdict(list)
+        bindings_by_name: defaultdict[str, list[Binding]] = defaultdict(list)
         for node, _ in self.function.steps:
             if isinstance(node, _BINDING_NODES):
                 for name, binding in _iter_bindings(node):
-                    found[name].append(binding)
-        return {name: tuple(bindings) for name, bindings in found.items()}
+                    bindings_by_name[name].append(binding)
+        return {name: tuple(bindings) for name, bindings in bindings_by_name.items()}
 
     def get_single_binding(self, node: ast.expr) -> Binding | None:
         """Return what gives a name its value, where that is one place alone."""
@@ -72,14 +72,14 @@ class Frame:
 
     def _find_aliases(self, argument: str) -> set[str]:
         if self.arguments is None or self.caller is None:
-            found = {argument} & set(syntax.get_parameter_names(self.function))
+            aliases = {argument} & set(syntax.get_parameter_names(self.function))
         else:
-            found = {name for name, value in self.arguments.items() if self.caller.is_argument(value, argument)}
+            aliases = {name for name, value in self.arguments.items() if self.caller.is_argument(value, argument)}
         for name, bindings in self.bindings.items():
-            for how, value, place in bindings:
-                if how == "assigned" and place is None and self._is_alias(value, argument, found):
-                    found.add(name)
-        return found
+            for kind, value, unpack_index in bindings:
+                if kind == "assigned" and unpack_index is None and self._is_alias(value, argument, aliases):
+                    aliases.add(name)
+        return aliases
 
     def is_argument(self, node: ast.expr, argument: str) -> bool:
         """Whether ``node`` is the signal's argument: by one of its names, or out of ``**kwargs``."""
@@ -93,9 +93,9 @@ class Frame:
     def enter_call(self, function: Function, call: ast.Call, conditions: Conditions) -> Frame:
         """Return the frame of a function that this one calls."""
         names = syntax.get_parameter_names(function)
-        given = dict(zip(names, call.args, strict=False))
-        given.update({keyword.arg: keyword.value for keyword in call.keywords if keyword.arg in names})
-        return Frame(function=function, conditions=conditions, arguments=given, caller=self)
+        arguments = dict(zip(names, call.args, strict=False))
+        arguments.update({keyword.arg: keyword.value for keyword in call.keywords if keyword.arg in names})
+        return Frame(function=function, conditions=conditions, arguments=arguments, caller=self)
 
 
 def _iter_bindings(node: ast.AST) -> Iterator[tuple[str, Binding]]:
@@ -117,6 +117,6 @@ def _iter_targets(target: ast.expr, kind: BindingKind, value: ast.expr) -> Itera
     if isinstance(target, ast.Name):
         yield target.id, Binding(kind, value, None)
     elif isinstance(target, ast.Tuple | ast.List):
-        for place, element in enumerate(target.elts):
+        for index, element in enumerate(target.elts):
             if isinstance(element, ast.Name):
-                yield element.id, Binding(kind, value, place)
+                yield element.id, Binding(kind, value, index)

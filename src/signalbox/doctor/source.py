@@ -41,14 +41,15 @@ def read_source(
     Args:
         apps: Whose files to read.
         aliases: Dotted path to name of the signals that the process knows.
-        also: Absolute paths of files whose functions are wanted even if nothing in them tells of signals.
-        beside: Files of the project's own modules that are in no app, as far as they are imported. They aren't parsed:
-            the text alone says what they import.
-        entries: Dotted names of code that comes to be imported later; what isn't in an app is read as ``beside``.
+        extra_paths: Absolute paths of files to parse even if they do not mention signals.
+        project_files: Files of imported modules of the project that are in no app. They are not parsed; only their
+            imports are read, from their text.
+        entry_points: Dotted names of code that is imported later. Modules that are in no app are read like
+            ``project_files``.
     """
     files = dict(_iter_files(apps))
     texts = {path: _read_text(path) for path in files.values()}
-    wanted = set(extra_paths)
+    required_paths = set(extra_paths)
     readers: dict[str, ModuleReader] = {}
 
     def parse(name: str) -> None:
@@ -58,16 +59,16 @@ def read_source(
             readers[name] = ModuleReader(name, path, texts[path], tree)
 
     for name, path in files.items():
-        if path in wanted or any(word in texts[path] for word in _SIGNAL_HINTS):
+        if path in required_paths or any(word in texts[path] for word in _SIGNAL_HINTS):
             parse(name)
     # A receiver connected by name may stand in a file that doesn't speak of signals.
     for target in {connect.receiver_path for reader in readers.values() for connect in reader.connect_calls}:
         name = target.rpartition(".")[0]
         if name in files and name not in readers:
             parse(name)
-    around = {name: path for name, path in project_files.items() if name not in files}
-    texts |= {path: _read_text(path) for path in around.values()}
-    files |= around
+    outside_apps = {name: path for name, path in project_files.items() if name not in files}
+    texts |= {path: _read_text(path) for path in outside_apps.values()}
+    files |= outside_apps
     imports = {name: _parse_file_imports(name, path, texts[path]) for name, path in files.items()}
     locate = _ModuleLocator()
     queue = [*entry_points, *chain.from_iterable(imports.values())]
@@ -92,25 +93,25 @@ def _iter_files(apps: Iterable[App]) -> Iterator[tuple[str, str]]:
 
 
 def _walk_directory(path: str, module: str, excluded: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield the files of a folder by module; not those of ``others``, nor again of one that it stands in by a link."""
+    """Yield the files of a directory by module; not those of ``excluded``, nor of a parent that a link leads to."""
     excluded = excluded | {path}
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError:  # an app in a zip file, or gone: nothing to read
         return
     for entry in entries:
-        name, dot, ending = entry.name.partition(".")
+        name, separator, ending = entry.name.partition(".")
         if not name.isidentifier():
             continue
-        if not dot and os.path.isdir(entry.path):
-            inside = _real_path(entry)
+        if not separator and os.path.isdir(entry.path):
+            directory = _real_path(entry)
             # A folder with a manage.py is a project of its own.
             if (
                 name not in _SKIPPED_DIRECTORIES
-                and inside not in excluded
-                and not os.path.exists(os.path.join(inside, "manage.py"))
+                and directory not in excluded
+                and not os.path.exists(os.path.join(directory, "manage.py"))
             ):
-                yield from _walk_directory(inside, f"{module}.{name}", excluded)
+                yield from _walk_directory(directory, f"{module}.{name}", excluded)
         elif ending == "py" and not name.startswith("test_") and name not in {"conftest", "tests"}:
             yield (module if name == "__init__" else f"{module}.{name}"), _real_path(entry)
 
@@ -158,8 +159,10 @@ class _ModuleLocator:
         """Yield where the outermost module or package stands, without its ending."""
         spec = PathFinder.find_spec(top)
         if spec is not None:
-            places = spec.submodule_search_locations or [(spec.origin or "").removesuffix(".py")]
-            yield from (place for place in places if not is_external(place) and not is_external(real_path(place)))
+            locations = spec.submodule_search_locations or [(spec.origin or "").removesuffix(".py")]
+            yield from (
+                location for location in locations if not is_external(location) and not is_external(real_path(location))
+            )
 
 
 # All files
@@ -175,9 +178,9 @@ def _build_source(
     names = {**aliases, **{name: name for name in catalog.BUILTIN_SIGNALS}}
     definitions = []
     for reader in readers.values():
-        for path, made_by, line in reader.signal_definitions:
+        for path, class_path, line in reader.signal_definitions:
             # Of an imported module the process knows what is a signal; another's may be of any library.
-            if path not in aliases and made_by not in SIGNAL_CLASSES:
+            if path not in aliases and class_path not in SIGNAL_CLASSES:
                 continue
             signal = names.setdefault(path, path)
             definitions.append(
@@ -202,52 +205,58 @@ def _build_source(
         for name, reader in readers.items()
     }
 
-    held: defaultdict[str, set[str]] = defaultdict(set)
+    signals_by_module: defaultdict[str, set[str]] = defaultdict(set)
     for path, signal in names.items():
-        if (home := path.rpartition(".")[0]) in files:
-            held[home].add(signal)
+        if (owner := path.rpartition(".")[0]) in files:
+            signals_by_module[owner].add(signal)
 
-    def named(target: str) -> Function | None:
+    def find_function(target: str) -> Function | None:
         """Return the function at a path, which may lead through an object that a module holds."""
         if target in functions:
             return functions[target]
-        home, _, name = target.rpartition(".")
-        if home in modules:
-            return functions.get(f"{modules[home].instances.get(name)}.__call__")
-        home, _, held = home.rpartition(".")
-        return functions.get(f"{modules[home].instances.get(held)}.{name}") if home in modules else None
+        owner, _, name = target.rpartition(".")
+        if owner in modules:
+            return functions.get(f"{modules[owner].instances.get(name)}.__call__")
+        owner, _, instance = owner.rpartition(".")
+        return functions.get(f"{modules[owner].instances.get(instance)}.{name}") if owner in modules else None
 
-    def known(paths: Iterable[str], reader: ModuleReader) -> Iterator[str]:
+    def resolve_signals(paths: Iterable[str], reader: ModuleReader) -> Iterator[str]:
         for path in paths:
-            last = path.removeprefix(f"{reader.name}.")
-            candidates = (path, *(f"{star}.{last}" for star in reader.star_imports))
+            local_name = path.removeprefix(f"{reader.name}.")
+            candidates = (path, *(f"{star}.{local_name}" for star in reader.star_imports))
             yield from {names[candidate] for candidate in candidates if candidate in names}
 
-    connects: list[ConnectCall] = []
-    disconnects: set[tuple[str, str]] = set()
-    sends: list[SendCall] = []
-    mentioned: set[str] = set()
+    connect_calls: list[ConnectCall] = []
+    disconnected: set[tuple[str, str]] = set()
+    send_calls: list[SendCall] = []
+    mentioned_signals: set[str] = set()
     for reader in readers.values():
         for connect_call in reader.connect_calls:
-            signals = tuple(dict.fromkeys(known(connect_call.signals, reader)))
+            signals = tuple(dict.fromkeys(resolve_signals(connect_call.signals, reader)))
             if signals:
                 function = connect_call.function
                 if function is None and connect_call.kind in {"function", "other"}:
-                    function = named(connect_call.receiver_path)
-                connects.append(replace(connect_call, signals=signals, function=function))
-        disconnects.update((signal, last) for path, last in reader.disconnected for signal in known([path], reader))
+                    function = find_function(connect_call.receiver_path)
+                connect_calls.append(replace(connect_call, signals=signals, function=function))
+        disconnected.update(
+            (signal, local_name)
+            for path, local_name in reader.disconnected
+            for signal in resolve_signals([path], reader)
+        )
         for path, send in reader.send_calls:
-            sends.extend(replace(send, signal=signal) for signal in known([path], reader))
-        mentioned.update(known(reader.mentioned_paths, reader))
+            send_calls.extend(replace(send, signal=signal) for signal in resolve_signals([path], reader))
+        mentioned_signals.update(resolve_signals(reader.mentioned_paths, reader))
         # Who has a module gets at the signals in it.
-        mentioned.update(signal for path in reader.mentioned_paths for signal in held.get(path, ()))
+        mentioned_signals.update(
+            signal for path in reader.mentioned_paths for signal in signals_by_module.get(path, ())
+        )
     return Source(
         modules=modules,
-        connect_calls=tuple(connects),
-        disconnected=frozenset(disconnects),
-        send_calls=tuple(sends),
+        connect_calls=tuple(connect_calls),
+        disconnected=frozenset(disconnected),
+        send_calls=tuple(send_calls),
         signal_definitions=tuple(definitions),
-        escaping_signals=frozenset(mentioned),
+        escaping_signals=frozenset(mentioned_signals),
         functions={(f.path, f.line): f for reader in readers.values() for f in reader.functions},
         files=files,
         texts=texts,

@@ -72,8 +72,8 @@ def evaluate_truth(test: ast.expr, evaluate: Evaluator) -> bool | None:
             return None if inner is None else not inner
         case ast.BoolOp():
             answers = [evaluate_truth(value, evaluate) for value in test.values]
-            deciding = isinstance(test.op, ast.Or)
-            return deciding if deciding in answers else None if None in answers else not deciding
+            decisive_answer = isinstance(test.op, ast.Or)
+            return decisive_answer if decisive_answer in answers else None if None in answers else not decisive_answer
         case ast.Compare(ops=[ast.Is() | ast.Eq()], comparators=[ast.Constant(value=bool() as value)]):
             inner = evaluate_truth(test.left, evaluate)
             return None if inner is None else inner is value
@@ -152,9 +152,9 @@ def _collect_node(node: ast.AST, conditions: Conditions, steps: list[Step]) -> N
             )
             _collect_block(node.orelse, conditions, steps)
         case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-            for turn in node.generators:
-                _collect_node(turn.iter, conditions, steps)
-                for test in turn.ifs:
+            for generator in node.generators:
+                _collect_node(generator.iter, conditions, steps)
+                for test in generator.ifs:
                     _collect_node(test, conditions, steps)
                     conditions += (Condition(test, True),)
             for part in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):

@@ -112,8 +112,8 @@ class SecretFinder:
         function, name = self.frame.function, node.id
         if name in self.loop_bindings:
             yield from self._find_in_loop_variable(node, self.loop_bindings[name])
-        elif (whole := self._find_in_signal_arguments(name)) is not None:
-            yield from (secret._replace(node=node) for secret in whole)
+        elif (argument_secrets := self._find_in_signal_arguments(name)) is not None:
+            yield from (secret._replace(node=node) for secret in argument_secrets)
         elif name in self.frame.bindings and name not in syntax.get_parameter_names(function):
             # What a local name means is what it was given: the words of a text may be called tokens.
             if name not in self.visited_names:
@@ -131,10 +131,10 @@ class SecretFinder:
             yield from self._find_in_loop_variable(node, binding)
         elif binding.kind == "assigned" and binding.unpack_index is None:
             value = binding.value
-            found = list(self.find_secrets(value))
-            yield from (secret._replace(node=node) for secret in found)
-            made = syntax.get_dotted_name(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
-            if not found and is_secret_name(made) and is_secret_name(node.id):
+            secrets = list(self.find_secrets(value))
+            yield from (secret._replace(node=node) for secret in secrets)
+            called_name = syntax.get_dotted_name(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
+            if not secrets and is_secret_name(called_name) and is_secret_name(node.id):
                 yield _build_secret(node, node.id)
 
     def _find_in_loop_variable(self, node: ast.Name, binding: Binding) -> Iterator[Secret]:
@@ -154,18 +154,20 @@ class SecretFinder:
         kwarg = arguments.kwarg.arg if arguments.kwarg else ""
         if self.frame.arguments is not None:
             return None
-        named = set(syntax.get_parameter_names(self.frame.function))
+        parameter_names = set(syntax.get_parameter_names(self.frame.function))
         # `*args` is always empty: Django gives every argument by keyword.
-        if signal == "pre_init" and name in ({"args", "kwargs"} & named) | {kwarg}:
+        if signal == "pre_init" and name in ({"args", "kwargs"} & parameter_names) | {kwarg}:
             fields = self._get_secret_field_names()
-            what = f"all values that the object is made of, {' and '.join(fields)} among them"
-            return [Secret(node, what, Severity.WARNING, True)] if fields else []
-        if name == "scope" and signal == "request_started" and name in named:
-            what = "the whole ASGI scope, with cookies and the Authorization header"
-            return [Secret(node, what, Severity.WARNING, True)]
+            description = f"all values that the object is made of, {' and '.join(fields)} among them"
+            return [Secret(node, description, Severity.WARNING, True)] if fields else []
+        if name == "scope" and signal == "request_started" and name in parameter_names:
+            description = "the whole ASGI scope, with cookies and the Authorization header"
+            return [Secret(node, description, Severity.WARNING, True)]
         if name == kwarg:
-            carried = [argument for argument in _SECRET_SIGNAL_ARGUMENTS.get(signal, ()) if argument not in named]
-            return [self._build_argument_secret(node, argument) for argument in carried]
+            carried_arguments = [
+                argument for argument in _SECRET_SIGNAL_ARGUMENTS.get(signal, ()) if argument not in parameter_names
+            ]
+            return [self._build_argument_secret(node, argument) for argument in carried_arguments]
         return None
 
     def _build_argument_secret(self, node: ast.expr, name: str) -> Secret:
@@ -174,8 +176,8 @@ class SecretFinder:
         return _build_secret(node, name)
 
     def _find_in_attribute(self, node: ast.Attribute) -> Iterator[Secret]:
-        owner = syntax.get_dotted_name(node.value).rpartition(".")[2]
-        if node.attr in _SECRET_REQUEST_ATTRIBUTES and owner == "request":
+        owner_name = syntax.get_dotted_name(node.value).rpartition(".")[2]
+        if node.attr in _SECRET_REQUEST_ATTRIBUTES and owner_name == "request":
             if node.attr != "POST" or self.subscription.signal.startswith("user_log"):
                 yield Secret(node, _SECRET_REQUEST_ATTRIBUTES[node.attr], Severity.WARNING, True)
         elif node.attr == "__dict__":
@@ -186,7 +188,7 @@ class SecretFinder:
             yield _build_secret(node, node.value.attr)
 
     def _find_in_call(self, node: ast.Call) -> Iterator[Secret]:
-        last = syntax.get_dotted_name(node.func).rpartition(".")[2]
+        called_name = syntax.get_dotted_name(node.func).rpartition(".")[2]
         match node:
             case ast.Call(
                 func=ast.Attribute(value=owner, attr="get" | "pop"), args=[ast.Constant(value=str() as key), *_]
@@ -194,11 +196,11 @@ class SecretFinder:
                 yield from self._find_by_key(node, owner, key)
             case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=str() as key), *_]):
                 yield from self._find_by_key(node, node, key)
-            case ast.Call(args=[ast.expr() as inner], keywords=[]) if last in {"vars", "model_to_dict"} and (
+            case ast.Call(args=[ast.expr() as inner], keywords=[]) if called_name in {"vars", "model_to_dict"} and (
                 fields := list(self._find_in_fields(node, inner))
             ):
                 yield from fields
-            case _ if last in _PASSTHROUGH_FUNCTIONS:
+            case _ if called_name in _PASSTHROUGH_FUNCTIONS:
                 if isinstance(node.func, ast.Attribute):
                     yield from self.find_secrets(node.func.value)
                 for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
@@ -230,9 +232,9 @@ class SecretFinder:
         loops = dict(self.loop_bindings)
         for generator in generators:
             targets = generator.target.elts if isinstance(generator.target, ast.Tuple) else [generator.target]
-            for place, target in enumerate(targets):
+            for index, target in enumerate(targets):
                 if isinstance(target, ast.Name):
-                    loops[target.id] = Binding("iterated", generator.iter, place if len(targets) > 1 else None)
+                    loops[target.id] = Binding("iterated", generator.iter, index if len(targets) > 1 else None)
         for element in elements:
             yield from replace(self, loop_bindings=loops).find_secrets(element)
 
@@ -263,11 +265,11 @@ def _build_secret(node: ast.expr, name: str) -> Secret:
 
 
 def _build_credentials_secret(node: ast.expr) -> Secret:
-    what = (
+    description = (
         "Django masks what looks secret by its key, and nothing else: a one-time code or a password that was typed in "
         "the name's place stays"
     )
-    return Secret(node, what, Severity.INFO, True)
+    return Secret(node, description, Severity.INFO, True)
 
 
 def _describe_name(name: str) -> str:

@@ -27,12 +27,16 @@ def async_mismatch(project: Project) -> Iterator[Fault]:
     for subscription in project.subscriptions:
         if subscription.after_commit:
             continue
-        coroutine = subscription.connection.is_async if subscription.connection else subscription.function.is_coroutine
-        finding = _check_never_awaited(subscription) or (
-            _check_async_receiver(project, subscription) if coroutine else _check_sync_receiver(project, subscription)
+        is_coroutine = (
+            subscription.connection.is_async if subscription.connection else subscription.function.is_coroutine
         )
-        if finding:
-            message, reason, hint, severity = finding
+        mismatch = _check_never_awaited(subscription) or (
+            _check_async_receiver(project, subscription)
+            if is_coroutine
+            else _check_sync_receiver(project, subscription)
+        )
+        if mismatch:
+            message, reason, hint, severity = mismatch
             yield Fault(
                 path=subscription.function.path,
                 line=subscription.function.line,
@@ -72,8 +76,8 @@ def _check_async_receiver(project: Project, subscription: Subscription) -> tuple
         return (
             "Each send starts an event loop for it and throws it away, which takes far longer than the call itself.",
             (
-                f"{subscription.signal} is sent by send(), under asave() too: Django runs async ones by async_to_sync() "
-                "then."
+                f"{subscription.signal} is sent by send(), under asave() too: Django runs async ones by "
+                "async_to_sync() then."
             ),
             "Write it as a plain function; put what waits into a task.",
             Severity.WARNING,
@@ -108,8 +112,8 @@ def _check_sync_receiver(project: Project, subscription: Subscription) -> tuple[
     return (
         "Each send hands it to a thread and waits for it.",
         (
-            f"{subscription.signal} is sent by {sends[0].method}() alone: Django runs plain receivers by sync_to_async() "
-            "then."
+            f"{subscription.signal} is sent by {sends[0].method}() only: Django then runs plain receivers by "
+            "sync_to_async()."
         ),
         "Write it with `async def`, if what it calls can be awaited.",
         Severity.INFO,

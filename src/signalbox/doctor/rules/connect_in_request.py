@@ -91,8 +91,8 @@ def _get_request_function(function: Function | None, request_time_functions: set
     """Return the function that runs for a request, in words; nothing if it may be one that runs once."""
     while function is not None:
         parameters = [argument.arg for argument in (*function.parameters.posonlyargs, *function.parameters.args)]
-        own = parameters[1:] if function.is_method else parameters
-        if own[:1] in (["request"], ["req"]) and not function.is_app_config_hook:
+        call_parameters = parameters[1:] if function.is_method else parameters
+        if call_parameters[:1] in (["request"], ["req"]) and not function.is_app_config_hook:
             return f"{function.name}()"
         if (function.path, function.line) in request_time_functions:
             return f"{function.name}()"
@@ -115,8 +115,8 @@ def _get_request_function(function: Function | None, request_time_functions: set
 
 def _has_disconnect(connect: ConnectCall) -> bool:
     """Whether the function takes back what it connects."""
-    inside = ast.walk(connect.enclosing_function.node) if connect.enclosing_function else ()
-    return any(isinstance(node, ast.Attribute) and node.attr == "disconnect" for node in inside)
+    nodes = ast.walk(connect.enclosing_function.node) if connect.enclosing_function else ()
+    return any(isinstance(node, ast.Attribute) and node.attr == "disconnect" for node in nodes)
 
 
 def _adds_connection_each_call(connect: ConnectCall) -> bool:
@@ -127,11 +127,11 @@ def _adds_connection_each_call(connect: ConnectCall) -> bool:
         return False
     if connect.weak is True:
         return False
-    nested = (
+    is_nested = (
         connect.kind == "function" and connect.function is not None and connect.function.enclosing_function is not None
     )
     return (
-        nested
+        is_nested
         or connect.kind in {"lambda", "partial", "method", "temporary"}
         or connect.receiver_text.startswith("self.")
     )

@@ -64,23 +64,23 @@ def _check_double_connection(project: Project, connections: list[Connection]) ->
     by_object: defaultdict[tuple[int, ...], list[Connection]] = defaultdict(list)
     for connection in connections:
         by_object[connection.identity].append(connection)
-    for same in by_object.values():
-        for second in same[1:]:
-            first = next((c for c in same if c is not second and _do_overlap(c, second)), None)
+    for duplicates in by_object.values():
+        for second in duplicates[1:]:
+            first = next((c for c in duplicates if c is not second and _do_overlap(c, second)), None)
             if first is None:
                 continue
             connect_calls = project.connect_calls.get((second.signal, second.path, second.line), ())
-            at = max(connect_calls, key=lambda call: (call.path, call.line), default=None)
+            connect_call = max(connect_calls, key=lambda call: (call.path, call.line), default=None)
             other = first if first.sender_key else second
-            which = (
+            affected_sends = (
                 "for each send" if first.sender_key == second.sender_key else f"for each send of {other.sender.name}"
             )
             return Fault(
-                path=at.path if at else second.path,
-                line=at.line if at else second.line,
+                path=connect_call.path if connect_call else second.path,
+                line=connect_call.line if connect_call else second.line,
                 signal=second.signal,
                 receiver=second.receiver,
-                message=f"The receiver runs twice {which}.",
+                message=f"The receiver runs twice {affected_sends}.",
                 reason="It is connected twice, with "
                 + ("different dispatch_uids" if first.sender_key == second.sender_key else "a sender and without one")
                 + ", and Django takes these for two receivers.",
@@ -144,16 +144,16 @@ def never_imported(project: Project) -> Iterator[Fault]:
     """Find modules whose receivers don't exist, since nobody runs them."""
     missing: dict[str, list[ConnectCall]] = defaultdict(list)
     for connect in project.source.connect_calls:
-        outside = connect.enclosing_function is None and not project.is_loaded(connect.module)
-        if outside and _is_importable(project, connect.module) and not _is_migrate_only(connect):
+        is_unloaded = connect.enclosing_function is None and not project.is_loaded(connect.module)
+        if is_unloaded and _is_importable(project, connect.module) and not _is_migrate_only(connect):
             missing[connect.module].append(connect)
-    later = ImportOrder(project=project).find_reachable(_get_late_import_roots(project)) if missing else set()
+    imported_later = ImportOrder(project=project).find_reachable(_get_late_import_roots(project)) if missing else set()
     for name, connects in missing.items():
         first = connects[0]
         app = project.runtime.find_app_by_path(first.path)
         others = f" Nor do {len(connects) - 1} more in this module." if len(connects) > 1 else ""
         config = f"{app.module}.apps" if app else "the app"
-        if name in later:
+        if name in imported_later:
             yield Fault(
                 path=first.path,
                 line=first.line,
@@ -190,10 +190,15 @@ def _is_importable(project: Project, name: str) -> bool:
 def _get_late_import_roots(project: Project) -> list[str]:
     """Return what brings imports in time: functions of imported modules, commands, the URLconf, what settings name."""
     imports = project.source.imports
-    running = [name for name in imports if project.is_loaded(name) or ".management.commands." in f"{name}."]
-    named = [name for entry in project.runtime.entry_points for name in (entry, entry.rpartition(".")[0])]
-    found = [name for name in imports if name.rpartition(".")[2] in _CONVENTIONAL_MODULES]
-    return [*running, *named, *found, *(f"{app.module}.management" for app in project.runtime.apps)]
+    loaded_or_command = [name for name in imports if project.is_loaded(name) or ".management.commands." in f"{name}."]
+    entry_points = [name for entry in project.runtime.entry_points for name in (entry, entry.rpartition(".")[0])]
+    conventional = [name for name in imports if name.rpartition(".")[2] in _CONVENTIONAL_MODULES]
+    return [
+        *loaded_or_command,
+        *entry_points,
+        *conventional,
+        *(f"{app.module}.management" for app in project.runtime.apps),
+    ]
 
 
 # Too late
@@ -223,10 +228,10 @@ def connected_too_late(project: Project) -> Iterator[Fault]:
 
 def _check_class_prepared(import_order: ImportOrder, connect: ConnectCall) -> Fault | None:
     if connect.enclosing_function:
-        late = connect.enclosing_function.is_app_config_hook and connect.enclosing_function.name == "ready"
+        is_late = connect.enclosing_function.is_app_config_hook and connect.enclosing_function.name == "ready"
     else:
-        late = import_order.get_ready_position(connect.module) is not None
-    if not late:
+        is_late = import_order.get_ready_position(connect.module) is not None
+    if not is_late:
         return None
     return Fault(
         path=connect.path,
@@ -277,27 +282,27 @@ def _check_after_send(import_order: ImportOrder, connect: ConnectCall, signal: s
         return None
     if send.enclosing_function is None:
         # A module that ready() doesn't import has sent it before any ready() ran.
-        sent = import_order.get_ready_position(send.module) or (
+        sent_at = import_order.get_ready_position(send.module) or (
             (-1, send.line) if project.is_loaded(send.module) else None
         )
     else:
-        ready = send.enclosing_function.is_app_config_hook and send.enclosing_function.name == "ready"
-        sent = (sender_app.position, send.line) if ready else None
-    if sent is None:
+        in_ready = send.enclosing_function.is_app_config_hook and send.enclosing_function.name == "ready"
+        sent_at = (sender_app.position, send.line) if in_ready else None
+    if sent_at is None:
         return None
     app = project.runtime.find_app_by_path(connect.path)
     if app is None:
         return None
     where = f"in ready() of {sender_app.label}" if send.enclosing_function else f"while {send.module} is imported"
     if connect.enclosing_function is None:
-        at = import_order.get_ready_position(connect.module)
+        connected_at = import_order.get_ready_position(connect.module)
     else:
-        at = (
+        connected_at = (
             (app.position, connect.line)
             if connect.enclosing_function.is_app_config_hook and connect.enclosing_function.name == "ready"
             else None
         )
-    if at is None or at <= sent or connect.module == send.module:
+    if connected_at is None or connected_at <= sent_at or connect.module == send.module:
         return None
     return Fault(
         path=connect.path,

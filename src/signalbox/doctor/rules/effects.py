@@ -59,13 +59,13 @@ def effect_before_commit(project: Project) -> Iterator[Fault]:
 def _describe_effect(frame: Frame, call: ast.Call) -> str:
     """Return what the call does, as a verb; nothing if it has no effect outside."""
     name = syntax.get_called_name(frame.function, call)
-    owner, _, last = name.rpartition(".")
+    owner, _, method = name.rpartition(".")
     return (
         _describe_mail(frame, call, name)
         or _describe_http_request(frame, call, name)
         or _describe_queueing(frame, call, name)
-        or ("starts a program" if owner == "subprocess" and last in _SUBPROCESS_FUNCTIONS else "")
-        or ("starts a thread" if last == "start" and _resolve_owner_factory(frame, call) in _THREAD_CLASSES else "")
+        or ("starts a program" if owner == "subprocess" and method in _SUBPROCESS_FUNCTIONS else "")
+        or ("starts a thread" if method == "start" and _resolve_owner_factory(frame, call) in _THREAD_CLASSES else "")
     )
 
 
@@ -76,22 +76,22 @@ def _resolve_owner_factory(frame: Frame, call: ast.Call) -> str:
 
 
 def _describe_mail(frame: Frame, call: ast.Call, name: str) -> str:
-    owner, _, last = name.rpartition(".")
-    maker = _resolve_owner_factory(frame, call)
+    owner, _, method = name.rpartition(".")
+    owner_factory = _resolve_owner_factory(frame, call)
     if (
-        (name.startswith("django.core.mail.") and last in _MAIL_FUNCTIONS)
-        or (last == "email_user" and owner)
-        or (last == "send" and maker.startswith("django.core.mail.Email"))
-        or (last == "send_messages" and maker == "django.core.mail.get_connection")
-        or (last in {"sendmail", "send_message"} and maker.startswith("smtplib."))
+        (name.startswith("django.core.mail.") and method in _MAIL_FUNCTIONS)
+        or (method == "email_user" and owner)
+        or (method == "send" and owner_factory.startswith("django.core.mail.Email"))
+        or (method == "send_messages" and owner_factory == "django.core.mail.get_connection")
+        or (method in {"sendmail", "send_message"} and owner_factory.startswith("smtplib."))
     ):
         return "sends mail"
     return ""
 
 
 def _describe_http_request(frame: Frame, call: ast.Call, name: str) -> str:
-    owner, _, last = name.rpartition(".")
-    if last in _HTTP_METHODS and (
+    owner, _, method = name.rpartition(".")
+    if method in _HTTP_METHODS and (
         owner in {"requests", "httpx"} or _resolve_owner_factory(frame, call) in _HTTP_CLIENTS
     ):
         return "calls another site"
@@ -99,14 +99,14 @@ def _describe_http_request(frame: Frame, call: ast.Call, name: str) -> str:
 
 
 def _describe_queueing(frame: Frame, call: ast.Call, name: str) -> str:
-    owner, _, last = name.rpartition(".")
-    if last in {"delay", "apply_async"} and owner and _may_be_task(frame, call):
+    owner, _, method = name.rpartition(".")
+    if method in {"delay", "apply_async"} and owner and _may_be_task(frame, call):
         return "queues a task"
-    if last in {"enqueue", "aenqueue", "enqueue_in", "enqueue_at", "send_task"} and owner:
+    if method in {"enqueue", "aenqueue", "enqueue_in", "enqueue_at", "send_task"} and owner:
         return "queues a task"
     if name in {"django_q.tasks.async_task", "django_rq.enqueue"}:
         return "queues a task"
-    if last in {"group_send", "group_add"} and owner:
+    if method in {"group_send", "group_add"} and owner:
         return "sends to a channel"
     if (
         isinstance(call.func, ast.Call)

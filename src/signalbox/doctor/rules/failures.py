@@ -54,16 +54,17 @@ def _iter_broad_handlers(function: Function, node: ast.AST) -> Iterator[tuple[in
         for handler in node.handlers:
             if any(isinstance(inner, ast.Raise) for inner in ast.walk(handler)):
                 continue
-            silent = all(map(_is_silent, handler.body))
+            is_silent = all(map(_is_silent, handler.body))
             if handler.type is None:
-                also = "Ctrl-C and a worker's shutdown"
+                stop_requests = "Ctrl-C and a worker's shutdown"
                 yield (
                     handler.lineno,
-                    f"Whatever goes wrong in the receiver goes unseen, {also} too."
-                    if silent
-                    else f"It catches everything, {also} too: the process goes on as if nobody had asked it to stop.",
+                    f"Whatever goes wrong in the receiver goes unseen, {stop_requests} too."
+                    if is_silent
+                    else f"It catches everything, {stop_requests} too: the process goes on as if nobody had asked it "
+                    "to stop.",
                 )
-            elif silent and _is_broad(function, handler.type):
+            elif is_silent and _is_broad(function, handler.type):
                 yield handler.lineno, "Whatever goes wrong in the receiver goes unseen."
     elif isinstance(node, ast.With):
         for item in node.items:
@@ -144,10 +145,10 @@ def slow_receiver(project: Project) -> Iterator[Fault]:
 
 
 def _build_fault(project: Project, stats: ReceiverStats, *, message: str, reason: str, hint: str) -> Fault:
-    at = _find_connection(project, stats)
+    connection = _find_connection(project, stats)
     return Fault(
-        path=at.path if at else "",
-        line=at.line if at else 0,
+        path=connection.path if connection else "",
+        line=connection.line if connection else 0,
         signal=stats.signal,
         receiver=stats.receiver,
         message=message,

@@ -43,24 +43,24 @@ def global_receiver(project: Project) -> Iterator[Fault]:
 
 
 def _describe_cost(project: Project, signal: str) -> tuple[str, str, str]:
-    one_each = "Connect it once for each model that it is about, with sender=."
+    connect_hint = "Connect it once for each model that it is about, with sender=."
     if signal in {"pre_delete", "post_delete"}:
-        fast = project.runtime.fast_deletable_models
-        named = ", ".join(fast[:5]) + (f" and {len(fast) - 5} more" if len(fast) > 5 else "")
+        models = project.runtime.fast_deletable_models
+        model_list = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
         return (
             "Deleting many rows loads each of them first and then deletes them by key, in place of one statement"
-            + (f": {named}." if fast else "."),
+            + (f": {model_list}." if models else "."),
             (
                 f"Django deletes in one statement where nobody listens to {signal}; without a sender this receiver "
                 "listens to every model's."
             ),
-            one_each,
+            connect_hint,
         )
     if signal in {"pre_init", "post_init"}:
         return (
             "Each object that is made or loaded, of every model, calls the receiver: once for each row of every query.",
             f"{signal} is sent in Model.__init__(), and without a sender the receiver hears every model.",
-            f"{one_each} For old values override from_db().",
+            f"{connect_hint} For old values override from_db().",
         )
     return (
         "Each add() to any many-to-many field asks the database first which rows are there already.",

@@ -202,16 +202,16 @@ def _find_rebinding_line(
     """Return the line in which the function surely loses its name; ``None`` if it keeps it, or is held elsewhere."""
     name = function.name
     bindings = name_bindings.get(name, [])
-    own = next((chain for chain, node in bindings if node is function.node), None)
-    if own is None:
+    own_chain = next((chain for chain, node in bindings if node is function.node), None)
+    if own_chain is None:
         return None
     if connect.in_loop and connect.is_decorator and not connect.is_conditional:
         return connect.line
     for chain, node in bindings:
         block, index = chain[-1]
-        after = any(block == its and index > at for its, at in own)
+        follows = any(block == own_block and index > own_index for own_block, own_index in own_chain)
         # Between the function and its connect() the name meant the same; what comes after both takes it away.
-        if after and (connect.is_decorator or node.lineno > connect.line):
+        if follows and (connect.is_decorator or node.lineno > connect.line):
             if isinstance(node, ast.Delete):
                 return None  # the rule of dead receivers tells it better
             return None if _is_used(module, name, function.node.end_lineno or 0, node, connect) else node.lineno
@@ -228,21 +228,21 @@ def _get_defining_block(module: Module, function: Function) -> list[ast.stmt]:
 
 def _collect_bindings(body: list[ast.stmt]) -> _NameBindings:
     """Return what binds each name at the level of a module or class, in order."""
-    found: _NameBindings = {}
+    bindings: _NameBindings = {}
 
     def walk(body: list[ast.stmt], chain: _StatementPath) -> None:
         for index, node in enumerate(body):
-            here = (*chain, (id(body), index))
+            position = (*chain, (id(body), index))
             for name in _iter_bound_names(node):
-                found.setdefault(name, []).append((here, node))
+                bindings.setdefault(name, []).append((position, node))
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 for field in ("body", "orelse", "finalbody"):
-                    walk(getattr(node, field, []), here)
+                    walk(getattr(node, field, []), position)
                 for handler in getattr(node, "handlers", []):
-                    walk(handler.body, here)
+                    walk(handler.body, position)
 
     walk(body, ())
-    return found
+    return bindings
 
 
 def _iter_bound_names(node: ast.stmt) -> Iterator[str]:
@@ -306,8 +306,8 @@ def short_lived_receiver(project: Project) -> Iterator[Fault]:
     """Find receivers that nothing holds once their statement, or the function around it, is done."""
     executed = app_ready.find_executed_functions(project)
     for connect in project.source.connect_calls:
-        what = _describe_temporary(project, connect, executed) if connect.weak is True else None
-        if what is None:
+        description = _describe_temporary(project, connect, executed) if connect.weak is True else None
+        if description is None:
             continue
         for signal in connect.signals:
             if not project.is_kept_alive(connect, signal) and not _is_alive(project, connect, signal):
@@ -319,7 +319,7 @@ def short_lived_receiver(project: Project) -> Iterator[Fault]:
                     message=f"The receiver is collected at once and never runs. {_DEBUG_NOTE}"
                     if connect.kind not in {"method", "other"}
                     else "The receiver is collected at once and never runs, whatever DEBUG says.",
-                    reason=f"connect() holds it weakly, and nothing else holds {what}.",
+                    reason=f"connect() holds it weakly, and nothing else holds {description}.",
                     hint="Connect a function of the module, or say weak=False and give a dispatch_uid.",
                 )
 
@@ -449,7 +449,10 @@ def _makes_later_calls(scope: Function, connect: ConnectCall) -> bool:
         ):
             for node in ast.walk(statement):
                 if isinstance(node, ast.Call):
-                    last = get_dotted_name(node.func).rpartition(".")[2]
-                    if last not in {"connect", "debug", "info", "partial", "wraps"} and not last[:1].isupper():
+                    called_name = get_dotted_name(node.func).rpartition(".")[2]
+                    if (
+                        called_name not in {"connect", "debug", "info", "partial", "wraps"}
+                        and not called_name[:1].isupper()
+                    ):
                         return True
     return False

@@ -37,42 +37,44 @@ def exposed_secret(project: Project) -> Iterator[Fault]:
                 secret_finder = SecretFinder(
                     project=project, subscription=subscription, frame=frame, is_conditional=bool(conditions)
                 )
-                for given in (given for argument in arguments for given in secret_finder.find_secrets(argument)):
-                    text = ast.unparse(given.node)
-                    place = (path, given.node.lineno, text)
-                    if place in reported or (sink == "stores" and not given.is_critical):
+                for secret in (secret for argument in arguments for secret in secret_finder.find_secrets(argument)):
+                    text = ast.unparse(secret.node)
+                    key = (path, secret.node.lineno, text)
+                    if key in reported or (sink == "stores" and not secret.is_critical):
                         continue
-                    reported.add(place)
+                    reported.add(key)
                     yield Fault(
                         path=path,
-                        line=given.node.lineno,
+                        line=secret.node.lineno,
                         signal=subscription.signal,
                         receiver=subscription.receiver,
-                        message=f"It {sink} {text}: {given.description}.",
+                        message=f"It {sink} {text}: {secret.description}.",
                         reason="Output and logs are kept, copied and read by more people than may know it, and so are "
                         "caches, and tables that aren't made for it.",
                         hint="Leave it out; name the user by key, the request by path.",
-                        severity=given.severity,
+                        severity=secret.severity,
                     )
 
 
 def _find_sink(project: Project, frame: Frame, call: ast.Call) -> tuple[str, list[ast.expr]]:
     """Return what the call does, as a verb, and with what; nothing if it gives nothing away."""
     name = syntax.get_called_name(frame.function, call)
-    owner, _, last = name.rpartition(".")
-    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    owner, _, method = name.rpartition(".")
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
     if name in {"print", "pprint.pprint", "builtins.print"}:
-        return "prints", given
-    if last in _LOG_METHODS and ("log" in owner.lower() or owner == "messages"):
-        return "logs", given
-    if last in {"write", "writelines"} and owner.rpartition(".")[2] in {"stdout", "stderr"}:
-        return "prints", given
-    if (last in _STORE_METHODS and owner) or (last in _CACHE_METHODS and owner.rpartition(".")[2].startswith("cache")):
+        return "prints", values
+    if method in _LOG_METHODS and ("log" in owner.lower() or owner == "messages"):
+        return "logs", values
+    if method in {"write", "writelines"} and owner.rpartition(".")[2] in {"stdout", "stderr"}:
+        return "prints", values
+    if (method in _STORE_METHODS and owner) or (
+        method in _CACHE_METHODS and owner.rpartition(".")[2].startswith("cache")
+    ):
         return "stores", _get_stored_values(call)
-    if last in {"save", "asave"} and isinstance(call.func, ast.Attribute):
-        made = frame.resolve_value(call.func.value)
-        if isinstance(made, ast.Call) and project.get_model(frame.function.resolve(made.func)):
-            return "stores", _get_stored_values(made)
+    if method in {"save", "asave"} and isinstance(call.func, ast.Attribute):
+        created_value = frame.resolve_value(call.func.value)
+        if isinstance(created_value, ast.Call) and project.get_model(frame.function.resolve(created_value.func)):
+            return "stores", _get_stored_values(created_value)
     return "", []
 
 

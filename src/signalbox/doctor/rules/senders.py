@@ -49,9 +49,9 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
 def _receives_concrete_model(project: Project, connection: Connection) -> bool:
     """Whether the same code hears the model that a proxy stands for, too."""
     model = connection.sender.model
-    same = project.live_connections.get((connection.signal, connection.path, connection.line), ())
+    connections = project.live_connections.get((connection.signal, connection.path, connection.line), ())
     return model is not None and any(
-        other.sender.kind == "any" or other.sender.name == model.concrete_model for other in same
+        other.sender.kind == "any" or other.sender.name == model.concrete_model for other in connections
     )
 
 
@@ -81,13 +81,13 @@ def _build_fault(
 
 def _get_sender_from_source(project: Project, connect: ConnectCall, signal: str) -> Sender | None:
     """Return the sender as far as the source tells it surely, where the process doesn't know the connection's."""
-    known = [c for c in project.find_connections(connect, signal) if c.sender.kind != "unknown"]
-    if connect.sender_node is None or known:
+    known_connections = [c for c in project.find_connections(connect, signal) if c.sender.kind != "unknown"]
+    if connect.sender_node is None or known_connections:
         return None
     if isinstance(connect.sender_node, ast.Constant) and isinstance(connect.sender_node.value, str):
-        named = project.runtime.models.get(connect.sender_node.value.lower()) if connect.is_signalbox else None
-        if named:
-            return Sender(kind="model", name=named.label, model=named)
+        named_model = project.runtime.models.get(connect.sender_node.value.lower()) if connect.is_signalbox else None
+        if named_model:
+            return Sender(kind="model", name=named_model.label, model=named_model)
         return Sender(kind="string", name=connect.sender_node.value)
     if isinstance(connect.sender_node, ast.Call):
         model = project.get_model(connect.sender_path)
@@ -174,7 +174,7 @@ def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[
             "Write the sender as 'app_label.ModelName' of an installed app.",
             Severity.ERROR,
         )
-    wants = "the table's model, as Model.field.through" if signal == "m2m_changed" else "a model class"
+    expected = "the table's model, as Model.field.through" if signal == "m2m_changed" else "a model class"
     if sender.kind != "model" or sender.model is None:
         hint = (
             "Give it the table's model: sender=Model.field.through."
@@ -183,7 +183,7 @@ def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[
         )
         if sender.kind == "class":
             hint = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
-        return (f"{signal} is sent with {wants}; {_describe_sender(sender)} is none.", hint, Severity.ERROR)
+        return (f"{signal} is sent with {expected}; {_describe_sender(sender)} is none.", hint, Severity.ERROR)
     model = sender.model
     if model.swapped:
         return (

@@ -24,21 +24,21 @@ def wrong_signature(project: Project) -> Iterator[Fault]:
     reported: set[tuple[str, str, int]] = set()
     for connection in project.runtime.connections:
         key = (connection.signal, connection.path, connection.line)
-        sent = _get_sent_arguments(project, connection.signal)
-        if sent and connection.parameters is not None and key not in reported:
+        sent_arguments = _get_sent_arguments(project, connection.signal)
+        if sent_arguments and connection.parameters is not None and key not in reported:
             reported.add(key)
-            yield from _check_parameters(project, connection.parameters, sent, *key, connection.receiver)
+            yield from _check_parameters(project, connection.parameters, sent_arguments, *key, connection.receiver)
     for subscription in project.subscriptions:
         key = (subscription.signal, subscription.function.path, subscription.function.line)
-        sent = _get_sent_arguments(project, subscription.signal)
+        sent_arguments = _get_sent_arguments(project, subscription.signal)
         if (
-            sent
+            sent_arguments
             and key not in reported
             and not subscription.function.has_unknown_decorator
             and not subscription.after_commit
         ):
             yield from _check_parameters(
-                project, tuple(_iter_parameters(subscription)), sent, *key, subscription.receiver
+                project, tuple(_iter_parameters(subscription)), sent_arguments, *key, subscription.receiver
             )
 
 
@@ -54,18 +54,18 @@ def _get_sent_arguments(project: Project, signal: str) -> tuple[frozenset[str], 
     sends = [send for send in project.source.send_calls if send.signal == signal]
     if not sends or project.escapes(signal) or any(send.argument_names is None for send in sends):
         return None
-    named = [send.argument_names for send in sends if send.argument_names is not None]
+    argument_sets = [send.argument_names for send in sends if send.argument_names is not None]
     base = {"sender", "signal"}
-    return frozenset(base | frozenset.intersection(*named)), frozenset(base.union(*named))
+    return frozenset(base | frozenset.intersection(*argument_sets)), frozenset(base.union(*argument_sets))
 
 
 def _iter_parameters(subscription: Subscription) -> Iterator[Parameter]:
     arguments = subscription.function.parameters
-    listed = [*arguments.posonlyargs, *arguments.args]
+    positional = [*arguments.posonlyargs, *arguments.args]
     if subscription.function.is_method and subscription.connect and not subscription.connect.is_decorator:
-        listed = listed[1:]  # bound when it is connected
-    first_default = len(listed) - len(arguments.defaults)
-    for index, argument in enumerate(listed):
+        positional = positional[1:]  # bound when it is connected
+    first_default = len(positional) - len(arguments.defaults)
+    for index, argument in enumerate(positional):
         yield Parameter(
             name=argument.arg,
             kind="positional" if argument in arguments.posonlyargs else "keyword",
@@ -88,9 +88,9 @@ def _check_parameters(
     line: int,
     receiver: str,
 ) -> Iterator[Fault]:
-    always, ever = sent_arguments
+    always, possible = sent_arguments
     parameters = list(parameters)
-    named = {parameter.name for parameter in parameters if parameter.kind == "keyword"}
+    keyword_names = {parameter.name for parameter in parameters if parameter.kind == "keyword"}
     open_ended = any(parameter.kind == "kwargs" for parameter in parameters)
 
     def fault(message: str, reason: str, hint: str, severity: Severity = Severity.ERROR) -> Fault:
@@ -113,8 +113,8 @@ def _check_parameters(
             "Take the slash out of the signature.",
         )
     for parameter in parameters:
-        if parameter.kind == "keyword" and parameter.name not in ever:
-            meant = next(iter(difflib.get_close_matches(parameter.name, ever - named, 1, 0.75)), "")
+        if parameter.kind == "keyword" and parameter.name not in possible:
+            suggestion = next(iter(difflib.get_close_matches(parameter.name, possible - keyword_names, 1, 0.75)), "")
             if parameter.required and parameter.name == "self":
                 yield fault(
                     "Each send raises TypeError.",
@@ -125,21 +125,23 @@ def _check_parameters(
             elif parameter.required:
                 yield fault(
                     "Each send raises TypeError.",
-                    f"{signal} sends no {parameter.name}" + (f"; it sends {meant}." if meant else "."),
-                    f"Call it {meant}." if meant else f"Take {parameter.name} out, or give it a default.",
+                    f"{signal} sends no {parameter.name}" + (f"; it sends {suggestion}." if suggestion else "."),
+                    f"Call it {suggestion}." if suggestion else f"Take {parameter.name} out, or give it a default.",
                 )
-            elif meant:
+            elif suggestion:
                 yield fault(
                     f"{parameter.name} always has its default.",
-                    f"{signal} sends no {parameter.name}; it sends {meant}, which goes into **kwargs.",
-                    f"Call it {meant}.",
+                    f"{signal} sends no {parameter.name}; it sends {suggestion}, which goes into **kwargs.",
+                    f"Call it {suggestion}.",
                     Severity.WARNING,
                 )
-    rare = [p.name for p in parameters if p.kind == "keyword" and p.required and p.name in ever - always]
-    if rare:
-        yield _build_sometimes_fault(project, rare, signal, fault)
+    sometimes_missing = [
+        p.name for p in parameters if p.kind == "keyword" and p.required and p.name in possible - always
+    ]
+    if sometimes_missing:
+        yield _build_sometimes_fault(project, sometimes_missing, signal, fault)
     if not open_ended:
-        missing = sorted(always - named)
+        missing = sorted(always - keyword_names)
         yield fault(
             "Each send raises TypeError; with DEBUG on, connect() refuses it."
             if missing
@@ -151,7 +153,7 @@ def _check_parameters(
 
 
 def _build_sometimes_fault(project: Project, names: list[str], signal: str, build_fault: Callable[..., Fault]) -> Fault:
-    listed = " and ".join(names)
+    name_list = " and ".join(names)
     defaults = ", ".join(f"{name}=None" for name in names)
     if signal == "request_started":
         other = "ASGI" if "environ" in names else "WSGI"
@@ -159,18 +161,18 @@ def _build_sometimes_fault(project: Project, names: list[str], signal: str, buil
             f"Under {other} each request raises TypeError."
             if project.runtime.asgi
             else "Each request raises TypeError.",
-            f"Under WSGI request_started sends environ, under ASGI scope; {listed} is required here.",
+            f"Under WSGI request_started sends environ, under ASGI scope; {name_list} is required here.",
             f"Write {defaults}.",
         )
     if signal == "post_migrate":
         return build_fault(
             "manage.py flush raises TypeError, and so does the end of each TransactionTestCase.",
-            f"migrate sends {listed}, flush doesn't.",
+            f"migrate sends {name_list}, flush doesn't.",
             f"Write {defaults}.",
             Severity.WARNING,
         )
     return build_fault(
         "Some sends raise TypeError.",
-        f"Not every send of {signal} carries {listed}.",
+        f"Not every send of {signal} carries {name_list}.",
         f"Write {defaults}, or send it everywhere.",
     )
