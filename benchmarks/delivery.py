@@ -3,7 +3,7 @@
 One worker each, a receiver that does nothing, the database's fsync as it is (SQLite: WAL, synchronous FULL). The
 contestants take turns, round by round; the table has the medians, and of each ratio to ours the median of the rounds.
 
-    python benchmarks/delivery.py [--database sqlite|postgres|mariadb] [--number 2000] [--rounds 5] [--saving 60]
+    python benchmarks/delivery.py [--database sqlite|postgres|mariadb] [--number 2000] [--rounds 5] [--save-rounds 60]
 
 A contestant that is not installed is an error, unless `--without NAME` leaves it out: django-ox needs Python 3.12.
 procrastinate works on PostgreSQL alone; Celery is given the Redis of SIGNALBOX_TEST_REDIS, and no database.
@@ -42,21 +42,21 @@ PEERS = tuple(name for name in WORKER_COMMANDS if name != "signalbox")
 
 
 def main() -> None:
-    """Run every contestant on every database, and the cost of saving."""
+    """Run every contestant on every database, and the cost of save()."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--database", choices=tuple(TEST_DATABASES), action="append", help="default: sqlite and postgres"
     )
     parser.add_argument("--number", type=int, default=2000, help="deliveries of each contestant and round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the contest")
-    parser.add_argument("--saving", type=int, default=60, help="rounds of saving; 0: none")
+    parser.add_argument("--save-rounds", type=int, default=60, help="rounds of the measurement of save(); 0: none")
     parser.add_argument("--without", choices=PEERS, action="append", default=[], help="leave a peer out")
-    parser.add_argument("--run", choices=(*WORKER_COMMANDS, "saving"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=(*WORKER_COMMANDS, "save"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.number % 100:
         parser.error("--number is put in by transactions of 100")
-    if options.run == "saving":
-        measure_save(options.saving)
+    if options.run == "save":
+        measure_save(options.save_rounds)
     elif options.run:
         run_contestant(options.run, options.number)
     else:
@@ -102,8 +102,8 @@ def print_comparison(database: str, options: argparse.Namespace) -> None:
             f"{name:18}{statistics.median(rates[name]):14.0f}{span:>16}{ratio:>12.2f} x"
             f"{statistics.median(puts[name]):12.0f} us"
         )
-    if options.saving:
-        print(run_in_subprocess("saving", database, options), flush=True)
+    if options.save_rounds:
+        print(run_in_subprocess("save", database, options), flush=True)
 
 
 def run_in_subprocess(name: str, database: str, options: argparse.Namespace) -> str:
@@ -112,13 +112,21 @@ def run_in_subprocess(name: str, database: str, options: argparse.Namespace) -> 
         environment = {
             **os.environ,
             "SIGNALBOX_TEST_DB": TEST_DATABASES[database],
-            "SIGNALBOX_BENCH_PEER": "signalbox" if name == "saving" else name,
+            "SIGNALBOX_BENCH_PEER": "signalbox" if name == "save" else name,
             "SIGNALBOX_BENCH_NUMBER": str(options.number),
             "SIGNALBOX_BENCH_RESULT": str(Path(folder, "result")),
             "DJANGO_SETTINGS_MODULE": "benchmarks.peers.settings",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
         }
-        arguments = [__file__, "--run", name, "--number", str(options.number), "--saving", str(options.saving)]
+        arguments = [
+            __file__,
+            "--run",
+            name,
+            "--number",
+            str(options.number),
+            "--save-rounds",
+            str(options.save_rounds),
+        ]
         done = subprocess.run(
             [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True
         )

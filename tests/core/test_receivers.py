@@ -17,7 +17,7 @@ from signalbox.core import receivers
 from signalbox.core.receivers import get_connected_receivers
 from tests.shop.models import Order, Tag
 
-HERE = "tests/test_receivers.py:"
+HERE = "tests/core/test_receivers.py:"
 
 
 def listen(sender: object, **kwargs: object) -> None:

@@ -40,7 +40,7 @@ TABLES: Final = (
 )
 
 
-NOT_RECORDED: Final = "(untold)"
+NOT_RECORDED: Final = "(not recorded)"
 """A value of which a bulk operation tells only whose it is."""
 
 
@@ -166,11 +166,13 @@ def _get_field_name(sender: str) -> str:
 
 
 def assert_rows_match(sender: str = "shop.Tag", alias: str = "default") -> list[str]:
-    """Return the rows that are there, sorted, having made sure that the events tell of exactly these."""
-    there = read_rows(sender, alias)
-    told = replay_rows(sender, alias)
-    assert {key: NOT_RECORDED if told.get(key) == NOT_RECORDED else value for key, value in there.items()} == told
-    return sorted(there.values())
+    """Assert that replaying the events gives exactly the stored rows, and return these, sorted."""
+    stored_rows = read_rows(sender, alias)
+    replayed_rows = replay_rows(sender, alias)
+    assert replayed_rows == {
+        key: NOT_RECORDED if replayed_rows.get(key) == NOT_RECORDED else value for key, value in stored_rows.items()
+    }
+    return sorted(stored_rows.values())
 
 
 def count_signals(alias: str = "default") -> Counter[tuple[str, str]]:
