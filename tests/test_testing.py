@@ -70,7 +70,7 @@ def pay(**args: Any) -> None:
     order_paid.send(sender=None, **args)
 
 
-# ------------------------------------------------------------------ record
+# ------------------------------------------------------------------ capture_events
 
 
 @pytest.mark.django_db
@@ -148,6 +148,7 @@ def test_events_of_other_threads_are_collected_as_well() -> None:
 
 
 def test_blocks_within_each_other_collect_each_their_own() -> None:
+    original = PendingEvent.__init__
     with capture_events() as outer:
         order_paid.send(sender=None)
         with capture_events() as inner:
@@ -155,7 +156,7 @@ def test_blocks_within_each_other_collect_each_their_own() -> None:
     order_paid.send(sender=None)
 
     assert (2, 1) == (len(outer), len(inner))
-    assert "noted" not in PendingEvent.__init__.__qualname__
+    assert original is PendingEvent.__init__
 
 
 def test_a_fixture_collects_the_events_of_a_test(signalbox_events: RecordedEvents) -> None:
@@ -166,7 +167,7 @@ def test_a_fixture_collects_the_events_of_a_test(signalbox_events: RecordedEvent
 def test_recording_that_is_switched_off_can_be_collected_from_only_with_an_error() -> None:
     signalbox.stop_recording()
     try:
-        with pytest.raises(RuntimeError, match=r"signalbox\.install\(\)"), capture_events():
+        with pytest.raises(RuntimeError, match=r"Call signalbox\.start_recording\(\) first"), capture_events():
             pass
     finally:
         signalbox.start_recording()
@@ -327,10 +328,10 @@ def test_a_send_that_should_not_be_is_told() -> None:
     assert "instance=<Tag: steam>" in message
 
 
-# ------------------------------------------------------------------ quiet
+# ------------------------------------------------------------------ mute_receivers
 
 
-def test_receivers_of_a_quiet_signal_do_not_run() -> None:
+def test_receivers_of_a_muted_signal_do_not_run() -> None:
     signal = Signal()
     with connected(signal, listens):
         with mute_receivers(signal):
@@ -339,7 +340,7 @@ def test_receivers_of_a_quiet_signal_do_not_run() -> None:
         assert [(listens, "heard")] == signal.send(sender=None)
 
 
-def test_a_quiet_receiver_does_not_run_and_the_others_do() -> None:
+def test_a_muted_receiver_does_not_run_and_the_others_do() -> None:
     first, second = Signal(), Signal()
     with connected(first, fails, listens), connected(second, fails):
         with mute_receivers(fails):
@@ -360,7 +361,7 @@ class Station:
         self.heard += 1
 
 
-def test_a_method_a_partial_and_an_object_can_be_quiet() -> None:
+def test_a_method_a_partial_and_an_object_can_be_muted() -> None:
     signal, one, other = Signal(), Station(), Station()
     part = partial(Station.hear, other)
     with connected(signal, one.hear, other.hear, part, other):
@@ -372,7 +373,7 @@ def test_a_method_a_partial_and_an_object_can_be_quiet() -> None:
         assert (2, 3) == (one.heard, other.heard)
 
 
-def test_an_asynchronous_receiver_can_be_quiet() -> None:
+def test_an_asynchronous_receiver_can_be_muted() -> None:
     signal, heard = Signal(), []
 
     async def hear(sender: object, **kwargs: object) -> None:
@@ -385,19 +386,19 @@ def test_an_asynchronous_receiver_can_be_quiet() -> None:
 
 
 @pytest.mark.django_db
-def test_what_a_quiet_signal_tells_is_recorded_all_the_same() -> None:
+def test_a_muted_signal_is_recorded() -> None:
     with connected(post_save, fails), mute_receivers(post_save, pre_save), capture_events() as events:
         Tag.objects.create(name="steam")
 
     assert (["post_save"], []) == (events.signals, events[0].receivers)
 
 
-def test_signals_of_every_instance_can_be_quiet() -> None:
+def test_signals_of_every_instance_can_be_muted() -> None:
     with connected(post_init, fails, sender=Tag), mute_receivers(post_init):
         Tag(name="steam")
 
 
-def test_what_is_connected_meanwhile_stays_connected() -> None:
+def test_receivers_connected_within_the_block_stay_connected() -> None:
     signal = Signal()
     signal.connect(listens)
     with mute_receivers(signal):
@@ -411,7 +412,7 @@ def test_what_is_connected_meanwhile_stays_connected() -> None:
     assert [] == signal.receivers
 
 
-def test_quiet_blocks_stand_within_each_other_and_end_with_an_exception() -> None:
+def test_muting_blocks_can_be_nested_and_end_with_an_exception() -> None:
     original = Signal._live_receivers
     signal = Signal()
     with connected(signal, fails, listens):
@@ -424,7 +425,7 @@ def test_quiet_blocks_stand_within_each_other_and_end_with_an_exception() -> Non
             assert [] == signal.send(sender=None)
 
 
-def test_a_quiet_signal_is_quiet_in_every_thread() -> None:
+def test_a_signal_is_muted_in_every_thread() -> None:
     signal = Signal()
     answers = []
     with connected(signal, listens), mute_receivers(signal):
@@ -434,7 +435,7 @@ def test_a_quiet_signal_is_quiet_in_every_thread() -> None:
     assert [[]] == answers
 
 
-def test_quiet_refuses_what_can_not_be_heard() -> None:
+def test_a_target_that_cannot_be_muted_is_refused() -> None:
     name: Any = "post_save"
     with pytest.raises(TypeError, match="'post_save'; a signal or a receiver was expected"), mute_receivers(name):
         pass

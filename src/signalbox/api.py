@@ -1,8 +1,8 @@
-"""What a project's own code says to Signalbox: which work this is, and who does it."""
+"""Public functions for a project's own code: start a trace, and set the actor."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 
@@ -14,21 +14,29 @@ from signalbox.pipeline import exporter
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from django.contrib.auth.base_user import AbstractBaseUser
+
 
 class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
-    """Make what happens in the block one trace, called ``name``::
+    """Record the events of a block as one trace::
 
         with signalbox.trace("import prices", actor="nightly job"):
             ...
 
-    ``actor`` is a user or a text, ``kind`` a word of at most 16 letters. Within an event loop write
-    ``async with``: a block ended there by ``with`` leaves its events waiting for work outside of the loop.
-    An exception that leaves the block makes the trace's status ``failed``, and goes on.
+    In a coroutine use ``async with``: with ``with``, the events are not written before synchronous code runs.
+    One object can be used several times, also nested. An exception sets the status of the trace to ``failed`` and
+    is raised again.
 
-    Raises ``TypeError`` if ``name`` is no text, or ``actor`` neither a user nor a text.
+    Args:
+        name: Name of the trace. Secrets in it are redacted, and 200 characters are stored.
+        actor: User or name that performs the work; ``None`` keeps the actor unset.
+        kind: Kind of the trace, such as ``"cron"``; 16 characters are stored.
+
+    Raises:
+        TypeError: ``name`` is not a string, or ``actor`` is not a string or an authenticated user.
     """
 
-    def __init__(self, name: str, *, actor: Any = None, kind: str = "custom") -> None:
+    def __init__(self, name: str, *, actor: AbstractBaseUser | Actor | str | None = None, kind: str = "custom") -> None:
         if not isinstance(name, str):
             raise TypeError(
                 f"trace() was given {type(name).__name__} as name; a text was expected: trace('import prices')."
@@ -62,17 +70,25 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         await sync_to_async(exporter.finish_trace)(ended, "ok")
 
 
-def set_actor(actor: Any) -> None:
-    """Name who does the current work: a user or a text; ``None`` takes it back.
+def set_actor(actor: AbstractBaseUser | Actor | str | None) -> None:
+    """Set the actor of the current trace until the trace ends.
 
-    It holds until the current trace ends; outside of every trace, for the current thread or asynchronous task.
-    Raises ``TypeError`` for anything else, as for a user who has not logged in.
+    Outside a trace it is set for the current thread or asynchronous task.
+
+    Args:
+        actor: User or name that performs the work; ``None`` removes it, and a request's user is the actor again.
+
+    Raises:
+        TypeError: ``actor`` is not a string or an authenticated user.
     """
     tracing.get_current_trace().set_actor(None if actor is None else _to_actor(actor))
 
 
-def _to_actor(actor: Any) -> Actor:
+def _to_actor(actor: AbstractBaseUser | Actor | str) -> Actor:
     found = tracing.build_actor(actor.key, actor.label) if isinstance(actor, Actor) else tracing.actor_from_user(actor)
     if found is None:
         raise TypeError(f"{type(actor).__name__} is no actor; a user who has logged in, or a text, was expected.")
     return found
+
+
+__all__ = ["set_actor", "trace"]

@@ -1,7 +1,6 @@
-"""pytest: each test is a trace, named by its node id, and ``signalbox_events`` collects what it does.
+"""Plugin for pytest: each test is a trace with the test's node id as name, and a fixture captures its events.
 
-It does nothing where Signalbox is not among the project's installed apps, and imports nothing of Django before
-the project does.
+It does nothing if ``signalbox`` is not in ``INSTALLED_APPS``, and does not import Django before the project does.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def _is_recording() -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Begin the test's trace before its fixtures, and take care that it ends."""
+    """Start the test's trace before its fixtures are set up, and finish it in any case."""
     if not _is_recording():
         return (yield)
     from signalbox.instrumentation import test_runs
@@ -40,12 +39,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     try:
         return (yield)
     finally:
-        test_runs.finish_test(trace, "failed")  # unless it has ended: then a fixture failed
+        test_runs.finish_test(trace, "failed")  # if the trace is not finished yet, a fixture failed
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """End the test's trace with the test, while its database is still there."""
+    """Finish the test's trace with the test, while its database still exists."""
     trace = item.stash.get(_TRACE_KEY, None)
     if trace is None:
         return (yield)
@@ -61,7 +60,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.fixture
 def signalbox_events() -> Iterator[RecordedEvents]:
-    """The events of this test, as ``signalbox.testing.record()`` collects them."""
+    """Capture the events of the test, as ``signalbox.testing.capture_events()`` does."""
     from signalbox.testing import capture_events
 
     with capture_events() as events:

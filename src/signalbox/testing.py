@@ -1,6 +1,7 @@
-"""Tools for a project's own tests: what was sent, what was recorded, and which receivers stay quiet.
+"""Tools for a project's own tests: capture events, assert sends, mute receivers, run deliveries.
 
-None of them needs the database; ``assert_sent``, ``assert_not_sent`` and ``quiet`` do not even need recording.
+Only ``run_deliveries`` needs a database. ``assert_sent``, ``assert_not_sent`` and ``mute_receivers`` also work while
+nothing is recorded.
 """
 
 from __future__ import annotations
@@ -27,69 +28,69 @@ if TYPE_CHECKING:
     from signalbox.core.event import Actor, Outcome
     from signalbox.models import Delivery
 
-ANY: Final[Any] = ...
-"""Stands for every sender."""
+_ANY: Final[Any] = ...
+"""Default of parameters that match every sender."""
 
 
 # ------------------------------------------------------------------ what was recorded
 
 
 class RecordedEvent:
-    """One event, as far as it has come: while its transaction is open, its outcome is not known."""
+    """One recorded event. Its attributes are complete when its receivers have run and its transaction has ended."""
 
     def __init__(self, event: PendingEvent) -> None:
         self._event = event
 
     @property
     def signal(self) -> str:
-        """The signal's name as it is stored: ``"post_save"``, ``"shop.signals.order_paid"``, ``"bulk_create"``."""
+        """Name of the signal: ``"post_save"``, ``"shop.signals.order_paid"``, ``"bulk_create"``."""
         return self._event.signal
 
     @property
     def sender(self) -> str:
-        """The sender's label: ``"shop.Order"`` for a model, a dotted name for another class."""
+        """Label of the sender: ``"shop.Order"`` for a model, a dotted name for another class."""
         return self._event.sender
 
     @property
     def object_key(self) -> str:
-        """The primary key of the object it is about, as text; empty if it is about none."""
+        """Primary key of the event's object, as text; empty without an object."""
         return self._event.key
 
     @property
     def object_label(self) -> str:
-        """What that object calls itself."""
+        """The object's ``str()``; empty without an object."""
         return self._event.label
 
     @property
     def actor(self) -> Actor | None:
-        """Who did it, if that was known."""
+        """The actor, with ``key`` and ``label``; ``None`` if unknown."""
         return self._event.actor
 
     @property
     def outcome(self) -> Outcome | None:
-        """What became of it; ``None`` while that is open, and for a change whose transaction was committed."""
+        """``rolled_back``, ``failed`` or ``sent``; ``None`` for a change that is committed or can still be."""
         return self._event.outcome
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """The arguments of the send, as they are stored: bounded, and without secrets."""
+        """Arguments of the send as they are stored: JSON values, limited in size, with secrets redacted."""
         args = self._event.args
         return json.loads(args) if isinstance(args, str) else args or {}
 
     @property
     def changes(self) -> Mapping[str, Any]:
-        """Fields of the row: ``[old, new]`` for an update, the value for what was created or deleted."""
+        """By field name: ``[old, new]`` for an updated row, the value for a created or deleted row."""
         change = self._event.change
         return {} if change is None else diff.describe(change)[1]
 
     @property
     def receivers(self) -> list[str]:
-        """The dotted names of the receivers that ran, in their order."""
+        """Dotted names of the receivers that ran, in order."""
         return [run.location.name for run in self._event.receiver_calls or ()]
 
     @property
     def errors(self) -> list[str]:
-        """What receivers raised, as ``Type: message``."""
+        """Exceptions of receivers, as ``"Type: message"``."""
         return [run.error for run in self._event.receiver_calls or () if run.error is not None]
 
     def __repr__(self) -> str:
@@ -98,7 +99,7 @@ class RecordedEvent:
 
 
 class RecordedEvents(Sequence[RecordedEvent]):
-    """The events of a block, in the order in which they began."""
+    """Events of a block, in the order in which they started."""
 
     def __init__(self, events: list[PendingEvent]) -> None:
         self._events = events
@@ -117,23 +118,28 @@ class RecordedEvents(Sequence[RecordedEvent]):
             return RecordedEvents(self._events[index])
         return RecordedEvent(self._events[index])
 
-    def filter(self, signal: Signal | str | None = None, sender: Any = ANY) -> RecordedEvents:
-        """Return the events of ``signal`` (itself, or its name) and of ``sender`` (a class, or its label)."""
+    def filter(self, signal: Signal | str | None = None, sender: object = _ANY) -> RecordedEvents:
+        """Return the events of a signal and a sender.
+
+        Args:
+            signal: The signal or its name; ``None`` for every signal.
+            sender: The sender or its label; every sender by default.
+        """
         names = None if signal is None else {signal} if isinstance(signal, str) else {_get_signal_name(signal)}
         label = (
-            ANY if sender is ANY else sender if isinstance(sender, str) else signal_arguments.get_sender_label(sender)
+            _ANY if sender is _ANY else sender if isinstance(sender, str) else signal_arguments.get_sender_label(sender)
         )
         return RecordedEvents(
             [
                 draft
                 for draft in self._events
-                if (names is None or draft.signal in names) and (label is ANY or draft.sender == label)
+                if (names is None or draft.signal in names) and (label is _ANY or draft.sender == label)
             ]
         )
 
     @property
     def signals(self) -> list[str]:
-        """The names of the signals, one for each event."""
+        """Name of the signal of each event."""
         return [draft.signal for draft in self._events]
 
     def __repr__(self) -> str:
@@ -142,13 +148,16 @@ class RecordedEvents(Sequence[RecordedEvent]):
 
 @contextmanager
 def capture_events() -> Iterator[RecordedEvents]:
-    """Collect the events of the block, those of every thread, as they are recorded::
+    """Capture the events that are recorded in a block, in every thread::
 
-        with record() as events:
+        with capture_events() as events:
             order.save()
-        assert events.of("post_save", Order)[0].changes == {"status": ["open", "paid"]}
+        assert events.filter("post_save", Order)[0].changes == {"status": ["open", "paid"]}
 
-    What the setting ``SIGNALBOX`` leaves out is not there. Raises ``RuntimeError`` if nothing is recorded at all.
+    Events that the setting ``SIGNALBOX`` excludes are not captured.
+
+    Raises:
+        RuntimeError: recording is stopped.
     """
     if not install.is_recording():
         raise RuntimeError(
@@ -161,7 +170,7 @@ def capture_events() -> Iterator[RecordedEvents]:
         original(self, *args, **kwargs)
         drafts.append(self)
 
-    # Every event begins here, wherever it is written in the end; outside of the block that costs nothing.
+    # Every event is created by this method. Outside of the block it is not patched, so recording pays nothing.
     PendingEvent.__init__ = collecting_init  # type: ignore[method-assign]
     try:
         yield RecordedEvents(drafts)
@@ -175,24 +184,33 @@ def capture_events() -> Iterator[RecordedEvents]:
 class Send(NamedTuple):
     """One send of a signal."""
 
-    sender: Any
-    """The sender itself."""
+    sender: object
+    """The sender itself, not its label."""
     args: dict[str, Any]
-    """The arguments themselves."""
+    """The keyword arguments of the send."""
 
 
 @contextmanager
-def assert_sent(signal: Signal, /, *, sender: Any = ANY, times: int | None = None, **args: Any) -> Iterator[list[Send]]:
-    """Check that ``signal`` is sent in the block::
+def assert_sent(
+    signal: Signal, /, *, sender: object = _ANY, times: int | None = None, **args: object
+) -> Iterator[list[Send]]:
+    """Assert that a signal is sent in a block::
 
         with assert_sent(post_save, sender=Order, created=True, times=1) as sends:
             Order.objects.create()
         sends[0].args["instance"]
 
-    ``sender`` is the sender or its label (``"shop.Order"``), ``args`` are arguments that the send must carry; both
-    stand for any if they are left out. ``times`` is how often, at least once if it is left out. The sends that fit are
-    in the list. Raises ``AssertionError``, which tells of the sends that did not fit; ``TypeError`` if ``signal`` is
-    no signal. An exception that leaves the block goes on unchecked.
+    The list of matching sends is filled at the end of the block. An exception in the block skips the assertion.
+
+    Args:
+        signal: The signal.
+        sender: The sender or its label (``"shop.Order"``); every sender by default.
+        times: Number of matching sends; at least one by default.
+        **args: Arguments of a matching send, compared with ``==``.
+
+    Raises:
+        AssertionError: the number of matching sends is wrong. The message lists the sends that happened.
+        TypeError: ``signal`` is not a ``django.dispatch.Signal``.
     """
     with _capture_sends(signal) as every:
         fitting: list[Send] = []
@@ -208,10 +226,17 @@ def assert_sent(signal: Signal, /, *, sender: Any = ANY, times: int | None = Non
 
 
 @contextmanager
-def assert_not_sent(signal: Signal, /, *, sender: Any = ANY, **args: Any) -> Iterator[None]:
-    """Check that ``signal`` is not sent in the block, from ``sender`` and with ``args`` where they are given.
+def assert_not_sent(signal: Signal, /, *, sender: object = _ANY, **args: object) -> Iterator[None]:
+    """Assert that a signal is not sent in a block. Parameters and errors are those of ``assert_sent``.
 
-    Raises as ``assert_sent`` does.
+    Args:
+        signal: The signal.
+        sender: The sender or its label; every sender by default.
+        **args: Arguments of a matching send; any arguments by default.
+
+    Raises:
+        AssertionError: a matching send happened.
+        TypeError: ``signal`` is not a ``django.dispatch.Signal``.
     """
     with _capture_sends(signal) as every:
         yield
@@ -226,14 +251,14 @@ def assert_not_sent(signal: Signal, /, *, sender: Any = ANY, **args: Any) -> Ite
 
 @contextmanager
 def _capture_sends(signal: Signal) -> Iterator[list[Send]]:
-    """Note every send of ``signal``, around whatever else watches it; no receiver is connected."""
+    """Capture every send of ``signal``, without connecting a receiver."""
     _check_signal(signal)
     every: list[Send] = []
 
     def wrap(inner: Callable[..., Any]) -> Callable[..., Any]:
         def send(sender: Any, **named: Any) -> Any:
             every.append(Send(sender, named))
-            return inner(sender, **named)  # of an asynchronous way, what is to be awaited
+            return inner(sender, **named)  # of an asynchronous method, a coroutine
 
         return markcoroutinefunction(send) if iscoroutinefunction(inner) else send
 
@@ -245,7 +270,7 @@ def _capture_sends(signal: Signal) -> Iterator[list[Send]]:
         yield every
     finally:
         for method, own in ours.items():
-            if state.get(method) is own:  # else recording was installed anew meanwhile
+            if state.get(method) is own:  # otherwise recording was started again in the block
                 if before[method] is None:
                     del state[method]
                 else:
@@ -268,7 +293,7 @@ def _get_signal_name(signal: Signal) -> str:
 
 
 def _find_differences(send: Send, sender: Any, args: Mapping[str, Any]) -> list[str]:
-    """Say in what ``send`` differs from what was expected."""
+    """Return the differences between a send and the expectation, as texts."""
     differences = []
     if not _matches_sender(send.sender, sender):
         differences.append(f"sender is {_format_sender(send.sender)}")
@@ -281,7 +306,7 @@ def _find_differences(send: Send, sender: Any, args: Mapping[str, Any]) -> list[
 
 
 def _matches_sender(sent: Any, expected: Any) -> bool:
-    if expected is ANY or sent is expected:
+    if expected is _ANY or sent is expected:
         return True
     return isinstance(expected, str) and (
         _is_equal(sent, expected) or signal_arguments.get_sender_label(sent) == expected
@@ -293,7 +318,7 @@ def _is_equal(value: Any, expected: Any) -> bool:
 
 
 MAX_SHOWN: Final = 10
-"""Sends that a message tells."""
+"""Maximum number of sends in a message."""
 
 _repr = Repr()
 _repr.maxother = _repr.maxstring = 80
@@ -312,7 +337,7 @@ def _format_count(number: int) -> str:
 
 
 def _format_expectation(sender: Any, args: Mapping[str, Any]) -> str:
-    words = "" if sender is ANY else f" from {sender if isinstance(sender, str) else _format_sender(sender)}"
+    words = "" if sender is _ANY else f" from {sender if isinstance(sender, str) else _format_sender(sender)}"
     if args:
         words += " with " + ", ".join(f"{name}={_format_value(value)}" for name, value in args.items())
     return words
@@ -339,27 +364,33 @@ def _format_sends(signal: Signal, all_sends: list[Send], sender: Any, args: Mapp
     return "\nIt was sent:" + "".join(lines)
 
 
-# ------------------------------------------------------------------ receivers that stay quiet
+# ------------------------------------------------------------------ muted receivers
 
 
 @contextmanager
-def mute_receivers(*targets: Signal | Callable[..., Any]) -> Iterator[None]:
-    """Keep receivers from running in the block: those of a signal, or one receiver of whatever signals::
+def mute_receivers(*targets: Signal | Callable[..., object]) -> Iterator[None]:
+    """Do not call receivers in a block: those of a signal, or one receiver of any signal::
 
-        with quiet(post_save, send_invoice):
+        with mute_receivers(post_save, send_invoice):
             Order.objects.create()
 
-    Signals are still sent, and recorded; nothing is disconnected, so that everything is as before afterwards, also
-    what was connected meanwhile. It holds for every thread, and blocks may stand within each other.
-    Raises ``TypeError`` if one of ``what`` is neither a signal nor callable, or if there is none.
+    Signals are still sent and recorded, and nothing is disconnected. It applies to every thread. Blocks can be nested.
+
+    Args:
+        *targets: Signals and receivers.
+
+    Raises:
+        TypeError: a target is neither a signal nor callable, or there is no target.
     """
     signals = [one for one in targets if isinstance(one, Signal)]
     silent = [one for one in targets if not isinstance(one, Signal)]
     if not targets:
-        raise TypeError("quiet() was given nothing; signals or receivers were expected: quiet(post_save).")
+        raise TypeError(
+            "mute_receivers() was given nothing; signals or receivers were expected: mute_receivers(post_save)."
+        )
     for one in silent:
         if not callable(one):
-            raise TypeError(f"quiet() was given {_format_value(one)}; a signal or a receiver was expected.")
+            raise TypeError(f"mute_receivers() was given {_format_value(one)}; a signal or a receiver was expected.")
     original: Any = Signal._live_receivers
 
     def live_receivers(self: Signal, sender: Any) -> Any:
@@ -367,7 +398,7 @@ def mute_receivers(*targets: Signal | Callable[..., Any]) -> Iterator[None]:
             return [], []
         found = original(self, sender)
         return tuple(
-            [one for one in part if not any(_is_same_receiver(one, hushed) for hushed in silent)] for part in found
+            [one for one in part if not any(_is_same_receiver(one, muted) for muted in silent)] for part in found
         )
 
     Signal._live_receivers = live_receivers  # type: ignore[method-assign]
@@ -378,10 +409,36 @@ def mute_receivers(*targets: Signal | Callable[..., Any]) -> Iterator[None]:
 
 
 def _is_same_receiver(receiver: Any, muted: Any) -> bool:
-    """Tell whether both are the same receiver; a method is made anew each time that it is asked for."""
+    """Return True if both are the same receiver. Each access to a method creates a new bound method."""
     if isinstance(receiver, MethodType) and isinstance(muted, MethodType):
         return receiver.__self__ is muted.__self__ and receiver.__func__ is muted.__func__
     return receiver is muted
+
+
+# ------------------------------------------------------------------ durable receivers
+
+
+def run_deliveries(*receivers: str, using: str | None = None, limit: int = 1000) -> list[Delivery]:
+    """Run pending deliveries in the order of their events, and return those that ran::
+
+        order.save()
+        [delivery] = run_deliveries()
+
+    A delivery that is not due yet runs too, and so do deliveries that receivers cause. It needs the database. In a
+    ``TestCase``, deliveries of the open transaction run as well.
+
+    Args:
+        *receivers: Dotted names of durable receivers; deliveries of all receivers by default.
+        using: Alias of the database; by default every database that the test has used.
+        limit: Maximum number of deliveries.
+
+    Raises:
+        RuntimeError: ``limit`` is exceeded, because receivers cause each other's deliveries, or a delivery waits for a
+            dead letter. An exception of a receiver is raised too, and its delivery stays pending.
+    """
+    from signalbox.outbox import run_pending  # models can be imported only when the apps are ready
+
+    return run_pending.run_deliveries(*receivers, using=using, limit=limit)
 
 
 __all__ = [
@@ -390,24 +447,7 @@ __all__ = [
     "Send",
     "assert_not_sent",
     "assert_sent",
-    "mute_receivers",
     "capture_events",
+    "mute_receivers",
+    "run_deliveries",
 ]
-
-
-# ------------------------------------------------------------------ durable receivers
-
-
-def run_deliveries(*receivers: str, using: str | None = None, limit: int = 1000) -> list[Delivery]:
-    """Run what waits for durable receivers, in the order of its events, and return what was run::
-
-        order.save()
-        [delivery] = run_deliveries()
-
-    Times don't matter: a retry is run at once. ``receivers`` are dotted names; others are left alone. What receivers
-    cause in turn is run as well. A receiver's error is raised, and its delivery waits on; ``RuntimeError`` is raised
-    after ``limit`` deliveries, for receivers that cause each other. This one needs the database.
-    """
-    from signalbox.outbox import run_pending  # its models can be imported when the apps are there
-
-    return run_pending.run_deliveries(*receivers, using=using, limit=limit)

@@ -500,9 +500,9 @@ def test_configuring_what_is_not_there_says_what_is() -> None:
     with pytest.raises(ValueError, match=r"has no field .notes. that is recorded; it has customer, "):
         signalbox.configure_model(Order, exclude=["notes"])
     with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
-        signalbox.configure_model(Order, hide=["note"])
+        signalbox.configure_model(Order, hide=["note"])  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="was expected"):
-        signalbox.configure_model(Order, record="no")
+        signalbox.configure_model(Order, record="no")  # type: ignore[arg-type]
 
 
 def test_a_wrong_setting_of_models_is_told_by_the_checks() -> None:

@@ -67,7 +67,10 @@ def get_recorded_signals() -> dict[Signal, str]:
 
 
 def start_recording() -> None:
-    """Record what the setting asks for, from now on. Calling it again takes up a changed setting."""
+    """Start recording in this process, as the setting ``SIGNALBOX`` says.
+
+    The app does so on start. Call it after ``stop_recording()``, or again to apply a changed setting.
+    """
     stop_recording()
     recording_filter = _state.recording_filter = RecordingFilter(conf.get())
     for name, entry in catalog.BUILTIN_SIGNALS.items():
@@ -123,7 +126,10 @@ deliveries.on_subscription(update_subscriptions)
 
 
 def stop_recording() -> None:
-    """Record nothing any more: every class, signal and connection is as Django made it."""
+    """Stop recording in this process, and remove every patch from Django's classes, signals and connections.
+
+    Pending events of open transactions are written first. Tables and recorded events stay.
+    """
     if _state.recording_filter is None:
         return
     unit_of_work.flush_all()
@@ -162,9 +168,14 @@ def discover_signals() -> None:
 
 
 def register_signal(signal: Signal, name: str) -> None:
-    """Record ``signal`` under ``name``: for signals that no installed app's module holds.
+    """Record the sends of a signal under a name. Signals in modules of installed apps need no registration.
 
-    Raises ``TypeError`` if it is no signal.
+    Args:
+        signal: The signal.
+        name: Name in the event log, such as ``"shop.signals.order_paid"``; 200 characters are stored.
+
+    Raises:
+        TypeError: ``signal`` is not a ``django.dispatch.Signal``.
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"register_signal() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")

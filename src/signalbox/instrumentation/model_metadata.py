@@ -6,7 +6,7 @@ import logging
 from functools import cache
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from django.apps import apps
 from django.db.models import Field, Model
@@ -243,11 +243,28 @@ def _get_model_labels(field: Any, model: type[Model]) -> set[str]:
 _model_options = conf.configured_models
 
 
-def configure_model(model: type[Model], **options: Any) -> None:
-    """Say how one model is recorded: ``exclude`` and ``redact`` list fields, ``record=False`` leaves it out.
+class ModelOptions(TypedDict, total=False):
+    """Keyword arguments of ``configure_model``."""
 
-    The setting's ``MODELS`` does the same and wins. Raises ``TypeError`` for an option that there is not, and
-    ``ValueError`` for a field that the model has not.
+    exclude: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    redact: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    record: bool
+
+
+def configure_model(model: type[Model], **options: Unpack[ModelOptions]) -> None:
+    """Set how changes of one model are recorded. The setting's ``MODELS`` takes precedence.
+
+    Call it in ``AppConfig.ready()``. Another call for the same model replaces the options of the first.
+
+    Args:
+        model: The model class.
+        exclude: Names of fields that are not recorded.
+        redact: Names of fields of which only the fact of a change is recorded, not the values.
+        record: ``False`` records no events of the model.
+
+    Raises:
+        TypeError: an option is unknown or has a wrong type.
+        ValueError: the model has no such field, or it is not stored in the model's table.
     """
     if not conf.is_valid_model_options(options):
         raise TypeError(
@@ -259,7 +276,7 @@ def configure_model(model: type[Model], **options: Any) -> None:
             raise ValueError(
                 f"{model._meta.label} has no field {field!r} that is recorded; it has {', '.join(sorted(names))}."
             )
-    _model_options[model._meta.label_lower] = options
+    _model_options[model._meta.label_lower] = dict(options)
     clear_cache()
 
 

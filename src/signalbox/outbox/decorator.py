@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.apps import apps
@@ -15,17 +15,11 @@ from django.db import transaction
 from django.db.models import Model
 from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
-from django.utils.module_loading import import_string
 
-from signalbox.core import catalog
 from signalbox.core.receivers import make_id
-from signalbox.outbox.registry import DurableOptions, SenderSpec, register_durable
+from signalbox.outbox.registry import DurableOptions, register_durable, resolve_signal
 from signalbox.outbox.source import OUTBOX
 from signalbox.pipeline import deliveries
-
-if TYPE_CHECKING:
-
-    pass
 
 ReceiverT = TypeVar("ReceiverT", bound=Callable[..., Any])
 
@@ -33,24 +27,40 @@ ReceiverT = TypeVar("ReceiverT", bound=Callable[..., Any])
 def receiver(
     signal: Signal | str | Sequence[Signal | str],
     *,
-    sender: SenderSpec = None,
+    sender: object = None,
     weak: bool = True,
     dispatch_uid: object = None,
     after_commit: bool = False,
     durable: bool = False,
     **options: Unpack[DurableOptions],
 ) -> Callable[[ReceiverT], ReceiverT]:
-    """Connect a receiver, as ``django.dispatch.receiver`` does, and more::
+    """Return a decorator that connects a receiver, like ``django.dispatch.receiver``::
 
         @signalbox.receiver(post_save, sender="shop.Order", durable=True)
         def send_invoice(sender, instance, created, **kwargs): ...
 
-    ``signal`` may be a list, and the name of a built-in signal. ``sender`` may be ``"app.Model"`` for any signal.
-    ``after_commit=True`` calls the receiver in this process once the open transaction is committed, and not if it is
-    rolled back. ``durable=True`` lets a worker call it: after the commit, at least once, in order, with retries.
+    A durable receiver runs in a worker after the commit: at least once, in order, and with retries.
 
-    Raises ``NotDurable`` for a receiver or signal that cannot be, ``TypeError`` and ``ValueError`` for options that
-    are not understood.
+    Args:
+        signal: A signal, the name of a built-in one (``"post_save"``, ``"bulk_create"``), or a list of them.
+        sender: Sender, or a model's label (``"shop.Order"``) for any signal; ``None`` for every sender.
+        weak: As for ``Signal.connect``. A durable receiver ignores it.
+        dispatch_uid: As for ``Signal.connect``. A durable receiver ignores it.
+        after_commit: Call the receiver in this process after the open transaction is committed.
+        durable: Run the receiver in a worker after the commit.
+        retries: Attempts after the first one, 8 by default.
+        backoff: Seconds before the first retry, doubled for each next one; 10 by default. Or a function that returns
+            the seconds for an attempt (1, 2, ...).
+        key: What deliveries are ordered by: ``"pk"`` for the object (default), the name of a field or argument, a
+            function of these values, or ``None`` for no order.
+        timeout: Seconds that an attempt may take, 300 by default; ``None`` for no limit.
+        on_dead: ``"block"`` (default) holds back later deliveries with the key of a dead letter, ``"skip"`` does not.
+        queue: Name of the queue, at most 64 characters; ``"default"`` by default.
+
+    Raises:
+        CannotBeDurable: the receiver, signal or sender cannot be used with ``durable=True``.
+        TypeError: an option is unknown or does not fit the others, or a signal is not a signal.
+        ValueError: the value of an option is invalid.
     """
     _check_options(after_commit, durable, options)
     signals = [signal] if isinstance(signal, Signal | str) else list(signal)
@@ -96,6 +106,7 @@ def _check_options(after_commit: bool, durable: bool, options: Mapping[str, Any]
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
+
 _OPTION_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "retries": (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number, 0 or more,"),
     "backoff": (lambda v: callable(v) or (_is_number(v) and v > 0), "seconds, or a function of the attempt,"),
@@ -111,25 +122,7 @@ def _check_model_label(sender: str) -> None:
         raise ValueError(f"sender={sender!r} names no model; 'app.Model' was expected.")
 
 
-def resolve_signal(signal: Signal | str) -> Signal:
-    """Return the signal itself.
-
-    Raises ``TypeError`` for the name of a bulk operation, for which Django sends nothing.
-    """
-    if isinstance(signal, Signal):
-        return signal
-    entry = catalog.BUILTIN_SIGNALS.get(signal)
-    if entry is not None and not entry.path:
-        raise TypeError(
-            f"Django sends no signal for {signal!r}: only a durable receiver hears of it, add durable=True."
-        )
-    found = catalog.import_signal(entry) if entry is not None else import_string(signal)
-    if not isinstance(found, Signal):
-        raise TypeError(f"{signal!r} is a {type(found).__name__}; a signal, or the name of one, was expected.")
-    return found
-
-
-def _connect(signal: Signal, target: Callable[..., Any], sender: SenderSpec, weak: bool, uid: object) -> None:
+def _connect(signal: Signal, target: Callable[..., Any], sender: object, weak: bool, uid: object) -> None:
     if isinstance(sender, str) and not isinstance(signal, ModelSignal):
         app, model = sender.split(".")
         apps.lazy_model_operation(partial(_connect_model, signal, target, weak, uid), (app, model.lower()))
@@ -139,6 +132,7 @@ def _connect(signal: Signal, target: Callable[..., Any], sender: SenderSpec, wea
 
 def _connect_model(signal: Signal, target: Callable[..., Any], weak: bool, uid: object, model: type[Model]) -> None:
     signal.connect(target, sender=model, weak=weak, dispatch_uid=uid)
+
 
 _after_commit_wrappers: weakref.WeakValueDictionary[tuple[object, bool], Callable[..., None]] = (
     weakref.WeakValueDictionary()
@@ -189,3 +183,6 @@ def _get_commit_alias(arguments: Mapping[str, Any]) -> str:
     about = arguments.get("instance", arguments.get("user"))
     alias: str | None = about._state.db if isinstance(about, Model) else None
     return alias or "default"
+
+
+__all__ = ["receiver"]

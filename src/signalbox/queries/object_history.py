@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, cast, overload
 
 from django.apps import apps
 from django.conf import settings
@@ -32,16 +32,16 @@ FETCH_SIZE: Final = 100
 
 
 class ObjectState(Mapping[str, Any]):
-    """What an object's fields held at a time, as they are recorded: a mapping of field to JSON value.
+    """Values of an object's fields at one time: a mapping of field names to JSON values.
 
-    ``UNKNOWN`` stands for a value that no event tells. An object that was not there has no fields.
+    A value that cannot be derived from the events is ``UNKNOWN``. The mapping is empty if the object did not exist.
     """
 
     def __init__(self, at: dt.datetime, values: Mapping[str, Any] | None) -> None:
         self.at = at
-        """The time."""
+        """The time, an aware datetime."""
         self.exists = values is not None
-        """Whether the object was there."""
+        """Whether the object existed."""
         self._values = values or {}
 
     def __getitem__(self, name: str) -> Any:
@@ -58,16 +58,28 @@ class ObjectState(Mapping[str, Any]):
 
     @property
     def unknown_fields(self) -> frozenset[str]:
-        """Names of the fields whose value no event tells."""
+        """Names of the fields with the value ``UNKNOWN``."""
         return frozenset(name for name, value in self._values.items() if value is UNKNOWN)
 
 
-def history(instance_or_model: Model | type[Model], pk: Any = None, *, using: str | None = None) -> ObjectHistory:
-    """Return the history of an object, given itself or its model and primary key: ``history(order)``,
-    ``history(Order, 17)``. The object may have been deleted.
+@overload
+def history(instance_or_model: Model, pk: object = None, *, using: str | None = None) -> ObjectHistory: ...
 
-    ``using`` is the alias of the database that it is written to; without it the routers are asked.
-    Raises ``TypeError`` if ``subject`` is neither, or a model that another one replaces, or if there is no key.
+
+@overload
+def history(instance_or_model: type[Model], pk: object, *, using: str | None = None) -> ObjectHistory: ...
+
+
+def history(instance_or_model: Model | type[Model], pk: object = None, *, using: str | None = None) -> ObjectHistory:
+    """Return the history of one object, which may be deleted: ``history(order)`` or ``history(Order, 17)``.
+
+    Args:
+        instance_or_model: The object, or its model.
+        pk: Primary key; required with a model. A composite key is a tuple.
+        using: Alias of the database that the object is written to. By default the routers choose it.
+
+    Raises:
+        TypeError: the first argument is neither an object nor a model, the model is swapped out, or the key is missing.
     """
     if isinstance(instance_or_model, Model):
         key = instance_or_model.pk if pk is None else pk
@@ -87,20 +99,19 @@ def history(instance_or_model: Model | type[Model], pk: Any = None, *, using: st
             f"{instance_or_model._meta.label} is not in use: {instance_or_model._meta.swapped} replaces it."
         )
     if pk is None:
-        raise TypeError(
-            f"history({instance_or_model.__name__}) lacks the primary key: write history({instance_or_model.__name__}, 17)."
-        )
+        name = instance_or_model.__name__
+        raise TypeError(f"history({name}) lacks the primary key: write history({name}, 17).")
     return ObjectHistory(instance_or_model, pk, using or router.db_for_write(instance_or_model))
 
 
 class ObjectHistory:
-    """The events of one object, newest first: an iterable, read from the database each time."""
+    """Events of one object, newest first. Each iteration reads them from the database."""
 
     def __init__(self, model: type[Model], pk: Any, using: str) -> None:
         self.model = model
         self.pk = _normalize_pk(model, pk)
         self.using = using
-        """Alias of the database that the object is written to, where its events lie."""
+        """Alias of the database that the object and its events are written to."""
         self.key = model_metadata.get_metadata(model).format_key(self.pk)
 
     def __iter__(self) -> Iterator[Event]:
@@ -110,11 +121,15 @@ class ObjectHistory:
         return f"<history of {self.model._meta.label} {self.key}>"
 
     def events(self, *, before: int | None = None, limit: int | None = None) -> Iterator[Event]:
-        """Return its events, newest first: at most ``limit``, with ids below ``before``.
+        """Return the object's events, newest first.
 
-        Bulk operations that touched it are among them, and many-to-many changes from either side. Those are found by
-        their model and then looked into one by one: a model with millions of them takes its time. One that left out
-        keys, and so may have touched it, is marked ``uncertain``.
+        Bulk operations on the object and many-to-many changes from both sides are included. They are found by model
+        and then checked one by one, which is slow for a model with millions of them. An event with omitted keys that
+        may concern the object has ``event.uncertain = True``.
+
+        Args:
+            before: Return only events with an id below this one.
+            limit: Maximum number of events; ``None`` for all.
         """
         found = self._get_candidates()
         if before is not None:
@@ -122,19 +137,26 @@ class ObjectHistory:
         return islice(self._filter_relevant(found.order_by("-id").iterator(chunk_size=500)), limit)
 
     def as_of(self, when: dt.datetime) -> ObjectState:
-        """Return the object's fields as they were at ``when``.
+        """Return the values of the object's fields at a time.
 
-        A field's value is what the last event up to then says; without one, what the first event after it says was
-        there before; without that either, what the database holds now, as nothing recorded has changed it since.
-        Raises ``TypeError`` for anything but an aware datetime; where ``USE_TZ`` is off, a naive one is read in the
-        current time zone.
+        A field has the value of the last event before the time. Without one, it has the old value of the next event.
+        Without both, it has the current value in the database, because no recorded event has changed it since.
+
+        Args:
+            when: An aware datetime. With ``USE_TZ = False`` also a naive one, in the current time zone.
+
+        Raises:
+            TypeError: ``when`` is not such a datetime.
         """
         return self._build_state(
             when, self._build_row_effects(self._get_events_for_state(when)), self._get_current_values()
         )
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
-        """Return ``{field: [value at start, at end]}`` for the fields that differ; ``None`` where it was not there."""
+        """Return the fields whose values differ between two times, as ``{field: [value at start, value at end]}``.
+
+        ``None`` is the value of a field while the object did not exist. For times and errors see ``as_of()``.
+        """
         steps, present = self._build_row_effects(self), self._get_current_values()
         old, new = self._build_state(start, steps, present), self._build_state(end, steps, present)
         names = list(dict.fromkeys([*old, *new]))

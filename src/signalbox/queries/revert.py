@@ -28,17 +28,22 @@ REPLACEMENT_CHARACTER: Final = "\ufffd"
 
 
 class RevertError(Exception):
-    """The event can't be reverted."""
+    """An event cannot be reverted. The message gives the reason."""
 
 
 def revert(event: Event) -> models.Model:
-    """Put back what ``event`` changed and return the object as it is then.
+    """Undo the change of an event, and return the object as it is afterwards.
 
-    An update's old values are written by ``save(update_fields=…)``, a deleted object is saved anew with its key, keys
-    that were added to a many-to-many relation are removed and the other way round. What other events have changed since
-    in the same fields is overwritten. Raises ``RevertError``, with nothing done, if the event changed nothing, created
-    its object, did not record what is needed (a field that is gone, hidden, left out or too long to have been kept
-    whole), or if the database refuses.
+    The old values of an update are written by ``save(update_fields=...)``. A deleted object is created again with its
+    primary key. Keys added to a many-to-many relation are removed, and removed ones are added. Later changes of the
+    same fields are overwritten. The revert runs in a transaction and is recorded as an event of its own.
+
+    Args:
+        event: A committed event of an update, a deletion or a many-to-many change.
+
+    Raises:
+        RevertError: the event changed nothing or created its object, a value was not recorded completely (redacted,
+            excluded or too long), the object or field does not exist, or the database refuses. Nothing is changed.
     """
     if event.outcome != "committed":
         raise RevertError(f"Event {event.pk} was not committed ({event.outcome}): there is nothing to put back.")
@@ -307,3 +312,6 @@ def _may_be_big_integer(text: str) -> bool:
     """Tell whether ``text`` may stand for a number beyond 64 bits."""
     found = BIG_INTEGER_PATTERN.match(text)
     return found is not None and (found[1] is None or not -(2**63) <= int(found[1]) < 2**63)
+
+
+__all__ = ["RevertError", "revert"]
