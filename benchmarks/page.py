@@ -100,7 +100,7 @@ VALUES (:start, repeat(':letter', 32), :start, NULL, 'post_save', 'shop.Model1',
         'committed', 100, 0, '{}'::jsonb)
 """
 RECENT_EVENTS = 20_000
-"""Events that are written before pages are measured, the last of them now: as many as the strip chart reads."""
+"""Events that are written before pages are measured, the last of them now: as many as the histogram reads."""
 
 
 def fill_statement(statement: str, **values: object) -> str:
@@ -271,8 +271,8 @@ def get_page_urls() -> dict[str, str]:
         "poll with 20 new, filtered": f"{root}live/?position={end.event_id - 160}.{last_trace}&text=order",
         "poll that is far behind": f"{root}live/?position={end.event_id - 1_000_000}.{last_trace - 100_000}",
         "paused, far behind": f"{root}live/?count=1&position={end.event_id - 1_000_000}.{last_trace - 100_000}",
-        "strip": f"{root}strip/",
-        "strip, filtered by text": f"{root}strip/?text=order",
+        "histogram": f"{root}histogram/",
+        "histogram, filtered by text": f"{root}histogram/?text=order",
         "suggestions": f"{root}suggestions/",
         "trace": f"{root}trace/{trace_id}/",
         "trace of a million events": f"{root}trace/{huge}/",

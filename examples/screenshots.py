@@ -55,7 +55,7 @@ def take_screenshots(page: Any, address: str, name: str, window: dict[str, int],
         page.wait_for_load_state("networkidle") if "signalbox/map" in address else page.wait_for_timeout(900)
         if name == "timeline":
             line = page.locator("[data-line]", has=page.locator(f".name:text-is('{OPENED_TRACE}')")).first
-            line.locator("[data-twist]").click()
+            line.locator("[data-expand]").click()
             line.locator(".leaf").first.wait_for()
             page.evaluate("scrollTo(0, 0)")
             page.mouse.move(0, 0)
@@ -74,16 +74,16 @@ def main() -> int:
         page.goto(link)
         root = page.url
         page.goto(f"{root}?kind=command&text={OPENED_TRACE}")
-        trace = page.locator("a.what", has_text=OPENED_TRACE).first.get_attribute("href")
+        trace = page.locator("a.trace-link", has_text=OPENED_TRACE).first.get_attribute("href")
         life = f"{root}object/?sender=blog.Post&key=1"
         page.goto(life)
-        step = page.locator(".step", has_text=CHANGED_FIELD).first
-        change, key = step.locator(".step-event").get_attribute("href"), step.get_attribute("data-version")
+        version = page.locator(".version", has_text=CHANGED_FIELD).first
+        change, key = version.locator(".version-event").get_attribute("href"), version.get_attribute("data-version")
         host = root.removesuffix("/signalbox/")
         take_screenshots(page, root, "timeline", WIDE, "light", "dark")
         take_screenshots(page, f"{host}{trace}", "trace", WIDE, "light", "dark")
         take_screenshots(page, f"{host}{change}", "event", WIDE, "light")
-        take_screenshots(page, f"{life}&at={key}", "object", WIDE, "dark")
+        take_screenshots(page, f"{life}&event={key}", "object", WIDE, "dark")
         take_screenshots(page, f"{root}map/", "map", WIDE, "light")
         take_screenshots(page, root, "phone", PHONE, "dark")
     sys.stdout.write("".join(f"{path.relative_to(ROOT)}\n" for path in sorted(IMAGES.iterdir())))

@@ -142,8 +142,8 @@ class Site:
         code = (
             "import django, sys; django.setup()\n"
             "from django.conf import settings\n"
-            "from signalbox.dashboard.demo_login import link\n"
-            f"sys.stdout.write(link({USER!r}) if settings.DEBUG else '/signalbox/')"
+            "from signalbox.dashboard.demo_login import build_login_url\n"
+            f"sys.stdout.write(build_login_url({USER!r}) if settings.DEBUG else '/signalbox/')"
         )
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, check=False, cwd=HERE, env=self.environment(), capture_output=True, text=True)

@@ -20,7 +20,7 @@ def addresses(add_event: Callable[..., Event], add_delivery: Callable[..., Deliv
     return [
         reverse("signalbox:timeline"),
         reverse("signalbox:live"),
-        reverse("signalbox:strip"),
+        reverse("signalbox:histogram"),
         reverse("signalbox:suggestions"),
         reverse("signalbox:trace", args=[event.trace_id]),
         reverse("signalbox:tree", args=[event.trace_id]),
@@ -37,7 +37,7 @@ def addresses(add_event: Callable[..., Event], add_delivery: Callable[..., Deliv
 
 def test_every_address_that_shows_something_is_among_those_that_are_tried(addresses: list[str]) -> None:
     names = {pattern.name for pattern in urlpatterns}
-    assert names - {"enter", "change", "replay"} == {
+    assert names - {"demo_login", "change", "replay"} == {
         resolve(address.partition("?")[0]).url_name for address in addresses
     }
 

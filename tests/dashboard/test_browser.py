@@ -48,7 +48,7 @@ def test_a_page_is_accessible_in_both_schemes_at_any_width(window: OpenWindow, s
     visitor = window(reduced_motion="reduce")
     visitor.open(addresses(sample_event)[name])
     if name == "timeline":
-        visitor.page.click("[data-twist]")
+        visitor.page.click("[data-expand]")
         visitor.page.wait_for_selector(".leaf")
     elif name == "deliveries":
         visitor.page.click("text=Replay past events")
@@ -186,24 +186,24 @@ def test_the_strip_chart_tells_its_numbers_to_a_screen_reader(window: OpenWindow
     visitor = window()
     add_event(time=int(time.time() * 1_000_000), errors=1)
     visitor.open("/signalbox/")
-    visitor.page.wait_for_selector("[data-strip] canvas")
-    label = visitor.page.get_attribute("[data-strip]", "aria-label")
+    visitor.page.wait_for_selector("[data-histogram] canvas")
+    label = visitor.page.get_attribute("[data-histogram]", "aria-label")
     assert "1 event in the last 10 minutes: model; some failed" == label
 
 
 def test_a_strip_with_nothing_to_draw_takes_no_room(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
-    visitor.page.wait_for_selector(".strip.quiet-now")
-    assert visitor.page.locator(".strip").bounding_box()["height"] < 50  # type: ignore[index]
-    assert "none in the last 10 minutes" in visitor.page.locator(".strip h2").inner_text()
+    visitor.page.wait_for_selector(".histogram.is-empty")
+    assert visitor.page.locator(".histogram").bounding_box()["height"] < 50  # type: ignore[index]
+    assert "none in the last 10 minutes" in visitor.page.locator(".histogram h2").inner_text()
 
 
 def test_the_strip_says_when_a_limit_cut_it_off(
     window: OpenWindow, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visitor = window()
-    monkeypatch.setattr("signalbox.queries.timeline.STRIP_EVENTS", 2)
+    monkeypatch.setattr("signalbox.queries.timeline.MAX_HISTOGRAM_EVENTS", 2)
     moment = int(time.time() * 1_000_000)
     for _ in range(3):
         add_event(time=moment)
@@ -219,9 +219,9 @@ def test_the_strip_keeps_the_server_s_time_where_the_browser_s_clock_is_wrong(
     visitor.page.clock.install(time=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=20))
     add_event(time=int(time.time() * 1_000_000))
     visitor.open("/signalbox/")
-    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.wait_for_selector("[data-histogram] canvas")
     visitor.page.clock.run_for(11_000)
-    assert "1 event in the last 10 minutes: model" == visitor.page.get_attribute("[data-strip]", "aria-label")
+    assert "1 event in the last 10 minutes: model" == visitor.page.get_attribute("[data-histogram]", "aria-label")
 
 
 WRITTEN = """
@@ -240,12 +240,12 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
 def test_no_time_below_the_strip_is_cut(window: OpenWindow, sample_event: Event, second: int) -> None:
     visitor = window()
     now = 1_790_000_400 + second
-    answer = {"now": now, "offset": 0, "seconds": 600, "step": 5, "groups": ["model"], "begins": None}
+    answer = {"now": now, "utc_offset_seconds": 0, "range_seconds": 600, "step_seconds": 5, "groups": ["model"], "start": None}
     bucket = [(now - 60) // 5 * 5, "model", 1, 0]
-    visitor.page.route("**/strip/**", lambda route: route.fulfill(json=answer | {"buckets": [bucket]}))
+    visitor.page.route("**/histogram/**", lambda route: route.fulfill(json=answer | {"buckets": [bucket]}))
     visitor.page.add_init_script(WRITTEN)
     visitor.open("/signalbox/")
-    visitor.page.wait_for_selector("[data-strip] canvas")
+    visitor.page.wait_for_selector("[data-histogram] canvas")
     visitor.page.wait_for_function("written.length > 5")
     assert [] == [text for text, whole in visitor.page.evaluate("written") if not whole]
 
@@ -258,10 +258,10 @@ def test_a_line_whose_events_could_not_be_fetched_says_so_and_asks_again(
     visitor.open("/signalbox/")
     visitor.page.route("**/tree/", lambda route: route.fulfill(status=502, body="away"), times=1)
     line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
-    line.locator("[data-twist]").click()
+    line.locator("[data-expand]").click()
     line.locator("text=The server did not answer").wait_for()
-    line.locator("[data-twist]").click()
-    line.locator("[data-twist]").click()
+    line.locator("[data-expand]").click()
+    line.locator("[data-expand]").click()
     line.locator(".leaf").first.wait_for()
 
 
@@ -281,11 +281,11 @@ def test_no_number_of_the_waterfall_is_cut_off(
         add_event(trace_id=FIRST_TRACE_ID, time=trace.time + begins, duration=took)
     visitor = window(viewport={"width": width, "height": 800})
     visitor.open(f"/signalbox/trace/{FIRST_TRACE_ID}/?axis=whole")
-    cut = """[...document.querySelectorAll('.fall-row .axis text')].filter(text => {
-        const [label, panel] = [text, text.closest('.fall')].map(each => each.getBoundingClientRect());
+    cut = """[...document.querySelectorAll('.waterfall-row .axis text')].filter(text => {
+        const [label, panel] = [text, text.closest('.waterfall')].map(each => each.getBoundingClientRect());
         return label.left < panel.left || label.right > panel.right;
     }).map(text => text.textContent)"""
-    assert 6 == visitor.page.locator(".fall-row .axis text").count()
+    assert 6 == visitor.page.locator(".waterfall-row .axis text").count()
     assert [] == visitor.page.evaluate(cut)
 
 
@@ -313,7 +313,7 @@ def test_the_slider_shows_an_object_s_state_then(window: OpenWindow) -> None:
     visitor.page.keyboard.press("Home")
     visitor.page.wait_for_selector("#state td:text-is('open')")
     assert "open" == visitor.page.locator("#state tr:has(th:text-matches('^status')) td").inner_text()
-    assert "at=" in visitor.page.url
+    assert "event=" in visitor.page.url
 
 
 def test_a_slider_s_steps_are_one_step_back_and_only_the_last_is_fetched(window: OpenWindow) -> None:
@@ -333,10 +333,10 @@ def test_a_slider_s_steps_are_one_step_back_and_only_the_last_is_fetched(window:
     stop = visitor.page.evaluate(
         "document.querySelector('[data-slider]').dataset.versions.split(',').at(document.querySelector('[data-slider]').value)"
     )
-    visitor.page.wait_for_selector(f"#state[data-at='{stop}']")
+    visitor.page.wait_for_selector(f"#state[data-event='{stop}']")
     assert len(asked) < 8
     assert before == visitor.page.evaluate("history.length")
-    assert f"at={stop}" in visitor.page.url
+    assert f"event={stop}" in visitor.page.url
     visitor.page.go_back()
     visitor.page.wait_for_url("**/map/")
 
@@ -416,7 +416,7 @@ def test_a_line_tells_who_and_how_much_at_any_width(window: OpenWindow, sample_e
     visitor = window(viewport={"width": width, "height": 740})
     visitor.open("/signalbox/")
     line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
-    for what in (".actor", ".events", ".took", ".flags .bad", ".time"):
+    for what in (".actor", ".events", ".duration", ".flags .bad", ".time"):
         box = line.locator(what).bounding_box()
         assert box is not None, what
         assert box["width"] > 5, what
@@ -482,11 +482,11 @@ def test_the_page_that_puts_back_shows_long_texts_as_one(window: OpenWindow, sam
 def test_commits_and_rollbacks_stand_on_the_axis(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open(f"/signalbox/trace/{FIRST_TRACE_ID}/")
-    assert ["commit"] == visitor.page.locator(".fall-ends text").all_text_contents()
-    assert 3 == visitor.page.locator(".fall-row line.end-committed").count()
+    assert ["commit"] == visitor.page.locator(".waterfall-ends text").all_text_contents()
+    assert 3 == visitor.page.locator(".waterfall-row line.end-committed").count()
     visitor.open(f"/signalbox/trace/{SECOND_TRACE_ID}/")
-    assert ["rollback"] == visitor.page.locator(".fall-ends text").all_text_contents()
-    assert 1 == visitor.page.locator(".fall-row .send.hatched").count()
+    assert ["rollback"] == visitor.page.locator(".waterfall-ends text").all_text_contents()
+    assert 1 == visitor.page.locator(".waterfall-row .event-bar.hatched").count()
 
 
 def test_a_button_copies(window: OpenWindow, sample_event: Event) -> None:
@@ -552,7 +552,7 @@ def test_whatever_is_stored_is_shown_as_text(
         assert 0 == visitor.page.locator("img, main script:not([type='application/json'])").count(), path
         assert EVIL.split(">", maxsplit=1)[0] in visitor.page.content().replace("&lt;", "<"), path
     visitor.open("/signalbox/")
-    visitor.page.click("[data-twist]")
+    visitor.page.click("[data-expand]")
     visitor.page.wait_for_selector(".leaf")
     visitor.page.keyboard.press("f")
     visitor.page.wait_for_selector("#senders option", state="attached")

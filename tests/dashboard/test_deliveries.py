@@ -139,7 +139,7 @@ def test_a_delivery_says_behind_which_dead_letter_it_stands(
 def test_a_delivery_is_tried_again_on_its_own_page_by_whoever_may(
     operator_client: Client, operator: User, dead: Delivery
 ) -> None:
-    address, order = f"{ADDRESS}{dead.id}/", {"id": str(dead.id), "action": "retry", "one": "1"}
+    address, order = f"{ADDRESS}{dead.id}/", {"id": str(dead.id), "action": "retry", "from_detail": "1"}
     assert "<form" not in operator_client.get(address).content.decode().partition("<main")[2].partition("</main")[0]
     assert 403 == operator_client.post(f"{ADDRESS}change/", order).status_code
     operator.user_permissions.add(Permission.objects.get(codename="change_delivery"))

@@ -36,7 +36,7 @@ def test_without_debug_there_is_no_link_and_an_old_one_leads_nowhere(
 
 @pytest.mark.parametrize("token", ["", "1", "1.x", "x.y", "999.abc-def", "1.abc-def"])
 def test_an_invented_token_leads_nowhere(client: Client, operator: User, token: str) -> None:
-    assert 404 == client.get("/signalbox/enter/", {"token": token}).status_code
+    assert 404 == client.get("/signalbox/demo-login/", {"token": token}).status_code
     assert "_auth_user_id" not in client.session
 
 

@@ -85,13 +85,13 @@ def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: OpenW
     before = visitor.page.locator(".line").count()
     visitor.page.keyboard.press("p")
     saved_elsewhere("milk train")
-    visitor.page.wait_for_selector("[data-news]:visible")
+    visitor.page.wait_for_selector("[data-new-count]:visible")
     assert before == visitor.page.locator(".line").count()
-    assert visitor.page.locator("[data-news]").inner_text().endswith(" new")
-    visitor.page.click("[data-news]")
+    assert visitor.page.locator("[data-new-count]").inner_text().endswith(" new")
+    visitor.page.click("[data-new-count]")
     visitor.page.wait_for_selector(".line >> text=milk train")
     assert "false" == visitor.page.get_attribute("[data-pause]", "aria-pressed")
-    assert visitor.page.locator("[data-news]").is_hidden()
+    assert visitor.page.locator("[data-new-count]").is_hidden()
 
 
 def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
@@ -100,12 +100,12 @@ def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
     visitor = window()
     visitor.open("/signalbox/")
     line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
-    line.locator("[data-twist]").click()
+    line.locator("[data-expand]").click()
     line.locator(".leaf").nth(2).wait_for()
     add_event(trace_id=FIRST_TRACE_ID, sender="shop.Tag", object_label="late")
     line.locator(".leaf >> text=late").wait_for()
     assert 1 == visitor.page.locator(f"#t-{FIRST_TRACE_ID}").count()
-    assert "true" == line.locator("[data-twist]").get_attribute("aria-expanded")
+    assert "true" == line.locator("[data-expand]").get_attribute("aria-expanded")
 
 
 HEIGHTS = """(line) => {
@@ -121,7 +121,7 @@ def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
     visitor = window()
     visitor.open("/signalbox/")
     line = visitor.page.locator(f"#t-{FIRST_TRACE_ID}")
-    line.locator("[data-twist]").click()
+    line.locator("[data-expand]").click()
     line.locator(".leaf-link").nth(1).focus()
     focused = visitor.page.evaluate("document.activeElement.href")
     line.evaluate(HEIGHTS)
@@ -185,7 +185,7 @@ def test_a_page_whose_session_ended_stops_and_leads_to_the_login(
     if paused:
         visitor.page.keyboard.press("p")
     visitor.page.context.clear_cookies()
-    link = visitor.page.locator("[data-out]")
+    link = visitor.page.locator("[data-logged-out]")
     link.wait_for()
     assert "Logged out · log in" == link.inner_text()
     assert visitor.page.locator("[data-pause]").is_hidden()
@@ -209,7 +209,7 @@ def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, sample_even
     visitor.page.route(
         "**/live/**", lambda route: route.fulfill(status=302, headers={"Location": f"{visitor.address}/admin/login/"})
     )
-    visitor.page.locator("[data-out]").wait_for()
+    visitor.page.locator("[data-logged-out]").wait_for()
     assert 2 == visitor.page.locator(".line").count()
 
 
@@ -218,12 +218,12 @@ def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was
 ) -> None:
     visitor = window()
     visitor.open("/signalbox/")
-    visitor.page.click(f"[id='t-{FIRST_TRACE_ID}'] [data-twist]")
+    visitor.page.click(f"[id='t-{FIRST_TRACE_ID}'] [data-expand]")
     visitor.page.locator(".leaf").first.wait_for()
-    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
-    behind = {"HX-Trigger": "behind"}
+    visitor.page.evaluate("document.querySelector('#results').dataset.old = 'yes'")
+    behind = {"HX-Trigger": "signalbox:reload"}
     visitor.page.route("**/live/**", lambda route: route.fulfill(status=204, headers=behind), times=1)
-    visitor.page.wait_for_selector("#found:not([data-old])")
+    visitor.page.wait_for_selector("#results:not([data-old])")
     visitor.page.locator(".leaf").first.wait_for()
     assert 2 == visitor.page.locator(".line").count()
 
@@ -247,9 +247,9 @@ def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
     newest = [add_event() for _ in range(130)][-1]
     visitor.page.wait_for_timeout(2500)
     if away == "paused":
-        visitor.page.wait_for_selector("[data-news]:text-is('100+ new')")
+        visitor.page.wait_for_selector("[data-new-count]:text-is('100+ new')")
         assert 2 == visitor.page.locator(".line").count()
-        visitor.page.click("[data-news]")
+        visitor.page.click("[data-new-count]")
     else:
         assert [] == asked
         visitor.page.evaluate(HIDE % "false" + COME_BACK)
@@ -274,11 +274,11 @@ def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(
     visitor.page.keyboard.press("p")
     visitor.page.wait_for_load_state("networkidle")
     visitor.page.route("**/live/**", answer)
-    visitor.page.wait_for_selector("[data-news]:text-is('12 new')")
-    visitor.page.wait_for_selector("[data-news]:text-is('240+ new')")
+    visitor.page.wait_for_selector("[data-new-count]:text-is('12 new')")
+    visitor.page.wait_for_selector("[data-new-count]:text-is('240+ new')")
     visitor.page.wait_for_timeout(2500)
     assert ["count=1", "count=1"] == [address.rpartition("&")[2] for address in asked]
-    visitor.page.evaluate("document.querySelector('#found').dataset.old = 'yes'")
-    visitor.page.click("[data-news]")
-    visitor.page.wait_for_selector("#found:not([data-old])")
-    assert visitor.page.locator("[data-news]").is_hidden()
+    visitor.page.evaluate("document.querySelector('#results').dataset.old = 'yes'")
+    visitor.page.click("[data-new-count]")
+    visitor.page.wait_for_selector("#results:not([data-old])")
+    assert visitor.page.locator("[data-new-count]").is_hidden()

@@ -51,8 +51,8 @@ def test_a_page_that_is_far_behind_is_told_to_fetch_its_list_anew(
     for _ in range(3):
         add_event()
     answer = operator_client.get(reverse("signalbox:live"), {"position": position})
-    assert (204, "behind", b"") == (answer.status_code, answer["HX-Trigger"], answer.content)
-    fetched = operator_client.get(reverse("signalbox:timeline"), headers={"HX-Target": "found"}).content.decode()
+    assert (204, "signalbox:reload", b"") == (answer.status_code, answer["HX-Trigger"], answer.content)
+    fetched = operator_client.get(reverse("signalbox:timeline"), headers={"HX-Target": "results"}).content.decode()
     assert f"position={Position.at_end()}" in fetched
 
 
@@ -65,14 +65,14 @@ def test_a_paused_page_is_told_how_much_is_new_and_no_more(
     operator_client: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position = str(Position.at_end())
-    assert {"traces": 0, "more": False} == counted(operator_client, position=position)
+    assert {"trace_count": 0, "has_more": False} == counted(operator_client, position=position)
     again = add_event()
     add_event(trace_id=again.trace_id)
     add_event(sender="shop.Tag")
-    assert {"traces": 2, "more": False} == counted(operator_client, position=position)
-    assert {"traces": 1, "more": False} == counted(operator_client, position=position, sender="shop.Tag")
+    assert {"trace_count": 2, "has_more": False} == counted(operator_client, position=position)
+    assert {"trace_count": 1, "has_more": False} == counted(operator_client, position=position, sender="shop.Tag")
     monkeypatch.setattr(timeline, "MAX_LIVE_TRACES", 1)
-    assert {"traces": 1, "more": True} == counted(operator_client, position=position)
+    assert {"trace_count": 1, "has_more": True} == counted(operator_client, position=position)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -92,7 +92,7 @@ def test_it_is_live_under_asgi_too(operator: User, async_client: AsyncClient, ad
 
 def test_htmx_is_given_the_part_that_it_asks_for(operator_client: Client, add_event: AddEvent) -> None:
     add_event()
-    for target in ("found", "more"):
+    for target in ("results", "next-page"):
         answer = operator_client.get(reverse("signalbox:timeline"), headers={"HX-Target": target}).content
         assert (True, False) == (b"data-line" in answer, b"<html" in answer)
 
@@ -119,11 +119,11 @@ def test_what_is_not_there_is_not_found(operator_client: Client, path: str) -> N
         ("?until=9999-12-31T23:30", 200),
         ("?until=9999-12-31", 200),
         ("?since=99999999999999999999d", 200),
-        ("strip/?since=0001-01-01&until=9999-12-31T23:30", 200),
+        ("histogram/?since=0001-01-01&until=9999-12-31T23:30", 200),
         ("?text=%00", 200),
         ("?text=a%00b&sender=a.%00B&object=a.B:%00&actor=%00&signal=%00", 200),
         ("?outcome=%00&group=%00&kind=%00&since=%00", 200),
-        ("strip/?text=a%00b", 200),
+        ("histogram/?text=a%00b", 200),
         ("object/?sender=%00&key=1", 404),
         ("object/?sender=shop.Order&key=%00", 404),
         (f"object/?sender=shop.Order&key={'9' * 40}", 404),
@@ -189,7 +189,7 @@ def test_a_crashed_request_is_marked(operator_client: Client, add_event: AddEven
     assert "has-errors" in operator_client.get("/signalbox/").content.decode()
     assert "flag bad" in operator_client.get(f"/signalbox/trace/{crash.trace_id}/tree/").content.decode()
     answer = operator_client.get(f"/signalbox/trace/{crash.trace_id}/").content.decode()
-    assert ("has-errors" in answer, "went-wrong" in answer) == (True, True)
+    assert ("has-errors" in answer, "error-bar" in answer) == (True, True)
 
 
 def test_an_event_names_its_neighbours(operator_client: Client, add_event: AddEvent) -> None:
@@ -343,7 +343,7 @@ def test_without_a_model_and_a_key_there_is_no_object(operator_client: Client, a
 
 def test_pages_are_only_got(operator_client: Client, add_event: AddEvent) -> None:
     event = add_event()
-    for path in ("", "live/", "strip/", f"trace/{event.trace_id}/", f"event/{event.id}/", "map/", "doctor/"):
+    for path in ("", "live/", "histogram/", f"trace/{event.trace_id}/", f"event/{event.id}/", "map/", "doctor/"):
         assert 405 == operator_client.post(f"/signalbox/{path}").status_code
 
 
@@ -357,7 +357,7 @@ def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
     assert object_page.find_object("auth.User", "1").history is None
 
 
-@pytest.mark.parametrize("path", ["", "?since=15m", "strip/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])
+@pytest.mark.parametrize("path", ["", "?since=15m", "histogram/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])
 def test_a_site_without_time_zones_has_its_page_too(operator_client: Client, add_event: AddEvent, path: str) -> None:
     event = add_event()
     with override_settings(USE_TZ=False):

@@ -211,7 +211,7 @@ def test_a_durable_receiver_is_told_beside_those_that_are_connected() -> None:
         [found] = records("signals", "--signal", "post_save")
     finally:
         registry.disconnect(f"{__name__}.waits")
-    assert re.search(rf"{__name__}\.waits +shop\.Order +durable +tests/test_command\.py:\d+", shown)
+    assert re.search(rf"{__name__}\.waits +shop\.Order +durable +tests/management/test_commands\.py:\d+", shown)
     assert [f"{__name__}.waits"] == [one["name"] for one in found["receivers"] if one["durable"]]
 
 

@@ -451,7 +451,7 @@ def test_what_is_told_is_what_all_its_events_tell(seed: int, steps: int, monkeyp
     told = history(Order, order.pk)
     every, present = told._build_row_effects(told), told._get_current_values()
     assert every
-    for moment in {event.at for event in Event.objects.all()}:
+    for moment in {event.timestamp for event in Event.objects.all()}:
         for when in (moment - dt.timedelta(microseconds=1), moment):
             expected, state = told._build_state(when, every, present), told.as_of(when)
             assert (expected.exists, dict(expected)) == (state.exists, dict(state))

@@ -396,13 +396,13 @@ def test_the_catalogue_tells_what_listens_and_how() -> None:
     post_save.connect(hears_everything)
     try:
         found = signals()["post_save"]
-        ours = [listener for listener in found.listeners if "test_reader" in listener.name]
+        ours = [listener for listener in found.listeners if "test_queries" in listener.name]
     finally:
         post_save.disconnect(sender=Order, dispatch_uid="once")
         post_save.disconnect(hears_everything)
     assert ("model", True) == (found.group, found.is_recorded)
     orders, everything = ours
-    assert ("tests.test_reader.hears_orders", "shop.Order", False, "once", False, False) == (
+    assert ("tests.queries.test_queries.hears_orders", "shop.Order", False, "once", False, False) == (
         orders.name,
         orders.sender,
         orders.weak,
@@ -411,7 +411,7 @@ def test_the_catalogue_tells_what_listens_and_how() -> None:
         orders.dead,
     )
     line = hears_orders.__code__.co_firstlineno
-    assert f"tests/test_reader.py:{line}" == orders.location
+    assert f"tests/queries/test_queries.py:{line}" == orders.location
     assert (None, True, "", True) == (everything.sender, everything.weak, everything.dispatch_uid, everything.is_async)
 
 
@@ -435,13 +435,13 @@ def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
     durable = [("post_save", "shop.Order", hears_orders), ("bulk_create", None, hears_everything)]
     found = {one.name: one for one in signal_listeners.get_signal_listeners({}, (), durable_receivers=durable)}
     orders, everything = found["post_save"].listeners[-1], found["bulk_create"].listeners[-1]
-    assert ("tests.test_reader.hears_orders", "shop.Order", True, False) == (
+    assert ("tests.queries.test_queries.hears_orders", "shop.Order", True, False) == (
         orders.name,
         orders.sender,
         orders.durable,
         orders.is_async,
     )
-    assert f"tests/test_reader.py:{hears_orders.__code__.co_firstlineno}" == orders.location
+    assert f"tests/queries/test_queries.py:{hears_orders.__code__.co_firstlineno}" == orders.location
     assert (None, True, True) == (everything.sender, everything.durable, everything.is_async)
 
 

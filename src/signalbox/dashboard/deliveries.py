@@ -50,10 +50,10 @@ def _get_alias(params: Any) -> str:
 def deliveries(request: HttpRequest) -> HttpResponse:
     """Show deliveries, newest first, and how the queue gets on; to htmx the list and the figures alone."""
     part = request.headers.get("HX-Target") == "queue"
-    about = _build_queue_context(request, request.GET)
-    if not part and about["may_change"]:
-        about["replay"] = ReplayForm()
-    return render(request, "signalbox/parts/queue.html" if part else "signalbox/deliveries.html", about)
+    context = _build_queue_context(request, request.GET)
+    if not part and context["can_change"]:
+        context["replay_form"] = ReplayForm()
+    return render(request, "signalbox/parts/queue.html" if part else "signalbox/deliveries.html", context)
 
 
 def _build_queue_context(request: HttpRequest, params: Any) -> dict[str, Any]:
@@ -68,19 +68,19 @@ def _build_queue_context(request: HttpRequest, params: Any) -> dict[str, Any]:
         found = found.filter(id__lt=int(before))
     rows = list(found[: PAGE_SIZE + 1])
     return {
-        "here": "deliveries",
+        "active_page": "deliveries",
         "aliases": queue.get_delivery_databases(),
         "alias": alias,
         "state": state,
-        "tabs": STATE_TABS,
+        "state_tabs": STATE_TABS,
         "receiver": receiver,
         "deliveries": rows[:PAGE_SIZE],
-        "older": rows[PAGE_SIZE - 1].id if len(rows) > PAGE_SIZE else None,
+        "next_cursor": rows[PAGE_SIZE - 1].id if len(rows) > PAGE_SIZE else None,
         "health": health.get_health(alias),
-        "most": health.MAX_COUNTED,
+        "count_limit": health.MAX_COUNTED,
         "now": queue.now_us(),
-        "may_change": request.user.has_perm(CHANGE_PERMISSION),
-        "query": urlencode({key: value for key, value in _build_query_params(alias, state, receiver).items() if value}),
+        "can_change": request.user.has_perm(CHANGE_PERMISSION),
+        "query_string": _build_query_string(alias, state, receiver),
     }
 
 
@@ -89,26 +89,29 @@ def _build_queue_context(request: HttpRequest, params: Any) -> dict[str, Any]:
 def delivery(request: HttpRequest, delivery_id: int) -> HttpResponse:
     """Show one delivery: what it is for, how often it was tried, what it waits for."""
     alias = _get_alias(request.GET)
-    one = Delivery.objects.using(alias).filter(id=delivery_id).first()
-    if one is None:
+    delivery = Delivery.objects.using(alias).filter(id=delivery_id).first()
+    if delivery is None:
         raise Http404("There is no such delivery.")
-    ahead = None
-    if one.partition_id is not None:
-        partition = Delivery.objects.using(alias).filter(partition_id=one.partition_id)
-        ahead = partition.filter(id__lt=one.id).order_by("id").first()
-    traces = Trace.objects.using(alias).filter(trace_id=one.trace_id, kind="task").order_by("id")
+    blocking_delivery = None
+    if delivery.partition_id is not None:
+        partition = Delivery.objects.using(alias).filter(partition_id=delivery.partition_id)
+        blocking_delivery = partition.filter(id__lt=delivery.id).order_by("id").first()
+    traces = Trace.objects.using(alias).filter(trace_id=delivery.trace_id, kind="task").order_by("id")
     return render(
         request,
         "signalbox/delivery.html",
         {
-            "here": "deliveries",
-            "one": one,
+            "active_page": "deliveries",
+            "delivery": delivery,
             "alias": alias,
-            "event": Event.objects.using(alias).filter(trace_id=one.trace_id, span=one.span).order_by("id").first(),
-            "ahead": ahead,
-            "traces": [trace for trace in traces[:PAGE_SIZE] if trace.data.get("delivery") == one.id],
+            "event": Event.objects.using(alias)
+            .filter(trace_id=delivery.trace_id, span=delivery.span)
+            .order_by("id")
+            .first(),
+            "blocking_delivery": blocking_delivery,
+            "traces": [trace for trace in traces[:PAGE_SIZE] if trace.data.get("delivery") == delivery.id],
             "now": queue.now_us(),
-            "may_change": request.user.has_perm(CHANGE_PERMISSION),
+            "can_change": request.user.has_perm(CHANGE_PERMISSION),
         },
     )
 
@@ -121,20 +124,21 @@ def replay(request: HttpRequest) -> HttpResponse:
         raise PermissionDenied
     alias = _get_alias(request.POST)
     form = ReplayForm(request.POST)
-    about: dict[str, Any] = {"replay": form, "opened": True}
+    context: dict[str, Any] = {"replay_form": form, "is_replay_open": True}
     if form.is_valid():
         if "count" not in request.POST:
             form.replay(alias)
-            narrowed = _build_query_params(alias, "", form.cleaned_data["receiver"])
-            query = urlencode({key: value for key, value in narrowed.items() if value})
-            return HttpResponseRedirect(f"{reverse('signalbox:deliveries')}?{query}")
-        about["counted"] = form.replay(alias, dry_run=True)
-    shown = _build_queue_context(request, {"using": alias})
-    return render(request, "signalbox/deliveries.html", shown | about, status=200 if form.is_valid() else 400)
+            query_string = _build_query_string(alias, "", form.cleaned_data["receiver"])
+            return HttpResponseRedirect(f"{reverse('signalbox:deliveries')}?{query_string}")
+        context["replay_count"] = form.replay(alias, dry_run=True)
+    queue_context = _build_queue_context(request, {"using": alias})
+    return render(request, "signalbox/deliveries.html", queue_context | context, status=200 if form.is_valid() else 400)
 
 
-def _build_query_params(alias: str, state: str, receiver: str) -> dict[str, str]:
-    return {"using": "" if alias == queue.get_deliveries_database() else alias, "state": state, "receiver": receiver}
+def _build_query_string(alias: str, state: str, receiver: str) -> str:
+    using = "" if alias == queue.get_deliveries_database() else alias
+    params = {"using": using, "state": state, "receiver": receiver}
+    return urlencode({name: value for name, value in params.items() if value})
 
 
 @dashboard_view
@@ -144,18 +148,18 @@ def change(request: HttpRequest) -> HttpResponse:
     if not request.user.has_perm(CHANGE_PERMISSION):
         raise PermissionDenied
     alias = _get_alias(request.POST)
-    act = ACTIONS.get(request.POST.get("action", ""))
-    chosen, state, receiver = (request.POST.get(name, "") for name in ("id", "state", "receiver"))
-    if act is None or not ((chosen.isascii() and chosen.isdigit()) or chosen == "dead"):
+    apply_action = ACTIONS.get(request.POST.get("action", ""))
+    selection, state, receiver = (request.POST.get(name, "") for name in ("id", "state", "receiver"))
+    if apply_action is None or not ((selection.isascii() and selection.isdigit()) or selection == "dead"):
         raise Http404("There is no such action.")
-    if chosen == "dead":
+    if selection == "dead":
         found = operations.filter_deliveries(alias, state="dead", receiver=receiver)[:BULK_ACTION_LIMIT]
     else:
-        found = Delivery.objects.using(alias).filter(id=int(chosen))
+        found = Delivery.objects.using(alias).filter(id=int(selection))
     rows = list(found)
-    act(rows, alias)
-    if rows and "one" in request.POST:
+    apply_action(rows, alias)
+    if rows and "from_detail" in request.POST:
         return HttpResponseRedirect(get_delivery_url(rows[0]))
-    narrowed = {key: value for key, value in _build_query_params(alias, state, receiver).items() if value}
-    address = reverse("signalbox:deliveries")
-    return HttpResponseRedirect(f"{address}?{urlencode(narrowed)}" if narrowed else address)
+    query_string = _build_query_string(alias, state, receiver)
+    url = reverse("signalbox:deliveries")
+    return HttpResponseRedirect(f"{url}?{query_string}" if query_string else url)

@@ -32,7 +32,7 @@ def build_login_url(username: str) -> str:
         raise RuntimeError("A login link is given under DEBUG only; let the user log in at the admin.")
     user: Any = get_user_model()._default_manager.get_by_natural_key(username)
     # As a parameter of this name it is hidden wherever the address is recorded.
-    return f"{reverse('signalbox:enter')}?{urlencode({'token': f'{user.pk}.{_token_generator.make_token(user)}'})}"
+    return f"{reverse('signalbox:demo_login')}?{urlencode({'token': f'{user.pk}.{_token_generator.make_token(user)}'})}"
 
 
 @never_cache

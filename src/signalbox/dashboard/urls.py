@@ -11,7 +11,7 @@ app_name = "signalbox"
 urlpatterns = [
     path("", views.timeline, name="timeline"),
     path("live/", views.live, name="live"),
-    path("strip/", views.histogram, name="strip"),
+    path("histogram/", views.histogram, name="histogram"),
     path("suggestions/", views.suggestions, name="suggestions"),
     path("trace/<str:trace_id>/", views.trace, name="trace"),
     path("trace/<str:trace_id>/tree/", views.tree, name="tree"),
@@ -25,5 +25,5 @@ urlpatterns = [
     path("deliveries/change/", deliveries.change, name="change"),
     path("doctor/", views.doctor, name="doctor"),
     path("doctor/findings/", views.findings, name="findings"),
-    path("enter/", demo_login.demo_login, name="enter"),
+    path("demo-login/", demo_login.demo_login, name="demo_login"),
 ]

@@ -16,19 +16,16 @@ from django.views.decorators.http import require_GET, require_http_methods
 from signalbox import conf, models
 from signalbox.core import catalog
 from signalbox.core.event import Outcome
-from signalbox.dashboard import deliveries, formats, permissions
-from signalbox.dashboard import graph as maps
+from signalbox.dashboard import deliveries, formats, graph, permissions
 from signalbox.dashboard.access import dashboard_view
 from signalbox.dashboard.links import get_object_url
-from signalbox.dashboard.waterfall import build_rows as as_tree
-from signalbox.dashboard.waterfall import build_waterfall
+from signalbox.dashboard.waterfall import build_rows, build_waterfall
 from signalbox.outbox import queue
 from signalbox.queries import object_page
-from signalbox.queries import timeline as timeline_pages
-from signalbox.queries.events import get_event as find_event
+from signalbox.queries import revert as revert_queries
+from signalbox.queries import timeline as timeline_queries
+from signalbox.queries.events import get_event
 from signalbox.queries.export import event_to_dict
-from signalbox.queries.revert import RevertError
-from signalbox.queries.revert import revert as put_back
 from signalbox.queries.timeline_query import ERRORS_OUTCOME, TimelineQuery, clean_param
 
 HISTOGRAM_SECONDS: Final = 600
@@ -69,32 +66,30 @@ def _validate_trace_id(trace_id: str) -> str:
 @require_GET
 def timeline(request: HttpRequest) -> HttpResponse:
     """Show traces, newest first; to htmx the list alone."""
-    asked = TimelineQuery.parse(request.GET)
+    timeline_query = TimelineQuery.parse(request.GET)
     before = _parse_id(request, "before")
-    position = timeline_pages.Position.at_end() if before is None else None
-    found = timeline_pages.get_timeline_page(asked, before)
-    about: dict[str, Any] = {
-        "page": found,
-        "asked": asked,
+    position = timeline_queries.Position.at_end() if before is None else None
+    context: dict[str, Any] = {
+        "page": timeline_queries.get_timeline_page(timeline_query, before),
+        "timeline_query": timeline_query,
         "before": before,
         "position": position,
     }
-    if request.headers.get("HX-Target") == "more":
-        return render(request, "signalbox/parts/more.html", about)
-    if request.headers.get("HX-Target") == "found":
-        return render(request, "signalbox/parts/found.html", about)
+    if request.headers.get("HX-Target") == "next-page":
+        return render(request, "signalbox/parts/next_results.html", context)
+    if request.headers.get("HX-Target") == "results":
+        return render(request, "signalbox/parts/results.html", context)
     return render(
         request,
         "signalbox/timeline.html",
-        about
+        context
         | {
-            "here": "timeline",
+            "active_page": "timeline",
             "kinds": TRACE_KINDS,
-            "groups": timeline_pages.GROUP_ORDER,
+            "groups": timeline_queries.GROUP_ORDER,
             "outcomes": [*(outcome.value for outcome in Outcome), ERRORS_OUTCOME],
-            "ranges": TIME_RANGES,
-            "strip_seconds": HISTOGRAM_SECONDS,
-            "strip_step": HISTOGRAM_STEP_SECONDS,
+            "time_ranges": TIME_RANGES,
+            "histogram_seconds": HISTOGRAM_SECONDS,
         },
     )
 
@@ -106,28 +101,30 @@ def live(request: HttpRequest) -> HttpResponse:
 
     - 204: nothing is new.
     - 200: lines, and the position after them.
-    - 204 with the event ``behind``: more is new than one answer holds. The page is to ask for its list anew, which
-      brings a position of its own; until then the answer stays the same.
+    - 204 with the event ``signalbox:reload``: there are more new traces than one response holds. The page fetches its
+      list again, which includes a new position. Until then the response stays the same.
 
-    With ``count=1``, for a page that is paused: JSON, how many ``traces`` are new, and whether there are ``more``,
-    which were not counted; it need not ask again then. Nothing is rendered, and the position stays.
+    With ``count=1``, for a paused page: JSON with ``trace_count``, the number of new traces, and ``has_more``, which is
+    true if more are new than were counted; the page stops asking then. The position does not change.
     """
-    asked = TimelineQuery.parse(request.GET)
-    position = timeline_pages.Position.parse(request.GET.get("position", ""))
-    found = timeline_pages.get_live_update(position)
+    timeline_query = TimelineQuery.parse(request.GET)
+    position = timeline_queries.Position.parse(request.GET.get("position", ""))
+    update = timeline_queries.get_live_update(position)
     if request.GET.get("count"):
-        fresh = found.trace_ids[-timeline_pages.MAX_LIVE_TRACES :]
-        number = (
-            len(timeline_pages.count_matches(fresh, asked, found.position.event_id)) if asked and fresh else len(fresh)
-        )
-        return JsonResponse({"traces": number, "more": found.is_behind})
-    if found.is_behind:
-        return HttpResponse(status=204, headers={"HX-Trigger": "behind"})
-    if not found.trace_ids:
+        trace_ids = update.trace_ids[-timeline_queries.MAX_LIVE_TRACES :]
+        if timeline_query and trace_ids:
+            newest_event_id = update.position.event_id
+            trace_count = len(timeline_queries.count_matches(trace_ids, timeline_query, newest_event_id))
+        else:
+            trace_count = len(trace_ids)
+        return JsonResponse({"trace_count": trace_count, "has_more": update.is_behind})
+    if update.is_behind:
+        return HttpResponse(status=204, headers={"HX-Trigger": "signalbox:reload"})
+    if not update.trace_ids:
         return HttpResponse(status=204)
-    lines = timeline_pages.get_trace_summaries(found.trace_ids[::-1], asked, found.position.event_id)
-    about = {"lines": lines, "position": found.position, "asked": asked}
-    return render(request, "signalbox/parts/live.html", about)
+    summaries = timeline_queries.get_trace_summaries(update.trace_ids[::-1], timeline_query, update.position.event_id)
+    context = {"summaries": summaries, "position": update.position, "timeline_query": timeline_query}
+    return render(request, "signalbox/parts/live_update.html", context)
 
 
 @dashboard_view
@@ -136,17 +133,19 @@ def histogram(request: HttpRequest) -> JsonResponse:
     """Return events per step and group over the last minutes."""
     now = time.time()
     since = int(now - HISTOGRAM_SECONDS) * 1_000_000
-    buckets = timeline_pages.get_histogram(TimelineQuery.parse(request.GET), since, HISTOGRAM_STEP_SECONDS * 1_000_000)
-    begins = timeline_pages.get_histogram_start(since)
+    buckets = timeline_queries.get_histogram(
+        TimelineQuery.parse(request.GET), since, HISTOGRAM_STEP_SECONDS * 1_000_000
+    )
+    start = timeline_queries.get_histogram_start(since)
     return JsonResponse(
         {
             "now": now,
-            "offset": (localtime(models.utc_now()).utcoffset() or timedelta()).total_seconds(),
-            "seconds": HISTOGRAM_SECONDS,
-            "step": HISTOGRAM_STEP_SECONDS,
-            "groups": timeline_pages.GROUP_ORDER,
-            "begins": begins and begins / 1_000_000,
-            "buckets": [[moment // 1_000_000, group, number, errors] for moment, group, number, errors in buckets],
+            "utc_offset_seconds": (localtime(models.utc_now()).utcoffset() or timedelta()).total_seconds(),
+            "range_seconds": HISTOGRAM_SECONDS,
+            "step_seconds": HISTOGRAM_STEP_SECONDS,
+            "groups": timeline_queries.GROUP_ORDER,
+            "start": start and start / 1_000_000,
+            "buckets": [[time_us // 1_000_000, group, number, errors] for time_us, group, number, errors in buckets],
         }
     )
 
@@ -155,17 +154,16 @@ def histogram(request: HttpRequest) -> JsonResponse:
 @require_GET
 def suggestions(request: HttpRequest) -> HttpResponse:
     """Return what may be asked for, as lists for the filter's fields."""
-    names = timeline_pages.get_recent_names()
-    known = set(catalog.BUILTIN_SIGNALS)
+    names = timeline_queries.get_recent_names()
     return render(
         request,
         "signalbox/parts/suggestions.html",
         {
-            "signals": sorted(known | set(names["signal"])),
+            "signals": sorted({*catalog.BUILTIN_SIGNALS, *names["signal"]}),
             "senders": names["sender"],
             "actors": names["actor_label"],
-            "objects": timeline_pages.get_recent_objects(),
-            "days": [localtime(models.utc_now()) - timedelta(days=days) for days in range(7)],
+            "objects": timeline_queries.get_recent_objects(),
+            "recent_days": [localtime(models.utc_now()) - timedelta(days=days) for days in range(7)],
         },
     )
 
@@ -174,10 +172,11 @@ def suggestions(request: HttpRequest) -> HttpResponse:
 @require_GET
 def tree(request: HttpRequest, trace_id: str) -> HttpResponse:
     """Return a trace's events, as they stand below its line."""
-    events, more = timeline_pages.get_trace_events(
-        _validate_trace_id(trace_id), limit=timeline_pages.MAX_PREVIEW_EVENTS
+    events, next_cursor = timeline_queries.get_trace_events(
+        _validate_trace_id(trace_id), limit=timeline_queries.MAX_PREVIEW_EVENTS
     )
-    return render(request, "signalbox/parts/tree.html", {"rows": as_tree(events), "more": more, "trace_id": trace_id})
+    context = {"rows": build_rows(events), "has_more": next_cursor is not None, "trace_id": trace_id}
+    return render(request, "signalbox/parts/tree.html", context)
 
 
 @dashboard_view
@@ -185,22 +184,24 @@ def tree(request: HttpRequest, trace_id: str) -> HttpResponse:
 def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
     """Show a trace as a waterfall."""
     after = _parse_id(request, "after") or 0
-    events, more = timeline_pages.get_trace_events(_validate_trace_id(trace_id), after)
-    line = timeline_pages.get_trace_summary(trace_id)
-    part = bool(after or more or line.has_more_traces)
-    if not events and not line.traces:
+    events, next_cursor = timeline_queries.get_trace_events(_validate_trace_id(trace_id), after)
+    summary = timeline_queries.get_trace_summary(trace_id)
+    is_partial = bool(after or next_cursor or summary.has_more_traces)
+    if not events and not summary.traces:
         raise Http404("There is no such trace.")
-    for found in events:
-        line.add_event(tuple(getattr(found, name) for name in timeline_pages.SUMMARY_FIELDS))
+    for event in events:
+        summary.add_event(tuple(getattr(event, name) for name in timeline_queries.SUMMARY_FIELDS))
     return render(
         request,
         "signalbox/trace.html",
         {
-            "line": line,
-            "fall": build_waterfall(events, [] if part else line.traces, AXIS_CHOICES.get(request.GET.get("axis", ""))),
-            "groups": timeline_pages.GROUP_ORDER,
+            "summary": summary,
+            "waterfall": build_waterfall(
+                events, [] if is_partial else summary.traces, AXIS_CHOICES.get(request.GET.get("axis", ""))
+            ),
+            "groups": timeline_queries.GROUP_ORDER,
             "after": after,
-            "more": more,
+            "next_cursor": next_cursor,
         },
     )
 
@@ -209,24 +210,26 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
 @require_GET
 def event(request: HttpRequest, event_id: int) -> HttpResponse:
     """Show one event."""
-    found = find_event(event_id)
-    if found is None:
+    event = get_event(event_id)
+    if event is None:
         raise Http404("There is no such event.")
-    earlier, later = timeline_pages.get_adjacent_events(found)
+    previous_event, next_event = timeline_queries.get_adjacent_events(event)
     return render(
         request,
         "signalbox/event.html",
         {
-            "event": found,
-            "trace_name": timeline_pages.get_trace_name(found.trace_id),
-            "entry": catalog.BUILTIN_SIGNALS.get(found.signal),
-            "deliveries": deliveries.get_event_deliveries(found),
+            "event": event,
+            "trace_name": timeline_queries.get_trace_name(event.trace_id),
+            "signal_info": catalog.BUILTIN_SIGNALS.get(event.signal),
+            "deliveries": deliveries.get_event_deliveries(event),
             "now": queue.now_us(),
-            "revertible": permissions.can_revert(request.user, found),
-            "earlier": earlier,
-            "later": later,
-            "slowest": max((run.get("duration_us") or 0 for run in found.data.get("receivers") or ()), default=0),
-            "raw": event_to_dict(found),
+            "can_revert": permissions.can_revert(request.user, event),
+            "previous_event": previous_event,
+            "next_event": next_event,
+            "max_duration_us": max(
+                (call.get("duration_us") or 0 for call in event.data.get("receivers") or ()), default=0
+            ),
+            "event_dict": event_to_dict(event),
         },
     )
 
@@ -235,21 +238,21 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def revert(request: HttpRequest, event_id: int) -> HttpResponseBase:
     """Ask whether what an event changed is to be put back, and on POST put it back."""
-    found = find_event(event_id)
-    if found is None:
+    event = get_event(event_id)
+    if event is None:
         raise Http404("There is no such event.")
-    if not permissions.can_revert(request.user, found):
+    if not permissions.can_revert(request.user, event):
         raise PermissionDenied
-    problem = ""
+    error_text = ""
     if request.method == "POST":
         try:
-            put_back(found)
-        except RevertError as error:
-            problem = str(error)
+            revert_queries.revert(event)
+        except revert_queries.RevertError as error:
+            error_text = str(error)
         else:
-            return HttpResponseRedirect(get_object_url(found.sender, found.object_key))
-    status = 409 if problem else 200
-    return render(request, "signalbox/revert.html", {"event": found, "problem": problem}, status=status)
+            return HttpResponseRedirect(get_object_url(event.sender, event.object_key))
+    status = 409 if error_text else 200
+    return render(request, "signalbox/revert.html", {"event": event, "error": error_text}, status=status)
 
 
 @dashboard_view
@@ -260,26 +263,33 @@ def object_history(request: HttpRequest) -> HttpResponse:
     if not (sender and key):
         raise Http404("An object has a model and a key.")
     before = _parse_id(request, "before")
-    subject = object_page.find_object(sender, key)
-    events, older = subject.get_events(before)
+    recorded_object = object_page.find_object(sender, key)
+    events, next_cursor = recorded_object.get_events(before)
     if not events:
         raise Http404("Nothing is recorded of this object.")
-    at = _parse_id(request, "at")
-    chosen = next((found for found in events if found.id == at), events[0])
-    about = {
-        "subject": subject,
-        "label": next((found.object_label for found in events if found.object_label), key),
-        "chosen": chosen,
-        "state": subject.get_state(chosen),
-        "touched": formats.get_changed_fields(chosen.data),
+    event_id = _parse_id(request, "event")
+    selected_event = next((event for event in events if event.id == event_id), events[0])
+    context = {
+        "recorded_object": recorded_object,
+        "label": next((event.object_label for event in events if event.object_label), key),
+        "selected_event": selected_event,
+        "state": recorded_object.get_state(selected_event),
+        "changed_fields": formats.get_changed_fields(selected_event.data),
     }
     if request.headers.get("HX-Target") == "state":
-        return render(request, "signalbox/parts/state.html", about)
-    steps = [found.id for found in reversed(events)]
+        return render(request, "signalbox/parts/state.html", context)
+    version_ids = [event.id for event in reversed(events)]
     return render(
         request,
         "signalbox/object.html",
-        about | {"events": events, "older": older, "before": before, "steps": steps, "step": steps.index(chosen.id)},
+        context
+        | {
+            "events": events,
+            "next_cursor": next_cursor,
+            "before": before,
+            "version_ids": version_ids,
+            "version_index": version_ids.index(selected_event.id),
+        },
     )
 
 
@@ -287,16 +297,16 @@ def object_history(request: HttpRequest) -> HttpResponse:
 @require_GET
 def signal_map(request: HttpRequest) -> HttpResponse:
     """Show what listens to what."""
-    found = maps.build_edges(include_source=conf.get().SHOW_SOURCE)
+    edges = graph.build_edges(include_source=conf.get().SHOW_SOURCE)
     return render(
         request,
         "signalbox/map.html",
         {
-            "here": "map",
-            "edges": found,
-            "drawn": maps.edges_to_json(found),
-            "apps": sorted({edge.app_label for edge in found}),
-            "looked_at": maps.MAX_EVENTS,
+            "active_page": "map",
+            "edges": edges,
+            "edges_json": graph.edges_to_json(edges),
+            "apps": sorted({edge.app_label for edge in edges}),
+            "event_limit": graph.MAX_EVENTS,
         },
     )
 
@@ -305,7 +315,7 @@ def signal_map(request: HttpRequest) -> HttpResponse:
 @require_GET
 def doctor(request: HttpRequest) -> HttpResponse:
     """Show the doctor's page; the findings follow, as an examination takes a moment."""
-    return render(request, "signalbox/doctor.html", {"here": "doctor"})
+    return render(request, "signalbox/doctor.html", {"active_page": "doctor"})
 
 
 @dashboard_view
@@ -314,10 +324,10 @@ def findings(request: HttpRequest) -> HttpResponse:
     """Return what the doctor found, the worst first."""
     from signalbox.doctor import examine
 
-    began = time.monotonic()
+    started = time.monotonic()
     found = examine()
     return render(
         request,
         "signalbox/parts/findings.html",
-        {"findings": found, "seconds": time.monotonic() - began, "source": conf.get().SHOW_SOURCE},
+        {"findings": found, "seconds": time.monotonic() - started, "source": conf.get().SHOW_SOURCE},
     )

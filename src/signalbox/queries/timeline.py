@@ -97,9 +97,7 @@ class TraceSummary:
         """What the work is called; while it runs, the signals that it has sent most."""
         if self.traces:
             return self.traces[0].name
-        return (
-            ", ".join(labels.short_name(signal) for signal, _ in self.signal_counts.most_common(3)) or "no event yet"
-        )
+        return ", ".join(labels.short_name(signal) for signal, _ in self.signal_counts.most_common(3)) or "no event yet"
 
     @property
     def actor(self) -> str:
@@ -140,13 +138,13 @@ class TraceSummary:
 
     @property
     def tone(self) -> str:
-        """Whether the status is good, bad or doubtful, or what it is where it has no row; empty if there is none."""
+        """Whether the status is good, bad or a warning, or what it is where it has no row; empty if there is none."""
         status = self.status
         if not self.traces:
             return status
         if status.startswith("5") or status == "failed":
             return "bad"
-        return "doubtful" if status.startswith("4") else "good" if status else ""
+        return "warning" if status.startswith("4") else "good" if status else ""
 
     def count_groups(self) -> list[tuple[str, int]]:
         """Return how many events of each group were looked at, in the groups' order."""

@@ -25,13 +25,13 @@ register = template.Library()
 
 register.filter("duration", formats.format_duration)
 register.filter("group", labels.get_signal_group)
-register.filter("tail", labels.short_name)
-register.filter("short", labels.short_sender)
-register.filter("head", labels.qualifier)
-register.filter("value", formats.format_value)
-register.filter("pretty", formats.format_json)
+register.filter("short_name", labels.short_name)
+register.filter("short_sender", labels.short_sender)
+register.filter("qualifier", labels.qualifier)
+register.filter("format_value", formats.format_value)
+register.filter("pretty_json", formats.format_json)
 register.filter("changes", formats.get_field_diffs)
-register.filter("gist", formats.summarize_event)
+register.filter("event_summary", formats.summarize_event)
 
 
 @register.filter
@@ -83,7 +83,7 @@ def delivery_state(delivery: Delivery, now: int) -> dict[str, str]:
             if delivery.attempts
             else "due"
         )
-    tones = {"done": "good", "dead": "bad", "retrying": "doubtful", "running": "running"}
+    tones = {"done": "good", "dead": "bad", "retrying": "warning", "running": "running"}
     return {"name": name, "tone": tones.get(name, "")}
 
 
@@ -113,7 +113,7 @@ def health_choices() -> list[tuple[str, str]]:
 
 @register.filter
 def revert_diff(data: Mapping[str, Any]) -> list[formats.FieldDiff]:
-    """Return what putting an event's changes back would change; ``known`` tells whether it is known what comes back."""
+    """Return the changes that reverting an event makes; ``has_old`` is true if the value to restore is known."""
     return [
         formats.FieldDiff(
             found.field,
@@ -142,13 +142,11 @@ def group_digits(number: int) -> str:
 def foreign_key_label(data: Mapping[str, Any], name: str, key: object) -> str:
     """Return what the object was called that a foreign key's value pointed to; empty where that is not told."""
     labels = data.get("labels")
-    told = labels.get(name) if isinstance(labels, Mapping) else None
-    return str(told.get(str(key), "")) if isinstance(told, Mapping) else ""
+    field_labels = labels.get(name) if isinstance(labels, Mapping) else None
+    return str(field_labels.get(str(key), "")) if isinstance(field_labels, Mapping) else ""
 
 
 register.simple_tag(get_object_url)
-
-register.simple_tag(get_delivery_url)
 register.simple_tag(get_delivery_url)
 
 
@@ -160,11 +158,11 @@ def signalbox_history_link(context: Any) -> str:
     form = context.get("adminform")
     if request is None or original is None or form is None or not can_view_dashboard(request.user):
         return ""
-    wanted = getattr(form.model_admin, "signalbox_history", False) or conf.get().ADMIN_HISTORY
-    if not wanted or original.pk is None:
+    is_enabled = getattr(form.model_admin, "signalbox_history", False) or conf.get().ADMIN_HISTORY
+    if not is_enabled or original.pk is None:
         return ""
     try:
-        address = get_object_url(original._meta.concrete_model._meta.label, history(original).key)
+        url = get_object_url(original._meta.concrete_model._meta.label, history(original).key)
     except NoReverseMatch:  # the page has no address on this site
         return ""
-    return format_html('<li><a href="{}" class="historylink">Signalbox</a></li>', address)
+    return format_html('<li><a href="{}" class="historylink">Signalbox</a></li>', url)

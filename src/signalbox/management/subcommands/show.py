@@ -195,4 +195,9 @@ def _change_cells(pair: list[Any]) -> list[Cell]:
 
 def _receiver_row(call: dict[str, Any]) -> list[Cell]:
     location, error = call["location"] or "", call["error"] or ""
-    return [Cell(call["name"]), Cell(format_duration(call["duration_us"])), Cell(location, "dim"), Cell(error, "bold red")]
+    return [
+        Cell(call["name"]),
+        Cell(format_duration(call["duration_us"])),
+        Cell(location, "dim"),
+        Cell(error, "bold red"),
+    ]

@@ -2,27 +2,27 @@
 (() => {
   "use strict";
   const slider = document.querySelector("[data-slider]");
-  const stops = slider ? slider.dataset.versions.split(",") : [];
-  let soon = 0;
-  const mark = (id) => {
-    for (const step of document.querySelectorAll("[data-version]")) step.classList.toggle("chosen", step.dataset.version === id);
+  const versionIds = slider ? slider.dataset.versions.split(",") : [];
+  let clickTimer = 0;
+  const selectVersion = (id) => {
+    for (const version of document.querySelectorAll("[data-version]")) version.classList.toggle("selected", version.dataset.version === id);
   };
   document.addEventListener("htmx:afterSwap", () => {
-    if (soon) return;
-    const id = document.getElementById("state").dataset.at;
-    mark(id);
-    if (stops.includes(id)) slider.value = stops.indexOf(id);
+    if (clickTimer) return;
+    const id = document.getElementById("state").dataset.event;
+    selectVersion(id);
+    if (versionIds.includes(id)) slider.value = versionIds.indexOf(id);
   });
   if (!slider) return;
   // What is only passed on the way need not be fetched.
   slider.addEventListener("input", () => {
-    const step = document.querySelector(`[data-version="${CSS.escape(stops[slider.value])}"]`);
-    slider.setAttribute("aria-valuetext", step.querySelector("time").textContent);
-    mark(stops[slider.value]);
-    clearTimeout(soon);
-    soon = setTimeout(() => {
-      soon = 0;
-      htmx.trigger(step.querySelector("a.step-when"), "click");
+    const version = document.querySelector(`[data-version="${CSS.escape(versionIds[slider.value])}"]`);
+    slider.setAttribute("aria-valuetext", version.querySelector("time").textContent);
+    selectVersion(versionIds[slider.value]);
+    clearTimeout(clickTimer);
+    clickTimer = setTimeout(() => {
+      clickTimer = 0;
+      htmx.trigger(version.querySelector("a.version-link"), "click");
     }, 120);
   });
 })();

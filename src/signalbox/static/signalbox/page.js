@@ -2,21 +2,21 @@
 (() => {
   "use strict";
   const root = document.documentElement;
-  const one = (selector, within = document) => within.querySelector(selector);
-  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const say = (text) => {
-    one("[data-said]").textContent = text;
+  const queryOne = (selector, within = document) => within.querySelector(selector);
+  const queryAll = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const announce = (text) => {
+    queryOne("[data-announcement]").textContent = text;
   };
-  document.addEventListener("signalbox:say", (event) => say(event.detail));
+  document.addEventListener("signalbox:announce", (event) => announce(event.detail));
 
   // Colours: the system's, light, dark.
   const schemes = ["system", "light", "dark"];
   const scheme = () => root.dataset.scheme || "system";
-  const nameScheme = () => {
+  const showSchemeName = () => {
     const name = scheme();
-    one("[data-scheme-name]").textContent = name[0].toUpperCase() + name.slice(1);
+    queryOne("[data-scheme-name]").textContent = name[0].toUpperCase() + name.slice(1);
   };
-  const chooseScheme = (name) => {
+  const setScheme = (name) => {
     if (name === "system") delete root.dataset.scheme;
     else root.dataset.scheme = name;
     try {
@@ -25,12 +25,12 @@
     } catch {
       // Storage may be forbidden: the choice then ends with the page.
     }
-    nameScheme();
+    showSchemeName();
     document.dispatchEvent(new CustomEvent("schemechange"));
   };
-  nameScheme();
-  one("[data-scheme-toggle]").addEventListener("click", () => {
-    chooseScheme(schemes[(schemes.indexOf(scheme()) + 1) % schemes.length]);
+  showSchemeName();
+  queryOne("[data-scheme-toggle]").addEventListener("click", () => {
+    setScheme(schemes[(schemes.indexOf(scheme()) + 1) % schemes.length]);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     document.dispatchEvent(new CustomEvent("schemechange"));
@@ -38,22 +38,22 @@
 
   // Lines that open. htmx fetches what is inside, and again as long as it did not come; this shows and hides it.
   const toggle = (button, open) => {
-    const inside = document.getElementById(button.getAttribute("aria-controls"));
+    const content = document.getElementById(button.getAttribute("aria-controls"));
     button.setAttribute("aria-expanded", String(open));
-    inside.hidden = !open;
-    if (open && !one(".tree", inside)) htmx.trigger(button, "fetch");
+    content.hidden = !open;
+    if (open && !queryOne(".tree", content)) htmx.trigger(button, "fetch");
   };
-  const missed = (event) => {
+  const showLoadError = (event) => {
     const { target } = event.detail;
-    if (!target?.matches("[data-inside]") || one(".tree", target)) return;
+    if (!target?.matches("[data-events]") || queryOne(".tree", target)) return;
     const note = document.createElement("p");
-    note.className = "nothing bad";
+    note.className = "empty-message bad";
     note.textContent = "The server did not answer. Close and open the line to ask again.";
     target.replaceChildren(note);
   };
-  for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) document.addEventListener(name, missed);
+  for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) document.addEventListener(name, showLoadError);
   document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-twist]");
+    const button = event.target.closest("[data-expand]");
     if (button) toggle(button, button.getAttribute("aria-expanded") !== "true");
   });
 
@@ -69,7 +69,7 @@
       document.execCommand("copy");
       area.remove();
     }
-    say("Copied");
+    announce("Copied");
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy], [data-copy-from]");
@@ -82,49 +82,49 @@
   });
 
   // What scrolls sideways can be reached by keyboard, as long as it does.
-  const sideways = new ResizeObserver((entries) => {
+  const scrollObserver = new ResizeObserver((entries) => {
     for (const { target } of entries) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
   });
-  const watch = (within) => {
-    for (const wide of all(".wide", within)) sideways.observe(wide);
+  const observeScrollable = (within) => {
+    for (const element of queryAll(".scroll-x", within)) scrollObserver.observe(element);
   };
-  watch(document);
-  document.addEventListener("htmx:afterSettle", (event) => watch(event.target));
+  observeScrollable(document);
+  document.addEventListener("htmx:afterSettle", (event) => observeScrollable(event.target));
 
   // Filters: empty fields stay out of the address.
   document.addEventListener("htmx:configRequest", (event) => {
-    const given = event.detail.parameters;
-    for (const name of Object.keys(given)) if (given[name] === "") delete given[name];
+    const parameters = event.detail.parameters;
+    for (const name of Object.keys(parameters)) if (parameters[name] === "") delete parameters[name];
   });
-  for (const form of all("form.filter")) {
+  for (const form of queryAll("form.filter")) {
     form.addEventListener("submit", () => {
-      for (const field of all("[name]", form)) field.disabled = field.value === "";
+      for (const field of queryAll("[name]", form)) field.disabled = field.value === "";
     });
   }
 
   // Keyboard.
-  const help = one("dialog.keys");
-  one("[data-help]").addEventListener("click", () => help.showModal());
-  const lines = () => all("[data-line]").filter((line) => line.offsetParent !== null);
-  const step = (by) => {
-    const list = lines();
+  const help = queryOne("dialog.keys");
+  queryOne("[data-help]").addEventListener("click", () => help.showModal());
+  const visibleLines = () => queryAll("[data-line]").filter((line) => line.offsetParent !== null);
+  const moveFocus = (by) => {
+    const list = visibleLines();
     if (!list.length) return;
-    const here = list.indexOf(document.activeElement?.closest("[data-line]"));
-    const next = list[here < 0 ? (by > 0 ? 0 : list.length - 1) : Math.min(Math.max(here + by, 0), list.length - 1)];
-    const target = one("a.what, a.fall-link, a.step-when, a", next) || next;
+    const currentIndex = list.indexOf(document.activeElement?.closest("[data-line]"));
+    const next = list[currentIndex < 0 ? (by > 0 ? 0 : list.length - 1) : Math.min(Math.max(currentIndex + by, 0), list.length - 1)];
+    const target = queryOne("a.trace-link, a.waterfall-link, a.version-link, a", next) || next;
     target.focus();
     target.scrollIntoView({ block: "nearest" });
   };
   const actions = {
-    j: () => step(1),
-    k: () => step(-1),
-    o: () => one("[data-twist]", document.activeElement?.closest("[data-line]") || document.createElement("i"))?.click(),
-    p: () => one("[data-pause]")?.click(),
-    f: () => one("[data-filters]")?.click(),
-    "/": () => one("#text")?.focus(),
+    j: () => moveFocus(1),
+    k: () => moveFocus(-1),
+    o: () => queryOne("[data-expand]", document.activeElement?.closest("[data-line]") || document.createElement("i"))?.click(),
+    p: () => queryOne("[data-pause]")?.click(),
+    f: () => queryOne("[data-filters]")?.click(),
+    "/": () => queryOne("#text")?.focus(),
     "?": () => help.showModal(),
   };
-  let going = 0;
+  let shortcutStartedAt = 0;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
     const field = event.target.closest("input, select, textarea");
@@ -132,16 +132,16 @@
       if (event.key === "Escape") field.blur();
       return;
     }
-    if (Date.now() - going < 1200) {
-      going = 0;
-      const link = one(`[data-go="${CSS.escape(event.key)}"]`);
+    if (Date.now() - shortcutStartedAt < 1200) {
+      shortcutStartedAt = 0;
+      const link = queryOne(`[data-shortcut="${CSS.escape(event.key)}"]`);
       if (link) {
         event.preventDefault();
         link.click();
       }
       return;
     }
-    if (event.key === "g") going = Date.now();
+    if (event.key === "g") shortcutStartedAt = Date.now();
     else if (actions[event.key]) {
       event.preventDefault();
       actions[event.key]();
