@@ -44,12 +44,15 @@ TRUNCATION_NOTE: Final = f"The list ends after the newest {MAX_ROWS:,} that fit;
 
 
 class HistoryAdminMixin:
-    """Mixin for a ``ModelAdmin``: a button beside the admin's own history leads to the object's life in Signalbox.
+    """Mixin for a ``ModelAdmin``: add a button to the change page that opens the object's history in Signalbox::
 
-    ``SIGNALBOX["ADMIN_HISTORY"]`` gives it to every model.
+        class OrderAdmin(HistoryAdminMixin, admin.ModelAdmin): ...
+
+    The setting ``ADMIN_HISTORY`` adds the button to every model.
     """
 
     signalbox_history = True
+    """``False`` in a subclass removes the button."""
 
 
 class NewestRowsPaginator(Pages):
@@ -381,3 +384,6 @@ class DeliveryAdmin(ReadOnlyAdmin):
             "opts": self.opts,
         }
         return TemplateResponse(request, "admin/signalbox/delivery/replay.html", context)
+
+
+__all__ = ["HistoryAdminMixin"]

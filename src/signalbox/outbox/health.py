@@ -128,3 +128,6 @@ def view(request: HttpRequest) -> HttpResponse:
 
     report = build_report(get_delivery_databases())
     return JsonResponse(report, status=200 if report["healthy"] else 503)
+
+
+__all__ = ["view"]
