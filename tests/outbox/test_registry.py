@@ -47,8 +47,8 @@ def test_a_receiver_that_no_worker_could_import_is_refused_at_once() -> None:
     def local(**kwargs: Any) -> None: ...
 
     for function, expected in (
-        (local, "stands within a function"),
-        (lambda **kwargs: None, "stands within a function"),
+        (local, "is defined in a function"),
+        (lambda **kwargs: None, "is defined in a function"),
         (Holder().method, "is bound to an object"),
         (Holder(), "has no dotted name"),
         (functools.partial(receivers.saved), "has no dotted name"),
@@ -75,7 +75,7 @@ def test_a_backoff_that_tells_no_time_is_said_once_and_the_usual_one_waited(
         name="shop.receiver", function=receivers.saved, parameter_names=frozenset(), backoff=backoff
     )
     assert all(7.5 * 2**n <= one.get_retry_delay(n + 1) <= 12.5 * 2**n for n in range(4))
-    assert ["The backoff of shop.receiver tells no time; the usual one is taken."] == caplog.messages
+    assert ["The backoff of shop.receiver returned no valid time; the default is used."] == caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_what_a_backoff_tells_is_waited_as_far_as_a_database_takes_it(told: floa
 
 def test_a_signal_whose_arguments_cannot_travel_is_refused_at_once() -> None:
     for signal, expected in (
-        (request_started, "carries the request's environ, which cannot travel"),
-        ("connection_created", "carries a connection, which cannot travel"),
+        (request_started, "carries the request's environ, which can't be sent"),
+        ("connection_created", "carries a connection, which can't be sent"),
         (pre_save, "use post_save"),
         ("post_init", "is sent for each instance"),
     ):
@@ -381,7 +381,7 @@ def test_a_signal_of_the_project_is_named_after_the_module_that_makes_it() -> No
 
 def test_a_signal_that_no_module_holds_is_refused_unless_it_is_named() -> None:
     signal = Signal()
-    with pytest.raises(registry.CannotBeDurable, match=r"name it with signalbox\.track"):
+    with pytest.raises(registry.CannotBeDurable, match=r"name it with signalbox\.register_signal"):
         signalbox.receiver(signal, durable=True)(receivers.saved)
     signalbox.register_signal(signal, "shop.nameless")
     signalbox.receiver(signal, durable=True)(receivers.saved)
@@ -480,7 +480,7 @@ def test_a_secret_within_an_argument_does_not_travel(make_durable: Callable[...,
     bool(value)  # wakes what is lazy
     make_durable(takes_document, signals.order_paid, None)
     with pytest.raises(
-        registry.CannotBeDurable, match=r"sent with 'document', which .*takes_document takes: it holds a secret"
+        registry.CannotBeDurable, match=r"sent with 'document', which .*takes_document takes: it contains a secret"
     ):
         signals.order_paid.send(sender=Order, document=value)
     signals.order_paid.send(sender=Order, document="text", other=value)

@@ -69,7 +69,7 @@ def test_what_would_arrive_as_something_else_is_refused(value: Any, expected: st
 
 def test_a_lazy_object_is_not_woken() -> None:
     lazy = SimpleLazyObject(lambda: 1)
-    with pytest.raises(serializer.NotSerializable, match="nobody has asked for it yet"):
+    with pytest.raises(serializer.NotSerializable, match="was not evaluated yet"):
         serializer.serialize(lazy)
     assert lazy + 1 == 2
     assert 1 == serializer.deserialize(serializer.serialize(lazy))

@@ -90,7 +90,7 @@ def _get_dispatch_uid(receiver_key: object, target: Any) -> object | None:
 
     What runs after the commit has the id of the function, or method, that it stands for.
     """
-    stands_for = vars(target).get("signalbox_id") if type(target) is FunctionType else None
+    stands_for = vars(target).get("_signalbox_receiver_id") if type(target) is FunctionType else None
     return None if receiver_key in (make_id(target), stands_for) else receiver_key
 
 

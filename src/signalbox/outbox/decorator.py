@@ -78,8 +78,8 @@ def receiver(
             keep = weak and hasattr(function, "__dict__")
             target = _wrap_after_commit(function, keep)
             uid = uid or make_id(function)  # by which Django finds the function itself, to disconnect it
-        for one in signals:
-            _connect(resolve_signal(one), target, sender, keep, uid)
+        for each_signal in signals:
+            _connect(resolve_signal(each_signal), target, sender, keep, uid)
         return function
 
     return decorate
@@ -137,51 +137,51 @@ def _connect_model(signal: Signal, target: Callable[..., Any], weak: bool, uid: 
 _after_commit_wrappers: weakref.WeakValueDictionary[tuple[object, bool], Callable[..., None]] = (
     weakref.WeakValueDictionary()
 )
-"""By Django's id of a receiver, and whether it is held weakly, what is connected for it."""
+"""The connected wrappers, by Django's id of the receiver and whether it is held weakly."""
 
 
 def _wrap_after_commit(function: Any, weak: bool) -> Callable[..., None]:
-    """Return what to connect for ``function``; held weakly, it lives as long as the function, or a method's object."""
+    """Return the wrapper to connect for ``function``. If weak, it lives as long as ``function`` or the method's object."""
     key = make_id(function), weak
-    known = _after_commit_wrappers.get(key)
-    if known is not None:
-        return known
-    bound = weak and inspect.ismethod(function)
-    find = weakref.WeakMethod(function) if bound else lambda: function
+    wrapper = _after_commit_wrappers.get(key)
+    if wrapper is not None:
+        return wrapper
+    is_weak_method = weak and inspect.ismethod(function)
+    get_function = weakref.WeakMethod(function) if is_weak_method else lambda: function
 
-    @wraps(function.__func__ if bound else function)
+    @wraps(function.__func__ if is_weak_method else function)
     def after_commit(**kwargs: Any) -> None:
-        found = find()
-        if found is None:
+        target = get_function()
+        if target is None:
             return
-        call = async_to_sync(found) if iscoroutinefunction(found) else found
+        call = async_to_sync(target) if iscoroutinefunction(target) else target
 
-        @wraps(found)  # not a partial: Django 5.2 asks a robust hook that raises for its name
+        @wraps(target)  # not a partial: Django 5.2 reads the name of a robust hook that raises
         def run() -> None:
             call(**kwargs)
 
         transaction.on_commit(run, using=_get_commit_alias(kwargs), robust=True)
 
-    if bound:
+    if is_weak_method:
         weakref.finalize(function.__self__, _release_wrapper, after_commit).atexit = False
     elif weak:
         function.__dict__["_signalbox_after_commit"] = after_commit
-    after_commit.signalbox_id = key[0]  # type: ignore[attr-defined]  # read where receivers are listed
+    after_commit._signalbox_receiver_id = key[0]  # type: ignore[attr-defined]  # read where receivers are listed
     _after_commit_wrappers[key] = after_commit
     return after_commit
 
 
 def _release_wrapper(wrapper: object) -> None:
-    """The object of a method is gone, and with this call what was held for as long as it lived."""
+    """Do nothing. The finalizer of the method's object holds ``wrapper`` as an argument until it has called this."""
 
 
 def _get_commit_alias(arguments: Mapping[str, Any]) -> str:
-    """Return the database whose commit is waited for: the one that the send names, or that of its object."""
+    """Return the database whose commit the receiver runs after: that of ``using``, or of the send's object."""
     using = arguments.get("using")
     if isinstance(using, str):
         return using
-    about = arguments.get("instance", arguments.get("user"))
-    alias: str | None = about._state.db if isinstance(about, Model) else None
+    instance = arguments.get("instance", arguments.get("user"))
+    alias: str | None = instance._state.db if isinstance(instance, Model) else None
     return alias or "default"
 
 

@@ -1,4 +1,4 @@
-"""One attempt: the arguments made again as Django gives them, the receiver called, the outcome judged."""
+"""Execute one attempt of a delivery: rebuild the arguments, call the receiver, and return the result."""
 
 from __future__ import annotations
 
@@ -43,38 +43,38 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 DEFERRED_RETRY_SECONDS: Final = 30.0
-"""Seconds until a delivery is looked at again whose receiver this version of the code does not have."""
+"""Seconds until a delivery is tried again whose receiver this version of the code does not have."""
 
 TIMEOUT_GRACE_SECONDS: Final = 10.0
-"""Seconds that a receiver is given to end after its timeout, before its process is given up."""
+"""Seconds that a receiver has to end after its timeout, before its process is abandoned."""
 
 MAX_TRACEBACK_CHARS: Final = 8_000
-"""Characters of a failed attempt's traceback that are kept."""
+"""Maximum length of a stored traceback."""
 
 MAX_CHAINED_EXCEPTIONS: Final = 5
-"""Exceptions of a chain that are told."""
+"""Maximum number of exceptions of a chain in a stored traceback."""
 
 WORKER_LOST_ERROR: Final = "The worker died in each attempt, or lost its lease, and wrote nothing."
 
 
 class NotRunnableHere(Exception):
-    """This process can't run the delivery; another, or a later one, can."""
+    """This process can't run the delivery. A process with another version of the code may."""
 
 
 class TimeLimitExceeded(BaseException):
-    """The receiver takes longer than its timeout. No ``Exception``: receivers catch those."""
+    """The receiver takes longer than its timeout. Not an ``Exception``, because receivers catch those."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryContext:
-    """What a durable receiver is told of its delivery, as the argument ``delivery``."""
+    """The argument ``delivery`` of a durable receiver."""
 
     id: int
-    """The same at each attempt: the idempotency key. Unique within one database."""
+    """The idempotency key: the same in each attempt, and unique within one database."""
     attempt: int
     """1 for the first."""
     key: str
-    """What it is ordered by."""
+    """The ordering key."""
     trace_id: str
     """The trace in which the event happened."""
     span: int
@@ -82,24 +82,23 @@ class DeliveryContext:
     alias: str
     """The database that holds the delivery and its event."""
     created: int
-    """When the event was written: microseconds since the epoch."""
+    """When the event was written, in microseconds since 1970."""
 
     @cached_property
     def event(self) -> Event | None:
         """The event, with its changes, actor and receivers; ``None`` if it was purged."""
-        found: Event | None = (
-            Event.objects.using(self.alias).filter(trace_id=self.trace_id, span=self.span).order_by("id").first()
-        )
-        return found
+        events = Event.objects.using(self.alias).filter(trace_id=self.trace_id, span=self.span)
+        event: Event | None = events.order_by("id").first()
+        return event
 
 
 # ------------------------------------------------------------------ arguments
 
 
 def load_receiver(delivery: LeasedDelivery) -> DurableReceiver:
-    """Return the receiver of a delivery, importing its module if nobody has.
+    """Return the receiver of a delivery, after importing its module if necessary.
 
-    Raises ``Deferred`` if this version of the code doesn't have it.
+    Raises ``NotRunnableHere`` if this version of the code does not have it.
     """
     durable = registry.find_durable_receiver(delivery.receiver, delivery.signal, delivery.sender)
     if durable is not None:
@@ -110,7 +109,7 @@ def load_receiver(delivery: LeasedDelivery) -> DurableReceiver:
         try:
             import_module(".".join(parts[:end]))
             break
-        except Exception as error:  # noqa: BLE001 - a module may raise anything; whatever it is, it may be deployed anew
+        except Exception as error:  # noqa: BLE001 - a module may raise any error, and another version may not
             reason = f"{'.'.join(parts[:end])} can't be imported: {error!r}"
     durable = registry.find_durable_receiver(delivery.receiver, delivery.signal, delivery.sender)
     if durable is None:
@@ -121,18 +120,18 @@ def load_receiver(delivery: LeasedDelivery) -> DurableReceiver:
 def build_arguments(delivery: LeasedDelivery, durable: DurableReceiver) -> dict[str, Any]:
     """Return the keyword arguments of a delivery's receiver.
 
-    An object that the receiver does not name, and that falls into its ``**kwargs``, is loaded when it is first looked
-    at. Raises ``Deferred`` where a model or signal is unknown to this version of the code.
+    An instance that the receiver takes only through ``**kwargs`` is loaded lazily. Raises ``NotRunnableHere`` if this
+    version of the code does not have the model or the signal.
     """
     try:
         signal = registry.get_signal(delivery.signal)
-        named = {"signal": signal, "sender": _load_sender(delivery), **_build_signal_arguments(delivery)}
+        arguments = {"signal": signal, "sender": _load_sender(delivery), **_build_signal_arguments(delivery)}
     except (LookupError, ImportError) as error:
         raise NotRunnableHere(f"{delivery.receiver} waits: {error}") from error
-    load = named.get("instance")
+    load = arguments.get("instance")
     if type(load) is partial:
-        named["instance"] = load() if "instance" in durable.parameter_names else SimpleLazyObject(load)
-    return named
+        arguments["instance"] = load() if "instance" in durable.parameter_names else SimpleLazyObject(load)
+    return arguments
 
 
 def _load_sender(delivery: LeasedDelivery) -> Any:
@@ -144,14 +143,14 @@ def _load_sender(delivery: LeasedDelivery) -> Any:
     try:
         return serializer.import_class(delivery.sender)
     except (LookupError, ImportError):
-        return delivery.sender  # a module's or an app's name, or a text
+        return delivery.sender  # the name of a module or an app, or any other text
 
 
 def _build_signal_arguments(delivery: LeasedDelivery) -> dict[str, Any]:
     payload = delivery.payload
-    packed = payload.get("packed")
-    if packed is not None:
-        return {name: serializer.deserialize(value) for name, value in packed.items()}
+    serialized = payload.get("serialized")
+    if serialized is not None:
+        return {name: serializer.deserialize(value) for name, value in serialized.items()}
     args = dict(payload.get("args") or {})
     using = delivery.database
     match delivery.signal:
@@ -170,7 +169,7 @@ def _build_signal_arguments(delivery: LeasedDelivery) -> dict[str, Any]:
         case "m2m_changed":
             model = apps.get_model(args["model"])
             keys = args.get("pk_set") or args.get("added") or args.get("removed")
-            known = isinstance(keys, list)
+            has_keys = isinstance(keys, list)
             return {
                 "instance": load_current_instance(delivery, args["object"], None)
                 if delivery.object_key
@@ -179,14 +178,14 @@ def _build_signal_arguments(delivery: LeasedDelivery) -> dict[str, Any]:
                 "reverse": bool(args.get("reverse")),
                 "model": model,
                 "pk_set": {model._meta.pk.to_python(key) for key in keys or ()}
-                if known and args["action"] != "post_clear"
+                if has_keys and args["action"] != "post_clear"
                 else None,
                 "using": using,
             }
         case "bulk_create" | "bulk_update" | "update" | "bulk_delete":
             if not delivery.object_key:
                 return {**args, "using": using}
-            # Under BULK = "rows" each row is an event of its own.
+            # With BULK = "rows" each row has its own event.
             return {
                 **args,
                 "using": using,
@@ -196,14 +195,14 @@ def _build_signal_arguments(delivery: LeasedDelivery) -> dict[str, Any]:
 
 
 def _load_recorded_value(value: Any) -> Any:
-    """Return an argument as the register keeps it, with objects loaded: of an event that is replayed."""
+    """Return an argument of a replayed event as it was recorded, with the object loaded if it is one."""
     if isinstance(value, dict) and value.keys() == {"model", "pk"} and isinstance(value["model"], str):
         return serializer.load_instance(value["model"], value["pk"], queue.get_deliveries_database())
     return value
 
 
 def load_current_instance(delivery: LeasedDelivery, label: str, row: dict[str, Any] | None) -> Model:
-    """Return the object as it is now; if it is gone, as the event recorded it, unsaved."""
+    """Return the object from the database. If it was deleted, return an unsaved one with the recorded values."""
     model: type[Model] = apps.get_model(label)
     key = _parse_primary_key(delivery, model, row)
     try:
@@ -213,14 +212,14 @@ def load_current_instance(delivery: LeasedDelivery, label: str, row: dict[str, A
 
 
 def rebuild_deleted(delivery: LeasedDelivery, row: dict[str, Any]) -> Model:
-    """Return a deleted object as it was recorded, unsaved."""
+    """Return an unsaved object with the recorded values of a deleted one."""
     return _rebuild_instance(delivery, apps.get_model(delivery.sender), row)
 
 
 def _parse_primary_key(delivery: LeasedDelivery, model: type[Model], row: dict[str, Any] | None) -> Any:
     fields = model._meta.pk_fields
     if row is not None and all(field.name in row for field in fields):
-        values = [row[field.name] for field in fields]  # exact, where the event's key may be shortened
+        values = [row[field.name] for field in fields]  # exact, while the event's key may be truncated
     elif len(fields) > 1:
         values = json.loads(delivery.object_key)
     else:
@@ -231,16 +230,16 @@ def _parse_primary_key(delivery: LeasedDelivery, model: type[Model], row: dict[s
 
 def _rebuild_instance(delivery: LeasedDelivery, model: type[Model], row: dict[str, Any]) -> Model:
     values = {}
-    for one in model._meta.concrete_fields:
-        if one.name in row:
+    for model_field in model._meta.concrete_fields:
+        if model_field.name in row:
             try:
-                values[one.attname] = one.to_python(row[one.name])
+                values[model_field.attname] = model_field.to_python(row[model_field.name])
             except ValidationError:  # the field has changed since
                 continue
-    if delivery.object_key and not any(one.attname in values for one in model._meta.pk_fields):
+    if delivery.object_key and not any(field.attname in values for field in model._meta.pk_fields):
         key = _parse_primary_key(delivery, model, None)
         keys = key if isinstance(key, tuple) else (key,)
-        values |= {one.attname: value for one, value in zip(model._meta.pk_fields, keys, strict=True)}
+        values |= {field.attname: value for field, value in zip(model._meta.pk_fields, keys, strict=True)}
     return serializer.build_unsaved_instance(model, values, delivery.database)
 
 
@@ -249,17 +248,17 @@ def _rebuild_instance(delivery: LeasedDelivery, model: type[Model], row: dict[st
 
 @dataclass(kw_only=True, slots=True)
 class RunningAttempt:
-    """A receiver that is running, as who watches over it sees it."""
+    """A running receiver, as the watchdog sees it."""
 
     delivery: LeasedDelivery
     timeout: float | None
     thread_id: int
     is_async: bool = False
-    """Whether its loop ends it, in another thread: it is not interrupted, and given up all the same."""
+    """Whether the event loop cancels it at its timeout. It is not interrupted, but abandoned like others."""
     started_at: float = field(default_factory=time.monotonic)
     finished: bool = False
     interrupted: bool = False
-    """Whether ``TimedOut`` is on its way to it."""
+    """Whether ``TimeLimitExceeded`` has been scheduled in its thread."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get_overrun_seconds(self) -> float:
@@ -267,7 +266,7 @@ class RunningAttempt:
         return 0.0 if self.timeout is None else time.monotonic() - self.started_at - self.timeout
 
     def interrupt(self) -> None:
-        """Raise ``TimedOut`` in the receiver, as soon as Python code runs in it."""
+        """Raise ``TimeLimitExceeded`` in the receiver, as soon as it executes Python code."""
         with self.lock:
             if not (self.finished or self.interrupted or self.is_async):
                 self.interrupted = True
@@ -276,27 +275,27 @@ class RunningAttempt:
                 )
 
     def finish(self) -> None:
-        """The receiver has returned: nothing is raised in it any more."""
+        """Record that the receiver has returned, so that it is not interrupted any more."""
         with self.lock:
             self.finished = True
-        if self.interrupted:  # it may be on its way still: let it arrive here, and nowhere else
+        if self.interrupted:  # the exception may still be pending: wait until it is raised here
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline:
                 time.sleep(0.001)
 
 
 class Watchdog:
-    """The attempts that are under way in this process."""
+    """The running attempts of this process."""
 
     def __init__(self) -> None:
         self.attempts: dict[int, RunningAttempt] = {}
 
     @contextmanager
     def watching(self, delivery: LeasedDelivery, timeout: float | None, *, is_async: bool) -> Iterator[None]:
-        """Watch over the block, which is the call of the receiver."""
-        me = threading.get_ident()
-        attempt = self.attempts[me] = RunningAttempt(
-            delivery=delivery, timeout=timeout, thread_id=me, is_async=is_async
+        """Register the call of the receiver in the block as a running attempt."""
+        thread_id = threading.get_ident()
+        attempt = self.attempts[thread_id] = RunningAttempt(
+            delivery=delivery, timeout=timeout, thread_id=thread_id, is_async=is_async
         )
         try:
             try:
@@ -307,50 +306,51 @@ class Watchdog:
             finally:
                 attempt.finish()
         finally:
-            self.attempts.pop(me, None)
+            self.attempts.pop(thread_id, None)
 
 
 def execute(delivery: LeasedDelivery, watchdog: Watchdog | None = None) -> AttemptResult:
-    """Run the receiver of ``claimed`` and return what became of it.
+    """Run the receiver of ``delivery`` and return the result.
 
-    Whatever it raises is its failure, ``SystemExit`` too. Only Ctrl-C leaves here, which the main thread alone gets.
+    Any exception of the receiver is a failed attempt, even ``SystemExit``. Only ``KeyboardInterrupt`` in the main
+    thread is raised.
     """
     try:
         durable = load_receiver(delivery)
     except NotRunnableHere as error:
         return _build_deferred_result(delivery, error)
-    if delivery.attempts > durable.retries + 1:  # counted before each, and none has said what became of it
+    if delivery.attempts > durable.retries + 1:  # each attempt was counted at its start, and none wrote a result
         return replace(build_failure_result(delivery, durable, WORKER_LOST_ERROR), receiver_called=False)
-    others = {connection for connection in connections.all(initialized_only=True) if _is_in_transaction(connection)}
+    excluded = {connection for connection in connections.all(initialized_only=True) if _is_in_transaction(connection)}
     try:
         call_receiver(delivery, durable, watchdog)
     except NotRunnableHere as error:
         return _build_deferred_result(delivery, error)
     except TimeLimitExceeded:
         for connection in connections.all(initialized_only=True):  # it may have been in the middle of a statement
-            if connection not in others:
+            if connection not in excluded:
                 _discard_connection(connection)
         return build_failure_result(
-            delivery, durable, f"TimedOut: it took longer than its timeout of {durable.timeout:g} seconds"
+            delivery, durable, f"TimeLimitExceeded: it took longer than its timeout of {durable.timeout:g} seconds"
         )
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        text, told = encoder.format_exception(error, redactor=get_redactor()), _format_traceback(error)
-        logger.warning("%s failed (attempt %d).\n%s", delivery.receiver, delivery.attempts, told)
-        return build_failure_result(delivery, durable, text, told)
+        text, traceback = encoder.format_exception(error, redactor=get_redactor()), _format_traceback(error)
+        logger.warning("%s failed (attempt %d).\n%s", delivery.receiver, delivery.attempts, traceback)
+        return build_failure_result(delivery, durable, text, traceback)
     finally:
-        _reset_connections(others)
+        _reset_connections(excluded)
     return SUCCEEDED
 
 
 def call_receiver(delivery: LeasedDelivery, durable: DurableReceiver, watchdog: Watchdog | None = None) -> None:
-    """Call the receiver; what it raises leaves here.
+    """Call the receiver. Its exceptions are raised.
 
-    What happens in it belongs to the trace of its event, and tells it as its origin.
+    Events that it causes belong to the trace of the delivery's event and have that event as their parent.
     """
-    named = build_arguments(delivery, durable)
-    named["delivery"] = DeliveryContext(
+    kwargs = build_arguments(delivery, durable)
+    kwargs["delivery"] = DeliveryContext(
         id=delivery.id,
         attempt=delivery.attempts,
         key=delivery.ordering_key,
@@ -363,13 +363,13 @@ def call_receiver(delivery: LeasedDelivery, durable: DurableReceiver, watchdog: 
     target = async_to_sync(partial(_await_with_timeout, durable)) if is_async else durable.function
     watchdog = watchdog or Watchdog()
     with _trace_attempt(delivery), watchdog.watching(delivery, durable.timeout, is_async=is_async):
-        target(**named)
+        target(**kwargs)
 
 
 async def _await_with_timeout(durable: DurableReceiver, **kwargs: Any) -> None:
-    """Await an asynchronous receiver no longer than it may take: its loop runs in a thread that nobody interrupts.
+    """Await an asynchronous receiver until its timeout. Its event loop runs in a thread that is not interrupted.
 
-    One that blocks its loop, or swallows the cancellation, is left to who watches over it.
+    The watchdog's owner handles a receiver that blocks its loop or ignores the cancellation.
     """
     try:
         async with asyncio.timeout(durable.timeout) as limit:
@@ -393,28 +393,24 @@ def _trace_attempt(delivery: LeasedDelivery) -> Iterator[None]:
     finally:
         tracing.running_span.reset(token)
         tracing.deactivate(trace)
-        trace.init_counts = {}  # what it loaded is no news; a trace without events leaves no row
+        trace.init_counts = {}  # loaded instances are not recorded, and a trace without events has no row
         exporter.finish_trace(trace, status)
 
 
 def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
     if connection.connection is None:
         return False
-    if connection.in_atomic_block or not connection.autocommit:
-        return True
-    # A BEGIN of the receiver's own, of which Django knows nothing; MySQL's drivers neither.
-    if connection.vendor == "postgresql":
-        return not backends.has_transaction_ended(connection)
     try:
-        return connection.vendor == "sqlite" and backends.is_sqlite_transaction_open(connection)
+        # The receiver may have executed BEGIN itself, which Django does not notice.
+        return backends.in_transaction(connection) or backends.has_foreign_transaction(connection)
     except Error:  # it is closed
         return False
 
 
 def _reset_connections(excluded: Collection[BaseDatabaseWrapper]) -> None:
-    """Leave no connection behind in a transaction or broken, whatever the receiver did with it.
+    """Discard connections that the receiver has left broken or in a transaction.
 
-    ``others`` were in somebody's transaction before the receiver was called: that is theirs.
+    ``excluded`` were in a transaction of the caller before the receiver was called.
     """
     for connection in connections.all(initialized_only=True):
         if connection.connection is None or connection in excluded:
@@ -424,7 +420,7 @@ def _reset_connections(excluded: Collection[BaseDatabaseWrapper]) -> None:
 
 
 def _discard_connection(connection: BaseDatabaseWrapper) -> None:
-    """Close a connection and forget what its wrapper thinks of it: the next use makes a new one."""
+    """Close a connection and remove its wrapper, so that the next use creates another."""
     try:
         connection.close()
     finally:
@@ -434,10 +430,10 @@ def _discard_connection(connection: BaseDatabaseWrapper) -> None:
 def build_failure_result(
     delivery: LeasedDelivery, durable: DurableReceiver, error: str, traceback: str | None = None
 ) -> AttemptResult:
-    """Return what a failed attempt leads to: the next one, or a dead letter."""
+    """Return the result of a failed attempt: a retry, or a dead letter."""
     if delivery.attempts <= durable.retries:
-        pause = durable.get_retry_delay(delivery.attempts)
-        return AttemptResult(disposition=Disposition.RETRY, error=error, traceback=traceback, retry_delay=pause)
+        delay = durable.get_retry_delay(delivery.attempts)
+        return AttemptResult(disposition=Disposition.RETRY, error=error, traceback=traceback, retry_delay=delay)
     logger.error("%s for %s %s is a dead letter: %s", delivery.receiver, delivery.sender, delivery.object_key, error)
     return AttemptResult(
         disposition=Disposition.DEAD, error=error, traceback=traceback, releases_partition=durable.on_dead == "skip"
@@ -445,21 +441,21 @@ def build_failure_result(
 
 
 def _format_traceback(error: BaseException) -> str:
-    """Return where ``error`` was raised and what led to it, the cause first, without secrets; the end if it is long."""
+    """Return the redacted traceback of ``error`` and its causes, the first cause first, truncated at the start."""
     redactor = get_redactor()
-    told: list[str] = []
-    found: BaseException | None = error
-    while found is not None and len(told) < MAX_CHAINED_EXCEPTIONS:
-        places = "".join(format_tb(found.__traceback__))
-        told.insert(0, redactor.redact_text(places) + encoder.format_exception(found, redactor=redactor))
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-    text = sanitize_text("\n\n".join(told))
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(parts) < MAX_CHAINED_EXCEPTIONS:
+        frames = "".join(format_tb(current.__traceback__))
+        parts.insert(0, redactor.redact_text(frames) + encoder.format_exception(current, redactor=redactor))
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    text = sanitize_text("\n\n".join(parts))
     return text if len(text) <= MAX_TRACEBACK_CHARS else "…" + text[-MAX_TRACEBACK_CHARS:]
 
 
 def _build_deferred_result(delivery: LeasedDelivery, error: NotRunnableHere) -> AttemptResult:
     text = get_redactor().redact_text(sanitize_text(str(error)))[:500]
-    logger.warning("Delivery %d is put off: %s", delivery.id, text)
+    logger.warning("Delivery %d is deferred: %s", delivery.id, text)
     return AttemptResult(
         disposition=Disposition.DEFERRED, error=text, retry_delay=DEFERRED_RETRY_SECONDS, receiver_called=False
     )

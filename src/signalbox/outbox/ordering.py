@@ -1,7 +1,7 @@
-"""What puts deliveries in order: one text for one key, whichever signal, process or past event it comes from.
+"""Ordering keys of deliveries: equal keys are the same text for every signal, in every process and in replays.
 
-Deliveries of one receiver whose keys are the same text share a lane. An object's text is its model and primary key, so
-that its saves, those of its proxies and the changes of its relations are one row of deliveries.
+Deliveries to one receiver whose keys are the same text share a partition. The text of an object is its model and
+primary key, so its saves, those of its proxy models and the changes of its relations are in one partition.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ logger = logging.getLogger("signalbox")
 
 
 class OrderingKeyError(DeliveryError, DatabaseError):
-    """What a delivery is ordered by can't be known: it would run beside others of its key."""
+    """The ordering key of a delivery can't be determined, so it could run at the same time as others of its key."""
 
 
 class RowReference(NamedTuple):
-    """The row that an event is about, and what nobody has read of it."""
+    """The row of an event's object, and its fields that were not loaded."""
 
     model: type[Model]
     using: str
     primary_key: str
-    """Its primary key as text."""
+    """The primary key as text."""
     unloaded_fields: AbstractSet[str]
-    """Names of fields that may be read, and were not."""
+    """Names of fields that were not loaded, without those that must not be read."""
 
 
 def get_partition_id(receiver_name: str, ordering_key: str) -> int:
-    """Return the number of the lane that a receiver's deliveries for one key share.
+    """Return the partition that a receiver's deliveries for one key share.
 
-    Two keys may meet in one lane, once in 2**64: they then wait for each other, and nothing else happens.
+    Two keys have the same one with a probability of 1 in 2**64. Their deliveries then only wait for each other.
     """
     digest = blake2b(f"{receiver_name}\0{ordering_key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
@@ -67,36 +67,37 @@ def get_ordering_key(
     redactor: Redactor,
     row: RowReference | None = None,
 ) -> str:
-    """Return what a delivery is ordered by; empty for nothing. ``about`` is the object, as ``object_key`` tells it.
+    """Return the ordering key of a delivery; empty if it is not ordered.
 
-    ``values`` are a send's arguments, or those of ``row``: what was not read of it is read now, if the key asks for it.
-    Raises ``NotOrdered`` if it is gone.
+    ``object_key`` is the key of the event's object, from ``build_object_key``. ``values`` are the arguments of a send,
+    or the values of ``row``. Fields that were not loaded are read now, if the receiver's key needs them. Raises
+    ``OrderingKeyError`` if the row was deleted.
     """
-    wanted = durable.key
-    if wanted is None:
+    key = durable.key
+    if key is None:
         return ""
-    if wanted == "pk":
+    if key == "pk":
         return object_key
     try:
-        if row is not None and (row.unloaded_fields if callable(wanted) else wanted in row.unloaded_fields):
+        if row is not None and (row.unloaded_fields if callable(key) else key in row.unloaded_fields):
             values = _load_missing_fields(values, row)
-        if callable(wanted):
-            return format_key(wanted(values), redactor)
-        found = values[wanted]
-        return format_key(
-            found if row is None else _normalize_field_value(row.model, wanted, found, redactor), redactor
-        )
+        if callable(key):
+            return format_key(key(values), redactor)
+        value = values[key]
+        if row is not None:
+            value = _normalize_field_value(row.model, key, value, redactor)
+        return format_key(value, redactor)
     except OrderingKeyError as error:
         raise OrderingKeyError(f"{durable.name} is ordered by {error}") from error
     except Exception:
         logger.exception(
-            "The key %r of %s can't be told of %s; the object is its key.", wanted, durable.name, object_key
+            "The key %r of %s failed for %s; the object is used as its key.", key, durable.name, object_key
         )
         return object_key
 
 
 class _DeletedRow(dict[str, Any]):
-    """A row's values, as far as they are known: the row is gone."""
+    """The known values of a deleted row. Reading another field raises ``OrderingKeyError``."""
 
     def __init__(self, values: Mapping[str, Any], row: RowReference) -> None:
         super().__init__(values)
@@ -107,7 +108,7 @@ class _DeletedRow(dict[str, Any]):
             raise KeyError(name)
         label = self.row.model._meta.label
         raise OrderingKeyError(
-            f"the field {name!r} of {label} {self.row.primary_key}, which was not loaded, and the row is gone: "
+            f"the field {name!r} of {label} {self.row.primary_key}, which was not loaded, and the row is deleted: "
             "load the field before the delete."
         )
 
@@ -116,15 +117,18 @@ def _load_missing_fields(values: Mapping[str, Any], row: RowReference) -> Mappin
     meta = row.model._meta
     names = [field.name for field in meta.pk_fields]
     if all(name in values for name in names):
-        found = {name: values[name] for name in names}
+        primary_key = {name: values[name] for name in names}
     else:
-        found = dict(zip(names, json.loads(row.primary_key) if len(names) > 1 else [row.primary_key], strict=True))
-    read = QuerySet(row.model, using=row.using).filter(**found).values(*row.unloaded_fields).first()
-    return _DeletedRow(values, row) if read is None else {**values, **read}
+        primary_key = dict(
+            zip(names, json.loads(row.primary_key) if len(names) > 1 else [row.primary_key], strict=True)
+        )
+    queryset: QuerySet[Model] = QuerySet(row.model, using=row.using).filter(**primary_key)
+    loaded = queryset.values(*row.unloaded_fields).first()
+    return _DeletedRow(values, row) if loaded is None else {**values, **loaded}
 
 
 def _normalize_field_value(model: type[Model], name: str, value: Any, redactor: Redactor) -> Any:
-    """Return a foreign key's value as the object that it points at is told; another field's as the field reads it."""
+    """Return the object key that a foreign key refers to, or the Python value of another field."""
     field: Any = model._meta.get_field(name)
     value = field.to_python(value)
     target = field.related_model if field.is_relation else None
@@ -134,19 +138,19 @@ def _normalize_field_value(model: type[Model], name: str, value: Any, redactor: 
 
 
 def get_model_label(signal: str, sender: str, args: Any) -> str:
-    """Return the label of the model of the object that an event with these recorded arguments is about."""
+    """Return the label of the model of the event's object, given the recorded arguments."""
     if not isinstance(args, Mapping):
         return sender
     if signal == "m2m_changed":
         return str(args.get("object", sender))
-    told = args.get("instance", args.get("user"))
-    return str(told["model"]) if isinstance(told, Mapping) and "model" in told else sender
+    instance = args.get("instance", args.get("user"))
+    return str(instance["model"]) if isinstance(instance, Mapping) and "model" in instance else sender
 
 
 def build_object_key(label: str, key: str) -> str:
-    """Return how an object is told as a key: its model, the same for all proxies, and its primary key as text.
+    """Return the key of an object: the label of its concrete model, and its primary key as text.
 
-    Empty without a primary key.
+    It is empty without a primary key.
     """
     if not key:
         return ""
@@ -156,7 +160,7 @@ def build_object_key(label: str, key: str) -> str:
 
 
 def find_model(label: str) -> type[Model] | None:
-    """Return the model of this label; ``None`` where this version of the code has none, or it names another class."""
+    """Return the model with this label; ``None`` if this version of the code has none."""
     try:
         return apps.get_model(label)
     except (LookupError, ValueError):
@@ -168,16 +172,16 @@ def _format_primary_key(model: type[Model], value: Any, redactor: Redactor) -> s
 
 
 def build_instance_key(instance: Any, redactor: Redactor) -> str:
-    """Return how ``instance`` is told as a key; empty if it is no object of a model, or has no primary key."""
+    """Return the key of ``instance``; empty if it is not a model instance or has no primary key."""
     if not isinstance(instance, Model):
         return ""
     return build_object_key(instance._meta.label, _format_primary_key(instance.__class__, instance.pk, redactor))
 
 
 def format_key(value: Any, redactor: Redactor) -> str:
-    """Return the text of a key: the same for what is equal, never empty, as nothing is no key.
+    """Return the text of a key: the same for equal values, and never empty, because an empty text means no key.
 
-    Raises ``TypeError`` for an object of which only its class could be told.
+    Raises ``TypeError`` for an object that has no stable text.
     """
     plain = _to_jsonable(value, redactor)
     return _truncate_key(sanitize_text(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
@@ -188,7 +192,7 @@ def _truncate_key(key: str) -> str:
 
 
 def _to_jsonable(value: Any, redactor: Redactor) -> Any:
-    """Return ``value`` in JSON's types, as it also is when it comes back from a table or another process."""
+    """Return ``value`` as JSON types, as it is after it was stored or sent to another process."""
     match value:
         case Enum():
             return _to_jsonable(value.value, redactor)
@@ -197,8 +201,8 @@ def _to_jsonable(value: Any, redactor: Redactor) -> Any:
         case str() | Promise() | UUID():
             return str(value)
         case Decimal():
-            found = f"{value:f}"
-            return found.rstrip("0").rstrip(".") if "." in found else found
+            text = f"{value:f}"
+            return text.rstrip("0").rstrip(".") if "." in text else text
         case dt.datetime():
             return (value if value.tzinfo is None else value.astimezone(dt.UTC)).isoformat()
         case dt.date() | dt.time():
@@ -219,4 +223,4 @@ def _to_jsonable(value: Any, redactor: Redactor) -> Any:
             return sorted(format_key(item, redactor) for item in value)
         case dict():
             return {name: _to_jsonable(value[name], redactor) for name in sorted(value)}
-    raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} makes no key")
+    raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} can't be a key")

@@ -1,4 +1,4 @@
-"""Deliveries of an event: what each durable receiver is given, and what its deliveries are ordered by."""
+"""Build the deliveries of an event: the payload and the ordering key for each durable receiver."""
 
 from __future__ import annotations
 
@@ -19,74 +19,78 @@ from signalbox.serialization.diff import is_expression
 from signalbox.serialization.redaction import REDACTED, redact
 
 if TYPE_CHECKING:
-
     from signalbox.serialization.diff import RowChange
 
 
 class SerializedArguments(dict[str, Any]):
-    """A send's arguments as they travel."""
+    """The serialized arguments of a send, with the ordering keys of its deliveries."""
 
     def __init__(self, arguments: Mapping[str, Any], ordering_keys: Mapping[str, str]) -> None:
         super().__init__(arguments)
         self.ordering_keys = ordering_keys
-        """By receiver what its delivery is ordered by: told of the arguments themselves, while they are at hand."""
+        """Ordering keys by receiver. They are computed from the original arguments, which are not stored."""
 
 
 def serialize_arguments(
     signal: str, sender: str, arguments: Mapping[str, Any], recorded_arguments: Mapping[str, Any]
 ) -> SerializedArguments:
-    """Return a send's arguments as they travel; ``facts`` are the recorded ones, which stand in for a request.
+    """Return the serialized arguments of a send. A request is replaced by its recorded form.
 
-    Raises ``NotDurable`` for an argument that a durable receiver names and that cannot travel, or holds a secret: a
-    value is stored as it is or not at all. Only ``credentials`` go without the secret ones, as they tell who failed.
+    Raises ``CannotBeDurable`` for an argument that a durable receiver takes and that can't be serialized or contains a
+    secret: values are stored completely or not at all. Only ``credentials`` are stored without their secrets, because
+    they identify the user.
     """
+    redactor = get_redactor()
     bounded = {name: serializer.mark_too_deep(value) for name, value in arguments.items()}
-    packed = _serialize_arguments(signal, sender, bounded, recorded_arguments)
-    about = ordering.build_instance_key(arguments.get("instance", arguments.get("user")), get_redactor())
-    told = {name: REDACTED if packed.get(name) == REDACTED else value for name, value in arguments.items()}
-    takers = get_subscribers(signal, sender)
-    return SerializedArguments(
-        packed, {one.name: ordering.get_ordering_key(one, about, told, get_redactor()) for one in takers}
-    )
+    serialized = _serialize_arguments(signal, sender, bounded, recorded_arguments)
+    object_key = ordering.build_instance_key(arguments.get("instance", arguments.get("user")), redactor)
+    arguments_for_key = {
+        name: REDACTED if serialized.get(name) == REDACTED else value for name, value in arguments.items()
+    }
+    ordering_keys = {
+        durable.name: ordering.get_ordering_key(durable, object_key, arguments_for_key, redactor)
+        for durable in get_subscribers(signal, sender)
+    }
+    return SerializedArguments(serialized, ordering_keys)
 
 
 def _serialize_arguments(
     signal: str, sender: str, arguments: Mapping[str, Any], recorded_arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    packed = {}
+    serialized = {}
     for name, value in arguments.items():
-        takers = [durable.name for durable in get_subscribers(signal, sender) if name in durable.parameter_names]
+        subscribers = [durable.name for durable in get_subscribers(signal, sender) if name in durable.parameter_names]
         if name == "request":
-            packed[name] = recorded_arguments.get(name)
+            serialized[name] = recorded_arguments.get(name)
         elif get_redactor().should_redact(name, value):
-            if takers:
+            if subscribers:
                 raise CannotBeDurable(
-                    f"{signal} was sent with {name!r}, which {takers[0]} takes: it is secret by its name, and is not "
-                    "stored. Let the receiver load it, or give the argument a name that opens no door."
+                    f"{signal} was sent with {name!r}, which {subscribers[0]} takes: it is secret by its name, and is "
+                    "not stored. Load it in the receiver, or rename the argument."
                 )
-            packed[name] = REDACTED
+            serialized[name] = REDACTED
         else:
             try:
-                found = serializer.serialize(redact(serializer.resolve_lazy(value), get_redactor()))
+                content = serializer.serialize(redact(serializer.resolve_lazy(value), get_redactor()))
             except serializer.NotSerializable as error:
-                if takers:
+                if subscribers:
                     raise CannotBeDurable(
-                        f"{signal} was sent with {name!r}, which {takers[0]} takes and which cannot travel to a "
-                        f"worker: {error}. Send its key, or what JSON can say."
+                        f"{signal} was sent with {name!r}, which {subscribers[0]} takes and which can't be sent to a "
+                        f"worker: {error}. Send its key, or a value of a JSON type."
                     ) from error
                 continue
-            if name == "credentials" or not _contains_secret(found):
-                packed[name] = found
-            elif takers:
+            if name == "credentials" or not _contains_secret(content):
+                serialized[name] = content
+            elif subscribers:
                 raise CannotBeDurable(
-                    f"{signal} was sent with {name!r}, which {takers[0]} takes: it holds a secret, which is not "
-                    "stored. Let the receiver load it."
+                    f"{signal} was sent with {name!r}, which {subscribers[0]} takes: it contains a secret, which is "
+                    "not stored. Load it in the receiver."
                 )
-    return packed
+    return serialized
 
 
 def _contains_secret(serialized: Any) -> bool:
-    """Tell whether a secret was taken out of what travels, or would have to be: an object's key that is one itself."""
+    """Return whether a secret was redacted from a serialized value, or the key of an object in it is a secret."""
     if isinstance(serialized, str):
         return REDACTED in serialized
     if isinstance(serialized, list):
@@ -102,30 +106,30 @@ def _contains_secret(serialized: Any) -> bool:
 
 
 def build_delivery_rows(event: PendingEvent) -> Sequence[batches.TableRow]:
-    """Return the deliveries that a committed event makes, in the order of ``tables.DELIVERY_COLUMNS``."""
-    takers = get_subscribers(event.signal, event.sender)
-    if not takers or event.outcome is Outcome.ROLLED_BACK or _is_pre_change(event):
+    """Return the deliveries of a committed event, in the order of ``batches.DELIVERY_COLUMNS``."""
+    subscribers = get_subscribers(event.signal, event.sender)
+    if not subscribers or event.outcome is Outcome.ROLLED_BACK or _is_pre_change(event):
         return ()
     now = tracing.now() // 1000
     values = _get_known_values(event)
     payload = _build_payload(event, values)
-    facts = (event.trace.id, event.span, event.signal, event.sender, event.key, event.using)
+    reference = (event.trace.id, event.span, event.signal, event.sender, event.key, event.using)
     return [
-        build_delivery_row(durable, facts, key, payload, now)
-        for durable, key in zip(takers, _get_ordering_keys(event, takers, values), strict=True)
+        build_delivery_row(durable, reference, key, payload, now)
+        for durable, key in zip(subscribers, _get_ordering_keys(event, subscribers, values), strict=True)
     ]
 
 
 def _get_ordering_keys(
     event: PendingEvent, subscribers: Sequence[DurableReceiver], values: Mapping[str, Any]
 ) -> list[str]:
-    """Return what the deliveries to ``takers`` are ordered by.
+    """Return the ordering keys of the deliveries to ``subscribers``.
 
-    Raises ``ordering.NotOrdered`` where that can't be known.
+    Raises ``ordering.OrderingKeyError`` if one can't be determined.
     """
-    about = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, event.args), event.key)
+    object_key = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, event.args), event.key)
     if isinstance(event.outbox_arguments, SerializedArguments):
-        return [event.outbox_arguments.ordering_keys.get(durable.name, about) for durable in subscribers]
+        return [event.outbox_arguments.ordering_keys.get(durable.name, object_key) for durable in subscribers]
     row = None
     if event.change is not None and any(durable.key not in ("pk", None) for durable in subscribers):
         model = ordering.find_model(event.sender)
@@ -134,41 +138,42 @@ def _get_ordering_keys(
             if model is None
             else ordering.RowReference(model, event.using, event.key, _get_unloaded_fields(event.change))
         )
-    return [ordering.get_ordering_key(durable, about, values, get_redactor(), row) for durable in subscribers]
+    return [ordering.get_ordering_key(durable, object_key, values, get_redactor(), row) for durable in subscribers]
 
 
 def _get_unloaded_fields(change: RowChange) -> set[str]:
-    """Return names of fields whose values nobody knows, as they were not loaded or the database makes them."""
+    """Return names of fields whose values are unknown, because they were not loaded or the database computes them."""
     fields = change.fields
-    known = [row for row in (change.new, change.old) if row is not None and row is not UNKNOWN]
-    unread = set(fields.names) - fields.secret - fields.excluded
-    for place, name in enumerate(fields.names):
-        value = next((row[place] for row in known if row[place] is not UNKNOWN), UNKNOWN)
+    rows = [row for row in (change.new, change.old) if row is not None and row is not UNKNOWN]
+    unloaded = set(fields.names) - fields.secret - fields.excluded
+    for index, name in enumerate(fields.names):
+        value = next((row[index] for row in rows if row[index] is not UNKNOWN), UNKNOWN)
         if value is not UNKNOWN and not is_expression(value):
-            unread.discard(name)
-    return unread
+            unloaded.discard(name)
+    return unloaded
 
 
 def _is_pre_change(event: PendingEvent) -> bool:
-    """Tell whether an ``m2m_changed`` announces its change; it is delivered once the change is made."""
+    """Return whether an ``m2m_changed`` was sent before its change. Only the one after it is delivered."""
     args = event.args
     return event.signal == "m2m_changed" and isinstance(args, Mapping) and str(args.get("action")).startswith("pre_")
 
+
 EventReference = tuple[str, int, str, str, str, str]
-"""What a delivery repeats of its event: trace, span, signal, sender, object key, database."""
+"""The columns that a delivery copies from its event: trace, span, signal, sender, object key, database."""
 
 
 def build_delivery_row(
     durable: DurableReceiver, event_reference: EventReference, ordering_key: str, payload: str, run_at: int
 ) -> batches.TableRow:
-    """Return one delivery's row, in the order of ``tables.DELIVERY_COLUMNS``."""
+    """Return the row of a delivery, in the order of ``batches.DELIVERY_COLUMNS``."""
     trace_id, span, signal, sender, object_key, using = event_reference
-    lane = ordering.get_partition_id(durable.name, ordering_key) if ordering_key else None
+    partition_id = ordering.get_partition_id(durable.name, ordering_key) if ordering_key else None
     return (
         durable.name,
         durable.queue,
         ordering_key,
-        lane,
+        partition_id,
         trace_id,
         span,
         signal,
@@ -183,12 +188,13 @@ def build_delivery_row(
 
 
 def _get_known_values(event: PendingEvent) -> dict[str, Any]:
-    """Return what is known of the event by name: the row's fields, or the arguments."""
+    """Return the known values of the event by name: the fields of its row, or the arguments."""
     if event.change is not None:
         return _get_row_values(event.change)
     if event.outbox_arguments is not None:
         return dict(event.outbox_arguments)
     return dict(event.args) if isinstance(event.args, Mapping) else {}
+
 
 _EXACT_TYPE_NAMES: Final = frozenset(
     {"str", "int", "float", "bool", "NoneType", "Decimal", "datetime", "date", "time", "timedelta", "UUID"}
@@ -196,45 +202,47 @@ _EXACT_TYPE_NAMES: Final = frozenset(
 
 
 def _get_row_values(change: RowChange) -> dict[str, Any]:
-    """Return the row's values by field: each exactly, or not at all where it is secret or unknown."""
+    """Return the exact values of the row by field, without secret and unknown ones."""
     fields, old, new = change.fields, change.old, change.new
     if new is None or new is UNKNOWN:
         old, new = None, old
     if new is UNKNOWN or new is None:
         return {}
-    before = new if old is None or old is UNKNOWN else old
-    found = {}
-    for name, was, written in zip(fields.names, before, new, strict=True):
-        value = was if written is UNKNOWN else written
+    previous = new if old is None or old is UNKNOWN else old
+    values = {}
+    for name, old_value, new_value in zip(fields.names, previous, new, strict=True):
+        value = old_value if new_value is UNKNOWN else new_value
         if value is UNKNOWN or name in fields.secret or name in fields.excluded or is_expression(value):
             continue
         if name not in fields.non_scalar or type(value).__name__ in _EXACT_TYPE_NAMES:
-            found[name] = value
+            values[name] = value
         elif isinstance(value, dict | list):
             if redact(value, fields.redactor) == value:
-                found[name] = value
+                values[name] = value
         elif hasattr(value, "field") and hasattr(value, "name"):  # a FieldFile is stored by its name
-            found[name] = value.name
-    return found
+            values[name] = value.name
+    return values
+
 
 MAX_ROW_CHARS: Final = 256 * 1024
-"""Characters of a row's text that a delivery carries; the longest values of a larger row stay behind."""
+"""Maximum length of the JSON text of a delivery's row. The longest values of a larger row are left out."""
 
 
 def _build_payload(event: PendingEvent, values: dict[str, Any]) -> str:
-    """Return as JSON text what the receiver is to be given, besides the object itself."""
+    """Return the payload as JSON text. The object itself is loaded when the receiver runs."""
     if event.outbox_arguments is not None:
-        return '{"packed":' + encoder.dumps(event.outbox_arguments) + "}"
+        return '{"serialized":' + encoder.dumps(event.outbox_arguments) + "}"
     args = event.args
-    text = "{}" if args is None else args if type(args) is str else encoder.dumps(args)
+    args_json = "{}" if args is None else args if type(args) is str else encoder.dumps(args)
     if event.change is None:
-        return '{"args":' + text + "}"
-    row = encoder.dumps(values)
-    hides = event.change.fields.redactor
-    if len(row) > MAX_ROW_CHARS or not hides.is_clean(row):
-        data = hides.redact_data
+        return '{"args":' + args_json + "}"
+    row_json = encoder.dumps(values)
+    redactor = event.change.fields.redactor
+    if len(row_json) > MAX_ROW_CHARS or not redactor.is_clean(row_json):
         values = {
-            k: v for k, v in values.items() if not isinstance(v, str) or (len(v) <= MAX_ROW_CHARS // 8 and data(v) == v)
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, str) or (len(value) <= MAX_ROW_CHARS // 8 and redactor.redact_data(value) == value)
         }
-        row = encoder.dumps(values)
-    return '{"args":' + text + ',"row":' + row + "}"
+        row_json = encoder.dumps(values)
+    return '{"args":' + args_json + ',"row":' + row_json + "}"

@@ -1,7 +1,7 @@
-"""The durable receivers of this process: which are subscribed to which signal and sender.
+"""The durable receivers of this process and their subscriptions to signals and senders.
 
-A durable receiver is not connected to its signal: a connected one would cost every send, and is not needed, as the
-send is recorded anyway. Its dotted name identifies it in this process and in the worker's.
+A durable receiver is not connected to its signal: a connected one would slow down every send, and is not needed, as
+the send is recorded anyway. Its dotted name identifies it in this process and in the worker's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:
-
     pass
 
 logger = logging.getLogger("signalbox")
@@ -41,20 +40,18 @@ DEFAULT_BACKOFF_SECONDS: Final = 10.0
 """Seconds until the first retry."""
 
 MAX_BACKOFF_SECONDS: Final = 3600.0
-"""Seconds that a retry waits at most."""
+"""Maximum number of seconds before a retry."""
 
 MAX_CUSTOM_BACKOFF_SECONDS: Final = 10 * 366 * 86_400.0
-"""Seconds that it waits at most where a function tells it: a column, and a date, takes any such time."""
+"""Maximum number of seconds that a ``backoff`` function may return. Columns and dates can store such times."""
 
 
 class CannotBeDurable(DeliveryError, TypeError):
     """This receiver cannot be durable."""
 
 
-
-
 class DurableOptions(TypedDict, total=False):
-    """What ``durable=True`` can be told."""
+    """The options of ``durable=True``."""
 
     retries: int
     backoff: float | Callable[[int], float]
@@ -66,49 +63,50 @@ class DurableOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DurableReceiver:
-    """A durable receiver and how to run it."""
+    """A durable receiver and its options."""
 
     name: str
     """Its dotted name, by which a worker finds it."""
     function: Callable[..., Any]
     parameter_names: frozenset[str]
-    """The arguments it names; the others fall into its ``**kwargs``."""
+    """Names of its parameters. Other arguments go into its ``**kwargs``."""
     retries: int = 8
-    """Attempts after the first; then it is a dead letter."""
+    """Attempts after the first. When they are used up, the delivery is a dead letter."""
     backoff: float | Callable[[int], float] = DEFAULT_BACKOFF_SECONDS
-    """Seconds until the first retry, doubled with each one and blurred by a quarter; or a function of the attempt."""
+    """Seconds until the first retry, doubled for each further one, with 25% jitter; or a function of the attempt."""
     key: str | Callable[[Mapping[str, Any]], object] | None = "pk"
-    """What deliveries are ordered by: the object, one of its fields or an argument, a function, or nothing."""
+    """What deliveries are ordered by: the object (``"pk"``), a field or an argument, a function, or nothing."""
     timeout: float | None = 300.0
-    """Seconds an attempt may take."""
+    """Maximum duration of an attempt in seconds."""
     on_dead: Literal["block", "skip"] = "block"
-    """Whether a dead letter holds up the later deliveries of its key."""
+    """Whether a dead letter blocks later deliveries of its key."""
     queue: str = "default"
-    """Which workers run it."""
+    """The queue of its deliveries. Workers may run only some queues."""
 
     def get_retry_delay(self, attempt: int) -> float:
-        """Return the seconds to wait after the failure of ``attempt``, which is 1 or more. Raises nothing."""
-        first = self.backoff
-        if callable(first):
+        """Return the seconds to wait after the failure of ``attempt``, which is 1 or more. Errors are only logged."""
+        backoff = self.backoff
+        if callable(backoff):
             try:
-                told = float(first(attempt))
-                if math.isfinite(told):
-                    return min(MAX_CUSTOM_BACKOFF_SECONDS, max(0.0, told))
-                raise ValueError(f"{told} seconds can't be waited.")
-            except BaseException:  # the receiver's own error is to be written, and the worker to go on
+                seconds = float(backoff(attempt))
+                if math.isfinite(seconds):
+                    return min(MAX_CUSTOM_BACKOFF_SECONDS, max(0.0, seconds))
+                raise ValueError(f"{seconds} is not a number of seconds.")
+            except BaseException:  # the receiver's error must be written, and the worker must go on
                 if self.name not in _invalid_backoffs_logged:
                     _invalid_backoffs_logged.add(self.name)
-                    logger.exception("The backoff of %s tells no time; the usual one is taken.", self.name)
-            first = DEFAULT_BACKOFF_SECONDS
-        pause = min(MAX_BACKOFF_SECONDS, first * 2.0 ** min(attempt - 1, 32))
-        return pause * random.uniform(0.75, 1.25)  # noqa: S311 - to keep retries apart, no secret
+                    logger.exception("The backoff of %s returned no valid time; the default is used.", self.name)
+            backoff = DEFAULT_BACKOFF_SECONDS
+        delay = min(MAX_BACKOFF_SECONDS, backoff * 2.0 ** min(attempt - 1, 32))
+        return delay * random.uniform(0.75, 1.25)  # noqa: S311 - to keep retries apart, no secret
+
 
 _invalid_backoffs_logged: Final[set[str]] = set()
-"""Receivers of whose backoff it was said that it tells no time."""
+"""Names of receivers whose invalid backoff was logged."""
 
 # ------------------------------------------------------------------ durable receivers
 
-_PRE_CHANGE_REASON: Final = "comes before the change it announces, and a durable receiver after: use {}"
+_PRE_CHANGE_REASON: Final = "is sent before a change, and a durable receiver runs after it: use {}"
 
 _UNSUPPORTED_SIGNALS: Final[Mapping[str, str]] = {
     "pre_init": "is sent for each instance that is made, not for a change: use post_save",
@@ -117,11 +115,11 @@ _UNSUPPORTED_SIGNALS: Final[Mapping[str, str]] = {
     "pre_save": _PRE_CHANGE_REASON.format("post_save"),
     "pre_delete": _PRE_CHANGE_REASON.format("post_delete"),
     "pre_migrate": _PRE_CHANGE_REASON.format("post_migrate, not durable"),
-    "post_migrate": "carries stdout, apps and a plan, which cannot travel to another process: connect it plainly",
-    "request_started": "carries the request's environ, which cannot travel to another process: use request_finished",
-    "connection_created": "carries a connection, which cannot travel to another process: connect it plainly",
+    "post_migrate": "carries stdout, apps and a plan, which can't be sent to another process: connect it plainly",
+    "request_started": "carries the request's environ, which can't be sent to another process: use request_finished",
+    "connection_created": "carries a connection, which can't be sent to another process: connect it plainly",
     "setting_changed": "is sent by tests, about their own process: connect it plainly",
-    "template_rendered": "carries a template and its context, which cannot travel: connect it plainly",
+    "template_rendered": "carries a template, which can't be sent to another process: connect it plainly",
 }
 
 
@@ -135,7 +133,7 @@ def resolve_signal(signal: Signal | str) -> Signal:
     entry = catalog.BUILTIN_SIGNALS.get(signal)
     if entry is not None and not entry.path:
         raise TypeError(
-            f"Django sends no signal for {signal!r}: only a durable receiver hears of it, add durable=True."
+            f"Django sends no signal for {signal!r}: only a durable receiver receives it, add durable=True."
         )
     found = catalog.import_signal(entry) if entry is not None else import_string(signal)
     if not isinstance(found, Signal):
@@ -143,14 +141,17 @@ def resolve_signal(signal: Signal | str) -> Signal:
     return found
 
 
-
 def register_durable(
     function: Callable[..., Any], signals: Sequence[Signal | str], sender: SenderSpec, options: DurableOptions
 ) -> None:
+    """Subscribe ``function`` to ``signals`` from ``sender`` as a durable receiver.
+
+    Raises ``CannotBeDurable`` if another process could not find the function, a signal or the sender.
+    """
     name = _get_importable_name(function)
     if sender is not None and not isinstance(sender, str | type):
         raise CannotBeDurable(
-            f"{name}: the sender {_format_type_name(sender)} can't be found by another process; give a class or a model."
+            f"{name}: the sender {_format_type_name(sender)} is not a class, so other processes can't find it."
         )
     durable = DurableReceiver(
         name=name, function=function, parameter_names=_get_parameter_names(function, name), **options
@@ -164,7 +165,7 @@ def register_durable(
 def _get_importable_name(function: Any) -> str:
     """Return the dotted name of ``function``.
 
-    Raises ``NotDurable`` where another process could not import it by that name.
+    Raises ``CannotBeDurable`` if another process could not import it by that name.
     """
     module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     remedy = "define it as a function of a module"
@@ -176,10 +177,10 @@ def _get_importable_name(function: Any) -> str:
     if inspect.ismethod(function):
         raise CannotBeDurable(f"{name} is bound to an object of this process: {remedy}.")
     if "<locals>" in qualname or "<lambda>" in qualname:
-        raise CannotBeDurable(f"{name} stands within a function, where a worker cannot import it: {remedy}.")
+        raise CannotBeDurable(f"{name} is defined in a function, so a worker can't import it: {remedy}.")
     if module == "__main__":
         raise CannotBeDurable(
-            f"{name} stands in the script that runs here, which a worker does not run: move it to a module."
+            f"{name} is defined in the script that runs here, which a worker does not run: move it to a module."
         )
     if len(name) > 200:
         raise CannotBeDurable(f"{name} is longer than 200 characters: shorten it.")
@@ -193,14 +194,14 @@ def _format_type_name(value: object) -> str:
 def _get_parameter_names(function: Callable[..., Any], name: str) -> frozenset[str]:
     parameters = inspect.signature(function).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        raise CannotBeDurable(f"{name} must accept keyword arguments (**kwargs), as every receiver.")
+        raise CannotBeDurable(f"{name} must accept keyword arguments (**kwargs), like every receiver.")
     return frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
 
 def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
     """Return the name under which ``signal`` is recorded.
 
-    Raises ``NotDurable`` for one that carries what cannot travel, or that no other process can name.
+    Raises ``CannotBeDurable`` for a signal whose arguments can't be serialized or that other processes can't find.
     """
     if isinstance(signal, str):
         entry = catalog.BUILTIN_SIGNALS.get(signal)
@@ -220,39 +221,40 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
             if reason is not None:
                 raise CannotBeDurable(f"{receiver_name} can't be a durable receiver of {name}: {name} {reason}.")
             return name
-    found = signal_names.get(signal) or _find_signal_name(signal)
-    if found is None:
+    recorded_name = signal_names.get(signal) or _find_signal_name(signal)
+    if recorded_name is None:
         raise CannotBeDurable(
-            f"{receiver_name}: its signal stands in no module under a name of its own, by which a worker could find "
-            "it; assign it in a module, or name it with signalbox.register_signal(signal, 'shop.signals.paid') first."
+            f"{receiver_name}: its signal has no name in any module by which a worker could find it; assign it in a "
+            "module, or name it with signalbox.register_signal(signal, 'shop.signals.paid') first."
         )
-    return register_signal_name(signal, found)
+    return register_signal_name(signal, recorded_name)
+
 
 signal_names: weakref.WeakKeyDictionary[Signal, str] = weakref.WeakKeyDictionary()
 """The names under which custom signals are recorded."""
 
 
 def register_signal_name(signal: Signal, name: str) -> str:
-    """Recording, or ``track()``, has given a custom signal its name: its receivers are found under it from now on."""
-    before = signal_names.get(signal)
+    """Set the name under which a custom signal is recorded, move its subscriptions to it, and return it."""
+    previous_name = signal_names.get(signal)
     signal_names[signal] = name
-    if before is not None and before != name and before in _receivers_by_signal:
-        for sender, durables in _receivers_by_signal.pop(before).items():
+    if previous_name is not None and previous_name != name and previous_name in _receivers_by_signal:
+        for sender, durables in _receivers_by_signal.pop(previous_name).items():
             for durable in durables:
                 _add_subscription(durable, name, sender)
     return name
 
 
 def _find_signal_name(signal: Signal) -> str | None:
-    """Return the name of ``signal`` in the module that makes it, else in one that imports it from there."""
-    places = [
+    """Return the name of ``signal`` in the module that defines it, else in one that imports it."""
+    locations = [
         (module_name, name)
         for module_name, module in naming.get_sorted_modules()
         if module_name != "__main__"
         for name, value in list(getattr(module, "__dict__", {}).items())
         if value is signal
     ]
-    return naming.get_signal_name(signal, places) if places else None
+    return naming.get_signal_name(signal, locations) if locations else None
 
 
 def get_signal(name: str) -> Signal | None:
@@ -263,17 +265,17 @@ def get_signal(name: str) -> Signal | None:
     entry = catalog.BUILTIN_SIGNALS.get(name)
     if entry is not None:
         return catalog.import_signal(entry) if entry.path else None
-    for signal, known in signal_names.items():
-        if known == name:
+    for signal, signal_name in signal_names.items():
+        if signal_name == name:
             return signal
-    found = import_string(name)
-    if not isinstance(found, Signal):
-        raise ImportError(f"{name} is no signal.")
-    return found
+    imported = import_string(name)
+    if not isinstance(imported, Signal):
+        raise ImportError(f"{name} is not a signal.")
+    return imported
+
 
 _receivers_by_signal: dict[str, dict[str | None, tuple[DurableReceiver, ...]]] = {}
-"""By name of signal, then by label of sender: ``None`` for receivers of any sender."""
-
+"""Receivers by name of signal and label of sender, which is ``None`` for receivers of any sender."""
 
 
 def _subscribe(durable: DurableReceiver, signal: str, sender: SenderSpec) -> None:
@@ -297,8 +299,9 @@ def _subscribe_model(durable: DurableReceiver, signal: str, model: type[Model]) 
     _add_subscription(durable, signal, model._meta.label)
     deliveries.notify_subscribed()
 
+
 receiver_locations: dict[str, set[str]] = {}
-"""By name of a durable receiver, where functions of that name stand: more than one place is a clash."""
+"""Locations of the functions of each durable receiver's name. More than one is a name clash."""
 
 
 def _get_location(function: Any) -> str:
@@ -307,28 +310,28 @@ def _get_location(function: Any) -> str:
 
 
 def _add_subscription(durable: DurableReceiver, signal: str, sender: str | None) -> None:
-    """Subscribe; a receiver of the same name is the same receiver, connected again or imported anew."""
+    """Subscribe a receiver. One of the same name is replaced: it was connected or imported again."""
     receiver_locations.setdefault(durable.name, set()).add(_get_location(durable.function))
     by_sender = _receivers_by_signal.setdefault(signal, {})
-    others = tuple(known for known in by_sender.get(sender, ()) if known.name != durable.name)
+    others = tuple(other for other in by_sender.get(sender, ()) if other.name != durable.name)
     by_sender[sender] = (*others, durable)
 
 
 def disconnect(name: str) -> bool:
-    """Forget the durable receiver of this dotted name; return whether there was one."""
-    found = False
+    """Remove the durable receiver with this dotted name; return whether there was one."""
+    removed = False
     for signal, by_sender in list(_receivers_by_signal.items()):
         for sender, durables in list(by_sender.items()):
-            left = tuple(durable for durable in durables if durable.name != name)
-            found |= len(left) < len(durables)
-            if left:
-                by_sender[sender] = left
+            remaining = tuple(durable for durable in durables if durable.name != name)
+            removed |= len(remaining) < len(durables)
+            if remaining:
+                by_sender[sender] = remaining
             else:
                 del by_sender[sender]
         if not by_sender:
             del _receivers_by_signal[signal]
     receiver_locations.pop(name, None)
-    return found
+    return removed
 
 
 def get_durable_receivers() -> dict[str, DurableReceiver]:
@@ -337,7 +340,7 @@ def get_durable_receivers() -> dict[str, DurableReceiver]:
 
 
 def get_subscriptions() -> list[tuple[str, str | None, DurableReceiver]]:
-    """Return what is subscribed: signal, sender (``None``: any) and receiver."""
+    """Return all subscriptions: name of the signal, label of the sender (``None``: any) and receiver."""
     return [
         (signal, sender, durable)
         for signal, by_sender in _receivers_by_signal.items()
@@ -347,37 +350,43 @@ def get_subscriptions() -> list[tuple[str, str | None, DurableReceiver]]:
 
 
 def find_durable_receiver(name: str, signal: str, sender: str | None = None) -> DurableReceiver | None:
-    """Return the durable receiver ``name`` as it is registered for ``signal`` from ``sender``, a label.
+    """Return the durable receiver ``name`` as it is subscribed to ``signal`` from ``sender``, a label.
 
-    If it no longer is: as it is for ``signal`` from any, or another sender, else as it is for another signal.
+    Its options may differ by subscription. If it is not subscribed so any more, return another subscription's: to
+    ``signal`` from any sender, then from another sender, then to another signal.
     """
-    found = [(heard == signal, of in (sender, None), of == sender, one) for heard, of, one in get_subscriptions()]
-    mine = [entry for entry in found if entry[3].name == name]
-    return max(mine, key=lambda entry: entry[:3])[3] if mine else None
+    candidates = [
+        ((subscribed_signal == signal, subscribed_sender in (sender, None), subscribed_sender == sender), durable)
+        for subscribed_signal, subscribed_sender, durable in get_subscriptions()
+        if durable.name == name
+    ]
+    return max(candidates, key=lambda candidate: candidate[0])[1] if candidates else None
 
 
 def get_subscribed_signals() -> frozenset[str]:
-    """Return the names of the signals that durable receivers wait for."""
+    """Return the names of the signals with a durable receiver."""
     return frozenset(_receivers_by_signal)
 
 
 def has_subscriber(signal: str, sender: str) -> bool:
-    """Tell whether a durable receiver waits for ``signal`` from ``sender``, a label; recorded then, whatever is not."""
+    """Return whether a durable receiver is subscribed to ``signal`` from ``sender``, a label."""
     by_sender = _receivers_by_signal.get(signal)
     return by_sender is not None and (sender in by_sender or None in by_sender)
 
 
 def is_subscribed_sender(sender: str) -> bool:
-    """Tell whether a durable receiver names ``sender``, which is recorded then even if the setting ignores it."""
+    """Return whether a durable receiver names ``sender``. It is then recorded although the setting ignores it."""
     return any(sender in by_sender for by_sender in _receivers_by_signal.values())
 
 
 def get_subscribers(signal: str, sender: str) -> tuple[DurableReceiver, ...]:
+    """Return the durable receivers of ``signal`` from ``sender``, each once."""
     by_sender = _receivers_by_signal.get(signal)
     if by_sender is None:
         return ()
-    named = by_sender.get(sender, ())
-    anyway = by_sender.get(None, ())
-    if not named or not anyway:
-        return named or anyway
-    return (*named, *(durable for durable in anyway if all(durable.name != other.name for other in named)))
+    of_sender = by_sender.get(sender, ())
+    unconditional = by_sender.get(None, ())
+    if not of_sender or not unconditional:
+        return of_sender or unconditional
+    names = {durable.name for durable in of_sender}
+    return (*of_sender, *(durable for durable in unconditional if durable.name not in names))

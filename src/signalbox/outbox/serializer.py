@@ -1,4 +1,4 @@
-"""Arguments of a send on their way to another process: what JSON has no type for is tagged, objects are keys."""
+"""Serialize the arguments of a send for another process: JSON with tags for other types, and keys for objects."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 TYPE_TAG: Final = "$"
 
 MAX_DEPTH: Final = 20
-"""Containers within one another; what holds more, or itself, does not travel. ``redact`` looks no deeper."""
+"""Maximum depth of nested containers, which is that of ``redact`` too."""
 
 
 class NotSerializable(TypeError):
-    """A value is neither JSON-able nor a saved model instance."""
+    """A value is neither a JSON type, nor of a tagged type, nor a saved model instance."""
 
 
 class TooDeepMarker:
-    """What stands for a value of too many containers: it does not travel, and says why."""
+    """Replaces a value with too many nested containers, which can't be serialized."""
 
 
 def mark_too_deep(value: Any) -> Any:
-    """Return ``value``, or what stands for one that is too deep, before anybody cuts it."""
+    """Return ``value``, or a ``TooDeepMarker`` if it is too deep. To be called before ``redact`` truncates it."""
     return TooDeepMarker() if _is_deeper_than(value, MAX_DEPTH) else value
 
 
@@ -48,9 +48,9 @@ def _is_deeper_than(value: Any, max_depth: int) -> bool:
 
 
 def serialize(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` in JSON's types, so that ``unpack`` makes an equal one of it.
+    """Return ``value`` as JSON types, from which ``deserialize`` returns an equal value.
 
-    Raises ``CannotTravel`` for what would arrive as something else.
+    Raises ``NotSerializable`` for a value that would change.
     """
     kind = type(value)
     if value is None or kind is bool or kind is str:
@@ -73,14 +73,14 @@ def serialize(value: Any, depth: int = 0) -> Any:
 
 
 def resolve_lazy(value: Any) -> Any:
-    """Return ``value``, or what it stands for where it is lazy, as ``request.user`` and a translation are.
+    """Return ``value``, or the evaluated one of a lazy object such as ``request.user`` or a translation.
 
-    Raises ``CannotTravel`` for an object that nobody has asked for yet, as it isn't woken.
+    Raises ``NotSerializable`` for a lazy object that was not evaluated yet.
     """
     if issubclass(type(value), LazyObject):
         wrapped = value.__dict__.get("_wrapped", empty)
         if wrapped is empty:
-            raise NotSerializable("it is lazy, and nobody has asked for it yet")
+            raise NotSerializable("it is lazy and was not evaluated yet")
         return wrapped
     return str(value) if isinstance(value, Promise) else value
 
@@ -89,15 +89,15 @@ def _serialize_dict(value: dict[Any, Any], depth: int) -> Any:
     for key in value:
         if type(key) is not str:
             raise NotSerializable(f"a dict in it has a key of type {type(key).__name__}; only texts are keys in JSON")
-    packed = {key: serialize(item, depth + 1) for key, item in value.items()}
-    return {TYPE_TAG: "dict", "v": packed} if TYPE_TAG in packed else packed
+    serialized = {key: serialize(item, depth + 1) for key, item in value.items()}
+    return {TYPE_TAG: "dict", "v": serialized} if TYPE_TAG in serialized else serialized
 
 
 def _serialize_object(value: Any, depth: int) -> Any:
     if issubclass(type(value), LazyObject | Promise):
         return serialize(resolve_lazy(value), depth)
     if isinstance(value, Model):
-        if value.pk is None or value._state.adding:  # a key that Python makes is there before the row
+        if value.pk is None or value._state.adding:  # a key that Python generates exists before the row
             raise NotSerializable(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
         return {
             TYPE_TAG: "model",
@@ -106,7 +106,7 @@ def _serialize_object(value: Any, depth: int) -> Any:
     if isinstance(value, type):
         return {TYPE_TAG: "class", "v": _get_class_name(value)}
     if isinstance(value, str):
-        return str.__str__(value)  # a subclass, as of TextChoices, arrives as its text
+        return str.__str__(value)  # a subclass, such as TextChoices, becomes a plain text
     if isinstance(value, int):
         return serialize(int(value), depth)
     raise NotSerializable(f"it is a {type(value).__module__}.{type(value).__qualname__}")
@@ -115,18 +115,18 @@ def _serialize_object(value: Any, depth: int) -> Any:
 def _get_class_name(value: type) -> str:
     name = value._meta.label if issubclass(value, Model) else f"{value.__module__}:{value.__qualname__}"
     try:
-        found = None if value.__module__ == "__main__" else import_class(name)
+        imported = None if value.__module__ == "__main__" else import_class(name)
     except (LookupError, ImportError):
-        found = None
-    if found is not value:
+        imported = None
+    if imported is not value:
         raise NotSerializable(f"the class {name} can't be imported by its name, so no other process finds it")
     return name
 
 
 def deserialize(value: Any) -> Any:
-    """Return what ``pack`` was given. Objects are loaded; one that is gone arrives unsaved, with its key alone.
+    """Return the value that was given to ``serialize``. Objects are loaded, and deleted ones have only their key.
 
-    Raises ``LookupError`` or ``ImportError`` where a model or class of another version of the code is meant.
+    Raises ``LookupError`` or ``ImportError`` for a model or class that this version of the code does not have.
     """
     if isinstance(value, list):
         return [deserialize(item) for item in value]
@@ -149,20 +149,20 @@ def deserialize(value: Any) -> Any:
 
 
 def from_recorded(value: Any, using: str) -> Any:
-    """Return what the register tells of a value as ``pack`` would have, if an object or bytes are known by their form.
+    """Return a recorded value as ``serialize`` would have. Objects and bytes are recognized by their recorded form.
 
-    ``using`` is the database that is asked for objects.
+    ``using`` is the database of the objects.
     """
     if isinstance(value, list):
         return [from_recorded(item, using) for item in value]
     if not isinstance(value, dict):
         return serialize(value)
-    if value.keys() == {"model", "pk"} and (found := _parse_recorded_object(value, using)):
-        return found
+    if value.keys() == {"model", "pk"} and (instance := _parse_recorded_object(value, using)):
+        return instance
     if (content := parse_recorded_bytes(value)) is not None:
         return serialize(content)
-    packed = {key: from_recorded(item, using) for key, item in value.items()}
-    return {TYPE_TAG: "dict", "v": packed} if TYPE_TAG in packed else packed
+    serialized = {key: from_recorded(item, using) for key, item in value.items()}
+    return {TYPE_TAG: "dict", "v": serialized} if TYPE_TAG in serialized else serialized
 
 
 def _parse_recorded_object(value: dict[str, Any], using: str) -> Any:
@@ -171,7 +171,7 @@ def _parse_recorded_object(value: dict[str, Any], using: str) -> Any:
         fields, key = model._meta.pk_fields, value["pk"]
         parts = [field.to_python(part) for field, part in zip(fields, [key] if len(fields) == 1 else key, strict=True)]
     except (LookupError, ValueError, TypeError, AttributeError, ValidationError):
-        return None  # a dict of the application's own
+        return None  # a dict of the application
     return {
         TYPE_TAG: "model",
         "v": [model._meta.label, serialize(parts[0] if len(parts) == 1 else tuple(parts)), using],
@@ -179,20 +179,20 @@ def _parse_recorded_object(value: dict[str, Any], using: str) -> Any:
 
 
 def parse_recorded_bytes(value: dict[str, Any]) -> bytes | None:
-    """Return the bytes that the register tells in this form; ``None`` if it tells a part of them, or something else."""
+    """Return the bytes of this recorded form; ``None`` if it is incomplete or another form."""
     text = value.get("text")
     if value.keys() != {"bytes", "text"} or not isinstance(text, str):
         return None
-    found = text.encode()
-    return found if len(found) == value["bytes"] else None
+    content = text.encode()
+    return content if len(content) == value["bytes"] else None
 
 
 def load_instance(label: str, key: Any, using: str) -> Model:
-    """Return the object of the model ``label`` with this primary key, or an unsaved one with the key alone."""
+    """Return the object of the model ``label`` with this primary key, or an unsaved one that has only the key."""
     model: type[Model] = apps.get_model(label)
-    found: Model | None = QuerySet(model, using=using).filter(pk=key).first()
-    if found is not None:
-        return found
+    instance: Model | None = QuerySet(model, using=using).filter(pk=key).first()
+    if instance is not None:
+        return instance
     names = [field.attname for field in model._meta.pk_fields]
     return build_unsaved_instance(
         model, dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)), using
@@ -200,7 +200,7 @@ def load_instance(label: str, key: Any, using: str) -> Model:
 
 
 def build_unsaved_instance(model: type[Model], values: dict[str, Any], using: str) -> Model:
-    """Return an instance with ``values`` by attribute; reading another of its fields fails, as there is no row."""
+    """Return an unsaved instance with ``values`` by attribute. Its other fields are deferred and can't be loaded."""
     names = [field.attname for field in model._meta.concrete_fields if field.attname in values]
     instance = model.from_db(using, names, [values[name] for name in names])
     instance._state.adding = True

@@ -1,4 +1,4 @@
-"""The outbox's answers to recording."""
+"""The outbox's implementation of the interface between recording and deliveries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OutboxSource(DeliverySource):
-    """Answers for the durable receivers that are registered."""
+    """The source for the registered durable receivers."""
 
     def get_subscribed_signals(self) -> frozenset[str]:
         """See the base class."""
@@ -66,7 +66,7 @@ class OutboxSource(DeliverySource):
             transaction.on_commit(run_due, using=connection.alias, robust=True)
         elif connection.get_autocommit():
             run_due()
-        else:  # within the commit of a transaction that Django has left already: what is added now still runs
+        else:  # Django is committing and has left the block already, but still runs hooks that are added now
             hooks: list[Any] = connection.run_on_commit
             hooks.append((set(), run_due, True))
 

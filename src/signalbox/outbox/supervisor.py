@@ -1,4 +1,4 @@
-"""Starts several worker processes, restarts those that end, and forwards signals to them."""
+"""Start several worker processes, replace those that end, and forward signals to them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """Starts workers, and starts them anew when they die."""
+    """Starts worker processes and replaces those that die."""
 
     def __init__(self, processes: int, options: WorkerOptions) -> None:
         self.processes = processes
         self.options = options
         self.children: dict[int, float] = {}
-        """Each worker's process, and when it began."""
+        """Process ids of the workers, and when each was started."""
         self.reload = False
         self._stop_requests = 0
-        """How often this process was told to end."""
+        """How often this process was asked to end."""
         self._forwarded_stop_requests: dict[int, int] = {}
-        """How often each worker was."""
+        """How often each worker was asked to end."""
         self._burst_finished = False
         self._restart_delay = 1.0
 
     def run(self) -> int:
-        """Supervise until told to stop."""
-        waiting = Notifier([])
+        """Supervise until a signal ends it."""
+        notifier = Notifier([])
         handlers = {
             signal.SIGTERM: self._on_terminate,
             signal.SIGINT: self._on_terminate,
@@ -44,80 +44,80 @@ class Supervisor:
         }
         connections.close_all()
         try:
-            with waiting.handle_signals(handlers):
-                self._supervise(waiting)
+            with notifier.handle_signals(handlers):
+                self._supervise(notifier)
         finally:
-            waiting.close()
+            notifier.close()
         return 0
 
     def _supervise(self, notifier: Notifier) -> None:
-        again = 0.0
+        next_start = 0.0
         while True:
-            if time.monotonic() >= again:
+            if time.monotonic() >= next_start:
                 while not self.stopping and len(self.children) < self.processes:
                     self._start_worker()
             self._forward_stop_requests()
             if not (self.stopping and not self.children):
                 notifier.wait(1.0)
             if self._reap_workers():
-                again = time.monotonic() + self._restart_delay
+                next_start = time.monotonic() + self._restart_delay
             if (self.stopping or self.options.burst or self.options.once) and not self.children:
                 return
 
     @property
     def stopping(self) -> bool:
-        """Whether no worker is to be started any more."""
+        """Whether no more workers are started."""
         return bool(self._stop_requests) or self._burst_finished
 
     def _start_worker(self) -> None:
-        supervisor = os.getpid()
-        # A signal waits until the new process has put the handlers aside that it got from this one.
+        supervisor_pid = os.getpid()
+        # Block signals until the new process has reset the handlers that it inherits from this one.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
-        number = os.fork()
-        if number:
-            self.children[number] = time.monotonic()
+        pid = os.fork()
+        if pid:
+            self.children[pid] = time.monotonic()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             return
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for one in _HANDLED_SIGNALS:
-                signal.signal(one, signal.SIG_DFL)
+            for number in _HANDLED_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            status = Worker(self.options, supervisor_pid=supervisor).run()
+            status = Worker(self.options, supervisor_pid=supervisor_pid).run()
         finally:
             logging.shutdown()
             os._exit(status)
 
     def _forward_stop_requests(self) -> None:
-        """Tell every worker to end as often as this process was told, also those that were started meanwhile."""
-        for number in self.children:
-            if self._forwarded_stop_requests.get(number, 0) < self._stop_requests:
-                self._forwarded_stop_requests[number] = self._stop_requests
-                os.kill(number, signal.SIGTERM)
+        """Ask every worker to end as often as this process was asked, including workers that were started later."""
+        for pid in self.children:
+            if self._forwarded_stop_requests.get(pid, 0) < self._stop_requests:
+                self._forwarded_stop_requests[pid] = self._stop_requests
+                os.kill(pid, signal.SIGTERM)
 
     def _reap_workers(self) -> bool:
-        """Forget the workers that ended; return whether one died that nobody told to."""
+        """Remove the workers that ended; return whether one ended without being asked."""
         died = False
-        for number, began in list(self.children.items()):
-            ended, status = os.waitpid(number, os.WNOHANG)
-            if not ended:
+        for pid, started_at in list(self.children.items()):
+            ended_pid, status = os.waitpid(pid, os.WNOHANG)
+            if not ended_pid:
                 continue
-            del self.children[number]
-            self._forwarded_stop_requests.pop(number, None)
+            del self.children[pid]
+            self._forwarded_stop_requests.pop(pid, None)
             finished = (self.options.burst or self.options.once) and status == 0
             if finished:
                 self._burst_finished = True
             elif not self.stopping:
                 died = True
-                quickly = time.monotonic() - began < 10
-                self._restart_delay = min(30.0, self._restart_delay * 2) if quickly else 1.0
+                ended_early = time.monotonic() - started_at < 10
+                self._restart_delay = min(30.0, self._restart_delay * 2) if ended_early else 1.0
                 logger.error(
-                    "Worker %d ended with status %d and is replaced in %g s.", number, status, self._restart_delay
+                    "Worker %d ended with status %d and is replaced in %g s.", pid, status, self._restart_delay
                 )
         return died
 
-    # Handlers set plain values alone, see `Worker`.
+    # Handlers only set plain values, see `Worker`.
 
     def _on_terminate(self) -> None:
         self._stop_requests += 1

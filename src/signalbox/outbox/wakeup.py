@@ -1,4 +1,4 @@
-"""Waiting for something to do: a signal of the operating system, a notification of PostgreSQL, or some time."""
+"""Wait for work: a signal of the operating system, a notification of PostgreSQL, or a timeout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("signalbox")
 
 
 class Notifier:
-    """One thread's place to wait, woken by other threads, by the operating system and by PostgreSQL."""
+    """Makes one thread wait. Other threads, signals and notifications of PostgreSQL wake it."""
 
     def __init__(self, aliases: Sequence[str]) -> None:
         self.aliases = [alias for alias in aliases if connections[alias].vendor == "postgresql"]
@@ -33,34 +33,34 @@ class Notifier:
 
     @contextmanager
     def handle_signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-        """Call ``handlers`` on their signals within the block, and wake up for them: in the main thread alone."""
+        """Within the block, call ``handlers`` on their signals and wake up. Only the main thread can handle signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in handlers}
+        previous_handlers = {number: signal.getsignal(number) for number in handlers}
         fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in handlers:
-            signal.signal(number, lambda found, _: handlers[signal.Signals(found)]())
+            signal.signal(number, lambda received, _: handlers[signal.Signals(received)]())
         try:
             yield
         finally:
             signal.set_wakeup_fd(fd)
-            for number, was in before.items():
-                signal.signal(number, was)
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
 
     def wake_up(self) -> None:
-        """Let who waits go on; to be called from any thread."""
+        """Wake the waiting thread. Any thread may call this."""
         try:
             os.write(self._write_fd, b"\0")
-        except BlockingIOError:  # it is full of reasons to wake up
+        except BlockingIOError:  # the pipe is full, so the thread wakes up anyway
             return
 
     def is_listening(self) -> bool:
-        """Tell whether every database says by itself that there is something to do."""
+        """Return whether every database notifies this process of new deliveries."""
         return bool(self.aliases) and len(self._listening_connections) == len(self.aliases)
 
     def listen(self) -> None:
-        """Ask each PostgreSQL to tell of new deliveries, unless it does. One that is away is asked again next time."""
+        """Subscribe to notifications of new deliveries. An unavailable database is tried again at the next call."""
         for alias in self.aliases:
             connection = connections[alias]
             raw = connection.connection
@@ -82,23 +82,23 @@ class Notifier:
         self._has_notification = True
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most ``seconds``; return whether PostgreSQL told of something new."""
-        told, self._has_notification = self._has_notification, False
-        if told:
+        """Wait at most ``seconds``; return whether PostgreSQL has sent a notification."""
+        notified, self._has_notification = self._has_notification, False
+        if notified:
             return True
         sockets = {self._get_fileno(raw): alias for alias, raw in self._listening_connections.items()}
         sockets.pop(-1, None)
         readable, _, _ = select.select([self._read_fd, *sockets], [], [], max(0.0, seconds))
-        for found in readable:
-            if found == self._read_fd:
+        for fd in readable:
+            if fd == self._read_fd:
                 try:
                     os.read(self._read_fd, 4096)
                 except BlockingIOError:
                     continue
             else:
-                told |= self._read_notifications(sockets[found])
-        told, self._has_notification = told or self._has_notification, False
-        return told
+                notified |= self._read_notifications(sockets[fd])
+        notified, self._has_notification = notified or self._has_notification, False
+        return notified
 
     @staticmethod
     def _get_fileno(raw: Any) -> int:
@@ -108,25 +108,25 @@ class Notifier:
             return -1
 
     def _read_notifications(self, alias: str) -> bool:
-        """Read what PostgreSQL says; return whether that is a notification."""
+        """Read from the connection; return whether there was a notification."""
         raw = self._listening_connections[alias]
         try:
             if hasattr(raw, "pgconn"):
                 raw.pgconn.consume_input()
-                found = False
+                notified = False
                 while raw.pgconn.notifies() is not None:
-                    found = True
-                return found
+                    notified = True
+                return notified
             raw.poll()
-            found = bool(raw.notifies)
+            notified = bool(raw.notifies)
             raw.notifies.clear()
-            return found
-        except Exception:  # noqa: BLE001 - as above: the server is gone, and listened to again when it is back
+            return notified
+        except Exception:  # noqa: BLE001 - as above; it is subscribed to again when the server is available
             self._listening_connections.pop(alias, None)
             connections[alias].close()
             return True
 
     def close(self) -> None:
-        """Wait no more."""
+        """Close the pipe."""
         os.close(self._read_fd)
         os.close(self._write_fd)
