@@ -52,7 +52,7 @@ class HistoryAdminMixin:
     """
 
     signalbox_history = True
-    """``False`` in a subclass removes the button."""
+    """Read by the template tag that renders the button."""
 
 
 class NewestRowsPaginator(Pages):

@@ -107,9 +107,9 @@ def history(instance_or_model: Model | type[Model], pk: object = None, *, using:
 class ObjectHistory:
     """Events of one object, newest first. Each iteration reads them from the database."""
 
-    def __init__(self, model: type[Model], pk: Any, using: str) -> None:
+    def __init__(self, model: type[Model], pk: object, using: str) -> None:
         self.model = model
-        self.pk = _normalize_pk(model, pk)
+        self.pk: object = _normalize_pk(model, pk)
         self.using = using
         """Alias of the database that the object and its events are written to."""
         self.key = model_metadata.get_metadata(model).format_key(self.pk)
