@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from django.test import override_settings
@@ -13,149 +13,281 @@ from hypothesis import strategies as st
 from signalbox import conf
 from signalbox.conf import Config
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "settings.md"
+
+KeyPath = tuple[str, ...]
 
 
-def keep(event: Mapping[str, Any]) -> bool:
+def process_event(event: Mapping[str, Any]) -> bool:
     return True
 
 
-RIGHT: dict[str, list[Any]] = {
-    "RECORD": ["all", "audit", ["post_save"], (), {"auth", "shop.signals.order_paid"}],
-    "IGNORE": [[], ["shop", "shop.Order"], ("shop",)],
-    "ON_ERROR": ["log", "raise"],
-    "BULK": ["keys", "rows", "off"],
-    "TRUSTED_PROXIES": [0, 1, 7],
-    "ENGINE": ["worker", "celery", "tasks", "immediate"],
-    "KEEP_DELIVERIES": [0, 7, 0.5],
-    "LEASE": [1, 0.5],
-    "REDISPATCH": [1, 0.5],
-    "SHOW_SOURCE": [True, False],
-    "ADMIN_HISTORY": [True, False],
-    "REDACT": [[], ["iban"]],
-    "MODELS": [
+VALID: dict[KeyPath, list[Any]] = {
+    ("RECORD",): ["all", "audit", ["post_save"], (), {"auth", "shop.signals.order_paid"}],
+    ("IGNORE",): [[], ["shop", "shop.Order"], ("shop",)],
+    ("MODELS",): [
         {},
         {"shop.Order": {}},
         {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}},
     ],
-    "KEEP": [None, "tests.test_conf.keep", keep],
+    ("REDACT",): [[], ["iban"]],
+    ("BULK",): ["keys", "rows", "off"],
+    ("ON_ERROR",): ["log", "raise"],
+    ("TRUSTED_PROXIES",): [0, 1, 7],
+    ("EVENT_PROCESSOR",): [None, "tests.test_conf.process_event", process_event],
+    ("DURABLE", "DISPATCHER"): ["worker", "celery", "tasks", "immediate"],
+    ("DURABLE", "RETENTION_DAYS"): [0, 7, 0.5],
+    ("DURABLE", "LEASE"): [1, 0.5],
+    ("DURABLE", "REDISPATCH"): [1, 0.5],
+    ("DASHBOARD", "SHOW_SOURCE"): [True, False],
+    ("DASHBOARD", "ADMIN_HISTORY"): [True, False],
 }
 
-WRONG: dict[str, list[Any]] = {
-    "RECORD": ["everything", "", None, 1, [1], {"post_save": 1}],
-    "IGNORE": ["shop", None, [None], [1], {}],
-    "ON_ERROR": ["Log", "", None, True, []],
-    "BULK": ["each", None, True, []],
-    "TRUSTED_PROXIES": [-1, 1.0, "1", True, None],
-    "ENGINE": ["rq", None, []],
-    "KEEP_DELIVERIES": [-1, "7", None, True, float("nan")],
-    "LEASE": [0, -1, "30", None, True, float("nan")],
-    "REDISPATCH": [0, -1, "30", None, True],
-    "SHOW_SOURCE": [1, 0, None, "yes"],
-    "ADMIN_HISTORY": [1, None, "yes"],
-    "REDACT": [None, 1, [1]],
-    "MODELS": [
-        None,
-        [],
-        {"Order": {}},
-        {"shop.Order": None},
-        {1: {}},
-    ],
-    "KEEP": [1, [], {}],
+INVALID: dict[KeyPath, list[Any]] = {
+    ("RECORD",): ["everything", "", None, 1, [1], {"post_save": 1}],
+    ("IGNORE",): ["shop", None, [None], [1], {}],
+    ("MODELS",): [None, [], "shop.Order"],
+    ("REDACT",): [None, 1, [1]],
+    ("BULK",): ["each", None, True, []],
+    ("ON_ERROR",): ["Log", "", None, True, []],
+    ("TRUSTED_PROXIES",): [-1, 1.0, "1", True, None],
+    ("EVENT_PROCESSOR",): [1, [], {}],
+    ("DURABLE", "DISPATCHER"): ["rq", None, []],
+    ("DURABLE", "RETENTION_DAYS"): [-1, "7", None, True, float("nan")],
+    ("DURABLE", "LEASE"): [0, -1, "30", None, True, float("nan")],
+    ("DURABLE", "REDISPATCH"): [0, -1, "30", None, True],
+    ("DASHBOARD", "SHOW_SOURCE"): [1, 0, None, "yes"],
+    ("DASHBOARD", "ADMIN_HISTORY"): [1, None, "yes"],
 }
 
 
-def pairs(values: dict[str, list[Any]]) -> list[Any]:
-    return [pytest.param(key, value, id=f"{key}-{n}") for key in values for n, value in enumerate(values[key])]
+def pairs(values: dict[KeyPath, list[Any]]) -> list[Any]:
+    return [
+        pytest.param(path, value, id=f"{'.'.join(path)}-{number}")
+        for path in values
+        for number, value in enumerate(values[path])
+    ]
 
 
-def test_each_key_has_values_to_be_tried_here() -> None:
-    assert set(conf.KEYS) == RIGHT.keys() == WRONG.keys()
+def nest(path: KeyPath, value: Any) -> dict[str, Any]:
+    """Return a setting in which only the key at `path` is given."""
+    for key in reversed(path):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
 
 
-@pytest.mark.parametrize(("key", "value"), pairs(RIGHT))
-def test_a_right_value_is_taken(key: str, value: Any) -> None:
-    assert [] == conf.get_errors({key: value})
-    taken = getattr(conf.parse({key: value}), key)
-    assert (set(value) == set(taken)) if isinstance(value, (list, tuple, set)) else value == taken
+def read(config: Config, path: KeyPath) -> Any:
+    found: Any = config
+    for key in path:
+        found = getattr(found, key)
+    return found
 
 
-@pytest.mark.parametrize(("key", "value"), pairs(WRONG))
-def test_a_wrong_value_is_told_and_the_default_stands(key: str, value: Any) -> None:
-    [(about, problem, remedy)] = conf.get_errors({key: value})
-
-    assert key == about
-    assert f"SIGNALBOX[{key!r}] is " in problem
-    assert "was expected." in problem
-    assert remedy
-    assert getattr(Config(), key) == getattr(conf.parse({key: value}), key)
+def test_every_key_has_values_in_this_file() -> None:
+    assert set(conf.PATHS) == VALID.keys() == INVALID.keys()
 
 
-@pytest.mark.parametrize("key", conf.KEYS)
-def test_the_default_of_each_key_is_a_right_value(key: str) -> None:
-    assert [] == conf.get_errors({key: getattr(Config(), key)})
+@pytest.mark.parametrize(("path", "value"), pairs(VALID))
+def test_a_valid_value_is_used(path: KeyPath, value: Any) -> None:
+    assert [] == conf.get_errors(nest(path, value))
+    used = read(conf.parse(nest(path, value)), path)
+    assert (set(value) == set(used)) if isinstance(value, list | tuple | set) else value == used
 
 
-def test_a_key_that_is_nearly_right_is_suggested() -> None:
-    assert [("REKORD", "SIGNALBOX has no key 'REKORD'.", "Did you mean 'RECORD'?")] == conf.get_errors(
-        {"REKORD": "all"}
-    )
-    assert "Did you mean 'ON_ERROR'?" == conf.get_errors({"on_error": "log"})[0][2]
+@pytest.mark.parametrize(("path", "value"), pairs(INVALID))
+def test_an_invalid_value_is_an_error_and_the_default_is_used(path: KeyPath, value: Any) -> None:
+    [(found, message, hint)] = conf.get_errors(nest(path, value))
+
+    assert path == found
+    assert message.startswith(f"{conf.format_path(path)} is ")
+    assert ". Expected " in message
+    assert message.endswith(".")
+    assert hint
+    assert read(Config(), path) == read(conf.parse(nest(path, value)), path)
 
 
-def test_a_key_that_is_like_none_is_answered_with_those_that_there_are() -> None:
-    [(_, _, remedy)] = conf.get_errors({"zzz": 1})
-    assert [] == [key for key in conf.KEYS if key not in remedy]
-
-
-@pytest.mark.parametrize("raw", ["all", ["RECORD"], 1, True])
-def test_a_setting_that_is_no_dict_is_told_and_the_defaults_stand(raw: object) -> None:
-    [(key, problem, remedy)] = conf.get_errors(raw)
-    assert ("", True, True) == (key, "a dict was expected" in problem, "SIGNALBOX = {" in remedy)
-    assert Config() == conf.parse(raw)
-
-
-def test_no_setting_is_all_defaults() -> None:
-    assert [] == conf.get_errors(None) == conf.get_errors({})
-    assert Config() == conf.parse(None) == conf.parse({})
-
-
-def test_what_is_wrong_does_not_take_what_is_right_with_it() -> None:
-    read = conf.parse({"ON_ERROR": "raise", "BULK": "wrong", "NOTHING": 1})
-    assert ("raise", "keys") == (read.ON_ERROR, read.BULK)
+@pytest.mark.parametrize("path", conf.PATHS, ids=".".join)
+def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
+    assert [] == conf.get_errors(nest(path, read(Config(), path)))
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "right"),
+    ("raw", "expected"),
     [
-        ("REDACT", ["iban", None, "pin"], ("iban", "pin")),
-        ("REDACT", "iban", ("iban",)),
-        ("MODELS", {"shop.Order": {"redact": ["total"]}, "Tag": {}}, {"shop.Order": {"redact": ("total",)}}),
-        ("MODELS", {"shop.Order": {"redact": ["total", 1]}}, {"shop.Order": {"redact": ("total",)}}),
-        ("MODELS", {"shop.Order": {"exclude": "note", "record": 1}}, {"shop.Order": {"exclude": ("note",)}}),
-        ("MODELS", {"shop.Order": {"hide": ["note"], "record": False}}, {"shop.Order": {"record": False}}),
+        (
+            {"BULK": 5},
+            (
+                'SIGNALBOX["BULK"] is 5. Expected "keys", "rows" or "off".',
+                'Correct the value, or remove the key to use the default, "keys".',
+            ),
+        ),
+        (
+            {"ON_ERROR": "ignore"},
+            (
+                'SIGNALBOX["ON_ERROR"] is "ignore". Expected "log" or "raise".',
+                'Correct the value, or remove the key to use the default, "log".',
+            ),
+        ),
+        (
+            {"DURABLE": {"LEASE": "30"}},
+            (
+                'SIGNALBOX["DURABLE"]["LEASE"] is "30". Expected a number of seconds above 0.',
+                "Correct the value, or remove the key to use the default, 30.",
+            ),
+        ),
+        (
+            {"DURABLE": "celery"},
+            (
+                'SIGNALBOX["DURABLE"] is "celery". Expected a dict.',
+                "Its keys are DISPATCHER, RETENTION_DAYS, LEASE, REDISPATCH. Each is optional.",
+            ),
+        ),
+        (
+            {"MODELS": {"Order": {}}},
+            (
+                'SIGNALBOX["MODELS"]["Order"] does not name a model. Expected app.Model.',
+                'Write "MODELS": {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}}.',
+            ),
+        ),
+        (
+            {"MODELS": {"shop.Order": {"hide": []}}},
+            (
+                'SIGNALBOX["MODELS"]["shop.Order"]["hide"] is not a known key.',
+                "Known keys: exclude, redact, record.",
+            ),
+        ),
+        (
+            {"MODELS": {"shop.Order": {"exclude": "note"}}},
+            (
+                'SIGNALBOX["MODELS"]["shop.Order"]["exclude"] is "note". Expected a list of strings.',
+                'Write "MODELS": {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}}.',
+            ),
+        ),
     ],
 )
-def test_what_is_right_of_what_is_to_be_kept_secret_stays(key: str, value: Any, right: Any) -> None:
-    assert [key] == [about for about, _, _ in conf.get_errors({key: value})]
-    assert right == getattr(conf.parse({key: value}), key)
+def test_an_error_says_what_is_wrong_what_was_expected_and_what_to_do(raw: Any, expected: tuple[str, str]) -> None:
+    [(_, message, hint)] = conf.get_errors(raw)
+    assert expected == (message, hint)
 
 
-def test_a_problem_does_not_show_what_may_be_a_secret() -> None:
-    [(_, problem, _)] = conf.get_errors({"REDACT": {"password": "s3cr3t"}})
-    assert ("s3cr3t" in problem, "a dict" in problem) == (False, True)
+@pytest.mark.parametrize(
+    ("raw", "wrong", "hint"),
+    [
+        ({"REKORD": "all"}, 'SIGNALBOX["REKORD"]', 'Did you mean "RECORD"?'),
+        ({"on_error": "log"}, 'SIGNALBOX["on_error"]', 'Did you mean "ON_ERROR"?'),
+        ({"DURABEL": {}}, 'SIGNALBOX["DURABEL"]', 'Did you mean "DURABLE"?'),
+        ({"DURABLE": {"LEESE": 30}}, 'SIGNALBOX["DURABLE"]["LEESE"]', 'Did you mean "LEASE"?'),
+        ({"DASHBOARD": {"show_source": 1}}, 'SIGNALBOX["DASHBOARD"]["show_source"]', 'Did you mean "SHOW_SOURCE"?'),
+        ({"LEASE": 30}, 'SIGNALBOX["LEASE"]', 'Did you mean SIGNALBOX["DURABLE"]["LEASE"]?'),
+        ({"LEESE": 30}, 'SIGNALBOX["LEESE"]', 'Did you mean SIGNALBOX["DURABLE"]["LEASE"]?'),
+        ({"REDISPATCH": 30}, 'SIGNALBOX["REDISPATCH"]', 'Did you mean SIGNALBOX["DURABLE"]["REDISPATCH"]?'),
+        ({"ENGINE": "celery"}, 'SIGNALBOX["ENGINE"]', 'Did you mean SIGNALBOX["DURABLE"]["DISPATCHER"]?'),
+        (
+            {"KEEP_DELIVERIES": 1},
+            'SIGNALBOX["KEEP_DELIVERIES"]',
+            'Did you mean SIGNALBOX["DURABLE"]["RETENTION_DAYS"]?',
+        ),
+        ({"SHOW_SOURCE": 1}, 'SIGNALBOX["SHOW_SOURCE"]', 'Did you mean SIGNALBOX["DASHBOARD"]["SHOW_SOURCE"]?'),
+        ({"ADMIN_HISTORY": 1}, 'SIGNALBOX["ADMIN_HISTORY"]', 'Did you mean SIGNALBOX["DASHBOARD"]["ADMIN_HISTORY"]?'),
+        ({"KEEP": None}, 'SIGNALBOX["KEEP"]', 'Did you mean "EVENT_PROCESSOR"?'),
+        ({"DURABLE": {"ENGINE": "celery"}}, 'SIGNALBOX["DURABLE"]["ENGINE"]', 'Did you mean "DISPATCHER"?'),
+        ({"DURABLE": {"BULK": "off"}}, 'SIGNALBOX["DURABLE"]["BULK"]', 'Did you mean SIGNALBOX["BULK"]?'),
+        (
+            {"DURABLE": {"SHOW_SOURCE": True}},
+            'SIGNALBOX["DURABLE"]["SHOW_SOURCE"]',
+            'Did you mean SIGNALBOX["DASHBOARD"]["SHOW_SOURCE"]?',
+        ),
+        (
+            {"DURABLE": {"zzz": 1}},
+            'SIGNALBOX["DURABLE"]["zzz"]',
+            "Known keys: DISPATCHER, RETENTION_DAYS, LEASE, REDISPATCH.",
+        ),
+        ({1: 1}, "SIGNALBOX[1]", f"Known keys: {', '.join(conf.KEYS)}."),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_suggests_a_known_one(raw: Any, wrong: str, hint: str) -> None:
+    [(_, message, found)] = conf.get_errors(raw)
+    assert (f"{wrong} is not a known key.", hint) == (message, found)
+    assert Config() == conf.parse(raw)
 
 
-@given(st.dictionaries(st.text(), st.one_of(st.none(), st.text(), st.integers(), st.lists(st.integers()))))
-def test_no_setting_raises(raw: dict[str, Any]) -> None:
+@pytest.mark.parametrize("raw", ["all", ["RECORD"], 1, True])
+def test_a_setting_that_is_not_a_dict_is_an_error_and_the_defaults_are_used(raw: object) -> None:
+    [(path, message, hint)] = conf.get_errors(raw)
+    assert () == path
+    assert message.startswith("SIGNALBOX is ")
+    assert message.endswith(". Expected a dict.")
+    assert 'Write SIGNALBOX = {"RECORD": "all"}.' == hint
+    assert Config() == conf.parse(raw)
+
+
+@pytest.mark.parametrize("raw", [None, {}, {"DURABLE": {}, "DASHBOARD": {}}])
+def test_without_keys_every_default_is_used(raw: Any) -> None:
+    assert [] == conf.get_errors(raw)
+    assert Config() == conf.parse(raw)
+
+
+def test_a_nested_dict_is_merged_with_the_defaults() -> None:
+    config = conf.parse({"DURABLE": {"LEASE": 5}})
+    assert ("worker", 7, 5, 60) == (
+        config.DURABLE.DISPATCHER,
+        config.DURABLE.RETENTION_DAYS,
+        config.DURABLE.LEASE,
+        config.DURABLE.REDISPATCH,
+    )
+    assert Config().DASHBOARD == config.DASHBOARD
+
+
+def test_an_invalid_value_does_not_affect_the_valid_ones() -> None:
+    raw = {"ON_ERROR": "raise", "BULK": "wrong", "NOTHING": 1, "DURABLE": {"LEASE": 0, "REDISPATCH": 5, "LEESE": 1}}
+    config = conf.parse(raw)
+    assert ("raise", "keys") == (config.ON_ERROR, config.BULK)
+    assert (30, 5) == (config.DURABLE.LEASE, config.DURABLE.REDISPATCH)
+    assert [("BULK",), ("NOTHING",), ("DURABLE", "LEASE"), ("DURABLE", "LEESE")] == [
+        path for path, _, _ in conf.get_errors(raw)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "valid", "number"),
+    [
+        ("REDACT", ["iban", None, "pin"], ("iban", "pin"), 1),
+        ("REDACT", "iban", ("iban",), 1),
+        ("MODELS", {"shop.Order": {"redact": ["total"]}, "Tag": {}}, {"shop.Order": {"redact": ("total",)}}, 1),
+        ("MODELS", {"shop.Order": {"redact": ["total", 1]}}, {"shop.Order": {"redact": ("total",)}}, 1),
+        ("MODELS", {"shop.Order": {"exclude": "note", "record": 1}}, {"shop.Order": {"exclude": ("note",)}}, 2),
+        ("MODELS", {"shop.Order": {"hide": ["note"], "record": False}}, {"shop.Order": {"record": False}}, 1),
+    ],
+)
+def test_valid_entries_of_redact_and_models_are_used(key: str, value: Any, valid: Any, number: int) -> None:
+    assert [key] * number == [path[0] for path, _, _ in conf.get_errors({key: value})]
+    assert valid == getattr(conf.parse({key: value}), key)
+
+
+def test_an_error_does_not_show_a_value_that_may_be_a_secret() -> None:
+    [(_, message, _)] = conf.get_errors({"REDACT": {"password": "s3cr3t"}})
+    assert 'SIGNALBOX["REDACT"] is a dict. Expected a list of strings.' == message
+
+
+ANY_VALUE = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.text(), st.integers(), st.floats()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.one_of(st.text(), st.sampled_from(conf.KEYS)), inner)),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.one_of(st.text(), st.integers()), ANY_VALUE))
+def test_no_setting_raises(raw: dict[Any, Any]) -> None:
     conf.get_errors(raw)
     conf.parse(raw)
 
 
-@given(st.dictionaries(st.sampled_from(conf.KEYS), st.one_of(st.none(), st.text(), st.integers(), st.lists(st.text()))))
-def test_no_value_raises_and_what_is_read_is_right(raw: dict[str, Any]) -> None:
-    read = conf.parse(raw)
-    assert [] == conf.get_errors({key: getattr(read, key) for key in conf.KEYS})
+@given(st.sampled_from(conf.PATHS), ANY_VALUE)
+def test_every_value_that_is_used_is_valid(path: KeyPath, value: Any) -> None:
+    used = read(conf.parse(nest(path, value)), path)
+    assert [] == conf.get_errors(nest(path, used))
 
 
 def test_the_setting_is_read_when_it_is_used() -> None:
@@ -168,30 +300,99 @@ def test_the_setting_is_read_when_it_is_used() -> None:
     assert 0 == conf.get().TRUSTED_PROXIES
 
 
-def test_the_setting_is_never_written_to() -> None:
-    raw = {"RECORD": ["post_save"], "REDACT": {"iban"}}
+def test_the_same_setting_is_parsed_once() -> None:
+    with override_settings(SIGNALBOX={"DURABLE": {"LEASE": 5}}):
+        assert conf.get() is conf.get()
+
+
+def test_the_setting_and_the_configuration_do_not_change() -> None:
+    raw = {"RECORD": ["post_save"], "REDACT": {"iban"}, "DURABLE": {"LEASE": 5}}
     with override_settings(SIGNALBOX=raw):
         assert ("post_save",) == conf.get().RECORD
-    assert {"RECORD": ["post_save"], "REDACT": {"iban"}} == raw
+        with pytest.raises(FrozenInstanceError):
+            conf.get().DURABLE.LEASE = 6  # type: ignore[misc]
+    assert {"RECORD": ["post_save"], "REDACT": {"iban"}, "DURABLE": {"LEASE": 5}} == raw
 
 
-def test_every_key_is_documented_with_its_default() -> None:
+# ------------------------------------------------------------------ the documentation
+
+
+def read_sections() -> dict[KeyPath, str]:
+    """Return the text below each heading of the document that names a key, by path."""
+    sections: dict[KeyPath, str] = {}
+    path: KeyPath = ()
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        level = len(line) - len(line.lstrip("#"))
+        if level in (2, 3):
+            name = line.lstrip("# ")
+            key = name.strip("`") if name.startswith("`") else ""
+            path = () if not key else (key,) if level == 2 else (path[0], key)
+            assert path not in sections or not path, f"{path} is documented twice"
+            sections.setdefault(path, "")
+        elif path:
+            sections[path] += f"{line}\n"
+    return {path: text for path, text in sections.items() if path}
+
+
+def test_every_key_is_documented_once_in_the_order_of_the_code() -> None:
+    expected: list[KeyPath] = []
+    for key in conf.KEYS:
+        expected.append((key,))
+        expected += [(key, found.name) for found in fields(conf.SECTIONS[key])] if key in conf.SECTIONS else []
+    assert expected == list(read_sections())
+
+
+@pytest.mark.parametrize("path", conf.PATHS, ids=".".join)
+def test_the_documented_default_is_that_of_the_code(path: KeyPath) -> None:
+    default = read(Config(), path)
+    shown = list(default) if isinstance(default, tuple) else default
+    assert f"Default: `{shown!r}`".replace("'", '"') in read_sections()[path]
+
+
+@pytest.mark.parametrize(
+    ("path", "choices"),
+    [
+        (("RECORD",), conf.PRESETS),
+        (("BULK",), get_args(conf.BulkMode)),
+        (("ON_ERROR",), get_args(conf.ErrorPolicy)),
+        (("DURABLE", "DISPATCHER"), get_args(conf.Dispatcher)),
+    ],
+)
+def test_the_documented_choices_are_those_of_the_code(path: KeyPath, choices: tuple[str, ...]) -> None:
+    text = read_sections()[path]
+    documented = [line.split('"')[1] for line in text.splitlines() if line.startswith('- `"')]
+    assert list(choices) == documented
+
+
+def test_the_values_of_the_environment_variable_are_documented() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    for found in fields(Config):
-        assert f"## `{found.name}`" in text, found.name
-        section = text.split(f"## `{found.name}`")[1].split("\n## ")[0]
-        default = getattr(Config(), found.name)
-        shown = list(default) if isinstance(default, tuple) else default
-        assert f"Default: `{shown!r}`".replace("'", '"') in section, found.name
+    for values, effect in ((conf.DISABLED_VALUES, "recording is off"), (conf.ENABLED_VALUES, "recording is on, ")):
+        listed = ", ".join(f"`{value}`" if value else "empty" for value in values)
+        assert f"\n| {listed} | {effect}" in text
 
 
-def test_no_key_is_documented_that_does_not_exist() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert list(conf.KEYS) == [line.split("`")[1] for line in text.splitlines() if line.startswith("## `")]
+# ------------------------------------------------------------------ the environment
 
 
-def test_every_choice_is_documented() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for key in ("RECORD", "ON_ERROR", "BULK", "ENGINE"):
-        section = text.split(f"## `{key}`")[1].split("\n## ")[0]
-        assert [] == [value for value in RIGHT[key] if isinstance(value, str) and f'`"{value}"`' not in section]
+@pytest.mark.parametrize(
+    ("value", "disabled", "known"),
+    [
+        *((value, True, True) for value in ("1", "true", "yes", "TRUE", "Yes", " 1 ")),
+        *((value, False, True) for value in ("", "0", "false", "no", "No", " ")),
+        *((value, False, False) for value in ("2", "on", "off", "disabled", "nope")),
+    ],
+)
+def test_the_environment_variable_disables_recording_by_known_values_only(
+    value: str, disabled: bool, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_DISABLED", value)
+    assert disabled == conf.is_disabled()
+    error = conf.get_environment_error()
+    assert known == (error is None)
+    assert known or f'SIGNALBOX_DISABLED is "{value}"' in str(error)
+
+
+def test_without_the_environment_variable_recording_is_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SIGNALBOX_DISABLED", raising=False)
+    assert not conf.is_disabled()
+    assert conf.get_environment_error() is None

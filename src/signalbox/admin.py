@@ -48,7 +48,7 @@ class HistoryAdminMixin:
 
         class OrderAdmin(HistoryAdminMixin, admin.ModelAdmin): ...
 
-    The setting ``ADMIN_HISTORY`` adds the button to every model.
+    ``SIGNALBOX["DASHBOARD"]["ADMIN_HISTORY"]`` adds the button to every model.
     """
 
     signalbox_history = True

@@ -27,11 +27,13 @@ TAG = "signalbox"
 def register_checks() -> None:
     """Let ``manage.py check`` run the checks."""
     register_check(check_setting, TAG)
+    register_check(check_environment, TAG)
     register_check(check_names, TAG)
     register_check(check_event_processor, TAG)
     register_check(check_installation_order, TAG)
     register_check(delivery.check_receivers, TAG)
     register_check(delivery.check_dispatcher, TAG)
+    register_check(delivery.check_recording_enabled, TAG)
     register_check(run_doctor_checks, TAG)
 
 
@@ -43,11 +45,19 @@ def run_doctor_checks(app_configs: Any = None, **kwargs: Any) -> list[CheckMessa
 
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """E001: a key or value of ``SIGNALBOX`` that is not understood."""
+    """E001: a key or value of ``SIGNALBOX`` is not valid."""
     return [
-        Error(message, hint=remedy, obj=f"SIGNALBOX[{key!r}]" if key else "SIGNALBOX", id="signalbox.E001")
-        for key, message, remedy in conf.get_errors(getattr(settings, "SIGNALBOX", None))
+        Error(message, hint=hint, obj=conf.format_path(path), id="signalbox.E001")
+        for path, message, hint in conf.get_errors(getattr(settings, "SIGNALBOX", None))
     ]
+
+
+def check_environment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """W006: the value of ``SIGNALBOX_DISABLED`` is not known."""
+    message = conf.get_environment_error()
+    if message is None:
+        return []
+    return [Caution(message, hint="Set it to 1 to switch recording off, or to 0.", id="signalbox.W006")]
 
 
 def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -101,16 +111,16 @@ def _may_be_defined(name: str) -> bool:
 
 
 def check_event_processor(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """E002: ``KEEP`` names nothing that can be called."""
+    """E002: ``EVENT_PROCESSOR`` can't be imported or called."""
     problem = processors.get_error()
     if problem is None:
         return []
-    named = conf.get().KEEP
+    named = conf.get().EVENT_PROCESSOR
     return [
         Error(
-            f'SIGNALBOX["KEEP"] is {named!r}, which {problem}: every event is kept.',
-            hint='Name a function by its dotted path, as "shop.audit.keep".',
-            obj='SIGNALBOX["KEEP"]',
+            f'SIGNALBOX["EVENT_PROCESSOR"] is "{named}", which {problem}. Every event is written.',
+            hint='Set it to the dotted path of a function, such as "shop.audit.process_event".',
+            obj='SIGNALBOX["EVENT_PROCESSOR"]',
             id="signalbox.E002",
         )
     ]

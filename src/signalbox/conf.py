@@ -1,15 +1,22 @@
-"""The one setting, ``SIGNALBOX``: typed, read on use, never written to."""
+"""The setting ``SIGNALBOX`` and the environment variable ``SIGNALBOX_DISABLED``: types, defaults and validation.
+
+Each key is a field of one of the dataclasses below, with its type, default and rule. The setting is read when it is
+used and never changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypeGuard, cast
+from difflib import get_close_matches
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
 from django.conf import settings
 
 PRESETS: Final = ("all", "audit")
-"""``"all"``: every signal. ``"audit"``: what changed data, who came in, what failed."""
+"""``"all"`` records every signal. ``"audit"`` records data changes, logins and errors."""
 
 DEFAULT_IGNORE: Final = (
     "sessions",
@@ -19,207 +26,34 @@ DEFAULT_IGNORE: Final = (
     "staticfiles",
     "signalbox",
 )
-"""Senders that are bookkeeping rather than news: app labels, or models as ``app.Model``."""
+"""Senders that are ignored by default: app labels, or models as ``app.Model``."""
+
+BulkMode: TypeAlias = Literal["keys", "rows", "off"]
+ErrorPolicy: TypeAlias = Literal["log", "raise"]
+Dispatcher: TypeAlias = Literal["worker", "celery", "tasks", "immediate"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """The keys of ``SIGNALBOX``, each with its default."""
-
-    RECORD: str | tuple[str, ...] = "all"
-    """A preset, or the names of signals and groups to record (``"post_save"``, ``"auth"``, ``"shop.signals.paid"``)."""
-    IGNORE: tuple[str, ...] = DEFAULT_IGNORE
-    """Senders that are not recorded: app labels, or models as ``app.Model``."""
-    ON_ERROR: Literal["log", "raise"] = "log"
-    """What a failing write of events does: ``"log"`` keeps the application's rows, ``"raise"`` rolls them back."""
-    BULK: Literal["keys", "rows", "off"] = "keys"
-    """What a bulk operation makes: ``"keys"`` one event with the keys, ``"rows"`` one event each, ``"off"`` none."""
-    TRUSTED_PROXIES: int = 0
-    """How many proxies in front of the site append to ``X-Forwarded-For``; 0 leaves the header unread."""
-    ENGINE: Literal["worker", "celery", "tasks", "immediate"] = "worker"
-    """Who runs durable receivers: ``manage.py signalbox work``, Celery's workers, a backend of Django's Tasks, or for
-    development the process itself, right after the commit."""
-    KEEP_DELIVERIES: float = 7
-    """Days for which deliveries that are done are kept; 0 deletes them at once. Dead ones stay."""
-    LEASE: float = 30
-    """Seconds after which a delivery whose worker says nothing any more is run by another."""
-    REDISPATCH: float = 60
-    """Seconds after which a message to an engine that led to nothing is sent again."""
-    SHOW_SOURCE: bool = False
-    """Whether the page's map shows the source of receivers."""
-    ADMIN_HISTORY: bool = False
-    """Whether every model's page in the admin has a button that leads to the object's history here."""
-    REDACT: tuple[str, ...] = ()
-    """More names of fields, arguments and keys whose values are never stored."""
-    MODELS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By model, as ``app.Model``: ``exclude`` and ``redact`` list fields, ``record`` is ``False`` to leave it out."""
-    KEEP: str | Callable[[Mapping[str, Any]], Any] | None = None
-    """A callable, or its dotted path, that may drop an event or add to it."""
-
-    def __post_init__(self) -> None:
-        for key in ("RECORD", "IGNORE", "REDACT"):
-            value = getattr(self, key)
-            if isinstance(value, list | set | frozenset):
-                object.__setattr__(self, key, tuple(value))
+# ------------------------------------------------------------------ rules
 
 
-KEYS: Final = tuple(f.name for f in fields(Config))
+class _Rule(NamedTuple):
+    """Which values a key accepts."""
+
+    expected: str
+    """What an error message says was expected."""
+    accepts: Callable[[object], bool]
 
 
-@dataclass(slots=True)
-class _Cache:
-    """The last setting seen, by identity, with its reading: ``override_settings`` puts another dict in its place."""
-
-    raw: object = field(default_factory=object)
-    config: Config = field(default_factory=Config)
+def _rule(expected: str, accepts: Callable[[object], bool]) -> dict[str, _Rule]:
+    """Return a rule as metadata of a dataclass field."""
+    return {"rule": _Rule(expected, accepts)}
 
 
-_cache = _Cache()
-
-
-def get() -> Config:
-    """Return the configuration in force; keys that are unknown are left out, those of the wrong kind fall back to their
-    defaults, but for what is right in them of what is to be kept secret.
-
-    What is wrong is said by the system checks; recording goes on with what is right.
-    """
-    # Django keeps what it was asked for in the instance; its own way there takes ten times as long.
-    kept = object.__getattribute__(settings, "__dict__")
-    raw = kept["SIGNALBOX"] if "SIGNALBOX" in kept else getattr(settings, "SIGNALBOX", None)
-    if raw is not _cache.raw:
-        _cache.config = parse(raw)
-        _cache.raw = raw
-    return _cache.config
-
-
-configured_models: Final[dict[str, Mapping[str, Any]]] = {}
-"""What code said of models, by label in lower case: the same as ``MODELS``, which wins."""
-
-
-def get_model_options(label: str) -> Mapping[str, Any]:
-    """Return what was said of the model with this label in lower case, of no other."""
-    said = next((own for name, own in get().MODELS.items() if name.lower() == label), {})
-    return {**configured_models.get(label, {}), **said}
-
-
-def get_fields_by_option(option: Literal["exclude", "redact"]) -> dict[str, frozenset[str]]:
-    """Return the fields that ``option`` lists, by model's label in lower case."""
-    labels = {*configured_models, *(name.lower() for name in get().MODELS)}
-    return {label: frozenset(fields) for label in labels if (fields := get_model_options(label).get(option))}
-
-
-def parse(raw: object) -> Config:
-    """Return the configuration that ``raw`` says, leaving out what ``problems`` complains about.
-
-    Of what is to be kept secret the entries that are right stay: one that is wrong must not lay the others open.
-    """
-    if not isinstance(raw, Mapping):
-        return Config()
-    wrong = {key for key, _, _ in get_errors(raw)}
-    found: dict[str, Any] = {key: raw[key] for key in KEYS if key in raw and key not in wrong}
-    if "REDACT" in wrong:
-        found["REDACT"] = _get_valid_strings(raw["REDACT"])
-    if "MODELS" in wrong:
-        found["MODELS"] = _get_valid_models(raw["MODELS"])
-    return Config(**found)
-
-
-def _get_valid_strings(value: object) -> tuple[str, ...]:
-    """Return the texts in ``value``; one that stands alone is meant as a list of one."""
-    if isinstance(value, str):
-        return (value,)
-    many = isinstance(value, list | tuple | set | frozenset)
-    return tuple(item for item in cast("Iterable[object]", value) if isinstance(item, str)) if many else ()
-
-
-def _get_valid_models(value: object) -> dict[str, dict[str, Any]]:
-    """Return what is said in ``value`` of models, without what can't be said of one."""
-    found: dict[str, dict[str, Any]] = {}
-    for label, options in value.items() if isinstance(value, Mapping) else ():
-        if isinstance(label, str) and label.count(".") == 1 and isinstance(options, Mapping):
-            right = {key: _get_valid_strings(options[key]) for key in ("exclude", "redact") if key in options}
-            kept = {"record": options["record"]} if isinstance(options.get("record"), bool) else {}
-            found[label] = {**right, **kept}
-    return found
-
-
-def get_errors(raw: object) -> list[tuple[str, str, str]]:
-    """Return what is wrong with ``raw`` as ``(key, what is wrong, remedy)``."""
-    if raw is None:
-        return []
-    if not isinstance(raw, Mapping):
-        return [
-            ("", f"SIGNALBOX is {_format_value(raw)}; a dict was expected.", 'Write SIGNALBOX = {"RECORD": "all"}.')
-        ]
-    found = []
-    for key, value in raw.items():
-        if key not in KEYS:
-            found.append((str(key), f"SIGNALBOX has no key {key!r}.", _suggest_key(str(key))))
-        elif (expected := _get_expected(key, value)) is not None:
-            found.append(
-                (
-                    key,
-                    f"SIGNALBOX[{key!r}] is {_format_value(value)}; {expected} was expected.",
-                    f"See the setting {key}.",
-                )
-            )
-    return found
-
-
-def _get_expected(key: str, value: object) -> str | None:
-    """Return what should stand at ``key``, or ``None`` where ``value`` is right."""
-    match key:
-        case "RECORD":
-            right = value in PRESETS if isinstance(value, str) else _is_string_list(value)
-            return None if right else '"all", "audit" or a list of signal names'
-        case "IGNORE" | "REDACT":
-            return None if _is_string_list(value) else "a list of texts"
-        case "SHOW_SOURCE" | "ADMIN_HISTORY":
-            return None if isinstance(value, bool) else "True or False"
-        case "ON_ERROR":
-            return None if value in ("log", "raise") else '"log" or "raise"'
-        case "BULK":
-            return None if value in ("keys", "rows", "off") else '"keys", "rows" or "off"'
-        case "MODELS":
-            return None if _is_valid_models(value) else _MODELS_FORMAT
-        case "KEEP":
-            right = value is None or isinstance(value, str) or callable(value)
-            return None if right else "a callable or its dotted path"
-        case "ENGINE":
-            return (
-                None
-                if value in ("worker", "celery", "tasks", "immediate")
-                else '"worker", "celery", "tasks" or "immediate"'
-            )
-        case "KEEP_DELIVERIES":
-            return None if _is_number(value) and value >= 0 else "a number of days, 0 or more,"
-        case "LEASE" | "REDISPATCH":
-            return None if _is_number(value) and value > 0 else "a number of seconds above 0"
-        case "TRUSTED_PROXIES":
-            right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            return None if right else "a number of proxies, 0 or more,"
-    raise AssertionError(key)  # pragma: no cover - a key of Config without a rule
-
-
-_MODELS_FORMAT: Final = 'a dict as {"shop.Order": {"exclude": [...], "redact": [...], "record": True}}'
-
-
-def _is_valid_models(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(label, str)
-        and label.count(".") == 1
-        and isinstance(options, Mapping)
-        and is_valid_model_options(options)
-        for label, options in value.items()
-    )
-
-
-def is_valid_model_options(options: Mapping[str, Any]) -> bool:
-    """Tell whether ``options`` says of a model what can be said of one."""
-    return all(
-        _is_string_list(value) if key in ("exclude", "redact") else key == "record" and isinstance(value, bool)
-        for key, value in options.items()
-    )
+def _choice(literal: Any) -> dict[str, _Rule]:
+    """Return the rule of a key that accepts the values of a ``Literal`` type."""
+    values = get_args(literal)
+    *others, last = (f'"{value}"' for value in values)
+    return _rule(f"{', '.join(others)} or {last}", lambda value: value in values)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -230,13 +64,339 @@ def _is_string_list(value: object) -> bool:
     return isinstance(value, list | tuple | set | frozenset) and all(isinstance(item, str) for item in value)
 
 
+def _is_record(value: object) -> bool:
+    return value in PRESETS if isinstance(value, str) else _is_string_list(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_STRINGS: Final = _rule("a list of strings", _is_string_list)
+_BOOLEAN: Final = _rule("True or False", lambda value: isinstance(value, bool))
+_DAYS: Final = _rule("a number of days, 0 or more", lambda value: _is_number(value) and value >= 0)
+_SECONDS: Final = _rule("a number of seconds above 0", lambda value: _is_number(value) and value > 0)
+
+
+# ------------------------------------------------------------------ keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DurableConfig:
+    """The keys of ``SIGNALBOX["DURABLE"]``: how durable receivers run."""
+
+    DISPATCHER: Dispatcher = field(default="worker", metadata=_choice(Dispatcher))
+    """What runs deliveries: ``manage.py signalbox work``, Celery, Django's Tasks, or the process itself."""
+    RETENTION_DAYS: float = field(default=7, metadata=_DAYS)
+    """Days for which finished deliveries are stored. 0 deletes them at once. Dead deliveries are not deleted."""
+    LEASE: float = field(default=30, metadata=_SECONDS)
+    """Seconds without a renewal after which another worker may run a delivery."""
+    REDISPATCH: float = field(default=60, metadata=_SECONDS)
+    """Seconds after which a delivery that was sent to Celery or to Tasks and did not start is sent again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DashboardConfig:
+    """The keys of ``SIGNALBOX["DASHBOARD"]``: what the pages show."""
+
+    SHOW_SOURCE: bool = field(default=False, metadata=_BOOLEAN)
+    """Whether the pages show the source code of receivers."""
+    ADMIN_HISTORY: bool = field(default=False, metadata=_BOOLEAN)
+    """Whether the admin page of every model links to the history of the object."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The keys of ``SIGNALBOX``."""
+
+    RECORD: str | tuple[str, ...] = field(
+        default="all", metadata=_rule('"all", "audit" or a list of signal names', _is_record)
+    )
+    """A preset, or the names of signals and groups to record (``"post_save"``, ``"auth"``, ``"shop.signals.paid"``)."""
+    IGNORE: tuple[str, ...] = field(default=DEFAULT_IGNORE, metadata=_STRINGS)
+    """Senders that are not recorded: app labels, or models as ``app.Model``."""
+    MODELS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options by model, as ``app.Model``: ``exclude`` and ``redact`` list fields, ``record`` can be ``False``."""
+    REDACT: tuple[str, ...] = field(default=(), metadata=_STRINGS)
+    """More names of fields, arguments and keys whose values are not stored."""
+    BULK: BulkMode = field(default="keys", metadata=_choice(BulkMode))
+    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"off"`` none."""
+    ON_ERROR: ErrorPolicy = field(default="log", metadata=_choice(ErrorPolicy))
+    """When events can't be written: ``"log"`` commits the transaction without them, ``"raise"`` rolls it back."""
+    TRUSTED_PROXIES: int = field(default=0, metadata=_rule("a number of proxies, 0 or more", _is_count))
+    """Number of proxies in front of the site that append to ``X-Forwarded-For``. 0 ignores the header."""
+    EVENT_PROCESSOR: str | Callable[[Mapping[str, Any]], Any] | None = field(
+        default=None,
+        metadata=_rule(
+            "a callable or its dotted path", lambda value: value is None or isinstance(value, str) or callable(value)
+        ),
+    )
+    """A callable, or its dotted path, that can drop an event or add to it."""
+    DURABLE: DurableConfig = field(default_factory=DurableConfig)
+    DASHBOARD: DashboardConfig = field(default_factory=DashboardConfig)
+
+    def __post_init__(self) -> None:
+        for key in ("RECORD", "IGNORE", "REDACT"):
+            value = getattr(self, key)
+            if isinstance(value, list | set | frozenset):
+                object.__setattr__(self, key, tuple(value))
+
+
+SECTIONS: Final[dict[str, type[DurableConfig | DashboardConfig]]] = {
+    "DURABLE": DurableConfig,
+    "DASHBOARD": DashboardConfig,
+}
+"""The keys whose value is a dict with keys of its own, by name."""
+
+KEYS: Final = tuple(found.name for found in fields(Config))
+"""The keys at the top level."""
+
+PATHS: Final = tuple(
+    path
+    for key in KEYS
+    for path in ([(key, nested.name) for nested in fields(SECTIONS[key])] if key in SECTIONS else [(key,)])
+)
+"""Every key that has a value, as a path: ``("BULK",)``, ``("DURABLE", "LEASE")``."""
+
+OTHER_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "ENGINE": ("DURABLE", "DISPATCHER"),
+    "KEEP_DELIVERIES": ("DURABLE", "RETENTION_DAYS"),
+    "KEEP": ("EVENT_PROCESSOR",),
+}
+"""Names that are not similar to the name of the key that they mean."""
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclass(slots=True)
+class _Cache:
+    """The setting that was read last and its configuration. ``override_settings`` assigns another dict."""
+
+    raw: object = field(default_factory=object)
+    config: Config = field(default_factory=Config)
+
+
+_cache = _Cache()
+
+
+def get() -> Config:
+    """Return the current configuration.
+
+    It leaves out unknown keys and uses the default for a value that is not valid. Of ``REDACT`` and ``MODELS`` it uses
+    the valid entries. The system checks report the errors.
+    """
+    raw = getattr(settings, "SIGNALBOX", None)
+    if raw is not _cache.raw:
+        _cache.config = parse(raw)
+        _cache.raw = raw
+    return _cache.config
+
+
+configured_models: Final[dict[str, Mapping[str, Any]]] = {}
+"""Options that code has set, by the model's label in lower case. ``MODELS`` takes precedence."""
+
+
+def get_model_options(label: str) -> Mapping[str, Any]:
+    """Return the options of the model with this label in lower case, without those of its parents."""
+    options = next((own for name, own in get().MODELS.items() if name.lower() == label), {})
+    return {**configured_models.get(label, {}), **options}
+
+
+def get_fields_by_option(option: Literal["exclude", "redact"]) -> dict[str, frozenset[str]]:
+    """Return the fields that ``option`` lists, by the model's label in lower case."""
+    labels = {*configured_models, *(name.lower() for name in get().MODELS)}
+    return {label: frozenset(names) for label in labels if (names := get_model_options(label).get(option))}
+
+
+ConfigT = TypeVar("ConfigT", bound=Config | DurableConfig | DashboardConfig)
+
+
+def parse(raw: object) -> Config:
+    """Return the configuration that ``raw`` describes, without the entries that ``get_errors`` reports.
+
+    The valid entries of ``REDACT`` and ``MODELS`` are used, as one that is not valid must not expose the others.
+    """
+    return _parse_keys(Config, raw)
+
+
+def _parse_keys(cls: type[ConfigT], raw: object) -> ConfigT:
+    given = raw if isinstance(raw, Mapping) else {}
+    values: dict[str, Any] = {}
+    for found in fields(cls):
+        key = found.name
+        if key not in given:
+            continue
+        rule: _Rule | None = found.metadata.get("rule")
+        if cls is Config and key in SECTIONS:
+            values[key] = _parse_keys(SECTIONS[key], given[key])
+        elif key == "MODELS":
+            values[key] = given[key] if _is_valid_models(given[key]) else _get_valid_models(given[key])
+        elif rule is not None and rule.accepts(given[key]):
+            values[key] = given[key]
+        elif key == "REDACT":
+            values[key] = _get_valid_strings(given[key])
+    return cls(**values)
+
+
+def _get_valid_strings(value: object) -> tuple[str, ...]:
+    """Return the strings in ``value``; a single string counts as a list of one."""
+    if isinstance(value, str):
+        return (value,)
+    is_list = isinstance(value, list | tuple | set | frozenset)
+    return tuple(item for item in cast("Iterable[object]", value) if isinstance(item, str)) if is_list else ()
+
+
+def _is_valid_models(value: object) -> bool:
+    return isinstance(value, Mapping) and next(_iter_model_errors(value), None) is None
+
+
+def _get_valid_models(value: object) -> dict[str, dict[str, Any]]:
+    """Return the valid options in ``value``, by model."""
+    found: dict[str, dict[str, Any]] = {}
+    for label, options in value.items() if isinstance(value, Mapping) else ():
+        if _is_model_label(label) and isinstance(options, Mapping):
+            lists = {key: _get_valid_strings(options[key]) for key in ("exclude", "redact") if key in options}
+            record = {"record": options["record"]} if isinstance(options.get("record"), bool) else {}
+            found[label] = {**lists, **record}
+    return found
+
+
+# ------------------------------------------------------------------ errors
+
+
+class SettingError(NamedTuple):
+    """An error in the setting."""
+
+    path: tuple[object, ...]
+    """The keys that lead to the value, from the top; empty for the setting itself."""
+    message: str
+    hint: str
+    """What to do."""
+
+
+def format_path(path: Iterable[object]) -> str:
+    """Return a path as Python code: ``SIGNALBOX["DURABLE"]["LEASE"]``."""
+    return "SIGNALBOX" + "".join(f"[{_format_value(key)}]" for key in path)
+
+
+def get_errors(raw: object) -> list[SettingError]:
+    """Return the errors in ``raw``, the value of the setting."""
+    if raw is None:
+        return []
+    if not isinstance(raw, Mapping):
+        return [_build_error((), raw, "a dict", 'Write SIGNALBOX = {"RECORD": "all"}.')]
+    return list(_iter_errors(Config, raw, ()))
+
+
+def _iter_errors(cls: type[Any], raw: Mapping[Any, Any], section: tuple[str, ...]) -> Iterator[SettingError]:
+    found = {one.name: one for one in fields(cls)}
+    for key, value in raw.items():
+        path = (*section, key)
+        if key not in found:
+            yield SettingError(path, f"{format_path(path)} is not a known key.", _suggest_key(section, str(key)))
+        elif not section and key in SECTIONS:
+            if isinstance(value, Mapping):
+                yield from _iter_errors(SECTIONS[key], value, (key,))
+            else:
+                names = ", ".join(one.name for one in fields(SECTIONS[key]))
+                yield _build_error(path, value, "a dict", f"Its keys are {names}. Each is optional.")
+        elif key == "MODELS":
+            if isinstance(value, Mapping):
+                yield from _iter_model_errors(value)
+            else:
+                yield _build_error(path, value, "a dict", _MODELS_HINT)
+        elif not (rule := found[key].metadata["rule"]).accepts(value):
+            default = _format_default(found[key].default)
+            yield _build_error(path, value, rule.expected, f"Correct the value, or remove the key to use {default}.")
+
+
+def _build_error(path: tuple[object, ...], value: object, expected: str, hint: str) -> SettingError:
+    return SettingError(path, f"{format_path(path)} is {_format_value(value)}. Expected {expected}.", hint)
+
+
+_MODEL_RULES: Final = {
+    "exclude": _STRINGS["rule"],
+    "redact": _STRINGS["rule"],
+    "record": _BOOLEAN["rule"],
+}
+_MODELS_HINT: Final = 'Write "MODELS": {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}}.'
+
+
+def _is_model_label(label: object) -> TypeGuard[str]:
+    return isinstance(label, str) and label.count(".") == 1
+
+
+def _iter_model_errors(value: Mapping[Any, Any]) -> Iterator[SettingError]:
+    for label, options in value.items():
+        path = ("MODELS", label)
+        if not _is_model_label(label):
+            yield SettingError(path, f"{format_path(path)} does not name a model. Expected app.Model.", _MODELS_HINT)
+        elif not isinstance(options, Mapping):
+            yield _build_error(path, options, "a dict", _MODELS_HINT)
+        else:
+            for key, option in options.items():
+                if key not in _MODEL_RULES:
+                    hint = f"Known keys: {', '.join(_MODEL_RULES)}."
+                    yield SettingError((*path, key), f"{format_path((*path, key))} is not a known key.", hint)
+                elif not _MODEL_RULES[key].accepts(option):
+                    yield _build_error((*path, key), option, _MODEL_RULES[key].expected, _MODELS_HINT)
+
+
+def is_valid_model_options(options: Mapping[str, Any]) -> bool:
+    """Return whether ``options`` are valid as the options of a model."""
+    return all(key in _MODEL_RULES and _MODEL_RULES[key].accepts(value) for key, value in options.items())
+
+
 def _format_value(value: object) -> str:
-    """Return ``value`` for a message: texts and numbers as they are, others by type, as a setting may hold a secret."""
-    return repr(value)[:80] if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
+    """Return ``value`` for a message: strings and numbers in full, others by type, as they may contain a secret."""
+    if isinstance(value, str):
+        return json.dumps(value[:80], ensure_ascii=False)
+    return repr(value)[:80] if isinstance(value, int | float | bool | None) else f"a {type(value).__name__}"
 
 
-def _suggest_key(key: str) -> str:
-    from difflib import get_close_matches
+def _format_default(default: object) -> str:
+    return "the default" if isinstance(default, tuple) and default else f"the default, {_format_value(default)}"
 
-    close = get_close_matches(key.upper(), KEYS, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(KEYS)}."
+
+def _suggest_key(section: tuple[str, ...], key: str) -> str:
+    """Return a hint with the key that was probably meant by ``key`` in ``section``."""
+    name = key.upper()
+    known = {path[-1]: path for path in PATHS if path[:-1] == section}
+    if not section:
+        known.update({key: (key,) for key in SECTIONS})
+    elsewhere = {path[-1]: path for path in PATHS}
+    target = known.get(name) or elsewhere.get(name) or OTHER_NAMES.get(name)
+    for names in (known, elsewhere) if target is None else ():
+        if close := get_close_matches(name, names, n=1):
+            target = names[close[0]]
+            break
+    if target is None:
+        return f"Known keys: {', '.join(known)}."
+    return f"Did you mean {_format_value(target[-1]) if target[:-1] == section else format_path(target)}?"
+
+
+# ------------------------------------------------------------------ the environment
+
+DISABLED_VARIABLE: Final = "SIGNALBOX_DISABLED"
+"""The environment variable that switches recording off."""
+DISABLED_VALUES: Final = ("1", "true", "yes")
+ENABLED_VALUES: Final = ("", "0", "false", "no")
+
+
+def is_disabled() -> bool:
+    """Return whether the environment switches recording off. An unknown value does not."""
+    return _read_disabled_variable() in DISABLED_VALUES
+
+
+def get_environment_error() -> str | None:
+    """Return what is wrong with the value of ``SIGNALBOX_DISABLED``, ``None`` if it is valid."""
+    value = _read_disabled_variable()
+    if value in DISABLED_VALUES or value in ENABLED_VALUES:
+        return None
+    shown = _format_value(os.environ[DISABLED_VARIABLE])
+    return f"The environment variable {DISABLED_VARIABLE} is {shown}, which is not a known value. Recording is on."
+
+
+def _read_disabled_variable() -> str:
+    return os.environ.get(DISABLED_VARIABLE, "").strip().lower()

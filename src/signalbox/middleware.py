@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import MiddlewareNotUsed
 
+from signalbox import conf
 from signalbox.core import tracing
 from signalbox.instrumentation import requests
 
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
 
 
 class TraceMiddleware:
-    """Middleware that adds view, status and user to the trace of a request. Put it first in ``MIDDLEWARE``."""
+    """Middleware that adds view, status and user to the trace of a request. Put it first in ``MIDDLEWARE``.
+
+    It is not used if the environment variable ``SIGNALBOX_DISABLED`` switches recording off.
+    """
 
     sync_capable = True
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]) -> None:
+        if conf.is_disabled():
+            raise MiddlewareNotUsed(f"{conf.DISABLED_VARIABLE} switches recording off.")
         self.get_response: Any = get_response
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:

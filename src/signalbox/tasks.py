@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signalbox import conf
 
-if conf.get().ENGINE == "celery":
+if conf.get().DURABLE.DISPATCHER == "celery":
     from signalbox.outbox.dispatch.celery import run_delivery
 
     __all__ = ["run_delivery"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.dispatch import Signal
 
+from signalbox import conf
 from signalbox.core import catalog
 from signalbox.core.event import PendingEvent
 from signalbox.instrumentation import install, signal_arguments
@@ -160,6 +161,8 @@ def capture_events() -> Iterator[RecordedEvents]:
         RuntimeError: recording is stopped.
     """
     if not install.is_recording():
+        if conf.is_disabled():
+            raise RuntimeError(f"Nothing is recorded: {conf.DISABLED_VARIABLE} is set in the environment. Unset it.")
         raise RuntimeError(
             "Nothing is recorded: signalbox.stop_recording() was called. Call signalbox.start_recording() first."
         )

@@ -197,13 +197,13 @@ def test_the_mixin_adds_a_button_beside_the_admin_s_history(boss: Client) -> Non
 
 
 def test_the_setting_gives_the_button_to_every_model(boss: Client, settings: Any) -> None:
-    settings.SIGNALBOX = {"ADMIN_HISTORY": True}
+    settings.SIGNALBOX = {"DASHBOARD": {"ADMIN_HISTORY": True}}
     page, button = user_page(boss, UserAdmin)
     assert button in page
 
 
 def test_whoever_may_not_see_events_has_no_button(client: Client, settings: Any) -> None:
-    settings.SIGNALBOX = {"ADMIN_HISTORY": True}
+    settings.SIGNALBOX = {"DASHBOARD": {"ADMIN_HISTORY": True}}
     user = User.objects.create_user("clerk", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="change_user"))
     client.force_login(user)

@@ -613,7 +613,7 @@ def test_whatever_the_doctor_finds_is_shown_as_text(
         excerpt=(SourceLine(number=1, text=EVIL, highlighted=True),),
     )
     monkeypatch.setattr("signalbox.doctor.examine", lambda: [found])
-    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    settings.SIGNALBOX = {"DASHBOARD": {"SHOW_SOURCE": True}}
     visitor = window()
     visitor.open("/signalbox/doctor/")
     visitor.page.wait_for_selector(".finding")

@@ -143,7 +143,7 @@ def test_a_receivers_source_is_shown_without_secrets() -> None:
 def test_source_is_shown_where_the_setting_says_so_alone(operator_client: Client, settings: Any) -> None:
     said = "A receiver of the map&#x27;s tests."
     assert said not in operator_client.get(reverse("signalbox:map")).content.decode()
-    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    settings.SIGNALBOX = {"DASHBOARD": {"SHOW_SOURCE": True}}
     assert said in operator_client.get(reverse("signalbox:map")).content.decode()
 
 

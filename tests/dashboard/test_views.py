@@ -330,7 +330,7 @@ def test_the_source_around_a_finding_is_shown_where_the_setting_says_so_alone(
     monkeypatch.setattr("signalbox.doctor.examine", lambda: [SHADOWED])
     shown = operator_client.get("/signalbox/doctor/findings/").content.decode()
     assert ("Give it another." in shown, "def tell():" in shown) == (True, False)
-    settings.SIGNALBOX = {"SHOW_SOURCE": True}
+    settings.SIGNALBOX = {"DASHBOARD": {"SHOW_SOURCE": True}}
     assert "def tell():" in operator_client.get("/signalbox/doctor/findings/").content.decode()
 
 

@@ -73,7 +73,7 @@ def test_killed_workers_lose_nothing_and_keep_the_order(
     book: Ledger, runs: CallLog, start_worker: Callable[..., Process], crash_count: int
 ) -> None:
     def begin() -> Process:
-        return start_worker("--threads", "2", receivers=RECEIVER, box={"LEASE": 1.5})
+        return start_worker("--threads", "2", receivers=RECEIVER, box={"DURABLE": {"LEASE": 1.5}})
 
     deaths: dict[int, int] = {}
     running = [begin(), begin()]
@@ -146,7 +146,7 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
     names = map(str, range(1_000_000))
     more: dict[str, Any] = {
         "receivers": RECEIVER,
-        "box": {"LEASE": 2, "REDISPATCH": 1, "ENGINE": "celery"},
+        "box": {"DURABLE": {"DISPATCHER": "celery", "LEASE": 2, "REDISPATCH": 1}},
         "SIGNALBOX_TEST_BROKER": broker.url,
         "SIGNALBOX_TEST_QUEUE": broker.queue,
     }

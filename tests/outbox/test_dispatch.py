@@ -58,7 +58,7 @@ def relay() -> tuple[Relay, Published]:
 def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
     make_durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "celery", "REDISPATCH": 2}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery", "REDISPATCH": 2}}
     make_durable(receivers.saved)
     orders(3)
     one, published = relay
@@ -168,7 +168,7 @@ def test_djangos_tasks_run_deliveries(
     order.save()
     more: dict[str, Any] = {
         "receivers": "fails_once:post_save:shop.Order:backoff=0.2",
-        "box": {"ENGINE": "tasks", "REDISPATCH": 5},
+        "box": {"DURABLE": {"DISPATCHER": "tasks", "REDISPATCH": 5}},
         "SIGNALBOX_TEST_TASKS": f"{backend} {app}",
     }
     assert 0 == start_process("-m", "django", "migrate", "-v", "0", **more).wait()
@@ -209,7 +209,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     celery = pytest.importorskip("celery")
     url = request.getfixturevalue(f"{request.param}_url")
     queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
-    yield {"box": {"ENGINE": "celery"}, "SIGNALBOX_TEST_BROKER": url, "SIGNALBOX_TEST_QUEUE": queue}
+    yield {"box": {"DURABLE": {"DISPATCHER": "celery"}}, "SIGNALBOX_TEST_BROKER": url, "SIGNALBOX_TEST_QUEUE": queue}
     with celery.Celery(broker=url).connection_for_write() as found:
         found.default_channel.queue_delete(queue)
 
@@ -261,7 +261,7 @@ def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
 def test_the_engine_for_development_runs_what_was_committed_at_once(
     make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
     make_durable(receivers.saved)
     with transaction.atomic():
         order = Order.objects.create(number="1")
@@ -285,7 +285,7 @@ def test_the_engine_for_development_runs_what_was_committed_at_once(
 def test_the_engine_for_development_leaves_the_transactions_of_other_databases_open(
     make_durable: Callable[..., None], notes: Notes, settings: Any, name: str
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
     make_durable(getattr(receivers, name), retries=0, timeout=0.2)
     with transaction.atomic(using="other"):
         Tag.objects.using("other").create(name="before")
@@ -299,7 +299,7 @@ def test_the_engine_for_development_leaves_the_transactions_of_other_databases_o
 def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
     make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
     make_durable(receivers.never_works, backoff=lambda attempt: 1 / 0)
     make_durable(receivers.saved)
     Order.objects.create(number="1")
@@ -313,7 +313,7 @@ def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
 def test_a_failure_in_development_reaches_nobody_and_is_kept(
     make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
-    settings.SIGNALBOX = {"ENGINE": "immediate"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
     make_durable(receivers.never_works, retries=0)
     Order.objects.create(number="1")
     assert "dead" == Delivery.objects.get().state

@@ -115,7 +115,7 @@ def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(make_durable
 
 @pytest.mark.parametrize("well", [True, False])
 def test_messages_that_nobody_takes_are_not_well(make_durable: Callable[..., None], settings: Any, well: bool) -> None:
-    settings.SIGNALBOX = {"ENGINE": "celery"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery"}}
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()

@@ -167,7 +167,7 @@ def test_a_receiver_that_outlasts_an_outage_longer_than_its_lease_is_not_run_bes
     make_durable(receivers.slow)
     Order.objects.create(number="1")
     more: dict[str, Any] = {**outage.environment, "SIGNALBOX_TEST_SLOW": "8"}
-    running = start_worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
+    running = start_worker("--threads", "2", receivers=SLOW, box={"DURABLE": {"LEASE": LEASE}}, **more)
     notes.wait_for("started", 1)
     with outage():
         time.sleep(LEASE + 0.5)
@@ -185,7 +185,7 @@ def test_what_was_claimed_before_an_outage_longer_than_the_lease_is_run_after_it
         for number in range(6):
             Order.objects.create(number=str(number))
     more: dict[str, Any] = {**outage.environment, "SIGNALBOX_TEST_SLOW": "0.4"}
-    running = start_worker("--threads", "2", receivers=SLOW, box={"LEASE": LEASE}, **more)
+    running = start_worker("--threads", "2", receivers=SLOW, box={"DURABLE": {"LEASE": LEASE}}, **more)
     notes.wait_for("started", 2)
     with outage():
         time.sleep(LEASE + 0.5)

@@ -154,7 +154,7 @@ def test_what_stands_far_behind_in_a_lane_sleeps_until_the_one_before_it_has_lef
 
 @pytest.mark.parametrize("leave", ["done", "deleted", "skipped", "discarded"])
 def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
-    settings.SIGNALBOX = {"KEEP_DELIVERIES": 0} if leave == "deleted" else {}
+    settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": 0}} if leave == "deleted" else {}
     moment = now_us()
     copies(3, partition_id=9, run_at=moment, next_check_at=moment)
     head, following, last = Delivery.objects.order_by("id")

@@ -66,10 +66,10 @@ def test_a_sender_in_a_database_without_the_table_is_warned_of(
 
 
 def test_an_engine_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.SIGNALBOX = {"ENGINE": "tasks"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "tasks"}}
     settings.TASKS = {}
     assert ["signalbox.E011"] == [found.id for found in receiver_checks.check_dispatcher()]
-    settings.SIGNALBOX = {"ENGINE": "celery"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery"}}
     monkeypatch.setattr(receiver_checks, "find_spec", lambda name: None)
     [found] = receiver_checks.check_dispatcher()
     assert ("signalbox.E011", 'pip install "django-signalbox[celery]"') == (found.id, found.hint)
@@ -78,7 +78,7 @@ def test_an_engine_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: py
 def test_a_celery_that_hoards_messages_is_warned_of(settings: Any) -> None:
     celery = pytest.importorskip("celery")
     app = celery.Celery("checked", set_as_current=True)
-    settings.SIGNALBOX = {"ENGINE": "celery"}
+    settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery"}}
     assert ["signalbox.W011"] == [found.id for found in receiver_checks.check_dispatcher()]
     app.conf.worker_prefetch_multiplier = 1
     assert [] == receiver_checks.check_dispatcher()

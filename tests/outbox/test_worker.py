@@ -120,7 +120,7 @@ def test_a_receiver_that_kills_its_process_ends_as_a_dead_letter_and_costs_other
     for name in ("steam", "coal"):
         Tag.objects.create(name=name)
         others += orders(2)
-    box = {"LEASE": 0.6}
+    box = {"DURABLE": {"LEASE": 0.6}}
     for _ in range(20):
         running = start_worker(
             "--burst", receivers=f"kills_process:post_save:shop.Tag:retries=1:backoff=0.1 {SAVED}", box=box
@@ -232,12 +232,12 @@ def test_what_is_done_is_kept_as_long_as_the_setting_says(make_durable: Callable
     make_durable(receivers.saved)
     claims = DeliveryQueue("default")
     for days, left in ((7, 1), (0, 1)):
-        settings.SIGNALBOX = {"KEEP_DELIVERIES": days}
+        settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": days}}
         orders(1)
         [taken] = claims.acquire(1, 1)
         claims.complete(taken, claiming.SUCCEEDED)
         assert left == Delivery.objects.count()
-    settings.SIGNALBOX = {"KEEP_DELIVERIES": 1}
+    settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": 1}}
     assert 0 == claims.prune()
     Delivery.objects.update(finished=claiming.now_us() - 25 * 3600 * claiming.SECOND_US)
     assert 1 == claims.prune()
@@ -410,7 +410,7 @@ def test_several_processes_are_supervised_and_replaced(
     make_durable(receivers.saved)
     orders(1)
     both = f"kills_process:post_save:shop.Order:retries=0:on_dead=skip {SAVED}"
-    running = start_worker("--processes", "2", receivers=both, box={"LEASE": 0.5})
+    running = start_worker("--processes", "2", receivers=both, box={"DURABLE": {"LEASE": 0.5}})
     notes.wait_for("saved", 1)
     wait_until(lambda: Delivery.objects.filter(state="dead").exists())
     orders(1)

@@ -1,4 +1,4 @@
-"""``SIGNALBOX["KEEP"]``: the project drops events or adds to them, and can do no harm by it."""
+"""``SIGNALBOX["EVENT_PROCESSOR"]``: the project drops events or adds to them, and can do no harm by it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 @contextmanager
 def keep(judge: Any) -> Iterator[None]:
     processors._logged_processors.clear()
-    with override_settings(SIGNALBOX={"KEEP": judge}):
+    with override_settings(SIGNALBOX={"EVENT_PROCESSOR": judge}):
         yield
 
 
@@ -88,7 +88,7 @@ def test_what_it_raises_is_logged_once_and_the_event_kept(caplog: pytest.LogCapt
         Tag.objects.create(name="a")
         Tag.objects.create(name="b")
         assert 2 == len(get_events(Tag, "post_save"))
-    [record] = [record for record in caplog.records if "KEEP" in record.message]
+    [record] = [record for record in caplog.records if "EVENT_PROCESSOR" in record.message]
     assert "refuse" in record.message
     assert record.exc_info
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_imported_keeps_everything_and_says_so(caplog: pytest.Log
     with caplog.at_level(logging.ERROR), keep("nowhere.keep"):
         Tag.objects.create(name="a")
         assert 1 == len(get_events(Tag, "post_save"))
-    assert ['SIGNALBOX["KEEP"] nowhere.keep can\'t be imported: every event is kept.'] == [
+    assert ['SIGNALBOX["EVENT_PROCESSOR"] nowhere.keep can\'t be imported. Every event is written.'] == [
         record.message for record in caplog.records
     ]
 
@@ -106,15 +106,16 @@ def test_what_is_no_callable_keeps_everything_and_says_so(caplog: pytest.LogCapt
     with caplog.at_level(logging.ERROR), keep("os.sep"):
         Tag.objects.create(name="a")
         assert 1 == len(get_events(Tag, "post_save"))
-    assert ['SIGNALBOX["KEEP"] os.sep is no callable: every event is kept.'] == [
+    assert ['SIGNALBOX["EVENT_PROCESSOR"] os.sep is not callable. Every event is written.'] == [
         record.message for record in caplog.records
     ]
 
 
 def test_the_checks_tell_what_is_no_callable() -> None:
-    [(key, message, _)] = conf.get_errors({"KEEP": 7})
-    assert ("KEEP", True) == (key, "a callable or its dotted path was expected" in message)
-    assert [] == conf.get_errors({"KEEP": None})
+    [(path, message, _)] = conf.get_errors({"EVENT_PROCESSOR": 7})
+    assert ("EVENT_PROCESSOR",) == path
+    assert 'SIGNALBOX["EVENT_PROCESSOR"] is 7. Expected a callable or its dotted path.' == message
+    assert [] == conf.get_errors({"EVENT_PROCESSOR": None})
 
 
 @pytest.mark.django_db(transaction=True)
@@ -221,4 +222,4 @@ def test_an_answer_that_cannot_be_read_keeps_the_event(caplog: pytest.LogCapture
     with caplog.at_level(logging.ERROR), keep(lambda event: Broken()):
         Tag.objects.create(name="a")
         assert 1 == len(get_events(Tag, "post_save"))
-    assert any("KEEP" in record.message and record.exc_info for record in caplog.records)
+    assert any("EVENT_PROCESSOR" in record.message and record.exc_info for record in caplog.records)

@@ -510,6 +510,7 @@ def test_a_wrong_setting_of_models_is_told_by_the_checks() -> None:
 
     wrongs: Any = ({"Order": {}}, {"shop.Order": []}, {"shop.Order": {"hide": []}}, {"shop.Order": {"record": "no"}})
     for wrong in wrongs:
-        [(key, message, _)] = conf.get_errors({"MODELS": wrong})
-        assert ("MODELS", True) == (key, "was expected" in message)
+        [(path, message, _)] = conf.get_errors({"MODELS": wrong})
+        assert "MODELS" == path[0]
+        assert message.startswith('SIGNALBOX["MODELS"]["')
     assert [] == conf.get_errors({"MODELS": {"shop.Order": {"exclude": ["a"], "redact": ["b"], "record": True}}})

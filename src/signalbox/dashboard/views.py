@@ -297,7 +297,7 @@ def object_history(request: HttpRequest) -> HttpResponse:
 @require_GET
 def signal_map(request: HttpRequest) -> HttpResponse:
     """Show what listens to what."""
-    edges = graph.build_edges(include_source=conf.get().SHOW_SOURCE)
+    edges = graph.build_edges(include_source=conf.get().DASHBOARD.SHOW_SOURCE)
     return render(
         request,
         "signalbox/map.html",
@@ -329,5 +329,5 @@ def findings(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "signalbox/parts/findings.html",
-        {"findings": found, "seconds": time.monotonic() - started, "source": conf.get().SHOW_SOURCE},
+        {"findings": found, "seconds": time.monotonic() - started, "source": conf.get().DASHBOARD.SHOW_SOURCE},
     )

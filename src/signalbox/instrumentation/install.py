@@ -69,9 +69,12 @@ def get_recorded_signals() -> dict[Signal, str]:
 def start_recording() -> None:
     """Start recording in this process, as the setting ``SIGNALBOX`` says.
 
-    The app does so on start. Call it after ``stop_recording()``, or again to apply a changed setting.
+    The app does so on start. Call it after ``stop_recording()``, or again to apply a changed setting. It does nothing
+    if the environment variable ``SIGNALBOX_DISABLED`` switches recording off.
     """
     stop_recording()
+    if conf.is_disabled():
+        return
     recording_filter = _state.recording_filter = RecordingFilter(conf.get())
     for name, entry in catalog.BUILTIN_SIGNALS.items():
         if (

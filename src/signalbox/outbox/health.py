@@ -69,7 +69,8 @@ def get_health(alias: str) -> Health:
     )
     oldest = _fetch_value(alias, f"SELECT min(next_check_at) FROM ({oldest_row}) oldest", now)
     due = _count_rows(alias, "next_check_at <= %s AND lease_expires_at IS NULL", now)
-    if conf.get().ENGINE in ("celery", "tasks"):  # dispatched deliveries wait for a worker too, which may not run
+    # Dispatched deliveries also wait for a worker, which may not run.
+    if conf.get().DURABLE.DISPATCHER in ("celery", "tasks"):
         dispatched = (
             f"SELECT d.run_at FROM {TABLE} d WHERE d.next_check_at > %s AND d.run_at <= %s "
             f"AND d.lease_expires_at IS NULL AND {is_first} LIMIT {MAX_COUNTED}"

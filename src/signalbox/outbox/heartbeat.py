@@ -97,7 +97,7 @@ class LeaseKeeper:
                     elif overrun > 0:
                         running.interrupt()
                 now = time.monotonic()
-                if now - last_renewed >= conf.get().LEASE / 3 and self._renew_leases():
+                if now - last_renewed >= conf.get().DURABLE.LEASE / 3 and self._renew_leases():
                     last_renewed = now
         finally:
             connections.close_all()

@@ -107,7 +107,7 @@ def _leased_sql(vendor: str, condition: str) -> str:
 def _get_now_and_lease_expiry() -> tuple[int, int]:
     """Return the time and the expiry of a lease that starts now. Call it after waiting for locks, not before."""
     now = now_us()
-    return now, now + int(conf.get().LEASE * SECOND_US)
+    return now, now + int(conf.get().DURABLE.LEASE * SECOND_US)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -598,7 +598,7 @@ class DeliveryQueue:
         reschedule = f"UPDATE {TABLE} SET run_at = %s, next_check_at = %s, lease_expires_at = NULL"
         attempts = f"attempts = attempts - {int(delivery.attempt_started and not result.receiver_called)}"
         match result.disposition:
-            case Disposition.DONE if not conf.get().KEEP_DELIVERIES:
+            case Disposition.DONE if not conf.get().DURABLE.RETENTION_DAYS:
                 return f"DELETE FROM {TABLE} {where}", key
             case Disposition.DONE:
                 columns = "state = 'done', partition_id = NULL, error = '', traceback = NULL"
@@ -681,7 +681,7 @@ class DeliveryQueue:
 
     def prune(self, limit: int = 1000) -> int:
         """Delete up to ``limit`` done or discarded deliveries that are older than the setting; return how many."""
-        finished_before = now_us() - int(conf.get().KEEP_DELIVERIES * 86_400 * SECOND_US)
+        finished_before = now_us() - int(conf.get().DURABLE.RETENTION_DAYS * 86_400 * SECOND_US)
         with self.connection.cursor() as cursor:
             cursor.execute(
                 f"SELECT id FROM {TABLE} WHERE state IN ('done', 'discarded') AND finished < %s LIMIT %s",

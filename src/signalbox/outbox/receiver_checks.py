@@ -79,9 +79,23 @@ def _build_missing_table_warning(name: str, sender: str, alias: str) -> CheckMes
     )
 
 
+def check_recording_enabled(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that recording is on if there are durable receivers (W012): without it they get no deliveries."""
+    names = sorted(registry.get_durable_receivers())
+    if not names or not conf.is_disabled():
+        return []
+    return [
+        CheckWarning(
+            f"{conf.DISABLED_VARIABLE} switches recording off. No delivery is created for {', '.join(names)}.",
+            hint=f"Remove the environment variable {conf.DISABLED_VARIABLE} and restart every process.",
+            id="signalbox.W012",
+        )
+    ]
+
+
 def check_dispatcher(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """Check that the dispatcher is installed and configured (E011) and that workers do not prefetch messages (W011)."""
-    match conf.get().ENGINE:
+    match conf.get().DURABLE.DISPATCHER:
         case "celery":
             return _check_celery()
         case "tasks":
@@ -111,7 +125,8 @@ def _check_django_tasks() -> list[CheckMessage]:
     if not getattr(settings, "TASKS", None):
         return [
             Error(
-                'SIGNALBOX["ENGINE"] is "tasks", but TASKS names no backend: the relay would run each delivery itself.',
+                'SIGNALBOX["DURABLE"]["DISPATCHER"] is "tasks", but TASKS names no backend: the relay would run each '
+                "delivery itself.",
                 hint='Set TASKS = {"default": {"BACKEND": ...}} to a backend with a worker.',
                 id="signalbox.E011",
             )
@@ -120,4 +135,5 @@ def _check_django_tasks() -> list[CheckMessage]:
 
 
 def _build_not_installed_error(dispatcher: str, hint: str) -> CheckMessage:
-    return Error(f'SIGNALBOX["ENGINE"] is "{dispatcher}", which is not installed.', hint=hint, id="signalbox.E011")
+    message = f'SIGNALBOX["DURABLE"]["DISPATCHER"] is "{dispatcher}", which is not installed.'
+    return Error(message, hint=hint, id="signalbox.E011")

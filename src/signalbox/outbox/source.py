@@ -56,7 +56,7 @@ class OutboxSource(DeliverySource):
 
     def on_deliveries_written(self, connection: BaseDatabaseWrapper) -> None:
         """Run the deliveries in this process after the commit, if the dispatcher is ``"immediate"``."""
-        if conf.get().ENGINE != "immediate":
+        if conf.get().DURABLE.DISPATCHER != "immediate":
             return
 
         def run_due() -> None:

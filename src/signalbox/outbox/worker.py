@@ -228,7 +228,7 @@ class Worker:
         A database that is unavailable or locked is tried again at the next tick and does not delay the others.
         """
         for delivery_queue in self.delivery_queues.values():
-            if self._get_seconds_since_renewal(delivery_queue.alias) < conf.get().LEASE / 3:
+            if self._get_seconds_since_renewal(delivery_queue.alias) < conf.get().DURABLE.LEASE / 3:
                 continue
             self._try_once(partial(self._renew_leases_in, delivery_queue))
 
@@ -409,7 +409,7 @@ class Worker:
         if time.monotonic() < retry_at:
             return []
         try:
-            if self._get_seconds_since_renewal(delivery_queue.alias) > conf.get().LEASE / 2:
+            if self._get_seconds_since_renewal(delivery_queue.alias) > conf.get().DURABLE.LEASE / 2:
                 self._renew_leases_in(delivery_queue)  # it was unavailable: keep the running deliveries first
             held_ids = [delivery_id for alias, delivery_id in list(self._leased) if alias == delivery_queue.alias]
             deliveries = delivery_queue.acquire(limit, start_count, held_ids)

@@ -1,4 +1,4 @@
-"""The project's own say in what is kept: ``SIGNALBOX["KEEP"]`` names a callable that may drop an event or add to it."""
+"""Call the project's event processor: ``SIGNALBOX["EVENT_PROCESSOR"]`` can drop an event or add to it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _logged_processors: set[str] = set()
 
 
 def get_configured_processor() -> ProcessorFunction | None:
-    """Return the callable that the setting names; ``None`` where it names none, or none that can be called."""
-    named = conf.get().KEEP
+    """Return the configured callable, or ``None`` if there is none or it can't be imported or called."""
+    named = conf.get().EVENT_PROCESSOR
     if named is None or callable(named):
         return named
     found = _import_processor(named)
     if isinstance(found, str):
-        _log_once(named, f"{found}: every event is kept")
+        _log_once(named, f"{found}. Every event is written")
         return None
     return found
 
 
 def get_error() -> str | None:
-    """Return why what the setting names can't be asked; ``None`` where it can."""
-    named = conf.get().KEEP
+    """Return why the configured processor can't be called, or ``None`` if it can."""
+    named = conf.get().EVENT_PROCESSOR
     found = _import_processor(named) if isinstance(named, str) else None
     return found if isinstance(found, str) else None
 
@@ -47,22 +47,23 @@ def _import_processor(path: str) -> ProcessorFunction | str:
         found: Any = import_string(path)
     except Exception:  # noqa: BLE001 - the project's own module, which may raise anything
         return "can't be imported"
-    return found if callable(found) else "is no callable"
+    return found if callable(found) else "is not callable"
 
 
 def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -> str | None:
-    """Return the JSON text that is stored of an event, ``None`` if ``keep`` drops it.
+    """Call ``processor`` for an event and return the JSON text to store, or ``None`` to drop the event.
 
-    ``keep`` is given the event's columns and its ``data``, read-only, and answers ``False`` to drop it, a mapping to be
-    stored under ``extra`` (bounded and without secrets, as everything), or anything else to keep it as it is. What it
-    raises is logged, and the event kept. It may not ask the database.
+    The processor receives the event's columns and ``data``, read-only. It returns ``False`` to drop the event, a
+    mapping to store under ``extra`` (bounded and redacted like other data), or any other value to keep the event as it
+    is. An exception is logged and the event is written. A database query raises ``QueryForbidden``.
     """
     try:
         with query_guard.isolated():
             answer = processor(MappingProxyType({**columns, "data": json.loads(data)}))
             extra = dict(answer) if isinstance(answer, Mapping) else None
     except Exception:  # noqa: BLE001 - the project's own code; it must not cost events
-        _log_once(getattr(processor, "__qualname__", "KEEP"), "raised: the event is kept", exc_info=True)
+        name = getattr(processor, "__qualname__", type(processor).__qualname__)
+        _log_once(name, "raised an exception. The event is written", exc_info=True)
         return data
     if answer is False:
         return None
@@ -75,7 +76,7 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
 
 
 def _log_once(name: str, message: str, *, exc_info: bool = False) -> None:
-    """Log ``what`` once per callable: a sampler that fails does so at every event."""
+    """Log ``message`` once per processor, as one that fails usually fails for every event."""
     if name not in _logged_processors:
         _logged_processors.add(name)
-        logger.error('SIGNALBOX["KEEP"] %s %s.', name, message, exc_info=exc_info)
+        logger.error('SIGNALBOX["EVENT_PROCESSOR"] %s %s.', name, message, exc_info=exc_info)

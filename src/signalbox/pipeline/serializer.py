@@ -72,7 +72,7 @@ def build_event_rows(
     dropped, counted and logged: it must not take the others with it. ``awaited`` are the spans of events that have
     deliveries, and are kept even if they changed nothing."""
     rows = []
-    keep = processors.get_configured_processor()
+    processor = processors.get_configured_processor()
     word = outcome._value_  # ``value`` takes a call
     for draft in events:
         try:
@@ -85,8 +85,8 @@ def build_event_rows(
             ):
                 continue
             row = build_event_row(draft, word, described)
-            if keep is not None:
-                text = processors.apply(keep, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), row[-1])
+            if processor is not None:
+                text = processors.apply(processor, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), row[-1])
                 if text is None and draft.span not in spans_with_deliveries:
                     continue
                 row = (*row[:-1], text or row[-1])
@@ -196,11 +196,10 @@ def build_event_update(event: PendingEvent) -> TableRow:
     duration = event.duration
     described = None if event.change is None else describe(event.change)
     text = build_data_json(event, described)
-    if (
-        keep := processors.get_configured_processor()
-    ) is not None:  # what it added is to stay, whatever it says of keeping now
+    processor = processors.get_configured_processor()
+    if processor is not None:  # the update keeps what it adds, and can't drop an event that was written
         row = build_event_row(event, "committed", described)
-        text = processors.apply(keep, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), text) or text
+        text = processors.apply(processor, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), text) or text
     return (None if duration is None else duration // 1000, event.errors, text, event.trace.id, event.span)
 
 

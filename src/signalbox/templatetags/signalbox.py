@@ -158,7 +158,7 @@ def signalbox_history_link(context: Any) -> str:
     form = context.get("adminform")
     if request is None or original is None or form is None or not can_view_dashboard(request.user):
         return ""
-    is_enabled = getattr(form.model_admin, "signalbox_history", False) or conf.get().ADMIN_HISTORY
+    is_enabled = getattr(form.model_admin, "signalbox_history", False) or conf.get().DASHBOARD.ADMIN_HISTORY
     if not is_enabled or original.pk is None:
         return ""
     try:

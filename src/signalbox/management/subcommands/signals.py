@@ -47,7 +47,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     recorded_signals = process.get_recorded_signals()
     found = get_signal_listeners(
         recorded_signals,
-        RecordingFilter(conf.get()).signal_names | set(recorded_signals.values()),
+        set() if conf.is_disabled() else RecordingFilter(conf.get()).signal_names | set(recorded_signals.values()),
         shared.parse_filter(options),
         durable_receivers=[(signal, sender, one.function) for signal, sender, one in registry.get_subscriptions()],
         limit=options["limit"],

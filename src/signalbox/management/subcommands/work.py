@@ -48,7 +48,7 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
     for name in ("threads", "processes"):
         if options[name] < 1:
             raise CommandError(f"--{name} {options[name]}: a number of 1 or more was expected.", returncode=2)
-    engine = conf.get().ENGINE
+    dispatcher = conf.get().DURABLE.DISPATCHER
     chosen = WorkerOptions(
         threads=options["threads"],
         queues=tuple(options["queue"]),
@@ -57,10 +57,10 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
         burst=options["burst"],
         grace=options["grace"],
     )
-    if engine in ("celery", "tasks"):
+    if dispatcher in ("celery", "tasks"):
         from signalbox.outbox.dispatch.relay import Relay
 
-        worker: Worker | Supervisor | Relay = Relay(chosen, engine)
+        worker: Worker | Supervisor | Relay = Relay(chosen, dispatcher)
     elif options["processes"] > 1 and not options["once"]:
         worker = Supervisor(options["processes"], chosen)
     else:

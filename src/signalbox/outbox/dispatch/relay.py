@@ -87,7 +87,7 @@ class Relay:
     def _relay_database(self, delivery_queue: DeliveryQueue) -> int:
         """Publish due deliveries of one database, up to ``MAX_IN_FLIGHT`` per queue; return how many."""
         alias = delivery_queue.alias
-        redispatch_at = now_us() + int(conf.get().REDISPATCH * SECOND_US)
+        redispatch_at = now_us() + int(conf.get().DURABLE.REDISPATCH * SECOND_US)
         if self._full_queues.get(alias) or self._remaining_capacity.get(alias, 0) < DISPATCH_BATCH_SIZE:
             in_flight = delivery_queue.count_in_flight(redispatch_at)
             full = [queue for queue, count in in_flight.items() if count > MAX_IN_FLIGHT - DISPATCH_BATCH_SIZE]
