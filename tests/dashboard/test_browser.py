@@ -534,7 +534,7 @@ def test_whatever_is_stored_is_shown_as_text(
     )
     add_event(signal=EVIL, sender=EVIL, object_key=EVIL, object_label=EVIL)
     facts = {"signal": EVIL, "sender": EVIL, "object_key": EVIL, "trace_id": event.trace_id, "span": event.span}
-    evil = {"receiver": EVIL, "queue": "<b>q", "key": EVIL, "error": EVIL, "payload": {EVIL: EVIL}}
+    evil = {"receiver": EVIL, "queue": "<b>q", "ordering_key": EVIL, "error": EVIL, "payload": {EVIL: EVIL}}
     delivery = add_delivery(**facts, **evil, state="dead")
     paths = [
         "/signalbox/",

@@ -269,7 +269,7 @@ def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(
     def answer(route: Route) -> None:
         asked.append(route.request.url)
         more = len(asked) > 1
-        route.fulfill(json={"traces": 240 if more else 12, "more": more})
+        route.fulfill(json={"trace_count": 240 if more else 12, "has_more": more})
 
     visitor.page.keyboard.press("p")
     visitor.page.wait_for_load_state("networkidle")
