@@ -141,7 +141,7 @@ _after_commit_wrappers: weakref.WeakValueDictionary[tuple[object, bool], Callabl
 
 
 def _wrap_after_commit(function: Any, weak: bool) -> Callable[..., None]:
-    """Return the wrapper to connect for ``function``. If weak, it lives as long as ``function`` or the method's object."""
+    """Return the wrapper to connect for ``function``. If weak, it lives as long as the function or method object."""
     key = make_id(function), weak
     wrapper = _after_commit_wrappers.get(key)
     if wrapper is not None:
