@@ -76,17 +76,21 @@ $(WILD): $(MADE) $(INPUTS) $(PACKAGES)
 	@touch $@
 
 .PHONY: test
-test: $(TEST) ## Run the suite, then what concerns every database on each of them; ARGS="-k word" for pytest
+test: $(TEST) ## Run the tests on SQLite that need no service, in 3 minutes; ARGS="-k word" for pytest
+	@$(BIN)/python -m tests.run --quick $(ARGS)
+
+.PHONY: test-all
+test-all: $(TEST) ## Run the whole suite on SQLite, and its database tests on every database and broker
 	@$(BIN)/python -m tests.run $(ARGS)
 
 .PHONY: environment
 environment: $(TEST)
 
 .PHONY: matrix environments
-matrix: GOAL = test
-matrix: ## Run the suite on each Python and Django of MATRIX
+matrix: GOAL = test-all
+matrix: ## Run the whole suite on each Python and Django of MATRIX
 environments: GOAL = environment
-environments: ## Make what `make matrix` needs, and run nothing
+environments: ## Make the environments of `make matrix`, and run nothing
 matrix environments:
 	@failed=; for pair in $(MATRIX); do \
 	  version=$${pair%/*}; $(FIND_PYTHON); \
