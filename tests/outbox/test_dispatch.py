@@ -10,10 +10,9 @@ import pytest
 from django.db import connection, connections, transaction
 
 from signalbox.models import Delivery
-from signalbox.outbox import queue as claiming
 from signalbox.outbox.dispatch import relay as relaying
 from signalbox.outbox.dispatch.relay import Relay
-from signalbox.outbox.queue import DeliveryQueue
+from signalbox.outbox.queue import SECOND_US, SUCCEEDED, DeliveryQueue, now_us
 from signalbox.outbox.worker import WorkerOptions
 from tests.outbox import receivers
 from tests.shop.models import Order, Tag
@@ -86,7 +85,7 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
         rows = [Delivery(**{**fields, **values}) for _ in range(number)]
         Delivery.objects.bulk_create(rows, batch_size=1000)
 
-    soon = claiming.now_us() + 40 * claiming.SECOND_US
+    soon = now_us() + 40 * SECOND_US
     copies(10_000, partition_id=None, run_at=soon, next_check_at=soon, attempts=1)
     copies(1, partition_id=7, run_at=soon, next_check_at=soon, attempts=1)
     copies(200, partition_id=7)
@@ -116,13 +115,13 @@ def test_the_relay_publishes_the_head_of_a_key_alone(
     one.run()
     first, second = Delivery.objects.order_by("id").values_list("id", flat=True)
     assert [first] == published.ids
-    claims = DeliveryQueue("default")
-    assert claims.acquire_by_id(second) is None, "a message that comes too early finds the row not to be run"
-    taken = claims.acquire_by_id(first)
+    delivery_queue = DeliveryQueue("default")
+    assert delivery_queue.acquire_by_id(second) is None, "a message that comes too early finds the row not to be run"
+    taken = delivery_queue.acquire_by_id(first)
     assert taken is not None
-    assert claims.acquire_by_id(first) is None, "nor does one that comes twice"
-    claims.complete(taken, claiming.SUCCEEDED)
-    assert claims.acquire_by_id(first) is None
+    assert delivery_queue.acquire_by_id(first) is None, "nor does one that comes twice"
+    delivery_queue.complete(taken, SUCCEEDED)
+    assert delivery_queue.acquire_by_id(first) is None
     one.run()
     assert [first, second] == published.ids
 
@@ -135,9 +134,9 @@ def test_what_could_not_be_published_is_not_taken_for_published(
     orders(2)
     one, published = relay
     published.fails = True
-    [claims] = [DeliveryQueue("default")]
+    delivery_queue = DeliveryQueue("default")
     with pytest.raises(ConnectionError):
-        one._relay_database(claims)
+        one._relay_database(delivery_queue)
     published.fails = False
     one.run()
     assert 2 == len(published.ids)

@@ -55,9 +55,9 @@ def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
 ) -> None:
     make_durable(receivers.exits, backoff=lambda attempt: told)
     Order.objects.create(number="1")
-    claims = DeliveryQueue("default")
-    [one] = claims.acquire(1, 1)
-    claims.complete(one, execute(one))
+    delivery_queue = DeliveryQueue("default")
+    [one] = delivery_queue.acquire(1, 1)
+    delivery_queue.complete(one, execute(one))
     found = Delivery.objects.get()
     assert ("pending", 1, "SystemExit: 3") == (found.state, found.attempts, found.error)
     assert to_datetime(found.run_at) > found.timestamp, "a date, for the page"
@@ -90,12 +90,12 @@ def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
 def test_attempts_of_which_nothing_came_back_are_all_that_count(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.kills_process, retries=1)
     Order.objects.create(number="1")
-    claims = DeliveryQueue("default")
+    delivery_queue = DeliveryQueue("default")
     for _ in range(2):
-        assert claims.acquire(1, 1)
+        assert delivery_queue.acquire(1, 1)
         Delivery.objects.update(lease_expires_at=1, next_check_at=1)  # its worker is killed
-    [one] = claims.acquire(1, 1)
-    assert (True, False) == claims.complete(one, execute(one))
+    [one] = delivery_queue.acquire(1, 1)
+    assert (True, False) == delivery_queue.complete(one, execute(one))
     found = Delivery.objects.get()
     assert ("dead", 2) == (found.state, found.attempts)
     assert "The worker died in each attempt" in found.error

@@ -12,9 +12,8 @@ from django.db import transaction
 from django.test import RequestFactory
 
 from signalbox.models import Delivery
-from signalbox.outbox import health, operations
-from signalbox.outbox import queue as claiming
-from signalbox.outbox.queue import AttemptResult, DeliveryQueue, Disposition
+from signalbox.outbox import health, operations, queue
+from signalbox.outbox.queue import SECOND_US, SUCCEEDED, AttemptResult, DeliveryQueue, Disposition, now_us
 from signalbox.outbox.run_pending import run_deliveries
 from tests.outbox import receivers
 from tests.shop import signals
@@ -37,10 +36,10 @@ def orders(number: int) -> list[Order]:
 
 def kill(number: int = 1) -> list[int]:
     """Make dead letters of the first deliveries."""
-    claims = DeliveryQueue("default")
-    taken = claims.acquire(number, number)
+    delivery_queue = DeliveryQueue("default")
+    taken = delivery_queue.acquire(number, number)
     for one in taken:
-        claims.complete(one, AttemptResult(disposition=Disposition.DEAD, error="ValueError: no"))
+        delivery_queue.complete(one, AttemptResult(disposition=Disposition.DEAD, error="ValueError: no"))
     return [one.id for one in taken]
 
 
@@ -58,9 +57,9 @@ def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(
     order.save()
     orders(2)
     kill()
-    claims = DeliveryQueue("default")
-    done, running = claims.acquire(2, 2)
-    claims.complete(done, claiming.SUCCEEDED)
+    delivery_queue = DeliveryQueue("default")
+    done, running = delivery_queue.acquire(2, 2)
+    delivery_queue.complete(done, SUCCEEDED)
     found = health.get_health("default")
     assert (2, 1, 1, 1) == (found.pending, found.running, found.dead, found.blocked)
     assert running.id
@@ -91,12 +90,12 @@ def test_a_database_that_is_not_there_is_refused_with_the_names_of_those_that_ar
 def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     orders(1)
-    Delivery.objects.update(next_check_at=claiming.now_us() - 61 * claiming.SECOND_US)
+    Delivery.objects.update(next_check_at=now_us() - 61 * SECOND_US)
     assert not health.get_health("default").is_healthy
     with pytest.raises(SystemExit):
         command("health", "--using", "default")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claiming, "get_delivery_databases", lambda: ["default"])
+        patch.setattr(queue, "get_delivery_databases", lambda: ["default"])
         answer = health.view(RequestFactory().get("/health/"))
     assert 503 == answer.status_code
     Delivery.objects.all().delete()
@@ -107,7 +106,7 @@ def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(make_durable
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
-    Delivery.objects.update(next_check_at=claiming.now_us() - 61 * claiming.SECOND_US)
+    Delivery.objects.update(next_check_at=now_us() - 61 * SECOND_US)
     assert not health.get_health("default").is_healthy
     DeliveryQueue("default").acquire(1, 1)
     assert health.get_health("default").is_healthy
@@ -119,10 +118,10 @@ def test_messages_that_nobody_takes_are_not_well(make_durable: Callable[..., Non
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
-    long_ago = claiming.now_us() - (1 if well else 61) * claiming.SECOND_US
+    long_ago = now_us() - (1 if well else 61) * SECOND_US
     Delivery.objects.update(run_at=long_ago, next_check_at=long_ago)
-    DeliveryQueue("default").dispatch(10, claiming.now_us() + 60 * claiming.SECOND_US)
-    DeliveryQueue("default")._park_blocked(claiming.now_us())
+    DeliveryQueue("default").dispatch(10, now_us() + 60 * SECOND_US)
+    DeliveryQueue("default")._park_blocked(now_us())
     found = health.get_health("default")
     assert (well, 2) == (found.is_healthy, found.due)
 
@@ -134,11 +133,11 @@ def test_a_dead_letter_is_run_again_in_its_old_place(make_durable: Callable[...,
     [dead] = kill()
     assert DeliveryQueue("default").acquire(10, 10) == []
     assert "1 of 1 deliveries: to be run now.\n" == command("retry", str(dead))
-    claims = DeliveryQueue("default")
-    [first] = claims.acquire(10, 10)
+    delivery_queue = DeliveryQueue("default")
+    [first] = delivery_queue.acquire(10, 10)
     assert (dead, 1) == (first.id, first.attempts)
-    claims.complete(first, claiming.SUCCEEDED)
-    assert 1 == len(claims.acquire(10, 10))
+    delivery_queue.complete(first, SUCCEEDED)
+    assert 1 == len(delivery_queue.acquire(10, 10))
 
 
 def test_a_discarded_dead_letter_lets_the_next_one_pass(make_durable: Callable[..., None]) -> None:
@@ -176,7 +175,7 @@ def test_deliveries_are_listed_by_state_and_receiver(make_durable: Callable[...,
 def test_past_events_are_replayed_to_a_new_receiver_in_their_order(
     make_durable: Callable[..., None], notes: Notes
 ) -> None:
-    since = claiming.now_us()
+    since = now_us()
     found = orders(2)
     with suppress(RuntimeError), transaction.atomic():
         found[0].save()
@@ -194,7 +193,7 @@ def test_past_events_are_replayed_to_a_new_receiver_in_their_order(
 
 
 def test_a_replayed_event_leaves_out_what_was_not_recorded(make_durable: Callable[..., None]) -> None:
-    since = claiming.now_us()
+    since = now_us()
     Customer.objects.create(name="x" * 99, api_token="t0ken")
     make_durable(receivers.saved, sender=Customer)
     operations.replay(SAVED, "default", since=since)
@@ -208,7 +207,7 @@ def test_replay_of_an_unknown_receiver_names_the_known_ones(make_durable: Callab
 
 
 def test_a_custom_signal_is_replayed_with_its_objects(make_durable: Callable[..., None], notes: Notes) -> None:
-    since = claiming.now_us()
+    since = now_us()
     order = Order.objects.create(number="1")
     signals.order_paid.send(sender=Order, order=order)
     make_durable(takes_order, signals.order_paid, None)
@@ -232,7 +231,7 @@ REPLAYED = f"{__name__}.takes_value"
 def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options: Any) -> list[Any]:
     """Return what a receiver is given of a send that is replayed to it, with and without a delivery that is kept."""
     durable(takes_value, signals.order_paid, None, **options)
-    since = claiming.now_us()
+    since = now_us()
     signals.order_paid.send(sender=Order, value=value)
     run_deliveries()
     if not kept:
@@ -296,7 +295,7 @@ def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cu
     make_durable: Callable[..., None],
 ) -> None:
     make_durable(takes_order, signals.order_paid, None)
-    since = claiming.now_us()
+    since = now_us()
     signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
     Delivery.objects.all().delete()
     operations.replay(f"{__name__}.takes_order", "default", since=since)
@@ -309,39 +308,41 @@ def by_pk(values: Any) -> Any:
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("key", ["value", by_pk, "pk"])
-def test_a_replayed_signal_has_the_lane_of_the_sent_one(
+def test_a_replayed_signal_has_the_partition_of_the_sent_one(
     make_durable: Callable[..., None], key: Any, kept: bool
 ) -> None:
     make_durable(takes_value, signals.order_paid, None, key=key)
     order = Order.objects.create(number="1")
-    since = claiming.now_us()
+    since = now_us()
     signals.order_paid.send(sender=Order, value=order, instance=order)
-    assert_same_lanes_replayed(REPLAYED, since, kept)
+    assert_same_partitions_replayed(REPLAYED, since, kept)
 
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("key", ["customer", "total", "placed", "pk", lambda values: values["customer"]])
-def test_a_replayed_save_has_the_lane_of_the_live_one(make_durable: Callable[..., None], key: Any, kept: bool) -> None:
+def test_a_replayed_save_has_the_partition_of_the_live_one(
+    make_durable: Callable[..., None], key: Any, kept: bool
+) -> None:
     make_durable(receivers.saved, key=key)
     customer = Customer.objects.create(name="Ann")
-    since = claiming.now_us()
+    since = now_us()
     order = Order.objects.create(number="1", customer=customer)
     order.number = "2"
     order.save()
     order.save(update_fields=["number"])
     assert 1 == Delivery.objects.values("partition_id").distinct().count()
-    assert_same_lanes_replayed(SAVED, since, kept)
+    assert_same_partitions_replayed(SAVED, since, kept)
 
 
-def assert_same_lanes_replayed(receiver: str, since: int, kept: bool) -> None:
-    lanes = list(Delivery.objects.order_by("id").values_list("ordering_key", "partition_id"))
+def assert_same_partitions_replayed(receiver: str, since: int, kept: bool) -> None:
+    partitions = list(Delivery.objects.order_by("id").values_list("ordering_key", "partition_id"))
     if kept:
         Delivery.objects.update(state="done", partition_id=None, next_check_at=None)
         last = Delivery.objects.latest("id").id
     else:
         Delivery.objects.all().delete()
         last = 0
-    assert len(lanes) == operations.replay(receiver, "default", since=since)
-    assert lanes == list(
+    assert len(partitions) == operations.replay(receiver, "default", since=since)
+    assert partitions == list(
         Delivery.objects.filter(id__gt=last).order_by("id").values_list("ordering_key", "partition_id")
     )

@@ -36,10 +36,10 @@ def ordered() -> list[tuple[str, int | None]]:
     return [(one.ordering_key, one.partition_id) for one in Delivery.objects.order_by("id")]
 
 
-def one_lane() -> str:
-    """Return the only key of all deliveries, which share a lane."""
-    [(key, lane)] = set(ordered())
-    assert lane is not None
+def get_only_key() -> str:
+    """Return the only key of all deliveries, which share a partition."""
+    [(key, partition)] = set(ordered())
+    assert partition is not None
     return key
 
 
@@ -56,11 +56,11 @@ def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(make_du
     proxy.save()
     signals.order_paid.send(sender=None, instance=proxy)
     assert 4 == Delivery.objects.count()
-    assert f"shop.Order {order.pk}" == one_lane()
+    assert f"shop.Order {order.pk}" == get_only_key()
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_objects_of_two_models_have_lanes_of_their_own(make_durable: Callable[..., None]) -> None:
+def test_objects_of_two_models_have_partitions_of_their_own(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, post_save, None)
     Tag.objects.create(pk=7, name="t")
     Order.objects.create(pk=7, number="1")
@@ -69,14 +69,14 @@ def test_objects_of_two_models_have_lanes_of_their_own(make_durable: Callable[..
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_a_key_is_one_lane_whatever_the_sender(make_durable: Callable[..., None]) -> None:
+def test_a_key_is_one_partition_whatever_the_sender(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, [post_save, signals.order_paid], None, key="customer")
     customer = Customer.objects.create(name="Ann")
     Delivery.objects.all().delete()
     Order.objects.create(number="1", customer=customer)
     signals.order_paid.send(sender=Tag, customer=customer)
     signals.order_paid.send(sender=None, customer=customer)
-    assert f"shop.Customer {customer.pk}" == one_lane()
+    assert f"shop.Customer {customer.pk}" == get_only_key()
 
 
 @pytest.mark.usefixtures("empty_tables")
@@ -84,7 +84,7 @@ def test_a_function_of_the_key_is_given_the_arguments_themselves(make_durable: C
     make_durable(receivers.saved, signals.order_paid, None, key=by_customers_key)
     customer = Customer.objects.create(name="Ann")
     signals.order_paid.send(sender=None, customer=customer)
-    assert str(customer.pk) == one_lane()
+    assert str(customer.pk) == get_only_key()
 
 
 @pytest.mark.every_database
@@ -102,7 +102,7 @@ def test_a_field_that_was_not_loaded_is_read_for_the_key(make_durable: Callable[
         one.save()
         one.save(update_fields=["number"])
     assert 7 == Delivery.objects.count()
-    assert (f"shop.Customer {customer.pk}" if key == "customer" else str(customer.pk)) == one_lane()
+    assert (f"shop.Customer {customer.pk}" if key == "customer" else str(customer.pk)) == get_only_key()
 
 
 @pytest.mark.usefixtures("empty_tables")
@@ -111,7 +111,7 @@ def test_a_value_that_the_database_made_is_read_for_the_key(make_durable: Callab
     order = Order.objects.create(number="12")
     order.number = Concat(Value(""), F("number"))
     order.save()
-    assert "12" == one_lane()
+    assert "12" == get_only_key()
 
 
 @pytest.mark.every_database
@@ -132,14 +132,14 @@ def test_an_empty_text_is_a_key_as_any_other(make_durable: Callable[..., None]) 
     make_durable(receivers.saved, key="note")
     Order.objects.create(number="1")
     Order.objects.create(number="2")
-    assert '""' == one_lane()
+    assert '""' == get_only_key()
 
 
 @pytest.mark.usefixtures("empty_tables")
 def test_a_secret_argument_is_no_key(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, signals.order_paid, None, key="token")
     signals.order_paid.send(sender=None, token="t0ken")
-    assert "[redacted]" == one_lane()
+    assert "[redacted]" == get_only_key()
 
 
 @pytest.mark.usefixtures("empty_tables")
@@ -148,13 +148,13 @@ def test_a_key_that_fails_is_told_and_the_object_is_the_key(
 ) -> None:
     make_durable(receivers.saved, key=lambda values: object())
     order = Order.objects.create(number="1")
-    assert f"shop.Order {order.pk}" == one_lane()
+    assert f"shop.Order {order.pk}" == get_only_key()
     assert "a builtins.object can't be a key" in caplog.text
 
 
 @pytest.mark.every_database
 @pytest.mark.usefixtures("empty_tables")
-def test_a_retried_delivery_comes_back_to_its_lane(make_durable: Callable[..., None]) -> None:
+def test_a_retried_delivery_comes_back_to_its_partition(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     before = ordered()

@@ -128,17 +128,17 @@ def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_whe
 ) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
-    claims = DeliveryQueue("default")
-    [one] = claims.acquire(1)
+    delivery_queue = DeliveryQueue("default")
+    [one] = delivery_queue.acquire(1)
     soon = now_us() + 5 * SECOND_US
     Delivery.objects.update(lease_expires_at=soon, next_check_at=soon)
-    assert claims.start_attempt(one)
+    assert delivery_queue.start_attempt(one)
     [row] = Delivery.objects.all()
     assert row.lease_expires_at == row.next_check_at
     assert row.lease_expires_at is not None
     assert row.lease_expires_at > soon
     Delivery.objects.update(lease_expires_at=now_us() - 1)
-    assert not claims.start_attempt(one)
+    assert not delivery_queue.start_attempt(one)
     assert 1 == Delivery.objects.get().attempts
 
 

@@ -10,9 +10,9 @@ from django.db import Error, OperationalError, connection, connections, transact
 
 from signalbox.models import Delivery
 from signalbox.outbox import operations
-from signalbox.outbox import queue as claiming
 from signalbox.outbox.execution import _discard_connection
 from signalbox.outbox.queue import (
+    MIN_BLOCKED_TO_PARK,
     PARKED_RECHECK_US,
     SECOND_US,
     SUCCEEDED,
@@ -64,28 +64,28 @@ def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(
     make_durable: Callable[..., None],
 ) -> None:
     first, second = two_of_one_key(make_durable)
-    claims = DeliveryQueue("default")
-    [one] = claims.acquire(10, 10)
-    claims.complete(one, SKIPPED)
-    [other] = claims.acquire(10, 10)
+    delivery_queue = DeliveryQueue("default")
+    [one] = delivery_queue.acquire(10, 10)
+    delivery_queue.complete(one, SKIPPED)
+    [other] = delivery_queue.acquire(10, 10)
     assert (first.pk, second.pk) == (one.id, other.id)
     operations.retry(Delivery.objects.filter(pk=first.pk), "default")
-    assert [] == claims.acquire(10, 10)
-    assert claims.acquire_by_id(first.pk) is None
-    assert [] == claims.dispatch(10, now_us() + 60 * SECOND_US)
-    claims.complete(other, SUCCEEDED)
-    assert [first.pk] == [found.id for found in claims.acquire(10, 10)]
+    assert [] == delivery_queue.acquire(10, 10)
+    assert delivery_queue.acquire_by_id(first.pk) is None
+    assert [] == delivery_queue.dispatch(10, now_us() + 60 * SECOND_US)
+    delivery_queue.complete(other, SUCCEEDED)
+    assert [first.pk] == [found.id for found in delivery_queue.acquire(10, 10)]
 
 
 def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(make_durable: Callable[..., None]) -> None:
     first, second = two_of_one_key(make_durable)
-    claims = DeliveryQueue("default")
-    [one] = claims.acquire(10, 10)
-    claims.complete(one, SKIPPED)
-    claims.acquire(10, 10)
+    delivery_queue = DeliveryQueue("default")
+    [one] = delivery_queue.acquire(10, 10)
+    delivery_queue.complete(one, SKIPPED)
+    delivery_queue.acquire(10, 10)
     operations.retry(Delivery.objects.filter(pk=first.pk), "default")
     Delivery.objects.filter(pk=second.pk).update(lease_expires_at=1, next_check_at=1)
-    assert [first.pk] == [found.id for found in claims.acquire(10, 10)]
+    assert [first.pk] == [found.id for found in delivery_queue.acquire(10, 10)]
 
 
 @pytest.mark.parametrize("by_id", [False, True])
@@ -93,19 +93,19 @@ def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhil
     make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch, by_id: bool
 ) -> None:
     if connection.vendor == "sqlite":
-        pytest.skip("who has SQLite's write lock claims alone")
+        pytest.skip("only one connection holds SQLite's write lock")
     first, second = two_of_one_key(make_durable)
-    lane = first.partition_id
+    partition = first.partition_id
     Delivery.objects.filter(pk=first.pk).update(partition_id=None, next_check_at=None, state="dead")
-    claims = DeliveryQueue("default")
-    look = claims._drop_overtaken
+    delivery_queue = DeliveryQueue("default")
+    look = delivery_queue._drop_overtaken
 
     def late(found: Any) -> Any:
-        Delivery.objects.filter(pk=first.pk).update(partition_id=lane, next_check_at=0, state="pending")
+        Delivery.objects.filter(pk=first.pk).update(partition_id=partition, next_check_at=0, state="pending")
         return look(found)
 
-    monkeypatch.setattr(claims, "_drop_overtaken", late)
-    assert not (claims.acquire_by_id(second.pk) if by_id else claims.acquire(10, 10))
+    monkeypatch.setattr(delivery_queue, "_drop_overtaken", late)
+    assert not (delivery_queue.acquire_by_id(second.pk) if by_id else delivery_queue.acquire(10, 10))
     [row] = Delivery.objects.filter(pk=second.pk)
     assert (0, None) == (row.attempts, row.lease_expires_at)
 
@@ -113,7 +113,7 @@ def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhil
 def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable[..., None]) -> None:
     """Who looked only once would give up the message, and the delivery would wait for the next one."""
     if connection.vendor == "sqlite":
-        pytest.skip("who has SQLite's write lock claims alone")
+        pytest.skip("only one connection holds SQLite's write lock")
     copies(1, partition_id=None, run_at=1, next_check_at=1)
     number = Delivery.objects.get().pk
     locked, told = threading.Event(), threading.Event()
@@ -135,37 +135,39 @@ def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable
     assert number == one.id
 
 
-# ------------------------------------------------------------------ long lanes
+# ------------------------------------------------------------------ long partitions
 
 
-def test_what_stands_far_behind_in_a_lane_sleeps_until_the_one_before_it_has_left(copies: Callable[..., None]) -> None:
+def test_what_stands_far_behind_in_a_partition_sleeps_until_the_one_before_it_has_left(
+    copies: Callable[..., None],
+) -> None:
     moment = now_us()
     copies(1500, partition_id=9, run_at=moment, next_check_at=moment)
-    claims = DeliveryQueue("default")
-    [head] = claims.acquire(100, 1)
-    claims._next_parking_check = 0
-    assert [] == claims.acquire(100, 1)
-    assert Delivery.objects.filter(next_check_at__lte=now_us()).count() <= claiming.MIN_BLOCKED_TO_PARK
+    delivery_queue = DeliveryQueue("default")
+    [head] = delivery_queue.acquire(100, 1)
+    delivery_queue._next_parking_check = 0
+    assert [] == delivery_queue.acquire(100, 1)
+    assert Delivery.objects.filter(next_check_at__lte=now_us()).count() <= MIN_BLOCKED_TO_PARK
     for number in Delivery.objects.order_by("id").values_list("id", flat=True)[1:20]:
-        claims.complete(head, SUCCEEDED)
-        [head] = claims.acquire(100, 1)
+        delivery_queue.complete(head, SUCCEEDED)
+        [head] = delivery_queue.acquire(100, 1)
         assert number == head.id
 
 
 @pytest.mark.parametrize("leave", ["done", "deleted", "skipped", "discarded"])
-def test_whoever_leaves_a_lane_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
+def test_whoever_leaves_a_partition_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
     settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": 0}} if leave == "deleted" else {}
     moment = now_us()
     copies(3, partition_id=9, run_at=moment, next_check_at=moment)
     head, following, last = Delivery.objects.order_by("id")
     Delivery.objects.exclude(pk=head.pk).update(next_check_at=moment + PARKED_RECHECK_US)
-    claims = DeliveryQueue("default")
+    delivery_queue = DeliveryQueue("default")
     if leave == "discarded":
         operations.discard(Delivery.objects.filter(pk=head.pk), "default")
     else:
-        [one] = claims.acquire(10, 10)
-        claims.complete(one, SKIPPED if leave == "skipped" else SUCCEEDED)
-    assert [following.pk] == [one.id for one in claims.acquire(10, 10)]
+        [one] = delivery_queue.acquire(10, 10)
+        delivery_queue.complete(one, SKIPPED if leave == "skipped" else SUCCEEDED)
+    assert [following.pk] == [one.id for one in delivery_queue.acquire(10, 10)]
     assert moment + PARKED_RECHECK_US == Delivery.objects.get(pk=last.pk).next_check_at
 
 
@@ -184,23 +186,23 @@ def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable
         pytest.skip("one writer at a time")
     moment = now_us()
     copies(30, partition_id=9, run_at=moment, next_check_at=moment)
-    claims = DeliveryQueue("default")
-    claims._next_parking_check = moment + 60 * SECOND_US
-    [head] = claims.acquire(1, 1)
+    delivery_queue = DeliveryQueue("default")
+    delivery_queue._next_parking_check = moment + 60 * SECOND_US
+    [head] = delivery_queue.acquire(1, 1)
     blocked = {head.id: list(Delivery.objects.filter(id__gt=head.id).values_list("id", flat=True))}
 
     def leave() -> None:
-        claims.complete(head, SUCCEEDED)
+        delivery_queue.complete(head, SUCCEEDED)
         connections.close_all()
 
     leaving = threading.Thread(target=leave)
-    with claims._write_transaction():
-        claims._park(blocked, now_us())
+    with delivery_queue._write_transaction():
+        delivery_queue._park(blocked, now_us())
         leaving.start()
         time.sleep(0.5)  # it waits for the lock of its row
     leaving.join()
-    assert [head.id + 1] == [one.id for one in claims.acquire(10, 1)]
-    assert 0 == claims._park(blocked, now_us()), "who has left can wake nobody"
+    assert [head.id + 1] == [one.id for one in delivery_queue.acquire(10, 1)]
+    assert 0 == delivery_queue._park(blocked, now_us()), "who has left can wake nobody"
 
 
 def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) -> None:
@@ -210,28 +212,28 @@ def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) 
         """Return what it takes to run some deliveries of other keys beside a key of so many, and some of that key."""
         Delivery.objects.all().delete()
         moment = now_us()
-        claims = DeliveryQueue("default")
+        delivery_queue = DeliveryQueue("default")
         copies(1, partition_id=9, run_at=moment, next_check_at=moment)
-        [head] = claims.acquire(1, 1)
+        [head] = delivery_queue.acquire(1, 1)
         copies(behind, partition_id=9, run_at=moment, next_check_at=moment)
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one lane is nearly everything
+                cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one partition is nearly everything
         for _ in range(20):
-            assert [] == claims.acquire(1, 1)
-            claims._next_parking_check = 0
+            assert [] == delivery_queue.acquire(1, 1)
+            delivery_queue._next_parking_check = 0
         copies(2 * number, partition_id=None, run_at=moment, next_check_at=moment)
 
         def run() -> None:
             nonlocal head
-            claims._next_parking_check = 0  # it looks once, not each second, of which a busy machine needs many
+            delivery_queue._next_parking_check = 0  # it looks once, not each second, of which a busy machine needs many
             for _ in range(number):
-                [one] = claims.acquire(1, 1)
-                claims.complete(one, SUCCEEDED)
-                claims._next_parking_check = now_us() + 600 * SECOND_US
+                [one] = delivery_queue.acquire(1, 1)
+                delivery_queue.complete(one, SUCCEEDED)
+                delivery_queue._next_parking_check = now_us() + 600 * SECOND_US
             for _ in range(number):
-                claims.complete(head, SUCCEEDED)
-                [head] = claims.acquire(1, 1)
+                delivery_queue.complete(head, SUCCEEDED)
+                [head] = delivery_queue.acquire(1, 1)
 
         run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
         return measure_work(run)
@@ -253,11 +255,11 @@ def test_a_failure_while_putting_to_sleep_does_not_lose_what_is_dispatched(
 
     moment = now_us()
     copies(2, partition_id=None, run_at=moment, next_check_at=moment)
-    claims = DeliveryQueue("default")
-    monkeypatch.setattr(claims, "_find_blocked", deadlock)
-    assert 2 == len(claims.dispatch(10, now_us() + 60 * SECOND_US))
-    claims._next_parking_check = 0
-    assert [] == claims.dispatch(10, now_us() + 60 * SECOND_US)
+    delivery_queue = DeliveryQueue("default")
+    monkeypatch.setattr(delivery_queue, "_find_blocked", deadlock)
+    assert 2 == len(delivery_queue.dispatch(10, now_us() + 60 * SECOND_US))
+    delivery_queue._next_parking_check = 0
+    assert [] == delivery_queue.dispatch(10, now_us() + 60 * SECOND_US)
 
 
 def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> None:
@@ -265,8 +267,8 @@ def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> No
         pytest.skip("about SQLite alone")
     moment = now_us()
     copies(1, partition_id=None, run_at=moment, next_check_at=moment)
-    claims = DeliveryQueue("default")
-    [one] = claims.acquire(1, 1)
+    delivery_queue = DeliveryQueue("default")
+    [one] = delivery_queue.acquire(1, 1)
     _discard_connection(connections["default"])
     its = connections["default"].settings_dict
     before = dict(its["OPTIONS"])
@@ -276,9 +278,9 @@ def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> No
     try:
         lock.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Error):
-            claims.complete(one, SUCCEEDED)
+            delivery_queue.complete(one, SUCCEEDED)
         lock.execute("ROLLBACK")
-        assert (True, False) == claims.complete(one, SUCCEEDED)
+        assert (True, False) == delivery_queue.complete(one, SUCCEEDED)
     finally:
         its["OPTIONS"].update(before)
         lock.close()

@@ -57,7 +57,7 @@ class Colour(Enum):
     ("value", "expected"),
     [
         (object(), "it is a builtins.object"),
-        (Colour.RED, "it is a tests.outbox.test_travel.Colour"),
+        (Colour.RED, "it is a tests.outbox.test_serializer.Colour"),
         ({1: 2}, "has a key of type int"),
         (Order(), "it is an unsaved shop.Order"),
     ],

@@ -10,8 +10,7 @@ import pytest
 from django.db import connection, transaction
 
 from signalbox.models import Delivery
-from signalbox.outbox import queue as claiming
-from signalbox.outbox.queue import DeliveryQueue
+from signalbox.outbox.queue import SECOND_US, SUCCEEDED, DeliveryQueue, now_us
 from signalbox.outbox.worker import Worker, WorkerOptions
 from tests.outbox import receivers
 from tests.outbox.counting import measure_work
@@ -230,17 +229,17 @@ def test_a_receiver_that_cannot_be_interrupted_costs_its_worker_but_nobody_else(
 @every_database
 def test_what_is_done_is_kept_as_long_as_the_setting_says(make_durable: Callable[..., None], settings: Any) -> None:
     make_durable(receivers.saved)
-    claims = DeliveryQueue("default")
+    delivery_queue = DeliveryQueue("default")
     for days, left in ((7, 1), (0, 1)):
         settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": days}}
         orders(1)
-        [taken] = claims.acquire(1, 1)
-        claims.complete(taken, claiming.SUCCEEDED)
+        [taken] = delivery_queue.acquire(1, 1)
+        delivery_queue.complete(taken, SUCCEEDED)
         assert left == Delivery.objects.count()
     settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": 1}}
-    assert 0 == claims.prune()
-    Delivery.objects.update(finished=claiming.now_us() - 25 * 3600 * claiming.SECOND_US)
-    assert 1 == claims.prune()
+    assert 0 == delivery_queue.prune()
+    Delivery.objects.update(finished=now_us() - 25 * 3600 * SECOND_US)
+    assert 1 == delivery_queue.prune()
 
 
 def test_an_asynchronous_receiver_is_run(
@@ -262,7 +261,7 @@ def test_a_receiver_that_this_code_does_not_have_waits_and_says_so(
     [one] = Delivery.objects.all()
     assert ("pending", 0, None) == (one.state, one.attempts, one.lease_expires_at)
     assert "tests.outbox.gone can't be imported: ModuleNotFoundError" in one.error
-    assert one.run_at > claiming.now_us()
+    assert one.run_at > now_us()
 
 
 @every_database
@@ -296,11 +295,11 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 ) -> None:
     make_durable(receivers.saved)
     [order] = orders(1)
-    claims = DeliveryQueue("default")
-    [taken] = claims.acquire(10, 1)
-    assert (True, False) == claims.complete(taken, claiming.SUCCEEDED)
+    delivery_queue = DeliveryQueue("default")
+    [taken] = delivery_queue.acquire(10, 1)
+    assert (True, False) == delivery_queue.complete(taken, SUCCEEDED)
     pattern = Delivery.objects.get()
-    moment = claiming.now_us()
+    moment = now_us()
 
     def copies(number: int, **values: Any) -> None:
         fields = {
@@ -312,9 +311,9 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
     copies(10_000, run_at=moment + 10**10, next_check_at=moment + 10**10)
     copies(1, partition_id=7, state="dead", next_check_at=None, finished=moment)
     copies(3_000, partition_id=7, run_at=moment, next_check_at=moment)
-    for _ in range(4):  # the first looks find the lane standing still, and look at it no more
-        assert [] == claims.acquire(10, 1)
-        claims._next_parking_check = 0
+    for _ in range(4):  # the first looks find the partition standing still, and look at it no more
+        assert [] == delivery_queue.acquire(10, 1)
+        delivery_queue._next_parking_check = 0
     assert not Delivery.objects.filter(next_check_at__lte=moment).exists()
 
     def cost() -> int:
@@ -322,8 +321,8 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 
         def run() -> None:
             for _ in range(20):
-                [one] = claims.acquire(1, 1)
-                claims.complete(one, claiming.SUCCEEDED)
+                [one] = delivery_queue.acquire(1, 1)
+                delivery_queue.complete(one, SUCCEEDED)
 
         copies(40, run_at=moment, next_check_at=moment)
         run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
@@ -340,15 +339,15 @@ def test_a_backlog_of_future_retries_and_of_a_blocked_key_does_not_slow_what_is_
 def test_a_worker_that_was_taken_for_dead_cannot_finish_what_another_runs(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     orders(1)
-    claims = DeliveryQueue("default")
-    [mine] = claims.acquire(1, 1)
-    assert [] == claims.acquire(1, 1)
+    delivery_queue = DeliveryQueue("default")
+    [mine] = delivery_queue.acquire(1, 1)
+    assert [] == delivery_queue.acquire(1, 1)
     Delivery.objects.update(lease_expires_at=1, next_check_at=1)
-    [theirs] = claims.acquire(1, 1)
-    assert {mine.id} == claims.renew_leases([mine])
-    assert (False, False) == claims.complete(mine, claiming.SUCCEEDED)
-    assert set() == claims.renew_leases([theirs])
-    assert (True, False) == claims.complete(theirs, claiming.SUCCEEDED)
+    [theirs] = delivery_queue.acquire(1, 1)
+    assert {mine.id} == delivery_queue.renew_leases([mine])
+    assert (False, False) == delivery_queue.complete(mine, SUCCEEDED)
+    assert set() == delivery_queue.renew_leases([theirs])
+    assert (True, False) == delivery_queue.complete(theirs, SUCCEEDED)
 
 
 @pytest.mark.postgres
@@ -594,12 +593,12 @@ def test_what_a_thread_claims_just_before_it_ends_is_given_back(
     orders(1)
     mine = Worker(WorkerOptions(databases=("default",)))
 
-    def claims_and_ends() -> None:
+    def acquires_and_ends() -> None:
         mine.stop()
         time.sleep(0.6)  # until the main thread has given back what there was
         assert mine._acquire()
 
-    monkeypatch.setattr(mine, "_get_next", claims_and_ends)
+    monkeypatch.setattr(mine, "_get_next", acquires_and_ends)
     assert 0 == mine.run()
     [one] = Delivery.objects.all()
     assert (None, 0) == (one.lease_expires_at, one.attempts)

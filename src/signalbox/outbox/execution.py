@@ -401,8 +401,9 @@ def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
     if connection.connection is None:
         return False
     try:
-        # The receiver may have executed BEGIN itself, which Django does not notice.
-        return backends.in_transaction(connection) or backends.has_foreign_transaction(connection)
+        with connection.wrap_database_errors:
+            # The receiver may have executed BEGIN itself, which Django does not notice.
+            return backends.in_transaction(connection) or backends.has_foreign_transaction(connection)
     except Error:  # it is closed
         return False
 
