@@ -17,6 +17,7 @@ import signalbox
 from signalbox.core import tracing
 from signalbox.core.event import Actor
 from signalbox.core.tracing import Trace
+from signalbox.pipeline import batches, serializer
 
 PARENT = "00f067aa0ba902b7"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -151,10 +152,11 @@ def test_outside_of_every_trace_it_is_the_process_s() -> None:
     assert "process" == current.kind
 
 
-def test_the_process_s_trace_is_named_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_s_trace_is_written_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_process_trace", None)
     monkeypatch.setattr("sys.argv", ["/srv/import.py", "--password=hunter2", "x"])
-    assert "import.py --password=[redacted]" == tracing.get_process_trace().name
+    row = serializer.build_trace_row(tracing.get_process_trace())
+    assert "import.py --password=[redacted]" == row[[name for name, _ in batches.TRACE_COLUMNS].index("name")]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

@@ -240,7 +240,14 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
 def test_no_time_below_the_strip_is_cut(window: OpenWindow, sample_event: Event, second: int) -> None:
     visitor = window()
     now = 1_790_000_400 + second
-    answer = {"now": now, "utc_offset_seconds": 0, "range_seconds": 600, "step_seconds": 5, "groups": ["model"], "start": None}
+    answer = {
+        "now": now,
+        "utc_offset_seconds": 0,
+        "range_seconds": 600,
+        "step_seconds": 5,
+        "groups": ["model"],
+        "start": None,
+    }
     bucket = [(now - 60) // 5 * 5, "model", 1, 0]
     visitor.page.route("**/histogram/**", lambda route: route.fulfill(json=answer | {"buckets": [bucket]}))
     visitor.page.add_init_script(WRITTEN)

@@ -357,7 +357,9 @@ def test_a_model_that_another_replaces_has_no_history_to_show() -> None:
     assert object_page.find_object("auth.User", "1").history is None
 
 
-@pytest.mark.parametrize("path", ["", "?since=15m", "histogram/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"])
+@pytest.mark.parametrize(
+    "path", ["", "?since=15m", "histogram/", "suggestions/", "map/", "event/{id}/", "trace/{trace}/"]
+)
 def test_a_site_without_time_zones_has_its_page_too(operator_client: Client, add_event: AddEvent, path: str) -> None:
     event = add_event()
     with override_settings(USE_TZ=False):

@@ -95,7 +95,11 @@ def test_a_request_is_a_trace_with_what_is_known_of_it() -> None:
 
     row = newest(kind="request")
     assert "HEAD /tag/?colour=red" == row.name
-    assert ("HEAD", "/tag/?colour=red", "192.0.2.7") == (row.data["method"], row.data["path"], row.data["client_address"])
+    assert ("HEAD", "/tag/?colour=red", "192.0.2.7") == (
+        row.data["method"],
+        row.data["path"],
+        row.data["client_address"],
+    )
     assert row.duration is not None
     assert row.duration > 0
 
@@ -255,7 +259,9 @@ def test_the_headers_of_an_asgi_scope_are_read_as_those_of_wsgi() -> None:
         tracing.deactivate(trace)
 
     assert (TRACE_ID, "GET /tag/?page=2") == (trace.id, trace.name)
-    assert ("GET", "/tag/?page=2", "203.0.113.9") == tuple(trace.data[key] for key in ("method", "path", "client_address"))
+    assert ("GET", "/tag/?page=2", "203.0.113.9") == tuple(
+        trace.data[key] for key in ("method", "path", "client_address")
+    )
 
 
 def test_a_traceparent_that_is_sent_twice_is_none() -> None:

@@ -70,8 +70,18 @@ def shop(_alone: None) -> Iterator[None]:
             "args": {"created": False, "raw": False, "update_fields": None},
             "changes": {"status": ["open", "paid"], "note": ["no hurry"]},
             "receivers": [
-                {"name": "shop.signals.send_invoice", "location": "shop/signals.py:13", "duration_us": 1520, "error": None},
-                {"name": "shop.signals.index", "location": "shop/signals.py:16", "duration_us": 210, "error": "KeyError: 'A-17'"},
+                {
+                    "name": "shop.signals.send_invoice",
+                    "location": "shop/signals.py:13",
+                    "duration_us": 1520,
+                    "error": None,
+                },
+                {
+                    "name": "shop.signals.index",
+                    "location": "shop/signals.py:16",
+                    "duration_us": 210,
+                    "error": "KeyError: 'A-17'",
+                },
             ],
         },
     )

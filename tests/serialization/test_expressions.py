@@ -126,7 +126,7 @@ class Duck:
 
 def test_a_projects_own_expression_is_told_without_running_its_code() -> None:
     assert "Odd(F(a), Value(1))" == told(Odd(F("a"), Value(1)))
-    assert "<tests.test_expressions.Duck>" in told(Duck())
+    assert "<tests.serialization.test_expressions.Duck>" in told(Duck())
 
 
 def test_an_expression_without_end_is_cut() -> None:
