@@ -17,6 +17,7 @@ import signalbox
 from signalbox import checks, testing
 from signalbox.instrumentation import install
 from signalbox.models import Event
+from tests.events import get_newest_event
 from tests.shop.models import Order, Tag
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def test_the_pages_read_what_was_recorded_before(admin_user: Any, disabled: None
         Order.objects.create(number="A-4711")
     signalbox.start_recording()
     number = Event.objects.count()
-    event = Event.objects.get(sender="shop.Order")
+    event = get_newest_event(Order, "post_save")
 
     client = Client()
     client.force_login(admin_user)
