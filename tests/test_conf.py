@@ -33,6 +33,7 @@ VALID: dict[KeyPath, list[Any]] = {
     ],
     ("REDACT",): [[], ["iban"]],
     ("BULK",): ["keys", "rows", "off"],
+    ("AUTOCOMMIT",): ["atomic", "after"],
     ("ON_ERROR",): ["log", "raise"],
     ("TRUSTED_PROXIES",): [0, 1, 7],
     ("EVENT_PROCESSOR",): [None, "tests.test_conf.process_event", process_event],
@@ -50,6 +51,7 @@ INVALID: dict[KeyPath, list[Any]] = {
     ("MODELS",): [None, [], "shop.Order"],
     ("REDACT",): [None, 1, [1]],
     ("BULK",): ["each", None, True, []],
+    ("AUTOCOMMIT",): ["before", None, True, []],
     ("ON_ERROR",): ["Log", "", None, True, []],
     ("TRUSTED_PROXIES",): [-1, 1.0, "1", True, None],
     ("EVENT_PROCESSOR",): [1, [], {}],
@@ -354,6 +356,7 @@ def test_the_documented_default_is_that_of_the_code(path: KeyPath) -> None:
     [
         (("RECORD",), conf.PRESETS),
         (("BULK",), get_args(conf.BulkMode)),
+        (("AUTOCOMMIT",), get_args(conf.AutocommitMode)),
         (("ON_ERROR",), get_args(conf.ErrorPolicy)),
         (("DURABLE", "DISPATCHER"), get_args(conf.Dispatcher)),
     ],

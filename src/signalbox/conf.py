@@ -30,6 +30,7 @@ DEFAULT_IGNORE: Final = (
 
 BulkMode: TypeAlias = Literal["keys", "rows", "off"]
 ErrorPolicy: TypeAlias = Literal["log", "raise"]
+AutocommitMode: TypeAlias = Literal["atomic", "after"]
 Dispatcher: TypeAlias = Literal["worker", "celery", "tasks", "immediate"]
 
 
@@ -121,6 +122,9 @@ class Config:
     """More names of fields, arguments and keys whose values are not stored."""
     BULK: BulkMode = field(default="keys", metadata=_choice(BulkMode))
     """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"off"`` none."""
+    AUTOCOMMIT: AutocommitMode = field(default="atomic", metadata=_choice(AutocommitMode))
+    """How a write in autocommit is recorded: ``"atomic"`` runs it in a transaction with its event, ``"after"`` writes
+    the event after the statement, and a crash may lose the events of the last moments."""
     ON_ERROR: ErrorPolicy = field(default="log", metadata=_choice(ErrorPolicy))
     """When events can't be written: ``"log"`` commits the transaction without them, ``"raise"`` rolls it back."""
     TRUSTED_PROXIES: int = field(default=0, metadata=_rule("a number of proxies, 0 or more", _is_count))

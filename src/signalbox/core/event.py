@@ -73,8 +73,11 @@ class Rollbackable(Protocol):
     def restore(self) -> None:
         """Let the instance know again what it knew before."""
 
+    def forget(self) -> None:
+        """Mark what the instance knows as unknown: whether its change is committed cannot be seen."""
+
     def is_alive(self) -> bool:
-        """Tell whether the instance still exists."""
+        """Return True if the instance still exists."""
 
 
 class PendingEvent:

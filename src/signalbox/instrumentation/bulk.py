@@ -120,7 +120,7 @@ def _bulk_create(
     fields = list(metadata.concrete_model._meta.local_concrete_fields) if returns_rows else metadata.pk_fields
     django_begins = _django_begins_transaction(self, objects, batch_size)
     with (
-        ensure_transaction(self.db, django_begins=django_begins) as connection,
+        ensure_transaction(self.db, metadata.label, "bulk_create", begun_by_django=django_begins) as connection,
         returning.request_returning("insert", self.model, fields) as requested,
     ):
         created = _originals["bulk_create"](self, objects, *options)
@@ -188,7 +188,7 @@ def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_si
         return _originals["bulk_update"](self, objs, fields, batch_size)
     objects, names = list(objs), list(fields)
     self._for_write = True
-    with ensure_transaction(self.db, django_begins=True) as connection:
+    with ensure_transaction(self.db, metadata.label, "bulk_update", begun_by_django=True) as connection:
         with suppress_bulk_events(metadata.concrete_model):
             row_count = _originals["bulk_update"](self, objects, names, batch_size)
         with _log_errors("bulk_update", metadata):
@@ -259,7 +259,7 @@ def _update(self: Any, **kwargs: Any) -> Any:
     if _is_suppressed(metadata) or query.is_sliced or query.combinator or query.distinct_fields or not kwargs:
         return _originals["update"](self, **kwargs)
     self._for_write = True
-    with ensure_transaction(self.db) as connection:
+    with ensure_transaction(self.db, metadata.label, "update") as connection:
         new_pk_values = _get_new_pk_values(metadata, kwargs)
         if _record_rows and query.group_by is None and not new_pk_values:
             return _update_rows(self, metadata, connection, kwargs)
@@ -431,7 +431,7 @@ def _raw_delete(self: Any, using: str) -> Any:
 
 
 def _delete_and_record(metadata: ModelMetadata, using: str, delete: Callable[[], Any]) -> Any:
-    with ensure_transaction(using) as connection:
+    with ensure_transaction(using, metadata.label, "bulk_delete") as connection:
         fields = (
             list(metadata.concrete_model._meta.local_concrete_fields)
             if _record_rows
@@ -509,7 +509,7 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     metadata = model_metadata.get_metadata(self.get_meta().concrete_model)
     if _is_suppressed(metadata):
         return _original_update_batch(self, pk_list, values, using)
-    with ensure_transaction(using) as connection:
+    with ensure_transaction(using, metadata.label, "update") as connection:
         if _record_rows and not _get_new_pk_values(metadata, values):
             return _update_batch_rows(self, metadata, connection, pk_list, values)
         result = _original_update_batch(self, pk_list, values, using)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction
 from django.apps import apps
-from django.db import router
+from django.db import connections, router
 from django.db.models import QuerySet
 from django.db.models.fields import related_descriptors
 from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
 from signalbox.instrumentation import bulk, model_metadata, returning
-from signalbox.instrumentation.autocommit import ensure_transaction, get_connection
+from signalbox.instrumentation.autocommit import ensure_transaction
 from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class M2MOperation:
         if unknown := [value for value in values if value not in keys]:
             using = router.db_for_write(self.through, instance=self.manager.instance)
             objects: Any = QuerySet(model).using(using).filter(**{f"{column.name}__in": unknown})
-            with unit_of_work.without_query_logging(get_connection(using)):
+            with unit_of_work.without_query_logging(connections[using]):
                 keys |= dict(objects.values_list(column.attname, "pk"))
         return [keys.get(value, value) for value in values]
 
@@ -132,7 +132,11 @@ def _wrap_add(original: Any) -> Any:
             with _suppress_bulk_events(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
         using = kwargs.get("using") or router.db_for_write(self.through, instance=self.instance)
-        with ensure_transaction(using) as connection, _OperationContext(self, "insert", objs) as operation:
+        label = self.through._meta.label
+        with (
+            ensure_transaction(using, label, "m2m_changed") as connection,
+            _OperationContext(self, "insert", objs) as operation,
+        ):
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
             if _record_add is not None and not m2m_changed.has_listeners(self.through):
                 try:

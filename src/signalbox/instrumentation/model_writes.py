@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import django
+from django.db import connections
 from django.db.models import Model
 from django.db.models.deletion import Collector
 
@@ -102,15 +103,13 @@ def _save_table(
         or not (_record_all_saves or deliveries.get_source().has_subscriber("post_save", metadata.label))
     ):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
-    connection = autocommit.get_connection(using)
+    connection = connections[using]
     if backends.in_transaction(connection):
-        uow = unit_of_work.get_or_attach(connection)
-        return _save_row(self, metadata, uow, raw, cls, force_insert, force_update, connection, update_fields)
+        return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields)
     original_state = self.__dict__.copy()
     try:
-        with autocommit.ImplicitTransaction(connection):
-            uow = unit_of_work.get_or_attach(connection)
-            return _save_row(self, metadata, uow, raw, cls, force_insert, force_update, connection, update_fields)
+        with autocommit.ensure_transaction(using, metadata.label, "post_save"):
+            return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields)
     except BaseException:
         _restore_attributes(self, metadata, original_state)
         raise
@@ -132,7 +131,6 @@ def _restore_attributes(instance: Model, metadata: ModelMetadata, original_state
 def _save_row(
     self: Model,
     metadata: ModelMetadata,
-    uow: unit_of_work.UnitOfWork,
     raw: bool,
     cls: Any,
     force_insert: Any,
@@ -141,6 +139,7 @@ def _save_row(
     update_fields: Any,
 ) -> Any:
     using = connection.alias
+    uow = unit_of_work.get_or_attach(connection)
     before = (
         () if LEAVES_STALE_VALUES else metadata.get_values(self)
     )  # Django 6 replaces expressions by what the database returns
@@ -294,7 +293,7 @@ def _delete(self: Collector) -> Any:
     metadata, instance = single
     key = instance.pk
     try:
-        with autocommit.ensure_transaction(self.using) as connection:
+        with autocommit.ensure_transaction(self.using, metadata.label, "post_delete") as connection:
             return _delete_row(self, metadata, instance, connection)
     except BaseException:
         instance.pk = key  # as above: Django takes it away before the COMMIT

@@ -15,13 +15,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from django.core.exceptions import EmptyResultSet, FullResultSet
+from django.db import connections
 from django.db.models import AutoField, IntegerField, QuerySet
 from django.db.models.constants import OnConflict
 from django.db.models.sql import InsertQuery, Query
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import MULTI, ROW_COUNT
 
-from signalbox.instrumentation.autocommit import get_connection
 from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def _insert(
     if requested is None or requested.kind != "insert" or self.model is not requested.model or args:
         return _original_insert(self, objs, fields, returning_fields, *args, on_conflict=on_conflict, **kwargs)
     if on_conflict == OnConflict.IGNORE and not returning_fields:
-        connection = get_connection(kwargs["using"])
+        connection = connections[kwargs["using"]]
         if supports_returning("insert", connection):
             requested.add_rows(_insert_ignoring_conflicts(self.model, objs, fields, connection, requested))
             return []

@@ -152,8 +152,14 @@ class StateSavepoint:
         if state is not None:
             setattr(state, ROW_ATTRIBUTE, self.row)
 
+    def forget(self) -> None:
+        """Mark the instance's row as unknown."""
+        state = self.state()
+        if state is not None:
+            setattr(state, ROW_ATTRIBUTE, UNKNOWN)
+
     def is_alive(self) -> bool:
-        """Tell whether the instance still exists."""
+        """Return True if the instance still exists."""
         return self.state() is not None
 
 
@@ -174,8 +180,15 @@ class BulkStateSavepoint:
             if state is not None:
                 setattr(state, ROW_ATTRIBUTE, row)
 
+    def forget(self) -> None:
+        """Mark the row of each instance as unknown."""
+        for found in self.states:
+            state = found()
+            if state is not None:
+                setattr(state, ROW_ATTRIBUTE, UNKNOWN)
+
     def is_alive(self) -> bool:
-        """Tell whether any of the instances still exists."""
+        """Return True if any of the instances still exists."""
         return any(state() is not None for state in self.states)
 
 

@@ -7,7 +7,6 @@ cost more than the insert.
 
 from __future__ import annotations
 
-import select
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -36,29 +35,64 @@ if TYPE_CHECKING:
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether what is written now waits for somebody's commit."""
+    """Return True if Django has a transaction open, whose COMMIT writes what is recorded now."""
     if connection.in_atomic_block:
         return True
     closed = connection.connection is None  # then ``autocommit`` says what was, not what will be
     return not (connection.get_autocommit() if closed else connection.autocommit)
 
 
-def write(connection: BaseDatabaseWrapper, batch: Batch, *, with_commit: bool) -> None:
-    """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is: all of it or
-    nothing. Raises the driver's own errors. ``commit``: see ``takes_commit``.
+def has_foreign_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if a transaction is open that Django does not know of: a raw BEGIN, psycopg's ``transaction()``.
 
-    What need not outlive a crash of the server waits for no disk, where the database can be told so.
+    Ask only where ``in_transaction()`` is False. MariaDB has to be asked by a statement; MySQL cannot be asked.
     """
-    inside = in_transaction(connection)
-    hurried = not (inside or batch.requires_durability())
+    raw: Any = connection.connection
+    if raw is None:
+        return False
     match connection.vendor:
         case "sqlite":
-            with relaxed_durability(connection) if hurried else nullcontext():
-                _write_sqlite(connection, batch, inside)
+            return bool(raw.in_transaction)
         case "postgresql":
-            _write_postgresql(connection, batch, inside, with_commit=with_commit, is_ephemeral=hurried)
+            return _get_transaction_status(connection) in (_ACTIVE, _INTRANS, _INERROR)
+        case "mysql" if getattr(connection, "mysql_is_mariadb", False):
+            with connection.wrap_database_errors, raw.cursor() as cursor:
+                cursor.execute("SELECT @@in_transaction")
+                return bool(cursor.fetchone()[0])
+    return False
+
+
+@contextmanager
+def begin_immediate(connection: Any) -> Iterator[None]:
+    """Make SQLite take its write lock when the block begins a transaction.
+
+    A transaction that reads first and writes later fails with "database is locked" without waiting for its turn.
+    """
+    if connection.vendor != "sqlite" or getattr(connection, "transaction_mode", "") is not None:
+        yield
+        return
+    connection.transaction_mode = "IMMEDIATE"
+    try:
+        yield
+    finally:
+        connection.transaction_mode = None
+
+
+def write(connection: BaseDatabaseWrapper, batch: Batch, *, nested: bool) -> None:
+    """Write all rows of ``batch`` or none: within the open transaction if ``nested``, else in one of its own.
+
+    Raises the driver's own errors. Rows that need not outlive a crash of the server do not wait for the disk, where the
+    database can be asked for that.
+    """
+    is_ephemeral = not (nested or batch.requires_durability())
+    match connection.vendor:
+        case "sqlite":
+            with relaxed_durability(connection) if is_ephemeral else nullcontext():
+                _write_sqlite(connection, batch, nested)
+        case "postgresql":
+            _write_postgresql(connection, batch, nested, is_ephemeral=is_ephemeral)
         case _:
-            _write_mysql(connection, batch, inside)
+            _write_mysql(connection, batch, nested)
 
 
 def _iter_inserts(batch: Batch) -> Iterable[tuple[str, Sequence[tuple[str, str]], Sequence[TableRow]]]:
@@ -190,16 +224,12 @@ def _to_literal(value: Any, quote: Callable[[str], str]) -> str:
     return str(value) if type(value) is int else quote(str(value))
 
 
-def _write_postgresql(
-    connection: BaseDatabaseWrapper, batch: Batch, nested: bool, *, with_commit: bool, is_ephemeral: bool
-) -> None:
+def _write_postgresql(connection: BaseDatabaseWrapper, batch: Batch, nested: bool, *, is_ephemeral: bool) -> None:
     statements = list(_build_postgresql_statements(batch, _get_quote_function(connection)))
     if is_ephemeral:
         statements.insert(0, DISABLE_SYNCHRONOUS_COMMIT_SQL)
     if nested:
         statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
-    if with_commit:
-        statements.append("COMMIT")
     sql = "; ".join(statements)
     if "\0" in sql:  # the message would end here
         raise ValueError("PostgreSQL's texts can't hold the character NUL.")
@@ -242,30 +272,6 @@ def create_postgresql_cursor(connection: Any) -> Any:
     """Return a cursor that takes several statements in one message, which the server's own parameters forbid."""
     raw, driver = connection.connection, connection.Database
     return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
-
-
-def can_combine_commit(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether the COMMIT of the open transaction can go along with what is written last, in one round trip.
-
-    The driver has to see for itself then that nothing is left to commit: psycopg does, psycopg2 does not. A server that
-    has said something meanwhile may be gone: then the COMMIT goes alone, so that its fate is known.
-    """
-    if connection.vendor != "postgresql":
-        return False
-    driver: Any = getattr(connection, "Database", None)
-    if not hasattr(driver, "ClientCursor") or _get_transaction_status(connection) != _INTRANS:
-        return False
-    raw: Any = connection.connection
-    return not _is_readable(raw.fileno())
-
-
-def _is_readable(descriptor: int) -> bool:
-    """Tell whether something has arrived on a socket."""
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _write_mysql(connection: BaseDatabaseWrapper, batch: Batch, nested: bool) -> None:
@@ -369,8 +375,25 @@ def is_row_error(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
     return False
 
 
-_INTRANS, _INERROR = 2, 3
-"""libpq's PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+_MYSQL_DEADLOCK: Final = 1213
+
+
+def is_conflict(connection: BaseDatabaseWrapper, error: BaseException) -> bool:
+    """Return True if the transaction lost against another one: a serialization failure or a deadlock.
+
+    The application expects such an error from its own statements, and may run the transaction again.
+    """
+    match connection.vendor:
+        case "postgresql":  # class 40, "Transaction Rollback"
+            return str(getattr(error.__cause__, "sqlstate", "")).startswith("40")
+        case "mysql":
+            return bool(error.args) and error.args[0] == _MYSQL_DEADLOCK
+    return False
+
+
+_ACTIVE, _INTRANS, _INERROR = 1, 2, 3
+"""libpq's PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode); PQTRANS_INTRANS: a transaction is open;
+PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 _MYSQL_ROLLBACK_ERRORS: Final = frozenset({1205, 1213})
 """Errors that end MySQL's transaction: a lock's timeout, by configuration, and a deadlock."""
 
@@ -386,11 +409,6 @@ def _get_transaction_status(connection: BaseDatabaseWrapper) -> int:
 def is_transaction_aborted(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether PostgreSQL has given up the open transaction: its COMMIT will be a ROLLBACK."""
     return connection.vendor == "postgresql" and _get_transaction_status(connection) == _INERROR
-
-
-def has_transaction_ended(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether PostgreSQL has ended the open transaction, or is gone, where a COMMIT went along with a write."""
-    return _get_transaction_status(connection) not in (_INTRANS, _INERROR)
 
 
 def is_sqlite_transaction_open(connection: BaseDatabaseWrapper) -> bool:

@@ -90,7 +90,8 @@ def write_now(event: PendingEvent) -> None:
         enqueue(event)
         return
     connection = connections[get_events_database()]
-    writer.write(connection, serializer.build_batch([event]))
+    is_nested = backends.in_transaction(connection) or backends.has_foreign_transaction(connection)
+    writer.write(connection, serializer.build_batch([event]), nested=is_nested)
     event.written_to = connection.alias
 
 
@@ -208,7 +209,11 @@ def get_events_database() -> str:
 
 def in_event_loop() -> bool:
     """Tell whether an event loop runs in this thread, which must not wait for a database."""
-    return asyncio._get_running_loop() is not None  # ``get_running_loop()`` raises where there is none: that takes long
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _can_write(connection: BaseDatabaseWrapper) -> bool:
@@ -223,7 +228,7 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
         # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
         if not any(map(_uses_database, (*_pending_traces, *_finished_traces))):
             return False
-    elif not connection.autocommit:
+    elif not connection.autocommit or backends.has_foreign_transaction(connection):
         return False
     return writer.has_tables(connection)
 
@@ -375,7 +380,9 @@ def _take_all(items: list[PendingEvent]) -> list[PendingEvent]:
 
 def _can_write_updates(connection: BaseDatabaseWrapper) -> bool:
     """Tell whether what became known late can follow its events on ``connection``, which is not that of ``home()``."""
-    return _in_testcase_transaction(connection) if connection.in_atomic_block else connection.get_autocommit()
+    if connection.in_atomic_block:
+        return _in_testcase_transaction(connection)
+    return connection.get_autocommit() and not backends.has_foreign_transaction(connection)
 
 
 def _needs_row(trace: Trace) -> bool:

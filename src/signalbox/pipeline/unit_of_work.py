@@ -16,11 +16,13 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, DataError, IntegrityError, connections
 
 from signalbox import conf
+from signalbox.core import interrupts
 from signalbox.core.event import Outcome, PendingEvent, Rollbackable
 from signalbox.pipeline import backends, batches, exporter, serializer, writer
+from signalbox.pipeline.deliveries import EnqueueError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +45,7 @@ _PATCHED_METHODS: Final = (
     "_set_autocommit",
 )
 
-UNIT_OF_WORK_ATTRIBUTE: Final = "_signalbox_buffer"
+UNIT_OF_WORK_ATTRIBUTE: Final = "_signalbox_unit_of_work"
 
 
 class Savepoint(NamedTuple):
@@ -159,45 +161,41 @@ class UnitOfWork:
         position = self._find_savepoint(sid)
         if position is not None:
             del self.savepoints[position:]
+            if self.flushed_count >= FLUSH_THRESHOLD:
+                self._trim()
+            elif len(self.rollbackables) > 2 * max(self.kept_after_prune, FLUSH_THRESHOLD):
+                self._prune_rollbackables()
 
-    def commit(self, do_commit: Callable[[], None], *, commit_only: bool = False) -> None:
-        """Let ``finish`` commit the open transaction, with its events. ``commits`` says that a COMMIT is all it sends:
-        it may go along with the events, and finds nothing left to commit.
+    def commit(self, do_commit: Callable[[], None]) -> None:
+        """Write the events and commit the open transaction by calling ``do_commit``.
 
-        Raises ``DatabaseError``, with the transaction rolled back, if they can't be written and must be.
+        Raises ``DatabaseError``, with the transaction rolled back, if the events can't be written and must be.
         """
         connection = self._connection()
         if connection is None:
             do_commit()
             return
-        void = backends.is_transaction_aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
-        together = commit_only and self.commit_error is None and backends.can_combine_commit(connection)
+        is_aborted = backends.is_transaction_aborted(connection)  # PostgreSQL answers this COMMIT with a ROLLBACK
         try:
-            self.flush(commit=together)
+            self.flush()
         except BaseException:
-            if together and backends.has_transaction_ended(connection):
-                self.clear()  # whether the COMMIT that went along came through, nobody here can know
-            else:
-                self._rollback_connection(connection)
+            self._rollback_connection(connection)
             raise
         if self.commit_error is not None:
-            error: BaseException = self.build_commit_error()
-            if together and backends.has_transaction_ended(
-                connection
-            ):  # it is the COMMIT that was refused, or not answered
-                error = self.commit_error
-                if not backends.is_commit_outcome_known(connection, error):
-                    self.clear()
+            error = self.build_commit_error()
             self._rollback_connection(connection)
             raise error
         try:
             do_commit()
         except DatabaseError as error:
             if not backends.is_commit_outcome_known(connection, error):
-                # Only the database knows whether it was committed: the events speak for themselves, or are not there.
+                # Nobody here knows whether it was committed. If it was, its events were too.
                 self.clear()
             raise  # Django rolls back, and the events with it
-        if void:
+        except BaseException:  # an interrupt, after which Django does not roll back
+            self._rollback_connection(connection)
+            raise
+        if is_aborted:
             self.after_rollback()
         else:
             self.after_commit()
@@ -210,6 +208,47 @@ class UnitOfWork:
             draft.outcome = draft.outcome or Outcome.COMMITTED
         if left:
             exporter.enqueue_committed(left)
+
+    def export_committed(self) -> None:
+        """Export the events of a statement that has committed by itself."""
+        events = self.events
+        self.clear()
+        for event in events:
+            event.outcome = event.outcome or Outcome.COMMITTED
+            exporter.enqueue(event)
+
+    def write_into_foreign_transaction(self) -> None:
+        """Write the events behind a savepoint into a transaction that Django does not know of.
+
+        Raises ``EnqueueError`` if events with deliveries can't be written.
+        """
+        connection = self._connection()
+        events, rollbackables = self.events, self.rollbackables
+        self.clear()
+        for rollbackable in rollbackables:
+            rollbackable.forget()
+        if connection is None or not events:
+            return
+        if not writer.has_tables(connection):
+            for event in events:
+                event.outcome = event.outcome or Outcome.COMMITTED
+                exporter.enqueue(event)
+            return
+        batch = serializer.build_batch(events)
+        try:
+            writer.write(connection, batch, nested=True)
+        except Exception as error:
+            if interrupts.is_interrupt(error):
+                raise
+            if batch.deliveries:
+                raise EnqueueError(
+                    f"The deliveries of {len(batch.deliveries)} durable receivers could not be written."
+                ) from error
+            writer.write_stats.failures += 1
+            _count_dropped(connection, len(events), error)
+        else:
+            for event in events:
+                event.written_to = connection.alias
 
     def after_rollback(self) -> None:
         """The transaction has been rolled back, whole."""
@@ -237,11 +276,12 @@ class UnitOfWork:
 
     # ------------------------------------------------------------ writing
 
-    def flush(self, *, commit: bool = False) -> None:
-        """Write what has not been written, in the open transaction; ``commit`` lets its COMMIT go along.
+    def flush(self) -> None:
+        """Write the events that are not written yet, in the open transaction.
 
-        What can't be written under ``ON_ERROR = "raise"``, or cost the transaction itself, dooms it: its COMMIT will
-        raise. Nothing is raised here, in the middle of the application's work, but what ends the process.
+        Events that can't be written under ``ON_ERROR = "raise"``, and an error that ended the transaction itself, are
+        kept as its commit error: its COMMIT raises. Only what interrupts the process is raised here, in the middle of
+        the application's work.
         """
         connection = self._connection()
         if self.flushed_count >= len(self.events) or self.is_flushing or self.commit_error is not None:
@@ -250,16 +290,18 @@ class UnitOfWork:
             return
         self.is_flushing = True
         try:
-            self._write(connection, commit=commit)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the COMMIT raises from it
-            self.commit_error = error
+            self._write(connection)
+        except Exception as error:
+            self.commit_error = error  # the COMMIT raises it, whatever it is
+            if interrupts.is_interrupt(error):
+                raise
         except BaseException as error:
             self.commit_error = error
             raise
         finally:
             self.is_flushing = False
 
-    def _write(self, connection: BaseDatabaseWrapper, *, commit: bool) -> None:
+    def _write(self, connection: BaseDatabaseWrapper) -> None:
         if not writer.has_tables(connection):  # the events leave for the default database, after the commit
             return
         end = len(self.events)  # values that are encoded may run the application's code, which may save
@@ -269,18 +311,15 @@ class UnitOfWork:
             batch = serializer.build_batch(drafts)
             # A change must not be committed without its deliveries, whatever may become of its event.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
-            writer.write(connection, batch, commit=commit)
+            writer.write(connection, batch)
         except Exception as error:
-            if commit and backends.has_transaction_ended(connection) and not isinstance(error, DatabaseError):
-                logger.exception("Something failed after a transaction and its events were committed.")
-            elif not backends.is_transaction_alive(connection, error) or not droppable:
+            if interrupts.is_interrupt(error) or not backends.is_transaction_alive(connection, error) or not droppable:
                 raise
+            writer.write_stats.failures += 1
+            if backends.is_row_error(connection, error):
+                _write_bisecting(connection, batch)
             else:
-                writer.write_stats.failures += 1
-                if backends.is_row_error(connection, error):
-                    _write_bisecting(connection, batch)
-                else:
-                    _count_dropped(connection, len(drafts), error)
+                _count_dropped(connection, len(drafts), error)
         for draft in drafts:
             draft.written_to = connection.alias
         self.flushed_count = end
@@ -288,32 +327,50 @@ class UnitOfWork:
             self._trim()
 
     def _trim(self) -> None:
-        """Forget what is written and will not be written again, so that a long transaction stays small.
+        """Drop written events that will not be written again, so that a long transaction stays small.
 
-        If it is rolled back after all, these events are gone: they are not told as rolled back.
+        An event has to stay while a savepoint is open that was set after the event was recorded and before it was
+        written: rolling back to that savepoint takes the row away, and the event must be written again. If the
+        transaction is rolled back after all, the dropped events are not recorded as rolled back.
         """
-        drafts = self.savepoints[-1].event_count if self.savepoints else 0
-        del self.events[drafts : self.flushed_count]
-        self.flushed_count = drafts
-        if (
-            len(self.rollbackables) > 2 * self.kept_after_prune
-        ):  # looking at each of them every time would take ever longer
+        start = self.savepoints[-1].event_count if self.savepoints else 0
+        del self.events[start : self.flushed_count]
+        self.flushed_count = start
+        written_before = self.savepoints[0].flushed_count if self.savepoints else 0
+        if written_before:
+            del self.events[:written_before]
+            self.flushed_count -= written_before
+            self.savepoints = [
+                savepoint._replace(
+                    event_count=savepoint.event_count - written_before,
+                    flushed_count=savepoint.flushed_count - written_before,
+                )
+                for savepoint in self.savepoints
+            ]
+            self._segment_start = max(0, self._segment_start - written_before)
+        if len(self.rollbackables) > 2 * self.kept_after_prune:  # looking at each of them every time takes too long
             self._prune_rollbackables()
 
     def _prune_rollbackables(self) -> None:
-        """Throw away the notes of instances that are gone."""
+        """Drop the rollbackables of instances that no longer exist."""
         start = self.savepoints[-1].rollbackable_count if self.savepoints else 0
-        self.rollbackables[start:] = [note for note in self.rollbackables[start:] if note.is_alive()]
+        self.rollbackables[start:] = [one for one in self.rollbackables[start:] if one.is_alive()]
         self.kept_after_prune = len(self.rollbackables)
 
     def build_commit_error(self) -> DatabaseError:
-        """Return what says that this transaction can't be committed: Django commits on SQLite and MariaDB after an
-        exception that is not the database's."""
+        """Return the error that this transaction's COMMIT raises: the database's own, or one caused by it.
+
+        It is always a ``DatabaseError``: Django commits on SQLite and MariaDB after any other exception.
+        """
+        cause = self.commit_error
+        note = f"Signalbox could not write {len(self.events)} events, so their transaction is rolled back."
+        if isinstance(cause, DatabaseError) and not isinstance(cause, DataError | IntegrityError):
+            cause.add_note(note)  # the application may retry by its class and SQLSTATE
+            return cause
         error = DatabaseError(
-            f"Signalbox could not write {len(self.events)} events, so their transaction is rolled back: {self.commit_error!r} "
-            'With SIGNALBOX = {"ON_ERROR": "log"} it would be committed without them.'
+            f'{note} The cause is {cause!r}. Set SIGNALBOX = {{"ON_ERROR": "log"}} to commit without them.'
         )
-        error.__cause__ = self.commit_error
+        error.__cause__ = cause
         return error
 
     def _rollback_connection(self, connection: Any) -> None:
@@ -432,16 +489,14 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
     sqlite = connection.vendor == "sqlite"
 
     def _commit() -> None:
-        # Only this: what on_commit() has been given runs before the block around it has ended.
-        finish = (
-            partial(_finish_implicit, connection, unit_of_work, original_commit)
-            if unit_of_work.is_implicit
-            else original_commit
-        )
+        # Only the COMMIT itself: hooks of on_commit() run before the block around it has ended.
+        do_commit = partial(_finish_implicit, connection, unit_of_work, original_commit)
+        if not unit_of_work.is_implicit:
+            do_commit = original_commit
         if unit_of_work.is_empty():
-            finish()
+            do_commit()
         else:
-            unit_of_work.commit(finish, commit_only=True)
+            unit_of_work.commit(do_commit)
 
     def _rollback() -> None:
         try:

@@ -38,18 +38,17 @@ write_stats = WriteStats()
 # ------------------------------------------------------------------ rows to the database
 
 
-def write(connection: BaseDatabaseWrapper, batch: Batch, *, commit: bool = False) -> None:
+def write(connection: BaseDatabaseWrapper, batch: Batch, *, nested: bool | None = None) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
-    All of it is written or nothing, and a failure leaves the open transaction as it was, unless the database itself
-    ends it (see ``drivers.survived``). Raises ``django.db.DatabaseError`` if the database refuses. ``commit`` lets the
-    COMMIT go along, where ``drivers.takes_commit`` says that it can; after an error, ``drivers.ended`` tells whether it
-    was the COMMIT's.
+    All of it is written or nothing. A failure leaves the open transaction as it was, unless the database itself ends it
+    (see ``backends.is_transaction_alive``). ``nested`` says whether a transaction is open, where Django does not know.
+    Raises ``django.db.DatabaseError`` if the database refuses.
     """
     if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
         connection.ensure_connection()  # there the database is forbidden, as pytest-django does where a test has none
     with connection.wrap_database_errors:
-        backends.write(connection, batch, with_commit=commit)
+        backends.write(connection, batch, nested=backends.in_transaction(connection) if nested is None else nested)
     write_stats.written += len(batch.events)
     if batch.deliveries:
         deliveries.get_source().on_deliveries_written(connection)

@@ -1,0 +1,53 @@
+"""Exceptions that a signal handler raised into the running thread, such as a task's time limit.
+
+They can appear at any line, also within recording. They belong to the application and must reach it unchanged.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return True if a signal handler raised ``error``: a frame of the handler is in its traceback.
+
+    Python calls a handler with the interrupted frame as an argument, which no other function is called with by the
+    frame itself. It does not matter whether the handler is still installed.
+    """
+    traceback = error.__traceback__
+    callers: list[FrameType] = []
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if any(argument in callers for argument in _iter_frame_arguments(frame)):
+            return True
+        callers.append(frame)
+        traceback = traceback.tb_next
+    return False
+
+
+def find_interrupt(error: BaseException) -> BaseException | None:
+    """Return the interrupt that ``error`` is, or that it took the place of while it was being handled."""
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        if is_interrupt(found):
+            return found
+        seen.add(id(found))
+        found = found.__context__
+    return None
+
+
+def _iter_frame_arguments(frame: FrameType) -> Iterator[FrameType]:
+    """Yield the frames that the function of ``frame`` was called with, by themselves or among ``*args``."""
+    code = frame.f_code
+    has_varargs = bool(code.co_flags & inspect.CO_VARARGS)
+    for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + has_varargs]:
+        value = frame.f_locals.get(name)
+        for argument in value if type(value) is tuple else (value,):
+            if isinstance(argument, FrameType):
+                yield argument
