@@ -1,262 +1,231 @@
-"""What recording costs, as ratios to bare Django in the same run.
+"""What recording costs: the ratio to bare Django, of a realistic row, with standard-library JSON and with orjson.
 
-Each row alternates bare Django with recording, round by round, and prints the median of the rounds' ratios. Databases:
-SQLite with the journal that Django leaves it, and in WAL mode, each a file; PostgreSQL at SIGNALBOX_TEST_POSTGRES and,
-where it is asked for, MariaDB at SIGNALBOX_TEST_MARIADB, with their fsync as it is.
+Each site is a process with its own database: bare Django, and Signalbox (`RECORD = "audit"`) with each encoder and each
+way of AUTOCOMMIT that a figure needs. The sites take turns, in another order in each round; a run's figure is the
+median of its rounds' ratios. A figure is met when it is within 0.03 of its aim in two of three runs.
 
-    python benchmarks/recording.py [--database sqlite|sqlitewal|postgres|mariadb] [--rounds 1.0] [--only TEXT]
+    python benchmarks/recording.py --runs 3 --json recording.json --write
+    python benchmarks/recording.py --quick --database sqlitewal --only '*save*'
+
+Databases: SQLite in WAL mode (a file), PostgreSQL at SIGNALBOX_TEST_POSTGRES, MariaDB at SIGNALBOX_TEST_MARIADB.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import contextlib
+import dataclasses
+import datetime as dt
+import json
 import os
-import statistics
+import platform
+import subprocess
 import sys
-import time
+from fnmatch import fnmatch
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-USUAL = ("sqlite", "sqlitewal", "postgres")
-DATABASES = (*USUAL, "mariadb")
-PRESETS = ("audit", "all")
+from benchmarks.figures import DATABASES, FIGURES, Figure, cell, is_met, table, write  # noqa: E402
+from tests import services  # noqa: E402
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+WARM_UP = 2
+"""Rounds of each figure that don't count."""
+
+
+def encoders() -> tuple[str, ...]:
+    """Return the JSON encoders that can be measured here."""
+    return ("standard", "orjson") if find_spec("orjson") else ("standard",)
+
+
+def settings(autocommit: str) -> dict[str, str] | None:
+    """Return `SIGNALBOX` for a way of AUTOCOMMIT, None if this version doesn't have it."""
+    from signalbox.conf import Config
+
+    if "AUTOCOMMIT" in {field.name for field in dataclasses.fields(Config)}:
+        return {"RECORD": "audit", "AUTOCOMMIT": autocommit}
+    return {"RECORD": "audit"} if autocommit == "atomic" else None
+
+
+class Site:
+    """A process that works when it is asked to."""
+
+    def __init__(self, database: str, name: str, setting: dict[str, str] | None, encoder: str) -> None:
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "benchmarks.site.settings",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
+            "PYTHONHASHSEED": "0",
+            "SIGNALBOX_BENCH_DATABASE": database,
+            "SIGNALBOX_BENCH_NAME": f"signalbox_bench_{os.getpid()}_{name}".replace(" ", "_"),
+            "SIGNALBOX_BENCH_SETTING": json.dumps(setting or {}),
+            "SIGNALBOX_BENCH_JSON": encoder,
+        }
+        self.name = name
+        self.recorded = setting is not None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.site"],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about = self._answer()
+
+    def work(self, figure: Figure) -> float:
+        """Return what the figure's work measured. Raises RuntimeError if it wasn't recorded."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([figure.work, figure.characters]) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        if self.recorded and answer["events"] < figure.events:
+            raise RuntimeError(f"{figure.name}: {answer['events']} events, {figure.events} were expected")
+        return float(answer["result"])
+
+    def close(self) -> None:
+        """End the process, which deletes its database."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the site {self.name!r} ended")
+        return json.loads(line)  # type: ignore[no-any-return]
+
+
+class Run:
+    """One run over one database: its sites, which are started when a figure needs them."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._sites: dict[str, Site] = {}
+
+    def site(self, name: str, setting: dict[str, str] | None = None, encoder: str = "standard") -> Site:
+        """Return the site with this name."""
+        if name not in self._sites:
+            self._sites[name] = Site(self._database, name, setting, encoder)
+        return self._sites[name]
+
+    def measure(self, figure: Figure, rounds: int) -> tuple[float, dict[str, float]] | None:
+        """Return the bare figure, and the ratio for each encoder; None if the figure can't be measured."""
+        setting = settings(figure.autocommit)
+        if setting is None:
+            return None
+        sites = [self.site("bare")]
+        sites += [self.site(f"{figure.autocommit} {encoder}", setting, encoder) for encoder in encoders()]
+        found: list[dict[str, float]] = []
+        for number in range(rounds if rounds == 1 else rounds + WARM_UP):
+            turn = number % len(sites)
+            found.append({site.name: site.work(figure) for site in [*sites[turn:], *sites[:turn]]})
+        found = found[-rounds:]
+        names = {encoder: f"{figure.autocommit} {encoder}" for encoder in encoders()}
+        return median(one["bare"] for one in found), {
+            encoder: median(one[name] / one["bare"] for one in found) for encoder, name in names.items()
+        }
+
+    def about(self) -> str:
+        """Return the database's name and version."""
+        return str(self.site("bare").about["database"])
+
+    def close(self) -> None:
+        """End every site."""
+        for site in self._sites.values():
+            site.close()
+
+
+def missing(database: str) -> str | None:
+    """Say why the database can't be measured, None if it can."""
+    return None if database == "sqlitewal" else services.missing(database)
+
+
+def machine() -> str:
+    """Describe the machine."""
+    model = platform.machine()
+    if (path := Path("/proc/cpuinfo")).exists():
+        lines = [line.partition(":") for line in path.read_text().splitlines()]
+        model = next((value.strip() for name, _, value in lines if name.strip() == "model name"), model)
+    return f"{os.cpu_count()} cores ({model})"
 
 
 def main() -> None:
-    """Set up the database, run every row, print the table."""
+    """Measure, and show each figure as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", choices=DATABASES)
-    parser.add_argument("--rounds", type=float, default=1.0, help="factor on the number of rounds")
-    parser.add_argument("--only", default="", help="run the rows whose name holds this text")
+    parser.add_argument("--database", choices=tuple(DATABASES), action="append", help="default: all that answer")
+    parser.add_argument("--runs", type=int, default=1, help="whole runs; a figure is met in two of three")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="figures whose name matches, as '*save*'")
+    parser.add_argument("--quick", action="store_true", help="a sixth of the rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--write", action="store_true", help=f"write the table to {DOCUMENT.relative_to(ROOT)}")
     options = parser.parse_args()
-    if options.database is None:
-        # One process a database: settings are read once.
-        for database in USUAL:
-            arguments = [sys.executable, __file__, "--database", database, "--rounds", str(options.rounds)]
-            os.spawnv(os.P_WAIT, sys.executable, [*arguments, "--only", options.only])
-        return
-    run(options.database, options.rounds, options.only)
+    if options.write and (options.quick or options.only != "*"):
+        parser.error("--write publishes whole runs: not with --quick or --only")
+    figures = [one for one in FIGURES if fnmatch(one.name, options.only) or fnmatch(one.name, f"*{options.only}*")]
+    figures.sort(key=lambda one: one.work != "stored")  # stored bytes first, while no table has free space
+    if not figures:
+        parser.error(f"no figure matches {options.only!r}: {', '.join(one.name for one in FIGURES)}")
+
+    report: dict[str, Any] = {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": [f"Python {platform.python_version()}", f"Django {version('Django')}"],
+        "load": [round(os.getloadavg()[0], 1)] * 2,
+        "runs": options.runs,
+        "databases": {},
+        "figures": [],
+    }
+    if "orjson" in encoders():
+        report["versions"].append(f"orjson {version('orjson')}")
+    if report["load"][0] > 1:
+        print(f"the machine is busy (load {report['load'][0]}): figures vary", file=sys.stderr)
+    for database in options.database or DATABASES:
+        if reason := missing(database):
+            print(f"{DATABASES[database]} is left out: {reason}", flush=True)
+            continue
+        rows = {one.name: {"database": database, "name": one.name, "bare": [], "ratios": {}} for one in figures}
+        for number in range(options.runs):
+            print(f"\n{DATABASES[database]}, run {number + 1} of {options.runs}", flush=True)
+            run = Run(database)
+            try:
+                report["databases"][database] = run.about()
+                for index, figure in enumerate(figures, 1):
+                    print(f"{index:3}/{len(figures)} {figure.name:62}", end="", flush=True)
+                    row = rows[figure.name]
+                    rounds = max(1, figure.rounds // 6) if options.quick else figure.rounds
+                    if (found := run.measure(figure, rounds)) is not None:
+                        row["bare"].append(found[0])
+                        for encoder, ratio in found[1].items():
+                            row["ratios"].setdefault(encoder, []).append(ratio)
+                    print(shown(figure, database, row), flush=True)
+            finally:
+                run.close()
+        report["figures"] += rows.values()
+        report["load"][1] = round(os.getloadavg()[0], 1)
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{table(report)}")
+    if options.write:
+        write(DOCUMENT, report)
 
 
-def run(database: str, factor: float, only: str) -> None:
-    """Print the table of one database."""
-    os.environ["SIGNALBOX_TEST_DB"] = database
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    import django
-
-    django.setup()
-    from django.db import connection
-    from django.test.utils import setup_databases, teardown_databases
-
-    from signalbox.pipeline import exporter
-
-    serve()
-    wait_for_the_disk(database)
-    old = setup_databases(verbosity=0, interactive=False, aliases={"default"})
-    try:
-        print(
-            f"\n{connection.display_name} ({database}), Django {django.get_version()}, Python {sys.version.split()[0]}"
-        )
-        print(f"{'':44}{'bare':>12}" + "".join(f"{preset:>10}" for preset in PRESETS))
-        for name, rounds, work in rows():
-            if only in name:
-                measure(name, max(5, int(rounds * factor)), work)
-    finally:
-        exporter.discard_pending()  # what waits would be written at the end of the process, to tables that are gone
-        teardown_databases(old, verbosity=0)
-
-
-def wait_for_the_disk(database: str) -> None:
-    """Let commits wait for the disk, as Django leaves it, and as the tests' need not."""
-    from django.conf import settings
-
-    options = settings.DATABASES["default"]["OPTIONS"]
-    if database == "sqlite":
-        del options["init_command"]
-    elif database == "postgres":
-        del options["options"]
-
-
-def serve() -> None:
-    """Let this module be the site's addresses: one, which saves a row."""
-    from django.conf import settings
-    from django.http import HttpRequest, HttpResponse
-    from django.urls import path
-
-    def save(request: HttpRequest) -> HttpResponse:
-        from tests.shop.models import Tag
-
-        Tag.objects.create(name="saved")
-        return HttpResponse("saved")
-
-    globals()["urlpatterns"] = [path("bench/save/", save)]
-    settings.ROOT_URLCONF = __name__
-
-
-def measure(name: str, rounds: int, work: Callable[[], float]) -> None:
-    """Print one row: the bare time, and the ratio of each preset."""
-    from django.test import override_settings
-
-    import signalbox
-
-    def recorded(preset: str) -> float:
-        with override_settings(SIGNALBOX={"RECORD": preset}):
-            signalbox.start_recording()
-            work()
-            return work()
-
-    def bare() -> float:
-        signalbox.stop_recording()
-        work()
-        return work()
-
-    ratios: dict[str, list[float]] = {preset: [] for preset in PRESETS}
-    times = []
-    gc.collect()
-    gc.freeze()
-    for _ in range(rounds):
-        for preset in PRESETS:
-            signalbox.stop_recording()
-            gc.collect()
-            gc.disable()
-            before = bare()
-            with_it = recorded(preset)
-            after = bare()
-            gc.enable()
-            ratios[preset].append(2 * with_it / (before + after))
-            times.append(before)
-        empty()
-    gc.unfreeze()
-    figures = "".join(f"{statistics.median(ratios[preset]):10.3f}" for preset in PRESETS)
-    print(f"{name:44}{statistics.median(times) * 1e6:9.0f} us{figures}", flush=True)
-
-
-def empty() -> None:
-    """Delete what the rounds have written, so that the last runs on what the first ran on."""
-    from django.db import connection
-
-    with connection.cursor() as cursor:
-        for table in ("signalbox_event", "signalbox_trace"):
-            cursor.execute(f"{'DELETE FROM' if connection.vendor == 'sqlite' else 'TRUNCATE'} {table}")
-
-
-def rows() -> Iterator[tuple[str, int, Callable[[], float]]]:
-    """Return name, rounds and work of each row; work returns the seconds it took."""
-    import datetime as dt
-    from decimal import Decimal
-
-    from django.db import transaction
-    from django.test import Client
-
-    from tests.shop.models import Item10, Order, Tag
-
-    day, moment = dt.date(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-    def item(name: str = "name", **values: Any) -> Item10:
-        return Item10(
-            name=name,
-            description="text",
-            count=1,
-            price=Decimal("1.50"),
-            weight=1.5,
-            active=True,
-            day=day,
-            moment=moment,
-            data={},
-            **values,
-        )
-
-    def timed(action: Callable[[], object], times: int = 1) -> float:
-        began = time.perf_counter()
-        for _ in range(times):
-            action()
-        return (time.perf_counter() - began) / times
-
-    Item10.objects.all().delete()
-    Item10.objects.bulk_create([item() for _ in range(10_000)], batch_size=500)
-    loaded = list(Item10.objects.order_by("pk")[:100])
-    counter = iter(range(1, 10**9))
-
-    def create(number: int) -> Callable[[], None]:
-        def work() -> None:
-            with transaction.atomic():
-                for _ in range(number):
-                    item().save(force_insert=True)
-
-        return work
-
-    def update(number: int) -> Callable[[], None]:
-        def work() -> None:
-            with transaction.atomic():
-                for one in loaded[:number]:
-                    one.count = next(counter)
-                    one.save()
-
-        return work
-
-    def save_alone() -> None:
-        loaded[0].count = next(counter)
-        loaded[0].save()
-
-    def delete() -> float:
-        with transaction.atomic():
-            made = [item() for _ in range(100)]
-            for one in made:
-                one.save(force_insert=True)
-        began = time.perf_counter()
-        with transaction.atomic():
-            for one in made:
-                one.delete()
-        return time.perf_counter() - began
-
-    def add_tags() -> float:
-        with transaction.atomic():
-            order.tags.clear()
-        return timed(in_transaction(lambda: order.tags.add(*tags)))
-
-    def fast_delete() -> float:
-        with transaction.atomic():
-            Item10.objects.bulk_create([item(name="gone") for _ in range(1_000)], batch_size=500)
-        return timed(in_transaction(Item10.objects.filter(name="gone").delete))
-
-    def bulk_create() -> float:
-        taken = timed(in_transaction(lambda: Item10.objects.bulk_create([item(name="gone") for _ in range(1_000)])))
-        Item10.objects.filter(name="gone")._raw_delete("default")
-        return taken
-
-    def in_transaction(action: Callable[[], object]) -> Callable[[], None]:
-        def work() -> None:
-            with transaction.atomic():
-                action()
-
-        return work
-
-    order = Order.objects.create(number="A-1")
-    tags = [Tag.objects.create(name=str(number)) for number in range(10)]
-    client = Client(raise_request_exception=False)
-    assert client.post("/bench/save/").content == b"saved"
-
-    yield "create, 1 per transaction", 60, lambda: timed(create(1), 10)
-    yield "create, 100 per transaction", 60, lambda: timed(create(100))
-    yield "update, 1 per transaction", 60, lambda: timed(update(1), 10)
-    yield "update, 100 per transaction", 60, lambda: timed(update(100))
-    yield "one autocommit save", 60, lambda: timed(save_alone, 10)
-    yield "delete, 100 one by one per transaction", 30, delete
-    yield "load 10,000 instances", 15, lambda: timed(lambda: list(Item10.objects.all()))
-    yield "add 10 tags", 60, add_tags
-    update_all = in_transaction(lambda: Item10.objects.update(count=next(counter)))
-    yield "update() of 10,000 rows", 15, lambda: timed(update_all)
-    yield "bulk_create of 1,000", 20, bulk_create
-    yield "fast delete of 1,000", 20, fast_delete
-    yield "request that saves one row", 40, lambda: timed(lambda: client.post("/bench/save/"), 5)
-    yield "request answered with 404", 40, lambda: timed(lambda: client.get("/nowhere/"), 5)
+def shown(figure: Figure, database: str, row: dict[str, Any]) -> str:
+    """Return the last run's figures for the terminal, and whether the aims are met so far."""
+    last = {"bare": row["bare"][-1:], "ratios": {encoder: found[-1:] for encoder, found in row["ratios"].items()}}
+    bare_text, ratio, aim = cell(figure, database, last)
+    met = all(
+        is_met(found, wanted) for encoder, found in row["ratios"].items() if (wanted := figure.aim(database, encoder))
+    )
+    return f"{bare_text:>12} {ratio.replace('*', ''):>22}{aim:>16}{'' if met else '  missed'}"
 
 
 if __name__ == "__main__":

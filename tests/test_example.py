@@ -53,7 +53,7 @@ sys.path.insert(0, ".")
 import demo
 
 demo.visit = lambda site, say: demo.Visitor(site.address).get("/branch-line/", expect=404)
-demo.await_the_last_event = lambda: None  # the logout, at the end of the whole visit
+demo.wait_for_last_event = lambda: None  # the logout, at the end of the whole visit
 sys.exit(demo.main())
 """
 
@@ -91,12 +91,13 @@ import gc, json, django
 django.setup()
 gc.collect()
 from blog.own_signals import post_published
-from signalbox.core.catalog import BUILTIN, signal
-from signalbox.core.receivers import connected, name
+from signalbox.core.catalog import BUILTIN_SIGNALS, import_signal
+from signalbox.core.receivers import get_connected_receivers, get_name
 
-signals = {entry.name: signal(entry) for entry in BUILTIN.values() if entry.path} | {"post_published": post_published}
-pairs = [(key, name(one.receiver)) for key, value in signals.items() for one in connected(value)]
-print(json.dumps([(key, receiver) for key, receiver in pairs if receiver.startswith("blog.")]))
+signals = {info.name: import_signal(info) for info in BUILTIN_SIGNALS.values() if info.path} | {"post_published": post_published}
+connected = [(name, one.receiver) for name, value in signals.items() for one in get_connected_receivers(value)]
+pairs = [(name, get_name(receiver)) for name, receiver in connected]
+print(json.dumps([(name, receiver) for name, receiver in pairs if receiver.startswith("blog.")]))
 """
 
 # The demo's last words about a database in which not much has happened.
@@ -104,8 +105,8 @@ SUMMARY = """
 import json, sys
 sys.path.insert(0, ".")
 import demo
-demo.read_tables(sys.argv[1])
-print(json.dumps(demo.summary(demo.Screen(colour=False))))
+demo.configure_reader(sys.argv[1])
+print(json.dumps(demo.print_summary(demo.Screen(colour=False))))
 """
 
 

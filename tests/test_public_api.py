@@ -301,11 +301,10 @@ def find_used_names(text: str) -> set[str]:
 
 
 def is_public(name: str) -> bool:
-    """Return True for a public name, one with attributes, and a module of public names."""
-    if name in (*MODULES, "signalbox.pytest_plugin"):
+    """Return True for a public name, its attributes, and a module or package of public names."""
+    if name == "signalbox.pytest_plugin" or any(f"{module}.".startswith(f"{name}.") for module in MODULES):
         return True
-    modules = [module for module in MODULES if name.startswith(f"{module}.")]
-    module = max(modules, key=len)
+    module = max((module for module in MODULES if name.startswith(f"{module}.")), key=len)
     return name.removeprefix(f"{module}.").partition(".")[0] in import_module(module).__all__
 
 

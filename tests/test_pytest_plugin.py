@@ -41,7 +41,7 @@ from signalbox.models import Event, Trace
 from tests.shop.models import Tag
 
 def current():
-    trace = tracing.current()
+    trace = tracing.get_current_trace()
     return trace.kind, trace.name
 
 def test_a_test_is_a_trace(request):
@@ -63,13 +63,13 @@ def test_events_carry_the_test_s_trace(request, signalbox_events):
     migrations = Trace.objects.filter(name="migrate").values("trace_id")
     assert [] == list(Event.objects.exclude(trace_id__in=migrations).values())
     Tag.objects.create(name="steam")
-    assert ["post_save"] == signalbox_events.of(sender="shop.Tag").signals
-    assert tracing.current().id == Event.objects.get(signal="post_save").trace_id
+    assert ["post_save"] == signalbox_events.filter(sender="shop.Tag").signals
+    assert tracing.get_current_trace().id == Event.objects.get(signal="post_save").trace_id
 
 @pytest.mark.django_db(transaction=True)
 def test_a_transactional_test_is_a_trace_as_well():
     Tag.objects.create(name="steam")
-    assert tracing.current().id == Event.objects.get(signal="post_save").trace_id
+    assert tracing.get_current_trace().id == Event.objects.get(signal="post_save").trace_id
 
 @pytest.mark.django_db
 def test_a_test_that_fails():
@@ -84,7 +84,7 @@ def test_a_test_whose_fixture_fails(broken):
     pass
 
 def test_after_it_the_trace_is_the_next_test_s(request):
-    trace = tracing.current()
+    trace = tracing.get_current_trace()
     assert ("test", request.node.nodeid) == current()
     assert trace.previous is None or trace.previous.kind != "test"
 
@@ -104,7 +104,7 @@ from tests.shop.models import Tag
 
 class Simple(SimpleTestCase):
     def test_is_a_trace(self):
-        self.assertEqual(("test", self.id()), (tracing.current().kind, tracing.current().name))
+        self.assertEqual(("test", self.id()), (tracing.get_current_trace().kind, tracing.get_current_trace().name))
 
 class Tags(TestCase):
     def setUp(self):
@@ -113,8 +113,8 @@ class Tags(TestCase):
     def test_carries_its_trace(self):
         Tag.objects.create(name="steam")
         ids = Event.objects.filter(signal="post_save").values_list("trace_id", flat=True)
-        self.assertEqual({tracing.current().id}, set(ids))
-        self.assertEqual(("test", self.id()), (tracing.current().kind, tracing.current().name))
+        self.assertEqual({tracing.get_current_trace().id}, set(ids))
+        self.assertEqual(("test", self.id()), (tracing.get_current_trace().kind, tracing.get_current_trace().name))
 
     def test_does_not_see_the_other_s(self):
         self.assertEqual(1, Event.objects.filter(signal="post_save").count())

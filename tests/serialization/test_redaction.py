@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 
 from signalbox.serialization.encoder import dumps
 from signalbox.serialization.redaction import (
+    _DATA_SHAPES,
+    _TEXT_SHAPES,
     REDACTED,
     Redactor,
+    _Search,
+    _Shape,
     redact,
     redact_credentials,
     redact_path,
@@ -480,3 +484,53 @@ def test_an_unknown_object_is_handed_back() -> None:
 def test_a_set_stays_of_its_kind() -> None:
     for value in ({"plain"}, frozenset({"plain"})):
         assert (type(value), value) == (type(found := redact(value, Redactor())), found)
+
+
+# One text for each shape at least, and what is around shapes: of these the texts below are made.
+PIECES = [
+    *HASHES, JWT, PEM, CARD, "4111111111111111", "6011 1111 1111 1117",
+    "postgres://ada:pw@host/db", "redis://:pw@h", "://", "@", ":", "a:b@c",
+    "Key (token)=(abc) already exists.", "?code=abc", "&state=xyz", "bob:1vXyZ9:0123456789abcdefghij",
+    "Cookie: a", "proxy-AUTHORIZATION : x", "password=hunter2", "token: (a)", "API key => 'x'", "environ['KEY'] = 1",
+    '{"password": "a"}', '[{"pin":1}]', "('password', 'a')", "['--token', 'b']", '{"name":"token","value":"x"}',
+    'invalid input syntax for type integer: "x"', "Incorrect integer value: 'x'", "to use near 'x",
+    "LINE 1: SELECT 1", "CONTEXT:  JSON data, line 1: x", 'DETAIL:  Token "x" is', '; name="password"\n\nx',
+    "<password>x</password>", "--password x", "Bearer abc1", "bAsIc dXNlcjpw", "basic information",
+    "/c8m2xp-0123456789abcdef0123456789abcdef", "Failing row contains (1).", "FAILING ROW CONTAINS (1",
+    "Duplicate entry 'a' for key 't.token'", "password%3Dx", "p%2561ss%3Dx", "%3a%",
+    *"$:@=/'\"\\,<>()[]{}-_.% \n\t\0é1", "a", "J", "eyJ", "\u2028", "\ud800", "row ", "5 ",
+]  # fmt: skip
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=6).map("".join)
+
+
+@pytest.mark.parametrize("shape", [*_DATA_SHAPES, *_TEXT_SHAPES])
+def test_every_shape_is_among_the_pieces(shape: _Shape) -> None:
+    changed = [(one, two) for one in PIECES for two in PIECES if shape.take_out(one + two, REDACTOR) != one + two]
+    assert changed
+
+
+@given(texts)
+def test_a_text_without_the_signs_of_a_shape_holds_none(text: str) -> None:
+    for shapes, options in ((_DATA_SHAPES, {}), (_TEXT_SHAPES, {"many": True})):
+        assert _Search(shapes, **options).may_change(text) or all(
+            shape.take_out(text, REDACTOR) == text for shape in shapes
+        )
+        for shape in shapes:
+            assert shape.take_out(text, REDACTOR) == text or _Search([shape], **options).may_change(text)
+
+
+@given(texts)
+def test_what_data_takes_out_shows_in_its_json(text: str) -> None:
+    text = text.replace("\ud800", "")  # is replaced before it becomes JSON
+    assert REDACTOR.redact_data(text) == text or not REDACTOR.is_clean(dumps({"field": text}))
+    for shape in _DATA_SHAPES:
+        json = dumps({"field": text})
+        assert shape.take_out(text, REDACTOR) == text or _Search([shape], in_json=True).may_change(json)
+
+
+@given(texts)
+def test_a_text_is_the_same_with_all_shapes_tried(text: str) -> None:
+    clean = text
+    for shape in _TEXT_SHAPES:
+        clean = shape.take_out(clean, REDACTOR)
+    assert clean == redact_text(text)

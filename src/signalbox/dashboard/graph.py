@@ -108,8 +108,8 @@ def _collect_call_stats(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[st
     found: dict[tuple[str, str, str], CallStats] = {}
     for signal, sender, ran in events:
         for run in ran or ():
-            for heard in (sender, ANY_SENDER):
-                found.setdefault((signal, heard, run["name"]), CallStats()).add_call(run)
+            for sender_key in (sender, ANY_SENDER):
+                found.setdefault((signal, sender_key, run["name"]), CallStats()).add_call(run)
     return found
 
 
@@ -121,19 +121,19 @@ def build_signal_edges(
     measured = name in get_recorded_signals().values()
     for connected in receivers.get_connected_receivers(signal):
         receiver = connected.receiver
-        called = "(collected)" if receiver is None else receivers.get_name(receiver)
+        receiver_name = "(collected)" if receiver is None else receivers.get_name(receiver)
         sender = ANY_SENDER if connected.any_sender else get_sender_label(connected.sender) or UNKNOWN_SENDER
-        runs = call_stats.get((name, sender, called), CallStats())
+        runs = call_stats.get((name, sender, receiver_name), CallStats())
         times = sorted(runs.durations_us)
         p90 = times[min(len(times) - 1, len(times) * 9 // 10)] if times else None
         yield Edge(
             signal=name,
             group=labels.get_signal_group(name),
             sender=sender,
-            receiver=called,
+            receiver=receiver_name,
             location="" if receiver is None else receivers.get_location(receiver),
-            app_label=_get_app_label(called),
-            is_django=called.startswith("django."),
+            app_label=_get_app_label(receiver_name),
+            is_django=receiver_name.startswith("django."),
             is_async=connected.is_async,
             health=_get_health(receiver is None, measured, runs, p90),
             calls=runs.calls,

@@ -170,11 +170,11 @@ class Waterfall:
 def build_rows(events: Iterable[Event]) -> list[WaterfallRow]:
     """Return events as rows, each below the one in whose receiver it happened, in the order in which they were sent."""
     rows = []
-    waiting = [(0, node) for node in reversed(build_trees(events))]
-    while waiting:
-        depth, node = waiting.pop()
+    stack = [(0, node) for node in reversed(build_trees(events))]
+    while stack:
+        depth, node = stack.pop()
         rows.append(WaterfallRow(node.event, depth))
-        waiting.extend((depth + 1, child) for child in reversed(node.children))
+        stack.extend((depth + 1, child) for child in reversed(node.children))
     return rows
 
 

@@ -54,7 +54,7 @@ class ObjectState(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"<State at {self.at.isoformat()}: {dict(self._values) if self.exists else 'not there'}>"
+        return f"<ObjectState at {self.at.isoformat()}: {dict(self._values) if self.exists else 'not there'}>"
 
     @property
     def unknown_fields(self) -> frozenset[str]:
@@ -231,15 +231,15 @@ class ObjectHistory:
         if event.signal == "m2m_changed":
             if event.object_key == self.key and args.get("object") in self._sender_labels:
                 return True
-            told = [args.get("added"), args.get("removed")]
-            others = [str(key) for keys_told in told if isinstance(keys_told, list) for key in keys_told]
+            key_lists = [args.get("added"), args.get("removed")]
+            others = [str(key) for keys in key_lists if isinstance(keys, list) for key in keys]
             return args.get("model") in self._sender_labels and self.key in others
         if event.sender in self._through_foreign_keys and event.sender not in self._sender_labels:
-            row, ends = event.data.get("row"), args.get("related_keys") or {}
-            told_of: Mapping[str, Any] = ends if row is None else row
-            if any(self.key in _to_strings(told_of.get(name)) for name in self._through_foreign_keys[event.sender]):
+            row, related_keys = event.data.get("row"), args.get("related_keys") or {}
+            foreign_keys: Mapping[str, Any] = related_keys if row is None else row
+            if any(self.key in _to_strings(foreign_keys.get(name)) for name in self._through_foreign_keys[event.sender]):
                 return True
-            return None if ends and args.get("omitted_keys") else False
+            return None if related_keys and args.get("omitted_keys") else False
         if event.object_key:
             return event.object_key == self.key
         if event.signal not in BULK_SIGNALS:
@@ -255,8 +255,8 @@ class ObjectHistory:
         """Return those of its events, newest first, without which its state at ``when`` can't be told: from then
         backwards until each field is told, and forwards for what is not. The others would change nothing."""
         moment = _to_microseconds(when)
-        before, told = self._collect_events(Q(time__lte=moment), "-id")
-        after = [] if told else self._collect_events(Q(time__gt=moment), "id")[0]
+        before, is_complete = self._collect_events(Q(time__lte=moment), "-id")
+        after = [] if is_complete else self._collect_events(Q(time__gt=moment), "id")[0]
         return [*reversed(after), *before]
 
     def _collect_events(self, condition: Q, order: str) -> tuple[list[Event], bool]:
@@ -389,17 +389,17 @@ def _shares_pk(child: type[Model], parent: type[Model]) -> bool:
 
 
 def _existed(before: list[_RowEffect], after: list[_RowEffect], exists_now: bool) -> bool:
-    perhaps = False
+    may_have_changed = False
     for step in reversed(before):
         if step.is_certain:
             return not step.deleted
         if step.may_change_existence:
-            perhaps = True
+            may_have_changed = True
             break
     for step in after:
         if step.is_certain:
             return not step.created
-    return exists_now or (not perhaps and any(step.may_change_existence for step in after))
+    return exists_now or (not may_have_changed and any(step.may_change_existence for step in after))
 
 
 def _get_field_value(field: Any, before: list[_RowEffect], after: list[_RowEffect], current: Mapping[str, Any]) -> Any:

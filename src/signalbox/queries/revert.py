@@ -120,10 +120,10 @@ def _recreate_object(model: type[models.Model], event: Event, row: Mapping[str, 
     instance = model(**values)
     if _all_rows(model, using).filter(pk=instance.pk).exists():
         raise RevertError(f"{model._meta.label} {object_keys.key_to_text(instance.pk)} is there already.")
-    half = _find_child_deletion(model, event)
-    if half is not None:
+    child_event = _find_child_deletion(model, event)
+    if child_event is not None:
         raise RevertError(
-            f"Event {event.pk} tells of half an object: revert event {half.pk}, that of the {half.sender}, "
+            f"Event {event.pk} tells of half an object: revert event {child_event.pk}, that of the {child_event.sender}, "
             "which brings back both."
         )
     instance.save(using=using, force_insert=True)
@@ -148,7 +148,7 @@ def _find_child_deletion(model: type[models.Model], event: Event) -> Event | Non
     children = {one.related_model._meta.label for one in relations if one.field.primary_key}
     if not children:
         return None
-    told = Event.objects.using(event._state.db).filter(
+    earlier_events = Event.objects.using(event._state.db).filter(
         sender__in={*children, event.sender},
         signal__in=("post_save", "post_delete"),
         object_key=event.object_key,
@@ -157,19 +157,19 @@ def _find_child_deletion(model: type[models.Model], event: Event) -> Event | Non
         outcome="committed",
         id__lt=event.pk,
     )
-    last: Event | None = told.order_by("-id").first()
+    last: Event | None = earlier_events.order_by("-id").first()
     return last if last is not None and last.signal == "post_delete" and last.sender in children else None
 
 
 def _revert_m2m(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
     added, removed = args.get("added"), args.get("removed")
-    told = removed if added is None else added
-    if told == REDACTED:
+    recorded_keys = removed if added is None else added
+    if recorded_keys == REDACTED:
         raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
-    if not isinstance(told, list) or not told:
+    if not isinstance(recorded_keys, list) or not recorded_keys:
         raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
     if args.get("omitted_keys"):
-        raise RevertError(f"Event {event.pk} tells {len(told)} keys and leaves out {args['omitted_keys']}.")
+        raise RevertError(f"Event {event.pk} tells {len(recorded_keys)} keys and leaves out {args['omitted_keys']}.")
     model = _get_model(str(args.get("object")))
     instance = _find_instance(model, event.object_key, using)
     if instance is None:
@@ -178,15 +178,15 @@ def _revert_m2m(event: Event, args: Mapping[str, Any], using: str) -> models.Mod
     if model_metadata.get_metadata(manager.model).has_secret_pk:
         raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
     # Objects and not keys: a relation's rows may point at another column.
-    others = _all_rows(manager.model, using).in_bulk(_parse_keys(manager.model, told))
+    others = _all_rows(manager.model, using).in_bulk(_parse_keys(manager.model, recorded_keys))
     if added is not None:
         manager.remove(*others.values())
         return instance
     if not manager.through._meta.auto_created:
         raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
-    lacking = set(told) - set(map(_recorded_form, others))
-    if lacking:
-        raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, lacking)))} is gone.")
+    missing_keys = set(recorded_keys) - set(map(_recorded_form, others))
+    if missing_keys:
+        raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, missing_keys)))} is gone.")
     manager.add(*others.values())
     return instance
 
@@ -264,8 +264,8 @@ def _parse_value(field: Any, stored: Any, using: str, decode: Callable[[Any], An
     except (ValidationError, ValueError, TypeError) as error:
         raise RevertError(f"{recorded!r} can't be read as a value of {field.name!r}: {error}") from error
     if field.is_relation and not field.remote_field.parent_link:  # a child is saved with its parent
-        there = _all_rows(field.related_model, using).filter(**{field.target_field.name: value})
-        if not there.exists():
+        targets = _all_rows(field.related_model, using).filter(**{field.target_field.name: value})
+        if not targets.exists():
             raise RevertError(
                 f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone."
             )

@@ -95,13 +95,13 @@ def get_signal_listeners(
         if pre_signal_time is not None and counterpart is not None:
             counted[counterpart] += 1
     counted.update(count_signals_in_traces(oldest, using=using))
-    later: defaultdict[str, list[Listener]] = defaultdict(list)
+    durable_listeners: defaultdict[str, list[Listener]] = defaultdict(list)
     for name, sender, receiver in durable_receivers:
-        later[name].append(_build_durable_listener(receiver, sender))
-    own = {name: signal for signal, name in custom_signals.items() if name not in BUILTIN_SIGNALS}
+        durable_listeners[name].append(_build_durable_listener(receiver, sender))
+    custom_by_name = {name: signal for signal, name in custom_signals.items() if name not in BUILTIN_SIGNALS}
     found: list[tuple[str, SignalInfo | None, Signal | None]] = [
         *((name, entry, _load_signal(entry)) for name, entry in BUILTIN_SIGNALS.items()),
-        *((name, None, own[name]) for name in sorted(own)),
+        *((name, None, custom_by_name[name]) for name in sorted(custom_by_name)),
     ]
     listening = (
         SignalListeners(
@@ -114,7 +114,7 @@ def get_signal_listeners(
                     _build_listener(one)
                     for one in ([] if signal is None else receivers.get_connected_receivers(signal))
                 ),
-                *later[name],
+                *durable_listeners[name],
             ),
         )
         for name, entry, signal in found

@@ -7,7 +7,7 @@ ids that are missing are remembered and asked for again, until no transaction is
 - SQLite has one writer at a time and takes back the ids of a rolled-back transaction: nothing is ever filled in later.
 - PostgreSQL numbers its transactions and tells the oldest that runs. Whoever may fill a gap took an id before the gap
   was seen; when all that ran then have ended, what is missing was rolled back. However long that takes, it is exact.
-- MariaDB and MySQL tell it to administrators alone: a gap is given up after ``gaps.PATIENCE``, an hour.
+- MariaDB and MySQL tell it to administrators alone: a gap is given up after ``id_gaps.GAP_TIMEOUT``, an hour.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ def follow(
 
 def _iter_events(follower: EventFollower, first_events: list[Event], stop: threading.Event) -> Iterator[Event]:
     pause = MIN_POLL_INTERVAL
-    ending = False
+    is_last_poll = False
     while True:
         yield from first_events
         if first_events:
             pause = MIN_POLL_INTERVAL
         if not follower.has_more:
-            if ending:
+            if is_last_poll:
                 return
-            ending = stop.wait(pause)
+            is_last_poll = stop.wait(pause)
             pause = min(pause * 2, MAX_POLL_INTERVAL)
         first_events = follower.poll_with_retry(stop)
 
@@ -122,16 +122,16 @@ class EventFollower:
     def poll(self) -> list[Event]:
         """Return what has become visible since the last look, in the order of ids, at most ``2 * PAGE`` events."""
         now = monotonic()
-        due = self._gaps.get_due(now)
+        gaps = self._gaps.get_due(now)
         running = (
-            self._get_transaction_snapshot() if due else None
+            self._get_transaction_snapshot() if gaps else None
         )  # before looking: what it calls ended has been visible since
-        filled = self._fetch_filled_ids(due)
+        filled = self._fetch_filled_ids(gaps)
         fresh = self._fetch_ids(Q(id__gt=self._last_id), "id", BATCH_SIZE)
         found = self._fetch_events(filled) + self._fetch_events(fresh)
         # Nothing above has changed what is known: a look that failed is simply repeated.
         if len(filled) < BATCH_SIZE:
-            self._gaps.update_checked(due, now, running)
+            self._gaps.update_checked(gaps, now, running)
         self._gaps.remove_ids(filled)
         if fresh:
             if self._can_have_gaps:
@@ -163,11 +163,11 @@ class EventFollower:
     def _fetch_filled_ids(self, gaps: Iterable[IdGap]) -> list[int]:
         """Return up to ``PAGE`` ids that are in ``gaps``."""
         found: list[int] = []
-        waiting = list(gaps)
-        while waiting and len(found) < BATCH_SIZE:
-            asked, waiting = waiting[:100], waiting[100:]
+        remaining = list(gaps)
+        while remaining and len(found) < BATCH_SIZE:
+            chunk, remaining = remaining[:100], remaining[100:]
             missing = Q()
-            for gap in asked:
+            for gap in chunk:
                 missing |= Q(id__range=(gap.first, gap.last))
             found += self._fetch_ids(missing, "id", BATCH_SIZE - len(found))
         return sorted(found)

@@ -224,21 +224,21 @@ def get_timeline_page(timeline_query: TimelineQuery, before: int | None = None, 
 
 
 def _search(timeline_query: TimelineQuery, before: int | None, size: int) -> _SearchResult:
-    began = time.monotonic()
+    started_at = time.monotonic()
     floor, cursor = _get_id_bounds(timeline_query, before)
     matching = Event.objects.filter(timeline_query.to_q()).order_by("-id")
     lines: dict[str, TraceSummary] = {}
-    full: set[str] = set()
+    large_trace_ids: set[str] = set()
     window, widest = SEARCH_WINDOWS
     while cursor > floor:
-        bottom = floor if timeline_query.is_indexed and not full else max(floor, cursor - window)
+        bottom = floor if timeline_query.is_indexed and not large_trace_ids else max(floor, cursor - window)
         query = matching.filter(id__lt=cursor, id__gte=bottom)
-        if full:
-            query = query.exclude(trace_id__in=full)
+        if large_trace_ids:
+            query = query.exclude(trace_id__in=large_trace_ids)
         rows = list(query.values_list(*SUMMARY_FIELDS)[:FETCH_SIZE])
-        shown_above = _find_already_shown(timeline_query, before, {row[1] for row in rows} - lines.keys())
+        shown_earlier = _find_already_shown(timeline_query, before, {row[1] for row in rows} - lines.keys())
         for row in rows:
-            if row[1] in shown_above:
+            if row[1] in shown_earlier:
                 continue
             line = lines.get(row[1])
             if line is None:
@@ -250,10 +250,10 @@ def _search(timeline_query: TimelineQuery, before: int | None, size: int) -> _Se
         if len(rows) == FETCH_SIZE:
             cursor = rows[-1][0]
             if len({row[1] for row in rows}) <= size // 4:  # a trace of very many events would be all that is read
-                full |= {row[1] for row in rows}
+                large_trace_ids |= {row[1] for row in rows}
         else:
             cursor, window = bottom, min(2 * window, widest)
-        if cursor > floor and time.monotonic() - began > SEARCH_BUDGET:
+        if cursor > floor and time.monotonic() - started_at > SEARCH_BUDGET:
             reached = rows[-1][2] if rows else _get_time_at(cursor)
             if reached is None:  # nothing lies further back
                 break

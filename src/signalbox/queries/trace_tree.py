@@ -39,11 +39,11 @@ class TraceTree:
 
     def walk(self) -> Iterator[tuple[int, Event]]:
         """Yield each event with its depth, in the order in which they were sent."""
-        waiting = [(0, node) for node in reversed(self.roots)]
-        while waiting:
-            depth, node = waiting.pop()
+        stack = [(0, node) for node in reversed(self.roots)]
+        while stack:
+            depth, node = stack.pop()
             yield depth, node.event
-            waiting.extend((depth + 1, child) for child in reversed(node.children))
+            stack.extend((depth + 1, child) for child in reversed(node.children))
 
 
 def get_trace_tree(trace_id: str, *, limit: int = MAX_EVENTS, using: str | None = None) -> TraceTree | None:
@@ -88,8 +88,8 @@ def build_trees(events: Iterable[Event]) -> tuple[Node, ...]:
 def sort_by_send_order(events: Iterable[Event]) -> list[Event]:
     """Return events in the order in which they were sent: by span, within the numbers of one process; those by time."""
     found = list(events)
-    begun: dict[int, int] = {}
+    series_start: dict[int, int] = {}
     for event in found:
         series = event.span >> SPAN_BITS
-        begun[series] = min(event.time, begun.get(series, event.time))
-    return sorted(found, key=lambda event: (begun[event.span >> SPAN_BITS], event.span))
+        series_start[series] = min(event.time, series_start.get(series, event.time))
+    return sorted(found, key=lambda event: (series_start[event.span >> SPAN_BITS], event.span))

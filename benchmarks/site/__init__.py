@@ -1,0 +1,1 @@
+"""The site that `benchmarks/recording.py` measures: with Signalbox, and without."""
