@@ -35,17 +35,17 @@ HERE = Path(__file__).parent
 DATABASES: Final = ("sqlite", "postgres")
 
 SHORT: Final = """
-    admin_checks admin_utils aggregation asgi async backends basic bulk_create composite_pk contenttypes_tests
-    custom_managers custom_pk db_utils defer defer_regress delete delete_regress dispatch expressions fixtures
-    force_insert_update foreign_object from_db_value generic_relations get_or_create handlers
-    known_related_objects lookup m2m_intermediary m2m_multiple m2m_recursive m2m_regress m2m_signals m2m_through
-    m2m_through_regress managers_regress many_to_many many_to_one many_to_one_null middleware_exceptions
-    migrate_signals migrations.test_commands model_inheritance model_inheritance_regress model_regress
-    multiple_database mutually_referential one_to_one order_with_respect_to prefetch_related proxy_models
-    queries queryset_pickle raw_query requests_tests reserved_names save_delete_hooks select_for_update
-    select_related serializers servers sessions_tests settings_tests signals sites_tests swappable_models tasks
-    test_client test_client_regress test_runner test_utils transaction_hooks transactions unmanaged_models
-    update update_only_fields wsgi
+    admin_checks asgi async backends basic bulk_create composite_pk contenttypes_tests custom_managers custom_pk
+    defer defer_regress delete delete_regress dispatch fixtures force_insert_update from_db_value
+    generic_relations get_or_create handlers known_related_objects m2m_intermediary m2m_multiple m2m_recursive
+    m2m_regress m2m_signals m2m_through m2m_through_regress managers_regress many_to_many many_to_one
+    many_to_one_null middleware_exceptions migrate_signals migrations.test_commands model_inheritance
+    model_inheritance_regress model_regress multiple_database mutually_referential one_to_one
+    order_with_respect_to prefetch_related proxy_models queries.test_bulk_update raw_query requests_tests
+    save_delete_hooks select_for_update select_related serializers servers
+    sessions_tests.tests.DatabaseSessionTests settings_tests signals sites_tests swappable_models tasks
+    test_client test_runner test_utils transaction_hooks transactions unmanaged_models update update_only_fields
+    wsgi
 """.split()
 """What touches the ORM, transactions, signals, requests and tests: for each change, while the whole is for releases."""
 
@@ -78,6 +78,8 @@ class Run:
     skipped: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     """Tracebacks, by test."""
+    complete: bool = False
+    """Whether all tests were run: a worker can end the run before."""
     seconds: float = 0
     broken: str = ""
     """Why the run didn't come to its end; empty if it did."""
@@ -94,6 +96,9 @@ class Run:
             name = report["failed"]
             self.failed[name] = self.failed.get(name, "") + report["text"]
             return name
+        if "complete" in report:
+            self.complete = True
+            return ""
         if "skipped" in report:
             self.skipped.add(report["skipped"])
             return report["skipped"]
@@ -147,8 +152,8 @@ def run(database: str, labels: Sequence[str], *, title: str, parallel: int, base
     os.close(writing)
     try:
         result.broken = follow(process, reading, result, title)
-        if not result.broken and process.wait() != bool(result.failed):
-            result.broken = f"the process ended with status {process.returncode}"
+        if not result.broken and (process.wait() != bool(result.failed) or not result.complete):
+            result.broken = f"the run ended with status {process.returncode} before its end"
     finally:
         os.close(reading)
         end(process)
@@ -189,7 +194,7 @@ def follow(process: subprocess.Popen[bytes], reading: int, result: Run, title: s
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End what is left of a run, its workers too."""
-    with suppress(subprocess.TimeoutExpired):
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         process.wait(5)
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -279,6 +284,9 @@ def main() -> int:
     parser.add_argument("--baseline", action="store_true", help="run once, without Signalbox, and only count")
     parser.add_argument("labels", nargs="*", metavar="LABEL")
     options = parser.parse_args()
+    # A process that a shell starts in the background ignores Ctrl-C otherwise; both signals end the workers too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     labels = [one for name in options.labels for one in (SHORT if name == "short" else [name])]
     title = f"Django {sources.VERSION}, Python {platform.python_version()}"
     passed = True

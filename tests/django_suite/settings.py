@@ -1,6 +1,6 @@
 """The settings that Django's test suite runs with, on the database that SIGNALBOX_SUITE_DATABASE names.
 
-Django's ``runtests.py`` sets everything else. Its tests expect the values below that aren't about databases.
+Everything else is as Django's tests expect it: in their own settings for SQLite, or set by ``runtests.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import django
+from test_sqlite import *  # type: ignore[import-not-found]  # noqa: F403
 
 from tests import services
 
@@ -37,11 +38,5 @@ def database(alias: str) -> dict[str, Any]:
 
 
 DATABASES = {"default": database("default"), "other": database("other")}
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
-SECRET_KEY = "not-a-secret"
-USE_TZ = False
-# Hashing slowly on purpose is for real passwords.
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
 TEST_RUNNER = "tests.django_suite.runner.Runner"
 SIGNALBOX = {"RECORD": "all"}
