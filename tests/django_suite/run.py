@@ -177,7 +177,10 @@ def follow(process: subprocess.Popen[bytes], reading: int, result: Run, title: s
                     return ""
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
+                    failed = len(result.failed)
                     at = result.take(line.decode())
+                    if len(result.failed) > failed:
+                        print(f"  {title}: failed: {at}", flush=True)
                 last = monotonic()
             elif process.poll() is not None:
                 return ""  # a process that a test has left behind may have the pipe open
@@ -185,8 +188,8 @@ def follow(process: subprocess.Popen[bytes], reading: int, result: Run, title: s
             if now - shown >= PROGRESS:
                 shown = now
                 module = label(at).partition(".")[0] or "preparing"
-                failed = f", {len(result.failed)} failed" if result.failed else ""
-                print(f"  {title}: {len(result.ended):6,} tests{failed}, {now - started:4.0f} s  {module}", flush=True)
+                number = f", {len(result.failed)} failed" if result.failed else ""
+                print(f"  {title}: {len(result.ended):6,} tests{number}, {now - started:4.0f} s  {module}", flush=True)
             if now - last > HANGS_AFTER:
                 os.killpg(process.pid, signal.SIGABRT)
                 return f"no test ended for {HANGS_AFTER:.0f} s, the last one was {at or 'none'}"
