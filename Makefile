@@ -5,6 +5,9 @@ VENV ?= .venv
 PORT ?= 8000
 MATRIX ?= 3.11/5.2 3.12/6.0 3.13/6.1
 
+# What `make django-suite` runs on: a DJANGO that was given, else the newest of the matrix.
+SUITE_DJANGO := $(or $(DJANGO),$(lastword $(subst /, ,$(MATRIX))))
+
 BIN := $(VENV)/bin
 RUNNING := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # The Django of the matrix for this Python; on any other Python, the newest.
@@ -31,10 +34,11 @@ LINT := $(VENV)/.lint$(MYSQL)
 DOCS := $(VENV)/.docs
 BENCH := $(VENV)/.bench$(MYSQL)
 WILD := $(VENV)/.wild
+SUITE := $(VENV)/.django-suite
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "PYTHON=$(PYTHON) ($(RUNNING)), VENV=$(VENV), Django $(or $(DJANGO),newest)"
 
 $(MADE):
@@ -75,6 +79,12 @@ $(WILD): $(MADE) $(INPUTS) $(PACKAGES)
 	@$(PIP) -e . --group test -r $(PACKAGES)
 	@touch $@
 
+$(SUITE): $(MADE) $(INPUTS) tests/django_suite/sources.py
+	@echo "installing what Django's own tests need into $(VENV)"
+	@$(PIP) -e . '$(DJANGO_PIN)' --group databases
+	@$(BIN)/python -m tests.django_suite.sources
+	@touch $@
+
 .PHONY: test
 test: $(TEST) ## Run the tests on SQLite that need no service, in 3 minutes; ARGS="-k word" for pytest
 	@$(BIN)/python -m tests.run --quick $(ARGS)
@@ -108,6 +118,20 @@ wild: ## Run the doctor over well-known packages, on the oldest Python that all 
 .PHONY: wild-here
 wild-here: $(WILD)
 	@SIGNALBOX_REQUIRE_PACKAGES=1 $(BIN)/python -m pytest tests/doctor/test_popular_packages.py $(ARGS)
+
+.PHONY: django-suite django-suite-short
+django-suite: ## Run Django's own tests with Signalbox; DJANGO=6.1 MODULES="basic signals" DATABASES="sqlite postgres"
+	@version=$(firstword $(subst /, ,$(filter %/$(SUITE_DJANGO),$(MATRIX)))); \
+	  if test -z "$$version"; then echo "Django $(SUITE_DJANGO) isn't in MATRIX=\"$(MATRIX)\"" >&2; exit 1; fi; $(FIND_PYTHON); \
+	  if test -z "$$python"; then echo "python$$version is missing: install it, or set MATRIX" >&2; exit 1; fi; \
+	  $(MAKE) --no-print-directory django-suite-here PYTHON="$$python" DJANGO=$(SUITE_DJANGO) VENV=.venv-django-suite-$(SUITE_DJANGO)
+
+django-suite-short: ## Run those of Django's tests that touch the ORM, transactions, signals, requests and tests
+	@$(MAKE) --no-print-directory django-suite MODULES=short
+
+.PHONY: django-suite-here
+django-suite-here: $(SUITE)
+	@$(BIN)/python -m tests.django_suite.run $(if $(DATABASES),--databases "$(DATABASES)") $(ARGS) $(MODULES)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
@@ -157,4 +181,4 @@ screenshots: $(TEST) ## Take the pictures of the demo in docs/images, with Chrom
 
 .PHONY: clean
 clean: ## Remove environments and everything that was built
-	rm -rf .venv .venv-3.* .venv-wild .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build
+	rm -rf .venv .venv-3.* .venv-wild .venv-django-suite-* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build

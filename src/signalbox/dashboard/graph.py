@@ -78,21 +78,21 @@ class CallStats:
 
 
 CallStatsByReceiver = Mapping[tuple[str, str, str], CallStats]
-"""How receivers did, by signal, sender and name; of all senders together under ``ANY``."""
+"""How receivers did, by signal, sender and name; of all senders together under ``ANY_SENDER``."""
 
 
 def build_edges(*, include_source: bool = False) -> list[Edge]:
     """Return every connection of the process with what the latest events say of it, and every durable receiver.
 
-    ``source`` adds excerpts.
+    ``include_source`` adds excerpts.
     """
-    ran = _collect_call_stats(
+    call_stats = _collect_call_stats(
         Event.objects.order_by("-id").values_list("signal", "sender", "data__receivers")[:MAX_EVENTS]
     )
     found = [
         edge
         for name, signal in get_signals().items()
-        for edge in build_signal_edges(name, signal, ran, include_source=include_source)
+        for edge in build_signal_edges(name, signal, call_stats, include_source=include_source)
     ]
     found += build_durable_edges(include_source=include_source)
     return sorted(found, key=lambda edge: (edge.is_django, edge.group, edge.signal, edge.sender, edge.receiver))
@@ -106,26 +106,26 @@ def get_signals() -> dict[str, Signal]:
 
 def _collect_call_stats(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str, str], CallStats]:
     found: dict[tuple[str, str, str], CallStats] = {}
-    for signal, sender, ran in events:
-        for run in ran or ():
+    for signal, sender, calls in events:
+        for call in calls or ():
             for sender_key in (sender, ANY_SENDER):
-                found.setdefault((signal, sender_key, run["name"]), CallStats()).add_call(run)
+                found.setdefault((signal, sender_key, call["name"]), CallStats()).add_call(call)
     return found
 
 
 def build_signal_edges(
     name: str, signal: Signal, call_stats: CallStatsByReceiver, *, include_source: bool
 ) -> Iterator[Edge]:
-    """Yield the connections of one signal; ``ran`` says how receivers did."""
+    """Yield the connections of one signal, with the calls and errors of their receivers."""
     # pre_init and post_init are counted, not recorded; of others the setting may ask for none.
-    measured = name in get_recorded_signals().values()
+    is_recorded = name in get_recorded_signals().values()
     for connected in receivers.get_connected_receivers(signal):
         receiver = connected.receiver
         receiver_name = "(collected)" if receiver is None else receivers.get_name(receiver)
         sender = ANY_SENDER if connected.any_sender else get_sender_label(connected.sender) or UNKNOWN_SENDER
-        runs = call_stats.get((name, sender, receiver_name), CallStats())
-        times = sorted(runs.durations_us)
-        p90 = times[min(len(times) - 1, len(times) * 9 // 10)] if times else None
+        stats = call_stats.get((name, sender, receiver_name), CallStats())
+        durations = sorted(stats.durations_us)
+        p90 = durations[min(len(durations) - 1, len(durations) * 9 // 10)] if durations else None
         yield Edge(
             signal=name,
             group=labels.get_signal_group(name),
@@ -135,11 +135,11 @@ def build_signal_edges(
             app_label=_get_app_label(receiver_name),
             is_django=receiver_name.startswith("django."),
             is_async=connected.is_async,
-            health=_get_health(receiver is None, measured, runs, p90),
-            calls=runs.calls,
-            errors=runs.errors,
+            health=_get_health(receiver is None, is_recorded, stats, p90),
+            calls=stats.calls,
+            errors=stats.errors,
             p90=p90,
-            error=runs.error,
+            error=stats.error,
             source=get_source_excerpt(receiver) if include_source else "",
         )
 

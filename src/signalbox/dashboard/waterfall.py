@@ -179,8 +179,11 @@ def build_rows(events: Iterable[Event]) -> list[WaterfallRow]:
 
 
 def build_waterfall(events: Sequence[Event], traces: Sequence[Trace], whole_trace: bool | None = None) -> Waterfall:
-    """Return a trace's events on one axis: that of the ``whole`` trace, or of its events alone; by default that of the
-    events where they take little of the trace."""
+    """Return a trace's events on one axis.
+
+    The axis spans the whole trace if ``whole_trace``, else only its events. By default it spans the events if they take
+    little of the trace.
+    """
     rows = build_rows(events)
     first = min((event.time for event in events), default=0)
     last = max((event.time + (event.duration or 0) for event in events), default=0)
@@ -216,22 +219,22 @@ def _position_row(row: WaterfallRow, start: int, duration_us: int) -> None:
     row.end = _format_percent(row.offset_us + taken, duration_us)
     receivers = event.data.get("receivers") if isinstance(event.data, dict) else None
     at = row.offset_us
-    for run in receivers or ():
-        us = run.get("duration_us")
+    for call in receivers or ():
+        us = call.get("duration_us")
         # Receivers run one after the other, and each one's beginning is not kept: they stand in their order.
         row.calls.append(
             CallBar(
-                run["name"],
-                run.get("location", ""),
+                call["name"],
+                call.get("location", ""),
                 us,
-                run.get("error"),
+                call.get("error"),
                 _format_percent(at, duration_us),
                 _format_percent(us or 0, duration_us),
             )
         )
         at += us or 0
     if taken * SHORT_BAR_RATIO < duration_us:
-        row.visible_calls = [run for run in row.calls if run.error]
+        row.visible_calls = [bar for bar in row.calls if bar.error]
     else:
         row.visible_calls = row.calls
 

@@ -16,8 +16,7 @@ from django.utils import timezone
 
 from signalbox.core.catalog import BUILTIN_SIGNALS, Group
 from signalbox.core.event import Outcome
-from signalbox.models import Event, Trace, to_microseconds
-from signalbox.models import utc_now as clock
+from signalbox.models import Event, Trace, to_microseconds, utc_now
 from signalbox.queries import time_index
 
 SIGNAL_GROUPS: Final[tuple[str, ...]] = get_args(Group)
@@ -83,7 +82,7 @@ class EventFilter:
     def parse(cls, params: Mapping[str, Any], *, now: dt.datetime | None = None) -> EventFilter:
         """Return the filter that command-line options or a query string ask for.
 
-        ``given`` maps the names of this class's attributes to a text, a list of texts or ``None``; other keys are left
+        ``params`` maps the names of this class's attributes to a text, a list of texts or ``None``; other keys are left
         alone, empty texts ask for nothing. Times are read in the current time zone, and back from ``now`` (aware).
         Raises ``FilterError`` for a value that can't be read.
         """
@@ -96,7 +95,7 @@ class EventFilter:
         for value in several["trace"]:
             if not re.fullmatch("[0-9a-f]{4,32}", value):
                 raise FilterError("trace", value, "4 to 32 hexadecimal digits were expected.")
-        now = now or clock()
+        now = now or utc_now()
         since, until = _get_single(params, "since"), _get_single(params, "until")
         return cls(
             **several,
@@ -109,7 +108,7 @@ class EventFilter:
     def apply(self, queryset: QuerySet[Event]) -> QuerySet[Event]:
         """Return the events of ``queryset`` that are wanted.
 
-        A time costs some small queries first, which find the ids between which its events must lie: see ``bounds``.
+        A time costs some small queries first, which find the ids between which its events must lie: see ``time_index``.
         """
         found = queryset.filter(self._to_q_without_time())
         if self.since is not None or self.until is not None:
@@ -239,7 +238,7 @@ def _normalize_sender(sender: str) -> str:
 def parse_time(field: str, text: str, now: dt.datetime, *, end_of_day: bool = False) -> dt.datetime:
     """Return the moment that ``text`` tells; of a whole day its first, or the first of the next with ``end_of_day``.
 
-    Raises ``FilterError``, about ``key``, for a text that can't be read.
+    Raises ``FilterError``, about ``field``, for a text that can't be read.
     """
     try:
         if ago := re.fullmatch(r"(\d+)([smhdw])", text):

@@ -72,9 +72,9 @@ class IdGapTracker:
         ]
 
     def update_checked(self, checked: Iterable[IdGap], now: float, snapshot: TransactionSnapshot | None) -> None:
-        """Give up those of the gaps that were ``asked`` for which nobody can fill any more.
+        """Give up those of the ``checked`` gaps that nobody can fill any more.
 
-        ``running`` was read before they were asked for; ``None`` where the database doesn't tell.
+        ``snapshot`` was read before they were asked for; ``None`` where the database doesn't tell.
         """
         concerned = set(checked)
         judged = [_update_gap(gap, now, snapshot) if gap in concerned else gap for gap in self._gaps]
@@ -105,7 +105,7 @@ def _update_gap(gap: IdGap, now: float, snapshot: TransactionSnapshot | None) ->
 
 
 def _subtract_ids(gap: IdGap, ids: Iterable[int]) -> Iterator[IdGap]:
-    """Return what is left of a gap without the ids ``numbers``, given in their order."""
+    """Return what is left of a gap without ``ids``, given in their order."""
     first = gap.first
     for number in ids:
         if number > first:

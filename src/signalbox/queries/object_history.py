@@ -237,7 +237,9 @@ class ObjectHistory:
         if event.sender in self._through_foreign_keys and event.sender not in self._sender_labels:
             row, related_keys = event.data.get("row"), args.get("related_keys") or {}
             foreign_keys: Mapping[str, Any] = related_keys if row is None else row
-            if any(self.key in _to_strings(foreign_keys.get(name)) for name in self._through_foreign_keys[event.sender]):
+            if any(
+                self.key in _to_strings(foreign_keys.get(name)) for name in self._through_foreign_keys[event.sender]
+            ):
                 return True
             return None if related_keys and args.get("omitted_keys") else False
         if event.object_key:
@@ -260,7 +262,7 @@ class ObjectHistory:
         return [*reversed(after), *before]
 
     def _collect_events(self, condition: Q, order: str) -> tuple[list[Event], bool]:
-        """Return the events on one ``side`` up to the one that made the row or took it away, and whether no others are
+        """Return the events that meet ``condition`` up to the one that made the row or took it away, and whether no others are
         needed.
 
         Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
@@ -437,7 +439,7 @@ class _RowEffect:
 
 
 def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | None:
-    """Return what ``event`` did to the row; ``None`` if it did not touch it. An ``owner`` takes the object along."""
+    """Return what ``event`` did to the row; ``None`` if it did not touch it. ``is_owner`` says whether a deletion takes the object along."""
     data, time = event.data, event.time
     args = data.get("args") or {}
     if event.uncertain:

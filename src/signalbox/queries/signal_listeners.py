@@ -76,10 +76,10 @@ def get_signal_listeners(
     limit: int = DEFAULT_LIMIT,
     using: str | None = None,
 ) -> list[SignalListeners]:
-    """Return every signal of the catalogue, and those of ``custom`` that are none of Django's, with what listens to it.
+    """Return every signal of the catalogue, and those of ``custom_signals`` that are none of Django's, with what listens to it.
 
-    What recording and deliveries know is given: ``custom`` maps signals to their names, ``recorded`` holds the names
-    of those that are recorded, ``durable`` tells signal, sender (``None``: any) and receiver. Of ``wanted``, ``signal``
+    What recording and deliveries know is given: ``custom_signals`` maps signals to their names, ``recorded_signals`` holds the names
+    of those that are recorded, ``durable_receivers`` tells signal, sender (``None``: any) and receiver. Of ``event_filter``, ``signal``
     and ``group`` choose signals; the rest chooses the events that are counted, the newest ``limit`` of them, as a count
     over the whole table would read all of it. ``pre_init`` and ``post_init`` are counted as the traces of that time
     counted them; a ``pre_save`` or ``pre_delete`` that nobody heard, where its write tells of it.

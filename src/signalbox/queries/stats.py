@@ -140,7 +140,7 @@ def _build_receiver_stats(
 
 
 def percentile(percent: int, sorted_values: Sequence[int]) -> int:
-    """Return the value that ``share`` of 100 values, given in their order, do not exceed; 0 if there are none."""
+    """Return the value that ``percent`` of 100 values, given in their order, do not exceed; 0 if there are none."""
     return sorted_values[-(-len(sorted_values) * percent // 100) - 1] if sorted_values else 0
 
 
@@ -151,7 +151,7 @@ def filter_newest(events: QuerySet[Event], event_filter: EventFilter, limit: int
 
 def count_signals_in_traces(since: int | None, *, using: str | None = None) -> Counter[str]:
     """Return how often the signals that are counted per trace were sent, by the traces that ended at or after ``since``
-    (µs since the epoch), at most the newest ``TRACES`` of them."""
+    (µs since the epoch), at most the newest ``MAX_TRACES`` of them."""
     counted: Counter[str] = Counter()
     rows = Trace.objects.using(using).order_by("-id").values_list("time", "duration", "data__init_counts")[:MAX_TRACES]
     for time, duration, counts in rows:

@@ -58,11 +58,11 @@ def follow(
     become visible. Each comes once. With ``after``, it begins with the events above that id; with ``lines``, with
     the newest that many of those which are there. ``using`` is the alias of the database whose tables are read.
 
-    Setting ``stop`` ends it, after a last look. Between two looks it waits, up to ``LATEST`` seconds. Call it outside
+    Setting ``stop`` ends it, after a last look. Between two looks it waits, up to ``MAX_POLL_INTERVAL`` seconds. Call it outside
     of a transaction: within one, some databases show what was committed before it began and nothing else.
 
     Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own
-    error if it is away for ``ATTEMPTS`` looks.
+    error if it is away for ``MAX_FAILED_POLLS`` looks.
     """
     event_filter = event_filter or EventFilter()
     if event_filter.kind:
@@ -114,13 +114,13 @@ class EventFollower:
         return self._vendor != "sqlite"
 
     def get_newest(self, limit: int) -> list[Event]:
-        """Return the newest ``lines`` events up to where the following begins, oldest first."""
+        """Return the newest ``limit`` events up to where the following begins, oldest first."""
         found = get_events(self._event_filter, before=self._last_id + 1, limit=limit, using=self.alias)
         # What has become visible since will come with the following.
         return [event for event in reversed(found) if event.id not in self._gaps]
 
     def poll(self) -> list[Event]:
-        """Return what has become visible since the last look, in the order of ids, at most ``2 * PAGE`` events."""
+        """Return what has become visible since the last look, in the order of ids, at most ``2 * BATCH_SIZE`` events."""
         now = monotonic()
         gaps = self._gaps.get_due(now)
         running = (
@@ -161,7 +161,7 @@ class EventFollower:
         )
 
     def _fetch_filled_ids(self, gaps: Iterable[IdGap]) -> list[int]:
-        """Return up to ``PAGE`` ids that are in ``gaps``."""
+        """Return up to ``BATCH_SIZE`` ids that are in ``gaps``."""
         found: list[int] = []
         remaining = list(gaps)
         while remaining and len(found) < BATCH_SIZE:

@@ -34,10 +34,10 @@ def filter_by_time(
     """Return the rows of ``queryset`` between two moments: an event at its own time, a trace at the time of its end.
 
     Ids are given when rows are written, so they follow the time, but for what had to wait: a row may have been written
-    up to ``MARGIN`` after the time that stands in it, and never before. Hence
+    up to ``MAX_WRITE_DELAY`` after the time that stands in it, and never before. Hence
 
-    - a row as old as ``since - MARGIN`` was written before ``since``, and so was all that has a smaller id;
-    - a row as young as ``until + MARGIN`` was written after all that can be older than ``until``.
+    - a row as old as ``since - MAX_WRITE_DELAY`` was written before ``since``, and so was all that has a smaller id;
+    - a row as young as ``until + MAX_WRITE_DELAY`` was written after all that can be older than ``until``.
 
     Both ids are searched by halves: some 25 steps for a hundred million rows, each a few rows by primary key. Rows
     between the ids are then compared by their exact time.
@@ -70,7 +70,7 @@ def latest_write_us(until: dt.datetime) -> int:
 
 
 def find_first_id(queryset: QuerySet[EventOrTrace], time_expression: Combinable, timestamp_us: int) -> int | None:
-    """Return the id of a row whose ``time`` is at or after ``moment`` (µs), the first but for rows that had to wait;
+    """Return the id of a row whose ``time_expression`` is at or after ``timestamp_us``, the first but for rows that had to wait;
     ``None`` if there is none."""
     rows = queryset.order_by("id").values_list("id", time_expression)
     ends = queryset.order_by("id").values_list("id", flat=True)

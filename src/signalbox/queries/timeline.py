@@ -168,12 +168,12 @@ class TraceSummary:
         return found
 
     def set_traces(self, traces: Sequence[Trace]) -> None:
-        """Set its rows, given by rising keys: the newest ``SHARED`` of them."""
+        """Set its rows, given by rising keys: the newest ``MAX_ROWS_PER_TRACE`` of them."""
         self.has_more_traces = len(traces) > MAX_ROWS_PER_TRACE
         self.traces = sorted(traces[-MAX_ROWS_PER_TRACE:], key=lambda row: (row.time, row.id))
 
     def add_event(self, values: Sequence[Any]) -> None:
-        """Count one event, given in the order of ``SEEN``."""
+        """Count one event, given in the order of ``SUMMARY_FIELDS``."""
         event_id, _, moment, signal, outcome, errors, actor = values
         self.last_event_id = max(self.last_event_id, event_id)
         self.first_event_time = min(self.first_event_time or moment, moment)
@@ -211,7 +211,7 @@ class _SearchResult(NamedTuple):
 
 
 def get_timeline_page(timeline_query: TimelineQuery, before: int | None = None, size: int = PAGE_SIZE) -> TimelinePage:
-    """Return the traces of the newest events that ``asked`` finds, below the key ``before``."""
+    """Return the traces of the newest events that ``timeline_query`` finds, below the key ``before``."""
     found = _search(timeline_query, before, size)
     lines = list(found.summaries.values())
     _load_details(lines)
@@ -315,7 +315,7 @@ def _load_details(summaries: Sequence[TraceSummary]) -> None:
 
 
 def _fetch_nearby_events(summaries: Sequence[TraceSummary]) -> list[Any]:
-    """Return the newest events of these traces, ``SEEN`` of each."""
+    """Return the newest events of these traces, ``SUMMARY_FIELDS`` of each."""
     least, greatest = min(line.last_event_id for line in summaries), max(line.last_event_id for line in summaries)
     near = SEARCH_WINDOWS[1]
     if greatest - least <= 2 * near:
@@ -342,7 +342,7 @@ def _order_trace_events(trace_id: str, direction: str = "") -> QuerySet[Event]:
 
 
 def _fetch_traces(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
-    """Return the newest rows of each trace, ``SHARED`` of them and one more where there are more."""
+    """Return the newest rows of each trace, ``MAX_ROWS_PER_TRACE`` of them and one more where there are more."""
     found: dict[str, list[Trace]] = {}
     left = set(trace_ids)
     while left:
@@ -499,7 +499,7 @@ def get_live_update(position: Position) -> LiveUpdate:
 
 
 def _take_lowest_ids(queryset: QuerySet[EventOrTrace], limit: int) -> QuerySet[EventOrTrace]:
-    """Return the ``most`` rows with the least keys, so that they can be part of a union."""
+    """Return the ``limit`` rows with the least keys, so that they can be part of a union."""
     least = queryset.order_by("id")[:limit]
     if connections[queryset.db].features.supports_slicing_ordering_in_compound:
         return least
@@ -520,7 +520,7 @@ def _update_gaps(
 
 
 def _subtract_ids(gap: PositionGap, ids: Iterable[int]) -> list[PositionGap]:
-    """Return what is left of ``gap`` without the keys that are ``present``."""
+    """Return what is left of ``gap`` without ``ids``."""
     found, first = [], gap.first
     for key in ids:
         if key > first:
@@ -534,8 +534,8 @@ def _subtract_ids(gap: PositionGap, ids: Iterable[int]) -> list[PositionGap]:
 def get_trace_summaries(
     trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int
 ) -> list[TraceSummary]:
-    """Return the lines of these traces, in this order, without those in which ``asked`` finds nothing; ``newest`` is
-    the greatest key that was seen."""
+    """Return the lines of these traces, in this order, without those in which ``timeline_query`` finds nothing;
+    ``newest_event_id`` is the greatest key that was seen."""
     found: Mapping[str, int] = dict.fromkeys(trace_ids, 0)
     if timeline_query and trace_ids:
         found = count_matches(trace_ids, timeline_query, newest_event_id)
@@ -549,7 +549,7 @@ def get_trace_summaries(
 
 
 def count_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> dict[str, int]:
-    """Return in how many of their newest events ``asked`` finds something, by trace; those in which it finds none are
+    """Return in how many of their newest events ``timeline_query`` finds something, by trace; those in which it finds none are
     left out. It looks no further back than one step of a search does."""
     near = Event.objects.filter(
         timeline_query.to_q(), trace_id__in=trace_ids, id__gt=newest_event_id - SEARCH_WINDOWS[1]

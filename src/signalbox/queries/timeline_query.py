@@ -66,7 +66,7 @@ class TimelineQuery:
 
     @classmethod
     def parse(cls, params: Mapping[str, str]) -> Self:
-        """Return what ``given`` asks for; of what can't be read, ``problem`` tells."""
+        """Return what ``params`` ask for; of what can't be read, ``error`` tells."""
         parts = {name: value for name in FIELD_LABELS if (value := clean_param(params.get(name, "")).strip())}
         errors = parts.get("outcome") == ERRORS_OUTCOME
         meant = {name: value for name, value in parts.items() if not (name == "outcome" and errors)}

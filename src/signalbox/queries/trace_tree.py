@@ -59,7 +59,7 @@ def get_trace_tree(trace_id: str, *, limit: int = MAX_EVENTS, using: str | None 
 
 
 def find_trace_ids(prefix: str, *, using: str | None = None) -> list[str]:
-    """Return the ids of traces that begin with ``start``: of several, the first and the last."""
+    """Return the ids of traces that begin with ``prefix``: of several, the first and the last."""
     found: set[str] = set()
     for table in (Event, Trace):
         ids = table.objects.using(using).filter(trace_id_prefix_q([prefix]))

@@ -33,7 +33,7 @@ OUTCOME_STYLES: Final = {
 
 
 def event_row(event: Event, *, full_time: bool) -> list[Cell]:
-    """Return the event's cells, one for each of ``COLUMNS``; times in full where they are to be ``exact``."""
+    """Return the event's cells, one for each of ``COLUMNS``; with the date and microseconds if ``full_time``."""
     calls = event.data.get("receivers") or ()
     return [
         Cell(str(event.id), "dim"),

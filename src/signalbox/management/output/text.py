@@ -33,7 +33,7 @@ def _char_width(char: str) -> int:
 
 
 def truncate(text: str, width: int, *, keep_end: bool = False) -> str:
-    """Return ``text`` in at most ``width`` columns: its beginning, or with ``end`` its end."""
+    """Return ``text`` in at most ``width`` columns: its beginning, or its end if ``keep_end``."""
     if display_width(text) <= width:
         return text
     kept = ""
@@ -47,7 +47,7 @@ def truncate(text: str, width: int, *, keep_end: bool = False) -> str:
 
 
 def pad(text: str, width: int, *, align_right: bool = False) -> str:
-    """Return ``text`` with blanks up to ``width`` columns, before it if ``right``."""
+    """Return ``text`` with blanks up to ``width`` columns, before it if ``align_right``."""
     blanks = " " * (width - display_width(text))
     return blanks + text if align_right else text + blanks
 
