@@ -1,0 +1,46 @@
+"""django-debug-toolbar: what its panels show of the site's requests is compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.neighbours.observing import Observer
+from tests.neighbours.works import books
+
+
+def paths() -> list[Any]:
+    from debug_toolbar.toolbar import debug_toolbar_urls
+
+    return list(debug_toolbar_urls())
+
+
+def work(observe: Observer) -> None:
+    """Do the work with books; the toolbar records that of the requests."""
+    from debug_toolbar.store import get_store
+
+    store = get_store()
+    store.clear()
+    books.everything(observe)
+    for number, key in enumerate(store.request_ids()):
+        observe.keep(f"request {number}, statements, {observe.how}", statements(store.panel(key, "SQLPanel")))
+        observe.keep(f"request {number}, signals, {observe.how}", signals(store.panel(key, "SignalsPanel")))
+
+
+def statements(panel: dict[str, Any]) -> list[list[Any]]:
+    """Return the panel's statements, with the state of the transaction that each left on PostgreSQL."""
+    kept = ("sql", "raw_sql", "params", "trans_id", "trans_status", "iso_level", "dup_count", "similar_count")
+    found = []
+    transactions: list[Any] = []
+    for query in panel.get("queries", []):
+        shown = {name: query.get(name) for name in kept}
+        if (key := shown["trans_id"]) is not None:  # random: the number of the transaction
+            if key not in transactions:
+                transactions.append(key)
+            shown["trans_id"] = transactions.index(key)
+        found.append([shown.pop("raw_sql"), shown])
+    return found
+
+
+def signals(panel: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the receivers that the panel shows."""
+    return dict(panel.get("signals", []))
