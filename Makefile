@@ -19,6 +19,7 @@ EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 PACKAGES := tests/doctor/wild-requirements.txt
+NEIGHBOURS := tests/neighbours/requirements.txt
 # Sets the shell's $$python to the one of $$version that runs, from PATH or pyenv; to nothing if none does.
 FIND_PYTHON = python=; for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
   if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; done
@@ -31,6 +32,7 @@ LINT := $(VENV)/.lint$(MYSQL)
 DOCS := $(VENV)/.docs
 BENCH := $(VENV)/.bench$(MYSQL)
 WILD := $(VENV)/.wild
+BESIDE := $(VENV)/.neighbours
 
 .PHONY: help
 help: ## Show this list
@@ -75,6 +77,11 @@ $(WILD): $(MADE) $(INPUTS) $(PACKAGES)
 	@$(PIP) -e . --group test -r $(PACKAGES)
 	@touch $@
 
+$(BESIDE): $(MADE) $(INPUTS) $(NEIGHBOURS)
+	@echo "installing the neighbours into $(VENV)"
+	@$(PIP) -e . --group test -r $(NEIGHBOURS)
+	@touch $@
+
 .PHONY: test
 test: $(TEST) ## Run the suite, then what concerns every database on each of them; ARGS="-k word" for pytest
 	@$(BIN)/python -m tests.run $(ARGS)
@@ -104,6 +111,16 @@ wild: ## Run the doctor over well-known packages, on the oldest Python that all 
 .PHONY: wild-here
 wild-here: $(WILD)
 	@SIGNALBOX_REQUIRE_WILD=1 $(BIN)/python -m pytest tests/doctor/test_wild.py $(ARGS)
+
+.PHONY: neighbours
+neighbours: ## Do the same work with and without Signalbox, beside packages that sites have
+	@for version in 3.12 3.13; do $(FIND_PYTHON); if test -n "$$python"; then break; fi; done; \
+	  if test -z "$$python"; then echo "python3.12 or later is missing: install it" >&2; exit 1; fi; \
+	  $(MAKE) --no-print-directory neighbours-here PYTHON="$$python" DJANGO=6.0 VENV=.venv-neighbours
+
+.PHONY: neighbours-here
+neighbours-here: $(BESIDE)
+	@SIGNALBOX_REQUIRE_NEIGHBOURS=1 $(BIN)/python -m pytest -n auto --dist loadgroup tests/neighbours $(ARGS)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
@@ -152,4 +169,4 @@ screenshots: $(TEST) ## Take the pictures of the demo in docs/images, with Chrom
 
 .PHONY: clean
 clean: ## Remove environments and everything that was built
-	rm -rf .venv .venv-3.* .venv-wild .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build
+	rm -rf .venv .venv-3.* .venv-wild .venv-neighbours .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.db import connections, models
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_delete, pre_save
 from django.http import HttpResponse
@@ -25,6 +26,8 @@ VOLATILE = [
     (re.compile(r"\b[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\b"), "<traceparent>"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d(:?\d\d)?)?"), "<moment>"),
     (re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}"), "<uuid>"),
+    (re.compile(r"[.\w-]+:\w{6}:[\w-]{43}"), "<signed>"),
+    (re.compile(r"\b[a-z0-9]{32}\b"), "<session>"),
     (re.compile(r"\bs\d{5,}_x(\d+)\b"), r"s<thread>_x\1"),
     (re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), "<moment>"),
     (re.compile(r"md5\$\w+\$<uuid>|!\w{40}\b"), "<password>"),
@@ -50,8 +53,10 @@ unordered = False
 
 
 def stable(text: str) -> str:
-    """Return ``text`` with a word in the place of what differs from run to run, and keys that are looked for in their
-    order: it is that of an unordered query."""
+    """Return ``text`` with a word in the place of each part that differs from run to run.
+
+    Lists of keys are sorted: they come from queries without an order.
+    """
     for pattern, word in VOLATILE:
         text = pattern.sub(word, text)
     text = _KEYS.sub(lambda found: ", ".join(sorted(found[0].split(", "), key=int)), text)
@@ -85,8 +90,11 @@ def plain(value: Any) -> Any:
                 "values": {f.attname: plain(getattr(value, f.attname)) for f in loaded(value)},
             }
         case HttpResponse():
-            content = stable(value.content.decode(errors="replace"))
-            return {"status": value.status_code, "headers": headers(value), "content": content}
+            found: dict[str, Any] = {"status": value.status_code, "headers": headers(value)}
+            if settings.DEBUG and value.status_code >= 400:  # Django's page shows frames, settings and paths
+                found["headers"].pop("Content-Length", None)
+                return found
+            return {**found, "content": stable(value.content.decode(errors="replace"))}
         case BaseException():
             return failure(value)
         case Mapping():
@@ -114,7 +122,7 @@ def headers(response: HttpResponse) -> dict[str, str]:
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """Return class and message of an exception, and of what caused it, with the database's own code."""
+    """Return class and message of an exception and of its causes, with the database's own code."""
     found: dict[str, Any] = {"class": f"{type(error).__module__}.{type(error).__qualname__}"}
     found["message"] = stable(str(error))
     for name in ("sqlstate", "sqlite_errorname"):

@@ -27,7 +27,7 @@ def prepare_tables() -> None:
     labels = [(m._meta.app_label, m._meta.model_name) for m in apps.get_models()]
     labels.sort(key=lambda label: (label[0] == "signalbox", label))
     ContentType.objects.bulk_create(
-        ContentType(pk=1000 + number, app_label=app, model=model) for number, (app, model) in enumerate(labels)
+        ContentType(pk=1000 + number, app_label=app, model=str(model)) for number, (app, model) in enumerate(labels)
     )
     for config in apps.get_app_configs():
         create_permissions(config, verbosity=0)
@@ -36,6 +36,7 @@ def prepare_tables() -> None:
 def recorded() -> list[list[Any]]:
     """Return signal, sender and number of the events about the site's models."""
     from django.db.models import Count
+
     from signalbox.models import Event
 
     events = Event.objects.values_list("signal", "sender").annotate(number=Count("pk")).order_by("signal", "sender")
@@ -45,9 +46,9 @@ def recorded() -> list[list[Any]]:
 def main() -> None:
     """Do the work and write what was observed."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.neighbours.settings"
-    from django.conf import settings
     from django.utils.module_loading import import_string
 
+    from tests.neighbours import settings
     from tests.neighbours.sites import SITES
 
     site = SITES[settings.SITE_NAME]

@@ -1,4 +1,4 @@
-"""A site does the same with and without Signalbox, whatever else is installed beside it.
+"""A site does the same with and without Signalbox, beside each of the packages that sites have.
 
 It needs ``tests/neighbours/requirements.txt`` installed, to the version, as ``make neighbours`` does; else it is
 skipped, or fails where SIGNALBOX_REQUIRE_NEIGHBOURS is set.
@@ -27,7 +27,9 @@ from tests.neighbours.sites import SITES
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PINS = re.findall(r"^([\w-]+)(?:\[[\w,]+\])?==(\S+)$", (HERE / "requirements.txt").read_text(), re.MULTILINE)
-CASES = [(name, database, place) for name, site in SITES.items() for database in site.databases for place in site.places]
+CASES = [
+    (name, database, place) for name, site in SITES.items() for database in site.databases for place in site.places
+]
 SHOWN = 20
 """Differences that a failure shows; it says how many more there are."""
 
@@ -48,10 +50,7 @@ def differing() -> list[str]:
 def parameters() -> list[Any]:
     # What a case has observed is asked for by several tests: they run in one process.
     return [
-        pytest.param(
-            *case, id=" ".join(case), marks=pytest.mark.xdist_group(f"{case[0]} {case[1]}")
-        )
-        for case in CASES
+        pytest.param(*case, id=" ".join(case), marks=pytest.mark.xdist_group(f"{case[0]} {case[1]}")) for case in CASES
     ]
 
 
@@ -61,10 +60,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.parametrize(("name", "database", "pl
 @pytest.fixture(autouse=True)
 def _neighbours(name: str, database: str) -> None:
     if missing := differing():
-        reason = f"needs neighbours/requirements.txt ({len(missing)} differ, {missing[0]} first): run `make neighbours`"
+        needed = f"needs neighbours/requirements.txt ({len(missing)} differ, {missing[0]} first): run `make neighbours`"
         if os.environ.get("SIGNALBOX_REQUIRE_NEIGHBOURS"):
-            pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_NEIGHBOURS is set)", pytrace=False)
-        pytest.skip(reason)
+            pytest.fail(f"{needed} (SIGNALBOX_REQUIRE_NEIGHBOURS is set)", pytrace=False)
+        pytest.skip(needed)
     for service in (*SITES[name].services, *(["postgres"] if database == "postgres" else [])):
         if reason := services.missing(service):
             if services.required():
@@ -74,7 +73,7 @@ def _neighbours(name: str, database: str) -> None:
 
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the sites' databases and of what was observed."""
+    """The directory of the sites' databases and records."""
     return tmp_path_factory.mktemp("neighbours")
 
 

@@ -25,7 +25,7 @@ def work(observe: Observer) -> None:
     invalidations.clear()
     books.everything(observe)
     reads(observe)
-    observe.keep(f"invalidations, {observe.how}", invalidations)
+    observe.keep(f"invalidated tables, {observe.how}", sorted(set(invalidations)))
 
 
 def reads(observe: Observer) -> None:

@@ -52,7 +52,7 @@ def reads(observe: Observer) -> None:
     """Read what is in the cache after each kind of write."""
 
     def names() -> list[str]:
-        stored = list(Tag.objects.order_by("pk").nocache().values_list("name", flat=True))  # type: ignore[attr-defined]
+        stored = list(Tag.objects.order_by("pk").nocache().values_list("name", flat=True))
         cached = [tag.name for tag in Tag.objects.order_by("pk")]
         return cached if cached == stored else [f"The cache has {cached}, the database {stored}."]
 
@@ -79,7 +79,7 @@ def reads(observe: Observer) -> None:
     observe("cache after save", lambda: (tag.save(), names()))
     observe("cache after bulk_create", lambda: (Tag.objects.bulk_create([Tag(name=f"b {observe.how}")]), names()))
     changed = Tag.objects.filter(pk=tag.pk)
-    observe("cache after invalidated_update", lambda: (changed.invalidated_update(name=f"new {observe.how}"), names()))  # type: ignore[attr-defined]
+    observe("cache after invalidated_update", lambda: (changed.invalidated_update(name=f"new {observe.how}"), names()))
     observe("cache after rollback", rolled_back)
     observe("cache after invalidate_obj", lambda: (invalidate_obj(tag), names()))
     book = Book.objects.create(title=f"Cached {observe.how}", author=books.author())

@@ -7,6 +7,7 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -15,7 +16,6 @@ from django.db import connection, models, transaction
 from django.test import Client
 
 from tests.neighbours.observing import Observer
-
 
 REQUESTS = (
     ("get", "/write/"),
@@ -140,7 +140,7 @@ def saves(observe: Observer, subject: Subject, label: str) -> None:
         return async_to_sync(save)()
 
     def serialized() -> str:
-        text = serializers.serialize("json", subject.named(texts[2]))
+        text: str = serializers.serialize("json", subject.named(texts[2]))
         for item in serializers.deserialize("json", text):
             item.save()
         return text
@@ -225,7 +225,7 @@ def relations(observe: Observer, subject: Subject, label: str) -> None:
         observe(f"{step}add from the other side", lambda: getattr(others[0], back).add(instance))
         observe(f"{step}remove from the other side", lambda: getattr(others[0], back).remove(instance.pk))
     observe(f"{step}prefetched", lambda: [list(one.tags.all()) for one in prefetched(subject, f"{label} related")])
-    observe(f"{step}clear", lambda: manager.clear())
+    observe(f"{step}clear", manager.clear)
     observe(f"{step}what is related", lambda: list(manager.order_by("pk")))
 
 
@@ -418,8 +418,8 @@ def deletes(observe: Observer, subject: Subject, label: str) -> None:
     observe(f"{step}what remains", lambda: list(subject.objects.order_by("pk")))
 
 
-def requests(observe: Observer, *requests: tuple[str, str]) -> None:
+def requests(observe: Observer, *requests: tuple[str, str], host: str = "testserver") -> None:
     """Send requests, each a method and a path, through the test client; without any, to each path of every site."""
-    client = Client(raise_request_exception=False)
+    client = Client(raise_request_exception=False, headers={"host": host})
     for method, path in requests or REQUESTS:
-        observe(f"{method} {path}", lambda method=method, path=path: getattr(client, method)(path))
+        observe(f"{method} {path}", partial(getattr(client, method), path))

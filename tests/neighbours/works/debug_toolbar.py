@@ -42,5 +42,5 @@ def statements(panel: dict[str, Any]) -> list[list[Any]]:
 
 
 def signals(panel: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the receivers that the panel shows."""
-    return dict(panel.get("signals", []))
+    """Return the receivers that the panel shows; those of ``setting_changed`` depend on which modules are loaded."""
+    return {name: receivers for name, receivers in panel.get("signals", []) if name != "setting_changed"}

@@ -76,5 +76,5 @@ def work(observe: Observer) -> None:
     observe("create that fails", lambda: BookFactory(title=Book.objects.latest("pk").title))
     observe("build", build)
     observe("without signals", muted)
-    observe("factory without signals", lambda: SilentFactory())
+    observe("factory without signals", SilentFactory)
     observe("after it", BookFactory)

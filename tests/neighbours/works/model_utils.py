@@ -16,7 +16,6 @@ from tests.neighbours.observing import Observer
 from tests.neighbours.works import common
 from tests.neighbours.works.models import Tag
 
-
 numbers = itertools.count()
 
 
@@ -54,7 +53,7 @@ class Restaurant(Place):
 class Note(SoftDeletableModel):
     title = models.CharField(max_length=50, unique=True)
     pages = models.IntegerField(default=0)
-    objects = models.Manager()
+    objects: Any = models.Manager()
 
     def __str__(self) -> str:
         return self.title

@@ -32,10 +32,11 @@ class Protected(models.Model):
     class Meta:
         triggers = [
             pgtrigger.Protect(name="protect_deletes", operation=pgtrigger.Delete),
-            pgtrigger.SoftDelete(name="soft_delete", field="active") if False else pgtrigger.ReadOnly(
-                name="read_only", fields=["title"]
-            ),
+            pgtrigger.ReadOnly(name="read_only", fields=["title"]),
         ]
+
+    def __str__(self) -> str:
+        return self.title
 
 
 def values(text: str) -> Mapping[str, Any]:
@@ -78,5 +79,5 @@ def work(observe: Observer) -> None:
     observe("update that a trigger refuses", lambda: Protected.objects.update(title="other"))
     protected.title = "other"
     observe("save that a trigger refuses", protected.save)
-    events = Article.pgh_event_model.objects.order_by("pk")  # type: ignore[attr-defined]
+    events = Article.pgh_event_model.objects.order_by("pk")
     observe("events", lambda: list(events.values_list("pgh_label", "title", "views", "pgh_context__metadata")))

@@ -50,7 +50,7 @@ def work(observe: Observer) -> None:
 
     def reverted() -> Any:
         book = books.BOOKS.get(title)
-        Version.objects.get_for_object(book).last().revision.revert()  # type: ignore[union-attr]
+        Version.objects.get_for_object(book).last().revision.revert()
         return Book.objects.get(pk=book.pk), list(book.chapters.all())
 
     def everything_in_a_revision() -> None:

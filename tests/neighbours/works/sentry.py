@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -16,11 +17,12 @@ from tests.neighbours.works import books
 
 def work(observe: Observer) -> None:
     """Do the work with books in a transaction of Sentry's; requests have their own."""
+    sentry_sdk.get_isolation_scope().clear_breadcrumbs()
     with sentry_sdk.start_transaction(op="task", name="work"):
         books.everything(observe)
         sentry_sdk.capture_message("The work is done.")
     for path in ("/write/", "/failure/", "/query-failure/"):
-        observe(f"WSGI {path}", lambda path=path: served(path))
+        observe(f"WSGI {path}", partial(served, path))
     sentry_sdk.flush()
     for number, envelope in enumerate(telemetry.ENVELOPES):
         for item in envelope.items:
@@ -34,7 +36,8 @@ def served(path: str) -> Any:
     found: list[Any] = []
     environ = RequestFactory().get(path).environ
     environ["wsgi.errors"] = StringIO()
-    response = WSGIHandler()(environ, lambda status, headers, *_: found.append(status))
+    handler: Any = WSGIHandler()
+    response = handler(environ, lambda status, headers, *_: found.append(status))
     try:
         return [*found, b"".join(response)]
     finally:

@@ -67,4 +67,4 @@ def work(observe: Observer) -> None:
     observe("bulk_update_with_history", changed_with_history)
     observe("save without history", without_history)
     observe("difference", lambda: article.history.latest().diff_against(article.history.earliest()).changed_fields)
-    observe("history of the deleted", lambda: (article.delete(), Article.history.filter(title=article.title).count()))  # type: ignore[attr-defined]
+    observe("history of the deleted", lambda: (article.delete(), Article.history.filter(title=article.title).count()))

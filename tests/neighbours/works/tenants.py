@@ -6,7 +6,6 @@ from typing import Any
 
 from django.core.management import call_command
 from django.db import connection, models, transaction
-from django.test import Client as TestClient
 from django_tenants.models import DomainMixin, TenantMixin
 from django_tenants.utils import schema_context, tenant_context
 
@@ -50,9 +49,7 @@ def work(observe: Observer) -> None:
             common.everything(observe, books.BOOKS)
             books.cascades(observe)
         observe.how = f"{how}, {name}"
-        web = TestClient(raise_request_exception=False, headers={"host": f"{name}.example.com"})
-        for method, path in common.REQUESTS:
-            observe(f"{method} {path}", lambda method=method, path=path: getattr(web, method)(path))
+        common.requests(observe, host=f"{name}.example.com")
         connection.set_schema_to_public()  # the middleware leaves the tenant's
     observe.how = how
     switches(observe)

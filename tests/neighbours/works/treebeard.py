@@ -94,7 +94,7 @@ def branches(observe: Observer, model: Any) -> None:
     observe(f"{step}move", move)
     observe(f"{step}move that is rolled back", move_back)
     observe(f"{step}move below itself", move_wrongly)
-    observe(f"{step}dump and load", lambda: model.dump_bulk())
+    observe(f"{step}dump and load", model.dump_bulk)
     observe(f"{step}load", lambda: model.load_bulk([{"data": {"title": f"loaded {observe.how}"}}]))
     observe(f"{step}delete of a branch", lambda: (named("child 2").delete(), dump()))
     observe(f"{step}delete of roots", lambda: (model.objects.filter(depth_of(model)).delete(), dump()))
