@@ -27,18 +27,8 @@ def work(observe: Observer) -> None:
 
 
 def statements(panel: dict[str, Any]) -> list[list[Any]]:
-    """Return the panel's statements, with the state of the transaction that each left on PostgreSQL."""
-    kept = ("sql", "raw_sql", "params", "trans_id", "trans_status", "iso_level", "dup_count", "similar_count")
-    found = []
-    transactions: list[Any] = []
-    for query in panel.get("queries", []):
-        shown = {name: query.get(name) for name in kept}
-        if (key := shown["trans_id"]) is not None:  # random: the number of the transaction
-            if key not in transactions:
-                transactions.append(key)
-            shown["trans_id"] = transactions.index(key)
-        found.append([shown.pop("raw_sql"), shown])
-    return found
+    """Return the panel's statements. The state of the transaction is left out: recording opens one for a write."""
+    return [[query["raw_sql"], query["sql"], query["params"]] for query in panel.get("queries", [])]
 
 
 def signals(panel: dict[str, Any]) -> dict[str, list[str]]:

@@ -63,9 +63,9 @@ def switches(observe: Observer) -> None:
 
     def nested() -> Any:
         with tenant_context(one):
-            first = Tag.objects.create(name=f"of one, {observe.how}")
+            first = Tag.objects.create(name=f"nested, {observe.how}, one")
             with tenant_context(two):
-                second = Tag.objects.create(name=f"of two, {observe.how}")
+                second = Tag.objects.create(name=f"nested, {observe.how}, two")
             first.name += " changed"
             first.save()
         return first, second, connection.schema_name
@@ -81,10 +81,10 @@ def switches(observe: Observer) -> None:
     def rolled_back() -> Any:
         with transaction.atomic():
             with tenant_context(one):
-                Tag.objects.create(name=f"rolled back, {observe.how}")
+                Tag.objects.create(name=f"rolled back, {observe.how}, one")
             transaction.set_rollback(True)
         with tenant_context(two):
-            Tag.objects.create(name=f"after it, {observe.how}")
+            Tag.objects.create(name=f"after it, {observe.how}, two")
         return counts()
 
     def counts() -> list[int]:
