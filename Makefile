@@ -22,6 +22,7 @@ EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 PACKAGES := tests/doctor/popular-packages.txt
+NEIGHBOURS := tests/neighbours/requirements.txt
 # Sets the shell's $$python to the one of $$version that runs, from PATH or pyenv; to nothing if none does.
 FIND_PYTHON = python=; for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
   if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; done
@@ -35,6 +36,7 @@ DOCS := $(VENV)/.docs
 BENCH := $(VENV)/.bench$(MYSQL)
 WILD := $(VENV)/.wild
 SUITE := $(VENV)/.django-suite
+BESIDE := $(VENV)/.neighbours
 
 .PHONY: help
 help: ## Show this list
@@ -85,6 +87,11 @@ $(SUITE): $(MADE) $(INPUTS) tests/django_suite/sources.py
 	@$(BIN)/python -m tests.django_suite.sources
 	@touch $@
 
+$(BESIDE): $(MADE) $(INPUTS) $(NEIGHBOURS)
+	@echo "installing the neighbours into $(VENV)"
+	@$(PIP) -e . --group test -r $(NEIGHBOURS)
+	@touch $@
+
 .PHONY: test
 test: $(TEST) ## Run the tests on SQLite that need no service, in 3 minutes; ARGS="-k word" for pytest
 	@$(BIN)/python -m tests.run --quick $(ARGS)
@@ -132,6 +139,16 @@ django-suite-short: ## Run those of Django's tests that touch the ORM, transacti
 .PHONY: django-suite-here
 django-suite-here: $(SUITE)
 	@$(BIN)/python -m tests.django_suite.run $(if $(DATABASES),--databases "$(DATABASES)") $(ARGS) $(MODULES)
+
+.PHONY: neighbours
+neighbours: ## Do the same work with and without Signalbox, beside packages that sites have
+	@for version in 3.12 3.13; do $(FIND_PYTHON); if test -n "$$python"; then break; fi; done; \
+	  if test -z "$$python"; then echo "python3.12 or later is missing: install it" >&2; exit 1; fi; \
+	  $(MAKE) --no-print-directory neighbours-here PYTHON="$$python" DJANGO=6.0 VENV=.venv-neighbours
+
+.PHONY: neighbours-here
+neighbours-here: $(BESIDE)
+	@SIGNALBOX_REQUIRE_NEIGHBOURS=1 $(BIN)/python -m pytest -n auto --dist loadgroup tests/neighbours $(ARGS)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
@@ -181,4 +198,4 @@ screenshots: $(TEST) ## Take the pictures of the demo in docs/images, with Chrom
 
 .PHONY: clean
 clean: ## Remove environments and everything that was built
-	rm -rf .venv .venv-3.* .venv-wild .venv-django-suite-* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build
+	rm -rf .venv .venv-3.* .venv-wild .venv-neighbours .venv-django-suite-* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build

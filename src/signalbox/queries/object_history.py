@@ -262,8 +262,9 @@ class ObjectHistory:
         return [*reversed(after), *before]
 
     def _collect_events(self, condition: Q, order: str) -> tuple[list[Event], bool]:
-        """Return the events that meet ``condition`` up to the one that made the row or took it away, and whether no others are
-        needed.
+        """Return the events that meet ``condition``, up to the one that created or deleted the row.
+
+        The second value is True if no other events are needed.
 
         Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
         change a field that was not met before.
@@ -439,7 +440,10 @@ class _RowEffect:
 
 
 def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | None:
-    """Return what ``event`` did to the row; ``None`` if it did not touch it. ``is_owner`` says whether a deletion takes the object along."""
+    """Return what ``event`` did to the row; ``None`` if it did not change it.
+
+    ``is_owner`` is True if deleting a row of the event's sender deletes the object.
+    """
     data, time = event.data, event.time
     args = data.get("args") or {}
     if event.uncertain:

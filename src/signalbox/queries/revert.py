@@ -123,8 +123,8 @@ def _recreate_object(model: type[models.Model], event: Event, row: Mapping[str, 
     child_event = _find_child_deletion(model, event)
     if child_event is not None:
         raise RevertError(
-            f"Event {event.pk} tells of half an object: revert event {child_event.pk}, that of the {child_event.sender}, "
-            "which brings back both."
+            f"Event {event.pk} tells of half an object: revert event {child_event.pk}, "
+            f"that of the {child_event.sender}, which brings back both."
         )
     instance.save(using=using, force_insert=True)
     _restore_auto_values(instance, values, using)

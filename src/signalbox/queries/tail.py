@@ -58,8 +58,8 @@ def follow(
     become visible. Each comes once. With ``after``, it begins with the events above that id; with ``lines``, with
     the newest that many of those which are there. ``using`` is the alias of the database whose tables are read.
 
-    Setting ``stop`` ends it, after a last look. Between two looks it waits, up to ``MAX_POLL_INTERVAL`` seconds. Call it outside
-    of a transaction: within one, some databases show what was committed before it began and nothing else.
+    Setting ``stop`` ends it, after a last poll. Between two polls it waits for up to ``MAX_POLL_INTERVAL`` seconds. Call it
+    outside of a transaction: within one, some databases show only what was committed before it began.
 
     Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own
     error if it is away for ``MAX_FAILED_POLLS`` looks.
@@ -120,7 +120,7 @@ class EventFollower:
         return [event for event in reversed(found) if event.id not in self._gaps]
 
     def poll(self) -> list[Event]:
-        """Return what has become visible since the last look, in the order of ids, at most ``2 * BATCH_SIZE`` events."""
+        """Return the events that became visible since the last poll, by rising ids, at most ``2 * BATCH_SIZE``."""
         now = monotonic()
         gaps = self._gaps.get_due(now)
         running = (

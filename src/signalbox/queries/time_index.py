@@ -70,8 +70,10 @@ def latest_write_us(until: dt.datetime) -> int:
 
 
 def find_first_id(queryset: QuerySet[EventOrTrace], time_expression: Combinable, timestamp_us: int) -> int | None:
-    """Return the id of a row whose ``time_expression`` is at or after ``timestamp_us``, the first but for rows that had to wait;
-    ``None`` if there is none."""
+    """Return the lowest id of a row whose ``time_expression`` is at or after ``timestamp_us``; ``None`` without one.
+
+    Rows that were written late may have lower ids.
+    """
     rows = queryset.order_by("id").values_list("id", time_expression)
     ends = queryset.order_by("id").values_list("id", flat=True)
     low, newest = ends.first(), ends.last()

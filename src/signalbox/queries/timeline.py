@@ -549,8 +549,10 @@ def get_trace_summaries(
 
 
 def count_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> dict[str, int]:
-    """Return in how many of their newest events ``timeline_query`` finds something, by trace; those in which it finds none are
-    left out. It looks no further back than one step of a search does."""
+    """Return the number of newest events that ``timeline_query`` matches, by trace; traces without any are left out.
+
+    It reads no more ids than one step of a search does.
+    """
     near = Event.objects.filter(
         timeline_query.to_q(), trace_id__in=trace_ids, id__gt=newest_event_id - SEARCH_WINDOWS[1]
     )

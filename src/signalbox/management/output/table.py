@@ -42,7 +42,7 @@ class Layout:
     def __init__(
         self, columns: Sequence[Column], max_width: int | None, rows: Sequence[Sequence[Cell]] | None = None
     ) -> None:
-        """``max_width`` is the terminal's width: without one nothing is cut. ``rows``, where known, narrow the columns."""
+        """``max_width`` is the width of the terminal; ``None`` cuts nothing. ``rows`` narrow the columns to their texts."""
         self._columns = columns
         self._max_width = max_width
         wished = [column.width for column in columns]
@@ -74,8 +74,10 @@ class Layout:
 
 
 def fit_columns(columns: Sequence[Column], preferred: Sequence[int], max_width: int) -> dict[int, int]:
-    """Return the positions of the columns that are shown with their widths, at most ``max_width`` together with the gaps
-    between them; the columns of rank 0 are shown even where that is not enough."""
+    """Return the width of each shown column, by its position.
+
+    Widths and gaps add up to at most ``max_width``, unless the columns that are never dropped need more.
+    """
     shown = list(range(len(columns)))
     while _total_width(min(columns[i].min_width, preferred[i]) for i in shown) > max_width:
         last = max(shown, key=lambda i: (columns[i].drop_order, i))

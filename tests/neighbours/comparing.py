@@ -1,0 +1,78 @@
+"""Compares what was observed with and without Signalbox, but for what is declared to differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import Any
+
+_RETURNING = re.compile(r" RETURNING (?:\"[^\"]+\"(?:\.\"[^\"]+\")?(?:, )?)+(?=$| /\*)")
+_BULK = re.compile(
+    r"(?:SELECT set_config\(.*\); )?"  # django-pghistory's
+    r"(?:UPDATE |DELETE FROM |INSERT OR IGNORE INTO |INSERT INTO .* ON CONFLICT DO NOTHING )",
+    re.DOTALL,
+)
+_EXCERPT = re.compile(r"^(?P<head>.*)\nLINE \d+: (?P<line>.*)\n(?P<caret> *)\^", re.DOTALL)
+
+
+def without_returning(found: Any) -> Any:
+    """Return ``found`` without RETURNING at the end of bulk updates, bulk deletes and inserts that ignore conflicts:
+    that they have it with Signalbox is declared."""
+    match found:
+        case str():
+            return _RETURNING.sub("", found) if _BULK.match(found) else found
+        case list():
+            return [without_returning(item) for item in found]
+        case dict():
+            return {key: without_returning(value) for key, value in found.items()}
+    return found
+
+
+def alike(without: str, with_it: str) -> bool:
+    """Return whether two of PostgreSQL's messages differ only in how much of the statement they quote: RETURNING at
+    its end, which is declared, moves the part that is quoted."""
+    one, other = _EXCERPT.match(without), _EXCERPT.match(with_it)
+    if one is None or other is None or one["head"] != other["head"] or (";" in one["line"]) != (";" in other["line"]):
+        return False
+    return _around_caret(one) == _around_caret(other)
+
+
+def _around_caret(found: re.Match[str]) -> str:
+    place = len(found["caret"]) - len("LINE 1: ")
+    return found["line"][max(place - 8, 0) : place + 8]
+
+
+def differences(place: str, without: Any, with_it: Any) -> Iterator[str]:
+    """Yield each difference between two records as lines of text: where it is, and what was and is found there."""
+    if without == with_it or (isinstance(without, str) and isinstance(with_it, str) and alike(without, with_it)):
+        return
+    if isinstance(without, dict) and isinstance(with_it, dict):
+        for key in [*without, *(key for key in with_it if key not in without)]:
+            if key not in with_it or key not in without:
+                which = "without" if key in without else "with"
+                yield f"{place}, {key}: only {which} Signalbox: {shown((without | with_it)[key])}"
+            else:
+                yield from differences(f"{place}, {key}", without[key], with_it[key])
+        return
+    if isinstance(without, list) and isinstance(with_it, list):
+        yield from _of_lists(place, without, with_it)
+        return
+    yield f"{place}:\n    without {shown(without)}\n    with    {shown(with_it)}"
+
+
+def _of_lists(place: str, without: list[Any], with_it: list[Any]) -> Iterator[str]:
+    before, after = ([json.dumps(item, sort_keys=True) for item in items] for items in (without, with_it))
+    for tag, start, end, other_start, other_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal":
+            continue
+        lines = [f"    without {shown(item)}" for item in without[start:end]]
+        lines += [f"    with    {shown(item)}" for item in with_it[other_start:other_end]]
+        yield "\n".join([f"{place}, from {start}:", *lines])
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` as a text of bounded length."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 600 else f"{text[:600]}... ({len(text)} characters)"
