@@ -424,6 +424,8 @@ def _discard_connection(connection: BaseDatabaseWrapper) -> None:
     """Close a connection and remove its wrapper, so that the next use creates another."""
     try:
         connection.close()
+    except Error:  # MySQL's driver raises if the receiver has closed it already
+        connection.connection = None
     finally:
         del connections[connection.alias]
 
