@@ -297,9 +297,9 @@ def main() -> int:
         if database not in DATABASES:
             parser.error(f"{database!r} isn't one of {', '.join(DATABASES)}")
         print(f"\n{title}: {database}", flush=True)
-        if database != "sqlite" and (reason := services.missing(database)):
-            print(f"{'FAILED' if services.required() else 'skipped'}: {reason}", flush=True)
-            passed &= not services.required()
+        if database != "sqlite" and (reason := services.get_unavailable_reason(database)):
+            print(f"{'FAILED' if services.are_services_required() else 'skipped'}: {reason}", flush=True)
+            passed &= not services.are_services_required()
         elif options.baseline:
             done = run(database, labels, title=f"{database} without", parallel=options.parallel, baseline=True)
             print(f"{database}: {done} {done.broken}", *(f"    {name}" for name in sorted(done.failed)), sep="\n")

@@ -76,13 +76,13 @@ def get_signal_listeners(
     limit: int = DEFAULT_LIMIT,
     using: str | None = None,
 ) -> list[SignalListeners]:
-    """Return every signal of the catalogue, and those of ``custom_signals`` that are none of Django's, with what listens to it.
+    """Return the signals of the catalogue and of ``custom_signals``, with what listens to each.
 
-    What recording and deliveries know is given: ``custom_signals`` maps signals to their names, ``recorded_signals`` holds the names
-    of those that are recorded, ``durable_receivers`` tells signal, sender (``None``: any) and receiver. Of ``event_filter``, ``signal``
-    and ``group`` choose signals; the rest chooses the events that are counted, the newest ``limit`` of them, as a count
-    over the whole table would read all of it. ``pre_init`` and ``post_init`` are counted as the traces of that time
-    counted them; a ``pre_save`` or ``pre_delete`` that nobody heard, where its write tells of it.
+    ``custom_signals`` maps signals to their names, ``recorded_signals`` holds the names of recorded signals, and
+    ``durable_receivers`` holds a signal's name, a sender (``None`` for any) and a receiver. ``signal`` and ``group`` of
+    ``event_filter`` choose signals. Its other parts choose the events that are counted, the newest ``limit`` of them: a
+    count over the whole table would read all of it. ``pre_init`` and ``post_init`` are counted by the traces of that
+    time, and a ``pre_save`` or ``pre_delete`` without receivers by the event of its write.
     """
     event_filter = event_filter or EventFilter()
     counted: Counter[str] = Counter()

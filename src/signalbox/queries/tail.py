@@ -58,8 +58,8 @@ def follow(
     become visible. Each comes once. With ``after``, it begins with the events above that id; with ``lines``, with
     the newest that many of those which are there. ``using`` is the alias of the database whose tables are read.
 
-    Setting ``stop`` ends it, after a last poll. Between two polls it waits for up to ``MAX_POLL_INTERVAL`` seconds. Call it
-    outside of a transaction: within one, some databases show only what was committed before it began.
+    Setting ``stop`` ends it, after a last poll. Between two polls it waits for up to ``MAX_POLL_INTERVAL`` seconds.
+    Call it outside of a transaction: within one, some databases show only what was committed before it began.
 
     Raises ``FilterError`` for a filter by kind, as a trace's kind is not known before it ends; and the database's own
     error if it is away for ``MAX_FAILED_POLLS`` looks.

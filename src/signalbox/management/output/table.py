@@ -42,7 +42,7 @@ class Layout:
     def __init__(
         self, columns: Sequence[Column], max_width: int | None, rows: Sequence[Sequence[Cell]] | None = None
     ) -> None:
-        """``max_width`` is the width of the terminal; ``None`` cuts nothing. ``rows`` narrow the columns to their texts."""
+        """``max_width`` is the width of the terminal; ``None`` cuts nothing. ``rows`` narrow the columns."""
         self._columns = columns
         self._max_width = max_width
         wished = [column.width for column in columns]
