@@ -188,7 +188,7 @@ class UnitOfWork:
         try:
             do_commit()
         except DatabaseError as error:
-            if not backends.is_commit_outcome_known(connection, error):
+            if not backends.get_backend(connection).is_commit_outcome_known(error):
                 # Nobody here knows whether it was committed. If it was, its events were too.
                 self.clear()
             raise  # Django rolls back, and the events with it
@@ -313,10 +313,14 @@ class UnitOfWork:
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
             writer.write(connection, batch)
         except Exception as error:
-            if interrupts.is_interrupt(error) or not backends.is_transaction_alive(connection, error) or not droppable:
+            if (
+                interrupts.is_interrupt(error)
+                or not backends.get_backend(connection).is_transaction_alive(error)
+                or not droppable
+            ):
                 raise
             writer.write_stats.failures += 1
-            if backends.is_row_error(connection, error):
+            if backends.get_backend(connection).is_row_error(error):
                 _write_bisecting(connection, batch)
             else:
                 _count_dropped(connection, len(drafts), error)
@@ -389,7 +393,7 @@ def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch) -> N
             if error is not None:
                 writer.count_dropped(part, error)
     except Exception as error:
-        if not backends.is_transaction_alive(connection, error):
+        if not backends.get_backend(connection).is_transaction_alive(error):
             raise
         _count_dropped(connection, left, error)
 
@@ -486,7 +490,7 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
     original_savepoint_rollback = wrapper._savepoint_rollback
     original_savepoint_commit = wrapper._savepoint_commit
     original_set_autocommit = wrapper._set_autocommit
-    sqlite = connection.vendor == "sqlite"
+    backend = backends.get_backend(connection)
 
     def _commit() -> None:
         # Only the COMMIT itself: hooks of on_commit() run before the block around it has ended.
@@ -516,7 +520,7 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
 
     def _savepoint(sid: str) -> None:
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
-        opens = sqlite and not backends.is_sqlite_transaction_open(connection)
+        opens = backend.opens_transaction_with_savepoint()
         original_savepoint(sid)
         if opens:
             unit_of_work.outermost_savepoint = sid

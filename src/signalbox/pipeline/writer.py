@@ -6,10 +6,10 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from signalbox.pipeline import backends, deliveries
-from signalbox.pipeline.batches import EVENT_TABLE, TRACE_TABLE, Batch, merge
+from signalbox.pipeline.batches import Batch, merge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,13 +42,14 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, nested: bool | None 
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
     All of it is written or nothing. A failure leaves the open transaction as it was, unless the database itself ends it
-    (see ``backends.is_transaction_alive``). ``nested`` says whether a transaction is open, where Django does not know.
+    (see ``DatabaseBackend.is_transaction_alive()``). ``nested`` says whether a transaction is open, where Django does not know.
     Raises ``django.db.DatabaseError`` if the database refuses.
     """
     if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
         connection.ensure_connection()  # there the database is forbidden, as pytest-django does where a test has none
     with connection.wrap_database_errors:
-        backends.write(connection, batch, nested=backends.in_transaction(connection) if nested is None else nested)
+        backend = backends.get_backend(connection)
+        backend.write(batch, nested=backend.in_transaction() if nested is None else nested)
     write_stats.written += len(batch.events)
     if batch.deliveries:
         deliveries.get_source().on_deliveries_written(connection)
@@ -67,8 +68,9 @@ def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[t
         try:
             write(connection, whole)
         except Exception as error:
-            if not backends.is_row_error(connection, error) or (
-                backends.in_transaction(connection) and not backends.is_transaction_alive(connection, error)
+            backend = backends.get_backend(connection)
+            if not backend.is_row_error(error) or (
+                backend.in_transaction() and not backend.is_transaction_alive(error)
             ):
                 raise
             if len(part) == 1:
@@ -101,8 +103,9 @@ def has_tables(connection: BaseDatabaseWrapper) -> bool:
     known = _table_checks.get(key)
     if known is not None and (known == _TABLES_FOUND or time.monotonic() < known):
         return known == _TABLES_FOUND
+    connection.ensure_connection()
     with connection.wrap_database_errors:
-        found = _query_has_tables(connection)
+        found = backends.get_backend(connection).query_has_tables()
     _table_checks[key] = _TABLES_FOUND if found else time.monotonic() + TABLE_CHECK_SECONDS
     return found
 
@@ -113,26 +116,3 @@ _TABLES_FOUND: Final = float("inf")
 def clear_table_cache() -> None:
     """Look for the tables anew: a migration or a flush has run."""
     _table_checks.clear()
-
-
-def _query_has_tables(connection: BaseDatabaseWrapper) -> bool:
-    connection.ensure_connection()
-    raw: Any = connection.connection
-    match connection.vendor:
-        case "sqlite":
-            sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
-            return bool(raw.execute(sql, (EVENT_TABLE, TRACE_TABLE)).fetchone()[0] == 2)
-        case "postgresql":
-            with backends.create_postgresql_cursor(connection) as cursor:
-                cursor.execute(
-                    "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", (EVENT_TABLE, TRACE_TABLE)
-                )
-                return bool(cursor.fetchone()[0])
-        case _:
-            with raw.cursor() as cursor:
-                cursor.execute(
-                    "SELECT count(*) FROM information_schema.tables "
-                    "WHERE table_schema = database() AND table_name IN (%s, %s)",
-                    (EVENT_TABLE, TRACE_TABLE),
-                )
-                return bool(cursor.fetchone()[0] == 2)
