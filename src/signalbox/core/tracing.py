@@ -200,7 +200,7 @@ def build_traceparent(trace: Trace) -> str:
 _current_trace: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
 _process_actor: ContextVar[Actor | None] = ContextVar("signalbox_actor", default=None)
 """Who acts outside of every trace."""
-running_span: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
+running_span: ContextVar[int | None] = ContextVar("signalbox_running_span", default=None)
 """The span of the event whose receiver is running here."""
 
 _process_trace: Trace | None = None
