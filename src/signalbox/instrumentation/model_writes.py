@@ -242,7 +242,7 @@ def _record_failed_pre_save(instance: Model, metadata: ModelMetadata, using: str
 
 
 def build_pre_save_event(metadata: ModelMetadata, instance: Model, using: str, sent_at: int) -> PendingEvent:
-    """Return the event of a ``pre_save`` that was sent at ``time``, in nanoseconds."""
+    """Return the event of a ``pre_save`` that was sent at ``sent_at``, in nanoseconds since the epoch."""
     event = PendingEvent(
         sent_at, tracing.get_current_trace(), tracing.running_span.get(), "pre_save", metadata.label, using
     )
@@ -254,7 +254,7 @@ def build_pre_save_event(metadata: ModelMetadata, instance: Model, using: str, s
 def set_object(
     event: PendingEvent, metadata: ModelMetadata, instance: Model, connection: BaseDatabaseWrapper | None
 ) -> None:
-    """Let ``draft`` be about ``instance``."""
+    """Set the event's object to ``instance``."""
     event.key = metadata.get_key(instance)
     if metadata.has_str:
         event.label = metadata.get_label(instance, connection)

@@ -51,7 +51,7 @@ def record_sends(signal: Signal, handler: SignalHandler) -> None:
 
 
 def wrap_sends(signal: Signal, wrapper: Callable[[Any], Any]) -> None:
-    """Let ``hook`` stand around every way of sending ``signal``, recorded or not."""
+    """Apply ``wrapper`` to each send method of ``signal``, recorded or not."""
     for method in SEND_METHODS:
         inner = getattr(signal, method)
         outer = wrapper(inner)
