@@ -30,6 +30,12 @@ def is_interrupt(error: BaseException) -> bool:
     return False
 
 
+def raise_if_interrupt(error: BaseException) -> None:
+    """Raise ``error`` again if a signal handler raised it. Call it first where recording catches every error."""
+    if is_interrupt(error):
+        raise error
+
+
 def find_interrupt(error: BaseException) -> BaseException | None:
     """Return the interrupt that ``error`` is, or that it took the place of while it was being handled."""
     found: BaseException | None = error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from django.apps import apps
 from django.db import connections, router
 
-from signalbox.core import tracing
+from signalbox.core import interrupts, tracing
 from signalbox.core.event import Outcome
 from signalbox.pipeline import backends, batches, deliveries, serializer, writer
 
@@ -185,6 +185,7 @@ def flush() -> None:
         logger.debug("Events wait, as they could not be written: %r", error)
         _drop_excess()
     except Exception as error:  # noqa: BLE001 - the database may be unavailable
+        interrupts.raise_if_interrupt(error)
         writer.write_stats.failures += 1
         level = logging.ERROR if writer.write_stats.failures == 1 else logging.DEBUG
         logger.log(level, "Events wait, as they could not be written: %r", error)

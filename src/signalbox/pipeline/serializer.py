@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from signalbox.core import interrupts
 from signalbox.core.event import Outcome, PendingEvent, ReceiverCall
 from signalbox.core.text import fit_column
 from signalbox.pipeline import processors
@@ -54,6 +55,7 @@ def build_batch(
         try:
             made = source.build_delivery_rows(event)
         except Exception as error:
+            interrupts.raise_if_interrupt(error)
             if on_delivery_error is None:
                 raise
             on_delivery_error(event, error)
@@ -93,7 +95,8 @@ def build_event_rows(
                     continue
                 row = (*row[:-1], text or row[-1])
             rows.append(row)
-        except Exception:  # noqa: BLE001 - values come from the application and may raise any error
+        except Exception as error:  # noqa: BLE001 - values come from the application and may raise any error
+            interrupts.raise_if_interrupt(error)
             write_stats.dropped += 1
             logger.exception("An event of %s could not be encoded and is dropped.", event.signal)
     return rows
@@ -233,7 +236,8 @@ def _build_rows(build: Callable[[T], TableRow], items: Iterable[T], label: str) 
     for item in items:
         try:
             rows.append(build(item))
-        except Exception:  # noqa: BLE001 - values come from the application and may raise any error
+        except Exception as error:  # noqa: BLE001 - values come from the application and may raise any error
+            interrupts.raise_if_interrupt(error)
             write_stats.dropped += 1
             logger.exception("%s could not be encoded and is dropped.", label)
     return rows

@@ -374,7 +374,8 @@ class UnitOfWork:
     def _rollback_connection(self, connection: Any) -> None:
         try:
             connection._rollback()
-        except Exception:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
+        except Exception as error:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
+            interrupts.raise_if_interrupt(error)
             connection.close()
 
 
@@ -387,6 +388,7 @@ def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch) -> N
             if error is not None:
                 writer.count_dropped(part, error)
     except Exception as error:
+        interrupts.raise_if_interrupt(error)
         if not backends.is_transaction_alive(connection, error):
             raise
         _count_dropped(connection, left, error)

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from signalbox.core import interrupts
 from signalbox.pipeline import backends, deliveries
 from signalbox.pipeline.batches import EVENT_TABLE, TRACE_TABLE, Batch, merge
 
@@ -67,6 +68,7 @@ def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[t
         try:
             write(connection, whole)
         except Exception as error:
+            interrupts.raise_if_interrupt(error)
             if not backends.is_row_error(connection, error) or (
                 backends.in_transaction(connection) and not backends.is_transaction_alive(connection, error)
             ):
