@@ -246,6 +246,7 @@ def test_the_demo_says_that_its_port_is_taken(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_the_table_names_the_signals_of_which_nothing_was_recorded(tmp_path: Path) -> None:
     migrated = site_runs("manage.py", "migrate", place=tmp_path)
     assert 0 == migrated.returncode, migrated.stderr
@@ -276,6 +277,7 @@ def test_each_receiver_of_the_site_is_connected_once_and_none_is_shadowed(debug:
     assert every - {"template_rendered"} | {"post_published"} == {name for name, _ in pairs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debug", ["0", "1"])
 def test_every_receiver_of_the_site_runs(debug: str, tmp_path: Path) -> None:
     run = site_runs("-c", EVERYTHING, place=tmp_path, BUILTINSIGNALS_DEBUG=debug)

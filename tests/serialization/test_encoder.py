@@ -736,6 +736,7 @@ def test_any_value_becomes_valid_bounded_json(value: object) -> None:
     assert all(len(text.encode()) <= MAX_BYTES for text in texts)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), values, max_size=5))
 def test_any_fields_become_valid_json(fields: dict[str, object]) -> None:
     rendered = encode_fields(fields, redactor=REDACTOR)
