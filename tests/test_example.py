@@ -94,7 +94,8 @@ from blog.own_signals import post_published
 from signalbox.core.catalog import BUILTIN_SIGNALS, import_signal
 from signalbox.core.receivers import get_connected_receivers, get_name
 
-signals = {info.name: import_signal(info) for info in BUILTIN_SIGNALS.values() if info.path} | {"post_published": post_published}
+signals = {info.name: import_signal(info) for info in BUILTIN_SIGNALS.values() if info.path}
+signals["post_published"] = post_published
 connected = [(name, one.receiver) for name, value in signals.items() for one in get_connected_receivers(value)]
 pairs = [(name, get_name(receiver)) for name, receiver in connected]
 print(json.dumps([(name, receiver) for name, receiver in pairs if receiver.startswith("blog.")]))
