@@ -59,7 +59,7 @@ HERE = __name__
 
 
 def render(value: object) -> Any:
-    """The value as `safe` renders it, after a way through each encoder."""
+    """The result of `encode` for the value, after each JSON encoder has written and read it."""
     rendered = encode(value, redactor=REDACTOR)
     for dump_json in ENCODERS:
         assert rendered == json.loads(dump_json(rendered))
