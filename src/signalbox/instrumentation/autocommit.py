@@ -50,7 +50,7 @@ class ImplicitTransaction:
     they send is logged.
     """
 
-    __slots__ = ("_atomic", "_connection", "_unit_of_work")
+    __slots__ = ("_atomic", "_connection", "_rollback_cause", "_unit_of_work")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
@@ -59,6 +59,8 @@ class ImplicitTransaction:
     def __enter__(self) -> BaseDatabaseWrapper:
         connection = self._connection
         connection.ensure_connection()  # the statements that open a connection are the application's
+        # A failing write leaves its exception here only where a block is open, and Django quotes it later.
+        self._rollback_cause = getattr(connection, "rollback_exc", None)
         self._unit_of_work = unit_of_work.get_or_attach(connection)
         self._unit_of_work.is_implicit = True
         try:
@@ -80,6 +82,7 @@ class ImplicitTransaction:
             raise
         finally:
             self._unit_of_work.is_implicit = False
+            self._connection.rollback_exc = self._rollback_cause  # type: ignore[attr-defined]  # not in the stubs
 
 
 def _raise_interrupt(connection: BaseDatabaseWrapper, error: BaseException) -> None:
