@@ -222,7 +222,7 @@ def _iter_statements(batch: Batch, schema: str | None, quote: Callable[[str], st
 
 
 def _rows_to_json(rows: Iterable[TableRow], data_index: int) -> str:
-    """Return rows as one JSON text. The column at ``data_index`` is JSON text already and is inserted as it is."""
+    """Return rows as one JSON text. The column at ``data_index`` is already JSON text."""
     texts = []
     for row in rows:
         before = encoder.dumps(row[:data_index])[:-1]
