@@ -127,6 +127,8 @@ class Config:
     the event after the statement, and a crash may lose the events of the last moments."""
     ON_ERROR: ErrorPolicy = field(default="log", metadata=_choice(ErrorPolicy))
     """When events can't be written: ``"log"`` commits the transaction without them, ``"raise"`` rolls it back."""
+    LOCK_TIMEOUT: float = field(default=0.5, metadata=_SECONDS)
+    """Seconds that a transaction waits at most for a lock on the tables of events. The event is then written later."""
     TRUSTED_PROXIES: int = field(default=0, metadata=_rule("a number of proxies, 0 or more", _is_count))
     """Number of proxies in front of the site that append to ``X-Forwarded-For``. 0 ignores the header."""
     EVENT_PROCESSOR: str | Callable[[Mapping[str, Any]], Any] | None = field(

@@ -636,7 +636,8 @@ class DeliveryQueue:
         if connection.vendor == "postgresql":
             return self._execute_in_one_statement(build_statements())
         counts = []
-        with backends.get_backend(self.connection).relaxed_durability(), self._write_transaction(), connection.cursor() as cursor:
+        backend = backends.get_backend(connection)
+        with backend.relaxed_durability(), self._write_transaction(), connection.cursor() as cursor:
             for sql, params in build_statements():
                 cursor.execute(sql, params)
                 counts.append(cursor.rowcount)

@@ -8,7 +8,8 @@ event than the server takes to insert it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections import deque
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,10 +18,11 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, 
 from signalbox.pipeline import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from signalbox.core.event import Schema
     from signalbox.pipeline.batches import Batch, TableRow
 
 UPDATE_EVENT_SQL: Final = (
@@ -102,6 +104,23 @@ class DatabaseBackend(ABC):
         """Return a block in which commits do not wait for the disk, where that is safe and set for a connection."""
         return nullcontext()
 
+    # ------------------------------------------------------------ schemas
+
+    def resolve_schema(self) -> Schema:
+        """Return the schema that an event recorded now belongs to, by one statement where that is needed."""
+        return None
+
+    def get_target_schema(self, schema: Schema) -> str | None:
+        """Return the schema to write an event of ``schema`` to.
+
+        Raises ``LookupError`` if that schema has no tables, so that the event must wait.
+        """
+        return None
+
+    def has_tables_in_a_schema(self) -> bool | None:
+        """Return whether any schema has the tables, or None if the database knows no schemas."""
+        return None
+
     # ------------------------------------------------------------ tables
 
     @abstractmethod
@@ -157,3 +176,22 @@ def iter_inserts(batch: Batch) -> Iterable[tuple[str, Sequence[tuple[str, str]],
 def format_column_names(columns: Sequence[tuple[str, str]], quote: str = '"') -> str:
     """Return the quoted names of ``columns``, as a list in SQL."""
     return ", ".join(f"{quote}{name}{quote}" for name, _ in columns)
+
+
+def without_query_logging(connection: Any) -> AbstractContextManager[None]:
+    """Hide the statements of the block from the application's query log and execute wrappers."""
+    return (
+        _without_query_logging(connection)
+        if connection.queries_logged or connection.execute_wrappers
+        else nullcontext()
+    )
+
+
+@contextmanager
+def _without_query_logging(connection: Any) -> Iterator[None]:
+    original = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
+    connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
+    try:
+        yield
+    finally:
+        connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = original

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from django.conf import settings
+
+from signalbox.core.event import UNKNOWN_SCHEMA
 from signalbox.pipeline import batches
-from signalbox.pipeline.backends.base import DatabaseBackend, format_column_names, iter_inserts
+from signalbox.pipeline.backends.base import DatabaseBackend, format_column_names, iter_inserts, without_query_logging
 from signalbox.serialization import encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from signalbox.core.event import Schema
     from signalbox.pipeline.batches import Batch, TableRow
 
 DISABLE_SYNCHRONOUS_COMMIT_SQL: Final = "SET LOCAL synchronous_commit TO off"
@@ -55,6 +60,10 @@ class PostgreSQLBackend(DatabaseBackend):
             _INTRANS,
             _INERROR,
         )
+
+    def is_pipeline_open(self) -> bool:
+        libpq = getattr(self.connection.connection, "pgconn", None)  # psycopg's
+        return libpq is not None and bool(libpq.pipeline_status)
 
     def is_transaction_aborted(self) -> bool:
         return self._get_transaction_status() == _INERROR
@@ -127,6 +136,87 @@ class PostgreSQLBackend(DatabaseBackend):
 
         return quote
 
+    # ------------------------------------------------------------ schemas
+
+    def resolve_schema(self) -> Schema:
+        layout = self._get_layout()
+        is_open = self.connection.connection is not None
+        if layout is not None and layout.only is not None and (is_open or layout.expires > time.monotonic()):
+            return None
+        if not is_open:
+            return self._get_configured_path()
+        if self.is_transaction_aborted() or self.is_pipeline_open():
+            return UNKNOWN_SCHEMA
+        if hasattr(self.connection, "schema_name"):  # django-tenants sets the search path with the next cursor
+            with without_query_logging(self.connection):
+                self.connection.cursor().close()
+        with self.connection.wrap_database_errors, self.create_cursor() as cursor:
+            cursor.execute(_RESOLVE_SQL, (batches.EVENT_TABLE,))
+            found: str = cursor.fetchone()[0]
+        return found
+
+    def _get_configured_path(self) -> tuple[str, ...] | None:
+        """Return the search path that django-tenants is going to set; None for that of a new session."""
+        schema = getattr(self.connection, "schema_name", None)
+        if not isinstance(schema, str):
+            return None
+        public = str(getattr(settings, "PUBLIC_SCHEMA_NAME", "public"))
+        return (schema, public) if getattr(self.connection, "include_public_schema", True) else (schema,)
+
+    def get_target_schema(self, schema: Schema) -> str | None:
+        layout = self._get_layout()
+        if layout is None:
+            raise LookupError
+        candidates: tuple[str, ...]
+        if isinstance(schema, str) and schema != UNKNOWN_SCHEMA:
+            candidates = (schema,)
+        elif layout.only is not None:
+            return layout.only
+        elif schema == UNKNOWN_SCHEMA:
+            raise LookupError
+        elif isinstance(schema, tuple):
+            candidates = schema
+        elif layout.previous is not None:  # the only one when the event was recorded
+            candidates = (layout.previous,)
+        else:
+            candidates = self._get_default_path()
+        for candidate in candidates:
+            if candidate in layout.schemas:
+                return candidate
+        raise LookupError
+
+    def _get_default_path(self) -> tuple[str, ...]:
+        """Return the search path of a new session."""
+        with self.connection.wrap_database_errors, self.create_cursor() as cursor:
+            cursor.execute(_DEFAULT_PATH_SQL)
+            return tuple(cursor.fetchone()[0])
+
+    def has_tables_in_a_schema(self) -> bool | None:
+        self.connection.ensure_connection()
+        layout = self._get_layout()
+        return layout is not None and bool(layout.schemas)
+
+    def _get_layout(self) -> TableLayout | None:
+        """Return which schemas have the tables, which one statement per second asks. None if that can't be asked."""
+        connection = self.connection
+        key = (connection.alias, str(connection.settings_dict["NAME"]))
+        known = _layouts.get(key)
+        now = time.monotonic()
+        if known is not None and now < known.expires:
+            return known
+        if connection.connection is None or self.is_transaction_aborted() or self.is_pipeline_open():
+            return known
+        with connection.wrap_database_errors, self.create_cursor() as cursor:
+            cursor.execute(_LAYOUT_SQL, (batches.EVENT_TABLE, batches.TRACE_TABLE) * 2)
+            rows = cursor.fetchall()
+        schemas = frozenset(name for name, has_tables in rows if has_tables)
+        only = next(iter(schemas)) if len(schemas) == 1 else None
+        if only not in (None, _PUBLIC) and len(rows) > 1:  # Django migrates other schemas too, such as other tenants'
+            only = None
+        previous = None if known is None else known.only or known.previous
+        found = _layouts[key] = TableLayout(schemas, only, previous, now + LAYOUT_SECONDS)
+        return found
+
     # ------------------------------------------------------------ tables
 
     def query_has_tables(self) -> bool:
@@ -165,6 +255,47 @@ class PostgreSQLBackend(DatabaseBackend):
         return not self.connection.connection.closed
 
 
+class TableLayout(NamedTuple):
+    """Which schemas of a database have the tables."""
+
+    schemas: frozenset[str]
+    only: str | None
+    """The schema that every event is written to, if no other can be meant."""
+    previous: str | None
+    """The last ``only``."""
+    expires: float
+
+
+LAYOUT_SECONDS: Final = 1.0
+_PUBLIC: Final = "public"
+
+_layouts: dict[tuple[str, str], TableLayout] = {}
+"""By alias and database."""
+
+_LAYOUT_SQL: Final = (
+    "SELECT n.nspname, bool_or(c.relname = %s) AND bool_or(c.relname = %s) "
+    "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relname IN (%s, %s, 'django_migrations') AND c.relkind IN ('r', 'p', 'v', 'f') "
+    "AND c.relpersistence <> 't' GROUP BY n.nspname"
+)
+_RESOLVE_SQL: Final = (
+    "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)), "
+    "current_schema()::text, current_setting('search_path'))"
+)
+"""The schema in which the name is found; where it is not found, the schema that would get a new table."""
+_DEFAULT_PATH_SQL: Final = (
+    "SELECT ARRAY(SELECT CASE name WHEN '$user' THEN current_user::text ELSE name END FROM ("
+    "SELECT btrim(part, ' \"') AS name FROM unnest(string_to_array(reset_val, ',')) AS part) AS parts) "
+    "FROM pg_catalog.pg_settings WHERE name = 'search_path'"
+)
+
+
+def clear_table_cache() -> None:
+    """Ask again which schemas have the tables."""
+    _layouts.clear()
+
+
 _GRANTS: Final = ("INSERT", "UPDATE", "SELECT")
 """An update of an event also reads: its condition names columns."""
 
@@ -200,7 +331,8 @@ def _build_values_insert(table: str, schema: str | None, columns: Sequence[tuple
 def _iter_statements(batch: Batch, schema: str | None, quote: Callable[[str], str]) -> Iterator[str]:
     for table, columns, rows in iter_inserts(batch):
         if len(rows) > _MAX_VALUES_ROWS:
-            yield f"{_build_json_insert(table, schema, columns)}{quote(_rows_to_json(rows, len(columns) - 1))}::jsonb) x"
+            document = quote(_rows_to_json(rows, len(columns) - 1))
+            yield f"{_build_json_insert(table, schema, columns)}{document}::jsonb) x"
         else:
             texts = (", ".join([_to_literal(value, quote) for value in row]) for row in rows)
             yield f"{_build_values_insert(table, schema, columns)} ({'), ('.join(texts)})"
