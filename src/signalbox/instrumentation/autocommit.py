@@ -36,9 +36,12 @@ def ensure_transaction(
     connection = connections[using]
     if backends.in_transaction(connection):
         return nullcontext(connection)
+    is_exported_after = conf.get().AUTOCOMMIT == "after" and not deliveries.get_source().has_subscriber(signal, sender)
+    if is_exported_after and backends.is_pipeline_open(connection):  # nothing of ours can be sent meanwhile
+        return _export_after(connection)
     if backends.has_foreign_transaction(connection):
         return _join_foreign_transaction(connection)
-    if conf.get().AUTOCOMMIT == "after" and not deliveries.get_source().has_subscriber(signal, sender):
+    if is_exported_after:
         return _export_after(connection)
     return _visible_transaction(connection) if begun_by_django else ImplicitTransaction(connection)
 

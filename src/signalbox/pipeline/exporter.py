@@ -57,6 +57,8 @@ _pending_traces: deque[Trace] = deque()
 """Traces with pending events."""
 _finished_traces: deque[Trace] = deque()
 """Traces whose own rows are pending."""
+_rows_in_flight: list[_PendingRow] = []
+"""Rows that are being written, which the queues do not hold meanwhile."""
 _lock = threading.Lock()
 _flush_guard = threading.local()
 
@@ -69,6 +71,7 @@ def enqueue(event: PendingEvent) -> None:
         return
     _resolve_schema(event)
     trace.pending.append(event)
+    prepare_exit()
     if event.using or deliveries.get_source() is not deliveries.NO_DELIVERIES:
         trace.must_persist = trace.must_persist or _must_persist(event)
     if not should_defer(trace):
@@ -258,6 +261,8 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
             or backends.is_transaction_aborted(connection)
         ):
             return False
+    elif backends.get_backend(connection).is_pipeline_open():
+        return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run without a database. Only work that uses it opens a connection.
         if not any(map(_uses_database, (*_pending_traces, *_finished_traces))):
@@ -335,6 +340,8 @@ def _flush(connection: BaseDatabaseWrapper) -> None:
     for trace, event in late:
         target = rows if event.written_to == connection.alias else elsewhere.setdefault(event.written_to, [])
         target.append(_PendingRow(trace, event, is_update=True))
+    in_flight = list(chain(rows, *elsewhere.values()))
+    _rows_in_flight.extend(in_flight)
     try:
         _write(connection, rows)
         for alias, other_rows in elsewhere.items():
@@ -342,6 +349,9 @@ def _flush(connection: BaseDatabaseWrapper) -> None:
                 _write(connections[alias], other_rows)
     finally:
         _requeue(list(chain(rows, *elsewhere.values())))
+        with _lock:
+            written = set(map(id, in_flight))
+            _rows_in_flight[:] = [row for row in _rows_in_flight if id(row) not in written]
     if rows:
         _drop_excess()
 
@@ -493,6 +503,8 @@ def _can_write_updates(connection: BaseDatabaseWrapper) -> bool:
     """Return True if events on ``connection`` can be updated. It is not the connection of ``get_events_database()``."""
     if connection.in_atomic_block:
         return _in_testcase_transaction(connection)
+    if backends.get_backend(connection).is_pipeline_open():
+        return False
     return connection.get_autocommit() and not backends.has_foreign_transaction(connection)
 
 
@@ -529,26 +541,102 @@ def _drop_excess() -> None:
     logger.error("%d events waited too long for the database and are dropped.", dropped)
 
 
+EXIT_TIMEOUT: Final = 1.5
+"""Seconds for which the end of the process waits for a database server."""
+
+
+class _ExitThread:
+    """A thread that writes what is pending when the process ends.
+
+    A connection to a server that does not answer can block for minutes, and only another thread can give up waiting for
+    it. The thread starts with the first event, because none can be started while the interpreter shuts down. It does
+    not run during a fork, which warns in a process with several threads.
+    """
+
+    def __init__(self) -> None:
+        self._wake = threading.Event()
+        self._is_exiting = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="signalbox-exit", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._wake.wait()
+        if not self._is_exiting:
+            return
+        try:
+            _write_at_exit()
+        except Exception as error:  # noqa: BLE001 - the process ends: nobody else handles it
+            logger.debug("Events could not be written as the process ends: %r", error)
+        finally:
+            self._done.set()
+
+    def stop(self) -> None:
+        """End the thread without writing."""
+        self._wake.set()
+        self._thread.join(EXIT_TIMEOUT)
+
+    def write(self) -> bool:
+        """Write what is pending. Return False if that takes more than ``EXIT_TIMEOUT``."""
+        self._is_exiting = True
+        self._wake.set()
+        return self._done.wait(EXIT_TIMEOUT)
+
+
+_exit_thread: _ExitThread | None = None
+_has_exit_thread = False
+"""Whether ``prepare_exit()`` was called in this process, since the last fork."""
+
+
+def prepare_exit() -> None:
+    """Start what writes the pending events when the process ends, unless it has been started."""
+    global _exit_thread, _has_exit_thread
+    if _has_exit_thread or not apps.ready:
+        return
+    _has_exit_thread = True
+    if connections[get_events_database()].vendor == "sqlite":  # no server, and a database may be in memory
+        return
+    with suppress(RuntimeError):  # no thread can be started here: the process ends as without one
+        _exit_thread = _ExitThread()
+
+
+def _stop_exit_thread() -> None:
+    global _exit_thread, _has_exit_thread
+    thread, _exit_thread, _has_exit_thread = _exit_thread, None, False
+    if thread is not None:
+        thread.stop()
+
+
 def _flush_at_exit() -> None:
+    thread = _exit_thread
+    if thread is None:
+        _write_at_exit()
+    elif not thread.write():
+        logger.error("The database does not answer. The process ends without waiting for it.")
+    _log_lost_events()
+
+
+def _write_at_exit() -> None:
+    """Finish the trace of the process and write what is pending."""
     ambient = tracing.get_process_trace()
     reopened = None
-    if ambient.row_database:
-        connection = connections[get_events_database()]
-        if connection.connection is None and ambient.row_database == _get_database_name(connection):
-            reopened = connection
-            with suppress(Exception):  # the database may be unavailable, or a deleted test database
-                connection.ensure_connection()  # before the trace finishes, because this is an event too
+    connection = connections[get_events_database()]
+    is_used = any(map(_uses_database, (*_pending_traces, *_finished_traces)))
+    if connection.connection is None and (is_used or ambient.row_database == _get_database_name(connection)):
+        reopened = connection
+        with suppress(Exception):  # the database may be unavailable, or a deleted test database
+            connection.ensure_connection()  # before the trace finishes, because this is an event too
     if ambient.row_database or ambient.pending or any(ambient.init_counts.values()):
         finish_trace(ambient)
     flush()
     if reopened is not None:  # no other code closes it
         reopened.close()
-    _log_lost_events()
 
 
 def _log_lost_events() -> None:
     """Log events that are still pending when the process ends, without those of commands that use no database."""
-    lost = [event for trace in _pending_traces if _uses_database(trace) for event in trace.pending]
+    lost = [event for trace in list(_pending_traces) if _uses_database(trace) for event in trace.pending]
+    lost += [row.event for row in list(_rows_in_flight) if row.event is not None and not row.is_update]
     if lost:
         writer.write_stats.dropped += len(lost)
         logger.error(
@@ -563,9 +651,11 @@ atexit.register(_flush_at_exit)
 
 def _after_fork() -> None:
     """Discard pending events in a forked child. The parent writes them."""
-    global _lock, _flush_guard
+    global _lock, _flush_guard, _exit_thread, _has_exit_thread
     _lock, _flush_guard = threading.Lock(), threading.local()
+    _exit_thread, _has_exit_thread = None, False
+    _rows_in_flight.clear()
     discard_pending()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_stop_exit_thread, after_in_child=_after_fork)

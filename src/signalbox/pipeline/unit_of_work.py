@@ -342,6 +342,7 @@ class UnitOfWork:
         if not writer.has_tables(connection):  # the events are exported to the default database after the commit
             return
         end = len(self.events)  # encoding may run the application's code, which may save
+        exporter.prepare_exit()
         groups, waiting = writer.group_by_schema(connection, self.events[self.flushed_count : end], _get_schema)
         if waiting:
             self.has_unwritten = True

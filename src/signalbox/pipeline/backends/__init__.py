@@ -46,6 +46,11 @@ def has_foreign_transaction(connection: BaseDatabaseWrapper) -> bool:
     return get_backend(connection).has_foreign_transaction()
 
 
+def is_pipeline_open(connection: BaseDatabaseWrapper) -> bool:
+    """See ``DatabaseBackend.is_pipeline_open()``."""
+    return get_backend(connection).is_pipeline_open()
+
+
 def begin_immediate(connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
     """See ``DatabaseBackend.begin_immediate()``."""
     return get_backend(connection).begin_immediate()

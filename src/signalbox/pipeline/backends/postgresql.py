@@ -97,6 +97,9 @@ class PostgreSQLBackend(DatabaseBackend):
         sql = "; ".join(statements)
         if "\0" in sql:  # the message would end here
             raise ValueError("PostgreSQL's texts can't hold the character NUL.")
+        if self.is_pipeline_open():
+            self._write_into_pipeline(statements, nested)
+            return
         kept: dict[str, Any] = getattr(self.connection.connection, "__dict__", {})  # psycopg2's have none
         cursor = kept.get(_CURSOR_ATTRIBUTE)
         if cursor is None:
@@ -107,6 +110,20 @@ class PostgreSQLBackend(DatabaseBackend):
             if nested and self.is_transaction_aborted():  # this restores lock_timeout as well
                 cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
             raise
+
+    def _write_into_pipeline(self, statements: list[str], nested: bool) -> None:
+        """Send ``statements`` one by one, as a pipeline forbids several in one message, and wait for their results."""
+        with self.connection.connection.cursor() as cursor:
+            try:
+                for sql in statements:
+                    cursor.execute(sql)
+                cursor.execute("SELECT 1")
+                cursor.fetchone()  # raises the error of any of them
+            except BaseException:
+                if nested and self.is_transaction_aborted():
+                    cursor.execute("ROLLBACK TO SAVEPOINT signalbox")
+                    cursor.execute("RELEASE SAVEPOINT signalbox")
+                raise
 
     def create_cursor(self) -> Any:
         """Return a cursor that takes several statements in one message, which server-side parameters forbid."""
