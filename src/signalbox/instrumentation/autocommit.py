@@ -78,6 +78,8 @@ class ImplicitTransaction:
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            backends.get_backend(self._connection).add_advice(error)
         try:
             self._atomic.__exit__(exc_type, error, traceback)
         except BaseException as raised:

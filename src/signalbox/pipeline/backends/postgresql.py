@@ -256,6 +256,13 @@ class PostgreSQLBackend(DatabaseBackend):
 
     # ------------------------------------------------------------ errors
 
+    def add_advice(self, error: BaseException) -> None:
+        if "statement pooling" in str(error):  # pgbouncer's answer to a BEGIN
+            error.add_note(
+                "A pool in statement mode allows no transactions. Signalbox opens one for a write in autocommit, unless "
+                'SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver.'
+            )
+
     def _is_row_error(self, error: BaseException) -> bool:
         return _get_sqlstate(error).startswith(_ROW_ERRORS)
 
