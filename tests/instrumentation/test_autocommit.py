@@ -33,7 +33,8 @@ def saves(**conditions: Any) -> list[str]:
 
 
 def is_idle(connection: Any) -> bool:
-    return bool(connection.autocommit and not connection.in_atomic_block and not connection.execute_wrappers)
+    is_closed = connection.connection is None
+    return not connection.in_atomic_block and not connection.execute_wrappers and (is_closed or connection.autocommit)
 
 
 def begin() -> None:
