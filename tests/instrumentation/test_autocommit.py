@@ -78,6 +78,7 @@ def test_an_execute_wrapper_sees_the_application_s_statement_only() -> None:
         seen.append(sql.split(maxsplit=1)[0])
         return execute(sql, params, many, context)
 
+    get_connection().ensure_connection()
     with get_connection().execute_wrapper(wrapper):
         tag = Tag.objects.create(name="first")
     assert ["INSERT"] == seen
