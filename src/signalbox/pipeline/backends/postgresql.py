@@ -30,8 +30,8 @@ _LOCK_NOT_AVAILABLE: Final = "55P03"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
 _IDLE, _ACTIVE, _INTRANS, _INERROR = range(4)
-"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode); PQTRANS_INTRANS: a transaction is open;
-PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode);
+PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 
 _MAX_VALUES_ROWS: Final = 5
 """Up to so many rows are written out one by one, more as one JSON document: planning what takes a document apart costs
