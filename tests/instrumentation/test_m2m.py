@@ -561,8 +561,10 @@ def test_additions_cost_one_statement_more_for_each_transaction() -> None:
 
     for additions in (1, 3):
         without, found = bare(lambda: statements(additions)), statements(additions)  # noqa: B023 - it is called here
-        ours = [sql for sql in found if "signalbox" in sql.lower()]
-        assert len(without) == len(found) - len(ours)
+        catalogue = [sql for sql in found if "pg_catalog" in sql]
+        ours = [sql for sql in found if "signalbox" in sql.lower() and sql not in catalogue]
+        assert len(without) == len(found) - len(ours) - len(catalogue)
+        assert (1 if connection.vendor == "postgresql" else 0) == len(catalogue)
         if connection.vendor == "sqlite":  # its driver has no call for several rows, nor one that is all or nothing
             assert additions == len([sql for sql in ours if sql.startswith("INSERT")])
             assert (0 if additions == 1 else 2) == len([sql for sql in ours if not sql.startswith("INSERT")])
