@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from signalbox.instrumentation import signal_arguments
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import RevertError, revert
 from signalbox.serialization.redaction import REDACTED
+from tests.driver_statements import sent
 from tests.events import get_events, get_newest_event
 from tests.shop.models import Club, Coded, Friend, Holder, Holding, Key, Membership, Order, Person, Tag
 
@@ -519,31 +519,6 @@ def test_statements_are_those_of_bare_django(listening: bool) -> None:
         return
     with heard():
         assert bare(lambda: shapes(work)) == shapes(work)
-
-
-@contextmanager
-def sent() -> Iterator[list[str]]:
-    """Every statement that reaches the database's driver, by whoever sent it."""
-    statements: list[str] = []
-    connection.ensure_connection()
-    if connection.vendor == "sqlite":
-        connection.connection.set_trace_callback(statements.append)
-        try:
-            yield statements
-        finally:
-            connection.connection.set_trace_callback(None)
-        return
-    module: Any = import_module("psycopg" if connection.vendor == "postgresql" else "MySQLdb.cursors")
-    owner = module.Cursor if connection.vendor == "postgresql" else module.BaseCursor
-    original = owner.execute
-
-    def execute(self: Any, query: Any, *rest: Any, **options: Any) -> Any:
-        statements.append(str(query))
-        return original(self, query, *rest, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, "execute", execute)
-        yield statements
 
 
 @pytest.mark.django_db(transaction=True)

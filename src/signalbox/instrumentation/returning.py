@@ -363,6 +363,7 @@ def _fetch(compiler: Any, requested: ReturningRequest, cursor: Any) -> int:
             raise
         requested.mark_unknown(NOT_READABLE)
         if is_counting:
+            cursor.close()  # ends the statement
             return int(connection.connection.execute("SELECT changes()").fetchone()[0])
     return int(cursor.rowcount)
 
