@@ -158,7 +158,8 @@ def test_statements_on_views_with_triggers_do_what_they_did(name: str) -> None:
                 ON CONFLICT DO NOTHING; RETURN NULL; END IF;
             UPDATE shop_word_base SET text = NEW.text, meaning = NEW.meaning WHERE text = OLD.text;
             RETURN NULL; END $$""",
-        "CREATE TRIGGER write INSTEAD OF INSERT OR UPDATE OR DELETE ON shop_word FOR EACH ROW EXECUTE FUNCTION write_word()",
+        "CREATE TRIGGER write INSTEAD OF INSERT OR UPDATE OR DELETE ON shop_word "
+        "FOR EACH ROW EXECUTE FUNCTION write_word()",
     )
     for _, args in observe_twice(STATEMENTS[name]):
         assert (None, "not a table") == (args["keys"], args["keys_unknown"])
