@@ -65,8 +65,8 @@ def _neighbours(name: str, database: str) -> None:
             pytest.fail(f"{needed} (SIGNALBOX_REQUIRE_NEIGHBOURS is set)", pytrace=False)
         pytest.skip(needed)
     for service in (*SITES[name].services, *(["postgres"] if database == "postgres" else [])):
-        if reason := services.missing(service):
-            if services.required():
+        if reason := services.get_unavailable_reason(service):
+            if services.are_services_required():
                 pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
             pytest.skip(reason)
 

@@ -19,6 +19,7 @@ from django.db.models.fields import related_descriptors
 from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
+from signalbox.core import interrupts
 from signalbox.instrumentation import bulk, model_metadata, returning
 from signalbox.instrumentation.autocommit import ensure_transaction
 
@@ -174,7 +175,8 @@ def _wrap_add(original: Any) -> Any:
                     keys = operation.get_changed_keys()
                     if keys is None or keys:
                         _record_add(self, operation, keys, connection)
-                except Exception:
+                except Exception as error:
+                    interrupts.raise_if_interrupt(error)
                     logger.exception("A change of %s could not be recorded.", self.through)
             return result
 

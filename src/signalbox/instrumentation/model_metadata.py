@@ -12,7 +12,7 @@ from django.apps import apps
 from django.db.models import Field, Model
 
 from signalbox import conf
-from signalbox.core import object_keys, query_guard
+from signalbox.core import interrupts, object_keys, query_guard
 from signalbox.core.event import UNKNOWN
 from signalbox.core.text import fit_column, sanitize_text
 from signalbox.pipeline import deliveries
@@ -152,7 +152,8 @@ class ModelMetadata:
         if type(value) is str and self.pk_attname is not None:  # of a UUID there are several spellings
             try:
                 value = self.pk_fields[0].to_python(value)
-            except Exception:  # noqa: BLE001 - a field's own code on what it can't read; then the text is the key
+            except Exception as error:  # noqa: BLE001 - a field's own code on what it can't read; then the text is the key
+                interrupts.raise_if_interrupt(error)
                 return self.format_key(value)
         return self.format_key(value)
 
@@ -164,18 +165,15 @@ class ModelMetadata:
         """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
         if not self.has_str:
             return ""
-        blocked = query_guard.block_queries(connection)
         state = instance.__dict__
         attribute_count = len(state)
         try:
-            text = str(instance)
-        except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
+            text = query_guard.call_without_queries(str, instance, connection=connection)
+        except Exception as error:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
+            interrupts.raise_if_interrupt(error)
             return ""
         finally:
-            query_guard.unblock_queries(blocked)
-            if (
-                len(state) > attribute_count
-            ):  # a cached property, which would keep what is true now, or what a refusal made of it
+            if len(state) > attribute_count:  # a cached property, which would keep what is true now
                 for name in list(state)[attribute_count:]:
                     del state[name]
         if self.fields.secret:
@@ -215,7 +213,8 @@ def _build_text_serializer(field: Any) -> Callable[[Any], Any]:
             return value
         try:
             return field.value_to_string(SimpleNamespace(**{field.attname: value}))
-        except Exception:  # noqa: BLE001 - the field's own code, which may want a real object
+        except Exception as error:  # noqa: BLE001 - the field's own code, which may want a real object
+            interrupts.raise_if_interrupt(error)
             return value
 
     return text
@@ -328,7 +327,8 @@ def get_metadata(model: type[Model]) -> ModelMetadata:
     if metadata is None:
         try:
             metadata = ModelMetadata(model, conf.get(), get_redactor())
-        except Exception:  # a field's own code; a model that can't be understood is not recorded
+        except Exception as error:  # a field's own code; a model that can't be understood is not recorded
+            interrupts.raise_if_interrupt(error)
             logger.exception("%s can't be recorded.", model)
             metadata = ModelMetadata.__new__(ModelMetadata)
             metadata.concrete_model, metadata.is_recorded, metadata.mutable_positions, metadata.field_count = (

@@ -359,8 +359,7 @@ def _fetch(compiler: Any, requested: ReturningRequest, cursor: Any) -> int:
             if requested.needs_rows():
                 _add_raw_rows(compiler, requested, rows)
     except Exception as error:
-        if interrupts.is_interrupt(error):
-            raise
+        interrupts.raise_if_interrupt(error)
         requested.mark_unknown(NOT_READABLE)
         if is_counting:
             cursor.close()  # ends the statement
@@ -455,8 +454,7 @@ def take_write_lock(connection: Any, model: type[Model]) -> bool:
         connection.ensure_connection()
         connection.connection.execute(f"UPDATE {table} SET {column} = {column} WHERE 0")  # noqa: S608 - Django's names
     except Exception as error:
-        if interrupts.is_interrupt(error):
-            raise
+        interrupts.raise_if_interrupt(error)
         return False
     return True
 
@@ -531,8 +529,7 @@ def _add_raw_rows(compiler: Any, requested: ReturningRequest, rows: Any) -> None
             converters = compiler.get_converters([field.get_col(table) for field in requested.fields])
             rows = list(compiler.apply_converters(rows, converters)) if converters else rows
         except Exception as error:
-            if interrupts.is_interrupt(error):
-                raise
+            interrupts.raise_if_interrupt(error)
             requested.mark_unknown(NOT_READABLE)
             return
     requested.add_rows(rows)
@@ -614,8 +611,7 @@ def _ask_catalogue(connection: Any, table: str, columns: Sequence[str]) -> str:
         connection.ensure_connection()
         row = _query(connection, _CATALOGUE_SQL + condition, [list(columns), *params])
     except Exception as error:
-        if interrupts.is_interrupt(error):
-            raise
+        interrupts.raise_if_interrupt(error)
         return NOT_READABLE
     if row is None or not row[0]:
         return NO_TABLE

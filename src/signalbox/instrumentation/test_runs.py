@@ -42,6 +42,7 @@ def _is_database_allowed() -> bool:
 
 
 def install() -> None:
+    """Patch Django's test cases, so that each test is a trace."""
     from django.test import SimpleTestCase
 
     if "run" not in SimpleTestCase.__dict__:
@@ -49,6 +50,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
+    """Restore Django's test cases."""
     from django.test import SimpleTestCase
 
     if SimpleTestCase.__dict__.get("run") is _run_test:

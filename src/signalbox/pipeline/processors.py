@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from django.utils.module_loading import import_string
 
 from signalbox import conf
-from signalbox.core import query_guard
+from signalbox.core import interrupts, query_guard
 from signalbox.serialization import encoder
 from signalbox.serialization.redaction import Redactor
 
@@ -45,7 +45,8 @@ def _import_processor(path: str) -> ProcessorFunction | str:
     """Return the callable with this dotted path, or what is wrong with it."""
     try:
         found: Any = import_string(path)
-    except Exception:  # noqa: BLE001 - the project's own module, which may raise anything
+    except Exception as error:  # noqa: BLE001 - the project's own module, which may raise anything
+        interrupts.raise_if_interrupt(error)
         return "can't be imported"
     return found if callable(found) else "is not callable"
 
@@ -58,10 +59,11 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
     is. An exception is logged and the event is written. A database query raises ``QueryForbidden``.
     """
     try:
-        with query_guard.isolated():
-            answer = processor(MappingProxyType({**columns, "data": json.loads(data)}))
-            extra = dict(answer) if isinstance(answer, Mapping) else None
-    except Exception:  # noqa: BLE001 - the project's own code; it must not cost events
+        answer, extra = query_guard.call_isolated(
+            _call, processor, MappingProxyType({**columns, "data": json.loads(data)})
+        )
+    except Exception as error:  # noqa: BLE001 - the project's own code; it must not cost events
+        interrupts.raise_if_interrupt(error)
         name = getattr(processor, "__qualname__", type(processor).__qualname__)
         _log_once(name, "raised an exception. The event is written", exc_info=True)
         return data
@@ -73,6 +75,11 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
         )
         return data[:-1] + ("," if data != "{}" else "") + f'"extra":{text}}}'
     return data
+
+
+def _call(processor: ProcessorFunction, event: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+    answer = processor(event)
+    return answer, dict(answer) if isinstance(answer, Mapping) else None
 
 
 def _log_once(name: str, message: str, *, exc_info: bool = False) -> None:
