@@ -358,7 +358,7 @@ def _fetch(compiler: Any, requested: ReturningRequest, cursor: Any) -> int:
                 break
             if requested.needs_rows():
                 _add_raw_rows(compiler, requested, rows)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever fails here, the statement is executed
         interrupts.raise_if_interrupt(error)
         requested.mark_unknown(NOT_READABLE)
         if is_counting:
@@ -453,7 +453,7 @@ def take_write_lock(connection: Any, model: type[Model]) -> bool:
     try:
         connection.ensure_connection()
         connection.connection.execute(f"UPDATE {table} SET {column} = {column} WHERE 0")  # noqa: S608 - Django's names
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever fails here, the statement is executed
         interrupts.raise_if_interrupt(error)
         return False
     return True
@@ -528,7 +528,7 @@ def _add_raw_rows(compiler: Any, requested: ReturningRequest, rows: Any) -> None
         try:
             converters = compiler.get_converters([field.get_col(table) for field in requested.fields])
             rows = list(compiler.apply_converters(rows, converters)) if converters else rows
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails here, the statement is executed
             interrupts.raise_if_interrupt(error)
             requested.mark_unknown(NOT_READABLE)
             return
@@ -566,14 +566,16 @@ _answers: weakref.WeakKeyDictionary[
 ] = weakref.WeakKeyDictionary()
 
 _CATALOGUE_SQL: Final = (
-    "SELECT c.relkind IN ('r', 'p'), "
-    "c.relhasrules AND EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid), "
-    "pg_catalog.row_security_active(c.oid), "
-    "(SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid AND attname = ANY(%s) "
-    "AND pg_catalog.has_column_privilege(c.oid, attnum, 'SELECT')) "
-    "FROM pg_catalog.pg_class c WHERE "
+    "SELECT c.oid, c.relkind IN ('r', 'p'), c.relhasrules, pg_catalog.row_security_active(c.oid), "
+    "pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c WHERE "
 )
-"""Whether statements on a relation may return columns: tables only, without rules and row security."""
+"""Whether statements on a relation may return columns: only of tables without rules and row security."""
+_RULES_SQL: Final = "SELECT count(*) FROM pg_catalog.pg_rewrite WHERE ev_class = %s"
+"""A table that has lost its rules is marked as one with rules until it is vacuumed."""
+_PRIVILEGES_SQL: Final = (
+    "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attname = ANY(%s) "
+    "AND pg_catalog.has_column_privilege(attrelid, attnum, 'SELECT')"
+)
 
 
 def get_returning_obstacle(
@@ -609,15 +611,24 @@ def _ask_catalogue(connection: Any, table: str, columns: Sequence[str]) -> str:
         params = [names[-1], names[0]]
     try:
         connection.ensure_connection()
-        row = _query(connection, _CATALOGUE_SQL + condition, [list(columns), *params])
-    except Exception as error:
+        return _find_obstacle(connection, _query(connection, _CATALOGUE_SQL + condition, params), columns)
+    except Exception as error:  # noqa: BLE001 - whatever fails here, the statement is executed
         interrupts.raise_if_interrupt(error)
         return NOT_READABLE
-    if row is None or not row[0]:
+
+
+def _find_obstacle(connection: Any, row: Any, columns: Sequence[str]) -> str:
+    if row is None:
         return NO_TABLE
-    for found, reason in ((row[1], RULES), (row[2], ROW_SECURITY), (row[3] != len(columns), COLUMN_PRIVILEGES)):
-        if found:
-            return reason
+    oid, is_table, has_rules, has_row_security, is_readable = row
+    if not is_table:
+        return NO_TABLE
+    if has_rules and _query(connection, _RULES_SQL, [oid])[0]:
+        return RULES
+    if has_row_security:
+        return ROW_SECURITY
+    if not is_readable and _query(connection, _PRIVILEGES_SQL, [oid, list(columns)])[0] < len(columns):
+        return COLUMN_PRIVILEGES
     return ""
 
 
