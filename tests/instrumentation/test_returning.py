@@ -415,6 +415,35 @@ def test_the_database_is_sent_one_statement_and_the_events() -> None:
     assert (1 if connection.vendor == "postgresql" else 0) == len([sql for sql in found if "pg_catalog" in sql])
 
 
+# ------------------------------------------------------------------ without a transaction of Django
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("begins", [False, True], ids=["autocommit", "raw BEGIN"])
+@pytest.mark.parametrize("mode", ["keys", "rows", "count"])
+def test_without_a_transaction_statements_do_what_they_did(mode: str, begins: bool) -> None:
+    # Django begins a transaction for the others, which fails in one that it does not know of.
+    names = [name for name in STATEMENTS if not begins or "update" in name or name == "raw delete"]
+
+    def work() -> list[Any]:
+        words()
+        if begins:
+            execute("BEGIN")
+        results = [STATEMENTS[name]() for name in names]
+        if begins:
+            execute("COMMIT")
+        results.append(sorted(Word.objects.values_list("text", "meaning")))
+        Word.objects.all()._raw_delete("default")
+        return results
+
+    with override_settings(SIGNALBOX={"BULK": mode, "AUTOCOMMIT": "after"}):
+        without = bare(work)
+        assert [] == get_events(Word, *OPERATIONS)
+        assert without == work()
+    recorded = {event.signal for event in get_events(Word, *OPERATIONS)}
+    assert set(OPERATIONS) == recorded
+
+
 # ------------------------------------------------------------------ what can't be read
 
 

@@ -639,12 +639,12 @@ _IDLE, _INTRANS = 0, 2
 def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
     """Return the first row of a query on PostgreSQL, which has no effect on an open transaction if it fails.
 
-    Raises the driver's errors.
+    Raises the driver's errors, and ``DatabaseError`` if a query can't be sent now.
     """
     raw, is_psycopg3 = connection.connection, hasattr(connection.Database, "ClientCursor")
     status = int(raw.info.transaction_status)
     if status not in (_IDLE, _INTRANS) or (is_psycopg3 and raw.pgconn.pipeline_status):
-        return None
+        raise DatabaseError("The transaction has failed, or a pipeline is open.")
     with closing(backends.create_postgresql_cursor(connection)) as cursor:
         if status == _IDLE and raw.autocommit:
             cursor.execute(sql, params)
