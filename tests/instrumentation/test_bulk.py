@@ -459,6 +459,16 @@ def test_an_update_batch_is_told() -> None:
     assert "z" == order.note
 
 
+def test_of_an_update_batch_those_rows_are_counted_that_were_there() -> None:
+    order, other = Order.objects.create(number="A-1"), Order.objects.create(number="A-2")
+    values: dict[str, Any] = {"note": "z"}
+    models.sql.UpdateQuery(Order).update_batch([order.pk, other.pk, other.pk + 1000], values, "default")
+    args = get_args(Order, "update")
+    assert (2, None, "concurrent change") == (args["count"], args["keys"], args["keys_unknown"])
+    models.sql.UpdateQuery(Order).update_batch([other.pk + 1000], values, "default")
+    assert 1 == len(told(Order))
+
+
 def test_one_object_that_nothing_points_at_is_a_delete_and_no_bulk_operation() -> None:
     order = Order.objects.create(number="A-1")
     line = OrderLine.objects.create(order=order, sku="a")

@@ -580,14 +580,21 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
         old_values = None
         if _record_rows and not _get_new_pk_values(metadata, values):
             old_values = _read_before_batch(metadata, connection, pk_list, names)
-        result = _original_update_batch(self, pk_list, values, using)
+        with returning.request_returning(
+            "update", metadata.concrete_model, metadata.pk_fields, count_only=True
+        ) as requested:
+            result = _original_update_batch(self, pk_list, values, using)
+        if not requested.row_count and requested.is_counted:
+            return result
         if old_values is not None:
             _record_changed_rows(metadata, connection, names, old_values, _encode_update(metadata, values))
             return result
         with _log_errors("update", metadata):
-            _record_operation(
-                "update", metadata, connection, len(pk_list), list(pk_list), _encode_update(metadata, values)
-            )
+            keys: list[Any] | None = list(dict.fromkeys(pk_list))
+            extra_args = _encode_update(metadata, values)
+            if requested.row_count != len(pk_list):
+                keys, extra_args["keys_unknown"] = None, returning.CONCURRENT_CHANGE
+            _record_operation("update", metadata, connection, requested.row_count, keys, extra_args)
     return result
 
 

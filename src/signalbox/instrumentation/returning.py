@@ -58,6 +58,7 @@ class ReturningRequest:
 
     __slots__ = (
         "before_update",
+        "count_only",
         "fields",
         "include_plain_inserts",
         "is_counted",
@@ -77,11 +78,14 @@ class ReturningRequest:
         *,
         include_plain_inserts: bool,
         before_update: bool,
+        count_only: bool,
         max_rows: int | None,
     ) -> None:
         self.kind = kind
         self.before_update = before_update
         """Whether the values before an update are wanted, as it changes them."""
+        self.count_only = count_only
+        """Whether only the number of rows is wanted, also of statements for which Django does not ask for it."""
         self.include_plain_inserts = include_plain_inserts
         """Whether inserts that ignore no conflict are wanted as well: they insert all their rows."""
         self.model = model
@@ -152,6 +156,7 @@ def request_returning(
     *,
     include_plain_inserts: bool = False,
     before_update: bool = False,
+    count_only: bool = False,
     max_rows: int | None = None,
 ) -> AbstractContextManager[ReturningRequest]:
     """Return a block whose statements of ``kind`` on ``model`` return ``fields``, which are columns of its own table.
@@ -162,6 +167,7 @@ def request_returning(
         fields: The fields.
         include_plain_inserts: Whether inserts that ignore no conflicts are wanted as well.
         before_update: Whether the values before an update are wanted.
+        count_only: Whether only the number of rows is wanted.
         max_rows: How many rows are kept at most; all if ``None``.
     """
     return _ReturningContext(
@@ -171,6 +177,7 @@ def request_returning(
             fields,
             include_plain_inserts=include_plain_inserts,
             before_update=before_update,
+            count_only=count_only,
             max_rows=max_rows,
         )
     )
@@ -223,7 +230,7 @@ def _delete(self: Any, result_type: Any = MULTI, *args: Any, **kwargs: Any) -> A
 
 def _get_matching_request(compiler: Any, kind: StatementKind, result_type: Any) -> ReturningRequest | None:
     requested = _current_request.get()
-    if requested is None or requested.kind != kind or result_type != ROW_COUNT:
+    if requested is None or requested.kind != kind or (result_type != ROW_COUNT and not requested.count_only):
         return None
     return requested if compiler.query.model._meta.concrete_model is requested.model else None
 
@@ -234,6 +241,10 @@ def _execute(compiler: Any, requested: ReturningRequest, execute: Callable[[Any]
     The number is what the database returns without RETURNING as well; ``None`` for a statement that matches nothing.
     """
     connection, query = compiler.connection, compiler.query
+    if requested.count_only:
+        row_count = execute(ROW_COUNT)
+        requested.count_rows(row_count or 0)
+        return row_count
     named = _get_named_keys(requested, query)
     if named is not None and len(named) <= 1:
         return _execute_and_compare(requested, execute, lambda: named, CONCURRENT_CHANGE)
@@ -241,10 +252,14 @@ def _execute(compiler: Any, requested: ReturningRequest, execute: Callable[[Any]
         return _execute_and_compare(requested, execute, lambda: named, COUNT_ONLY)
     if _selects_keys_itself(compiler, requested):
         return _execute_and_compare(requested, execute, lambda: _get_named_keys(requested, query), CONCURRENT_CHANGE)
+    can_return = _supports_returning(compiler, requested.kind)
+    can_select = connection.vendor == "mysql" or (can_return and requested.before_update)
     reason = get_returning_obstacle(connection, requested.model, requested.fields)
+    if not can_return and not can_select:
+        reason = NOT_SUPPORTED
     if reason:
         return _execute_and_compare(requested, execute, lambda: named, reason)
-    if requested.before_update or not _supports_returning(compiler, requested.kind):
+    if can_select and (requested.before_update or not can_return):
         return _select_and_execute(compiler, requested, execute)
     return _execute_returning(compiler, requested, execute)
 
