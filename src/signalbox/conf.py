@@ -28,7 +28,7 @@ DEFAULT_IGNORE: Final = (
 )
 """Senders that are ignored by default: app labels, or models as ``app.Model``."""
 
-BulkMode: TypeAlias = Literal["keys", "rows", "off"]
+BulkMode: TypeAlias = Literal["keys", "rows", "count", "off"]
 ErrorPolicy: TypeAlias = Literal["log", "raise"]
 AutocommitMode: TypeAlias = Literal["atomic", "after"]
 Dispatcher: TypeAlias = Literal["worker", "celery", "tasks", "immediate"]
@@ -121,7 +121,8 @@ class Config:
     REDACT: tuple[str, ...] = field(default=(), metadata=_STRINGS)
     """More names of fields, arguments and keys whose values are not stored."""
     BULK: BulkMode = field(default="keys", metadata=_choice(BulkMode))
-    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"off"`` none."""
+    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"count"`` one event
+    with the number of rows, whose statement is not changed, ``"off"`` none."""
     AUTOCOMMIT: AutocommitMode = field(default="atomic", metadata=_choice(AutocommitMode))
     """How a write in autocommit is recorded: ``"atomic"`` runs it in a transaction with its event, ``"after"`` writes
     the event after the statement, and a crash may lose the events of the last moments."""
