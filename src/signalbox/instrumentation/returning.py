@@ -28,6 +28,7 @@ from django.db.models.sql.where import AND
 from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.pipeline import backends, unit_of_work
+from signalbox.pipeline.backends.base import without_query_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -433,7 +434,7 @@ def read(connection: BaseDatabaseWrapper, select: Callable[[], Any]) -> Any:
     if connection.needs_rollback:
         return None
     try:
-        with unit_of_work.without_query_logging(connection):
+        with without_query_logging(connection):
             if connection.vendor == "postgresql" and backends.in_transaction(connection):
                 with transaction.atomic(using=connection.alias):
                     return select()
