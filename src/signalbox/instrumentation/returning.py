@@ -19,9 +19,10 @@ from django.db import connections
 from django.db.models import AutoField, IntegerField, QuerySet
 from django.db.models.constants import OnConflict
 from django.db.models.sql import InsertQuery, Query
-from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
+from django.db.models.sql.compiler import SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import MULTI, ROW_COUNT
 
+from signalbox.instrumentation import patching
 from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
@@ -131,35 +132,36 @@ def supports_returning(kind: StatementKind, connection: BaseDatabaseWrapper) -> 
 
 # ------------------------------------------------------------------ the statements
 
-_original_update: Any = SQLUpdateCompiler.execute_sql
-_original_execute: Any = SQLCompiler.execute_sql
-_original_insert: Any = QuerySet._insert  # type: ignore[attr-defined]
+_original_update: Any
+_original_execute: Any
+_original_insert: Any
+"""What the methods were when recording was installed."""
 
 
 def install() -> None:
     """Let statements return rows while somebody asks."""
-    SQLUpdateCompiler.execute_sql = _update  # type: ignore[method-assign]
-    SQLDeleteCompiler.execute_sql = _delete  # type: ignore[method-assign]
-    QuerySet._insert = _insert  # type: ignore[attr-defined]
+    global _original_update, _original_execute, _original_insert
+    _original_update = patching.install(SQLUpdateCompiler, "execute_sql", _update)
+    _original_execute = patching.install(SQLDeleteCompiler, "execute_sql", _delete)
+    _original_insert = patching.install(QuerySet, "_insert", _insert)
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
-    SQLUpdateCompiler.execute_sql = _original_update  # type: ignore[method-assign]
-    if "execute_sql" in SQLDeleteCompiler.__dict__:
-        del SQLDeleteCompiler.execute_sql
-    QuerySet._insert = _original_insert  # type: ignore[attr-defined]
+    patching.uninstall(SQLUpdateCompiler, "execute_sql")
+    patching.uninstall(SQLDeleteCompiler, "execute_sql")
+    patching.uninstall(QuerySet, "_insert")
 
 
-def _update(self: Any, result_type: Any) -> Any:
+def _update(self: Any, result_type: Any, *args: Any, **kwargs: Any) -> Any:
     requested = _get_matching_request(self, "update", result_type)
     if requested is None:
-        return _original_update(self, result_type)
+        return _original_update(self, result_type, *args, **kwargs)
     # Django updates a parent's table by a statement of its own, having selected the keys itself.
     needs_old_values = requested.before_update and not _should_list_first(self, requested)
     if self.query.related_updates or needs_old_values or not supports_returning("update", self.connection):
         rows = _select_rows(self, requested)
-        row_count = _original_update(self, result_type)
+        row_count = _original_update(self, result_type, *args, **kwargs)
         requested.add_rows(rows)
         return row_count
     return (
