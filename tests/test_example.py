@@ -94,7 +94,8 @@ from blog.own_signals import post_published
 from signalbox.core.catalog import BUILTIN_SIGNALS, import_signal
 from signalbox.core.receivers import get_connected_receivers, get_name
 
-signals = {info.name: import_signal(info) for info in BUILTIN_SIGNALS.values() if info.path} | {"post_published": post_published}
+signals = {info.name: import_signal(info) for info in BUILTIN_SIGNALS.values() if info.path}
+signals["post_published"] = post_published
 connected = [(name, one.receiver) for name, value in signals.items() for one in get_connected_receivers(value)]
 pairs = [(name, get_name(receiver)) for name, receiver in connected]
 print(json.dumps([(name, receiver) for name, receiver in pairs if receiver.startswith("blog.")]))
@@ -246,6 +247,7 @@ def test_the_demo_says_that_its_port_is_taken(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_the_table_names_the_signals_of_which_nothing_was_recorded(tmp_path: Path) -> None:
     migrated = site_runs("manage.py", "migrate", place=tmp_path)
     assert 0 == migrated.returncode, migrated.stderr
@@ -276,6 +278,7 @@ def test_each_receiver_of_the_site_is_connected_once_and_none_is_shadowed(debug:
     assert every - {"template_rendered"} | {"post_published"} == {name for name, _ in pairs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debug", ["0", "1"])
 def test_every_receiver_of_the_site_runs(debug: str, tmp_path: Path) -> None:
     run = site_runs("-c", EVERYTHING, place=tmp_path, BUILTINSIGNALS_DEBUG=debug)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
-from django.core.checks import Warning as Caution
+from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
 
 from signalbox import conf
@@ -57,7 +57,7 @@ def check_environment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessa
     message = conf.get_environment_error()
     if message is None:
         return []
-    return [Caution(message, hint="Set it to 1 to switch recording off, or to 0.", id="signalbox.W006")]
+    return [CheckWarning(message, hint="Set it to 1 to switch recording off, or to 0.", id="signalbox.W006")]
 
 
 def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -66,7 +66,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     groups = {entry.group for entry in catalog.BUILTIN_SIGNALS.values()} | {"custom"}
     known = catalog.BUILTIN_SIGNALS.keys() | groups | set(naming.get_tracked_signals().values())
     found: list[CheckMessage] = [
-        Caution(
+        CheckWarning(
             f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.',
             hint=_suggest_signal(name, known | naming.get_sibling_signals(name)),
             obj='SIGNALBOX["RECORD"]',
@@ -78,7 +78,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     labels = {config.label for config in apps.get_app_configs()} | set(conf.DEFAULT_IGNORE)
     models = {model._meta.label.lower() for model in apps.get_models(include_auto_created=True)}
     found += [
-        Caution(
+        CheckWarning(
             f'SIGNALBOX["{key}"] names {name!r}, which is no installed app or model.',
             hint="Name an app by its label, a model as app.Model.",
             obj=f'SIGNALBOX["{key}"]',
@@ -89,7 +89,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         if name not in labels and name.lower() not in models
     ]
     found += [
-        Caution(
+        CheckWarning(
             f'SIGNALBOX["MODELS"] names {field!r}, which is no field of {label} that is recorded.',
             hint=_suggest_match(field, known_fields) or f"It has {', '.join(sorted(known_fields))}.",
             obj='SIGNALBOX["MODELS"]',
@@ -145,7 +145,7 @@ def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[Che
     if names[:1] != ["signalbox"]:
         before = names[: names.index("signalbox")]
         found.append(
-            Caution(
+            CheckWarning(
                 f"What {', '.join(before)} may send before recording begins is not recorded.",
                 hint='Put "signalbox" first in INSTALLED_APPS.',
                 id="signalbox.W001",
@@ -155,7 +155,7 @@ def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[Che
     ours = "signalbox.middleware.TraceMiddleware"
     if ours not in middleware:
         found.append(
-            Caution(
+            CheckWarning(
                 "Requests are recorded without their view, status and user.",
                 hint=f'Put "{ours}" first in MIDDLEWARE.',
                 id="signalbox.W002",
@@ -163,7 +163,7 @@ def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[Che
         )
     elif middleware[0] != ours:
         found.append(
-            Caution(
+            CheckWarning(
                 f"What {middleware[0]} does to a response is not seen.",
                 hint=f'Put "{ours}" first in MIDDLEWARE.',
                 id="signalbox.W003",

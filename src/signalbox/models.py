@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 before_read_hooks: list[Callable[[], None]] = []
-"""Called before events are read, so that a transaction sees its own; recording puts its buffers' flush here."""
+"""Called before events are read. Recording adds a flush, so that a transaction reads its own events."""
 
 
 def to_datetime(microseconds: int) -> dt.datetime:

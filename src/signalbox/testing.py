@@ -132,16 +132,16 @@ class RecordedEvents(Sequence[RecordedEvent]):
         )
         return RecordedEvents(
             [
-                draft
-                for draft in self._events
-                if (names is None or draft.signal in names) and (label is _ANY or draft.sender == label)
+                event
+                for event in self._events
+                if (names is None or event.signal in names) and (label is _ANY or event.sender == label)
             ]
         )
 
     @property
     def signals(self) -> list[str]:
         """Name of the signal of each event."""
-        return [draft.signal for draft in self._events]
+        return [event.signal for event in self._events]
 
     def __repr__(self) -> str:
         return f"RecordedEvents({list(self)!r})"
@@ -166,17 +166,17 @@ def capture_events() -> Iterator[RecordedEvents]:
         raise RuntimeError(
             "Nothing is recorded: signalbox.stop_recording() was called. Call signalbox.start_recording() first."
         )
-    drafts: list[PendingEvent] = []
+    events: list[PendingEvent] = []
     original: Any = PendingEvent.__init__
 
     def collecting_init(self: PendingEvent, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        drafts.append(self)
+        events.append(self)
 
     # Every event is created by this method. Outside of the block it is not patched, so recording pays nothing.
     PendingEvent.__init__ = collecting_init  # type: ignore[method-assign]
     try:
-        yield RecordedEvents(drafts)
+        yield RecordedEvents(events)
     finally:
         PendingEvent.__init__ = original  # type: ignore[method-assign]
 

@@ -23,6 +23,7 @@ def test_a_project_has_exactly_the_findings_that_its_comments_say(project: str, 
     assert read_expected_findings(PROJECTS_DIR / project) == summarize_findings(findings)
 
 
+@pytest.mark.slow
 @debug_on_and_off
 def test_recorded_events_show_which_receivers_raise_and_which_are_slow(debug: bool) -> None:
     findings = examine_project(PROJECTS_DIR / "recorded", debug=debug, use_recorded_events=True, before="work")

@@ -1,278 +1,392 @@
-"""The transactions that recording opens: how they find their connection, and how they begin."""
+"""Writes in autocommit: the transactions that recording opens, joins or leaves out."""
 
 from __future__ import annotations
 
-import asyncio
+import signal
 import threading
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import django
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
-from django.db import IntegrityError, connections, transaction
-from django.utils.connection import ConnectionDoesNotExist
+from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.db.models.signals import post_save
+from django.test.utils import CaptureQueriesContext, override_settings
 
+import signalbox
 from signalbox.instrumentation import autocommit
-from signalbox.models import Event
+from signalbox.models import Delivery, Event
+from signalbox.pipeline import deliveries, exporter
 from tests.connecting import get_connection
-from tests.shop.models import Tag, Uniq
+from tests.shop.models import Order, Tag, Uniq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-def found() -> tuple[Any, Any]:
-    return autocommit.get_connection("default"), connections["default"]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
 
 
-def in_thread() -> tuple[Any, Any]:
-    pair: list[Any] = []
-
-    def look() -> None:
-        pair.extend(found())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    return pair[0], pair[1]
+def saves(**conditions: Any) -> list[str]:
+    """Return the names that events of saved tags hold."""
+    events = Event.objects.filter(signal="post_save", sender="shop.Tag", **conditions).order_by("id")
+    return [event.data["row"]["name"] for event in events]
 
 
-async def in_loop() -> tuple[Any, Any]:
-    return found()
+def is_idle(connection: Any) -> bool:
+    is_closed = connection.connection is None
+    return not connection.in_atomic_block and not connection.execute_wrappers and (is_closed or connection.autocommit)
 
 
-async def beside_loop() -> tuple[Any, Any]:
-    return await sync_to_async(found)()
+def begin() -> None:
+    with get_connection().cursor() as cursor:
+        cursor.execute("BEGIN")
 
 
-def test_the_connection_is_the_one_that_django_finds_wherever_it_is_asked() -> None:
-    pairs = {
-        "here": found(),
-        "in a thread": in_thread(),
-        "in an event loop": asyncio.run(in_loop()),
-        "beside an event loop": async_to_sync(beside_loop)(),
-    }
-    assert dict.fromkeys(pairs, True) == {name: mine is its for name, (mine, its) in pairs.items()}
-    assert pairs["here"][0] is not pairs["in a thread"][0]
-    assert autocommit._connection_storage is not None, (
-        "it is found the short way, unless asgiref keeps it elsewhere by now"
-    )
-
-
-def test_another_connection_that_is_put_in_its_place_is_found() -> None:
-    before = connections["default"]
-    other = before.copy()
-    connections["default"] = other
-    try:
-        assert other is autocommit.get_connection("default")
-    finally:
-        connections["default"] = before
-    assert before is autocommit.get_connection("default")
-
-
-def test_a_database_that_there_is_not_is_djangos_error() -> None:
-    with pytest.raises(ConnectionDoesNotExist):
-        autocommit.get_connection("nowhere")
-
-
-# ------------------------------------------------------------------ PostgreSQL: BEGIN with the first statement
+def end(statement: str) -> None:
+    with get_connection().cursor() as cursor:
+        cursor.execute(statement)
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is given to the driver."""
-    import psycopg
-
-    texts: list[str] = []
-    original = psycopg.ClientCursor.execute
-
-    def execute(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-        texts.append(str(query))
-        return original(self, query, *args, **kwargs)
-
-    monkeypatch.setattr(psycopg.ClientCursor, "execute", execute)
-    return texts
-
-
-@pytest.fixture
-def loose() -> Iterator[Any]:
+def separate() -> Iterator[Any]:
     """A connection of its own to the database under test."""
-    made = get_connection().copy("loose")
-    connections["loose"] = made
+    made = get_connection().copy("separate")
+    connections["separate"] = made
     try:
         yield made
     finally:
         made.close()
         made.close_pool()
-        del connections["loose"]
+        del connections["separate"]
 
 
-def idle(connection: Any) -> bool:
-    return bool(
-        connection.autocommit
-        and not connection.in_atomic_block
-        and not connection.execute_wrappers
-        and connection.connection.info.transaction_status == 0
-    )
+# ------------------------------------------------------------------ AUTOCOMMIT = "atomic"
 
 
-@pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_a_save_in_autocommit_takes_two_messages_and_no_more(sent: list[str]) -> None:
-    tag = Tag.objects.create(name="first")
-    sent.clear()
-    tag.save()
-    first, second = sent
-    assert first.startswith("BEGIN; UPDATE ")
-    assert second.endswith("; COMMIT")
-    assert idle(get_connection())
-    assert 2 == Event.objects.filter(signal="post_save", outcome="committed").count()
+def test_the_query_log_holds_the_application_s_statement_only() -> None:
+    with CaptureQueriesContext(get_connection()) as queries:
+        Tag.objects.create(name="first")
+    assert ["INSERT"] == [query["sql"].split()[0] for query in queries]
+    assert is_idle(get_connection())
 
 
-@pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_an_applications_wrapper_sees_its_own_statement() -> None:
+def test_an_execute_wrapper_sees_the_application_s_statement_only() -> None:
     seen: list[str] = []
 
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        seen.append(sql)
+        seen.append(sql.split(maxsplit=1)[0])
         return execute(sql, params, many, context)
 
     with get_connection().execute_wrapper(wrapper):
         tag = Tag.objects.create(name="first")
-    assert 1 == len(seen)
-    assert seen[0].startswith("INSERT ")
-    assert tag.pk, "what is returned is the answer to the application's statement"
-
-
-@pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_a_transaction_begins_once_where_an_applications_wrapper_asks_something_itself(sent: list[str]) -> None:
-    asked: list[Any] = []
-
-    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if not asked:
-            asked.append(None)
-            with get_connection().cursor() as cursor:
-                cursor.execute("SELECT 17")
-                asked.append(cursor.fetchone())
-        return execute(sql, params, many, context)
-
-    with get_connection().execute_wrapper(wrapper):
-        tag = Tag.objects.create(name="first")
-    assert [None, (17,)] == asked
-    assert ["BEGIN; SELECT 17"] == [text for text in sent if "BEGIN" in text]
+    assert ["INSERT"] == seen
     assert tag.pk
-    assert idle(get_connection())
 
 
-@pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_a_statement_that_is_refused_leaves_nothing_open() -> None:
+def test_what_a_hook_of_on_commit_sends_is_logged() -> None:
+    def hook() -> None:
+        assert is_idle(get_connection())
+        Tag.objects.count()
+
+    original = Tag._meta.get_field("name").pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        transaction.on_commit(hook)
+        return original(instance, add)
+
+    with pytest.MonkeyPatch.context() as patch, CaptureQueriesContext(get_connection()) as queries:
+        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+        Tag.objects.create(name="first")
+    assert ["INSERT", "SELECT"] == [query["sql"].split()[0] for query in queries]
+
+
+def test_a_statement_that_the_database_refuses_leaves_nothing_open_and_keeps_its_error() -> None:
     Uniq.objects.create(k="taken")
     with pytest.raises(IntegrityError):
         Uniq.objects.create(k="taken")
-    assert idle(get_connection())
+    assert is_idle(get_connection())
     Uniq.objects.create(k="free")
     assert 2 == Uniq.objects.count() == Event.objects.filter(signal="post_save", outcome="committed").count()
 
 
-@pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_a_block_in_which_nothing_is_sent_begins_nothing(sent: list[str]) -> None:
-    Tag.objects.create(name="before")
-    sent.clear()
-    assert 0 == Tag.objects.filter(pk__in=[]).update(name="nobody")
-    assert [] == sent
-    with autocommit.ImplicitTransaction(get_connection()):
-        pass
-    assert [] == sent
-    assert idle(get_connection())
+def test_code_within_the_write_finds_an_open_block() -> None:
+    found: list[Any] = []
+    original = Tag._meta.get_field("name").pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        found.append(get_connection().in_atomic_block)
+        return original(instance, add)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+        Tag.objects.create(name="first")
+    assert [True] == found
 
 
 @pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("first", ["many", "composed", "named", "savepoint"])
-def test_a_first_statement_that_begins_nothing_itself_comes_after_a_begin(first: str) -> None:
-    from psycopg import sql
-
-    insert = "INSERT INTO shop_uniq (k) VALUES (%s)"
-
-    def work() -> None:
-        if first == "named":
-            with get_connection().chunked_cursor() as chunked:
-                chunked.execute("SELECT 1")
-                assert (1,) == chunked.fetchone()
-        with transaction.atomic() if first == "savepoint" else nullcontext(), get_connection().cursor() as cursor:
-            if first == "many":
-                cursor.executemany(insert, [("a",), ("b",)])
-            elif first == "composed":
-                cursor.execute(sql.SQL("INSERT INTO shop_uniq (k) VALUES ({})").format(sql.Literal("a")))
-            else:
-                cursor.execute(insert, ["a"])
-
-    def fail() -> None:
-        with autocommit.ImplicitTransaction(get_connection()):
-            work()
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert idle(get_connection())
-    assert not Uniq.objects.exists(), "it was in a transaction"
-    with autocommit.ImplicitTransaction(get_connection()):
-        work()
-    assert idle(get_connection())
-    assert Uniq.objects.exists()
-
-
-@pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_a_connection_whose_transactions_begin_in_another_way_begins_them_so(loose: Any) -> None:
+def test_the_connection_s_isolation_level_is_kept(separate: Any) -> None:
     import psycopg
 
-    loose.ensure_connection()
-    loose.connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
-    with autocommit.ImplicitTransaction(loose), loose.cursor() as cursor:
+    separate.ensure_connection()
+    separate.connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    with autocommit.ImplicitTransaction(separate), separate.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
         assert ("serializable",) == cursor.fetchone()
-    assert idle(loose)
+    assert is_idle(separate)
+
+
+def test_writers_that_read_first_wait_for_each_other() -> None:
+    """SQLite: a transaction that reads before it writes fails at once if another one wrote in between."""
+    errors: list[Exception] = []
+    original = Tag._meta.get_field("name").pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        Tag.objects.count()
+        return original(instance, add)
+
+    def work(name: str) -> None:
+        try:
+            for _ in range(20):
+                Tag.objects.create(name=name)
+        except DatabaseError as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+        threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [] == errors
+    assert 40 == Tag.objects.count() == len(saves(outcome="committed"))
+
+
+# ------------------------------------------------------------------ transactions that Django does not know of
+
+
+def test_a_save_within_a_raw_begin_is_undone_by_its_rollback() -> None:
+    begin()
+    Tag.objects.create(name="undone")
+    end("ROLLBACK")
+    assert not Tag.objects.exists()
+    exporter.flush()
+    assert [] == saves()
+    assert is_idle(get_connection())
+
+
+def test_a_save_within_a_raw_begin_is_recorded_with_its_commit() -> None:
+    begin()
+    Tag.objects.create(name="kept")
+    end("COMMIT")
+    assert ["kept"] == list(Tag.objects.values_list("name", flat=True))
+    assert ["kept"] == saves(outcome="committed")
+
+
+def test_bulk_operations_join_a_raw_begin() -> None:
+    Tag.objects.create(name="before")
+    begin()
+    Tag.objects.update(name="changed")
+    Tag.objects.bulk_create([Tag(name="another")]) if django.VERSION >= (6, 0) else None  # before, Django begins itself
+    end("ROLLBACK")
+    assert ["before"] == list(Tag.objects.values_list("name", flat=True))
+    exporter.flush()
+    assert not Event.objects.filter(signal__in=["update", "bulk_create"]).exists()
+
+
+def test_after_a_foreign_transaction_old_values_are_unknown_until_the_next_read() -> None:
+    tag = Tag.objects.create(name="first")
+    begin()
+    tag.name = "second"
+    tag.save()
+    end("ROLLBACK")
+    tag.name = "third"
+    tag.save()
+    event = Event.objects.filter(signal="post_save").latest("id")
+    assert "third" == event.data["changes"]["name"][-1]
+    assert "second" not in event.data["changes"]["name"], "it was rolled back, or was it?"
+    tag.refresh_from_db()
+    tag.name = "fourth"
+    tag.save()
+    assert ["third", "fourth"] == Event.objects.filter(signal="post_save").latest("id").data["changes"]["name"]
+
+
+def test_a_receiver_s_result_follows_an_event_of_a_foreign_transaction() -> None:
+    def receiver(**kwargs: Any) -> None:
+        """Only to be recorded."""
+
+    post_save.connect(receiver, sender=Tag)
+    try:
+        begin()
+        Tag.objects.create(name="kept")
+        end("COMMIT")
+    finally:
+        post_save.disconnect(receiver, sender=Tag)
+    exporter.flush()
+    [event] = Event.objects.filter(signal="post_save")
+    assert 1 == len(event.data["receivers"])
+
+
+def test_a_delivery_is_made_within_a_foreign_transaction(durable_tags: None) -> None:
+    begin()
+    Tag.objects.create(name="kept")
+    end("COMMIT")
+    begin()
+    Tag.objects.create(name="undone")
+    end("ROLLBACK")
+    assert 1 == Delivery.objects.count()
 
 
 @pytest.mark.postgres
-@pytest.mark.django_db(transaction=True)
-def test_parameters_that_the_server_binds_go_without_a_begin_in_their_message(loose: Any) -> None:
-    loose.settings_dict = {**loose.settings_dict, "OPTIONS": {"server_side_binding": True}}
-    loose.features.__dict__.pop("uses_server_side_binding", None)
+def test_a_save_within_a_transaction_of_psycopg_is_undone_with_it() -> None:
+    get_connection().ensure_connection()
 
     def fail() -> None:
-        with autocommit.ImplicitTransaction(loose), loose.cursor() as cursor:
-            cursor.execute("INSERT INTO shop_uniq (k) VALUES (%s) RETURNING k", ["a"])
-            assert ("a",) == cursor.fetchone()
-            raise KeyError
+        raw: Any = get_connection().connection
+        with raw.transaction():
+            Tag.objects.create(name="undone")
+            raise ValueError("undo")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="undo"):
         fail()
-    assert idle(loose)
-    assert not Uniq.objects.exists()
+    assert not Tag.objects.exists()
 
 
-# ------------------------------------------------------------------ MariaDB: autocommit stays as it is
+# ------------------------------------------------------------------ AUTOCOMMIT = "after"
 
 
-def _sent_to_mariadb() -> dict[str, int]:
-    with get_connection().cursor() as cursor:
-        cursor.execute("SHOW SESSION STATUS WHERE Variable_name IN ('Com_begin', 'Com_commit', 'Com_set_option')")
-        return {name: int(value) for name, value in cursor.fetchall()}
+@pytest.fixture
+def after() -> Iterator[None]:
+    with override_settings(SIGNALBOX={"AUTOCOMMIT": "after"}):
+        yield
 
 
-@pytest.mark.mariadb
-@pytest.mark.django_db(transaction=True)
-def test_a_save_in_autocommit_begins_without_turning_it_off() -> None:
-    Tag.objects.create(name="first")
-    before = _sent_to_mariadb()
-    Tag.objects.create(name="second")
-    after = _sent_to_mariadb()
-    sent = {name: after[name] - before[name] for name in after}
-    assert {"Com_begin": 1, "Com_commit": 1, "Com_set_option": 0} == sent
-    assert 2 == Event.objects.filter(signal="post_save", outcome="committed").count()
+@pytest.mark.usefixtures("after")
+def test_after_opens_no_transaction() -> None:
+    found: list[bool] = []
+    original = Tag._meta.get_field("name").pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        found.append(get_connection().in_atomic_block)
+        return original(instance, add)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+        Tag.objects.create(name="first")
+    assert [False] == found
+
+
+@pytest.mark.usefixtures("after")
+def test_after_writes_the_events_with_their_trace() -> None:
+    with signalbox.trace("import"):
+        Tag.objects.create(name="first")
+        Tag.objects.filter(name="first").update(name="second")
+        Tag.objects.get().delete()
+    events = Event.objects.filter(sender="shop.Tag", outcome="committed").order_by("span")
+    assert ["post_save", "update", "post_delete"] == [event.signal for event in events if event.signal[:3] != "pre"]
+
+
+@pytest.mark.usefixtures("after")
+def test_after_records_a_failed_statement_as_no_save() -> None:
+    Uniq.objects.create(k="taken")
+    with pytest.raises(IntegrityError):
+        Uniq.objects.create(k="taken")
+    exporter.flush()
+    assert ["committed"] == [event.outcome for event in Event.objects.filter(signal="post_save")]
+
+
+@pytest.mark.usefixtures("after")
+def test_after_knows_old_values() -> None:
+    tag = Tag.objects.create(name="first")
+    tag.name = "second"
+    tag.save()
+    exporter.flush()
+    assert ["first", "second"] == Event.objects.filter(signal="post_save").latest("span").data["changes"]["name"]
+
+
+@pytest.mark.usefixtures("after")
+def test_after_writes_a_model_with_a_durable_receiver_in_a_transaction(durable_tags: None) -> None:
+    found: list[bool] = []
+    original = Tag._meta.get_field("name").pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        found.append(get_connection().in_atomic_block)
+        return original(instance, add)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+        Tag.objects.create(name="first")
+    assert [True] == found
+    assert 1 == Delivery.objects.count()
+
+
+@pytest.mark.usefixtures("after")
+def test_after_does_not_touch_transactions_of_the_application() -> None:
+    with pytest.raises(ValueError, match="undo"), transaction.atomic():
+        Tag.objects.create(name="undone")
+        raise ValueError("undo")
+    with transaction.atomic():
+        Tag.objects.create(name="kept")
+    exporter.flush()
+    assert ["kept"] == saves(outcome="committed")
+    assert ["undone"] == saves(outcome="rolled_back")
+
+
+# ------------------------------------------------------------------ interrupts
+
+
+class TimeLimit(Exception):
+    """What the handler of an alarm raises, as a task queue's soft time limit does."""
+
+
+@contextmanager
+def alarms() -> Iterator[None]:
+    def handler(*args: Any) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def save_before(seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        Order.objects.create(number="1")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def test_a_time_limit_reaches_the_application_unchanged_wherever_it_strikes() -> None:
+    struck = 0
+    with alarms():
+        for step in range(150):
+            get_connection().ensure_connection()
+            try:
+                save_before(0.00003 * (step + 1))
+            except TimeLimit:
+                struck += 1
+                assert is_idle(get_connection())
+                get_connection().close()  # the interrupted statement may still be in progress
+    assert struck
+    exporter.flush()
+    committed = Event.objects.filter(signal="post_save", outcome="committed").count()
+    assert committed == Order.objects.count()
+
+
+@pytest.fixture
+def durable_tags() -> Iterator[None]:
+    from signalbox.outbox import registry
+    from tests.outbox import receivers
+
+    signalbox.receiver(post_save, sender="shop.Tag", durable=True)(receivers.saved)
+    yield
+    for name in list(registry.get_durable_receivers()):
+        registry.disconnect(name)
+    deliveries.install_source(deliveries.NO_DELIVERIES)
+    signalbox.start_recording()

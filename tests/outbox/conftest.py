@@ -38,6 +38,17 @@ def _disconnect_durable_receivers() -> Iterator[None]:
     connections["other"].close()  # a test that used it leaves it open when its tables are emptied
 
 
+@pytest.fixture(autouse=True)
+def _restore_connections() -> Iterator[None]:
+    """Put back the connections that an attempt has discarded: the test databases are dropped through them."""
+    original = {alias: connections[alias] for alias in connections}
+    yield
+    for alias, connection in original.items():
+        if connections[alias] is not connection:
+            connections[alias].close()
+            connections[alias] = connection
+
+
 @pytest.fixture
 def make_durable() -> Callable[..., None]:
     """Make a function durable for one test, as the decorator does."""

@@ -70,6 +70,7 @@ def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
     assert 3 == len(set(published.ids))
 
 
+@pytest.mark.slow
 @every_database
 def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
     make_durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch

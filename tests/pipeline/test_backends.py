@@ -24,10 +24,10 @@ def a_trace() -> batches.Batch:
 
 
 def events(*signals: str) -> batches.Batch:
-    drafts = [
+    events = [
         PendingEvent(tracing.now(), tracing.get_current_trace(), None, signal, "", "default") for signal in signals
     ]
-    return batches.Batch(events=serializer.build_event_rows(drafts, Outcome.SENT))
+    return batches.Batch(events=serializer.build_event_rows(events, Outcome.SENT))
 
 
 def a_request() -> batches.Batch:

@@ -15,10 +15,10 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 
 import signalbox
-from signalbox.core import text, tracing
+from signalbox.core import tracing
 from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Event, Trace
-from signalbox.pipeline import exporter, writer
+from signalbox.pipeline import exporter, serializer, writer
 from tests.connecting import get_connection
 from tests.shop.models import Tag
 
@@ -131,10 +131,10 @@ def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
 
 def refused() -> PendingEvent:
     """An event that no database takes: it has no key, not even an empty one."""
-    draft = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.refused", "", "default")
-    draft.key = None  # type: ignore[assignment]
-    draft.outcome = Outcome.SENT
-    return draft
+    event = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.refused", "", "default")
+    event.key = None  # type: ignore[assignment]
+    event.outcome = Outcome.SENT
+    return event
 
 
 @pytest.mark.every_database
@@ -156,7 +156,7 @@ def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.Log
 
 @pytest.mark.every_database
 def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "fit_column", lambda text, length: None if text == "refused" else text)
+    monkeypatch.setattr(serializer, "fit_column", lambda text, length: None if text == "refused" else text)
     with signalbox.trace("refused") as trace:
         ring("a")
     assert ["a"] == rung()
@@ -166,15 +166,15 @@ def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: p
 def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
     with signalbox.trace("work"):
         ring("a")
-        draft = tracing.get_current_trace().pending[0]
+        event = tracing.get_current_trace().pending[0]
         exporter.flush_for_read()
     ring("b")
     assert ["a", "b"] == rung()
-    draft.args = {"name": "late"}
+    event.args = {"name": "late"}
     other = refused()
     other.written_to, other.receiver_calls = "default", [None]  # type: ignore[list-item]
-    draft.trace.updates.extend((other, draft))
-    exporter.flush_trace(draft.trace)
+    event.trace.updates.extend((other, event))
+    exporter.flush_trace(event.trace)
     assert not exporter.has_pending()
     assert ["b", "late"] == rung()
 

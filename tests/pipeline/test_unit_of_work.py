@@ -27,14 +27,14 @@ def own() -> unit_of_work.UnitOfWork:
     return found
 
 
-def draft(name: str) -> PendingEvent:
+def build_event(name: str) -> PendingEvent:
     made = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "post_save", "shop.Tag", "default")
     made.label = name
     return made
 
 
-def labels(drafts: list[PendingEvent]) -> list[str]:
-    return [one.label for one in drafts]
+def labels(events: list[PendingEvent]) -> list[str]:
+    return [event.label for event in events]
 
 
 def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
@@ -46,7 +46,7 @@ def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
 
 
 def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> None:
-    own().events.append(draft("left over"))
+    own().events.append(build_event("left over"))
     seam = get_connection().__dict__["_commit"]
     get_connection().close()
     own().clear()
@@ -57,9 +57,9 @@ def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> N
 def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> None:
     found = own()
     with transaction.atomic():
-        found.add(draft("a"))
+        found.add(build_event("a"))
         found.add_savepoint("s")
-        found.add(draft("b"))
+        found.add(build_event("b"))
         found.flush()
         assert 2 == found.flushed_count
         found.rollback_to("s")
@@ -72,13 +72,13 @@ def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch:
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
     found = own()
     with transaction.atomic():
-        found.add(draft("a"))
+        found.add(build_event("a"))
         found.add_savepoint("s")
-        found.add(draft("b"))  # written, with the one before it
+        found.add(build_event("b"))  # written, with the one before it
         assert (["a"], 1) == (labels(found.events), found.flushed_count)
         found.release("s")
-        found.add(draft("c"))
-        found.add(draft("d"))
+        found.add(build_event("c"))
+        found.add(build_event("d"))
         assert ([], 0) == (found.events, found.flushed_count)
         found.clear()
         transaction.set_rollback(True)
@@ -87,7 +87,7 @@ def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch:
 def test_rolling_back_to_an_unknown_savepoint_undoes_nothing() -> None:
     found = own()
     with transaction.atomic():
-        found.add(draft("a"))
+        found.add(build_event("a"))
         found.rollback_to("nowhere")
         found.release("nowhere")
         assert ["a"] == labels(found.events)

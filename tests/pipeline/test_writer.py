@@ -28,17 +28,17 @@ def empty() -> None:
     Event.objects.all().delete()
 
 
-def draft(label: str = "", **changed: Any) -> PendingEvent:
-    made = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.stored", "shop.Tag", "default")
-    made.label = label
-    made.outcome = Outcome.SENT
+def build_event(label: str = "", **changed: Any) -> PendingEvent:
+    event = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.stored", "shop.Tag", "default")
+    event.label = label
+    event.outcome = Outcome.SENT
     for name, value in changed.items():
-        setattr(made, name, value)
-    return made
+        setattr(event, name, value)
+    return event
 
 
-def write(*drafts: PendingEvent) -> None:
-    writer.write(get_connection(), batches.Batch(events=serializer.build_event_rows(drafts, Outcome.COMMITTED)))
+def write(*events: PendingEvent) -> None:
+    writer.write(get_connection(), batches.Batch(events=serializer.build_event_rows(events, Outcome.COMMITTED)))
 
 
 def stored() -> list[str]:
@@ -46,7 +46,7 @@ def stored() -> list[str]:
 
 
 def test_every_column_comes_back_as_it_was() -> None:
-    one = draft(
+    one = build_event(
         TEXT[:200],
         parent=-(2**62),
         key=TEXT[:200],
@@ -81,7 +81,7 @@ def test_every_column_comes_back_as_it_was() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 499, 500, 501, 1200])
 def test_any_number_of_events_keep_their_order(number: int) -> None:
-    write(*(draft(str(n)) for n in range(number)))
+    write(*(build_event(str(n)) for n in range(number)))
     assert [str(n) for n in range(number)] == stored()
 
 
@@ -91,7 +91,8 @@ def test_events_and_traces_are_written_together() -> None:
     trace.data = {"view": TEXT}
     trace.status = "ok"
     batch = batches.Batch(
-        events=serializer.build_event_rows([draft("a")], Outcome.COMMITTED), traces=[serializer.build_trace_row(trace)]
+        events=serializer.build_event_rows([build_event("a")], Outcome.COMMITTED),
+        traces=[serializer.build_trace_row(trace)],
     )
     writer.write(get_connection(), batch)
     row = Trace.objects.get(trace_id=trace.id)
@@ -101,33 +102,33 @@ def test_events_and_traces_are_written_together() -> None:
 
 def refused() -> tuple[Any, ...]:
     """Return the row of an event that no database takes: it has no time."""
-    return (None, *serializer.build_event_row(draft("refused"), Outcome.COMMITTED)[1:])
+    return (None, *serializer.build_event_row(build_event("refused"), Outcome.COMMITTED)[1:])
 
 
 @pytest.mark.parametrize("before", [1, 1000])
 def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
-    rows = [*serializer.build_event_rows([draft(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
+    rows = [*serializer.build_event_rows([build_event(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
         writer.write(get_connection(), batches.Batch(events=rows))
     assert [] == stored()
     with transaction.atomic():
-        write(draft("mine"))
+        write(build_event("mine"))
         with pytest.raises(DatabaseError):
             writer.write(get_connection(), batches.Batch(events=rows))
-        write(draft("after"))
+        write(build_event("after"))
     assert ["mine", "after"] == stored()
 
 
 def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
     with pytest.raises(DatabaseError):
         writer.write(get_connection(), batches.Batch(events=[refused()]))
-    write(draft("a"))
+    write(build_event("a"))
     get_connection().close()
     assert ["a"] == stored()
 
 
 def test_what_is_known_late_replaces_what_was_written() -> None:
-    one, other = draft("a"), draft("b")
+    one, other = build_event("a"), build_event("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
     writer.write(get_connection(), batches.Batch(event_updates=[serializer.build_event_update(one)]))
@@ -138,23 +139,25 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
 
 def test_the_application_sees_no_statement() -> None:
     with transaction.atomic(), CaptureQueriesContext(get_connection()) as captured:
-        write(draft("a"))
+        write(build_event("a"))
     assert [] == [query for query in captured if "signalbox" in query["sql"]]
 
 
 def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
     before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
-        write(draft("a"), draft("broken", time="now"), draft("b"))
+        write(build_event("a"), build_event("broken", time="now"), build_event("b"))
     assert ["a", "b"] == stored()
     assert 1 == writer.write_stats.dropped - before
     assert "could not be encoded" in caplog.text
 
 
 def test_json_text_is_valid_whatever_parts_there_are() -> None:
-    assert {} == json.loads(serializer.build_data_json(draft()))
-    assert {"args": {"a": 1}} == json.loads(serializer.build_data_json(draft(args='{"a":1}')))
-    assert {"args": {"a": 1}, "receivers": []} == json.loads(serializer.build_data_json(draft(args={"a": 1}, runs=[])))
+    assert {} == json.loads(serializer.build_data_json(build_event()))
+    assert {"args": {"a": 1}} == json.loads(serializer.build_data_json(build_event(args='{"a":1}')))
+    assert {"args": {"a": 1}, "receivers": []} == json.loads(
+        serializer.build_data_json(build_event(args={"a": 1}, receiver_calls=[]))
+    )
 
 
 def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

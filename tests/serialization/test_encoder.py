@@ -59,7 +59,7 @@ HERE = __name__
 
 
 def render(value: object) -> Any:
-    """The value as `safe` renders it, after a way through each encoder."""
+    """The result of `encode` for the value, after each JSON encoder has written and read it."""
     rendered = encode(value, redactor=REDACTOR)
     for dump_json in ENCODERS:
         assert rendered == json.loads(dump_json(rendered))
@@ -736,6 +736,7 @@ def test_any_value_becomes_valid_bounded_json(value: object) -> None:
     assert all(len(text.encode()) <= MAX_BYTES for text in texts)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), values, max_size=5))
 def test_any_fields_become_valid_json(fields: dict[str, object]) -> None:
     rendered = encode_fields(fields, redactor=REDACTOR)

@@ -1,4 +1,4 @@
-"""The values that travel from a send to the tables."""
+"""Values that are passed from a send to the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """What became of an event."""
+    """The result of an event."""
 
     COMMITTED = "committed"
     """Its change is in the database."""
@@ -32,7 +32,7 @@ class Actor:
     """Who did it."""
 
     key: str
-    """The user's primary key as text; empty for an actor that is no user."""
+    """The user's primary key as text; empty if the actor is not a user."""
     label: str
     """The user's name, or what was given to ``set_actor``."""
 
@@ -81,11 +81,11 @@ class Rollbackable(Protocol):
 
 
 class PendingEvent:
-    """An event on its way to the table.
+    """An event that is not written yet.
 
     Mutable on purpose: a row's event is captured when the row is written and completed when its receivers have run;
-    values are kept as they are and only encoded when the draft is written. Building a frozen value for each step
-    cost more than the rest of the capture together.
+    values are kept as they are and only encoded when the event is written. Building a frozen value for each step
+    took longer than the rest of the capture.
     """
 
     __slots__ = (
@@ -128,15 +128,15 @@ class PendingEvent:
         self.args: Mapping[str, Any] | str | None = None
         """JSON-able arguments, or their JSON text where it is the same for many events."""
         self.change: RowChange | None = None
-        """The row as it was and as it is; what changed is worked out when the draft is written."""
+        """The row as it was and as it is; what changed is computed when the event is written."""
         self.pre_signal_time: int | None = None
-        """When the signal before the write was sent, if nobody heard it: nanoseconds since the epoch."""
+        """When the signal before the write was sent, if it had no receivers: nanoseconds since the epoch."""
         self.duration: int | None = None
         """Nanoseconds the send took."""
         self.errors = 0
         self.receiver_calls: list[ReceiverCall] | None = None
         self.rollbackable: Rollbackable | None = None
         self.outbox_arguments: Mapping[str, Any] | None = None
-        """The arguments as durable receivers are given them, where the event's own facts do not suffice."""
+        """Arguments for durable receivers, if the event's own data is not sufficient."""
         self.written_to = ""
-        """Alias of the database that holds it; empty while it waits."""
+        """Alias of the database that it was written to; empty while it is pending."""

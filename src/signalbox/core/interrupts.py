@@ -30,6 +30,12 @@ def is_interrupt(error: BaseException) -> bool:
     return False
 
 
+def raise_if_interrupt(error: BaseException) -> None:
+    """Raise ``error`` again if a signal handler raised it. Call it first where recording catches every error."""
+    if is_interrupt(error):
+        raise error
+
+
 def find_interrupt(error: BaseException) -> BaseException | None:
     """Return the interrupt that ``error`` is, or that it took the place of while it was being handled."""
     found: BaseException | None = error
@@ -49,5 +55,5 @@ def _iter_frame_arguments(frame: FrameType) -> Iterator[FrameType]:
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + has_varargs]:
         value = frame.f_locals.get(name)
         for argument in value if type(value) is tuple else (value,):
-            if isinstance(argument, FrameType):
+            if type(argument) is FrameType:  # isinstance() would run code of the argument's class
                 yield argument

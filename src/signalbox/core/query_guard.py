@@ -41,9 +41,11 @@ def _forbid_query(*_: object, **__: object) -> Any:
 
 
 def block_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Let connections refuse queries, before they are counted or logged; ``allow`` undoes it, and what Django concludes
-    from a refusal: that the transaction has failed."""
-    # Without routers, objects are read from where they lie, or from the default database: looking for more is dear.
+    """Block queries on open connections, before they are counted or logged. Return the state for ``unblock_queries``.
+
+    The state includes what Django sets after a failed query, such as ``needs_rollback``.
+    """
+    # Without routers, objects are read from their own or the default database. Looking for other connections is slow.
     alone = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
     undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for one in [connection] if alone else connections.all(initialized_only=True):
@@ -54,7 +56,7 @@ def block_queries(connection: BaseDatabaseWrapper | None) -> list[tuple[dict[str
 
 
 def unblock_queries(saved: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    """Let connections answer again."""
+    """Undo ``block_queries``."""
     for own, found in saved:
         del own["cursor"], own["chunked_cursor"]
         own.update(found)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.dispatch.dispatcher import NONE_ID
 
+from signalbox.core import interrupts
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -141,7 +143,8 @@ def get_location(receiver: Any) -> str:
 def _find_code_location(receiver: Any) -> CodeLocation:
     try:
         return CodeLocation(_get_name(receiver), _get_location(receiver))
-    except Exception:  # noqa: BLE001 - a receiver's own __getattr__ may raise anything; its type cannot
+    except Exception as error:  # noqa: BLE001 - a receiver's own __getattr__ may raise anything; its type cannot
+        interrupts.raise_if_interrupt(error)
         kind = type(receiver)
         return CodeLocation(f"{kind.__module__}.{kind.__qualname__}", "")
 

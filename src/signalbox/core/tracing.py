@@ -1,4 +1,4 @@
-"""The work that events belong to: the current trace, its actor, and the event whose receiver is running."""
+"""Tracks the current trace, its actor and the currently running receiver's event."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class Trace:
         self.init_counts: dict[str, dict[type, int]] = {"pre_init": defaultdict(int), "post_init": defaultdict(int)}
         self.pending: list[PendingEvent] = []
         self.must_persist = False
-        """Whether something in ``pending`` tells of a change, or is delivered: it must not be lost with the process."""
+        """Whether an event in ``pending`` is about a change or has deliveries, so that it must not be lost."""
         self.updates: list[PendingEvent] = []
-        """Drafts already written whose receivers finished afterwards."""
+        """Events that were written before their receivers finished."""
         self.suppressed: int | None = None
-        """How many of its events were let go unwritten, once ``hush()`` was called."""
+        """Number of discarded events; ``None`` until ``suppress()`` is called."""
         self.row_database = ""
-        """The name of the database that its row was written to while it still ran."""
+        """Name of the database that its row was written to before it finished."""
         self.events = self.errors = self.rolled_back = 0
         self._actor: Actor | None = None
         self._seen_user: object = None
@@ -109,7 +109,7 @@ class Trace:
         return self.next_span() - self._first_span
 
     def suppress(self) -> None:
-        """Let the events that belong to no transaction go unwritten: somebody only looks at the register."""
+        """Discard non-transactional events of this trace, because the user is only viewing the dashboard."""
         self.suppressed = (self.suppressed or 0) + len(self.pending)
         self.pending.clear()
 
@@ -138,7 +138,7 @@ class Trace:
         return self._seen_actor
 
     def freeze_actor(self) -> None:
-        """Keep the actor for the trace's row and for what comes late: the request goes, or its user has logged out."""
+        """Keep the actor for the trace's row and for late events: the request ends, or its user logs out."""
         self._actor = self.get_actor() or self._last_actor
 
     def bind_request(self, request: HttpRequest) -> None:
@@ -146,9 +146,9 @@ class Trace:
         self.request = request
 
     def set_actor(self, actor: Actor | None) -> Actor | None:
-        """Name the actor and return the one that was named before; ``None`` gives the word back to the request.
+        """Set the actor and return the previous one. ``None`` restores the request's user as the actor.
 
-        Outside of every trace it holds for the current thread or task alone: the process's trace is everybody's.
+        The trace of the process is shared, so its actor is set only for the current thread or task.
         """
         if self is _process_trace:
             before = _process_actor.get()
@@ -200,7 +200,7 @@ def build_traceparent(trace: Trace) -> str:
 _current_trace: ContextVar[Trace | None] = ContextVar("signalbox_trace", default=None)
 _process_actor: ContextVar[Actor | None] = ContextVar("signalbox_actor", default=None)
 """Who acts outside of every trace."""
-running_span: ContextVar[int | None] = ContextVar("signalbox_running", default=None)
+running_span: ContextVar[int | None] = ContextVar("signalbox_running_span", default=None)
 """The span of the event whose receiver is running here."""
 
 _process_trace: Trace | None = None
@@ -253,7 +253,7 @@ def deactivate(trace: Trace) -> bool:
 
 @contextmanager
 def override_actor(actor: Actor | None) -> Iterator[None]:
-    """Let ``actor`` be the current trace's actor within the block."""
+    """Set the current trace's actor within the block."""
     trace = get_current_trace()
     before = trace.set_actor(actor)
     try:
@@ -263,7 +263,7 @@ def override_actor(actor: Actor | None) -> Iterator[None]:
 
 
 def _after_fork() -> None:
-    """A child numbers its own events and leaves the parent's to the parent."""
+    """Discard pending events in a forked child, and number its own events from a new start."""
     global _process_trace
     _process_trace = None
     for trace in iter_trace_stack():

@@ -95,17 +95,17 @@ class FieldDiff(NamedTuple):
 def get_field_diffs(data: Mapping[str, Any]) -> list[FieldDiff]:
     """Return the changes that an event's data tells of; long texts as inline diffs."""
     found, compared = [], 0
-    for field, known, old, new in _iter_changes(data):
-        pieces: tuple[DiffPart, ...] = ()
+    for field, has_old, old, new in _iter_changes(data):
+        parts: tuple[DiffPart, ...] = ()
         if (
             isinstance(old, str)
             and isinstance(new, str)
             and max(len(old), len(new)) >= LONG_TEXT_LENGTH
             and compared < MAX_TEXT_DIFFS
         ):
-            pieces = diff_text(old, new)
+            parts = diff_text(old, new)
             compared += 1
-        found.append(FieldDiff(field, known, format_value(old) if known else "", format_value(new), pieces))
+        found.append(FieldDiff(field, has_old, format_value(old) if has_old else "", format_value(new), parts))
     return found
 
 
@@ -132,15 +132,15 @@ def diff_text(old: str, new: str) -> tuple[DiffPart, ...]:
         left_before, left_after = _to_lines(left_before), _to_lines(left_after)
     if len(left_before) + len(left_after) > MAX_DIFF_PARTS:
         left_before, left_after = ["".join(left_before)], ["".join(left_after)]
-    pieces = [("same", "".join(before[:head])), *_diff_parts(left_before, left_after)]
-    pieces.append(("same", "".join(before[len(before) - tail :])))
-    return tuple(DiffPart(kind, said) for kind, said in pieces if said)
+    parts = [("same", "".join(before[:head])), *_diff_parts(left_before, left_after)]
+    parts.append(("same", "".join(before[len(before) - tail :])))
+    return tuple(DiffPart(kind, text) for kind, text in parts if text)
 
 
 def _common_prefix_length(first: Sequence[str], second: Sequence[str]) -> int:
     """Return with how many items both begin."""
     return next(
-        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
         min(len(first), len(second)),
     )
 
@@ -166,13 +166,13 @@ def summarize_event(data: Mapping[str, Any], limit: int = 2) -> str:
     """Return the changes of an event in a few words: ``status open → paid, +2``."""
     found = list(_iter_changes(data))
     if found:
-        said = [
+        texts = [
             f"{field} {truncate(format_value(old), 24)} → {truncate(format_value(new), 24)}"
-            if known
+            if has_old
             else f"{field} → {truncate(format_value(new), 24)}"
-            for field, known, old, new in found[:limit]
+            for field, has_old, old, new in found[:limit]
         ]
-        return ", ".join(said) + (f", +{len(found) - limit}" if len(found) > limit else "")
+        return ", ".join(texts) + (f", +{len(found) - limit}" if len(found) > limit else "")
     args = data.get("args")
     if isinstance(args, Mapping):
         return ", ".join(_summarize_arguments(args, SUMMARY_ARGUMENTS))

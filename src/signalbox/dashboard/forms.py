@@ -35,7 +35,5 @@ class ReplayForm(forms.Form):
 
     def replay(self, alias: str, *, dry_run: bool = False) -> int:
         """Make the deliveries in the database ``alias``, or only count them; return how many."""
-        given: dict[str, Any] = self.cleaned_data
-        return operations.replay(
-            given["receiver"], alias, since=given["since"], missing=given["missing"], dry_run=dry_run
-        )
+        data: dict[str, Any] = self.cleaned_data
+        return operations.replay(data["receiver"], alias, since=data["since"], missing=data["missing"], dry_run=dry_run)

@@ -20,5 +20,5 @@ def get_object_url(sender: str, key: str) -> str:
 
 def get_delivery_url(delivery: Delivery) -> str:
     """Return the address of a delivery, in whatever database it is."""
-    address, alias = reverse("signalbox:delivery", args=[delivery.pk]), delivery._state.db
-    return address if alias in (None, queue.get_deliveries_database()) else f"{address}?{urlencode({'using': alias})}"
+    url, alias = reverse("signalbox:delivery", args=[delivery.pk]), delivery._state.db
+    return url if alias in (None, queue.get_deliveries_database()) else f"{url}?{urlencode({'using': alias})}"

@@ -19,17 +19,17 @@ def can_revert(user: Any, event: Event) -> bool:
     args = data.get("args") or {}
     if event.outcome != "committed" or not event.object_key:
         return False
-    gone = event.signal in ("post_delete", "bulk_delete") and bool(data.get("row"))
-    related = event.signal == "m2m_changed" and bool(args.get("added") or args.get("removed"))
-    if not (gone or related or data.get("changes")):
+    is_deletion = event.signal in ("post_delete", "bulk_delete") and bool(data.get("row"))
+    is_m2m_change = event.signal == "m2m_changed" and bool(args.get("added") or args.get("removed"))
+    if not (is_deletion or is_m2m_change or data.get("changes")):
         return False
     try:
-        model: type[Model] = apps.get_model(args["object"] if related else event.sender)
-        if not related:
-            _check_fields(model, data["row"] if gone else data["changes"])
+        model: type[Model] = apps.get_model(args["object"] if is_m2m_change else event.sender)
+        if not is_m2m_change:
+            _check_fields(model, data["row"] if is_deletion else data["changes"])
     except (LookupError, ValueError, FieldDoesNotExist):
         return False
-    codename = get_permission_codename("add" if gone else "change", model._meta)
+    codename = get_permission_codename("add" if is_deletion else "change", model._meta)
     return bool(user.has_perm(f"{model._meta.app_label}.{codename}"))
 
 

@@ -187,23 +187,23 @@ def build_waterfall(events: Sequence[Event], traces: Sequence[Trace], whole_trac
     rows = build_rows(events)
     first = min((event.time for event in events), default=0)
     last = max((event.time + (event.duration or 0) for event in events), default=0)
-    began = min([trace.time for trace in traces] + ([first] if events else []), default=0)
-    ended = max([last, *(trace.time + (trace.duration or 0) for trace in traces)])
-    sparse = bool(events) and (last - first) * SPARSE_RATIO < ended - began
+    trace_start = min([trace.time for trace in traces] + ([first] if events else []), default=0)
+    trace_end = max([last, *(trace.time + (trace.duration or 0) for trace in traces)])
+    is_sparse = bool(events) and (last - first) * SPARSE_RATIO < trace_end - trace_start
     if whole_trace is None:
-        whole_trace = not sparse
-    start, end = (began, ended) if whole_trace or not events else (first, last)
-    span = max(end - start, 1)
+        whole_trace = not is_sparse
+    start, end = (trace_start, trace_end) if whole_trace or not events else (first, last)
+    duration_us = max(end - start, 1)
     for row in rows:
-        _position_row(row, start, span)
+        _position_row(row, start, duration_us)
     return Waterfall(
         rows,
-        list(_build_ticks(span)),
-        _find_transaction_ends(rows, start, span),
+        list(_build_ticks(duration_us)),
+        _find_transaction_ends(rows, start, duration_us),
         start,
-        span,
-        start - began,
-        sparse,
+        duration_us,
+        start - trace_start,
+        is_sparse,
         whole_trace,
     )
 
@@ -211,29 +211,29 @@ def build_waterfall(events: Sequence[Event], traces: Sequence[Trace], whole_trac
 def _position_row(row: WaterfallRow, start: int, duration_us: int) -> None:
     event = row.event
     row.offset_us = event.time - start
-    taken = event.duration or 0
+    event_us = event.duration or 0
     row.left, row.width = (
         _format_percent(row.offset_us, duration_us),
-        _format_percent(max(taken, duration_us // 5000), duration_us),
+        _format_percent(max(event_us, duration_us // 5000), duration_us),
     )
-    row.end = _format_percent(row.offset_us + taken, duration_us)
+    row.end = _format_percent(row.offset_us + event_us, duration_us)
     receivers = event.data.get("receivers") if isinstance(event.data, dict) else None
-    at = row.offset_us
+    call_offset_us = row.offset_us
     for call in receivers or ():
-        us = call.get("duration_us")
+        call_us = call.get("duration_us")
         # Receivers run one after the other, and each one's beginning is not kept: they stand in their order.
         row.calls.append(
             CallBar(
                 call["name"],
                 call.get("location", ""),
-                us,
+                call_us,
                 call.get("error"),
-                _format_percent(at, duration_us),
-                _format_percent(us or 0, duration_us),
+                _format_percent(call_offset_us, duration_us),
+                _format_percent(call_us or 0, duration_us),
             )
         )
-        at += us or 0
-    if taken * SHORT_BAR_RATIO < duration_us:
+        call_offset_us += call_us or 0
+    if event_us * SHORT_BAR_RATIO < duration_us:
         row.visible_calls = [bar for bar in row.calls if bar.error]
     else:
         row.visible_calls = row.calls
@@ -249,33 +249,34 @@ class _TransactionSegment:
 
 def _find_transaction_ends(rows: Iterable[WaterfallRow], start: int, duration_us: int) -> list[TransactionEnd]:
     found: list[tuple[str, _TransactionSegment]] = []
-    opened: dict[str, list[_TransactionSegment]] = {}
+    open_segments: dict[str, list[_TransactionSegment]] = {}
     for row in rows:
         event = row.event
         if event.outcome not in TRANSACTION_OUTCOMES:
             continue
-        within = opened.setdefault(event.database, [])
+        segments = open_segments.setdefault(event.database, [])
         # A savepoint that is rolled back within a receiver's event leaves the transaction around it as it is.
-        while within and (
-            within[-1].depth > row.depth or (within[-1].depth == row.depth and within[-1].outcome != event.outcome)
+        while segments and (
+            segments[-1].depth > row.depth
+            or (segments[-1].depth == row.depth and segments[-1].outcome != event.outcome)
         ):
-            found.append((event.database, within.pop()))
-        if not within or within[-1].outcome != event.outcome:
-            within.append(_TransactionSegment(event.outcome, row.depth))
-        within[-1].end = max(within[-1].end, event.time + (event.duration or 0))
-        within[-1].event_count += 1
-    found += [(database, stretch) for database, within in opened.items() for stretch in within]
-    endings: list[TransactionEnd] = []
-    for database, stretch in sorted(found, key=lambda one: one[1].end)[:MAX_TRANSACTION_ENDS]:
-        offset = stretch.end - start
-        before = next((float(ending.position) for ending in reversed(endings) if ending.has_label), -100.0)
-        named = 100 * offset / duration_us - before >= END_LABEL_PERCENT
-        endings.append(
+            found.append((event.database, segments.pop()))
+        if not segments or segments[-1].outcome != event.outcome:
+            segments.append(_TransactionSegment(event.outcome, row.depth))
+        segments[-1].end = max(segments[-1].end, event.time + (event.duration or 0))
+        segments[-1].event_count += 1
+    found += [(database, segment) for database, segments in open_segments.items() for segment in segments]
+    ends: list[TransactionEnd] = []
+    for database, segment in sorted(found, key=lambda item: item[1].end)[:MAX_TRANSACTION_ENDS]:
+        offset = segment.end - start
+        last_label = next((float(end.position) for end in reversed(ends) if end.has_label), -100.0)
+        has_label = 100 * offset / duration_us - last_label >= END_LABEL_PERCENT
+        ends.append(
             TransactionEnd(
-                stretch.outcome, database, stretch.event_count, _format_percent(offset, duration_us), offset, named
+                segment.outcome, database, segment.event_count, _format_percent(offset, duration_us), offset, has_label
             )
         )
-    return endings
+    return ends
 
 
 def _format_percent(part: int, whole: int) -> str:

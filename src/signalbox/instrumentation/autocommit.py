@@ -50,7 +50,7 @@ class ImplicitTransaction:
     they send is logged.
     """
 
-    __slots__ = ("_atomic", "_connection", "_unit_of_work")
+    __slots__ = ("_atomic", "_connection", "_rollback_cause", "_unit_of_work")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
@@ -59,6 +59,8 @@ class ImplicitTransaction:
     def __enter__(self) -> BaseDatabaseWrapper:
         connection = self._connection
         connection.ensure_connection()  # the statements that open a connection are the application's
+        # A failing write leaves its exception here only where a block is open, and Django quotes it later.
+        self._rollback_cause = getattr(connection, "rollback_exc", None)
         self._unit_of_work = unit_of_work.get_or_attach(connection)
         self._unit_of_work.is_implicit = True
         try:
@@ -66,7 +68,7 @@ class ImplicitTransaction:
                 self._atomic.__enter__()
         except BaseException as error:
             self._unit_of_work.is_implicit = False
-            self._raise_interrupt(error)
+            _raise_interrupt(connection, error)
             raise
         return connection
 
@@ -76,28 +78,34 @@ class ImplicitTransaction:
         try:
             self._atomic.__exit__(exc_type, error, traceback)
         except BaseException as raised:
-            self._raise_interrupt(raised)
+            _raise_interrupt(self._connection, raised)
             raise
         finally:
             self._unit_of_work.is_implicit = False
+            self._connection.rollback_exc = self._rollback_cause  # type: ignore[attr-defined]  # not in the stubs
 
-    def _raise_interrupt(self, error: BaseException) -> None:
-        """Raise the interrupt behind ``error``, if there is one, and leave the connection as if it were new.
 
-        ``Atomic`` does not roll back after an interrupt, and a write in autocommit would not have needed it.
-        """
-        interrupt = interrupts.find_interrupt(error)
-        if interrupt is None:
-            return
-        connection = self._connection
-        if connection.in_atomic_block or not connection.autocommit:
-            connection.in_atomic_block = False
-            connection.savepoint_ids.clear()
-            connection.atomic_blocks.clear()
-            connection.run_on_commit.clear()
-            connection.needs_rollback = False
-            connection.close()
+def _raise_interrupt(connection: BaseDatabaseWrapper, error: BaseException) -> None:
+    """Raise the interrupt behind ``error``, if there is one, and leave no block of ours open.
+
+    ``Atomic`` does not roll back after an interrupt, and a write in autocommit would not have needed it.
+    """
+    interrupt = interrupts.find_interrupt(error)
+    if interrupt is not None:
+        leave_autocommit_block(connection)
         raise interrupt
+
+
+def leave_autocommit_block(connection: BaseDatabaseWrapper) -> None:
+    """Close ``connection``, which was in autocommit, if an interrupt left a transaction of ours open on it."""
+    if not connection.in_atomic_block and connection.autocommit:
+        return
+    connection.in_atomic_block = False
+    connection.savepoint_ids.clear()
+    connection.atomic_blocks.clear()
+    connection.run_on_commit.clear()
+    connection.needs_rollback = False
+    connection.close()
 
 
 @contextmanager

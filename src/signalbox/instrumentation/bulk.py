@@ -15,7 +15,7 @@ from django.db import connections
 from django.db.models import AutoField, QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
-from signalbox.core import tracing
+from signalbox.core import interrupts, tracing
 from signalbox.core.event import UNKNOWN, PendingEvent
 from signalbox.instrumentation import model_metadata, patching, returning, row_state
 from signalbox.instrumentation.autocommit import ensure_transaction
@@ -349,7 +349,8 @@ def _get_written_value(metadata: ModelMetadata, name: str, value: Any) -> Any:
     """Return what ``update()`` wrote of a field, as a save would tell it."""
     try:
         rows_by_key = _to_field_value(metadata.concrete_model._meta.get_field(name), value)
-    except Exception:  # noqa: BLE001 - the field's own code on a value that the database took
+    except Exception as error:  # noqa: BLE001 - the field's own code on a value that the database took
+        interrupts.raise_if_interrupt(error)
         rows_by_key = getattr(value, "pk", value)
     to_text = metadata.fields.to_text.get(name)
     return rows_by_key if to_text is None else to_text(rows_by_key)
@@ -542,7 +543,8 @@ def _log_errors(operation: str, metadata: ModelMetadata) -> Iterator[None]:
     """Let nothing of the recording itself reach the application, whose rows are written."""
     try:
         yield
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("%s of %s could not be recorded.", operation, metadata.label)
 
 

@@ -27,7 +27,7 @@ _discover_signals: Callable[[], object] = tuple
 def install(discover_signals: Callable[[], None]) -> None:
     """Give every management command, and every test of Django's runner, a trace.
 
-    ``look_again`` looks for signals that a command's modules have brought.
+    ``discover_signals`` is called before each command, to find signals in modules that the command has imported.
     """
     global _discover_signals, _original_execute
     _discover_signals = discover_signals

@@ -352,7 +352,7 @@ def _add_split_events(first_event: PendingEvent, remaining_args: list[dict[str, 
 
 
 def _add_with_deliveries(event: PendingEvent) -> None:
-    """Let a draft with deliveries be written with the transaction that is open, or now.
+    """Add an event with deliveries to the open transaction, or write it now.
 
     Raises ``EnqueueError`` if it can't be written.
     """
@@ -377,7 +377,7 @@ def _build_event(name: str, sender: str, using: str) -> PendingEvent:
 
 
 def _add_to_transaction(event: PendingEvent) -> None:
-    """Put ``draft`` into the open transaction; one of no transaction leaves when it is complete."""
+    """Add ``event`` to the open transaction. Without one it is exported when it is complete."""
     connection = connections[event.using]
     if backends.in_transaction(connection):
         unit_of_work.get_or_attach(connection).add(event)

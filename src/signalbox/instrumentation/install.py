@@ -16,7 +16,7 @@ from django.db.models.signals import m2m_changed, post_migrate
 from django.dispatch import Signal
 
 from signalbox import conf
-from signalbox.core import catalog, naming
+from signalbox.core import catalog, interrupts, naming
 from signalbox.core.text import fit_column
 from signalbox.instrumentation import (
     bulk,
@@ -254,7 +254,8 @@ def _log_errors() -> Iterator[None]:
     """Let nothing of Signalbox's own work at a boundary reach the application."""
     try:
         yield
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A boundary of the application's work could not be noted.")
 
 

@@ -20,6 +20,7 @@ from django.db.models.fields import related_descriptors
 from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
+from signalbox.core import interrupts
 from signalbox.instrumentation import bulk, model_metadata, patching, returning
 from signalbox.instrumentation.autocommit import ensure_transaction
 from signalbox.pipeline import unit_of_work
@@ -163,7 +164,8 @@ def _wrap_add(original: Any) -> Any:
                 try:
                     if keys := operation.get_changed_keys():
                         record_add(self, keys, connection)
-                except Exception:
+                except Exception as error:
+                    interrupts.raise_if_interrupt(error)
                     logger.exception("A change of %s could not be recorded.", self.through)
             return result
 

@@ -13,7 +13,7 @@ from django.db.models import Field, Model
 from django.utils.choices import BaseChoiceIterator, CallableChoiceIterator
 
 from signalbox import conf
-from signalbox.core import object_keys, query_guard
+from signalbox.core import interrupts, object_keys, query_guard
 from signalbox.core.event import UNKNOWN
 from signalbox.core.text import fit_column, sanitize_text
 from signalbox.pipeline import deliveries
@@ -170,7 +170,8 @@ class ModelMetadata:
         blocked = [] if isinstance(field.choices, list | tuple) else query_guard.block_queries(None)
         try:
             return dict(field.flatchoices or ())
-        except Exception:
+        except Exception as error:
+            interrupts.raise_if_interrupt(error)
             self.is_complete = False
             logger.warning("The choices of %s.%s are recorded without labels.", self.label, field.name, exc_info=True)
             return {}
@@ -185,7 +186,8 @@ class ModelMetadata:
         if type(value) is str and self.pk_attname is not None:  # of a UUID there are several spellings
             try:
                 value = self.pk_fields[0].to_python(value)
-            except Exception:  # noqa: BLE001 - a field's own code on what it can't read; then the text is the key
+            except Exception as error:  # noqa: BLE001 - a field's own code on what it can't read; then the text is the key
+                interrupts.raise_if_interrupt(error)
                 return self.format_key(value)
         return self.format_key(value)
 
@@ -202,7 +204,8 @@ class ModelMetadata:
         attribute_count = len(state)
         try:
             text = str(instance)
-        except Exception:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
+        except Exception as error:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
+            interrupts.raise_if_interrupt(error)
             return ""
         finally:
             query_guard.unblock_queries(blocked)
@@ -248,7 +251,8 @@ def _build_text_serializer(field: Any) -> Callable[[Any], Any]:
             return value
         try:
             return field.value_to_string(SimpleNamespace(**{field.attname: value}))
-        except Exception:  # noqa: BLE001 - the field's own code, which may want a real object
+        except Exception as error:  # noqa: BLE001 - the field's own code, which may want a real object
+            interrupts.raise_if_interrupt(error)
             return value
 
     return text
@@ -405,7 +409,8 @@ def get_metadata(model: type[Model]) -> ModelMetadata:
 def _describe(model: type[Model]) -> ModelMetadata:
     try:
         return ModelMetadata(model, conf.get(), get_redactor())
-    except Exception:  # a field's own code; a model that can't be described is not recorded
+    except Exception as error:  # a field's own code; a model that can't be described is not recorded
+        interrupts.raise_if_interrupt(error)
         logger.exception("%s can't be recorded.", model)
         metadata = ModelMetadata.__new__(ModelMetadata)
         metadata.concrete_model, metadata.field_count = model, len(model._meta.concrete_fields)

@@ -15,7 +15,7 @@ from django.db import connections
 from django.db.models import Model
 from django.db.models.deletion import Collector
 
-from signalbox.core import tracing
+from signalbox.core import interrupts, tracing
 from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
 from signalbox.instrumentation import autocommit, bulk, model_metadata, patching, row_state
 from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
@@ -114,7 +114,9 @@ def _save_table(
     try:
         with autocommit.ensure_transaction(using, metadata.label, "post_save"):
             return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields, kwargs)
-    except BaseException:
+    except BaseException as error:
+        if interrupts.is_interrupt(error):
+            autocommit.leave_autocommit_block(connection)
         _restore_attributes(self, metadata, original_state)
         raise
 
@@ -155,7 +157,8 @@ def _save_row(
         raise
     try:
         _record_save(self, metadata, uow, before, bool(updated), raw, connection, update_fields)
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A save of %s could not be recorded.", metadata.label)
     return updated
 
@@ -243,12 +246,13 @@ def _record_failed_pre_save(instance: Model, metadata: ModelMetadata, using: str
         if pre_save is not None and pre_save.outcome is None:
             pre_save.outcome = Outcome.FAILED
             exporter.enqueue(pre_save)
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A failed save of %s could not be recorded.", metadata.label)
 
 
 def build_pre_save_event(metadata: ModelMetadata, instance: Model, using: str, sent_at: int) -> PendingEvent:
-    """Return the event of a ``pre_save`` that was sent at ``time``, in nanoseconds."""
+    """Return the event of a ``pre_save`` that was sent at ``sent_at``, in nanoseconds since the epoch."""
     event = PendingEvent(
         sent_at, tracing.get_current_trace(), tracing.running_span.get(), "pre_save", metadata.label, using
     )
@@ -260,7 +264,7 @@ def build_pre_save_event(metadata: ModelMetadata, instance: Model, using: str, s
 def set_object(
     event: PendingEvent, metadata: ModelMetadata, instance: Model, connection: BaseDatabaseWrapper | None
 ) -> None:
-    """Let ``draft`` be about ``instance``."""
+    """Set the event's object to ``instance``."""
     event.key = metadata.get_key(instance)
     if metadata.has_str:
         event.label = metadata.get_label(instance, connection)
@@ -329,7 +333,8 @@ def _delete_row(
     try:
         event = build_delete_event(instance, metadata, connection)
         event.args = UNSENT_DELETE_ARGS
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A delete of %s could not be recorded.", metadata.label)
     if metadata.through_fields:
         with bulk.suppress_bulk_events(metadata.concrete_model):

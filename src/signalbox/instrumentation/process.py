@@ -1,4 +1,4 @@
-"""Reading the register without being in it: a command that reads is no work of the site's."""
+"""Disables recording in a process that only reads the event log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _recorded_signals: dict[Signal, str] = {}
 
 
 def disable_recording_for_process() -> None:
-    """Record nothing of this process any more, nor what happened while it started. For a process of one's own only."""
+    """Stop recording in this process, and discard its events so far. Only for a process that runs one command."""
     _recorded_signals.update(install.get_recorded_signals())
     exporter.discard_pending()
     install.stop_recording()

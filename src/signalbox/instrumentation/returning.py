@@ -381,7 +381,7 @@ def _can_infer_inserted_rows(connection: BaseDatabaseWrapper, requested: Returni
 
 
 def _select_newest_rows(connection: Any, requested: ReturningRequest, row_count: int) -> list[Any]:
-    """Return the ``number`` rows that the last statement put in, oldest first. SQLite has one writer at a time."""
+    """Return the ``row_count`` rows that the last statement inserted, oldest first. SQLite has one writer at a time."""
     quote = connection.ops.quote_name
     columns = ", ".join(quote(str(field.column)) for field in requested.fields)
     table, key = quote(requested.model._meta.db_table), quote(str(requested.model._meta.pk_fields[0].column))

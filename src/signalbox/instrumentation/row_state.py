@@ -15,6 +15,7 @@ from django.db.models.base import ModelState
 from django.db.models.fields.files import FieldFile
 from django.db.models.query_utils import DeferredAttribute
 
+from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata, patching
 from signalbox.pipeline import unit_of_work
@@ -135,7 +136,8 @@ def _copy_value(value: Any) -> Any:
         return value.copy()
     try:
         return _copy_nested(value)
-    except Exception:  # noqa: BLE001 - the value's own class
+    except Exception as error:  # noqa: BLE001 - the value's own class
+        interrupts.raise_if_interrupt(error)
         return UNKNOWN
 
 

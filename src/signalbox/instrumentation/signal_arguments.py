@@ -45,7 +45,7 @@ def get_sender_model(sender: Any) -> type[Model] | None:
 
 
 def set_object_if_model(event: PendingEvent, instance: Any) -> None:
-    """Let ``draft`` be about ``instance``, if that is a model's."""
+    """Set the event's object to ``instance``, if that is a model instance."""
     if isinstance(instance, Model):
         metadata = model_metadata.get_metadata(instance.__class__)
         event.key = metadata.get_key(instance)

@@ -16,7 +16,7 @@ from asgiref.sync import iscoroutinefunction
 from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
-from signalbox.core import receivers, tracing
+from signalbox.core import interrupts, receivers, tracing
 from signalbox.core.event import ReceiverCall
 from signalbox.instrumentation import patching
 from signalbox.pipeline.deliveries import DeliveryError
@@ -58,7 +58,7 @@ def record_sends(signal: Signal, handler: SignalHandler) -> None:
 
 
 def wrap_sends(signal: Signal, wrapper: Callable[[Any], Any]) -> None:
-    """Wrap every way of sending ``signal``, recorded or not."""
+    """Apply ``wrapper`` to each send method of ``signal``, recorded or not."""
     layer = _layers.setdefault(signal, patching.InstanceLayer(signal))
     for name in SEND_METHODS:
         if _is_applicable(name):
@@ -104,7 +104,8 @@ def _start_event(handler: SignalHandler, sender: Any, named: dict[str, Any]) -> 
         return handler.start(sender, named)
     except DeliveryError:  # what a durable receiver would lose, its sender must hear of
         raise
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A send could not be recorded.")
         return None
 
@@ -120,7 +121,8 @@ def _finish_event(
         handler.finish(event, named, error)
     except DeliveryError:
         raise
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A send could not be recorded.")
 
 
@@ -129,7 +131,8 @@ def _handle_no_receivers(handler: SignalHandler, sender: Any, named: dict[str, A
         handler.handle_no_receivers(sender, named)
     except DeliveryError:
         raise
-    except Exception:
+    except Exception as error:
+        interrupts.raise_if_interrupt(error)
         logger.exception("A send could not be recorded.")
 
 

@@ -9,7 +9,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from signalbox.core import tracing
+from signalbox.core import interrupts, tracing
 from signalbox.instrumentation import signals as signal_patches
 from signalbox.instrumentation import traces
 from signalbox.pipeline import exporter
@@ -130,7 +130,8 @@ def _prerun(task_id: Any = None, task: Any = None, **_: Any) -> None:
             given[0] if given else None,
             _parse_actor(getattr(request, ACTOR_HEADER, None)),
         )
-    except Exception:  # Celery would log it as the task's
+    except Exception as error:  # Celery would log it as the task's
+        interrupts.raise_if_interrupt(error)
         logger.exception("The trace of a task could not begin.")
 
 

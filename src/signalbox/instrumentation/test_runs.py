@@ -46,7 +46,7 @@ def _is_database_allowed() -> bool:
 
 
 def install() -> None:
-    """Give every test of Django's runner a trace."""
+    """Patch Django's test cases, so that each test is a trace."""
     from django.test import SimpleTestCase
 
     global _original_run
@@ -54,7 +54,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Restore the class."""
+    """Restore Django's test cases."""
     from django.test import SimpleTestCase
 
     patching.uninstall(SimpleTestCase, "run")

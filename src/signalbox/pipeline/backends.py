@@ -194,7 +194,7 @@ _POSTGRESQL_UPDATE_TRACES: Final = (
 
 
 def _rows_to_json(rows: Iterable[TableRow], data_index: int) -> str:
-    """Return rows as one JSON text; the column at ``data_at`` is JSON text already and goes in as it is."""
+    """Return rows as one JSON text. The column at ``data_index`` is already JSON text."""
     texts = []
     for row in rows:
         before = encoder.dumps(row[:data_index])[:-1]
@@ -321,9 +321,10 @@ _journal_modes: WeakKeyDictionary[BaseDatabaseWrapper, tuple[Any, str]] = WeakKe
 
 @contextmanager
 def relaxed_durability(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Let SQLite in WAL mode do in the block what ``NO_WAIT_FOR_DISK`` does; in its other modes the file could suffer.
+    """Commit without waiting for the disk within the block, on SQLite in WAL mode.
 
-    Nothing changes in a transaction that is open, nor on another database.
+    In other modes a crash could damage the file. An open transaction and other databases are not affected. PostgreSQL
+    has ``DISABLE_SYNCHRONOUS_COMMIT_SQL`` for the same purpose.
     """
     if connection.vendor != "sqlite" or connection.in_atomic_block:
         yield

@@ -61,10 +61,10 @@ DELIVERY_COLUMNS: Final = (
     ("payload", "jsonb"),
 )
 EPHEMERAL_SIGNALS: Final = frozenset({"request_started", "request_finished", "connection_created"})
-"""Signals whose events say of what happened no more than that it did: see ``Batch.lasts``."""
+"""Signals whose events contain only the fact of the send: see ``Batch.requires_durability``."""
 _SIGNAL_INDEX: Final = [name for name, _ in EVENT_COLUMNS].index("signal")
 NOTIFY_CHANNEL: Final = "signalbox"
-"""On which PostgreSQL tells waiting workers of new deliveries."""
+"""Channel of PostgreSQL's NOTIFY for new deliveries."""
 TABLE_COLUMNS: Final = {EVENT_TABLE: EVENT_COLUMNS, TRACE_TABLE: TRACE_COLUMNS, DELIVERY_TABLE: DELIVERY_COLUMNS}
 
 
@@ -76,26 +76,28 @@ class Batch(NamedTuple):
     event_updates: Sequence[TableRow] = ()
     deliveries: Sequence[TableRow] = ()
     trace_updates: Sequence[TableRow] = ()
-    """What completes the rows of traces that were written while they ran."""
+    """Updates of traces that were written before they finished."""
 
     def __bool__(self) -> bool:
         return any(self)
 
     def requires_durability(self) -> bool:
-        """Tell whether something in it has to outlive a crash of the server: a delivery, or an event that says more
-        than that a request began or ended, or a connection."""
+        """Return True if a crash of the server must not lose it.
+
+        That is a delivery, or an event that is not only about the start or end of a request or connection.
+        """
         return bool(self.deliveries) or any(row[_SIGNAL_INDEX] not in EPHEMERAL_SIGNALS for row in self.events)
 
     def split(self) -> list[Batch]:
         """Return the rows one by one, the deliveries with their events."""
-        awaited: dict[TableRow, list[TableRow]] = {}
+        deliveries: dict[TableRow, list[TableRow]] = {}
         for row in self.deliveries:
-            awaited.setdefault(row[4:6], []).append(row)
+            deliveries.setdefault(row[4:6], []).append(row)
         return [
             *(Batch(traces=[row]) for row in self.traces),
-            *(Batch(events=[row], deliveries=awaited.pop(row[1:3], ())) for row in self.events),
+            *(Batch(events=[row], deliveries=deliveries.pop(row[1:3], ())) for row in self.events),
             *(Batch(event_updates=[row]) for row in self.event_updates),
-            *(Batch(deliveries=rows) for rows in awaited.values()),
+            *(Batch(deliveries=rows) for rows in deliveries.values()),
             *(Batch(trace_updates=[row]) for row in self.trace_updates),
         ]
 

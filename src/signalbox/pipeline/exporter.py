@@ -1,7 +1,8 @@
-"""The one place through which events of no transaction leave, with the traces that end.
+"""Exports events that are not part of an open transaction, together with finished traces.
 
-They wait in their trace and go out together when it ends; where they can't be written at once (a transaction is open,
-an event loop is running, the tables are not there yet, the database is away) they wait for the next occasion.
+They are queued in their trace and written together when it finishes. If they can't be written then, because a
+transaction is open, an event loop is running, the tables are missing or the database is unavailable, they stay pending
+until the next flush.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from django.apps import apps
 from django.db import connections, router
 
-from signalbox.core import tracing
+from signalbox.core import interrupts, tracing
 from signalbox.core.event import Outcome
 from signalbox.pipeline import backends, batches, deliveries, serializer, writer
 
@@ -34,30 +35,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 MAX_PENDING: Final = 10_000
-"""Events that wait for a database which is away; beyond that the oldest are dropped, counted and logged."""
+"""Maximum number of pending events while the database is unavailable. Older ones are dropped, counted and logged."""
 
 MAX_BATCH_ROWS: Final = 2_000
-"""Rows that one statement writes, so that neither side has to hold all that may have come together."""
+"""Maximum number of rows that one statement writes, to limit the memory of both sides."""
 
 FLUSH_THRESHOLD: Final = 1000
-"""Events that wait in memory for the end of their trace, or of their transaction; more are written early."""
+"""Events that are kept in memory until their trace or transaction ends. More are written before that."""
 
 LONG_TRACE_NS: Final = 10_000_000_000
-"""Nanoseconds after which work is taken for such that stays: its events leave as they come."""
+"""After this many nanoseconds a trace counts as long-running, and its events are written immediately."""
 
-DELETED_DATABASE: Final = "(gone)"
-"""No database's name: a trace's row was written to that of a test, which may go, and the row with it."""
+DELETED_DATABASE: Final = "(deleted)"
+"""Placeholder for a trace row that was written to a test database which no longer exists."""
 
 _pending_traces: deque[Trace] = deque()
-"""Traces with events that are to leave."""
+"""Traces with pending events."""
 _finished_traces: deque[Trace] = deque()
-"""Traces whose own rows are to be written."""
+"""Traces whose own rows are pending."""
 _lock = threading.Lock()
 _flush_guard = threading.local()
 
 
 def enqueue(event: PendingEvent) -> None:
-    """Let ``draft``, which belongs to no open transaction, leave with its trace."""
+    """Queue ``event``, which has no open transaction, to be written when its trace finishes."""
     trace = event.trace
     if trace.suppressed is not None:
         trace.suppressed += 1
@@ -70,21 +71,23 @@ def enqueue(event: PendingEvent) -> None:
 
 
 def enqueue_committed(events: Iterable[PendingEvent]) -> None:
-    """Let ``drafts``, whose change has just been committed where there are no tables, leave now: neither they nor their
-    deliveries may be lost with their trace."""
-    for draft in events:
-        draft.trace.pending.append(draft)
-        draft.trace.must_persist = True
-        if draft.trace not in _pending_traces:
-            _pending_traces.append(draft.trace)
+    """Write ``events`` now, if possible. Their change was committed in a database without Signalbox's tables.
+
+    They do not wait for their trace, because a crash until then would lose them and their deliveries.
+    """
+    for event in events:
+        event.trace.pending.append(event)
+        event.trace.must_persist = True
+        if event.trace not in _pending_traces:
+            _pending_traces.append(event.trace)
     flush()
 
 
 def write_now(event: PendingEvent) -> None:
-    """Write ``draft``, which has deliveries, now: they must not be lost with its trace.
+    """Write ``event`` now, because it has deliveries that a crash must not lose.
 
-    Within an event loop, which must not wait for a database, it leaves with its trace nonetheless.
-    Raises ``DatabaseError`` if it can't be written.
+    Within an event loop it is queued, because an event loop must not wait for a database. Raises ``DatabaseError`` if
+    it can't be written.
     """
     if in_event_loop():
         enqueue(event)
@@ -96,7 +99,7 @@ def write_now(event: PendingEvent) -> None:
 
 
 def enqueue_update(event: PendingEvent) -> None:
-    """Let what became known of ``draft`` only after it was written follow it."""
+    """Schedule an UPDATE for an event that was already written."""
     trace = event.trace
     if event not in trace.updates:
         trace.updates.append(event)
@@ -105,7 +108,7 @@ def enqueue_update(event: PendingEvent) -> None:
 
 
 def should_defer(trace: Trace) -> bool:
-    """Tell whether the events of ``trace`` wait for its end."""
+    """Return True if the events of ``trace`` are written when it finishes."""
     if trace.duration is not None or tracing.is_process_trace(trace) or trace.kind == "shell":
         return False
     if len(trace.pending) >= FLUSH_THRESHOLD or len(trace.updates) >= FLUSH_THRESHOLD:
@@ -114,7 +117,7 @@ def should_defer(trace: Trace) -> bool:
 
 
 def finish_trace(trace: Trace, status: str = "") -> None:
-    """End ``trace``: note how long it took and let everything in it leave."""
+    """Finish ``trace``: set its duration and status, and write its events and its row."""
     if trace.duration is not None:
         return
     trace.duration = tracing.now() - trace.started
@@ -130,7 +133,7 @@ def finish_trace(trace: Trace, status: str = "") -> None:
 
 
 def flush_for_read() -> None:
-    """Write what waits, as somebody reads; of a test also before its trace ends, as it reads what it did itself."""
+    """Write pending events before a read. A test reads its own events, so those of its open trace are written too."""
     chain = list(tracing.iter_trace_stack())
     if any(trace.kind == "test" for trace in chain):
         _pending_traces.extend(
@@ -140,12 +143,12 @@ def flush_for_read() -> None:
 
 
 def has_pending() -> bool:
-    """Tell whether something waits to be written."""
+    """Return True if events or traces are pending."""
     return bool(_pending_traces or _finished_traces)
 
 
 def discard_pending() -> None:
-    """Drop what waits: a test has ended, and the next one is not to find it in its database."""
+    """Discard pending events and traces, so that the next test does not find those of this one."""
     with _lock:
         for trace in _pending_traces:
             trace.pending.clear()
@@ -158,14 +161,14 @@ def discard_pending() -> None:
 
 
 def flush_trace(trace: Trace) -> None:
-    """Let what waits in ``trace`` leave now, if it can."""
+    """Write the pending events of ``trace`` now, if possible."""
     if trace not in _pending_traces:
         _pending_traces.append(trace)
     flush()
 
 
 def flush() -> None:
-    """Write what waits. Whatever stands in the way is no concern of the application: the rest waits on."""
+    """Write pending events. Errors are never raised to the application; unwritten events stay pending."""
     if not has_pending() or getattr(_flush_guard, "blocked", False) or not apps.ready:
         return
     if in_event_loop():
@@ -178,10 +181,11 @@ def flush() -> None:
             _flush(connection)
         else:
             _drop_excess()
-    except (AssertionError, RuntimeError) as error:  # what test tools raise where a test may not use the database
+    except (AssertionError, RuntimeError) as error:  # test tools raise these if a test may not use the database
         logger.debug("Events wait, as they could not be written: %r", error)
         _drop_excess()
-    except Exception as error:  # noqa: BLE001 - the database may be away
+    except Exception as error:  # noqa: BLE001 - the database may be unavailable
+        interrupts.raise_if_interrupt(error)
         writer.write_stats.failures += 1
         level = logging.ERROR if writer.write_stats.failures == 1 else logging.DEBUG
         logger.log(level, "Events wait, as they could not be written: %r", error)
@@ -192,7 +196,7 @@ def flush() -> None:
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """Let nothing leave in the block: a connection is being closed, and must not be opened again meanwhile."""
+    """Write nothing in the block. It closes a connection, and a write would open it again."""
     before = getattr(_flush_guard, "blocked", False)
     _flush_guard.blocked = True
     try:
@@ -202,13 +206,13 @@ def suspended() -> Iterator[None]:
 
 
 def get_events_database() -> str:
-    """Return the alias of the database that holds traces, and the events that no change ties to another."""
+    """Return the alias of the database for traces, and for events without a change in another database."""
     alias: str = router.db_for_write(apps.get_model("signalbox", "Trace"))
     return alias
 
 
 def in_event_loop() -> bool:
-    """Tell whether an event loop runs in this thread, which must not wait for a database."""
+    """Return True if an event loop runs in this thread. It must not wait for a database."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -225,7 +229,7 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
         ):
             return False
     elif connection.connection is None:
-        # Commands such as ``collectstatic`` run where there is no database: only work that has one opens it.
+        # Commands such as ``collectstatic`` run without a database. Only work that uses it opens a connection.
         if not any(map(_uses_database, (*_pending_traces, *_finished_traces))):
             return False
     elif not connection.autocommit or backends.has_foreign_transaction(connection):
@@ -234,31 +238,31 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _uses_database(trace: Trace) -> bool:
-    """Tell whether ``trace`` is work that has a database: by its kind, or as it changed something."""
+    """Return True if the work of ``trace`` uses a database: by its kind, or because it changed something."""
     return trace.must_persist or trace.kind in ("request", "task", "test", "custom")
 
 
 def _must_persist(event: PendingEvent) -> bool:
-    """Tell whether ``draft`` is of a change in some database, whatever became of it, or has deliveries."""
+    """Return True if ``event`` is about a change, committed or not, or has deliveries."""
     return (bool(event.using) and event.outcome is not Outcome.SENT) or _has_subscriber(event)
 
 
 def _has_subscriber(event: PendingEvent) -> bool:
-    """Tell whether durable receivers wait for ``draft``."""
+    """Return True if ``event`` has durable receivers."""
     return event.outcome is not Outcome.ROLLED_BACK and deliveries.get_source().has_subscriber(
         event.signal, event.sender
     )
 
 
 def _in_testcase_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether the open transaction is a ``TestCase``'s, which holds everything that the test does."""
+    """Return True if the open transaction is that of a ``TestCase``, which contains everything that the test does."""
     return all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks) and bool(
         connection.atomic_blocks
     )
 
 
 class _PendingRow(NamedTuple):
-    """A row that is to be written: of a draft, or without one the trace's own."""
+    """A pending row: of an event, or without one the trace's own."""
 
     trace: Trace
     event: PendingEvent | None = None
@@ -266,34 +270,34 @@ class _PendingRow(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int, bool]:
-        """What tells its row from others."""
+        """Identifier of its row."""
         return (self.trace.id, self.trace.started // 1000 if self.event is None else self.event.span, self.is_update)
 
 
 def _flush(connection: BaseDatabaseWrapper) -> None:
     with _lock:  # another thread may be appending: lists are emptied, never replaced
-        ended = [_finished_traces.popleft() for _ in range(len(_finished_traces))]
+        finished = [_finished_traces.popleft() for _ in range(len(_finished_traces))]
         traces = [_pending_traces.popleft() for _ in range(len(_pending_traces))]
-        for trace in traces:  # before its events are taken: another thread may be adding one that presses
+        for trace in traces:  # before its events are taken, as another thread may add one
             trace.must_persist = False
-        due = [_PendingRow(trace) for trace in (*ended, *_get_process_trace_to_write(traces))]
-        due += [_PendingRow(trace, draft) for trace in traces for draft in _take_all(trace.pending)]
-        late = [(trace, draft) for trace in traces for draft in _take_all(trace.updates) if draft.written_to]
+        rows = [_PendingRow(trace) for trace in (*finished, *_get_process_trace_to_write(traces))]
+        rows += [_PendingRow(trace, event) for trace in traces for event in _take_all(trace.pending)]
+        late = [(trace, event) for trace in traces for event in _take_all(trace.updates) if event.written_to]
     elsewhere: dict[str, list[_PendingRow]] = {}
-    for trace, draft in late:
-        there = due if draft.written_to == connection.alias else elsewhere.setdefault(draft.written_to, [])
-        there.append(_PendingRow(trace, draft, is_update=True))
+    for trace, event in late:
+        target = rows if event.written_to == connection.alias else elsewhere.setdefault(event.written_to, [])
+        target.append(_PendingRow(trace, event, is_update=True))
     try:
-        _write(connection, due)
-        for alias, rows in elsewhere.items():
+        _write(connection, rows)
+        for alias, other_rows in elsewhere.items():
             if _can_write_updates(connections[alias]):
-                _write(connections[alias], rows)
+                _write(connections[alias], other_rows)
     finally:
-        _requeue(list(chain(due, *elsewhere.values())))
+        _requeue(list(chain(rows, *elsewhere.values())))
 
 
 def _write(connection: BaseDatabaseWrapper, rows: list[_PendingRow]) -> None:
-    """Write ``due``, so many rows at once, and take out of it what needs no other attempt."""
+    """Write ``rows`` in parts, and remove those from the list that need no other attempt."""
     while rows:
         now = rows[:MAX_BATCH_ROWS]
         written: list[batches.Batch] = []
@@ -325,12 +329,12 @@ def _build_batch(rows: list[_PendingRow]) -> batches.Batch:
 
 
 def _log_undeliverable(event: PendingEvent, error: Exception) -> None:
-    """Tell of deliveries that can't be made, and never could be: the event goes without, and nothing waits for it."""
+    """Log that no delivery can be created for this event. The event itself is still written."""
     logger.critical("No delivery of %s from %s %s can be made: %r", event.signal, event.sender, event.key, error)
 
 
 def _iter_row_keys(batch: batches.Batch) -> Iterator[tuple[str, int, bool]]:
-    """Return the ``_Due.key`` of each row."""
+    """Return the ``_PendingRow.key`` of each row."""
     yield from ((row[0], row[5], False) for row in batch.traces)
     yield from ((row[6], row[7], False) for row in batch.trace_updates)
     yield from ((row[1], row[2], False) for row in batch.events)
@@ -338,32 +342,32 @@ def _iter_row_keys(batch: batches.Batch) -> Iterator[tuple[str, int, bool]]:
 
 
 def _mark_written(connection: BaseDatabaseWrapper, written: list[_PendingRow]) -> None:
-    for trace, draft, _ in written:
-        if draft is None:
+    for trace, event, _ in written:
+        if event is None:
             trace.row_database = _get_database_name(connection)
         else:
-            draft.written_to = connection.alias
+            event.written_to = connection.alias
 
 
 def _requeue(rows: list[_PendingRow]) -> None:
-    """Let what could not be written wait on, before what has come meanwhile."""
+    """Put unwritten rows back at the front of the queues."""
     _finished_traces.extendleft(
         one.trace for one in reversed(rows) if one.event is None and one.trace.duration is not None
     )
     held: dict[tuple[int, bool], tuple[Trace, list[PendingEvent]]] = {}
-    for trace, draft, late in rows:
-        if draft is not None:
-            held.setdefault((id(trace), late), (trace, []))[1].append(draft)
+    for trace, event, late in rows:
+        if event is not None:
+            held.setdefault((id(trace), late), (trace, []))[1].append(event)
     with _lock:
-        for (_, late), (trace, drafts) in reversed(held.items()):
-            (trace.updates if late else trace.pending)[:0] = drafts
-            trace.must_persist = trace.must_persist or any(map(_must_persist, drafts))
+        for (_, late), (trace, events) in reversed(held.items()):
+            (trace.updates if late else trace.pending)[:0] = events
+            trace.must_persist = trace.must_persist or any(map(_must_persist, events))
             if trace not in _pending_traces:
                 _pending_traces.appendleft(trace)
 
 
 def _get_process_trace_to_write(traces: list[Trace]) -> list[Trace]:
-    """Return the process's trace if its row is due: with its first events, as nobody can wait for its end."""
+    """Return the process's trace if its row is pending. It is written with its first events, not when it finishes."""
     return [
         trace
         for trace in traces
@@ -372,23 +376,23 @@ def _get_process_trace_to_write(traces: list[Trace]) -> list[Trace]:
 
 
 def _take_all(items: list[PendingEvent]) -> list[PendingEvent]:
-    """Take out what is in ``held`` now."""
+    """Remove and return the current items."""
     found = items[:]
     del items[: len(found)]
     return found
 
 
 def _can_write_updates(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether what became known late can follow its events on ``connection``, which is not that of ``home()``."""
+    """Return True if events on ``connection`` can be updated. It is not the connection of ``get_events_database()``."""
     if connection.in_atomic_block:
         return _in_testcase_transaction(connection)
     return connection.get_autocommit() and not backends.has_foreign_transaction(connection)
 
 
 def _needs_row(trace: Trace) -> bool:
-    """Tell whether the trace's own row is due, or its completion: when it has ended and something happened in it."""
+    """Return True if the row of a finished trace must be written or updated, because something happened in it."""
     if trace.row_database and trace.row_database != _get_database_name(connections[get_events_database()]):
-        return False  # it was in a test's database
+        return False  # its row was in a test database
     return trace.events > 0 or (trace.suppressed is None and any(trace.init_counts.values()))
 
 
@@ -397,7 +401,7 @@ def _get_database_name(connection: BaseDatabaseWrapper) -> str:
 
 
 def _drop_excess() -> None:
-    """Drop the oldest of what waits beyond ``MOST_WAITING``, and then some: not one and a line in the log for each."""
+    """Drop the oldest events beyond ``MAX_PENDING``, and a tenth more, so that not every event logs a line."""
     with _lock:
         excess = sum(len(trace.pending) for trace in _pending_traces) + len(_finished_traces) - MAX_PENDING
         if excess <= 0:
@@ -425,19 +429,19 @@ def _flush_at_exit() -> None:
         connection = connections[get_events_database()]
         if connection.connection is None and ambient.row_database == _get_database_name(connection):
             reopened = connection
-            with suppress(Exception):  # the database may be away, or a test's that is gone
-                connection.ensure_connection()  # now: that it is opened is an event, which is to be counted
+            with suppress(Exception):  # the database may be unavailable, or a deleted test database
+                connection.ensure_connection()  # before the trace finishes, because this is an event too
     if ambient.row_database or ambient.pending or any(ambient.init_counts.values()):
         finish_trace(ambient)
     flush()
-    if reopened is not None:  # nobody else will close it
+    if reopened is not None:  # no other code closes it
         reopened.close()
     _log_lost_events()
 
 
 def _log_lost_events() -> None:
-    """Log what still waits when the process ends. That a command without a database began is no loss."""
-    lost = [draft for trace in _pending_traces if _uses_database(trace) for draft in trace.pending]
+    """Log events that are still pending when the process ends, without those of commands that use no database."""
+    lost = [event for trace in _pending_traces if _uses_database(trace) for event in trace.pending]
     if lost:
         writer.write_stats.dropped += len(lost)
         logger.error(
@@ -451,7 +455,7 @@ atexit.register(_flush_at_exit)
 
 
 def _after_fork() -> None:
-    """What waits in the parent is the parent's to write."""
+    """Discard pending events in a forked child. The parent writes them."""
     global _lock, _flush_guard
     _lock, _flush_guard = threading.Lock(), threading.local()
     discard_pending()

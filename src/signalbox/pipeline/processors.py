@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from django.utils.module_loading import import_string
 
 from signalbox import conf
-from signalbox.core import query_guard
+from signalbox.core import interrupts, query_guard
 from signalbox.serialization import encoder
 from signalbox.serialization.redaction import Redactor
 
@@ -45,7 +45,8 @@ def _import_processor(path: str) -> ProcessorFunction | str:
     """Return the callable with this dotted path, or what is wrong with it."""
     try:
         found: Any = import_string(path)
-    except Exception:  # noqa: BLE001 - the project's own module, which may raise anything
+    except Exception as error:  # noqa: BLE001 - the project's own module, which may raise anything
+        interrupts.raise_if_interrupt(error)
         return "can't be imported"
     return found if callable(found) else "is not callable"
 
@@ -61,7 +62,8 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
         with query_guard.isolated():
             answer = processor(MappingProxyType({**columns, "data": json.loads(data)}))
             extra = dict(answer) if isinstance(answer, Mapping) else None
-    except Exception:  # noqa: BLE001 - the project's own code; it must not cost events
+    except Exception as error:  # noqa: BLE001 - the project's own code; it must not cost events
+        interrupts.raise_if_interrupt(error)
         name = getattr(processor, "__qualname__", type(processor).__qualname__)
         _log_once(name, "raised an exception. The event is written", exc_info=True)
         return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from signalbox.core import interrupts
 from signalbox.core.event import Outcome, PendingEvent, ReceiverCall
 from signalbox.core.text import fit_column
 from signalbox.pipeline import processors
@@ -26,7 +27,7 @@ T = TypeVar("T")
 _EVENT_COLUMN_NAMES: Final = tuple(name for name, _ in EVENT_COLUMNS)
 
 record_unchanged = True
-"""Whether a save that changed nothing, and whose receivers did not fail, makes an event."""
+"""Whether a save without a change and without a failed receiver has an event."""
 
 UNCHANGED: Final[ChangeDescription] = ("changes", {})
 
@@ -39,67 +40,73 @@ def build_batch(
     trace_updates: Sequence[TableRow] = (),
     on_delivery_error: Callable[[PendingEvent, Exception], None] | None = None,
 ) -> Batch:
-    """Return what is to be written of ``drafts``, whose transaction commits unless they say otherwise: their events and
-    the deliveries of these.
+    """Return the rows of ``events``, with their deliveries. Their outcome is ``committed`` unless they have another.
 
-    Raises what making a delivery raises: an event may be dropped, a delivery may not. Where the change can't be taken
-    back any more, ``lost`` is told instead.
+    An exception while a delivery is built is raised: an event may be dropped, a delivery must not. If the change is
+    already committed, pass ``on_delivery_error``, which is called with the event and the exception instead.
     """
     source = get_source()
     if source is NO_DELIVERIES:
         return Batch(build_event_rows(events, Outcome.COMMITTED), traces, event_updates, (), trace_updates)
     deliveries: list[TableRow] = []
-    awaited = set()
+    spans_with_deliveries = set()
     events = list(events)
-    for draft in events:
+    for event in events:
         try:
-            made = source.build_delivery_rows(draft)
+            made = source.build_delivery_rows(event)
         except Exception as error:
+            interrupts.raise_if_interrupt(error)
             if on_delivery_error is None:
                 raise
-            on_delivery_error(draft, error)
+            on_delivery_error(event, error)
             continue
         if made:
             deliveries += made
-            awaited.add(draft.span)
-    return Batch(build_event_rows(events, Outcome.COMMITTED, awaited), traces, event_updates, deliveries, trace_updates)
+            spans_with_deliveries.add(event.span)
+    rows = build_event_rows(events, Outcome.COMMITTED, spans_with_deliveries)
+    return Batch(rows, traces, event_updates, deliveries, trace_updates)
 
 
 def build_event_rows(
     events: Iterable[PendingEvent], outcome: Outcome, spans_with_deliveries: Container[int] = ()
 ) -> list[TableRow]:
-    """Return the rows of ``drafts``; ``outcome`` is that of their transaction. A draft that can't be encoded is
-    dropped, counted and logged: it must not take the others with it. ``awaited`` are the spans of events that have
-    deliveries, and are kept even if they changed nothing."""
+    """Return the rows of ``events``; ``outcome`` is that of their transaction.
+
+    An event that can't be encoded is dropped, counted and logged, and the others are kept. Events whose spans are in
+    ``spans_with_deliveries`` are kept even if they changed nothing.
+    """
     rows = []
     processor = processors.get_configured_processor()
-    word = outcome._value_  # ``value`` takes a call
-    for draft in events:
+    word = outcome._value_  # ``value`` is a property, which is slower
+    for event in events:
         try:
-            described = None if draft.change is None else describe(draft.change)
+            described = None if event.change is None else describe(event.change)
             if (
                 described == UNCHANGED
                 and not record_unchanged
-                and not draft.errors
-                and draft.span not in spans_with_deliveries
+                and not event.errors
+                and event.span not in spans_with_deliveries
             ):
                 continue
-            row = build_event_row(draft, word, described)
+            row = build_event_row(event, word, described)
             if processor is not None:
                 text = processors.apply(processor, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), row[-1])
-                if text is None and draft.span not in spans_with_deliveries:
+                if text is None and event.span not in spans_with_deliveries:
                     continue
                 row = (*row[:-1], text or row[-1])
             rows.append(row)
-        except Exception:  # values come from the application; whatever they do stays here
+        except Exception as error:  # noqa: BLE001 - values come from the application and may raise any error
+            interrupts.raise_if_interrupt(error)
             write_stats.dropped += 1
-            logger.exception("An event of %s could not be encoded and is dropped.", draft.signal)
+            logger.exception("An event of %s could not be encoded and is dropped.", event.signal)
     return rows
 
 
 def build_event_row(event: PendingEvent, outcome: str, description: ChangeDescription | None = None) -> TableRow:
-    """Return the row of ``draft``, in the order of ``EVENT_COLUMNS``; ``outcome`` is that of its transaction, and
-    ``described`` what ``describe`` says of its change."""
+    """Return the row of ``event``, in the order of ``EVENT_COLUMNS``.
+
+    ``outcome`` is that of its transaction, and ``description`` the result of ``describe`` for its change.
+    """
     actor = event.actor
     duration = event.duration
     return (
@@ -122,7 +129,7 @@ def build_event_row(event: PendingEvent, outcome: str, description: ChangeDescri
 
 
 def get_stored_outcome(event: PendingEvent, outcome: str) -> str:
-    """Return the outcome that is stored: a change is committed or rolled back, whatever its receivers did."""
+    """Return the outcome to store. A change is committed or rolled back, also if its receivers failed."""
     if event.outcome is None:
         return outcome
     if event.outcome is Outcome.ROLLED_BACK or outcome == "rolled_back":
@@ -131,32 +138,32 @@ def get_stored_outcome(event: PendingEvent, outcome: str) -> str:
 
 
 def build_data_json(event: PendingEvent, description: ChangeDescription | None = None) -> str:
-    """Return the JSON text of what has no column of its own."""
+    """Return the JSON text of the column ``data``."""
     text = ""
     args = event.args
-    if args is not None:  # the common save's arguments come as ready-made text
+    if args is not None:  # the arguments of most saves are already JSON text
         text = f'"args":{args if type(args) is str else encoder.dumps(args)},'
     if event.pre_signal_time is not None:
         text += f'"pre_signal_time":{event.pre_signal_time // 1000},'
     if description is not None and event.change is not None:
         text += _build_change_json(event.change, description) + ","
     if event.receiver_calls is not None:
-        text += f'"receivers":{encoder.dumps([_build_receiver_call_data(run) for run in event.receiver_calls])},'
+        text += f'"receivers":{encoder.dumps([_build_receiver_call_data(call) for call in event.receiver_calls])},'
     return f"{{{text[:-1]}}}"
 
 
 def _build_receiver_call_data(call: ReceiverCall) -> dict[str, Any]:
-    site, spent, error = call
+    location, duration_ns, error = call
     return {
-        "name": site.name,
-        "location": site.location,
-        "duration_us": None if spent is None else spent // 1000,
+        "name": location.name,
+        "location": location.location,
+        "duration_us": None if duration_ns is None else duration_ns // 1000,
         "error": error,
     }
 
 
 def _build_change_json(change: RowChange, description: ChangeDescription) -> str:
-    """Return what a row's change stores, as the inside of a JSON object: each value bounded and without secrets."""
+    """Return a row's change as members of a JSON object, limited in size and with secrets redacted."""
     part, values = description
     fields = change.fields
     text = f'"{part}":{encoder.dump_fields(values, non_scalar=fields.non_scalar, redactor=fields.redactor)}'
@@ -192,19 +199,19 @@ def build_trace_row(trace: Trace) -> TableRow:
 
 
 def build_event_update(event: PendingEvent) -> TableRow:
-    """Return what is known of ``draft`` only after it was written: duration, errors and data, with trace and span."""
+    """Return the columns that an UPDATE of ``event`` sets: duration, errors and data; then its trace id and span."""
     duration = event.duration
     described = None if event.change is None else describe(event.change)
     text = build_data_json(event, described)
     processor = processors.get_configured_processor()
-    if processor is not None:  # the update keeps what it adds, and can't drop an event that was written
+    if processor is not None:  # its addition is kept, and it can't drop an event that was written
         row = build_event_row(event, "committed", described)
         text = processors.apply(processor, dict(zip(_EVENT_COLUMN_NAMES, row, strict=True)), text) or text
     return (None if duration is None else duration // 1000, event.errors, text, event.trace.id, event.span)
 
 
 def build_trace_update(trace: Trace) -> TableRow:
-    """Return what is known of ``trace`` only when it has ended, with its id and time."""
+    """Return the columns that an UPDATE of a finished ``trace`` sets; then its id and start time."""
     trace_id, *_, started, duration, status, events, errors, rolled_back, data = build_trace_row(trace)
     return (duration, status, events, errors, rolled_back, data, trace_id, started)
 
@@ -215,21 +222,22 @@ def build_trace_rows(traces: Iterable[Trace]) -> list[TableRow]:
 
 
 def build_trace_updates(traces: Iterable[Trace]) -> list[TableRow]:
-    """Return what completes the rows of ``traces``, of those that can be encoded."""
+    """Return the updates of the rows of ``traces`` that can be encoded."""
     return _build_rows(build_trace_update, traces, "The end of a trace")
 
 
 def build_event_updates(events: Iterable[PendingEvent]) -> list[TableRow]:
-    """Return the late rows of ``drafts`` that can be encoded."""
+    """Return the updates of ``events`` that can be encoded."""
     return _build_rows(build_event_update, events, "What came late of an event")
 
 
 def _build_rows(build: Callable[[T], TableRow], items: Iterable[T], label: str) -> list[TableRow]:
     rows = []
-    for thing in items:
+    for item in items:
         try:
-            rows.append(build(thing))
-        except Exception:  # values come from the application; whatever they do stays here
+            rows.append(build(item))
+        except Exception as error:  # noqa: BLE001 - values come from the application and may raise any error
+            interrupts.raise_if_interrupt(error)
             write_stats.dropped += 1
             logger.exception("%s could not be encoded and is dropped.", label)
     return rows

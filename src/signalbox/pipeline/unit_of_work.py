@@ -1,9 +1,9 @@
-"""The events of a connection's open transaction, and the seam that writes them just before its COMMIT.
+"""Events of a connection's open transaction, written just before its COMMIT.
 
-An event exists if and only if its change was committed, so it is written in the transaction of its change and follows
-the transaction's savepoints. The seam is the handful of methods through which a ``DatabaseWrapper`` reaches its driver:
-the public ``commit()`` misses ``set_autocommit(True)``, ``Atomic.__exit__`` misses transactions that are run by hand,
-and ``run_on_commit`` keeps what a savepoint of one's own rolled back.
+An event exists if and only if its change was committed. So it is written in the transaction of its change, and follows
+the savepoints of that transaction. For this, the methods with which a ``DatabaseWrapper`` calls its driver are replaced
+on the instance. Other hooks see less: ``commit()`` is not called by ``set_autocommit(True)``, ``Atomic.__exit__`` does
+not run in a transaction without ``atomic()``, and ``run_on_commit`` ignores savepoints that are not Django's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 FLUSH_THRESHOLD: int = exporter.FLUSH_THRESHOLD
-"""Events a transaction keeps in memory; more are written early, still within it."""
+"""Events that a transaction keeps in memory. More are written before its COMMIT, within it."""
 
 _PATCHED_METHODS: Final = (
     "_commit",
@@ -49,7 +49,7 @@ UNIT_OF_WORK_ATTRIBUTE: Final = "_signalbox_unit_of_work"
 
 
 class Savepoint(NamedTuple):
-    """An open savepoint, and what rolling back to it restores."""
+    """An open savepoint, with the state of the unit of work when it was set."""
 
     sid: str
     event_count: int
@@ -58,7 +58,7 @@ class Savepoint(NamedTuple):
 
 
 class UnitOfWork:
-    """Events of one connection's transaction. ``drafts[:flushed]`` are already written, within it."""
+    """Events of one connection's transaction. ``events[:flushed_count]`` are already written, within it."""
 
     __slots__ = (
         "__weakref__",
@@ -82,28 +82,28 @@ class UnitOfWork:
         self.clear()
 
     def clear(self) -> None:
-        """No transaction is open."""
+        """Reset the state, because no transaction is open."""
         self.events: list[PendingEvent] = []
         self.flushed_count = 0
         self._segment_start = 0
         self.rollbackables: list[Rollbackable] = []
-        """What captures noted on instances in this transaction, oldest first."""
+        """State of instances to restore if this transaction is rolled back, oldest first."""
         self.kept_after_prune = 0
-        """How many notes were left when those of instances that are gone were last thrown away."""
+        """Number of rollbackables after the last removal of those whose instances no longer exist."""
         self.savepoints: list[Savepoint] = []
         self.outermost_savepoint: str | None = None
-        """The savepoint that opened SQLite's transaction: releasing it commits."""
+        """The savepoint that opened the transaction on SQLite. Releasing it commits."""
         self.commit_error: BaseException | None = None
-        """Why this transaction can't be committed any more."""
+        """The error that a COMMIT of this transaction raises."""
         self.testcase_depth = 0
-        """How many blocks of a ``TestCase`` were open when something was last recorded: what they undo is no news."""
+        """Number of open ``TestCase`` blocks at the last event. Events that these blocks roll back are discarded."""
         self.is_implicit = False
-        """Whether recording has opened this transaction: its end is no statement of the application."""
+        """Whether recording opened this transaction. Its COMMIT is not a statement of the application then."""
 
-    # ------------------------------------------------------------ what recording calls
+    # ------------------------------------------------------------ called by instrumentation
 
     def add(self, event: PendingEvent) -> None:
-        """Let ``draft`` be written with the transaction that is open now."""
+        """Add ``event`` to the open transaction."""
         if event.rollbackable is not None:
             self.rollbackables.append(event.rollbackable)
         if len(self.events) == self._segment_start:  # the first of the transaction, or since a savepoint
@@ -113,19 +113,19 @@ class UnitOfWork:
             self.flush()
 
     def add_rollbackable(self, rollbackable: Rollbackable) -> None:
-        """Let ``note`` be taken back if the transaction that is open now is rolled back."""
+        """Restore ``rollbackable`` if the open transaction is rolled back."""
         self.rollbackables.append(rollbackable)
         if len(self.rollbackables) > 2 * max(self.kept_after_prune, FLUSH_THRESHOLD):
             self._prune_rollbackables()
 
-    # ------------------------------------------------------------ what the seam calls
+    # ------------------------------------------------------------ called by the patched methods
 
     def is_empty(self) -> bool:
-        """Tell whether nothing was recorded since the transaction began."""
+        """Return True if nothing was recorded since the transaction started."""
         return not (self.events or self.rollbackables or self.savepoints)
 
     def add_savepoint(self, sid: str) -> None:
-        """Note a savepoint."""
+        """Handle a new savepoint."""
         self._segment_start = len(self.events)
         self.savepoints.append(Savepoint(sid, len(self.events), self.flushed_count, len(self.rollbackables)))
 
@@ -143,21 +143,21 @@ class UnitOfWork:
         return None
 
     def rollback_to(self, sid: str) -> None:
-        """Undo what came after ``savepoint``, which stays open. What was written after it is to be written again."""
+        """Handle the rollback to savepoint ``sid``, which stays open. Later events are rolled back."""
         position = self._find_savepoint(sid)
         if position is None:
             return
-        mark = self.savepoints[position]
+        savepoint = self.savepoints[position]
         del self.savepoints[position + 1 :]
-        undone, notes = self.events[mark.event_count :], self.rollbackables[mark.rollbackable_count :]
-        del self.events[mark.event_count :], self.rollbackables[mark.rollbackable_count :]
-        self.flushed_count = mark.flushed_count
-        if sid == self.outermost_savepoint:  # nothing is left of the transaction
+        events, rollbackables = self.events[savepoint.event_count :], self.rollbackables[savepoint.rollbackable_count :]
+        del self.events[savepoint.event_count :], self.rollbackables[savepoint.rollbackable_count :]
+        self.flushed_count = savepoint.flushed_count
+        if sid == self.outermost_savepoint:  # the transaction is empty again
             self.commit_error = None
-        self._handle_rollback(undone, notes)
+        self._handle_rollback(events, rollbackables)
 
     def release(self, sid: str) -> None:
-        """Forget ``savepoint``: what came after it belongs to the transaction around it."""
+        """Handle the release of savepoint ``sid``. Its events now belong to the surrounding transaction."""
         position = self._find_savepoint(sid)
         if position is not None:
             del self.savepoints[position:]
@@ -189,7 +189,7 @@ class UnitOfWork:
             do_commit()
         except DatabaseError as error:
             if not backends.is_commit_outcome_known(connection, error):
-                # Nobody here knows whether it was committed. If it was, its events were too.
+                # It is unknown whether it was committed. If it was, its events were too.
                 self.clear()
             raise  # Django rolls back, and the events with it
         except BaseException:  # an interrupt, after which Django does not roll back
@@ -201,13 +201,13 @@ class UnitOfWork:
             self.after_commit()
 
     def after_commit(self) -> None:
-        """The transaction has been committed. What could not be written beside its change leaves on its own."""
-        left = self.events[self.flushed_count :]
+        """Handle the commit. Events that could not be written in this database are exported to the default one."""
+        unwritten = self.events[self.flushed_count :]
         self.clear()
-        for draft in left:
-            draft.outcome = draft.outcome or Outcome.COMMITTED
-        if left:
-            exporter.enqueue_committed(left)
+        for event in unwritten:
+            event.outcome = event.outcome or Outcome.COMMITTED
+        if unwritten:
+            exporter.enqueue_committed(unwritten)
 
     def export_committed(self) -> None:
         """Export the events of a statement that has committed by itself."""
@@ -251,28 +251,26 @@ class UnitOfWork:
                 event.written_to = connection.alias
 
     def after_rollback(self) -> None:
-        """The transaction has been rolled back, whole."""
-        undone, notes, tests = self.events, self.rollbackables, self.testcase_depth
+        """Handle the rollback of the whole transaction."""
+        events, rollbackables, testcase_depth = self.events, self.rollbackables, self.testcase_depth
         self.clear()
-        self.testcase_depth = tests
-        self._handle_rollback(undone, notes)
+        self.testcase_depth = testcase_depth
+        self._handle_rollback(events, rollbackables)
         self.testcase_depth = 0
 
     def _handle_rollback(self, events: list[PendingEvent], rollbackables: list[Rollbackable]) -> None:
-        """Take back what was noted, newest first, and let the drafts leave as rolled back."""
-        for note in reversed(rollbackables):
-            note.restore()
-        for draft in events:
-            draft.written_to = ""
-        if (
-            self.testcase_depth and self._count_testcase_blocks() < self.testcase_depth
-        ):  # a test has ended: nothing of it is left
+        """Restore the state of instances, newest first, and export the events as rolled back."""
+        for rollbackable in reversed(rollbackables):
+            rollbackable.restore()
+        for event in events:
+            event.written_to = ""
+        if self.testcase_depth and self._count_testcase_blocks() < self.testcase_depth:  # the end of a test
             exporter.discard_pending()
             return
-        for draft in events:
-            draft.outcome = Outcome.ROLLED_BACK
-            draft.trace.rolled_back += 1
-            exporter.enqueue(draft)
+        for event in events:
+            event.outcome = Outcome.ROLLED_BACK
+            event.trace.rolled_back += 1
+            exporter.enqueue(event)
 
     # ------------------------------------------------------------ writing
 
@@ -292,7 +290,7 @@ class UnitOfWork:
         try:
             self._write(connection)
         except Exception as error:
-            self.commit_error = error  # the COMMIT raises it, whatever it is
+            self.commit_error = error  # the COMMIT raises it
             if interrupts.is_interrupt(error):
                 raise
         except BaseException as error:
@@ -302,14 +300,14 @@ class UnitOfWork:
             self.is_flushing = False
 
     def _write(self, connection: BaseDatabaseWrapper) -> None:
-        if not writer.has_tables(connection):  # the events leave for the default database, after the commit
+        if not writer.has_tables(connection):  # the events are exported to the default database after the commit
             return
-        end = len(self.events)  # values that are encoded may run the application's code, which may save
-        drafts = self.events[self.flushed_count : end]
+        end = len(self.events)  # encoding may run the application's code, which may save
+        events = self.events[self.flushed_count : end]
         droppable = False
         try:
-            batch = serializer.build_batch(drafts)
-            # A change must not be committed without its deliveries, whatever may become of its event.
+            batch = serializer.build_batch(events)
+            # A change must not be committed without its deliveries, even if its event is dropped.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
             writer.write(connection, batch)
         except Exception as error:
@@ -319,9 +317,9 @@ class UnitOfWork:
             if backends.is_row_error(connection, error):
                 _write_bisecting(connection, batch)
             else:
-                _count_dropped(connection, len(drafts), error)
-        for draft in drafts:
-            draft.written_to = connection.alias
+                _count_dropped(connection, len(events), error)
+        for event in events:
+            event.written_to = connection.alias
         self.flushed_count = end
         if end >= FLUSH_THRESHOLD:
             self._trim()
@@ -376,12 +374,13 @@ class UnitOfWork:
     def _rollback_connection(self, connection: Any) -> None:
         try:
             connection._rollback()
-        except Exception:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
+        except Exception as error:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
+            interrupts.raise_if_interrupt(error)
             connection.close()
 
 
 def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch) -> None:
-    """Write what the database takes of ``batch``, which it has refused as a whole, and drop the rest."""
+    """Write the rows of a rejected ``batch`` that the database accepts, and drop the others."""
     left = len(batch.events)
     try:
         for part, error in writer.write_bisecting(connection, batch):
@@ -389,6 +388,7 @@ def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch) -> N
             if error is not None:
                 writer.count_dropped(part, error)
     except Exception as error:
+        interrupts.raise_if_interrupt(error)
         if not backends.is_transaction_alive(connection, error):
             raise
         _count_dropped(connection, left, error)
@@ -400,52 +400,52 @@ def _count_dropped(connection: BaseDatabaseWrapper, count: int, error: Exception
     logger.error("%d events of %r could not be written and are dropped.", count, connection.alias, exc_info=error)
 
 
-# ------------------------------------------------------------------ the seam
+# ------------------------------------------------------------------ patched methods
 
 _units_of_work: weakref.WeakSet[UnitOfWork] = weakref.WeakSet()
 
 
 def get_unit_of_work(connection: BaseDatabaseWrapper) -> UnitOfWork | None:
-    """Return the buffer of ``connection``, if it has one."""
+    """Return the unit of work of ``connection``, or ``None`` if it has none."""
     found: UnitOfWork | None = connection.__dict__.get(UNIT_OF_WORK_ATTRIBUTE)
     return found
 
 
 def get_or_attach(connection: BaseDatabaseWrapper) -> UnitOfWork:
-    """Return the buffer of ``connection``; one that was open before recording was switched on is given it now.
+    """Return the unit of work of ``connection``, and create it if the connection was opened before recording started.
 
-    What its open transaction did before is unknown, but for the savepoints to which it may still go back.
+    The savepoints of its open transaction are known, but not its earlier changes.
     """
     found: UnitOfWork | None = connection.__dict__.get(UNIT_OF_WORK_ATTRIBUTE)
     if found is not None:
         return found
     attach(connection)
-    made: UnitOfWork = connection.__dict__[UNIT_OF_WORK_ATTRIBUTE]
+    created: UnitOfWork = connection.__dict__[UNIT_OF_WORK_ATTRIBUTE]
     for savepoint in connection.savepoint_ids:
         if savepoint is not None:
-            made.add_savepoint(savepoint)
-    return made
+            created.add_savepoint(savepoint)
+    return created
 
 
 def attach(connection: BaseDatabaseWrapper) -> None:
-    """Give ``connection`` a buffer, or empty the one it has: it has just been opened."""
-    buffer = get_unit_of_work(connection)
-    if buffer is not None:
-        buffer.clear()
+    """Create a unit of work for ``connection``, which was just opened, or reset the existing one."""
+    unit_of_work = get_unit_of_work(connection)
+    if unit_of_work is not None:
+        unit_of_work.clear()
         return
-    buffer = UnitOfWork(connection)
-    _units_of_work.add(buffer)
-    connection.__dict__[UNIT_OF_WORK_ATTRIBUTE] = buffer
-    connection.__dict__.update(_build_patched_methods(connection, buffer))
+    unit_of_work = UnitOfWork(connection)
+    _units_of_work.add(unit_of_work)
+    connection.__dict__[UNIT_OF_WORK_ATTRIBUTE] = unit_of_work
+    connection.__dict__.update(_build_patched_methods(connection, unit_of_work))
 
 
 def detach_all() -> None:
-    """Take every buffer away: connections are as Django made them.
+    """Remove all units of work and patched methods from the connections.
 
-    Other threads' open transactions lose what they have recorded; nothing else may be written on their connections.
+    Events of open transactions in other threads are lost, because only those threads may use their connections.
     """
-    for buffer in list(_units_of_work):
-        connection = buffer._connection()
+    for unit_of_work in list(_units_of_work):
+        connection = unit_of_work._connection()
         if connection is not None:
             for attribute in (UNIT_OF_WORK_ATTRIBUTE, *_PATCHED_METHODS):
                 connection.__dict__.pop(attribute, None)
@@ -453,7 +453,7 @@ def detach_all() -> None:
 
 
 def without_query_logging(connection: Any) -> AbstractContextManager[None]:
-    """Keep what is sent in the block out of the application's query log, and from its execute wrappers."""
+    """Hide the statements of the block from the application's query log and execute wrappers."""
     return (
         _without_query_logging(connection)
         if connection.queries_logged or connection.execute_wrappers
@@ -463,12 +463,12 @@ def without_query_logging(connection: Any) -> AbstractContextManager[None]:
 
 @contextmanager
 def _without_query_logging(connection: Any) -> Iterator[None]:
-    kept = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
+    original = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
     connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
     try:
         yield
     finally:
-        connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = kept
+        connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = original
 
 
 def _finish_implicit(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork, finish: Callable[[], None]) -> None:
@@ -527,14 +527,14 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
         unit_of_work.rollback_to(sid)
 
     def _savepoint_commit(sid: str) -> None:
-        opener = sid == unit_of_work.outermost_savepoint
-        if opener:
+        is_outermost = sid == unit_of_work.outermost_savepoint
+        if is_outermost:
             unit_of_work.flush()
             if unit_of_work.commit_error is not None:
                 raise unit_of_work.build_commit_error()  # Django rolls back to the savepoint
         original_savepoint_commit(sid)
         unit_of_work.release(sid)
-        if opener:
+        if is_outermost:
             unit_of_work.after_commit()
 
     def _set_autocommit(autocommit: bool) -> None:
@@ -543,7 +543,7 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
         else:
             original_set_autocommit(autocommit)
         if autocommit and exporter.has_pending():
-            connection.autocommit = True  # it is, and Django is about to note it
+            connection.autocommit = True  # already true, and Django sets it after this method
             exporter.flush()
 
     replacements = (
@@ -559,18 +559,18 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
 
 
 def flush_all() -> None:
-    """Write what this thread's open transactions have recorded so far, within them: somebody reads."""
+    """Write the events of this thread's open transactions, within them, before a read."""
     for connection in connections.all(initialized_only=True):
-        buffer = get_unit_of_work(connection)
-        if buffer is not None and buffer.events and connection.connection is not None:
-            buffer.flush()
+        unit_of_work = get_unit_of_work(connection)
+        if unit_of_work is not None and unit_of_work.events and connection.connection is not None:
+            unit_of_work.flush()
     exporter.flush_for_read()
 
 
 def _after_fork() -> None:
-    """What the parent has recorded is the parent's to write."""
-    for buffer in list(_units_of_work):
-        buffer.clear()
+    """Discard the parent's events in a forked child. The parent writes them."""
+    for unit_of_work in list(_units_of_work):
+        unit_of_work.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from signalbox.core import interrupts
 from signalbox.pipeline import backends, deliveries
 from signalbox.pipeline.batches import EVENT_TABLE, TRACE_TABLE, Batch, merge
 
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 TABLE_CHECK_SECONDS: Final = 5.0
-"""Seconds until a database without the tables is asked again: another process may have migrated it."""
+"""Seconds until a database without the tables is checked again, as another process may have migrated it."""
 
 
 @dataclass(slots=True)
 class WriteStats:
-    """What this process has written and lost."""
+    """Numbers of events that this process has written and dropped, and of failed writes."""
 
     written: int = 0
     dropped: int = 0
@@ -41,12 +42,12 @@ write_stats = WriteStats()
 def write(connection: BaseDatabaseWrapper, batch: Batch, *, nested: bool | None = None) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
-    All of it is written or nothing. A failure leaves the open transaction as it was, unless the database itself ends it
-    (see ``backends.is_transaction_alive``). ``nested`` says whether a transaction is open, where Django does not know.
-    Raises ``django.db.DatabaseError`` if the database refuses.
+    Either all rows are written or none. A failure leaves the open transaction as it was, unless the database itself
+    ends it (see ``backends.is_transaction_alive``). ``nested`` says whether a transaction is open, if Django does not
+    know. Raises ``django.db.DatabaseError`` if the database rejects the rows.
     """
     if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
-        connection.ensure_connection()  # there the database is forbidden, as pytest-django does where a test has none
+        connection.ensure_connection()  # raises the error of pytest-django if a test may not use the database
     with connection.wrap_database_errors:
         backends.write(connection, batch, nested=backends.in_transaction(connection) if nested is None else nested)
     write_stats.written += len(batch.events)
@@ -55,10 +56,10 @@ def write(connection: BaseDatabaseWrapper, batch: Batch, *, nested: bool | None 
 
 
 def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple[Batch, Exception | None]]:
-    """Write ``batch`` and yield what was written: all of it, unless the database refuses some of its rows. Then the
-    others are written, and each that is refused is yielded with the error.
+    """Write ``batch`` and yield it. If the database rejects some rows, yield the written parts, and each rejected row
+    with its error.
 
-    Raises what is no fault of the rows: a database that is away, or a transaction that is lost.
+    Errors that are not about the rows are raised: an unavailable database, or an aborted transaction.
     """
     parts = deque([[batch]])
     while parts:
@@ -67,6 +68,7 @@ def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[t
         try:
             write(connection, whole)
         except Exception as error:
+            interrupts.raise_if_interrupt(error)
             if not backends.is_row_error(connection, error) or (
                 backends.in_transaction(connection) and not backends.is_transaction_alive(connection, error)
             ):
@@ -83,20 +85,20 @@ def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[t
 
 
 def count_dropped(batch: Batch, error: Exception) -> None:
-    """Count and log one row that the database refuses."""
+    """Count and log one row that the database rejected."""
     write_stats.dropped += 1
     what = f"An event of {batch.events[0][4]}" if batch.events else "A trace" if batch.traces else "A part of an event"
     logger.error("%s could not be written and is dropped: %r", what, error)
 
 
-# ------------------------------------------------------------------ are the tables there?
+# ------------------------------------------------------------------ tables
 
 _table_checks: dict[tuple[str, str], float] = {}
-"""By alias and database: infinity where the tables were found, else when to look again."""
+"""By alias and database: infinity if the tables were found, otherwise the time of the next check."""
 
 
 def has_tables(connection: BaseDatabaseWrapper) -> bool:
-    """Tell whether the tables stand in the database of ``connection``."""
+    """Return True if the database of ``connection`` has Signalbox's tables."""
     key = (connection.alias, str(connection.settings_dict["NAME"]))
     known = _table_checks.get(key)
     if known is not None and (known == _TABLES_FOUND or time.monotonic() < known):
@@ -111,7 +113,7 @@ _TABLES_FOUND: Final = float("inf")
 
 
 def clear_table_cache() -> None:
-    """Look for the tables anew: a migration or a flush has run."""
+    """Check the tables again, because a migration or a flush has run."""
     _table_checks.clear()
 
 

@@ -134,27 +134,27 @@ class EventFilter:
 
     def to_q(self) -> Q:
         """Return what an event's row must meet, ids left aside; an empty ``Q`` if every event is wanted."""
-        wanted = self._to_q_without_time()
+        condition = self._to_q_without_time()
         if self.since is not None:
-            wanted &= Q(time__gte=to_microseconds(self.since))
+            condition &= Q(time__gte=to_microseconds(self.since))
         if self.until is not None:
-            wanted &= Q(time__lt=to_microseconds(self.until))
-        return wanted
+            condition &= Q(time__lt=to_microseconds(self.until))
+        return condition
 
     def _to_q_without_time(self) -> Q:
-        wanted = self._signal_q() & self._object_q() & _actor_q(self.actor) & trace_id_prefix_q(self.trace)
+        condition = self._signal_q() & self._object_q() & _actor_q(self.actor) & trace_id_prefix_q(self.trace)
         if self.kind:
-            wanted &= Q(Exists(Trace.objects.filter(trace_id=OuterRef("trace_id"), kind__in=self.kind)))
+            condition &= Q(Exists(Trace.objects.filter(trace_id=OuterRef("trace_id"), kind__in=self.kind)))
         if self.text:
-            places = ("signal", "sender", "object_key", "object_label", "actor_label")
+            columns = ("signal", "sender", "object_key", "object_label", "actor_label")
             anywhere = _data_contains_q(self.text)
-            for place in places:
-                anywhere |= Q(**{f"{place}__icontains": self.text})
-            wanted &= anywhere
-        return wanted
+            for column in columns:
+                anywhere |= Q(**{f"{column}__icontains": self.text})
+            condition &= anywhere
+        return condition
 
     def _signal_q(self) -> Q:
-        wanted = (
+        condition = (
             _values_q("signal", self.signal) & _values_q("outcome", self.outcome) & _values_q("database", self.database)
         )
         if self.group:
@@ -162,16 +162,16 @@ class EventFilter:
             grouped = Q(signal__in=names)
             if "custom" in self.group:
                 grouped |= ~Q(signal__in=list(BUILTIN_SIGNALS))
-            wanted &= grouped
-        return wanted
+            condition &= grouped
+        return condition
 
     def _object_q(self) -> Q:
-        wanted = _values_q("sender", [sender for sender in self.sender if "." in sender])
+        condition = _values_q("sender", [sender for sender in self.sender if "." in sender])
         for app in (sender for sender in self.sender if "." not in sender):
-            wanted |= Q(sender=app) | Q(sender__startswith=f"{app}.")
+            condition |= Q(sender=app) | Q(sender__startswith=f"{app}.")
         if self.object is not None:
-            wanted &= Q(sender=self.object.sender, object_key=self.object.key)
-        return wanted
+            condition &= Q(sender=self.object.sender, object_key=self.object.key)
+        return condition
 
 
 MULTI_VALUE_FIELDS: Final = ("signal", "group", "sender", "actor", "trace", "outcome", "kind", "database")
@@ -183,25 +183,25 @@ def _data_contains_q(text: str) -> Q:
 
 
 def _values_q(column: str, values: Iterable[str]) -> Q:
-    chosen = list(values)
-    if not chosen:
+    options = list(values)
+    if not options:
         return Q()
-    return Q(**{column: chosen[0]}) if len(chosen) == 1 else Q(**{f"{column}__in": chosen})
+    return Q(**{column: options[0]}) if len(options) == 1 else Q(**{f"{column}__in": options})
 
 
 def _actor_q(names: Iterable[str]) -> Q:
-    chosen = list(names)
-    return Q(actor_key__in=chosen) | Q(actor_label__in=chosen) if chosen else Q()
+    options = list(names)
+    return Q(actor_key__in=options) | Q(actor_label__in=options) if options else Q()
 
 
 def trace_id_prefix_q(prefixes: Iterable[str]) -> Q:
     """Return what rows of traces meet whose ids begin so, or are these."""
-    wanted = Q()
+    condition = Q()
     for start in prefixes:
         # Not LIKE: outside of the C locale PostgreSQL has no use for an index there.
         between = (start.ljust(32, "0"), start.ljust(32, "f"))
-        wanted |= Q(trace_id=start) if len(start) == 32 else Q(trace_id__range=between)
-    return wanted
+        condition |= Q(trace_id=start) if len(start) == 32 else Q(trace_id__range=between)
+    return condition
 
 
 def _to_strings(value: object) -> list[str]:
@@ -248,7 +248,7 @@ def parse_time(field: str, text: str, now: dt.datetime, *, end_of_day: bool = Fa
             if end_of_day and day.date() == dt.date.max:  # there is no day after it
                 return dt.datetime.max.replace(tzinfo=dt.UTC)
             return timezone.make_aware(day + dt.timedelta(days=end_of_day))
-        moment = dt.datetime.fromisoformat(text)
-        return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+        timestamp = dt.datetime.fromisoformat(text)
+        return timezone.make_aware(timestamp) if timezone.is_naive(timestamp) else timestamp
     except (ValueError, OverflowError) as error:
         raise FilterError(field, text, EXPECTED_TIME_FORMATS) from error

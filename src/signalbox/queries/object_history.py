@@ -165,12 +165,14 @@ class ObjectHistory:
     # ------------------------------------------------------------ which events
 
     def _get_candidates(self) -> QuerySet[Any]:
-        home = self.using if writer.has_tables(connections[self.using]) else router.db_for_read(Event)
-        own = Q(sender__in=self._sender_labels) & (Q(object_key=self.key) | Q(object_key="", signal__in=BULK_SIGNALS))
-        others = Q(sender__in=self._through_models, signal="m2m_changed") | Q(
+        alias = self.using if writer.has_tables(connections[self.using]) else router.db_for_read(Event)
+        own_events = Q(sender__in=self._sender_labels) & (
+            Q(object_key=self.key) | Q(object_key="", signal__in=BULK_SIGNALS)
+        )
+        related_events = Q(sender__in=self._through_models, signal="m2m_changed") | Q(
             sender__in=self._through_foreign_keys, signal__in=DELETE_SIGNALS
         )
-        return Event.objects.using(home).filter(own | others, database=self.using)
+        return Event.objects.using(alias).filter(own_events | related_events, database=self.using)
 
     @cached_property
     def _sender_labels(self) -> list[str]:
@@ -256,9 +258,9 @@ class ObjectHistory:
     def _get_events_for_state(self, when: dt.datetime) -> list[Event]:
         """Return those of its events, newest first, without which its state at ``when`` can't be told: from then
         backwards until each field is told, and forwards for what is not. The others would change nothing."""
-        moment = _to_microseconds(when)
-        before, is_complete = self._collect_events(Q(time__lte=moment), "-id")
-        after = [] if is_complete else self._collect_events(Q(time__gt=moment), "id")[0]
+        timestamp_us = _to_microseconds(when)
+        before, is_complete = self._collect_events(Q(time__lte=timestamp_us), "-id")
+        after = [] if is_complete else self._collect_events(Q(time__gt=timestamp_us), "id")[0]
         return [*reversed(after), *before]
 
     def _collect_events(self, condition: Q, order: str) -> tuple[list[Event], bool]:
@@ -276,11 +278,11 @@ class ObjectHistory:
         fields = self.model._meta.concrete_fields
         open_names = {field.name for field in fields}
         found: list[Event] = []
-        touched, plain = False, not any(field.generated for field in fields)
+        row_is_touched, values_are_final = False, not any(field.generated for field in fields)
         page: list[Event] = []
         while True:
             rows = query.filter(**{beyond: page[-1].id}) if page else query
-            if touched:
+            if row_is_touched:
                 changing = Q(data__changes__has_any_keys=sorted(open_names)) if open_names else Q()
                 rows = rows.filter(Q(signal__in=BULK_SIGNALS | DELETE_SIGNALS) | Q(data__has_key="row") | changing)
             page = list(rows[:FETCH_SIZE])
@@ -293,20 +295,21 @@ class ObjectHistory:
                 ):
                     return found, len(found) == 1
                 if event.signal in BULK_SIGNALS:
-                    plain = False  # it tells no more than that a value was written
+                    values_are_final = False  # it tells no more than that a value was written
                     continue
-                whole, own = (
+                is_full_row, is_own_row = (
                     event.signal not in DELETE_SIGNALS and "row" in event.data,
                     event.sender in self._model_and_child_labels,
                 )
-                touched = touched or (own and (whole or "changes" in event.data))
-                values = event.data["row"] if whole else event.data.get("changes") or {}
+                row_is_touched = row_is_touched or (is_own_row and (is_full_row or "changes" in event.data))
+                values = event.data["row"] if is_full_row else event.data.get("changes") or {}
                 for name in open_names & values.keys():
-                    value = values[name] if whole else values[name][-1]
-                    plain = plain and not isinstance(value, dict)  # which may be what the database computed
+                    value = values[name] if is_full_row else values[name][-1]
+                    if isinstance(value, dict):  # it may be an expression, which the database computed
+                        values_are_final = False
                 open_names -= values.keys()
-                if whole and own:
-                    return found, plain and not open_names
+                if is_full_row and is_own_row:
+                    return found, values_are_final and not open_names
             if len(page) < FETCH_SIZE:
                 return found, False
 
@@ -324,9 +327,9 @@ class ObjectHistory:
     def _build_state(
         self, when: dt.datetime, effects: list[_RowEffect], current: Mapping[str, Any] | None
     ) -> ObjectState:
-        moment = _to_microseconds(when)
-        before = [step for step in effects if step.time <= moment]
-        after = [step for step in effects if step.time > moment]
+        timestamp_us = _to_microseconds(when)
+        before = [step for step in effects if step.time <= timestamp_us]
+        after = [step for step in effects if step.time > timestamp_us]
         if not _existed(before, after, current is not None):
             return ObjectState(when, None)
         fields = self.model._meta.concrete_fields
@@ -473,8 +476,8 @@ def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | Non
             nothing = dict.fromkeys(args.get("fields", ()), UNKNOWN)
             return _RowEffect(time=time, old=nothing, new=nothing)
         case "bulk_create" if args.get("update_conflicts"):  # it may have been there
-            every = _AllFieldsUnknown()
-            return _RowEffect(time=time, old=every, new=every)
+            all_fields = _AllFieldsUnknown()
+            return _RowEffect(time=time, old=all_fields, new=all_fields)
         case "bulk_create":
             return _RowEffect(time=time, old={}, new={}, created=True)
     return None
@@ -482,16 +485,16 @@ def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | Non
 
 def _possible_effect_of_event(event: Event, is_owner: bool, args: Mapping[str, Any]) -> _RowEffect | None:
     """Return what ``event`` may have done: the fields that it wrote are not known any more."""
-    touched: Mapping[str, Any] = dict.fromkeys([*args.get("values", ()), *args.get("fields", ())], UNKNOWN)
+    written: Mapping[str, Any] = dict.fromkeys([*args.get("values", ()), *args.get("fields", ())], UNKNOWN)
     if args.get("update_conflicts"):
-        touched = _AllFieldsUnknown()
+        written = _AllFieldsUnknown()
     moved = event.signal == "bulk_create" or "new_keys" in args
     if event.signal in DELETE_SIGNALS and not is_owner:
         return None
     return _RowEffect(
         time=event.time,
-        old=touched,
-        new=touched,
+        old=written,
+        new=written,
         is_certain=False,
         may_change_existence=moved or event.signal in DELETE_SIGNALS,
     )

@@ -86,8 +86,8 @@ def compute_stats(
     times: list[int] = []
     outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     errors: Counter[str] = Counter()
-    runs: defaultdict[tuple[str, str], list[tuple[int | None, bool]]] = defaultdict(list)
-    places: dict[str, str] = {}
+    calls: defaultdict[tuple[str, str], list[tuple[int | None, bool]]] = defaultdict(list)
+    locations: dict[str, str] = {}
     found = filter_newest(Event.objects.using(using), event_filter or EventFilter(), limit + 1)
     rows = found.values_list("time", "signal", "outcome", "errors", "data__receivers")
     complete = True
@@ -98,9 +98,9 @@ def compute_stats(
         times.append(time)
         outcomes[signal][outcome] += 1
         errors[signal] += failed
-        for run in receivers or ():
-            runs[signal, run["name"]].append((run["duration_us"], run["error"] is not None))
-            places.setdefault(run["name"], run["location"])
+        for call in receivers or ():
+            calls[signal, call["name"]].append((call["duration_us"], call["error"] is not None))
+            locations.setdefault(call["name"], call["location"])
     return EventStats(
         events=len(times),
         first=to_datetime(min(times)) if times else None,
@@ -113,8 +113,8 @@ def compute_stats(
         receivers=tuple(
             sorted(
                 (
-                    _build_receiver_stats(signal, name, places[name], found_runs)
-                    for (signal, name), found_runs in runs.items()
+                    _build_receiver_stats(signal, name, locations[name], found_calls)
+                    for (signal, name), found_calls in calls.items()
                 ),
                 key=lambda receiver: (-receiver.total_us, receiver.receiver, receiver.signal),
             )

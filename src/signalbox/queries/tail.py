@@ -123,21 +123,20 @@ class EventFollower:
         """Return the events that became visible since the last poll, by rising ids, at most ``2 * BATCH_SIZE``."""
         now = monotonic()
         gaps = self._gaps.get_due(now)
-        running = (
-            self._get_transaction_snapshot() if gaps else None
-        )  # before looking: what it calls ended has been visible since
-        filled = self._fetch_filled_ids(gaps)
-        fresh = self._fetch_ids(Q(id__gt=self._last_id), "id", BATCH_SIZE)
-        found = self._fetch_events(filled) + self._fetch_events(fresh)
+        # Read before the ids: the rows of a transaction that it calls ended are visible to the queries below.
+        snapshot = self._get_transaction_snapshot() if gaps else None
+        filled_ids = self._fetch_filled_ids(gaps)
+        new_ids = self._fetch_ids(Q(id__gt=self._last_id), "id", BATCH_SIZE)
+        found = self._fetch_events(filled_ids) + self._fetch_events(new_ids)
         # Nothing above has changed what is known: a look that failed is simply repeated.
-        if len(filled) < BATCH_SIZE:
-            self._gaps.update_checked(gaps, now, running)
-        self._gaps.remove_ids(filled)
-        if fresh:
+        if len(filled_ids) < BATCH_SIZE:
+            self._gaps.update_checked(gaps, now, snapshot)
+        self._gaps.remove_ids(filled_ids)
+        if new_ids:
             if self._can_have_gaps:
-                self._gaps.add(self._last_id, fresh, now)
-            self._last_id = fresh[-1]
-        self.has_more = BATCH_SIZE in (len(filled), len(fresh))
+                self._gaps.add(self._last_id, new_ids, now)
+            self._last_id = new_ids[-1]
+        self.has_more = BATCH_SIZE in (len(filled_ids), len(new_ids))
         return found
 
     def poll_with_retry(self, stop: threading.Event) -> list[Event]:

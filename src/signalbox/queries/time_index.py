@@ -75,8 +75,8 @@ def find_first_id(queryset: QuerySet[EventOrTrace], time_expression: Combinable,
     Rows that were written late may have lower ids.
     """
     rows = queryset.order_by("id").values_list("id", time_expression)
-    ends = queryset.order_by("id").values_list("id", flat=True)
-    low, newest = ends.first(), ends.last()
+    ids = queryset.order_by("id").values_list("id", flat=True)
+    low, newest = ids.first(), ids.last()
     if low is None or newest is None:
         return None
     found: int | None = None
@@ -84,9 +84,9 @@ def find_first_id(queryset: QuerySet[EventOrTrace], time_expression: Combinable,
     while low <= high:
         middle = (low + high) // 2
         window = list(rows.filter(id__gte=middle, id__lte=newest)[:WINDOW_ROWS])
-        at = next((row_id for row_id, when in window if when >= timestamp_us), None)
-        if at is None:
+        match_id = next((row_id for row_id, when in window if when >= timestamp_us), None)
+        if match_id is None:
             low = window[-1][0] + 1 if len(window) == WINDOW_ROWS else newest + 1
         else:
-            found, high = at, middle - 1
+            found, high = match_id, middle - 1
     return found

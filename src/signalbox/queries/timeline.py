@@ -174,10 +174,10 @@ class TraceSummary:
 
     def add_event(self, values: Sequence[Any]) -> None:
         """Count one event, given in the order of ``SUMMARY_FIELDS``."""
-        event_id, _, moment, signal, outcome, errors, actor = values
+        event_id, _, time_us, signal, outcome, errors, actor = values
         self.last_event_id = max(self.last_event_id, event_id)
-        self.first_event_time = min(self.first_event_time or moment, moment)
-        self.last_event_time = max(self.last_event_time, moment)
+        self.first_event_time = min(self.first_event_time or time_us, time_us)
+        self.last_event_time = max(self.last_event_time, time_us)
         self.signal_counts[signal] += 1
         self.seen_errors += errors or (signal == REQUEST_EXCEPTION_SIGNAL or outcome == "failed")
         self.seen_rolled_back += outcome == "rolled_back"

@@ -71,18 +71,18 @@ def find_trace_ids(prefix: str, *, using: str | None = None) -> list[str]:
 def build_trees(events: Iterable[Event]) -> tuple[Node, ...]:
     """Return one trace's events as trees, in the order in which they were sent."""
     ordered = sort_by_send_order(events)
-    places: dict[int, int] = {}
-    for place, event in enumerate(ordered):
-        places.setdefault(event.span, place)
-    below: defaultdict[int | None, list[int]] = defaultdict(list)
-    for place, event in enumerate(ordered):
-        parent = None if event.parent is None else places.get(event.parent)
+    positions: dict[int, int] = {}
+    for position, event in enumerate(ordered):
+        positions.setdefault(event.span, position)
+    children: defaultdict[int | None, list[int]] = defaultdict(list)
+    for position, event in enumerate(ordered):
+        parent = None if event.parent is None else positions.get(event.parent)
         # A parent is sent before its children; anything else would be a circle.
-        below[parent if parent is not None and parent < place else None].append(place)
-    made: dict[int, Node] = {}
-    for place in range(len(ordered) - 1, -1, -1):  # the last first: what is below an event is made before it
-        made[place] = Node(event=ordered[place], children=tuple(made[child] for child in below[place]))
-    return tuple(made[place] for place in below[None])
+        children[parent if parent is not None and parent < position else None].append(position)
+    nodes: dict[int, Node] = {}
+    for position in range(len(ordered) - 1, -1, -1):  # the last first: what is below an event is made before it
+        nodes[position] = Node(event=ordered[position], children=tuple(nodes[child] for child in children[position]))
+    return tuple(nodes[position] for position in children[None])
 
 
 def sort_by_send_order(events: Iterable[Event]) -> list[Event]:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from django.utils.duration import duration_iso_string
 
+from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN, Unknown
 from signalbox.serialization import expressions
 from signalbox.serialization.redaction import REDACTED, Redactor
@@ -129,7 +130,8 @@ def _diff_value(
         try:
             if are_equal(to_python(before), to_python(after)):
                 return None
-        except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know; the raw values speak
+        except Exception as error:  # noqa: BLE001 - a field's own code on a value that it may not know; the raw values speak
+            interrupts.raise_if_interrupt(error)
             return [before, after]
     return [before, after]
 
@@ -152,7 +154,8 @@ def is_equal(before: Any, after: Any) -> bool:
     """Tell whether two values are equal; values that can't be compared are not."""
     try:
         return bool(before == after)
-    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
+    except Exception as error:  # noqa: BLE001 - a value's own __eq__ may raise anything
+        interrupts.raise_if_interrupt(error)
         return False
 
 
@@ -183,7 +186,8 @@ def _is_choice(value: Any, choices: Mapping[Any, str]) -> bool:
     """Tell whether a field's value is one of its choices; one that can't be hashed is none."""
     try:
         return value in choices
-    except Exception:  # noqa: BLE001 - a value's own __hash__ and __eq__ may raise anything
+    except Exception as error:  # noqa: BLE001 - a value's own __hash__ and __eq__ may raise anything
+        interrupts.raise_if_interrupt(error)
         return False
 
 

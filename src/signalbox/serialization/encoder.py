@@ -30,6 +30,7 @@ from django.http import HttpRequest
 from django.utils.duration import duration_iso_string
 from django.utils.functional import LazyObject, Promise, empty
 
+from signalbox.core import interrupts
 from signalbox.core.text import sanitize_text, to_exact_str
 
 _HAS_ORJSON: Final = find_spec("orjson") is not None  # the extra "fast"
@@ -258,7 +259,8 @@ def format_exception(error: BaseException, *, redactor: RedactorProtocol | None 
     max_length = MAX_ERROR - len(name) - 2
     try:
         text = to_exact_str(str(error))
-    except Exception:  # noqa: BLE001 boundary: `__str__` is foreign code, and the answer tells that it failed
+    except Exception as error:  # noqa: BLE001 boundary: `__str__` is foreign code, and the answer tells that it failed
+        interrupts.raise_if_interrupt(error)
         text = "(its text cannot be read)"
     is_truncated = len(text) > max_length
     text = redactor.redact_text(sanitize_text(text[: max_length + _REDACTION_MARGIN]))
@@ -381,7 +383,8 @@ def _encode_scalar(value: Any) -> Any:
             if render := _SCALAR_ENCODERS.get(base):
                 text = render(value)
                 return sanitize_text(to_exact_str(text)) if issubclass(type(text), str) else text
-    except Exception:  # noqa: BLE001 boundary: foreign code, and the answer tells that it failed
+    except Exception as error:  # noqa: BLE001 boundary: foreign code, and the answer tells that it failed
+        interrupts.raise_if_interrupt(error)
         return _unreadable_placeholder(value)
     return _class_placeholder(value)
 
@@ -552,7 +555,8 @@ class _Encoder:
                     return shape(self, value, depth)
             if (fields := _get_dataclass_fields(value)) is not None:
                 return self._encode_mapping(value, fields, len(fields), depth)
-        except Exception:  # noqa: BLE001 boundary: foreign code, and the answer tells that it failed
+        except Exception as error:  # noqa: BLE001 boundary: foreign code, and the answer tells that it failed
+            interrupts.raise_if_interrupt(error)
             return self._encode_text(_unreadable_placeholder(value), False)
         return self._encode_text(_class_placeholder(value), False)
 

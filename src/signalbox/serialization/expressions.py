@@ -16,6 +16,7 @@ from django.db.models import F, Q, QuerySet, Subquery, Value
 from django.db.models.expressions import BaseExpression, Case, Col, CombinedExpression, RawSQL, When
 from django.db.models.lookups import Lookup
 
+from signalbox.core import interrupts
 from signalbox.core.text import fit_column
 from signalbox.serialization import encoder
 from signalbox.serialization.redaction import Redactor
@@ -43,7 +44,8 @@ def format_expression(
         return fit_column(
             _ExpressionFormatter(redactor, hidden, annotations).render(expression, secret=False), MAX_LENGTH
         )
-    except Exception:  # noqa: BLE001 - attributes may hold anything; the class alone is always there to be told
+    except Exception as error:  # noqa: BLE001 - attributes may hold anything; the class alone is always there to be told
+        interrupts.raise_if_interrupt(error)
         return type(expression).__name__
 
 

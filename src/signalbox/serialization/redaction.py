@@ -539,7 +539,10 @@ def _redact_decoded(run: str, redactor: Redactor) -> str:
 
 
 def _redact_values(text: str, prefix: Iterable[re.Match[str]], get_quote: Callable[[re.Match[str]], str | None]) -> str:
-    """Take out the value behind each lead that `quote_of` gives a quotation mark ("" for none), but not behind None."""
+    """Replace the value after each match of ``prefix``, unless ``get_quote`` returns None for the match.
+
+    ``get_quote`` returns the quotation mark of the replacement, or an empty string for none.
+    """
     pieces: list[str] = []
     done = 0
     for lead in prefix:

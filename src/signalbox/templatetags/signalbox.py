@@ -55,8 +55,8 @@ def full_datetime(microseconds: int) -> str:
 @register.filter
 def date_unless_today(microseconds: int) -> str:
     """Return the date, short; nothing if it is today's."""
-    at, today = localtime(to_datetime(microseconds)), localtime(utc_now())
-    return "" if at.date() == today.date() else date_format(at, "j M" if at.year == today.year else "j M Y")
+    local, today = localtime(to_datetime(microseconds)), localtime(utc_now())
+    return "" if local.date() == today.date() else date_format(local, "j M" if local.year == today.year else "j M Y")
 
 
 @register.filter

@@ -100,10 +100,10 @@ class Command(BaseCommand):
 def _add_global_options(parser: argparse.ArgumentParser) -> None:
     """Let Django's own options stand after the subcommand's name; its list of options stays short."""
     for option in GLOBAL_OPTIONS:
-        what: dict[str, Any] = {"action": "store_true"} if option.endswith(("color", "traceback")) else {}
+        kwargs: dict[str, Any] = {"action": "store_true"} if option.endswith(("color", "traceback")) else {}
         if option == "-v":
-            what = {"dest": "verbosity", "type": int, "choices": range(4)}
-        parser.add_argument(option, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **what)
+            kwargs = {"dest": "verbosity", "type": int, "choices": range(4)}
+        parser.add_argument(option, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
 
 
 def _discard_stdout() -> None:
@@ -115,10 +115,10 @@ def _describe_error(error: DatabaseError, using: str | None) -> str:
     """Say what stands between the tables and their reader."""
     alias = using or router.db_for_read(Event)
     try:
-        there = connections[alias].introspection.table_names()
+        tables = connections[alias].introspection.table_names()
     except DatabaseError:
         return f"Database {alias!r} can't be read: {error}"
-    missing = [table for table in (Event._meta.db_table, Trace._meta.db_table) if table not in there]
+    missing = [table for table in (Event._meta.db_table, Trace._meta.db_table) if table not in tables]
     if missing:
         into = "" if alias == "default" else f" --database {alias}"
         return f"Database {alias!r} has no table {' and no table '.join(missing)}: run manage.py migrate{into}."

@@ -51,11 +51,11 @@ def event_row(event: Event, *, full_time: bool) -> list[Cell]:
 
 def format_event_time(event: Event, *, full_time: bool) -> str:
     """Return the time in the current time zone: of today's events the time of day, of others the date as well."""
-    moment = timezone.localtime(event.timestamp)
+    local_time = timezone.localtime(event.timestamp)
     if full_time:
-        return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
-    today = moment.date() == timezone.localtime(utc_now()).date()
-    return f"{moment:%H:%M:%S.%f}"[:-3] if today else f"{moment:%Y-%m-%d %H:%M}"
+        return f"{local_time:%Y-%m-%d %H:%M:%S.%f}"
+    today = local_time.date() == timezone.localtime(utc_now()).date()
+    return f"{local_time:%H:%M:%S.%f}"[:-3] if today else f"{local_time:%Y-%m-%d %H:%M}"
 
 
 def get_outcome_style(outcome: str) -> str:

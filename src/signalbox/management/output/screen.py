@@ -64,10 +64,10 @@ class Screen:
 
     def write_table(self, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
         """Write a table."""
-        known = list(rows)
-        layout = Layout(columns, self.width, known)
+        row_list = list(rows)
+        layout = Layout(columns, self.width, row_list)
         self.write_heading(layout)
-        for row in known:
+        for row in row_list:
             self.write_line(layout.build_line(row))
 
     def write_heading(self, layout: Layout) -> None:
@@ -86,8 +86,8 @@ def _should_colorize(is_terminal: bool, options: Mapping[str, Any]) -> bool:
     """Tell whether colours are wanted; see https://no-color.org for the variable."""
     if options.get("force_color"):
         return True
-    plain = options.get("no_color") or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return is_terminal and not plain
+    is_disabled = options.get("no_color") or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return is_terminal and not is_disabled
 
 
 def _get_painter() -> Callable[[str, str], str] | None:

@@ -94,5 +94,5 @@ def fit_columns(columns: Sequence[Column], preferred: Sequence[int], max_width: 
 
 
 def _total_width(widths: Iterable[int]) -> int:
-    each = [width + len(COLUMN_GAP) for width in widths]
-    return sum(each) - len(COLUMN_GAP)
+    padded = [width + len(COLUMN_GAP) for width in widths]
+    return sum(padded) - len(COLUMN_GAP)

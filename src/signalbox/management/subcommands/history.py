@@ -95,8 +95,8 @@ def _get_history(options: Mapping[str, Any]) -> ObjectHistory:
 def _write_state(screen: Screen, object_history: ObjectHistory, state: ObjectState, options: Mapping[str, Any]) -> None:
     fields = {name: None if value is UNKNOWN else value for name, value in state.items()}
     if options["json"]:
-        known: dict[str, Any] = {"at": state.at.isoformat(), "exists": state.exists}
-        screen.write_json({**known, "fields": fields, "unknown_fields": sorted(state.unknown_fields)})
+        record: dict[str, Any] = {"at": state.at.isoformat(), "exists": state.exists}
+        screen.write_json({**record, "fields": fields, "unknown_fields": sorted(state.unknown_fields)})
     elif not state.exists:
         screen.write_text(f"{object_history.model._meta.label} {object_history.key} was not there.")
     else:
@@ -132,9 +132,9 @@ def summarize_event(event: Event) -> str:
     if "row" in data or event.signal == "bulk_create":
         return "created" if "row" in data else f"created, with {args.get('count', 1) - 1} others"
     if event.signal == "m2m_changed":
-        what = "added" if "added" in args else "removed"
-        keys = args.get(what)
-        return f"{what} {args.get('model')} {_format_keys(keys)}" if keys else str(args.get("action", ""))
+        verb = "added" if "added" in args else "removed"
+        keys = args.get(verb)
+        return f"{verb} {args.get('model')} {_format_keys(keys)}" if keys else str(args.get("action", ""))
     if "values" in args:
         values = (f"{name} = {_format_value(value)}" for name, value in args["values"].items())
         return f"{', '.join(values)} ({args.get('count')} rows)"

@@ -55,16 +55,17 @@ def _parse_id(text: str) -> int | str:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write what is known of it. Raises ``CommandError``, with 1 as exit code, if there is no such event or trace."""
     screen = Screen(stdout, options)
-    wanted, using = options["id"], options["using"]
-    if isinstance(wanted, str):
-        _write_trace(screen, wanted, options)
+    identifier, using = options["id"], options["using"]
+    if isinstance(identifier, str):
+        _write_trace(screen, identifier, options)
         return 0
-    event = get_event(wanted, using=using)
+    event = get_event(identifier, using=using)
     if event is None:
-        if len(str(wanted)) >= 8 and find_trace_ids(str(wanted), using=using):  # an id may begin with digits alone
-            _write_trace(screen, str(wanted), options)
+        digits = str(identifier)  # a trace's id may begin with eight digits
+        if len(digits) >= 8 and find_trace_ids(digits, using=using):
+            _write_trace(screen, digits, options)
             return 0
-        raise _not_found("event", wanted)
+        raise _not_found("event", identifier)
     tree = get_trace_tree(event.trace_id, using=using)
     if options["json"]:
         screen.write_json(event_with_context_to_dict(event, tree))

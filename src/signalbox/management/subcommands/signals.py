@@ -87,13 +87,13 @@ def _build_rows(listeners: SignalListeners) -> Iterator[list[Cell]]:
 def _listener_cells(listener: Listener | None) -> list[Cell]:
     if listener is None:
         return [Cell("-", "dim"), Cell(""), Cell(""), Cell("")]
-    words = ["dead" if listener.dead else "durable" if listener.durable else "weak" if listener.weak else "strong"]
+    flags = ["dead" if listener.dead else "durable" if listener.durable else "weak" if listener.weak else "strong"]
     if listener.is_async:
-        words.append("async")
+        flags.append("async")
     uid = f" uid={listener.dispatch_uid}" if listener.dispatch_uid else ""
     return [
         Cell((listener.name or "(collected)") + uid, "red" if listener.dead else ""),
         Cell("any" if listener.sender is None else listener.sender),
-        Cell(" ".join(words), "red" if listener.dead else "dim"),
+        Cell(" ".join(flags), "red" if listener.dead else "dim"),
         Cell(listener.location, "dim"),
     ]
