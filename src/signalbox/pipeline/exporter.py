@@ -207,7 +207,9 @@ def suspended() -> Iterator[None]:
 
 def get_events_database() -> str:
     """Return the alias of the database for traces, and for events without a change in another database."""
-    alias: str = router.db_for_write(apps.get_model("signalbox", "Trace"))
+    from signalbox.models import Trace  # not apps.get_model(): a test can limit the current apps
+
+    alias: str = router.db_for_write(Trace)
     return alias
 
 
