@@ -162,13 +162,6 @@ PATHS: Final = tuple(
 )
 """Every key that has a value, as a path: ``("BULK",)``, ``("DURABLE", "LEASE")``."""
 
-OTHER_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "ENGINE": ("DURABLE", "DISPATCHER"),
-    "KEEP_DELIVERIES": ("DURABLE", "RETENTION_DAYS"),
-    "KEEP": ("EVENT_PROCESSOR",),
-}
-"""Names that are not similar to the name of the key that they mean."""
-
 
 # ------------------------------------------------------------------ reading
 
@@ -370,7 +363,7 @@ def _suggest_key(section: tuple[str, ...], key: str) -> str:
     if not section:
         known.update({key: (key,) for key in SECTIONS})
     elsewhere = {path[-1]: path for path in PATHS}
-    target = known.get(name) or elsewhere.get(name) or OTHER_NAMES.get(name)
+    target = known.get(name) or elsewhere.get(name)
     for names in (known, elsewhere) if target is None else ():
         if close := get_close_matches(name, names, n=1):
             target = names[close[0]]

@@ -199,19 +199,15 @@ class ModelMetadata:
         """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
         if not self.has_str:
             return ""
-        blocked = query_guard.block_queries(connection)
         state = instance.__dict__
         attribute_count = len(state)
         try:
-            text = str(instance)
+            text = query_guard.call_without_queries(str, instance, connection=connection)
         except Exception as error:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
             interrupts.raise_if_interrupt(error)
             return ""
         finally:
-            query_guard.unblock_queries(blocked)
-            if (
-                len(state) > attribute_count
-            ):  # a cached property, which would keep what is true now, or what a refusal made of it
+            if len(state) > attribute_count:  # a cached property, which would keep what is true now
                 for name in list(state)[attribute_count:]:
                     del state[name]
         if self.fields.secret:

@@ -59,9 +59,9 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
     is. An exception is logged and the event is written. A database query raises ``QueryForbidden``.
     """
     try:
-        with query_guard.isolated():
-            answer = processor(MappingProxyType({**columns, "data": json.loads(data)}))
-            extra = dict(answer) if isinstance(answer, Mapping) else None
+        answer, extra = query_guard.call_isolated(
+            _call, processor, MappingProxyType({**columns, "data": json.loads(data)})
+        )
     except Exception as error:  # noqa: BLE001 - the project's own code; it must not cost events
         interrupts.raise_if_interrupt(error)
         name = getattr(processor, "__qualname__", type(processor).__qualname__)
@@ -75,6 +75,11 @@ def apply(processor: ProcessorFunction, columns: Mapping[str, Any], data: str) -
         )
         return data[:-1] + ("," if data != "{}" else "") + f'"extra":{text}}}'
     return data
+
+
+def _call(processor: ProcessorFunction, event: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+    answer = processor(event)
+    return answer, dict(answer) if isinstance(answer, Mapping) else None
 
 
 def _log_once(name: str, message: str, *, exc_info: bool = False) -> None:
