@@ -14,6 +14,8 @@ import pytest
 from django.core import serializers
 from django.db import connection, connections, transaction
 from django.db.models import F, Model
+from django.db.models.signals import post_init
+from django.test import override_settings
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
@@ -749,3 +751,96 @@ def test_unknown_is_the_only_stand_in() -> None:
     row = row_state.get_known_row(plan, found._state)
     known = {name for name, value in zip(plan.fields.names, row, strict=True) if value is not UNKNOWN}
     assert {"id", "number"} == known
+
+
+# ------------------------------------------------------------------ copies of what was read
+
+
+def test_values_that_the_application_keeps_are_its_own() -> None:
+    """The list that Django passes to ``from_db`` is not changed, and no value of it is shared."""
+    made = Order.objects.create(number="A-1", meta={"deep": [1]})
+    given: list[list[Any]] = []
+    original = Model.__dict__["from_db"].__func__
+
+    def from_db(cls: Any, db: Any, field_names: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+        before = list(values)
+        instance = original(cls, db, field_names, values, *args, **kwargs)
+        assert all(was is value for was, value in zip(before, values, strict=True))
+        given.append(values)
+        return instance
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "from_db", classmethod(from_db))
+        first, second = Order.objects.get(pk=made.pk), Order.objects.get(pk=made.pk)
+    first.meta["mine"] = True
+    first.meta["deep"].append(2)
+    position = [field.attname for field in Order._meta.concrete_fields].index("meta")
+    assert first.meta is given[0][position]
+    first.save()
+    assert [{"deep": [1]}, {"deep": [1, 2], "mine": True}] == get_changes(first)["meta"]
+    assert {"deep": [1]} == second.meta
+
+
+@pytest.mark.parametrize("name", ["loop", "dict", "shared", "deep"])
+def test_nested_values_are_copied_once_for_each_place(name: str) -> None:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    holder: dict[str, Any] = {"name": "x"}
+    holder["me"] = holder
+    shared: list[Any] = []
+    for _ in range(60):
+        shared = [shared, shared]
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    value: Any = {"loop": loop, "dict": holder, "shared": shared, "deep": deep}[name]
+
+    copied: Any = row_state._copy_value(value)
+    assert copied is not value
+    if name == "loop":
+        assert copied[1] is copied
+    elif name == "dict":
+        assert copied["me"] is copied
+    elif name == "shared":
+        assert copied[0] is copied[1]
+    else:
+        assert copied[0][0] is not value[0][0]
+
+
+def test_a_container_whose_own_code_fails_is_unknown() -> None:
+    class Broken(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError
+
+    assert row_state._copy_value([Broken(a=1)]) is UNKNOWN
+
+
+def test_the_old_value_is_what_was_read_not_what_post_init_made_of_it() -> None:
+    made = Order.objects.create(number="A-1", meta={"old": 1})
+
+    def upgrade(instance: Any, **named: Any) -> None:
+        instance.meta.setdefault("version", 2)
+
+    post_init.connect(upgrade, sender=Order)
+    try:
+        loaded = Order.objects.get(pk=made.pk)
+        loaded.save()
+    finally:
+        post_init.disconnect(upgrade, sender=Order)
+    assert [{"old": 1}, {"old": 1, "version": 2}] == get_changes(loaded)["meta"]
+
+
+def test_a_model_can_do_without_old_values() -> None:
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"old_values": False}}}):
+        made = order()
+        loaded = Order.objects.get(pk=made.pk)
+        assert [] == private(loaded)
+        loaded.note = "new"
+        loaded.save(update_fields=["note"])
+        assert [] == [name for name in private(loaded) if "row" in name]
+        assert ["new"] == get_changes(loaded)["note"]
+        key = loaded.pk
+        loaded.note = "not saved"
+        loaded.delete()
+    [event] = get_events(Order, "post_delete")
+    assert {"id": key} == event.data["row"]

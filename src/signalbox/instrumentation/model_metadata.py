@@ -167,16 +167,13 @@ class ModelMetadata:
             field.choices, CallableChoiceIterator
         ):
             return {}
-        blocked = [] if isinstance(field.choices, list | tuple) else query_guard.block_queries(None)
         try:
-            return dict(field.flatchoices or ())
+            return query_guard.call_without_queries(lambda: dict(field.flatchoices or ()), connection=None)
         except Exception as error:
             interrupts.raise_if_interrupt(error)
             self.is_complete = False
             logger.warning("The choices of %s.%s are recorded without labels.", self.label, field.name, exc_info=True)
             return {}
-        finally:
-            query_guard.unblock_queries(blocked)
 
     def get_key(self, instance: Model) -> str:
         """Return the primary key of ``instance`` as text; empty where it has none."""
@@ -413,6 +410,8 @@ def _describe(model: type[Model]) -> ModelMetadata:
         metadata.is_recorded = metadata.keeps_old_values = metadata.is_complete = False
         metadata.mutable_positions = ()
         metadata.m2m_policy = ""
+        metadata.label, metadata.has_str = fit_column(model._meta.label, 200), False
+        metadata.pk_attname, metadata.pk_fields, metadata.has_secret_pk = None, [], True
         return metadata
 
 
