@@ -92,7 +92,7 @@ def test_choices_that_fail_are_left_out_and_described_again_later(
             app_label = "shop"
 
     field: Any = Late._meta.get_field("kind")
-    field.__dict__["choices"] = choices
+    field.choices = choices
     model_metadata.clear_cache()
     first = model_metadata.get_metadata(Late)
     assert (True, {}) == (first.is_recorded, first.fields.choices)
@@ -120,7 +120,7 @@ def test_choices_of_a_class_of_the_application_can_not_query() -> None:
                 app_label = "shop"
 
     field: Any = Item._meta.get_field("kind")
-    field.__dict__["choices"] = Querying()
+    field.choices = Querying()
     model_metadata.clear_cache()
     metadata = model_metadata.get_metadata(Item)
     assert (True, {}) == (metadata.is_recorded, metadata.fields.choices)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Field, Model
 from django.utils.choices import BaseChoiceIterator, CallableChoiceIterator
 
@@ -190,6 +191,8 @@ class ModelMetadata:
 
     def format_key(self, value: Any) -> str:
         """Return a primary key's value as text."""
+        if len(self.pk_fields) == 1 and not object_keys.has_text(value):
+            value = _prepare_value(self.pk_fields[0], value)
         return object_keys.key_to_text(value, secret=self.has_secret_pk)
 
     def get_label(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
@@ -226,6 +229,15 @@ class ModelMetadata:
             return self.row_getter(state)
         except KeyError:
             return [state.get(attname, UNKNOWN) for attname in self.fields.attnames]
+
+
+def _prepare_value(field: Any, value: Any) -> Any:
+    """Return what the field sends to the database for ``value``, or ``value`` if it can't say that."""
+    try:
+        return field.get_db_prep_value(value, connections[DEFAULT_DB_ALIAS], prepared=False)
+    except Exception as error:  # noqa: BLE001 - the field's own code
+        interrupts.raise_if_interrupt(error)
+        return value
 
 
 def _has_own_serializer(field: Any) -> bool:
