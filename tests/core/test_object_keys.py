@@ -271,7 +271,7 @@ class _Unprintable:
     """A key whose own text is not text."""
 
     def __str__(self) -> str:
-        return 7  # type: ignore[return-value]
+        return 7  # type: ignore[return-value]  # noqa: PLE0307
 
 
 def test_a_key_without_a_text_is_named_by_its_class() -> None:
