@@ -146,7 +146,7 @@ class Run:
 
 def missing(database: str) -> str | None:
     """Say why the database can't be measured, None if it can."""
-    return None if database == "sqlitewal" else services.missing(database)
+    return None if database == "sqlitewal" else services.get_unavailable_reason(database)
 
 
 def machine() -> str:

@@ -151,3 +151,40 @@ def test_a_transaction_that_is_open_when_recording_ends_keeps_its_events() -> No
     finally:
         signalbox.start_recording()
     assert ["a"] == [event.object_label for event in Event.objects.filter(signal="post_save")]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_of_many_savepoints_keeps_few_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 10)
+    most = 0
+    with transaction.atomic():
+        for number in range(200):
+            with transaction.atomic():
+                Tag.objects.create(name=str(number))
+            work = unit_of_work.get_unit_of_work(get_connection())
+            assert work is not None
+            most = max(most, len(work.events), len(work.rollbackables))
+    assert most <= 30
+    assert 200 == Event.objects.filter(signal="post_save", outcome="committed").count()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_events_written_within_a_savepoint_are_written_again_after_its_rollback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 4)
+    with transaction.atomic():
+        for number in range(3):
+            with transaction.atomic():
+                Tag.objects.create(name=f"before {number}")
+        with pytest.raises(KeyError), transaction.atomic():
+            for number in range(9):
+                with transaction.atomic():
+                    Tag.objects.create(name=f"undone {number}")
+            raise KeyError
+        Tag.objects.create(name="after")
+    committed = Event.objects.filter(signal="post_save", outcome="committed").order_by("span")
+    assert [*(f"before {number}" for number in range(3)), "after"] == [event.data["row"]["name"] for event in committed]
+    assert sorted(Tag.objects.values_list("name", flat=True)) == sorted(
+        event.data["row"]["name"] for event in committed
+    )
