@@ -256,6 +256,32 @@ def _has_subscriber(event: PendingEvent) -> bool:
     )
 
 
+def check_delivery_tables(connection: BaseDatabaseWrapper, events: Iterable[PendingEvent]) -> None:
+    """Raise ``EnqueueError`` if ``events`` have durable receivers and no database has the tables for their deliveries.
+
+    While ``migrate`` runs, the tables may be created later: then the events are written when it has finished.
+    """
+    names = sorted({f"{event.signal} of {event.sender}" for event in events if _has_subscriber(event)})
+    if not names or _is_migrating():
+        return
+    alias = get_events_database()
+    if alias != connection.alias and writer.has_tables(connections[alias]):
+        return
+    raise deliveries.EnqueueError(
+        f"{', '.join(names)} has durable receivers, but database {alias!r} has no tables for their deliveries: "
+        "run manage.py migrate."
+    )
+
+
+def _is_migrating() -> bool:
+    trace: Trace | None = tracing.get_current_trace()
+    while trace is not None:
+        if trace.kind == "command" and trace.name == "migrate":
+            return True
+        trace = trace.previous
+    return False
+
+
 def _in_testcase_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Return True if the open transaction is that of a ``TestCase``, which contains everything that the test does."""
     return all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks) and bool(

@@ -230,6 +230,7 @@ class UnitOfWork:
         if connection is None or not events:
             return
         if not writer.has_tables(connection):
+            exporter.check_delivery_tables(connection, events)
             for event in events:
                 event.outcome = event.outcome or Outcome.COMMITTED
                 exporter.enqueue(event)
@@ -301,6 +302,7 @@ class UnitOfWork:
 
     def _write(self, connection: BaseDatabaseWrapper) -> None:
         if not writer.has_tables(connection):  # the events are exported to the default database after the commit
+            exporter.check_delivery_tables(connection, self.events[self.flushed_count :])
             return
         end = len(self.events)  # encoding may run the application's code, which may save
         events = self.events[self.flushed_count : end]
