@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.db import DatabaseError, DataError, IntegrityError, connections
@@ -353,8 +354,12 @@ class UnitOfWork:
 
     def _prune_rollbackables(self) -> None:
         """Drop the rollbackables of instances that no longer exist."""
-        start = self.savepoints[-1].rollbackable_count if self.savepoints else 0
-        self.rollbackables[start:] = [one for one in self.rollbackables[start:] if one.is_alive()]
+        alive = [rollbackable.is_alive() for rollbackable in self.rollbackables]
+        self.savepoints = [
+            savepoint._replace(rollbackable_count=sum(alive[: savepoint.rollbackable_count]))
+            for savepoint in self.savepoints
+        ]
+        self.rollbackables = list(compress(self.rollbackables, alive))
         self.kept_after_prune = len(self.rollbackables)
 
     def build_commit_error(self) -> DatabaseError:
