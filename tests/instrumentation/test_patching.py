@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import django
 import pytest
 from django.core.checks import run_checks
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.models import Model, QuerySet
 from django.db.models.fields import related_descriptors
 from django.db.models.signals import post_save, pre_save
@@ -251,6 +251,39 @@ def test_a_send_on_top_of_a_recorded_one_stays(djangos: Any) -> None:
         post_save.send = ours  # type: ignore[method-assign]
         signalbox.stop_recording()
     assert not set(patching.SEND_METHODS) & post_save.__dict__.keys()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_methods_that_other_libraries_put_on_a_connection_are_called_and_restored() -> None:
+    calls: list[str] = []
+    signalbox.stop_recording()
+    raw: Any = connections["default"]
+
+    def put(name: str) -> None:
+        wrapped = raw._commit
+
+        def _commit(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return wrapped(*args, **kwargs)
+
+        raw._commit = _commit
+
+    try:
+        put("below")
+        signalbox.start_recording()
+        assert ["post_save"] == saves()
+        assert ["below"] == calls
+        put("above")
+        signalbox.stop_recording()
+        Tag.objects.create(name="b")
+        with transaction.atomic():
+            Tag.objects.create(name="c")
+        assert ["below", "above", "below"] == calls
+        signalbox.start_recording()
+        assert ["post_save"] == saves()
+    finally:
+        raw.__dict__.pop("_commit", None)
+        raw.close()
 
 
 @pytest.mark.django_db

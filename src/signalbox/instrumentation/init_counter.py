@@ -11,7 +11,7 @@ from django.db.models.signals import post_init, pre_init
 from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import tracing
-from signalbox.instrumentation import patching
+from signalbox.core.instance_layer import InstanceLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 INIT_SIGNALS = {"pre_init": pre_init, "post_init": post_init}
 
-_layers: dict[str, patching.InstanceLayer] = {}
+_layers: dict[str, InstanceLayer] = {}
 
 
 def install(names: set[str]) -> None:
     """Count the sends of those of the two signals that ``names`` holds."""
     for name in names & INIT_SIGNALS.keys():
         signal = INIT_SIGNALS[name]
-        layer = _layers.setdefault(name, patching.InstanceLayer(signal))
+        layer = _layers.setdefault(name, InstanceLayer(signal))
         layer.replace("send", _build_counting_send(name, signal, layer), is_direct=True)
 
 
@@ -38,9 +38,7 @@ def uninstall() -> None:
             del _layers[name]
 
 
-def _build_counting_send(
-    name: str, signal: Signal, layer: patching.InstanceLayer
-) -> Callable[..., list[tuple[Any, Any]]]:
+def _build_counting_send(name: str, signal: Signal, layer: InstanceLayer) -> Callable[..., list[tuple[Any, Any]]]:
     original = layer.get_original("send")
     is_replaced = "send" in vars(signal)
     get_trace = tracing._current_trace.get

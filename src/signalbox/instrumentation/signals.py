@@ -18,6 +18,7 @@ from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import interrupts, receivers, tracing
 from signalbox.core.event import ReceiverCall
+from signalbox.core.instance_layer import InstanceLayer
 from signalbox.instrumentation import patching
 from signalbox.pipeline.deliveries import DeliveryError
 from signalbox.serialization import encoder
@@ -46,12 +47,12 @@ class SignalHandler(Protocol):
         """It was sent, and nobody listens."""
 
 
-_layers: dict[Signal, patching.InstanceLayer] = {}
+_layers: dict[Signal, InstanceLayer] = {}
 
 
 def record_sends(signal: Signal, handler: SignalHandler) -> None:
     """Record every send of ``signal``."""
-    layer = _layers.setdefault(signal, patching.InstanceLayer(signal))
+    layer = _layers.setdefault(signal, InstanceLayer(signal))
     for name, method in _build_methods(signal, handler, layer).items():
         if _is_applicable(name):
             layer.replace(name, method)
@@ -59,7 +60,7 @@ def record_sends(signal: Signal, handler: SignalHandler) -> None:
 
 def wrap_sends(signal: Signal, wrapper: Callable[[Any], Any]) -> None:
     """Apply ``wrapper`` to each send method of ``signal``, recorded or not."""
-    layer = _layers.setdefault(signal, patching.InstanceLayer(signal))
+    layer = _layers.setdefault(signal, InstanceLayer(signal))
     for name in SEND_METHODS:
         if _is_applicable(name):
             layer.replace(name, wrapper(layer.get_current(name)))
@@ -76,7 +77,7 @@ def restore_sends(signal: Signal) -> None:
         del _layers[signal]
 
 
-def _build_methods(signal: Signal, handler: SignalHandler, layer: patching.InstanceLayer) -> dict[str, Any]:
+def _build_methods(signal: Signal, handler: SignalHandler, layer: InstanceLayer) -> dict[str, Any]:
     methods: dict[str, Any] = {
         "send": _build_send(signal, handler, "send"),
         "send_robust": _build_send(signal, handler, "send_robust"),

@@ -22,6 +22,7 @@ from django.db import DatabaseError, DataError, IntegrityError, connections
 from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.core.event import Outcome, PendingEvent, Rollbackable
+from signalbox.core.instance_layer import InstanceLayer
 from signalbox.pipeline import backends, batches, exporter, serializer, writer
 from signalbox.pipeline.deliveries import EnqueueError
 
@@ -71,6 +72,7 @@ class UnitOfWork:
         "is_flushing",
         "is_implicit",
         "kept_after_prune",
+        "layer",
         "outermost_savepoint",
         "rollbackables",
         "savepoints",
@@ -79,6 +81,8 @@ class UnitOfWork:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = weakref.ref(connection)
+        self.layer = InstanceLayer(connection)
+        """The replaced methods of the connection."""
         self.is_flushing = False
         self.clear()
 
@@ -443,7 +447,8 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     unit_of_work = UnitOfWork(connection)
     _units_of_work.add(unit_of_work)
     connection.__dict__[UNIT_OF_WORK_ATTRIBUTE] = unit_of_work
-    connection.__dict__.update(_build_patched_methods(connection, unit_of_work))
+    for name, replacement in _build_patched_methods(connection, unit_of_work).items():
+        unit_of_work.layer.replace(name, replacement)
 
 
 def detach_all() -> None:
@@ -454,8 +459,8 @@ def detach_all() -> None:
     for unit_of_work in list(_units_of_work):
         connection = unit_of_work._connection()
         if connection is not None:
-            for attribute in (UNIT_OF_WORK_ATTRIBUTE, *_PATCHED_METHODS):
-                connection.__dict__.pop(attribute, None)
+            unit_of_work.layer.remove()
+            connection.__dict__.pop(UNIT_OF_WORK_ATTRIBUTE, None)
     _units_of_work.clear()
 
 
