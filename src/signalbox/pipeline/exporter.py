@@ -223,6 +223,8 @@ def in_event_loop() -> bool:
 
 
 def _can_write(connection: BaseDatabaseWrapper) -> bool:
+    if _is_shared_by_threads(connection):
+        return False
     if connection.in_atomic_block:
         if (
             connection.connection is None
@@ -237,6 +239,14 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
     elif not connection.autocommit or backends.has_foreign_transaction(connection):
         return False
     return writer.has_tables(connection)
+
+
+def _is_shared_by_threads(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if another thread has lent its connection to this one, as Django's live server for tests does.
+
+    A transaction of ours would collide with those of that thread. It writes the pending events itself.
+    """
+    return connection.allow_thread_sharing and connection._thread_ident != threading.get_ident()  # type: ignore[attr-defined]
 
 
 def _uses_database(trace: Trace) -> bool:
