@@ -29,7 +29,7 @@ VALID: dict[KeyPath, list[Any]] = {
     ("MODELS",): [
         {},
         {"shop.Order": {}},
-        {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}},
+        {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True, "old_values": False}},
     ],
     ("REDACT",): [[], ["iban"]],
     ("BULK",): ["keys", "rows", "count", "off"],
@@ -157,7 +157,7 @@ def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
             {"MODELS": {"shop.Order": {"hide": []}}},
             (
                 'SIGNALBOX["MODELS"]["shop.Order"]["hide"] is not a known key.',
-                "Known keys: exclude, redact, record.",
+                "Known keys: exclude, redact, record, old_values.",
             ),
         ),
         (
@@ -253,6 +253,12 @@ def test_an_invalid_value_does_not_affect_the_valid_ones() -> None:
         ("MODELS", {"shop.Order": {"redact": ["total", 1]}}, {"shop.Order": {"redact": ("total",)}}, 1),
         ("MODELS", {"shop.Order": {"exclude": "note", "record": 1}}, {"shop.Order": {"exclude": ("note",)}}, 2),
         ("MODELS", {"shop.Order": {"hide": ["note"], "record": False}}, {"shop.Order": {"record": False}}, 1),
+        (
+            "MODELS",
+            {"shop.Order": {"old_values": False, "record": 1}},
+            {"shop.Order": {"old_values": False}},
+            1,
+        ),
     ],
 )
 def test_valid_entries_of_redact_and_models_are_used(key: str, value: Any, valid: Any, number: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial, update_wrapper
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import django
@@ -18,7 +18,7 @@ from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox.core import interrupts, tracing
 from signalbox.core.event import UNKNOWN, PendingEvent
-from signalbox.instrumentation import model_metadata, returning, row_state
+from signalbox.instrumentation import model_metadata, patching, returning, row_state
 from signalbox.instrumentation.autocommit import ensure_transaction
 from signalbox.pipeline import unit_of_work
 from signalbox.serialization import encoder
@@ -42,17 +42,16 @@ MAX_RECORDED_KEYS: Final = 10_000
 suppressed_model: ContextVar[type[Model] | None] = ContextVar("signalbox_suppressed_model", default=None)
 """The model of which an operation is under way that tells of its inner ones itself."""
 
-_originals: dict[str, Any] = {
-    name: QuerySet.__dict__[name] for name in ("bulk_create", "bulk_update", "update", "_raw_delete")
-}
-_original_update_batch: Any = UpdateQuery.update_batch
-_original_delete_batch: Any = DeleteQuery.delete_batch
+_originals: dict[str, Any] = {}
+"""What the methods of ``QuerySet`` were when recording was installed, by name."""
+_original_update_batch: Any
+_original_delete_batch: Any
 _record_rows = False
 
 
 def install(names: frozenset[str], *, rows: bool) -> None:
     """Record the operations among ``names``; ``rows`` makes one event of each row, with its changes."""
-    global _record_rows
+    global _record_rows, _original_update_batch, _original_delete_batch
     _record_rows = rows
     replacements: dict[str, tuple[str, Any]] = {
         "bulk_create": ("bulk_create", _bulk_create),
@@ -62,20 +61,19 @@ def install(names: frozenset[str], *, rows: bool) -> None:
     }
     for name, (attribute, replacement) in replacements.items():
         if name in names:
-            wrapped: Any = replacement
-            setattr(QuerySet, attribute, update_wrapper(wrapped, _originals[attribute]))
+            _originals[attribute] = patching.install(QuerySet, attribute, replacement)
     if "update" in names:
-        UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
+        _original_update_batch = patching.install(UpdateQuery, "update_batch", _update_batch)
     if "bulk_delete" in names:
-        DeleteQuery.delete_batch = _delete_batch  # type: ignore[method-assign]
+        _original_delete_batch = patching.install(DeleteQuery, "delete_batch", _delete_batch)
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
-    for attribute, original in _originals.items():
-        setattr(QuerySet, attribute, original)
-    UpdateQuery.update_batch = _original_update_batch  # type: ignore[method-assign]
-    DeleteQuery.delete_batch = _original_delete_batch  # type: ignore[method-assign]
+    for attribute in _originals:
+        patching.uninstall(QuerySet, attribute)
+    patching.uninstall(UpdateQuery, "update_batch")
+    patching.uninstall(DeleteQuery, "delete_batch")
 
 
 class suppress_bulk_events:  # noqa: N801 - a block, which a generator would make three times as dear
@@ -109,11 +107,12 @@ def _bulk_create(
     update_conflicts: bool = False,
     update_fields: Any = None,
     unique_fields: Any = None,
+    **kwargs: Any,
 ) -> Any:
     metadata = model_metadata.get_metadata(self.model)
     options = (batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields)
     if _is_suppressed(metadata) or not objs:
-        return _originals["bulk_create"](self, objs, *options)
+        return _originals["bulk_create"](self, objs, *options, **kwargs)
     objects = list(objs)
     self._for_write = True
     returns_rows = _record_rows and ignore_conflicts
@@ -124,7 +123,7 @@ def _bulk_create(
         ensure_transaction(self.db, metadata.label, "bulk_create", begun_by_django=django_begins) as connection,
         returning.request_returning("insert", self.model, fields, max_rows=max_rows) as requested,
     ):
-        created = _originals["bulk_create"](self, objects, *options)
+        created = _originals["bulk_create"](self, objects, *options, **kwargs)
         with _log_errors("bulk_create", metadata):
             if ignore_conflicts:
                 _record_partial_create(metadata, connection, objects, requested)
@@ -183,15 +182,17 @@ def _record_create(
     _record_operation("bulk_create", metadata, connection, len(objects), keys, extra_args, rollbackable)
 
 
-def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_size: int | None = None) -> Any:
+def _bulk_update(
+    self: Any, objs: Iterable[Any], fields: Iterable[str], batch_size: int | None = None, **kwargs: Any
+) -> Any:
     metadata = model_metadata.get_metadata(self.model)
     if _is_suppressed(metadata) or not objs or not fields:
-        return _originals["bulk_update"](self, objs, fields, batch_size)
+        return _originals["bulk_update"](self, objs, fields, batch_size, **kwargs)
     objects, names = list(objs), list(fields)
     self._for_write = True
     with ensure_transaction(self.db, metadata.label, "bulk_update", begun_by_django=True) as connection:
         with suppress_bulk_events(metadata.concrete_model):
-            row_count = _originals["bulk_update"](self, objects, names, batch_size)
+            row_count = _originals["bulk_update"](self, objects, names, batch_size, **kwargs)
         with _log_errors("bulk_update", metadata):
             if row_count:
                 _record_bulk_update(metadata, connection, objects, names, row_count)
@@ -480,11 +481,11 @@ def _align_values(metadata: ModelMetadata, positions: Sequence[int], values: Seq
     return aligned
 
 
-def _raw_delete(self: Any, using: str) -> Any:
+def _raw_delete(self: Any, using: str, *args: Any, **kwargs: Any) -> Any:
     metadata = model_metadata.get_metadata(self.model)
     if _is_suppressed(metadata):
-        return _originals["_raw_delete"](self, using)
-    return _delete_and_record(metadata, using, lambda: _originals["_raw_delete"](self, using))
+        return _originals["_raw_delete"](self, using, *args, **kwargs)
+    return _delete_and_record(metadata, using, lambda: _originals["_raw_delete"](self, using, *args, **kwargs))
 
 
 def _delete_and_record(metadata: ModelMetadata, using: str, delete: Callable[[], Any]) -> Any:
@@ -548,13 +549,13 @@ def _get_related_keys(metadata: ModelMetadata, requested: returning.ReturningReq
     }
 
 
-def _delete_batch(self: Any, pk_list: Sequence[Any], using: str) -> Any:
+def _delete_batch(self: Any, pk_list: Sequence[Any], using: str, *args: Any, **kwargs: Any) -> Any:
     """Record what becomes of the rows of a many-to-many relation where somebody listens to every delete: Django loads
     them then, and sends nothing for them."""
     metadata = model_metadata.get_metadata(self.get_meta().concrete_model)
     if not self.get_meta().auto_created or _is_suppressed(metadata):
-        return _original_delete_batch(self, pk_list, using)
-    return _delete_and_record(metadata, using, lambda: _original_delete_batch(self, pk_list, using))
+        return _original_delete_batch(self, pk_list, using, *args, **kwargs)
+    return _delete_and_record(metadata, using, lambda: _original_delete_batch(self, pk_list, using, *args, **kwargs))
 
 
 def _get_keys(metadata: ModelMetadata, requested: returning.ReturningRequest) -> list[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from django.apps import AppConfig, apps
@@ -412,7 +411,6 @@ def _is_ignored(sender: Any) -> bool:
     return app is not None and (app.label == "signalbox" or app.label in config.IGNORE)
 
 
-@cache
 def _get_app(sender: type) -> AppConfig | None:
     """Return the app that a class belongs to, as the handler of the development server's static files does."""
     return apps.get_containing_app_config(sender.__module__) if apps.apps_ready else None

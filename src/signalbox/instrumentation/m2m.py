@@ -7,6 +7,7 @@ sends nothing for ``add()``, the event is made here.
 from __future__ import annotations
 
 import logging
+import weakref
 from contextvars import ContextVar
 from functools import lru_cache, partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
 from signalbox.core import interrupts
-from signalbox.instrumentation import bulk, model_metadata, returning
+from signalbox.instrumentation import bulk, model_metadata, patching, returning
 from signalbox.instrumentation.autocommit import ensure_transaction
 
 if TYPE_CHECKING:
@@ -106,15 +107,19 @@ current_operation: ContextVar[M2MOperation | None] = ContextVar("signalbox_m2m_o
 PATCHED_METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
 """``_clear_base`` came with Django 6.1; before, ``clear`` does the work itself."""
 
-_original_factory: Any = related_descriptors.create_forward_many_to_many_manager
+_original_factory: Any
+_replacements: weakref.WeakKeyDictionary[type, dict[str, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+"""The replaced methods, by the class of the manager and the name."""
 _record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatabaseWrapper], None] | None = None
 
 
 def install(record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatabaseWrapper], None]) -> None:
     """Record changes. ``record_add()`` makes the event of an ``add()`` that sent nothing."""
-    global _record_add
+    global _record_add, _original_factory
     _record_add = record_add
-    related_descriptors.create_forward_many_to_many_manager = _create_manager_class
+    _original_factory = patching.install(
+        related_descriptors, "create_forward_many_to_many_manager", _create_manager_class
+    )
     for manager_class in _iter_manager_classes():
         _wrap_manager(manager_class)
 
@@ -123,12 +128,9 @@ def uninstall() -> None:
     """Leave the managers as Django made them."""
     global _record_add
     _record_add = None
-    related_descriptors.create_forward_many_to_many_manager = _original_factory
-    for manager_class in _iter_manager_classes():
-        for name in PATCHED_METHODS:
-            original = getattr(manager_class.__dict__.get(name), "_signalbox_original", None)
-            if original is not None:
-                setattr(manager_class, name, original)
+    patching.uninstall(related_descriptors, "create_forward_many_to_many_manager")
+    for manager_class in list(_replacements):
+        _unwrap_manager(manager_class)
 
 
 def _create_manager_class(*args: Any, **kwargs: Any) -> Any:
@@ -148,17 +150,36 @@ def _iter_manager_classes() -> Iterator[type]:
 
 
 def _wrap_manager(manager_class: type) -> None:
+    if manager_class in _replacements:  # what another library has put on top stays there
+        return
+    replacements = _replacements[manager_class] = {}
     clear_method = "_clear_base" if "_clear_base" in manager_class.__dict__ else "clear"
     for name, wrapper in (("_add_items", _wrap_add), ("_remove_items", _wrap_remove), (clear_method, _wrap_clear)):
         original = manager_class.__dict__.get(name)
-        if original is not None and not hasattr(original, "_signalbox_original"):
+        if original is not None and patching.is_manager_method_applicable(name, original):
             replacement: Any = update_wrapper(wrapper(original), original)
-            replacement._signalbox_original = original
+            replacements[name] = weakref.ref(replacement)
             setattr(manager_class, name, replacement)
+
+
+def _unwrap_manager(manager_class: type) -> None:
+    """Restore the methods, unless another library has put a wrapper on top: then ours only call the originals."""
+    replacements = _replacements[manager_class]
+    for name, reference in list(replacements.items()):
+        replacement: Any = reference()
+        if replacement is None or manager_class.__dict__.get(name) is replacement:
+            if replacement is not None:
+                setattr(manager_class, name, replacement.__wrapped__)
+            del replacements[name]
+    if not replacements:
+        del _replacements[manager_class]
 
 
 def _wrap_add(original: Any) -> Any:
     def _add_items(self: Any, source_field_name: str, target_field_name: str, *objs: Any, **kwargs: Any) -> Any:
+        record_add = _record_add
+        if record_add is None:  # recording has stopped, and another library keeps this wrapper
+            return original(self, source_field_name, target_field_name, *objs, **kwargs)
         # A symmetrical relation's mirrored rows are told with the first.
         if not objs or not _is_recorded(self) or source_field_name != self.source_field_name:
             with _suppress_bulk_events(self):
@@ -170,11 +191,11 @@ def _wrap_add(original: Any) -> Any:
             _OperationContext(self, "insert", objs) as operation,
         ):
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
-            if _record_add is not None and not m2m_changed.has_listeners(self.through):
+            if not m2m_changed.has_listeners(self.through):
                 try:
                     keys = operation.get_changed_keys()
                     if keys is None or keys:
-                        _record_add(self, operation, keys, connection)
+                        record_add(self, operation, keys, connection)
                 except Exception as error:
                     interrupts.raise_if_interrupt(error)
                     logger.exception("A change of %s could not be recorded.", self.through)
@@ -185,6 +206,8 @@ def _wrap_add(original: Any) -> Any:
 
 def _wrap_remove(original: Any) -> Any:
     def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _record_add is None:
+            return original(self, *args, **kwargs)
         if not _is_recorded(self):
             with _suppress_bulk_events(self):
                 return original(self, *args, **kwargs)

@@ -13,7 +13,7 @@ from contextlib import closing
 from contextvars import ContextVar
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import UUID
 
 from django.db import DatabaseError, connections, transaction
@@ -27,6 +27,7 @@ from django.db.models.sql.where import AND
 
 from signalbox import conf
 from signalbox.core import interrupts
+from signalbox.instrumentation import patching
 from signalbox.pipeline import backends, unit_of_work
 from signalbox.pipeline.backends.base import without_query_logging
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Field, Model
+
+    from signalbox.pipeline.backends.postgresql import PostgreSQLBackend
 
     StatementKind = Literal["insert", "update", "delete"]
 
@@ -191,23 +194,25 @@ def suspend_returning() -> AbstractContextManager[None]:
 
 # ------------------------------------------------------------------ the statements
 
-_original_update: Any = SQLUpdateCompiler.execute_sql
-_original_insert: Any = QuerySet._insert  # type: ignore[attr-defined]
+_original_update: Any
+_original_execute: Any
+_original_insert: Any
+"""What the methods were when recording was installed."""
 
 
 def install() -> None:
     """Let statements return rows while somebody asks."""
-    SQLUpdateCompiler.execute_sql = _update  # type: ignore[method-assign]
-    SQLDeleteCompiler.execute_sql = _delete  # type: ignore[method-assign]
-    QuerySet._insert = _insert  # type: ignore[attr-defined]
+    global _original_update, _original_execute, _original_insert
+    _original_update = patching.install(SQLUpdateCompiler, "execute_sql", _update)
+    _original_execute = patching.install(SQLDeleteCompiler, "execute_sql", _delete)
+    _original_insert = patching.install(QuerySet, "_insert", _insert)
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
-    SQLUpdateCompiler.execute_sql = _original_update  # type: ignore[method-assign]
-    if "execute_sql" in SQLDeleteCompiler.__dict__:
-        del SQLDeleteCompiler.execute_sql
-    QuerySet._insert = _original_insert  # type: ignore[attr-defined]
+    patching.uninstall(SQLUpdateCompiler, "execute_sql")
+    patching.uninstall(SQLDeleteCompiler, "execute_sql")
+    patching.uninstall(QuerySet, "_insert")
 
 
 def _update(self: Any, result_type: Any, *args: Any, **kwargs: Any) -> Any:
@@ -215,11 +220,6 @@ def _update(self: Any, result_type: Any, *args: Any, **kwargs: Any) -> Any:
     if requested is None:
         return _original_update(self, result_type, *args, **kwargs)
     return _execute(self, requested, lambda result_type: _original_update(self, result_type, *args, **kwargs)) or 0
-
-
-def _original_execute(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call the method of the base class, which other libraries replace at any time: deletes have none of their own."""
-    return super(SQLDeleteCompiler, self).execute_sql(*args, **kwargs)
 
 
 def _delete(self: Any, result_type: Any = MULTI, *args: Any, **kwargs: Any) -> Any:
@@ -661,7 +661,7 @@ def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
     status = int(raw.info.transaction_status)
     if status not in (_IDLE, _INTRANS) or (is_psycopg3 and raw.pgconn.pipeline_status):
         raise DatabaseError("The transaction has failed, or a pipeline is open.")
-    with closing(backends.create_postgresql_cursor(connection)) as cursor:
+    with closing(cast("PostgreSQLBackend", backends.get_backend(connection)).create_cursor()) as cursor:
         if status == _IDLE and raw.autocommit:
             cursor.execute(sql, params)
             return cursor.fetchone()
