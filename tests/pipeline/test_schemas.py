@@ -229,3 +229,14 @@ def test_missing_grants_are_named_and_events_are_counted(caplog: pytest.LogCaptu
         sql("DROP ROLE signalbox_restricted")
     assert ["a", "b", "c"] == [tag.name for tag in Tag.objects.order_by("id")]
     assert get_backend(get_connection()).has_tables_in_a_schema()
+
+
+def test_resolving_a_schema_opens_no_transaction() -> None:
+    get_connection().set_autocommit(False)
+    try:
+        noted.send("one")
+        sql("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")  # an error after any other statement
+    finally:
+        get_connection().rollback()
+        get_connection().set_autocommit(True)
+    assert 1 == len(in_schema("public"))

@@ -22,7 +22,7 @@ from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN_SCHEMA, Outcome, PendingEvent, Rollbackable
 from signalbox.core.instance_layer import InstanceLayer
 from signalbox.pipeline import backends, batches, exporter, serializer, writer
-from signalbox.pipeline.backends.base import without_query_logging
+from signalbox.pipeline.backends import base
 from signalbox.pipeline.deliveries import EnqueueError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _PATCHED_METHODS: Final = (
     "_savepoint_commit",
     "_set_autocommit",
 )
+
+without_query_logging = base.without_query_logging
 
 UNIT_OF_WORK_ATTRIBUTE: Final = "_signalbox_unit_of_work"
 

@@ -133,8 +133,9 @@ class DatabaseBackend(ABC):
 
     # ------------------------------------------------------------ errors
 
-    def add_advice(self, error: BaseException) -> None:
-        """Add a note to an error of the application's statement that recording has caused."""
+    def add_advice(self, error: BaseException) -> bool:
+        """Add a note to an error of the application's statement if recording has caused it. Return True if it has."""
+        return False
 
     def is_row_error(self, error: BaseException) -> bool:
         """Return True if ``error`` is about a row, so that the database accepts other rows."""

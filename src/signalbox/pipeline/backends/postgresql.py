@@ -29,9 +29,9 @@ _CONFLICTS: Final = "40"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
-_ACTIVE, _INTRANS, _INERROR = 1, 2, 3
-"""libpq's PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode); PQTRANS_INTRANS: a transaction is open;
-PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+_IDLE, _ACTIVE, _INTRANS, _INERROR = range(4)
+"""libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode);
+PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 
 _MAX_VALUES_ROWS: Final = 5
 """Up to so many rows are written out one by one, more as one JSON document: planning what takes a document apart costs
@@ -165,12 +165,30 @@ class PostgreSQLBackend(DatabaseBackend):
         if self.is_transaction_aborted() or self.is_pipeline_open():
             return UNKNOWN_SCHEMA
         if hasattr(self.connection, "schema_name"):  # django-tenants sets the search path with the next cursor
+            if self._would_begin():
+                return self._get_configured_path()
             with without_query_logging(self.connection):
                 self.connection.cursor().close()
-        with self.connection.wrap_database_errors, self.create_cursor() as cursor:
-            cursor.execute(_RESOLVE_SQL, (batches.EVENT_TABLE,))
-            found: str = cursor.fetchone()[0]
+        found: str = self._fetch(_RESOLVE_SQL, (batches.EVENT_TABLE,))[0][0]
         return found
+
+    def _would_begin(self) -> bool:
+        """Return True if a statement sent now would open a transaction."""
+        return not self.connection.connection.autocommit and self._get_transaction_status() == _IDLE
+
+    def _fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of one statement, and leave the connection's transaction as it was.
+
+        Between a COMMIT and the return to autocommit, and before ``SET TRANSACTION``, none may be open.
+        """
+        begins = self._would_begin()
+        with self.connection.wrap_database_errors:
+            with self.create_cursor() as cursor:
+                cursor.execute(sql, parameters)
+                rows: list[Any] = cursor.fetchall()
+            if begins:
+                self.connection.connection.rollback()
+        return rows
 
     def _get_configured_path(self) -> tuple[str, ...] | None:
         """Return the search path that django-tenants is going to set; None for that of a new session."""
@@ -204,9 +222,7 @@ class PostgreSQLBackend(DatabaseBackend):
 
     def _get_default_path(self) -> tuple[str, ...]:
         """Return the search path of a new session."""
-        with self.connection.wrap_database_errors, self.create_cursor() as cursor:
-            cursor.execute(_DEFAULT_PATH_SQL)
-            return tuple(cursor.fetchone()[0])
+        return tuple(self._fetch(_DEFAULT_PATH_SQL)[0][0])
 
     def has_tables_in_a_schema(self) -> bool | None:
         self.connection.ensure_connection()
@@ -223,9 +239,7 @@ class PostgreSQLBackend(DatabaseBackend):
             return known
         if connection.connection is None or self.is_transaction_aborted() or self.is_pipeline_open():
             return known
-        with connection.wrap_database_errors, self.create_cursor() as cursor:
-            cursor.execute(_LAYOUT_SQL, (batches.EVENT_TABLE, batches.TRACE_TABLE) * 2)
-            rows = cursor.fetchall()
+        rows = self._fetch(_LAYOUT_SQL, (batches.EVENT_TABLE, batches.TRACE_TABLE) * 2)
         schemas = frozenset(name for name, has_tables in rows if has_tables)
         only = next(iter(schemas)) if len(schemas) == 1 else None
         if only not in (None, _PUBLIC) and len(rows) > 1:  # Django migrates other schemas too, such as other tenants'
@@ -256,12 +270,14 @@ class PostgreSQLBackend(DatabaseBackend):
 
     # ------------------------------------------------------------ errors
 
-    def add_advice(self, error: BaseException) -> None:
-        if "statement pooling" in str(error):  # pgbouncer's answer to a BEGIN
-            error.add_note(
-                "A pool in statement mode allows no transactions. Signalbox opens one for a write in autocommit, unless "
-                'SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver.'
-            )
+    def add_advice(self, error: BaseException) -> bool:
+        if "statement pooling" not in str(error):  # pgbouncer's answer to a BEGIN
+            return False
+        error.add_note(
+            "A pool in statement mode allows no transactions. Signalbox opens one for a write in autocommit, "
+            'unless SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver.'
+        )
+        return True
 
     def _is_row_error(self, error: BaseException) -> bool:
         return _get_sqlstate(error).startswith(_ROW_ERRORS)

@@ -1,0 +1,68 @@
+"""A process ends soon, although its database does not answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from signalbox.models import Event
+from tests.connecting import get_connection
+from tests.shop.models import Tag
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
+
+PROGRAM = """
+import socket, sys, time
+import django
+django.setup()
+from django.db import connection
+from django.dispatch import Signal
+import signalbox
+from signalbox.pipeline import exporter
+from tests.shop.models import Tag
+
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen(5)  # accepts, and never answers
+noted = Signal()
+signalbox.register_signal(noted, "tests.noted")
+Tag.objects.create(name="written")
+with exporter.suspended():
+    with signalbox.trace("work", kind="custom"):
+        for _ in range(3):
+            noted.send(None)
+    connection.close()
+if sys.argv[1] == "silent":
+    connection.settings_dict.update(HOST="127.0.0.1", PORT=listener.getsockname()[1])
+print(time.time(), flush=True)
+"""
+
+
+def run(mode: str) -> tuple[float, str]:
+    """Run the program. Return how many seconds its end took, and what it logged."""
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, mode], check=False, env=environment, capture_output=True, text=True, timeout=60
+    )
+    ended = time.time()
+    assert 0 == done.returncode, done.stderr
+    return ended - float(done.stdout), done.stderr
+
+
+@pytest.mark.skipif(get_connection().vendor == "sqlite", reason="SQLite has no server")
+def test_a_process_ends_within_two_seconds_if_the_server_does_not_answer() -> None:
+    seconds, log = run("silent")
+    assert seconds < 2
+    assert "3 events could not be written before the process ended" in log
+    assert Tag.objects.filter(name="written").exists()
+    assert not Event.objects.filter(signal="tests.noted").exists()
+
+
+def test_a_process_writes_what_is_pending_when_it_ends() -> None:
+    _, log = run("answering")
+    assert "could not be written" not in log
+    assert 3 == Event.objects.filter(signal="tests.noted").count()
