@@ -32,7 +32,7 @@ VALID: dict[KeyPath, list[Any]] = {
         {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True, "old_values": False}},
     ],
     ("REDACT",): [[], ["iban"]],
-    ("BULK",): ["keys", "rows", "off"],
+    ("BULK",): ["keys", "rows", "count", "off"],
     ("AUTOCOMMIT",): ["atomic", "after"],
     ("ON_ERROR",): ["log", "raise"],
     ("TRUSTED_PROXIES",): [0, 1, 7],
@@ -121,7 +121,7 @@ def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
         (
             {"BULK": 5},
             (
-                'SIGNALBOX["BULK"] is 5. Expected "keys", "rows" or "off".',
+                'SIGNALBOX["BULK"] is 5. Expected "keys", "rows", "count" or "off".',
                 'Correct the value, or remove the key to use the default, "keys".',
             ),
         ),

@@ -28,7 +28,7 @@ DEFAULT_IGNORE: Final = (
 )
 """Senders that are ignored by default: app labels, or models as ``app.Model``."""
 
-BulkMode: TypeAlias = Literal["keys", "rows", "off"]
+BulkMode: TypeAlias = Literal["keys", "rows", "count", "off"]
 ErrorPolicy: TypeAlias = Literal["log", "raise"]
 AutocommitMode: TypeAlias = Literal["atomic", "after"]
 Dispatcher: TypeAlias = Literal["worker", "celery", "tasks", "immediate"]
@@ -122,12 +122,15 @@ class Config:
     REDACT: tuple[str, ...] = field(default=(), metadata=_STRINGS)
     """More names of fields, arguments and keys whose values are not stored."""
     BULK: BulkMode = field(default="keys", metadata=_choice(BulkMode))
-    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"off"`` none."""
+    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"count"`` one event
+    with the number of rows, whose statement is not changed, ``"off"`` none."""
     AUTOCOMMIT: AutocommitMode = field(default="atomic", metadata=_choice(AutocommitMode))
     """How a write in autocommit is recorded: ``"atomic"`` runs it in a transaction with its event, ``"after"`` writes
     the event after the statement, and a crash may lose the events of the last moments."""
     ON_ERROR: ErrorPolicy = field(default="log", metadata=_choice(ErrorPolicy))
     """When events can't be written: ``"log"`` commits the transaction without them, ``"raise"`` rolls it back."""
+    LOCK_TIMEOUT: float = field(default=0.5, metadata=_SECONDS)
+    """Seconds that a transaction waits at most for a lock on the tables of events. The event is then written later."""
     TRUSTED_PROXIES: int = field(default=0, metadata=_rule("a number of proxies, 0 or more", _is_count))
     """Number of proxies in front of the site that append to ``X-Forwarded-For``. 0 ignores the header."""
     EVENT_PROCESSOR: str | Callable[[Mapping[str, Any]], Any] | None = field(

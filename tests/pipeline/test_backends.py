@@ -136,7 +136,7 @@ def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request
     mode: str, batch: Callable[[], batches.Batch], set_to: str
 ) -> None:
     with told(mode) as file:
-        backends.write(file.connection, batch(), nested=False)
+        backends.get_backend(file.connection).write(batch(), nested=False)
         assert set_to == file.while_inserting()
         assert 2 == file.synchronous()
 
@@ -144,7 +144,7 @@ def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request
 def test_sqlite_is_left_alone_in_the_application_s_own_transaction() -> None:
     with told("WAL") as file:
         file.connection.set_autocommit(False)
-        backends.write(file.connection, a_trace(), nested=True)
+        backends.get_backend(file.connection).write(a_trace(), nested=True)
         assert "" == file.while_inserting()
         file.connection.rollback()
 
@@ -153,5 +153,5 @@ def test_sqlite_waits_for_the_disk_again_after_an_error() -> None:
     with told("WAL") as file:
         refused = batches.Batch(traces=[("refused",) * len(batches.TRACE_COLUMNS)])
         with pytest.raises(file.connection.Database.IntegrityError):
-            backends.write(file.connection, refused, nested=False)
+            backends.get_backend(file.connection).write(refused, nested=False)
         assert 2 == file.synchronous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +80,15 @@ class Rollbackable(Protocol):
         """Return True if the instance still exists."""
 
 
+Schema: TypeAlias = str | tuple[str, ...] | None
+"""The schema of the tables of an event on PostgreSQL.
+
+None where only one schema has the tables, and on other databases. A tuple is a search path: the connection was not open
+when the event was recorded. ``UNKNOWN_SCHEMA`` could not be resolved.
+"""
+UNKNOWN_SCHEMA: Final = ""
+
+
 class PendingEvent:
     """An event that is not written yet.
 
@@ -94,6 +103,7 @@ class PendingEvent:
         "change",
         "duration",
         "errors",
+        "is_late",
         "key",
         "label",
         "outbox_arguments",
@@ -102,6 +112,7 @@ class PendingEvent:
         "pre_signal_time",
         "receiver_calls",
         "rollbackable",
+        "schema",
         "sender",
         "signal",
         "span",
@@ -134,9 +145,12 @@ class PendingEvent:
         self.duration: int | None = None
         """Nanoseconds the send took."""
         self.errors = 0
+        self.is_late = False
+        """Whether it was not written with its change, as the table was locked."""
         self.receiver_calls: list[ReceiverCall] | None = None
         self.rollbackable: Rollbackable | None = None
         self.outbox_arguments: Mapping[str, Any] | None = None
         """Arguments for durable receivers, if the event's own data is not sufficient."""
+        self.schema: Schema = None
         self.written_to = ""
         """Alias of the database that it was written to; empty while it is pending."""

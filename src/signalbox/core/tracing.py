@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
+    from signalbox.core.event import Schema
+
 TRACEPARENT_PATTERN: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 """W3C Trace Context, section 3.2: version, trace id, parent id, flags; later versions may append fields."""
 
@@ -62,6 +64,7 @@ class Trace:
         "request",
         "rolled_back",
         "row_database",
+        "row_schemas",
         "started",
         "status",
         "suppressed",
@@ -92,6 +95,9 @@ class Trace:
         """Number of discarded events; ``None`` until ``suppress()`` is called."""
         self.row_database = ""
         """Name of the database that its row was written to before it finished."""
+        self.row_schemas: dict[Schema, int] = {}
+        """The schemas of its events, if several schemas have the tables, with the state of its row there: 0 not
+        written, 1 written while it ran, 2 complete."""
         self.events = self.errors = self.rolled_back = 0
         self._actor: Actor | None = None
         self._seen_user: object = None

@@ -15,6 +15,7 @@ from django.db import connections, transaction
 from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.pipeline import backends, deliveries, unit_of_work
+from signalbox.pipeline.backends.base import without_query_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +37,12 @@ def ensure_transaction(
     connection = connections[using]
     if backends.in_transaction(connection):
         return nullcontext(connection)
+    is_exported_after = conf.get().AUTOCOMMIT == "after" and not deliveries.get_source().has_subscriber(signal, sender)
+    if is_exported_after and backends.is_pipeline_open(connection):  # nothing of ours can be sent meanwhile
+        return _export_after(connection)
     if backends.has_foreign_transaction(connection):
         return _join_foreign_transaction(connection)
-    if conf.get().AUTOCOMMIT == "after" and not deliveries.get_source().has_subscriber(signal, sender):
+    if is_exported_after:
         return _export_after(connection)
     return _visible_transaction(connection) if begun_by_django else ImplicitTransaction(connection)
 
@@ -64,7 +68,7 @@ class ImplicitTransaction:
         self._unit_of_work = unit_of_work.get_or_attach(connection)
         self._unit_of_work.is_implicit = True
         try:
-            with unit_of_work.without_query_logging(connection), backends.begin_immediate(connection):
+            with without_query_logging(connection), backends.begin_immediate(connection):
                 self._atomic.__enter__()
         except BaseException as error:
             self._unit_of_work.is_implicit = False
@@ -75,6 +79,8 @@ class ImplicitTransaction:
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            backends.get_backend(self._connection).add_advice(error)
         try:
             self._atomic.__exit__(exc_type, error, traceback)
         except BaseException as raised:

@@ -24,6 +24,7 @@ from django.db import Error, connections, router, transaction
 
 from signalbox import conf
 from signalbox.pipeline import backends, batches
+from signalbox.pipeline.backends import postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -634,7 +635,8 @@ class DeliveryQueue:
         if connection.vendor == "postgresql":
             return self._execute_in_one_statement(build_statements())
         counts = []
-        with backends.relaxed_durability(self.connection), self._write_transaction(), connection.cursor() as cursor:
+        backend = backends.get_backend(connection)
+        with backend.relaxed_durability(), self._write_transaction(), connection.cursor() as cursor:
             for sql, params in build_statements():
                 cursor.execute(sql, params)
                 counts.append(cursor.rowcount)
@@ -645,14 +647,14 @@ class DeliveryQueue:
         after = " AND (SELECT count(*) FROM w0) >= 0"
         parts = [f"w{n} AS ({sql}{after if n else ''} RETURNING 1)" for n, (sql, _) in enumerate(statements)]
         row_counts = [f"(SELECT count(*) FROM w{n})" for n in range(len(statements))]
-        sql = f"{backends.DISABLE_SYNCHRONOUS_COMMIT_SQL}; WITH {', '.join(parts)} SELECT {', '.join(row_counts)}"
+        sql = f"{postgresql.DISABLE_SYNCHRONOUS_COMMIT_SQL}; WITH {', '.join(parts)} SELECT {', '.join(row_counts)}"
         return list(self._fetch_in_one_round_trip(sql, [value for _, params in statements for value in params])[0])
 
     def _fetch_in_one_round_trip(self, sql: str, params: Sequence[Any]) -> list[Any]:
         """Send several statements in one message to PostgreSQL; return the rows of the last one."""
         connection = self.connection
         connection.ensure_connection()
-        with connection.wrap_database_errors, backends.create_postgresql_cursor(connection) as cursor:
+        with connection.wrap_database_errors, postgresql.PostgreSQLBackend(connection).create_cursor() as cursor:
             cursor.execute(sql, params)
             while hasattr(cursor, "nextset") and cursor.description is None and cursor.nextset():
                 pass

@@ -18,8 +18,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import DatabaseError, connections, router
 
+from signalbox import conf
 from signalbox.core import interrupts, tracing
 from signalbox.core.event import Outcome
 from signalbox.pipeline import backends, batches, deliveries, serializer, writer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from signalbox.core.event import PendingEvent
+    from signalbox.core.event import PendingEvent, Schema
     from signalbox.core.tracing import Trace
 
 logger = logging.getLogger("signalbox")
@@ -39,6 +40,9 @@ MAX_PENDING: Final = 10_000
 
 MAX_BATCH_ROWS: Final = 2_000
 """Maximum number of rows that one statement writes, to limit the memory of both sides."""
+
+MAX_CONFLICTS: Final = 3
+"""How often a statement that lost against another transaction is sent again. Then its rows wait."""
 
 FLUSH_THRESHOLD: Final = 1000
 """Events that are kept in memory until their trace or transaction ends. More are written before that."""
@@ -53,6 +57,8 @@ _pending_traces: deque[Trace] = deque()
 """Traces with pending events."""
 _finished_traces: deque[Trace] = deque()
 """Traces whose own rows are pending."""
+_rows_in_flight: list[_PendingRow] = []
+"""Rows that are being written, which the queues do not hold meanwhile."""
 _lock = threading.Lock()
 _flush_guard = threading.local()
 
@@ -63,7 +69,9 @@ def enqueue(event: PendingEvent) -> None:
     if trace.suppressed is not None:
         trace.suppressed += 1
         return
+    _resolve_schema(event)
     trace.pending.append(event)
+    prepare_exit()
     if event.using or deliveries.get_source() is not deliveries.NO_DELIVERIES:
         trace.must_persist = trace.must_persist or _must_persist(event)
     if not should_defer(trace):
@@ -76,11 +84,19 @@ def enqueue_committed(events: Iterable[PendingEvent]) -> None:
     They do not wait for their trace, because a crash until then would lose them and their deliveries.
     """
     for event in events:
+        _resolve_schema(event)
         event.trace.pending.append(event)
         event.trace.must_persist = True
         if event.trace not in _pending_traces:
             _pending_traces.append(event.trace)
     flush()
+
+
+def _resolve_schema(event: PendingEvent) -> None:
+    if event.schema is None and apps.ready:
+        event.schema = writer.resolve_schema(connections[get_events_database()])
+    if event.schema is not None:
+        event.trace.row_schemas.setdefault(event.schema, 0)
 
 
 def write_now(event: PendingEvent) -> None:
@@ -94,7 +110,20 @@ def write_now(event: PendingEvent) -> None:
         return
     connection = connections[get_events_database()]
     is_nested = backends.in_transaction(connection) or backends.has_foreign_transaction(connection)
-    writer.write(connection, serializer.build_batch([event]), nested=is_nested)
+    if not writer.has_tables(connection):
+        raise DatabaseError("The tables of Signalbox do not exist.")
+    _resolve_schema(event)
+    groups, waiting = writer.group_by_schema(connection, [event], _get_event_schema)
+    if waiting:
+        raise DatabaseError(f"The schema {event.schema!r} has no tables of Signalbox.")
+    for schema in groups:
+        writer.write(
+            connection,
+            serializer.build_batch([event]),
+            nested=is_nested,
+            schema=schema,
+            lock_timeout=conf.get().LOCK_TIMEOUT,
+        )
     event.written_to = connection.alias
 
 
@@ -125,6 +154,10 @@ def finish_trace(trace: Trace, status: str = "") -> None:
     trace.events = trace.count_events() - (trace.suppressed or 0)
     trace.freeze_actor()
     if _needs_row(trace):
+        if not trace.row_schemas:
+            schema = writer.resolve_schema(connections[get_events_database()])
+            if schema is not None:
+                trace.row_schemas[schema] = 0
         _finished_traces.append(trace)
     if trace.pending or trace.updates:
         flush_trace(trace)
@@ -232,6 +265,8 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
             or backends.is_transaction_aborted(connection)
         ):
             return False
+    elif backends.get_backend(connection).is_pipeline_open():
+        return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run without a database. Only work that uses it opens a connection.
         if not any(map(_uses_database, (*_pending_traces, *_finished_traces))):
@@ -305,6 +340,20 @@ class _PendingRow(NamedTuple):
     trace: Trace
     event: PendingEvent | None = None
     is_update: bool = False
+    row_schema: Schema = None
+    """The schema of a trace's row."""
+
+    @property
+    def schema(self) -> Schema:
+        """The schema that it belongs to."""
+        return self.row_schema if self.event is None else self.event.schema
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a trace's row exists in its schema."""
+        if self.row_schema is None:
+            return bool(self.trace.row_database)
+        return self.trace.row_schemas[self.row_schema] > 0
 
     @property
     def key(self) -> tuple[str, int, bool]:
@@ -318,13 +367,19 @@ def _flush(connection: BaseDatabaseWrapper) -> None:
         traces = [_pending_traces.popleft() for _ in range(len(_pending_traces))]
         for trace in traces:  # before its events are taken, as another thread may add one
             trace.must_persist = False
-        rows = [_PendingRow(trace) for trace in (*finished, *_get_process_trace_to_write(traces))]
+        rows = [
+            _PendingRow(trace, row_schema=schema)
+            for trace in (*finished, *_get_process_trace_to_write(traces))
+            for schema in _get_row_schemas(trace)
+        ]
         rows += [_PendingRow(trace, event) for trace in traces for event in _take_all(trace.pending)]
         late = [(trace, event) for trace in traces for event in _take_all(trace.updates) if event.written_to]
     elsewhere: dict[str, list[_PendingRow]] = {}
     for trace, event in late:
         target = rows if event.written_to == connection.alias else elsewhere.setdefault(event.written_to, [])
         target.append(_PendingRow(trace, event, is_update=True))
+    in_flight = list(chain(rows, *elsewhere.values()))
+    _rows_in_flight.extend(in_flight)
     try:
         _write(connection, rows)
         for alias, other_rows in elsewhere.items():
@@ -332,36 +387,93 @@ def _flush(connection: BaseDatabaseWrapper) -> None:
                 _write(connections[alias], other_rows)
     finally:
         _requeue(list(chain(rows, *elsewhere.values())))
+        with _lock:
+            written = set(map(id, in_flight))
+            _rows_in_flight[:] = [row for row in _rows_in_flight if id(row) not in written]
+    if rows:
+        _drop_excess()
+
+
+def _get_row_schemas(trace: Trace) -> list[Schema]:
+    """Return the schemas in which the row of ``trace`` is to be inserted or completed."""
+    if not trace.row_schemas:
+        return [None]
+    complete = 1 if trace.duration is None else 2
+    return [schema for schema, state in trace.row_schemas.items() if state < complete]
 
 
 def _write(connection: BaseDatabaseWrapper, rows: list[_PendingRow]) -> None:
-    """Write ``rows`` in parts, and remove those from the list that need no other attempt."""
+    """Write ``rows`` by schema, and remove those from the list that need no other attempt."""
+    groups, waiting = writer.group_by_schema(connection, rows, _get_row_schema)
+    left: list[_PendingRow] = []
+    try:
+        while groups:
+            schema = next(iter(groups))
+            try:
+                _write_group(connection, groups[schema], schema)
+            except DatabaseError as error:
+                backend = backends.get_backend(connection)
+                if not backend.is_lock_timeout(error) or (
+                    backend.in_transaction() and not backend.is_transaction_alive(error)
+                ):
+                    raise
+                left += groups[schema]  # this schema's table is locked, others may not be
+            del groups[schema]
+    finally:
+        rows[:] = [*chain.from_iterable(groups.values()), *left, *waiting]
+
+
+def _get_row_schema(row: _PendingRow) -> Schema:
+    return row.schema
+
+
+def _get_event_schema(event: PendingEvent) -> Schema:
+    return event.schema
+
+
+def _write_group(connection: BaseDatabaseWrapper, rows: list[_PendingRow], schema: str | None) -> None:
+    """Write ``rows`` in parts, and remove those from the list that need no other attempt.
+
+    They do not wait for a lock on a table. Only deliveries wait for ``LOCK_TIMEOUT``, as they are more urgent.
+    """
+    backend = backends.get_backend(connection)
+    conflicts = 0
     while rows:
         now = rows[:MAX_BATCH_ROWS]
         written: list[batches.Batch] = []
         try:
-            for part, error in writer.write_bisecting(connection, _build_batch(now)):
+            batch = _build_batch(now)
+            lock_timeout = conf.get().LOCK_TIMEOUT if batch.deliveries else 0.0
+            for part, error in writer.write_bisecting(connection, batch, schema=schema, lock_timeout=lock_timeout):
                 written.append(part)
                 if error is not None:
                     writer.count_dropped(part, error)
-        except BaseException:
+        except BaseException as error:
             done = {key for part in written for key in _iter_row_keys(part)}
             rows[: len(now)] = [one for one in now if one.key not in done]
             _mark_written(connection, [one for one in now if one.key in done])
+            if backend.is_conflict(error) and not backend.in_transaction() and conflicts < MAX_CONFLICTS:
+                conflicts += 1
+                continue
+            if isinstance(error, DatabaseError) and backend.is_permission_error(error):
+                denied = sum(row.event is not None for row in rows)
+                writer.count_denied(connection, denied, error)
+                rows.clear()
+                return
             raise
         del rows[: len(now)]
         _mark_written(connection, now)
 
 
 def _build_batch(rows: list[_PendingRow]) -> batches.Batch:
-    own = [one.trace for one in rows if one.event is None]
+    own = [one for one in rows if one.event is None]
     return serializer.build_batch(
         [one.event for one in rows if one.event is not None and not one.is_update],
-        traces=serializer.build_trace_rows(trace for trace in own if not trace.row_database),
+        traces=serializer.build_trace_rows(one.trace for one in own if not one.is_written),
         event_updates=serializer.build_event_updates(
             one.event for one in rows if one.event is not None and one.is_update
         ),
-        trace_updates=serializer.build_trace_updates(trace for trace in own if trace.row_database),
+        trace_updates=serializer.build_trace_updates(one.trace for one in own if one.is_written),
         on_delivery_error=_log_undeliverable,
     )
 
@@ -380,20 +492,23 @@ def _iter_row_keys(batch: batches.Batch) -> Iterator[tuple[str, int, bool]]:
 
 
 def _mark_written(connection: BaseDatabaseWrapper, written: list[_PendingRow]) -> None:
-    for trace, event, _ in written:
+    for trace, event, _, schema in written:
         if event is None:
             trace.row_database = _get_database_name(connection)
+            if schema is not None:
+                trace.row_schemas[schema] = 1 if trace.duration is None else 2
         else:
             event.written_to = connection.alias
 
 
 def _requeue(rows: list[_PendingRow]) -> None:
     """Put unwritten rows back at the front of the queues."""
-    _finished_traces.extendleft(
-        one.trace for one in reversed(rows) if one.event is None and one.trace.duration is not None
-    )
+    finished = {
+        id(one.trace): one.trace for one in reversed(rows) if one.event is None and one.trace.duration is not None
+    }
+    _finished_traces.extendleft(finished.values())
     held: dict[tuple[int, bool], tuple[Trace, list[PendingEvent]]] = {}
-    for trace, event, late in rows:
+    for trace, event, late, _ in rows:
         if event is not None:
             held.setdefault((id(trace), late), (trace, []))[1].append(event)
     with _lock:
@@ -409,7 +524,9 @@ def _get_process_trace_to_write(traces: list[Trace]) -> list[Trace]:
     return [
         trace
         for trace in traces
-        if tracing.is_process_trace(trace) and not trace.row_database and trace.duration is None
+        if tracing.is_process_trace(trace)
+        and trace.duration is None
+        and (0 in trace.row_schemas.values() if trace.row_schemas else not trace.row_database)
     ]
 
 
@@ -424,6 +541,8 @@ def _can_write_updates(connection: BaseDatabaseWrapper) -> bool:
     """Return True if events on ``connection`` can be updated. It is not the connection of ``get_events_database()``."""
     if connection.in_atomic_block:
         return _in_testcase_transaction(connection)
+    if backends.get_backend(connection).is_pipeline_open():
+        return False
     return connection.get_autocommit() and not backends.has_foreign_transaction(connection)
 
 
@@ -460,26 +579,102 @@ def _drop_excess() -> None:
     logger.error("%d events waited too long for the database and are dropped.", dropped)
 
 
+EXIT_TIMEOUT: Final = 1.5
+"""Seconds for which the end of the process waits for a database server."""
+
+
+class _ExitThread:
+    """A thread that writes what is pending when the process ends.
+
+    A connection to a server that does not answer can block for minutes, and only another thread can give up waiting for
+    it. The thread starts with the first event, because none can be started while the interpreter shuts down. It does
+    not run during a fork, which warns in a process with several threads.
+    """
+
+    def __init__(self) -> None:
+        self._wake = threading.Event()
+        self._is_exiting = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="signalbox-exit", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._wake.wait()
+        if not self._is_exiting:
+            return
+        try:
+            _write_at_exit()
+        except Exception as error:  # noqa: BLE001 - the process ends: nobody else handles it
+            logger.debug("Events could not be written as the process ends: %r", error)
+        finally:
+            self._done.set()
+
+    def stop(self) -> None:
+        """End the thread without writing."""
+        self._wake.set()
+        self._thread.join(EXIT_TIMEOUT)
+
+    def write(self) -> bool:
+        """Write what is pending. Return False if that takes more than ``EXIT_TIMEOUT``."""
+        self._is_exiting = True
+        self._wake.set()
+        return self._done.wait(EXIT_TIMEOUT)
+
+
+_exit_thread: _ExitThread | None = None
+_has_exit_thread = False
+"""Whether ``prepare_exit()`` was called in this process, since the last fork."""
+
+
+def prepare_exit() -> None:
+    """Start what writes the pending events when the process ends, unless it has been started."""
+    global _exit_thread, _has_exit_thread
+    if _has_exit_thread or not apps.ready:
+        return
+    _has_exit_thread = True
+    if connections[get_events_database()].vendor == "sqlite":  # no server, and a database may be in memory
+        return
+    with suppress(RuntimeError):  # no thread can be started here: the process ends as without one
+        _exit_thread = _ExitThread()
+
+
+def _stop_exit_thread() -> None:
+    global _exit_thread, _has_exit_thread
+    thread, _exit_thread, _has_exit_thread = _exit_thread, None, False
+    if thread is not None:
+        thread.stop()
+
+
 def _flush_at_exit() -> None:
+    thread = _exit_thread
+    if thread is None:
+        _write_at_exit()
+    elif not thread.write():
+        logger.error("The database does not answer. The process ends without waiting for it.")
+    _log_lost_events()
+
+
+def _write_at_exit() -> None:
+    """Finish the trace of the process and write what is pending."""
     ambient = tracing.get_process_trace()
     reopened = None
-    if ambient.row_database:
-        connection = connections[get_events_database()]
-        if connection.connection is None and ambient.row_database == _get_database_name(connection):
-            reopened = connection
-            with suppress(Exception):  # the database may be unavailable, or a deleted test database
-                connection.ensure_connection()  # before the trace finishes, because this is an event too
+    connection = connections[get_events_database()]
+    is_used = any(map(_uses_database, (*_pending_traces, *_finished_traces)))
+    if connection.connection is None and (is_used or ambient.row_database == _get_database_name(connection)):
+        reopened = connection
+        with suppress(Exception):  # the database may be unavailable, or a deleted test database
+            connection.ensure_connection()  # before the trace finishes, because this is an event too
     if ambient.row_database or ambient.pending or any(ambient.init_counts.values()):
         finish_trace(ambient)
     flush()
     if reopened is not None:  # no other code closes it
         reopened.close()
-    _log_lost_events()
 
 
 def _log_lost_events() -> None:
     """Log events that are still pending when the process ends, without those of commands that use no database."""
-    lost = [event for trace in _pending_traces if _uses_database(trace) for event in trace.pending]
+    lost = [event for trace in list(_pending_traces) if _uses_database(trace) for event in trace.pending]
+    lost += [row.event for row in list(_rows_in_flight) if row.event is not None and not row.is_update]
     if lost:
         writer.write_stats.dropped += len(lost)
         logger.error(
@@ -494,9 +689,11 @@ atexit.register(_flush_at_exit)
 
 def _after_fork() -> None:
     """Discard pending events in a forked child. The parent writes them."""
-    global _lock, _flush_guard
+    global _lock, _flush_guard, _exit_thread, _has_exit_thread
     _lock, _flush_guard = threading.Lock(), threading.local()
+    _exit_thread, _has_exit_thread = None, False
+    _rows_in_flight.clear()
     discard_pending()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_stop_exit_thread, after_in_child=_after_fork)

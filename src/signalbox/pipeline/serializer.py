@@ -149,6 +149,8 @@ def build_data_json(event: PendingEvent, description: ChangeDescription | None =
         text += _build_change_json(event.change, description) + ","
     if event.receiver_calls is not None:
         text += f'"receivers":{encoder.dumps([_build_receiver_call_data(call) for call in event.receiver_calls])},'
+    if event.is_late:
+        text += '"late":true,'
     return f"{{{text[:-1]}}}"
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections import deque
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -21,16 +19,18 @@ from django.db import DatabaseError, DataError, IntegrityError, connections
 
 from signalbox import conf
 from signalbox.core import interrupts
-from signalbox.core.event import Outcome, PendingEvent, Rollbackable
+from signalbox.core.event import UNKNOWN_SCHEMA, Outcome, PendingEvent, Rollbackable
 from signalbox.core.instance_layer import InstanceLayer
 from signalbox.pipeline import backends, batches, exporter, serializer, writer
+from signalbox.pipeline.backends.base import without_query_logging
 from signalbox.pipeline.deliveries import EnqueueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
 
     from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from signalbox.core.event import Schema
 
 logger = logging.getLogger("signalbox")
 
@@ -69,9 +69,12 @@ class UnitOfWork:
         "commit_error",
         "events",
         "flushed_count",
+        "has_unwritten",
+        "has_waited_for_lock",
         "is_flushing",
         "is_implicit",
         "kept_after_prune",
+        "last_schema",
         "layer",
         "outermost_savepoint",
         "rollbackables",
@@ -90,6 +93,11 @@ class UnitOfWork:
         """Reset the state, because no transaction is open."""
         self.events: list[PendingEvent] = []
         self.flushed_count = 0
+        self.has_unwritten = False
+        """Whether some of ``events[:flushed_count]`` were not written, and are exported after the commit."""
+        self.has_waited_for_lock = False
+        """Whether this transaction has waited for a locked table. It does not wait again."""
+        self.last_schema: Schema = None
         self._segment_start = 0
         self.rollbackables: list[Rollbackable] = []
         """State of instances to restore if this transaction is rolled back, oldest first."""
@@ -113,9 +121,21 @@ class UnitOfWork:
             self.rollbackables.append(event.rollbackable)
         if len(self.events) == self._segment_start:  # the first of the transaction, or since a savepoint
             self.testcase_depth = self._count_testcase_blocks()
+        connection = self._connection()
+        if connection is not None:
+            event.schema = writer.resolve_schema(connection)
+            if event.schema is not None:
+                self._note_schema(connection, event)
         self.events.append(event)
         if len(self.events) - self.flushed_count >= FLUSH_THRESHOLD:
             self.flush()
+
+    def _note_schema(self, connection: BaseDatabaseWrapper, event: PendingEvent) -> None:
+        if event.schema == UNKNOWN_SCHEMA:  # the transaction is aborted: its last known schema is the best answer
+            event.schema = UNKNOWN_SCHEMA if self.last_schema is None else self.last_schema
+        self.last_schema = event.schema
+        if connection.alias == exporter.get_events_database():
+            event.trace.row_schemas.setdefault(event.schema, 0)
 
     def add_rollbackable(self, rollbackable: Rollbackable) -> None:
         """Restore ``rollbackable`` if the open transaction is rolled back."""
@@ -156,6 +176,8 @@ class UnitOfWork:
         del self.savepoints[position + 1 :]
         events, rollbackables = self.events[savepoint.event_count :], self.rollbackables[savepoint.rollbackable_count :]
         del self.events[savepoint.event_count :], self.rollbackables[savepoint.rollbackable_count :]
+        for event in self.events[savepoint.flushed_count : self.flushed_count]:
+            event.written_to = ""  # its row was rolled back
         self.flushed_count = savepoint.flushed_count
         if sid == self.outermost_savepoint:  # the transaction is empty again
             self.commit_error = None
@@ -193,7 +215,7 @@ class UnitOfWork:
         try:
             do_commit()
         except DatabaseError as error:
-            if not backends.is_commit_outcome_known(connection, error):
+            if not backends.get_backend(connection).is_commit_outcome_known(error):
                 # It is unknown whether it was committed. If it was, its events were too.
                 self.clear()
             raise  # Django rolls back, and the events with it
@@ -208,9 +230,12 @@ class UnitOfWork:
     def after_commit(self) -> None:
         """Handle the commit. Events that could not be written in this database are exported to the default one."""
         unwritten = self.events[self.flushed_count :]
+        if self.has_unwritten:
+            unwritten = [event for event in self.events if not event.written_to]
         self.clear()
         for event in unwritten:
             event.outcome = event.outcome or Outcome.COMMITTED
+            self._move_to_events_database(event)
         if unwritten:
             exporter.enqueue_committed(unwritten)
 
@@ -220,7 +245,14 @@ class UnitOfWork:
         self.clear()
         for event in events:
             event.outcome = event.outcome or Outcome.COMMITTED
+            self._move_to_events_database(event)
             exporter.enqueue(event)
+
+    def _move_to_events_database(self, event: PendingEvent) -> None:
+        """Forget the schema of an event that another database is going to hold."""
+        connection = self._connection()
+        if event.schema is not None and (connection is None or connection.alias != exporter.get_events_database()):
+            event.schema = None
 
     def write_into_foreign_transaction(self) -> None:
         """Write the events behind a savepoint into a transaction that Django does not know of.
@@ -238,23 +270,29 @@ class UnitOfWork:
             exporter.check_delivery_tables(connection, events)
             for event in events:
                 event.outcome = event.outcome or Outcome.COMMITTED
+                self._move_to_events_database(event)
                 exporter.enqueue(event)
             return
-        batch = serializer.build_batch(events)
-        try:
-            writer.write(connection, batch, nested=True)
-        except Exception as error:
-            if interrupts.is_interrupt(error):
-                raise
-            if batch.deliveries:
-                raise EnqueueError(
-                    f"The deliveries of {len(batch.deliveries)} durable receivers could not be written."
-                ) from error
-            writer.write_stats.failures += 1
-            _count_dropped(connection, len(events), error)
-        else:
-            for event in events:
-                event.written_to = connection.alias
+        groups, waiting = writer.group_by_schema(connection, events, _get_schema)
+        for event in waiting:
+            event.outcome = event.outcome or Outcome.COMMITTED
+            exporter.enqueue(event)
+        for schema, group in groups.items():
+            batch = serializer.build_batch(group)
+            try:
+                writer.write(connection, batch, nested=True, schema=schema, lock_timeout=conf.get().LOCK_TIMEOUT)
+            except Exception as error:
+                if interrupts.is_interrupt(error):
+                    raise
+                if batch.deliveries:
+                    raise EnqueueError(
+                        f"The deliveries of {len(batch.deliveries)} durable receivers could not be written."
+                    ) from error
+                writer.write_stats.failures += 1
+                _count_dropped(connection, len(group), error)
+            else:
+                for event in group:
+                    event.written_to = connection.alias
 
     def after_rollback(self) -> None:
         """Handle the rollback of the whole transaction."""
@@ -275,6 +313,7 @@ class UnitOfWork:
             return
         for event in events:
             event.outcome = Outcome.ROLLED_BACK
+            self._move_to_events_database(event)
             event.trace.rolled_back += 1
             exporter.enqueue(event)
 
@@ -310,26 +349,51 @@ class UnitOfWork:
             exporter.check_delivery_tables(connection, self.events[self.flushed_count :])
             return
         end = len(self.events)  # encoding may run the application's code, which may save
-        events = self.events[self.flushed_count : end]
+        exporter.prepare_exit()
+        groups, waiting = writer.group_by_schema(connection, self.events[self.flushed_count : end], _get_schema)
+        if waiting:
+            self.has_unwritten = True
+        for schema, events in groups.items():
+            self._write_group(connection, schema, events)
+        self.flushed_count = end
+        if end >= FLUSH_THRESHOLD:
+            self._trim()
+
+    def _write_group(self, connection: BaseDatabaseWrapper, schema: str | None, events: list[PendingEvent]) -> None:
+        backend = backends.get_backend(connection)
+        lock_timeout = 0.0 if self.has_waited_for_lock else conf.get().LOCK_TIMEOUT
         droppable = False
         try:
             batch = serializer.build_batch(events)
             # A change must not be committed without its deliveries, even if its event is dropped.
             droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
-            writer.write(connection, batch)
+            writer.write(connection, batch, schema=schema, lock_timeout=lock_timeout)
         except Exception as error:
-            if interrupts.is_interrupt(error) or not backends.is_transaction_alive(connection, error) or not droppable:
+            if (
+                interrupts.is_interrupt(error)
+                or not backend.is_transaction_alive(error)
+                or not droppable
+                or backend.is_conflict(error)  # the application may run the transaction again
+            ):
                 raise
             writer.write_stats.failures += 1
-            if backends.is_row_error(connection, error):
-                _write_bisecting(connection, batch)
+            if backend.is_lock_timeout(error):
+                self._postpone(events)
+                return
+            if backend.is_row_error(error):
+                _write_bisecting(connection, batch, schema)
+            elif backend.is_permission_error(error):
+                writer.count_denied(connection, len(events), error)
             else:
                 _count_dropped(connection, len(events), error)
         for event in events:
             event.written_to = connection.alias
-        self.flushed_count = end
-        if end >= FLUSH_THRESHOLD:
-            self._trim()
+
+    def _postpone(self, events: list[PendingEvent]) -> None:
+        """Export ``events`` after the commit, because the table is locked."""
+        self.has_unwritten = self.has_waited_for_lock = True
+        for event in events:
+            event.is_late = True
 
     def _trim(self) -> None:
         """Drop written events that will not be written again, so that a long transaction stays small.
@@ -338,6 +402,8 @@ class UnitOfWork:
         written: rolling back to that savepoint takes the row away, and the event must be written again. If the
         transaction is rolled back after all, the dropped events are not recorded as rolled back.
         """
+        if self.has_unwritten:
+            return
         start = self.savepoints[-1].event_count if self.savepoints else 0
         del self.events[start : self.flushed_count]
         self.flushed_count = start
@@ -390,17 +456,21 @@ class UnitOfWork:
             connection.close()
 
 
-def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch) -> None:
+def _get_schema(event: PendingEvent) -> Schema:
+    return event.schema
+
+
+def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch, schema: str | None) -> None:
     """Write the rows of a rejected ``batch`` that the database accepts, and drop the others."""
     left = len(batch.events)
     try:
-        for part, error in writer.write_bisecting(connection, batch):
+        for part, error in writer.write_bisecting(connection, batch, schema=schema):
             left -= len(part.events)
             if error is not None:
                 writer.count_dropped(part, error)
     except Exception as error:
         interrupts.raise_if_interrupt(error)
-        if not backends.is_transaction_alive(connection, error):
+        if not backends.get_backend(connection).is_transaction_alive(error):
             raise
         _count_dropped(connection, left, error)
 
@@ -464,25 +534,6 @@ def detach_all() -> None:
     _units_of_work.clear()
 
 
-def without_query_logging(connection: Any) -> AbstractContextManager[None]:
-    """Hide the statements of the block from the application's query log and execute wrappers."""
-    return (
-        _without_query_logging(connection)
-        if connection.queries_logged or connection.execute_wrappers
-        else nullcontext()
-    )
-
-
-@contextmanager
-def _without_query_logging(connection: Any) -> Iterator[None]:
-    original = connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor
-    connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = deque(maxlen=0), [], False
-    try:
-        yield
-    finally:
-        connection.queries_log, connection.execute_wrappers, connection.force_debug_cursor = original
-
-
 def _finish_implicit(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork, finish: Callable[[], None]) -> None:
     with without_query_logging(connection):
         finish()
@@ -498,7 +549,7 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
     original_savepoint_rollback = wrapper._savepoint_rollback
     original_savepoint_commit = wrapper._savepoint_commit
     original_set_autocommit = wrapper._set_autocommit
-    sqlite = connection.vendor == "sqlite"
+    backend = backends.get_backend(connection)
 
     def _commit() -> None:
         # Only the COMMIT itself: hooks of on_commit() run before the block around it has ended.
@@ -528,7 +579,7 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
 
     def _savepoint(sid: str) -> None:
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
-        opens = sqlite and not backends.is_sqlite_transaction_open(connection)
+        opens = backend.opens_transaction_with_savepoint()
         original_savepoint(sid)
         if opens:
             unit_of_work.outermost_savepoint = sid

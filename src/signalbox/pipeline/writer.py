@@ -6,17 +6,21 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from signalbox.core import interrupts
 from signalbox.pipeline import backends, deliveries
-from signalbox.pipeline.batches import EVENT_TABLE, TRACE_TABLE, Batch, merge
+from signalbox.pipeline.backends import postgresql
+from signalbox.pipeline.batches import Batch, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
+    from signalbox.core.event import Schema
+
+T = TypeVar("T")
 
 logger = logging.getLogger("signalbox")
 
@@ -39,23 +43,35 @@ write_stats = WriteStats()
 # ------------------------------------------------------------------ rows to the database
 
 
-def write(connection: BaseDatabaseWrapper, batch: Batch, *, nested: bool | None = None) -> None:
+def write(
+    connection: BaseDatabaseWrapper,
+    batch: Batch,
+    *,
+    nested: bool | None = None,
+    schema: str | None = None,
+    lock_timeout: float | None = None,
+) -> None:
     """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
 
     Either all rows are written or none. A failure leaves the open transaction as it was, unless the database itself
-    ends it (see ``backends.is_transaction_alive``). ``nested`` says whether a transaction is open, if Django does not
-    know. Raises ``django.db.DatabaseError`` if the database rejects the rows.
+    ends it (see ``DatabaseBackend.is_transaction_alive()``). ``nested`` says whether a transaction is open, if Django
+    does not know. ``schema`` and ``lock_timeout`` are those of ``DatabaseBackend.write()``. Raises
+    ``django.db.DatabaseError`` if the database rejects the rows.
     """
     if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
         connection.ensure_connection()  # raises the error of pytest-django if a test may not use the database
     with connection.wrap_database_errors:
-        backends.write(connection, batch, nested=backends.in_transaction(connection) if nested is None else nested)
+        backend = backends.get_backend(connection)
+        is_nested = backend.in_transaction() if nested is None else nested
+        backend.write(batch, nested=is_nested, schema=schema, lock_timeout=lock_timeout)
     write_stats.written += len(batch.events)
     if batch.deliveries:
         deliveries.get_source().on_deliveries_written(connection)
 
 
-def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[tuple[Batch, Exception | None]]:
+def write_bisecting(
+    connection: BaseDatabaseWrapper, batch: Batch, *, schema: str | None = None, lock_timeout: float | None = None
+) -> Iterator[tuple[Batch, Exception | None]]:
     """Write ``batch`` and yield it. If the database rejects some rows, yield the written parts, and each rejected row
     with its error.
 
@@ -66,11 +82,11 @@ def write_bisecting(connection: BaseDatabaseWrapper, batch: Batch) -> Iterator[t
         part = parts.popleft()
         whole = merge(part)
         try:
-            write(connection, whole)
+            write(connection, whole, schema=schema, lock_timeout=lock_timeout)
         except Exception as error:
             interrupts.raise_if_interrupt(error)
-            if not backends.is_row_error(connection, error) or (
-                backends.in_transaction(connection) and not backends.is_transaction_alive(connection, error)
+            if not backends.get_backend(connection).is_row_error(error) or (
+                backends.in_transaction(connection) and not backends.get_backend(connection).is_transaction_alive(error)
             ):
                 raise
             if len(part) == 1:
@@ -91,6 +107,61 @@ def count_dropped(batch: Batch, error: Exception) -> None:
     logger.error("%s could not be written and is dropped: %r", what, error)
 
 
+_LOG_INTERVAL: Final = 60.0
+"""Seconds between two messages about the same missing grant."""
+_next_logs: dict[str, float] = {}
+"""By alias: when a missing grant may be logged again."""
+
+
+def count_denied(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
+    """Count events that the role of ``connection`` may not write, and log that at most once per minute."""
+    write_stats.dropped += count
+    now = time.monotonic()
+    if now < _next_logs.get(connection.alias, 0):
+        return
+    _next_logs[connection.alias] = now + _LOG_INTERVAL
+    logger.error(
+        "Events of %r are dropped, as the database's role lacks a grant (logged once per minute): %s",
+        connection.alias,
+        error,
+    )
+
+
+def get_missing_grants(connection: BaseDatabaseWrapper) -> list[str]:
+    """Return the grants that the role of ``connection`` lacks for the tables, such as ``INSERT ON signalbox_event``.
+
+    Raises ``django.db.DatabaseError`` if the database can't be asked.
+    """
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        return backends.get_backend(connection).query_missing_grants()
+
+
+# ------------------------------------------------------------------ schemas
+
+
+def resolve_schema(connection: BaseDatabaseWrapper) -> Schema:
+    """Return the schema that an event recorded now on ``connection`` belongs to. See ``PendingEvent.schema``."""
+    return backends.get_backend(connection).resolve_schema()
+
+
+def group_by_schema(
+    connection: BaseDatabaseWrapper, items: Iterable[T], get_schema: Callable[[T], Schema]
+) -> tuple[dict[str | None, list[T]], list[T]]:
+    """Return ``items`` by the schema to write them to, and the items whose schema has no tables."""
+    backend = backends.get_backend(connection)
+    groups: dict[str | None, list[T]] = {}
+    waiting = []
+    for item in items:
+        try:
+            target = backend.get_target_schema(get_schema(item))
+        except LookupError:
+            waiting.append(item)
+        else:
+            groups.setdefault(target, []).append(item)
+    return groups, waiting
+
+
 # ------------------------------------------------------------------ tables
 
 _table_checks: dict[tuple[str, str], float] = {}
@@ -99,12 +170,17 @@ _table_checks: dict[tuple[str, str], float] = {}
 
 def has_tables(connection: BaseDatabaseWrapper) -> bool:
     """Return True if the database of ``connection`` has Signalbox's tables."""
+    backend = backends.get_backend(connection)
+    in_schemas = backend.has_tables_in_a_schema()
+    if in_schemas is not None:
+        return in_schemas
     key = (connection.alias, str(connection.settings_dict["NAME"]))
     known = _table_checks.get(key)
     if known is not None and (known == _TABLES_FOUND or time.monotonic() < known):
         return known == _TABLES_FOUND
+    connection.ensure_connection()
     with connection.wrap_database_errors:
-        found = _query_has_tables(connection)
+        found = backend.query_has_tables()
     _table_checks[key] = _TABLES_FOUND if found else time.monotonic() + TABLE_CHECK_SECONDS
     return found
 
@@ -115,26 +191,4 @@ _TABLES_FOUND: Final = float("inf")
 def clear_table_cache() -> None:
     """Check the tables again, because a migration or a flush has run."""
     _table_checks.clear()
-
-
-def _query_has_tables(connection: BaseDatabaseWrapper) -> bool:
-    connection.ensure_connection()
-    raw: Any = connection.connection
-    match connection.vendor:
-        case "sqlite":
-            sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
-            return bool(raw.execute(sql, (EVENT_TABLE, TRACE_TABLE)).fetchone()[0] == 2)
-        case "postgresql":
-            with backends.create_postgresql_cursor(connection) as cursor:
-                cursor.execute(
-                    "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL", (EVENT_TABLE, TRACE_TABLE)
-                )
-                return bool(cursor.fetchone()[0])
-        case _:
-            with raw.cursor() as cursor:
-                cursor.execute(
-                    "SELECT count(*) FROM information_schema.tables "
-                    "WHERE table_schema = database() AND table_name IN (%s, %s)",
-                    (EVENT_TABLE, TRACE_TABLE),
-                )
-                return bool(cursor.fetchone()[0] == 2)
+    postgresql.clear_table_cache()

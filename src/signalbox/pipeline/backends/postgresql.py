@@ -1,0 +1,393 @@
+"""PostgreSQL, with psycopg or psycopg2."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from django.conf import settings
+
+from signalbox.core.event import UNKNOWN_SCHEMA
+from signalbox.pipeline import batches
+from signalbox.pipeline.backends.base import DatabaseBackend, format_column_names, iter_inserts, without_query_logging
+from signalbox.serialization import encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from signalbox.core.event import Schema
+    from signalbox.pipeline.batches import Batch, TableRow
+
+DISABLE_SYNCHRONOUS_COMMIT_SQL: Final = "SET LOCAL synchronous_commit TO off"
+"""The COMMIT of the open transaction does not wait for the disk."""
+
+_ROW_ERRORS: Final = ("21", "22", "23", "44", "54", "P0")
+"""Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, what a trigger raises."""
+_CONFLICTS: Final = "40"
+"""The class of SQLSTATE "transaction rollback"."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
+
+_ACTIVE, _INTRANS, _INERROR = 1, 2, 3
+"""libpq's PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode); PQTRANS_INTRANS: a transaction is open;
+PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
+
+_MAX_VALUES_ROWS: Final = 5
+"""Up to so many rows are written out one by one, more as one JSON document: planning what takes a document apart costs
+the server as much as five rows do, and less than parsing the values of more."""
+
+_CURSOR_ATTRIBUTE: Final = "_signalbox_cursor"
+"""On the driver's connection: the cursor that writes. Making one takes psycopg a third of the time of using it."""
+
+_SHORTEST_LOCK_TIMEOUT_MS: Final = 10
+"""0 would switch the timeout off. Other sessions hold locks for a moment also in normal operation."""
+_SET_LOCK_TIMEOUT_SQL: Final = (
+    "SELECT set_config('signalbox.lock_timeout', current_setting('lock_timeout'), true), "
+    "set_config('lock_timeout', '{}', true)"
+)
+_RESTORE_LOCK_TIMEOUT_SQL: Final = "SELECT set_config('lock_timeout', current_setting('signalbox.lock_timeout'), true)"
+
+
+class PostgreSQLBackend(DatabaseBackend):
+    """Several statements in one message are one round trip, and one transaction where none is open."""
+
+    # ------------------------------------------------------------ transactions
+
+    def has_foreign_transaction(self) -> bool:
+        return self.connection.connection is not None and self._get_transaction_status() in (
+            _ACTIVE,
+            _INTRANS,
+            _INERROR,
+        )
+
+    def is_pipeline_open(self) -> bool:
+        libpq = getattr(self.connection.connection, "pgconn", None)  # psycopg's
+        return libpq is not None and bool(libpq.pipeline_status)
+
+    def is_transaction_aborted(self) -> bool:
+        return self._get_transaction_status() == _INERROR
+
+    def is_transaction_alive(self, error: BaseException) -> bool:
+        return self._get_transaction_status() == _INTRANS
+
+    def _get_transaction_status(self) -> int:
+        raw = self.connection.connection
+        if raw is None:
+            return _INTRANS
+        libpq = raw.pgconn if hasattr(raw, "pgconn") else raw.info  # psycopg; psycopg2
+        return int(libpq.transaction_status)
+
+    # ------------------------------------------------------------ rows
+
+    def write(
+        self, batch: Batch, *, nested: bool, schema: str | None = None, lock_timeout: float | None = None
+    ) -> None:
+        statements = list(_iter_statements(batch, schema, self._get_quote_function()))
+        if not (nested or batch.requires_durability()):
+            statements.insert(0, DISABLE_SYNCHRONOUS_COMMIT_SQL)
+        if lock_timeout is not None:
+            milliseconds = max(_SHORTEST_LOCK_TIMEOUT_MS, round(lock_timeout * 1000))
+            if nested:
+                statements = [_SET_LOCK_TIMEOUT_SQL.format(milliseconds), *statements, _RESTORE_LOCK_TIMEOUT_SQL]
+            else:
+                statements.insert(0, f"SET LOCAL lock_timeout = {milliseconds}")
+        if nested:
+            statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
+        sql = "; ".join(statements)
+        if "\0" in sql:  # the message would end here
+            raise ValueError("PostgreSQL's texts can't hold the character NUL.")
+        if self.is_pipeline_open():
+            self._write_into_pipeline(statements, nested)
+            return
+        kept: dict[str, Any] = getattr(self.connection.connection, "__dict__", {})  # psycopg2's have none
+        cursor = kept.get(_CURSOR_ATTRIBUTE)
+        if cursor is None:
+            cursor = kept[_CURSOR_ATTRIBUTE] = self.create_cursor()
+        try:
+            cursor.execute(sql)
+        except BaseException:
+            if nested and self.is_transaction_aborted():  # this restores lock_timeout as well
+                cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
+            raise
+
+    def _write_into_pipeline(self, statements: list[str], nested: bool) -> None:
+        """Send ``statements`` one by one, as a pipeline forbids several in one message, and wait for their results."""
+        with self.connection.connection.cursor() as cursor:
+            try:
+                for sql in statements:
+                    cursor.execute(sql)
+                cursor.execute("SELECT 1")
+                cursor.fetchone()  # raises the error of any of them
+            except BaseException:
+                if nested and self.is_transaction_aborted():
+                    cursor.execute("ROLLBACK TO SAVEPOINT signalbox")
+                    cursor.execute("RELEASE SAVEPOINT signalbox")
+                raise
+
+    def create_cursor(self) -> Any:
+        """Return a cursor that takes several statements in one message, which server-side parameters forbid."""
+        raw, driver = self.connection.connection, self.connection.Database
+        return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
+
+    def _get_quote_function(self) -> Callable[[str], str]:
+        """Return a function that makes a literal of a text, by the driver's own means.
+
+        A driver that binds fifteen parameters for each row takes longer than the server takes to write the row.
+        """
+        raw, driver = self.connection.connection, self.connection.Database
+        if hasattr(driver, "ClientCursor"):
+            literal = driver.pq.Escaping(raw.pgconn).escape_literal
+
+            def quoted(text: str) -> str:
+                if "'" in text or "\\" in text:
+                    return bytes(literal(text.encode())).decode()
+                return f"'{text}'"  # nothing to escape: five times as fast
+
+            return quoted
+
+        def quote(text: str) -> str:
+            adapted = driver.extensions.QuotedString(text)
+            adapted.prepare(raw)
+            return str(adapted.getquoted().decode())
+
+        return quote
+
+    # ------------------------------------------------------------ schemas
+
+    def resolve_schema(self) -> Schema:
+        layout = self._get_layout()
+        is_open = self.connection.connection is not None
+        if layout is not None and layout.only is not None and (is_open or layout.expires > time.monotonic()):
+            return None
+        if not is_open:
+            return self._get_configured_path()
+        if self.is_transaction_aborted() or self.is_pipeline_open():
+            return UNKNOWN_SCHEMA
+        if hasattr(self.connection, "schema_name"):  # django-tenants sets the search path with the next cursor
+            with without_query_logging(self.connection):
+                self.connection.cursor().close()
+        with self.connection.wrap_database_errors, self.create_cursor() as cursor:
+            cursor.execute(_RESOLVE_SQL, (batches.EVENT_TABLE,))
+            found: str = cursor.fetchone()[0]
+        return found
+
+    def _get_configured_path(self) -> tuple[str, ...] | None:
+        """Return the search path that django-tenants is going to set; None for that of a new session."""
+        schema = getattr(self.connection, "schema_name", None)
+        if not isinstance(schema, str):
+            return None
+        public = str(getattr(settings, "PUBLIC_SCHEMA_NAME", "public"))
+        return (schema, public) if getattr(self.connection, "include_public_schema", True) else (schema,)
+
+    def get_target_schema(self, schema: Schema) -> str | None:
+        layout = self._get_layout()
+        if layout is None:
+            raise LookupError
+        candidates: tuple[str, ...]
+        if isinstance(schema, str) and schema != UNKNOWN_SCHEMA:
+            candidates = (schema,)
+        elif layout.only is not None:
+            return layout.only
+        elif schema == UNKNOWN_SCHEMA:
+            raise LookupError
+        elif isinstance(schema, tuple):
+            candidates = schema
+        elif layout.previous is not None:  # the only one when the event was recorded
+            candidates = (layout.previous,)
+        else:
+            candidates = self._get_default_path()
+        for candidate in candidates:
+            if candidate in layout.schemas:
+                return candidate
+        raise LookupError
+
+    def _get_default_path(self) -> tuple[str, ...]:
+        """Return the search path of a new session."""
+        with self.connection.wrap_database_errors, self.create_cursor() as cursor:
+            cursor.execute(_DEFAULT_PATH_SQL)
+            return tuple(cursor.fetchone()[0])
+
+    def has_tables_in_a_schema(self) -> bool | None:
+        self.connection.ensure_connection()
+        layout = self._get_layout()
+        return layout is not None and bool(layout.schemas)
+
+    def _get_layout(self) -> TableLayout | None:
+        """Return which schemas have the tables, which one statement per second asks. None if that can't be asked."""
+        connection = self.connection
+        key = (connection.alias, str(connection.settings_dict["NAME"]))
+        known = _layouts.get(key)
+        now = time.monotonic()
+        if known is not None and now < known.expires:
+            return known
+        if connection.connection is None or self.is_transaction_aborted() or self.is_pipeline_open():
+            return known
+        with connection.wrap_database_errors, self.create_cursor() as cursor:
+            cursor.execute(_LAYOUT_SQL, (batches.EVENT_TABLE, batches.TRACE_TABLE) * 2)
+            rows = cursor.fetchall()
+        schemas = frozenset(name for name, has_tables in rows if has_tables)
+        only = next(iter(schemas)) if len(schemas) == 1 else None
+        if only not in (None, _PUBLIC) and len(rows) > 1:  # Django migrates other schemas too, such as other tenants'
+            only = None
+        previous = None if known is None else known.only or known.previous
+        found = _layouts[key] = TableLayout(schemas, only, previous, now + LAYOUT_SECONDS)
+        return found
+
+    # ------------------------------------------------------------ tables
+
+    def query_has_tables(self) -> bool:
+        with self.create_cursor() as cursor:
+            cursor.execute(
+                "SELECT to_regclass(%s) IS NOT NULL AND to_regclass(%s) IS NOT NULL",
+                (batches.EVENT_TABLE, batches.TRACE_TABLE),
+            )
+            return bool(cursor.fetchone()[0])
+
+    def query_missing_grants(self, schema: str | None = None) -> list[str]:
+        pairs = [(grant, qualify(table, schema)) for table in batches.TABLE_COLUMNS for grant in _GRANTS]
+        with self.create_cursor() as cursor:
+            cursor.execute(
+                "SELECT " + ", ".join(["has_table_privilege(to_regclass(%s), %s)"] * len(pairs)),
+                [value for grant, table in pairs for value in (table, grant)],
+            )
+            answers = cursor.fetchone()
+        return [f"{grant} ON {table}" for (grant, table), has in zip(pairs, answers, strict=True) if has is False]
+
+    # ------------------------------------------------------------ errors
+
+    def add_advice(self, error: BaseException) -> None:
+        if "statement pooling" in str(error):  # pgbouncer's answer to a BEGIN
+            error.add_note(
+                "A pool in statement mode allows no transactions. Signalbox opens one for a write in autocommit, unless "
+                'SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver.'
+            )
+
+    def _is_row_error(self, error: BaseException) -> bool:
+        return _get_sqlstate(error).startswith(_ROW_ERRORS)
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return _get_sqlstate(error).startswith(_CONFLICTS)
+
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        return _get_sqlstate(error) == _LOCK_NOT_AVAILABLE
+
+    def is_permission_error(self, error: BaseException) -> bool:
+        return _get_sqlstate(error) == _INSUFFICIENT_PRIVILEGE
+
+    def is_commit_outcome_known(self, error: BaseException) -> bool:
+        return not self.connection.connection.closed
+
+
+class TableLayout(NamedTuple):
+    """Which schemas of a database have the tables."""
+
+    schemas: frozenset[str]
+    only: str | None
+    """The schema that every event is written to, if no other can be meant."""
+    previous: str | None
+    """The last ``only``."""
+    expires: float
+
+
+LAYOUT_SECONDS: Final = 1.0
+_PUBLIC: Final = "public"
+
+_layouts: dict[tuple[str, str], TableLayout] = {}
+"""By alias and database."""
+
+_LAYOUT_SQL: Final = (
+    "SELECT n.nspname, bool_or(c.relname = %s) AND bool_or(c.relname = %s) "
+    "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relname IN (%s, %s, 'django_migrations') AND c.relkind IN ('r', 'p', 'v', 'f') "
+    "AND c.relpersistence <> 't' GROUP BY n.nspname"
+)
+_RESOLVE_SQL: Final = (
+    "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_class c "
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)), "
+    "current_schema()::text, current_setting('search_path'))"
+)
+"""The schema in which the name is found; where it is not found, the schema that would get a new table."""
+_DEFAULT_PATH_SQL: Final = (
+    "SELECT ARRAY(SELECT CASE name WHEN '$user' THEN current_user::text ELSE name END FROM ("
+    "SELECT btrim(part, ' \"') AS name FROM unnest(string_to_array(reset_val, ',')) AS part) AS parts) "
+    "FROM pg_catalog.pg_settings WHERE name = 'search_path'"
+)
+
+
+def clear_table_cache() -> None:
+    """Ask again which schemas have the tables."""
+    _layouts.clear()
+
+
+_GRANTS: Final = ("INSERT", "UPDATE", "SELECT")
+"""An update of an event also reads: its condition names columns."""
+
+
+def _get_sqlstate(error: BaseException) -> str:
+    cause = error.__cause__
+    return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")  # psycopg; psycopg2
+
+
+def qualify(table: str, schema: str | None) -> str:
+    """Return the quoted name of ``table``, in ``schema`` if it is not None."""
+    name = '"' + table.replace('"', '""') + '"'
+    return name if schema is None else '"' + schema.replace('"', '""') + '".' + name
+
+
+@lru_cache(maxsize=1024)
+def _build_json_insert(table: str, schema: str | None, columns: Sequence[tuple[str, str]]) -> str:
+    picked = ", ".join(
+        f"x->{i}" if kind == "jsonb" else f"x->>{i}" if kind == "text" else f"(x->>{i})::{kind}"
+        for i, (_, kind) in enumerate(columns)
+    )
+    return (
+        f"INSERT INTO {qualify(table, schema)} ({format_column_names(columns)}) "
+        f"SELECT {picked} FROM jsonb_array_elements("
+    )
+
+
+@lru_cache(maxsize=1024)
+def _build_values_insert(table: str, schema: str | None, columns: Sequence[tuple[str, str]]) -> str:
+    return f"INSERT INTO {qualify(table, schema)} ({format_column_names(columns)}) VALUES"
+
+
+def _iter_statements(batch: Batch, schema: str | None, quote: Callable[[str], str]) -> Iterator[str]:
+    for table, columns, rows in iter_inserts(batch):
+        if len(rows) > _MAX_VALUES_ROWS:
+            document = quote(_rows_to_json(rows, len(columns) - 1))
+            yield f"{_build_json_insert(table, schema, columns)}{document}::jsonb) x"
+        else:
+            texts = (", ".join([_to_literal(value, quote) for value in row]) for row in rows)
+            yield f"{_build_values_insert(table, schema, columns)} ({'), ('.join(texts)})"
+    if batch.event_updates:
+        yield (
+            f"UPDATE {qualify(batches.EVENT_TABLE, schema)} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, "
+            f"data = x->2 FROM jsonb_array_elements({quote(_rows_to_json(batch.event_updates, 2))}::jsonb) x "
+            "WHERE e.trace_id = x->>3 AND e.span = (x->>4)::bigint"
+        )
+    if batch.trace_updates:
+        yield (
+            f"UPDATE {qualify(batches.TRACE_TABLE, schema)} t SET duration = (x->>0)::bigint, status = x->>1, "
+            "events = (x->>2)::int, errors = (x->>3)::int, rolled_back = (x->>4)::int, data = x->5 "
+            f"FROM jsonb_array_elements({quote(_rows_to_json(batch.trace_updates, 5))}::jsonb) x "
+            "WHERE t.trace_id = x->>6 AND t.time = (x->>7)::bigint"
+        )
+    if batch.deliveries:
+        yield f"NOTIFY {batches.NOTIFY_CHANNEL}"
+
+
+def _rows_to_json(rows: Iterable[TableRow], data_index: int) -> str:
+    """Return rows as one JSON text. The column at ``data_index`` is already JSON text."""
+    texts = []
+    for row in rows:
+        before = encoder.dumps(row[:data_index])[:-1]
+        after = encoder.dumps(row[data_index + 1 :])
+        texts.append(f"{before},{row[data_index]}" + ("]" if after == "[]" else "," + after[1:]))
+    return "[" + ",".join(texts) + "]"
+
+
+def _to_literal(value: Any, quote: Callable[[str], str]) -> str:
+    if value is None:
+        return "NULL"
+    return str(value) if type(value) is int else quote(str(value))

@@ -1,0 +1,156 @@
+"""SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from signalbox.pipeline import batches
+from signalbox.pipeline.backends.base import (
+    UPDATE_EVENT_SQL,
+    UPDATE_TRACE_SQL,
+    DatabaseBackend,
+    format_column_names,
+    iter_inserts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from signalbox.pipeline.batches import Batch, TableRow
+
+_BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class SQLiteBackend(DatabaseBackend):
+    """SQLite has one write lock and no roles. How long a statement waits for the lock is the connection's option
+    ``timeout``, which is not changed: our statements wait as long as the application's."""
+
+    _journal_mode: tuple[Any, str] | None = None
+    """The driver's connection and its answer: asking about a file that is locked is an error."""
+
+    def has_foreign_transaction(self) -> bool:
+        raw = self.connection.connection
+        return raw is not None and bool(raw.in_transaction)
+
+    def begin_immediate(self) -> AbstractContextManager[None]:
+        # A transaction that reads first and writes later fails with "database is locked" without waiting for its turn.
+        is_deferred = getattr(self.connection, "transaction_mode", "") is None
+        return self._begin_immediate() if is_deferred else nullcontext()
+
+    @contextmanager
+    def _begin_immediate(self) -> Iterator[None]:
+        self.connection.transaction_mode = "IMMEDIATE"
+        try:
+            yield
+        finally:
+            self.connection.transaction_mode = None
+
+    def opens_transaction_with_savepoint(self) -> bool:
+        # With autocommit off the driver begins a transaction before the first write.
+        with self.connection.wrap_database_errors:
+            return not self.connection.connection.in_transaction
+
+    def is_transaction_alive(self, error: BaseException) -> bool:
+        raw = self.connection.connection
+        if raw.in_transaction:
+            return True
+        raw.execute("BEGIN")  # else each of the application's next statements would be committed by itself
+        return False
+
+    def write(
+        self, batch: Batch, *, nested: bool, schema: str | None = None, lock_timeout: float | None = None
+    ) -> None:
+        is_ephemeral = not (nested or batch.requires_durability())
+        with self.relaxed_durability() if is_ephemeral else nullcontext():
+            self._write(batch, nested)
+
+    def _write(self, batch: Batch, nested: bool) -> None:
+        database = self.connection.connection
+        if nested and not database.in_transaction:  # the driver begins one before it writes, not before a savepoint
+            database.execute("BEGIN")
+        statements = list(_iter_statements(batch))
+        if not nested and not database.in_transaction:
+            # Take the write lock at once, see ``begin_immediate()``.
+            before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
+        elif len(statements) == 1 and len(statements[0][1]) == 1:  # one statement is all or nothing by itself
+            before = undo = after = ""
+        else:
+            before, undo, after = "SAVEPOINT signalbox", "ROLLBACK TO signalbox; RELEASE signalbox", "RELEASE signalbox"
+        if before:
+            database.execute(before)
+        try:
+            for sql, rows in statements:
+                database.executemany(sql, rows)
+            if after:
+                database.execute(after)
+        except BaseException:
+            if undo and database.in_transaction:  # some errors end it
+                for sql in undo.split("; "):
+                    database.execute(sql)
+            raise
+
+    @contextmanager
+    def relaxed_durability(self) -> Iterator[None]:
+        """Set ``synchronous`` to NORMAL for the block, in WAL mode. In the other modes the file could be damaged.
+
+        Nothing changes in an open transaction.
+        """
+        connection = self.connection
+        if connection.in_atomic_block:
+            yield
+            return
+        connection.ensure_connection()
+        raw = connection.connection
+        with connection.wrap_database_errors:
+            full = raw.execute("PRAGMA synchronous").fetchone()[0]
+            relax = full >= 2 and not raw.in_transaction and self._get_journal_mode() == "wal"
+            if relax:
+                raw.execute("PRAGMA synchronous = 1")
+        try:
+            yield
+        finally:
+            if relax:
+                with connection.wrap_database_errors:
+                    raw.execute(f"PRAGMA synchronous = {full}")
+
+    def _get_journal_mode(self) -> str:
+        raw = self.connection.connection
+        known = self._journal_mode
+        if known is None or known[0] is not raw:
+            known = self._journal_mode = (raw, raw.execute("PRAGMA journal_mode").fetchone()[0])
+        return known[1]
+
+    def query_has_tables(self) -> bool:
+        sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?, ?)"
+        names = (batches.EVENT_TABLE, batches.TRACE_TABLE)
+        return bool(self.connection.connection.execute(sql, names).fetchone()[0] == 2)
+
+    def query_missing_grants(self, schema: str | None = None) -> list[str]:
+        return []
+
+    def _is_row_error(self, error: BaseException) -> bool:
+        return "binding parameter" in str(error)
+
+    def is_lock_timeout(self, error: BaseException) -> bool:
+        code = getattr(error.__cause__, "sqlite_errorcode", 0)
+        return code & 0xFF in _BUSY_CODES  # the low byte of an extended code is its primary code
+
+    def is_commit_outcome_known(self, error: BaseException) -> bool:
+        return True
+
+
+@cache
+def _build_insert(table: str, columns: Sequence[tuple[str, str]]) -> str:
+    return f"INSERT INTO {table} ({format_column_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def _iter_statements(batch: Batch) -> Iterator[tuple[str, Sequence[TableRow]]]:
+    for table, columns, rows in iter_inserts(batch):
+        yield _build_insert(table, columns), rows
+    if batch.event_updates:
+        yield UPDATE_EVENT_SQL.format(table=batches.EVENT_TABLE, p="?"), batch.event_updates
+    if batch.trace_updates:
+        yield UPDATE_TRACE_SQL.format(table=batches.TRACE_TABLE, p="?"), batch.trace_updates
