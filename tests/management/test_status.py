@@ -17,7 +17,7 @@ from django.db.models import Model
 from django.test import override_settings
 
 import signalbox
-from signalbox.instrumentation import patching
+from signalbox.instrumentation import patching, process
 from signalbox.models import Delivery, Event, Trace
 from signalbox.pipeline import writer
 
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.django_db(databases=["default", "other"])
 @pytest.fixture(autouse=True)
 def reinstalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(writer, "write_stats", writer.WriteStats())
+    monkeypatch.setattr(process, "_patch_states", None)  # of a command that another test has run in this process
     yield
     signalbox.stop_recording()
     signalbox.start_recording()
@@ -114,6 +115,26 @@ def test_a_method_that_can_not_be_replaced_is_a_problem(monkeypatch: pytest.Monk
     applied = {one["target"]: (one["active"], one["applicable"]) for one in found["patches"]}
     assert (False, False) == applied["django.db.models.base.Model.refresh_from_db"]
     assert "not applied" in status()[1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_of_its_own_records_nothing_of_itself() -> None:
+    before = Event.objects.count(), Trace.objects.count()
+    run = subprocess.run(
+        [sys.executable, "-m", "django", "signalbox", "status", "--json"],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "PYTHONPATH": os.pathsep.join(filter(None, ["src", ".", os.environ.get("PYTHONPATH", "")])),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(run.stdout)
+    assert (0, True, []) == (run.returncode, found["recording"], found["problems"])
+    assert any(one["active"] for one in found["patches"])
+    assert before == (Event.objects.count(), Trace.objects.count())
 
 
 def test_a_disabled_process_says_what_switches_recording_off() -> None:

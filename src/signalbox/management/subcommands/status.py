@@ -11,7 +11,7 @@ import django
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router
 
 from signalbox import conf, models
-from signalbox.instrumentation import install, patching
+from signalbox.instrumentation import patching, process
 from signalbox.instrumentation.patching import PatchState
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
@@ -51,8 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the status of this process and of every database. Return 1 if something is wrong."""
     screen = Screen(stdout, options)
-    is_recording = install.is_recording()
-    states = list(patching.get_states(is_recording=is_recording))
+    is_recording, states = process.get_patch_states()
     databases = [_get_database_status(alias) for alias in connections]
     problems = list(_find_problems(is_recording, states, databases))
     if options["json"]:
