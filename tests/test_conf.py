@@ -29,10 +29,10 @@ VALID: dict[KeyPath, list[Any]] = {
     ("MODELS",): [
         {},
         {"shop.Order": {}},
-        {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}},
+        {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True, "old_values": False}},
     ],
     ("REDACT",): [[], ["iban"]],
-    ("BULK",): ["keys", "rows", "off"],
+    ("BULK",): ["keys", "rows", "count", "off"],
     ("AUTOCOMMIT",): ["atomic", "after"],
     ("ON_ERROR",): ["log", "raise"],
     ("LOCK_TIMEOUT",): [0.5, 1, 30],
@@ -123,7 +123,7 @@ def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
         (
             {"BULK": 5},
             (
-                'SIGNALBOX["BULK"] is 5. Expected "keys", "rows" or "off".',
+                'SIGNALBOX["BULK"] is 5. Expected "keys", "rows", "count" or "off".',
                 'Correct the value, or remove the key to use the default, "keys".',
             ),
         ),
@@ -159,7 +159,7 @@ def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
             {"MODELS": {"shop.Order": {"hide": []}}},
             (
                 'SIGNALBOX["MODELS"]["shop.Order"]["hide"] is not a known key.',
-                "Known keys: exclude, redact, record.",
+                "Known keys: exclude, redact, record, old_values.",
             ),
         ),
         (
@@ -255,6 +255,12 @@ def test_an_invalid_value_does_not_affect_the_valid_ones() -> None:
         ("MODELS", {"shop.Order": {"redact": ["total", 1]}}, {"shop.Order": {"redact": ("total",)}}, 1),
         ("MODELS", {"shop.Order": {"exclude": "note", "record": 1}}, {"shop.Order": {"exclude": ("note",)}}, 2),
         ("MODELS", {"shop.Order": {"hide": ["note"], "record": False}}, {"shop.Order": {"record": False}}, 1),
+        (
+            "MODELS",
+            {"shop.Order": {"old_values": False, "record": 1}},
+            {"shop.Order": {"old_values": False}},
+            1,
+        ),
     ],
 )
 def test_valid_entries_of_redact_and_models_are_used(key: str, value: Any, valid: Any, number: int) -> None:

@@ -28,7 +28,7 @@ DEFAULT_IGNORE: Final = (
 )
 """Senders that are ignored by default: app labels, or models as ``app.Model``."""
 
-BulkMode: TypeAlias = Literal["keys", "rows", "off"]
+BulkMode: TypeAlias = Literal["keys", "rows", "count", "off"]
 ErrorPolicy: TypeAlias = Literal["log", "raise"]
 AutocommitMode: TypeAlias = Literal["atomic", "after"]
 Dispatcher: TypeAlias = Literal["worker", "celery", "tasks", "immediate"]
@@ -117,11 +117,13 @@ class Config:
     IGNORE: tuple[str, ...] = field(default=DEFAULT_IGNORE, metadata=_STRINGS)
     """Senders that are not recorded: app labels, or models as ``app.Model``."""
     MODELS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options by model, as ``app.Model``: ``exclude`` and ``redact`` list fields, ``record`` can be ``False``."""
+    """Options by model, as ``app.Model``: ``exclude`` and ``redact`` list fields, ``record`` and ``old_values`` can be
+    ``False``."""
     REDACT: tuple[str, ...] = field(default=(), metadata=_STRINGS)
     """More names of fields, arguments and keys whose values are not stored."""
     BULK: BulkMode = field(default="keys", metadata=_choice(BulkMode))
-    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"off"`` none."""
+    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"count"`` one event
+    with the number of rows, whose statement is not changed, ``"off"`` none."""
     AUTOCOMMIT: AutocommitMode = field(default="atomic", metadata=_choice(AutocommitMode))
     """How a write in autocommit is recorded: ``"atomic"`` runs it in a transaction with its event, ``"after"`` writes
     the event after the statement, and a crash may lose the events of the last moments."""
@@ -256,8 +258,8 @@ def _get_valid_models(value: object) -> dict[str, dict[str, Any]]:
     for label, options in value.items() if isinstance(value, Mapping) else ():
         if _is_model_label(label) and isinstance(options, Mapping):
             lists = {key: _get_valid_strings(options[key]) for key in ("exclude", "redact") if key in options}
-            record = {"record": options["record"]} if isinstance(options.get("record"), bool) else {}
-            found[label] = {**lists, **record}
+            flags = {key: options[key] for key in ("record", "old_values") if isinstance(options.get(key), bool)}
+            found[label] = {**lists, **flags}
     return found
 
 
@@ -318,6 +320,7 @@ _MODEL_RULES: Final = {
     "exclude": _STRINGS["rule"],
     "redact": _STRINGS["rule"],
     "record": _BOOLEAN["rule"],
+    "old_values": _BOOLEAN["rule"],
 }
 _MODELS_HINT: Final = 'Write "MODELS": {"shop.Order": {"exclude": ["note"], "redact": ["total"], "record": True}}.'
 

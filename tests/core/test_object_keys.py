@@ -265,3 +265,15 @@ def test_an_argument_with_a_hidden_key_does_not_tell_it() -> None:
     assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == signal_arguments.encode_arguments(
         {"phrase": Phrase(text="hush-1")}
     )
+
+
+class _Unprintable:
+    """A key whose own text is not text."""
+
+    def __str__(self) -> str:
+        return 7  # type: ignore[return-value]  # noqa: PLE0307
+
+
+def test_a_key_without_a_text_is_named_by_its_class() -> None:
+    assert "<_Unprintable>" == object_keys.key_to_text(_Unprintable())
+    assert '[1,"<_Unprintable>"]' == object_keys.key_to_text((1, _Unprintable()))

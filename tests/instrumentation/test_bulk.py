@@ -459,6 +459,16 @@ def test_an_update_batch_is_told() -> None:
     assert "z" == order.note
 
 
+def test_of_an_update_batch_those_rows_are_counted_that_were_there() -> None:
+    order, other = Order.objects.create(number="A-1"), Order.objects.create(number="A-2")
+    values: dict[str, Any] = {"note": "z"}
+    models.sql.UpdateQuery(Order).update_batch([order.pk, other.pk, other.pk + 1000], values, "default")
+    args = get_args(Order, "update")
+    assert (2, None, "concurrent change") == (args["count"], args["keys"], args["keys_unknown"])
+    models.sql.UpdateQuery(Order).update_batch([other.pk + 1000], values, "default")
+    assert 1 == len(told(Order))
+
+
 def test_one_object_that_nothing_points_at_is_a_delete_and_no_bulk_operation() -> None:
     order = Order.objects.create(number="A-1")
     line = OrderLine.objects.create(order=order, sku="a")
@@ -757,18 +767,13 @@ def test_a_large_update_is_fetched_in_parts() -> None:
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="the other databases lock rows, not files")
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize(
-    # Where whole rows are deleted, the statement itself returns them: nothing comes before it.
-    ("operation", "mode"),
-    [("update", "keys"), ("update", "rows"), ("delete", "keys")],
-)
-def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str, mode: str) -> None:
+def test_on_sqlite_old_values_are_read_under_the_write_lock() -> None:
     tags("a")
     refused = []
 
     def interfere(execute: Any, sql: str, *rest: Any) -> Any:
-        """Write from elsewhere, between the listing and the statement."""
-        if sql.startswith(("UPDATE", "DELETE")):
+        """Write from another connection, between the read and the statement."""
+        if sql.startswith("UPDATE"):
             with (
                 closing(sqlite3.connect(connection.settings_dict["NAME"], timeout=0)) as elsewhere,
                 pytest.raises(sqlite3.OperationalError, match="locked") as caught,
@@ -777,13 +782,10 @@ def test_on_sqlite_keys_are_listed_under_the_write_lock(operation: str, mode: st
             refused.append(caught.value)
         return execute(sql, *rest)
 
-    with override_settings(SIGNALBOX={"BULK": mode}), transaction.atomic(), connection.execute_wrapper(interfere):
-        if operation == "update":
-            Tag.objects.update(name="b")
-        else:
-            Tag.objects.all()._raw_delete("default")
+    with override_settings(SIGNALBOX={"BULK": "rows"}), transaction.atomic(), connection.execute_wrapper(interfere):
+        Tag.objects.update(name="b")
     assert 1 == len(refused)
-    assert 1 == len(get_events(Tag, "update", "bulk_delete"))
+    assert {"name": ["a", "b"]} == get_newest_event(Tag, "update").data["changes"]
 
 
 @pytest.mark.parametrize("size", [None, 1])

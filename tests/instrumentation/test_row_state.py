@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,6 +14,8 @@ import pytest
 from django.core import serializers
 from django.db import connection, connections, transaction
 from django.db.models import F, Model
+from django.db.models.signals import post_init
+from django.test import override_settings
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
@@ -301,7 +304,8 @@ def test_a_row_that_is_read_makes_what_django_makes_of_it(read: str, mode: dict[
     if read == "a part":
         names, values = names[:2], values[:2]
     model_metadata.get_metadata(Order)
-    original = row_state._originals[Model, "from_db"].__func__
+    original = inspect.unwrap(Model.__dict__["from_db"].__func__)
+    assert original.__module__ == Model.__module__
     theirs = original(Order, "default", names, list(values), **mode)
     ours = Order.from_db("default", names, tuple(values) if read == "a tuple" else list(values), **mode)
     assert _as_told(theirs) == _as_told(ours)
@@ -314,10 +318,14 @@ def test_a_from_db_that_is_not_djangos_is_called() -> None:
         made.theirs = True
         return made
 
-    from_db = row_state._wrap_from_db(theirs)
-    model_metadata.get_metadata(Tag)
-    tag: Any = from_db(Tag, "default", ["id", "name"], [1, "read"])
-    assert (1, "read", True, ["_signalbox_row"]) == (tag.pk, tag.name, tag.theirs, private(tag))
+    signalbox.stop_recording()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "from_db", classmethod(theirs))
+        signalbox.start_recording()
+        tag: Any = Tag.from_db("default", ["id", "name"], [1, "read"])
+        assert (1, "read", True, ["_signalbox_row"]) == (tag.pk, tag.name, tag.theirs, private(tag))
+        signalbox.stop_recording()
+    signalbox.start_recording()
 
 
 # ------------------------------------------------------------------ refresh_from_db
@@ -743,3 +751,96 @@ def test_unknown_is_the_only_stand_in() -> None:
     row = row_state.get_known_row(plan, found._state)
     known = {name for name, value in zip(plan.fields.names, row, strict=True) if value is not UNKNOWN}
     assert {"id", "number"} == known
+
+
+# ------------------------------------------------------------------ copies of what was read
+
+
+def test_values_that_the_application_keeps_are_its_own() -> None:
+    """The list that Django passes to ``from_db`` is not changed, and no value of it is shared."""
+    made = Order.objects.create(number="A-1", meta={"deep": [1]})
+    given: list[list[Any]] = []
+    original = Model.__dict__["from_db"].__func__
+
+    def from_db(cls: Any, db: Any, field_names: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+        before = list(values)
+        instance = original(cls, db, field_names, values, *args, **kwargs)
+        assert all(was is value for was, value in zip(before, values, strict=True))
+        given.append(values)
+        return instance
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "from_db", classmethod(from_db))
+        first, second = Order.objects.get(pk=made.pk), Order.objects.get(pk=made.pk)
+    first.meta["mine"] = True
+    first.meta["deep"].append(2)
+    position = [field.attname for field in Order._meta.concrete_fields].index("meta")
+    assert first.meta is given[0][position]
+    first.save()
+    assert [{"deep": [1]}, {"deep": [1, 2], "mine": True}] == get_changes(first)["meta"]
+    assert {"deep": [1]} == second.meta
+
+
+@pytest.mark.parametrize("name", ["loop", "dict", "shared", "deep"])
+def test_nested_values_are_copied_once_for_each_place(name: str) -> None:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    holder: dict[str, Any] = {"name": "x"}
+    holder["me"] = holder
+    shared: list[Any] = []
+    for _ in range(60):
+        shared = [shared, shared]
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    value: Any = {"loop": loop, "dict": holder, "shared": shared, "deep": deep}[name]
+
+    copied: Any = row_state._copy_value(value)
+    assert copied is not value
+    if name == "loop":
+        assert copied[1] is copied
+    elif name == "dict":
+        assert copied["me"] is copied
+    elif name == "shared":
+        assert copied[0] is copied[1]
+    else:
+        assert copied[0][0] is not value[0][0]
+
+
+def test_a_container_whose_own_code_fails_is_unknown() -> None:
+    class Broken(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError
+
+    assert row_state._copy_value([Broken(a=1)]) is UNKNOWN
+
+
+def test_the_old_value_is_what_was_read_not_what_post_init_made_of_it() -> None:
+    made = Order.objects.create(number="A-1", meta={"old": 1})
+
+    def upgrade(instance: Any, **named: Any) -> None:
+        instance.meta.setdefault("version", 2)
+
+    post_init.connect(upgrade, sender=Order)
+    try:
+        loaded = Order.objects.get(pk=made.pk)
+        loaded.save()
+    finally:
+        post_init.disconnect(upgrade, sender=Order)
+    assert [{"old": 1}, {"old": 1, "version": 2}] == get_changes(loaded)["meta"]
+
+
+def test_a_model_can_do_without_old_values() -> None:
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {"old_values": False}}}):
+        made = order()
+        loaded = Order.objects.get(pk=made.pk)
+        assert [] == private(loaded)
+        loaded.note = "new"
+        loaded.save(update_fields=["note"])
+        assert [] == [name for name in private(loaded) if "row" in name]
+        assert ["new"] == get_changes(loaded)["note"]
+        key = loaded.pk
+        loaded.note = "not saved"
+        loaded.delete()
+    [event] = get_events(Order, "post_delete")
+    assert {"id": key} == event.data["row"]

@@ -11,6 +11,7 @@ from typing import Any
 _RETURNING = re.compile(r" RETURNING (?:\"[^\"]+\"(?:\.\"[^\"]+\")?(?:, )?)+(?=$| /\*)")
 _BULK = re.compile(
     r"(?:SELECT set_config\(.*\); )?"  # django-pghistory's
+    r"(?:EXPLAIN (?:QUERY PLAN )?)?"  # django-silk's
     r"(?:UPDATE |DELETE FROM |INSERT OR IGNORE INTO |INSERT INTO .* ON CONFLICT DO NOTHING )",
     re.DOTALL,
 )

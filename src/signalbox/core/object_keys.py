@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django.conf import settings
 
+from signalbox.core import interrupts
 from signalbox.core.text import digest, sanitize_text
 
 MAX_LENGTH: Final = 200
@@ -16,6 +17,25 @@ MAX_LENGTH: Final = 200
 
 DIGEST_PATTERN: Final = re.compile("~[0-9a-f]{16}")
 """What stands for a secret key."""
+
+
+def has_text(value: Any) -> bool:
+    """Return False if the value's own ``__str__`` fails."""
+    try:
+        str(value)
+    except Exception as error:  # noqa: BLE001 - the application's class
+        interrupts.raise_if_interrupt(error)
+        return False
+    return True
+
+
+def _to_text(value: Any) -> str:
+    """Return ``value`` as text, or the name of its class if its own ``__str__`` fails: no event is lost for its key."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - the application's class
+        interrupts.raise_if_interrupt(error)
+        return f"<{type(value).__name__}>"
 
 
 def key_to_text(value: Any, *, secret: bool = False) -> str:
@@ -27,9 +47,9 @@ def key_to_text(value: Any, *, secret: bool = False) -> str:
     if isinstance(value, tuple | list):
         if any(part is None for part in value):  # Django takes it for unset
             return ""
-        found = json.dumps([part if isinstance(part, int) else str(part) for part in value], separators=(",", ":"))
+        found = json.dumps([part if isinstance(part, int) else _to_text(part) for part in value], separators=(",", ":"))
     else:
-        found = str(value)
+        found = _to_text(value)
     if secret:
         if DIGEST_PATTERN.fullmatch(found):  # somebody has it from an event
             return found

@@ -15,6 +15,7 @@ from django.db import connections, transaction
 from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.pipeline import backends, deliveries, unit_of_work
+from signalbox.pipeline.backends.base import without_query_logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,7 @@ class ImplicitTransaction:
         self._unit_of_work = unit_of_work.get_or_attach(connection)
         self._unit_of_work.is_implicit = True
         try:
-            with unit_of_work.without_query_logging(connection), backends.begin_immediate(connection):
+            with without_query_logging(connection), backends.begin_immediate(connection):
                 self._atomic.__enter__()
         except BaseException as error:
             self._unit_of_work.is_implicit = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import update_wrapper
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import django
@@ -18,7 +18,7 @@ from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox.core import interrupts, tracing
 from signalbox.core.event import UNKNOWN, PendingEvent
-from signalbox.instrumentation import model_metadata, returning, row_state
+from signalbox.instrumentation import model_metadata, patching, returning, row_state
 from signalbox.instrumentation.autocommit import ensure_transaction
 from signalbox.pipeline import unit_of_work
 from signalbox.serialization import encoder
@@ -42,17 +42,16 @@ MAX_RECORDED_KEYS: Final = 10_000
 suppressed_model: ContextVar[type[Model] | None] = ContextVar("signalbox_suppressed_model", default=None)
 """The model of which an operation is under way that tells of its inner ones itself."""
 
-_originals: dict[str, Any] = {
-    name: QuerySet.__dict__[name] for name in ("bulk_create", "bulk_update", "update", "_raw_delete")
-}
-_original_update_batch: Any = UpdateQuery.update_batch
-_original_delete_batch: Any = DeleteQuery.delete_batch
+_originals: dict[str, Any] = {}
+"""What the methods of ``QuerySet`` were when recording was installed, by name."""
+_original_update_batch: Any
+_original_delete_batch: Any
 _record_rows = False
 
 
 def install(names: frozenset[str], *, rows: bool) -> None:
     """Record the operations among ``names``; ``rows`` makes one event of each row, with its changes."""
-    global _record_rows
+    global _record_rows, _original_update_batch, _original_delete_batch
     _record_rows = rows
     replacements: dict[str, tuple[str, Any]] = {
         "bulk_create": ("bulk_create", _bulk_create),
@@ -62,20 +61,19 @@ def install(names: frozenset[str], *, rows: bool) -> None:
     }
     for name, (attribute, replacement) in replacements.items():
         if name in names:
-            wrapped: Any = replacement
-            setattr(QuerySet, attribute, update_wrapper(wrapped, _originals[attribute]))
+            _originals[attribute] = patching.install(QuerySet, attribute, replacement)
     if "update" in names:
-        UpdateQuery.update_batch = _update_batch  # type: ignore[method-assign]
+        _original_update_batch = patching.install(UpdateQuery, "update_batch", _update_batch)
     if "bulk_delete" in names:
-        DeleteQuery.delete_batch = _delete_batch  # type: ignore[method-assign]
+        _original_delete_batch = patching.install(DeleteQuery, "delete_batch", _delete_batch)
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
-    for attribute, original in _originals.items():
-        setattr(QuerySet, attribute, original)
-    UpdateQuery.update_batch = _original_update_batch  # type: ignore[method-assign]
-    DeleteQuery.delete_batch = _original_delete_batch  # type: ignore[method-assign]
+    for attribute in _originals:
+        patching.uninstall(QuerySet, attribute)
+    patching.uninstall(UpdateQuery, "update_batch")
+    patching.uninstall(DeleteQuery, "delete_batch")
 
 
 class suppress_bulk_events:  # noqa: N801 - a block, which a generator would make three times as dear
@@ -109,21 +107,23 @@ def _bulk_create(
     update_conflicts: bool = False,
     update_fields: Any = None,
     unique_fields: Any = None,
+    **kwargs: Any,
 ) -> Any:
     metadata = model_metadata.get_metadata(self.model)
     options = (batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields)
     if _is_suppressed(metadata) or not objs:
-        return _originals["bulk_create"](self, objs, *options)
+        return _originals["bulk_create"](self, objs, *options, **kwargs)
     objects = list(objs)
     self._for_write = True
     returns_rows = _record_rows and ignore_conflicts
     fields = list(metadata.concrete_model._meta.local_concrete_fields) if returns_rows else metadata.pk_fields
+    max_rows = None if returns_rows else MAX_RECORDED_KEYS
     django_begins = _django_begins_transaction(self, objects, batch_size)
     with (
         ensure_transaction(self.db, metadata.label, "bulk_create", begun_by_django=django_begins) as connection,
-        returning.request_returning("insert", self.model, fields) as requested,
+        returning.request_returning("insert", self.model, fields, max_rows=max_rows) as requested,
     ):
-        created = _originals["bulk_create"](self, objects, *options)
+        created = _originals["bulk_create"](self, objects, *options, **kwargs)
         with _log_errors("bulk_create", metadata):
             if ignore_conflicts:
                 _record_partial_create(metadata, connection, objects, requested)
@@ -153,9 +153,9 @@ def _record_partial_create(
     if _record_rows and requested.rows is not None:
         _record_whole_rows("bulk_create", metadata, connection, requested)
         return
-    keys = None if requested.rows is None else _extract_keys(metadata, requested.rows)
-    count = len(objects) if keys is None else len(keys)
-    _record_operation("bulk_create", metadata, connection, count, keys, {"ignore_conflicts": True})
+    count = requested.row_count if requested.is_counted else len(objects)
+    extra_args = {"ignore_conflicts": True, **_get_unknown_reason(requested)}
+    _record_operation("bulk_create", metadata, connection, count, _get_keys(metadata, requested), extra_args)
 
 
 def _record_create(
@@ -182,15 +182,17 @@ def _record_create(
     _record_operation("bulk_create", metadata, connection, len(objects), keys, extra_args, rollbackable)
 
 
-def _bulk_update(self: Any, objs: Iterable[Any], fields: Iterable[str], batch_size: int | None = None) -> Any:
+def _bulk_update(
+    self: Any, objs: Iterable[Any], fields: Iterable[str], batch_size: int | None = None, **kwargs: Any
+) -> Any:
     metadata = model_metadata.get_metadata(self.model)
     if _is_suppressed(metadata) or not objs or not fields:
-        return _originals["bulk_update"](self, objs, fields, batch_size)
+        return _originals["bulk_update"](self, objs, fields, batch_size, **kwargs)
     objects, names = list(objs), list(fields)
     self._for_write = True
     with ensure_transaction(self.db, metadata.label, "bulk_update", begun_by_django=True) as connection:
         with suppress_bulk_events(metadata.concrete_model):
-            row_count = _originals["bulk_update"](self, objects, names, batch_size)
+            row_count = _originals["bulk_update"](self, objects, names, batch_size, **kwargs)
         with _log_errors("bulk_update", metadata):
             if row_count:
                 _record_bulk_update(metadata, connection, objects, names, row_count)
@@ -204,7 +206,12 @@ def _record_bulk_update(
     stored: dict[Any, Sequence[Any]] = {}
     if number != len(objects) or number != len(keys):  # some are not there any more, or are meant twice
         # Which of two objects with one key the database took depends on how it was asked: the row itself says.
-        stored = _fetch_rows(metadata, connection, keys, field_names)
+        fetched = _fetch_rows(metadata, connection, keys, field_names)
+        if fetched is None:
+            unknown = {"fields": field_names, "keys_unknown": returning.NOT_READABLE}
+            _record_operation("bulk_update", metadata, connection, number, None, unknown, row_state.expire(objects))
+            return
+        stored = fetched
         objects = [one for one in objects if one.pk in stored]
         keys = list(stored)
     extra_args: set[Any] = set()
@@ -228,8 +235,11 @@ def _record_bulk_update(
 
 def _fetch_rows(
     metadata: ModelMetadata, connection: BaseDatabaseWrapper, keys: list[Any], field_names: Sequence[str]
-) -> dict[Any, Sequence[Any]]:
-    """Return those of ``keys`` that the table holds, in their order, with their rows as far as ``names`` go."""
+) -> dict[Any, Sequence[Any]] | None:
+    """Return those of ``keys`` that the table holds, in their order, with their rows as far as ``field_names`` go.
+
+    ``None`` if they can't be read.
+    """
     rows = _get_unfiltered_queryset(metadata, connection)
     fields = {metadata.concrete_model._meta.get_field(name).name for name in field_names} | metadata.fields.primary_key
     positions = [position for position, name in enumerate(metadata.fields.names) if name in fields]
@@ -237,8 +247,10 @@ def _fetch_rows(
     rows_by_key: dict[Any, Sequence[Any]] = {}
     for start in range(0, len(keys), 500):
         part = rows.filter(pk__in=keys[start : start + 500]).values_list("pk", *attnames)
-        with unit_of_work.without_query_logging(connection):
-            rows_by_key.update({key: _align_values(metadata, positions, values) for key, *values in part})
+        found = returning.read(connection, partial(list, part))
+        if found is None:
+            return None
+        rows_by_key.update({key: _align_values(metadata, positions, values) for key, *values in found})
     return {key: rows_by_key[key] for key in keys if key in rows_by_key}
 
 
@@ -262,7 +274,9 @@ def _update(self: Any, **kwargs: Any) -> Any:
     with ensure_transaction(self.db, metadata.label, "update") as connection:
         new_pk_values = _get_new_pk_values(metadata, kwargs)
         if _record_rows and query.group_by is None and not new_pk_values:
-            return _update_rows(self, metadata, connection, kwargs)
+            old_values = _read_before_update(self, metadata, connection, kwargs)
+            if old_values is not None:
+                return _update_rows(self, metadata, connection, kwargs, old_values)
         with returning.request_returning(
             "update",
             metadata.concrete_model,
@@ -273,8 +287,11 @@ def _update(self: Any, **kwargs: Any) -> Any:
             row_count = _originals["update"](self, **kwargs)
         if row_count:
             with _log_errors("update", metadata):
-                keys = None if requested.rows is None else _extract_keys(metadata, requested.rows)
-                extra_args = _encode_update(metadata, kwargs, query.annotations)
+                keys = _get_keys(metadata, requested)
+                extra_args = {
+                    **_encode_update(metadata, kwargs, query.annotations),
+                    **_get_unknown_reason(requested),
+                }
                 if new_pk_values:
                     new = _get_new_keys(metadata, keys, new_pk_values)
                     extra_args["new_keys"] = None if new is None else _encode_keys(metadata, new)
@@ -356,16 +373,34 @@ def _get_written_value(metadata: ModelMetadata, name: str, value: Any) -> Any:
     return rows_by_key if to_text is None else to_text(rows_by_key)
 
 
-def _update_rows(self: Any, metadata: ModelMetadata, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]) -> Any:
-    """Update, and tell of each row what changed: the old values are read first, the new ones afterwards."""
+def _read_before_update(
+    self: Any, metadata: ModelMetadata, connection: BaseDatabaseWrapper, kwargs: dict[str, Any]
+) -> dict[Any, Sequence[Any]] | None:
+    """Return the values that ``update()`` is about to replace, by key; ``None`` if they can't be read.
+
+    What is read must be what the statement changes, so the rows are locked, and PostgreSQL's rules and row security
+    must not apply.
+    """
     names = _get_field_names(metadata, kwargs)
-    returning.take_write_lock(connection, metadata.concrete_model)
+    if returning.get_returning_obstacle(connection, metadata.concrete_model, metadata.pk_fields):
+        return None
     # By key: PostgreSQL locks no rows of an outer join.
-    rows_by_key = _get_unfiltered_queryset(metadata, connection).filter(pk__in=self._chain().order_by().values("pk"))
-    old = _read_locked(rows_by_key, connection, names)
+    rows = _get_unfiltered_queryset(metadata, connection).filter(pk__in=self._chain().order_by().values("pk"))
+    return _read_locked(metadata, [rows], connection, names)
+
+
+def _update_rows(
+    self: Any,
+    metadata: ModelMetadata,
+    connection: BaseDatabaseWrapper,
+    kwargs: dict[str, Any],
+    old_values: dict[Any, Sequence[Any]],
+) -> Any:
+    """Update, and record of each row what changed: the new values are read afterwards."""
     row_count = _originals["update"](self, **kwargs)
     if row_count:
-        _record_changed_rows(metadata, connection, names, old)
+        extra_args = _encode_update(metadata, kwargs, self.query.annotations)
+        _record_changed_rows(metadata, connection, _get_field_names(metadata, kwargs), old_values, extra_args)
     return row_count
 
 
@@ -383,12 +418,27 @@ def _get_field_names(metadata: ModelMetadata, values: dict[str, Any]) -> list[st
     ]
 
 
-def _read_locked(queryset: Any, connection: BaseDatabaseWrapper, field_names: list[str]) -> dict[Any, Sequence[Any]]:
-    """Return these fields' values by key, their rows locked."""
-    if connection.features.has_select_for_update:
-        queryset = queryset.select_for_update()
-    with unit_of_work.without_query_logging(connection):
-        return {row[0]: row[1:] for row in queryset.values_list("pk", *field_names)}
+def _read_locked(
+    metadata: ModelMetadata,
+    querysets: Iterable[QuerySet[Any]],
+    connection: BaseDatabaseWrapper,
+    field_names: list[str],
+) -> dict[Any, Sequence[Any]] | None:
+    """Return these fields' values by key, their rows locked; ``None`` if they can't be read."""
+    if not connection.in_atomic_block and connection.get_autocommit():  # the locks would end before the statement
+        return None
+    if not returning.take_write_lock(connection, metadata.concrete_model):
+        return None
+
+    def select() -> dict[Any, Sequence[Any]]:
+        found: dict[Any, Sequence[Any]] = {}
+        for rows in querysets:
+            locked = rows.select_for_update() if connection.features.has_select_for_update else rows
+            found.update({row[0]: row[1:] for row in locked.values_list("pk", *field_names)})
+        return found
+
+    values: dict[Any, Sequence[Any]] | None = returning.read(connection, select)
+    return values
 
 
 def _record_changed_rows(
@@ -396,16 +446,23 @@ def _record_changed_rows(
     connection: BaseDatabaseWrapper,
     field_names: list[str],
     old_values: dict[Any, Sequence[Any]],
+    extra_args: dict[str, Any],
 ) -> None:
-    """Make one event of each row that held ``old`` values and was updated."""
+    """Make one event of each row that held ``old_values`` and was updated.
+
+    If the new values can't be read, one event has the keys and ``extra_args``.
+    """
     with _log_errors("update", metadata):
         positions = [metadata.fields.names.index(name) for name in field_names]
-        for start in range(0, len(old_values), 500):
-            keys = list(old_values)[start : start + 500]
-            with unit_of_work.without_query_logging(connection):
-                new = list(
-                    _get_unfiltered_queryset(metadata, connection).filter(pk__in=keys).values_list("pk", *field_names)
-                )
+        old_keys = list(old_values)
+        for start in range(0, len(old_keys), 500):
+            keys = old_keys[start : start + 500]
+            rows = _get_unfiltered_queryset(metadata, connection).filter(pk__in=keys).values_list("pk", *field_names)
+            new = returning.read(connection, partial(list, rows))
+            if new is None:
+                left = old_keys[start:]
+                _record_operation("update", metadata, connection, len(left), left, extra_args)
+                return
             for key, *values in new:
                 change = RowChange(
                     metadata.fields,
@@ -424,11 +481,11 @@ def _align_values(metadata: ModelMetadata, positions: Sequence[int], values: Seq
     return aligned
 
 
-def _raw_delete(self: Any, using: str) -> Any:
+def _raw_delete(self: Any, using: str, *args: Any, **kwargs: Any) -> Any:
     metadata = model_metadata.get_metadata(self.model)
     if _is_suppressed(metadata):
-        return _originals["_raw_delete"](self, using)
-    return _delete_and_record(metadata, using, lambda: _originals["_raw_delete"](self, using))
+        return _originals["_raw_delete"](self, using, *args, **kwargs)
+    return _delete_and_record(metadata, using, lambda: _originals["_raw_delete"](self, using, *args, **kwargs))
 
 
 def _delete_and_record(metadata: ModelMetadata, using: str, delete: Callable[[], Any]) -> Any:
@@ -453,8 +510,9 @@ def _record_delete(
     metadata: ModelMetadata, connection: BaseDatabaseWrapper, number: int, requested: returning.ReturningRequest
 ) -> None:
     if not _record_rows or requested.rows is None:
-        keys = None if requested.rows is None else _extract_keys(metadata, requested.rows)
-        _record_operation("bulk_delete", metadata, connection, number, keys, _get_related_keys(metadata, requested))
+        extra_args = {**_get_related_keys(metadata, requested), **_get_unknown_reason(requested)}
+        keys = _get_keys(metadata, requested)
+        _record_operation("bulk_delete", metadata, connection, number, keys, extra_args)
         return
     _record_whole_rows("bulk_delete", metadata, connection, requested)
 
@@ -491,18 +549,26 @@ def _get_related_keys(metadata: ModelMetadata, requested: returning.ReturningReq
     }
 
 
-def _delete_batch(self: Any, pk_list: Sequence[Any], using: str) -> Any:
+def _delete_batch(self: Any, pk_list: Sequence[Any], using: str, *args: Any, **kwargs: Any) -> Any:
     """Record what becomes of the rows of a many-to-many relation where somebody listens to every delete: Django loads
     them then, and sends nothing for them."""
     metadata = model_metadata.get_metadata(self.get_meta().concrete_model)
     if not self.get_meta().auto_created or _is_suppressed(metadata):
-        return _original_delete_batch(self, pk_list, using)
-    return _delete_and_record(metadata, using, lambda: _original_delete_batch(self, pk_list, using))
+        return _original_delete_batch(self, pk_list, using, *args, **kwargs)
+    return _delete_and_record(metadata, using, lambda: _original_delete_batch(self, pk_list, using, *args, **kwargs))
 
 
-def _extract_keys(metadata: ModelMetadata, rows: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the primary keys in ``rows`` of the key's columns: composite ones as tuples."""
-    return [row[0] for row in rows] if len(metadata.pk_fields) == 1 else [tuple(row) for row in rows]
+def _get_keys(metadata: ModelMetadata, requested: returning.ReturningRequest) -> list[Any] | None:
+    """Return the primary keys of the rows, composite ones as tuples; ``None`` if they are unknown."""
+    if requested.rows is None:
+        return None
+    size = len(metadata.pk_fields)
+    return [row[0] for row in requested.rows] if size == 1 else [tuple(row[:size]) for row in requested.rows]
+
+
+def _get_unknown_reason(requested: returning.ReturningRequest) -> dict[str, str]:
+    """Return why the keys are unknown, as an argument of the event; nothing if they are known."""
+    return {"keys_unknown": requested.unknown_reason} if requested.unknown_reason else {}
 
 
 def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], using: str) -> Any:
@@ -511,28 +577,35 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     if _is_suppressed(metadata):
         return _original_update_batch(self, pk_list, values, using)
     with ensure_transaction(using, metadata.label, "update") as connection:
+        names = _get_field_names(metadata, values)
+        old_values = None
         if _record_rows and not _get_new_pk_values(metadata, values):
-            return _update_batch_rows(self, metadata, connection, pk_list, values)
-        result = _original_update_batch(self, pk_list, values, using)
+            old_values = _read_before_batch(metadata, connection, pk_list, names)
+        with returning.request_returning(
+            "update", metadata.concrete_model, metadata.pk_fields, count_only=True
+        ) as requested:
+            result = _original_update_batch(self, pk_list, values, using)
+        if not requested.row_count and requested.is_counted:
+            return result
+        if old_values is not None:
+            _record_changed_rows(metadata, connection, names, old_values, _encode_update(metadata, values))
+            return result
         with _log_errors("update", metadata):
-            _record_operation(
-                "update", metadata, connection, len(pk_list), list(pk_list), _encode_update(metadata, values)
-            )
+            keys: list[Any] | None = list(dict.fromkeys(pk_list))
+            extra_args = _encode_update(metadata, values)
+            if requested.row_count != len(pk_list):
+                keys, extra_args["keys_unknown"] = None, returning.CONCURRENT_CHANGE
+            _record_operation("update", metadata, connection, requested.row_count, keys, extra_args)
     return result
 
 
-def _update_batch_rows(
-    self: Any, metadata: ModelMetadata, connection: BaseDatabaseWrapper, pk_list: Sequence[Any], values: dict[str, Any]
-) -> Any:
-    names = _get_field_names(metadata, values)
-    returning.take_write_lock(connection, metadata.concrete_model)
+def _read_before_batch(
+    metadata: ModelMetadata, connection: BaseDatabaseWrapper, pk_list: Sequence[Any], field_names: list[str]
+) -> dict[Any, Sequence[Any]] | None:
+    """Return the values that a batch is about to replace, by key; ``None`` if they can't be read."""
     rows = _get_unfiltered_queryset(metadata, connection)
-    old: dict[Any, Sequence[Any]] = {}
-    for start in range(0, len(pk_list), 500):
-        old |= _read_locked(rows.filter(pk__in=pk_list[start : start + 500]), connection, names)
-    result = _original_update_batch(self, pk_list, values, connection.alias)
-    _record_changed_rows(metadata, connection, names, old)
-    return result
+    parts = [rows.filter(pk__in=pk_list[start : start + 500]) for start in range(0, len(pk_list), 500)]
+    return _read_locked(metadata, parts, connection, field_names)
 
 
 # ------------------------------------------------------------------ their events

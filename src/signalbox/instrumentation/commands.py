@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.core.management.base import BaseCommand
 
-from signalbox.instrumentation import test_runs
+from signalbox.instrumentation import patching, test_runs
 from signalbox.instrumentation.test_runs import TESTCASES_MODULE
 from signalbox.instrumentation.traces import traced
 
@@ -19,7 +19,7 @@ LONG_RUNNING_COMMANDS: Final = frozenset({"runserver", "testserver", "dbshell", 
 
 SHELL_COMMANDS: Final = frozenset({"shell", "shell_plus"})
 
-_original_execute: Any = BaseCommand.execute
+_original_execute: Any
 
 _discover_signals: Callable[[], object] = tuple
 
@@ -29,16 +29,16 @@ def install(discover_signals: Callable[[], None]) -> None:
 
     ``discover_signals`` is called before each command, to find signals in modules that the command has imported.
     """
-    global _discover_signals
+    global _discover_signals, _original_execute
     _discover_signals = discover_signals
-    BaseCommand.execute = _execute  # type: ignore[method-assign]
+    _original_execute = patching.install(BaseCommand, "execute", _execute)
     if TESTCASES_MODULE in sys.modules:  # a parallel run's process, which executes no command
         test_runs.install()
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
-    BaseCommand.execute = _original_execute  # type: ignore[method-assign]
+    patching.uninstall(BaseCommand, "execute")
     if TESTCASES_MODULE in sys.modules:
         test_runs.uninstall()
 

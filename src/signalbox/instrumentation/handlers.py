@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from django.apps import AppConfig, apps
@@ -300,13 +299,17 @@ def _get_changed_keys(action: str, operation: m2m.M2MOperation | None) -> list[d
     """Return the keys that a ``post_`` action really added or removed, as its statements told."""
     if operation is None or not action.startswith("post_"):
         return [{}]
-    return _encode_changed_keys(
-        "added" if action == "post_add" else "removed", operation.get_changed_keys(), operation.manager
-    )
+    return _encode_changed_keys("added" if action == "post_add" else "removed", operation, operation.get_changed_keys())
 
 
-def _encode_changed_keys(argument: str, keys: list[Any], manager: Any) -> list[dict[str, Any]]:
-    """Return what is told of ``keys``: all of them, in as many parts as events are needed; hidden, their number."""
+def _encode_changed_keys(argument: str, operation: m2m.M2MOperation, keys: list[Any] | None) -> list[dict[str, Any]]:
+    """Return what is recorded of ``keys``: all of them, in as many parts as events are needed.
+
+    Of hidden keys it is their number, of unknown ones the number of rows and the reason.
+    """
+    manager = operation.manager
+    if keys is None:
+        return [{argument: None, **operation.get_unknown_arguments()}]
     if model_metadata.get_m2m_policy(manager.through) == "redact":
         return [{argument: REDACTED, "count": len(keys)}]
     model: type[Model] = manager.model
@@ -317,12 +320,14 @@ def _encode_changed_keys(argument: str, keys: list[Any], manager: Any) -> list[d
     return [{argument: part, "part": number, "parts": len(parts)} for number, part in enumerate(parts, 1)]
 
 
-def record_unsent_add(manager: Any, keys: list[Any], connection: BaseDatabaseWrapper) -> None:
+def record_unsent_add(
+    manager: Any, operation: m2m.M2MOperation, keys: list[Any] | None, connection: BaseDatabaseWrapper
+) -> None:
     """Make the event of an ``add()`` for which Django sent nothing, as nobody listens, in the open transaction."""
     metadata = model_metadata.get_metadata(type(manager.instance))
     event = _build_event("m2m_changed", model_metadata.get_metadata(manager.through).label, connection.alias)
     model_writes.set_object(event, metadata, manager.instance, connection)
-    first, *remaining_args = _encode_changed_keys("added", keys, manager)
+    first, *remaining_args = _encode_changed_keys("added", operation, keys)
     event.args = {
         "action": "post_add",
         "reverse": manager.reverse,
@@ -406,7 +411,6 @@ def _is_ignored(sender: Any) -> bool:
     return app is not None and (app.label == "signalbox" or app.label in config.IGNORE)
 
 
-@cache
 def _get_app(sender: type) -> AppConfig | None:
     """Return the app that a class belongs to, as the handler of the development server's static files does."""
     return apps.get_containing_app_config(sender.__module__) if apps.apps_ready else None

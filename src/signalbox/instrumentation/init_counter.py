@@ -11,6 +11,7 @@ from django.db.models.signals import post_init, pre_init
 from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import tracing
+from signalbox.core.instance_layer import InstanceLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,29 +20,36 @@ if TYPE_CHECKING:
 
 INIT_SIGNALS = {"pre_init": pre_init, "post_init": post_init}
 
+_layers: dict[str, InstanceLayer] = {}
+
 
 def install(names: set[str]) -> None:
     """Count the sends of those of the two signals that ``names`` holds."""
     for name in names & INIT_SIGNALS.keys():
         signal = INIT_SIGNALS[name]
-        signal.__dict__["send"] = _build_counting_send(name, signal)
+        layer = _layers.setdefault(name, InstanceLayer(signal))
+        layer.replace("send", _build_counting_send(name, signal, layer), is_direct=True)
 
 
 def uninstall() -> None:
-    """Leave both signals as Django made them."""
-    for signal in INIT_SIGNALS.values():
-        signal.__dict__.pop("send", None)
+    """Restore both signals."""
+    for name in list(_layers):
+        if _layers[name].remove():
+            del _layers[name]
 
 
-def _build_counting_send(name: str, signal: Signal) -> Callable[..., list[tuple[Any, Any]]]:
-    original = type(signal).send
+def _build_counting_send(name: str, signal: Signal, layer: InstanceLayer) -> Callable[..., list[tuple[Any, Any]]]:
+    original = layer.get_original("send")
+    is_replaced = "send" in vars(signal)
     get_trace = tracing._current_trace.get
     process = tracing.get_process_trace
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        if not layer.is_active:
+            return original(sender, **named)  # type: ignore[no-any-return]
         (get_trace() or tracing._process_trace or process()).init_counts[name][sender] += 1
-        if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
+        if not is_replaced and (not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS):
             return []
-        return original(signal, sender, **named)
+        return original(sender, **named)  # type: ignore[no-any-return]
 
     return send

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction
 from django.apps import apps
@@ -27,6 +27,7 @@ from signalbox.instrumentation import (
     m2m,
     model_metadata,
     model_writes,
+    patching,
     requests,
     returning,
     row_state,
@@ -45,12 +46,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("signalbox")
 
 
+DISPATCH_UID: Final = "signalbox"
+
+
 class _State:
     """What is installed."""
 
     def __init__(self) -> None:
         self.recording_filter: RecordingFilter | None = None
         self.recorded_signals: dict[Signal, str] = {}
+        self.setting_handler: SignalHandler | None = None
+        """Records ``setting_changed``, if that signal is recorded."""
 
 
 _state = _State()
@@ -75,6 +81,9 @@ def start_recording() -> None:
     stop_recording()
     if conf.is_disabled():
         return
+    if not patching.has_connection_methods():
+        logger.error("Nothing is recorded: this version of Django calls the database in another way.")
+        return
     recording_filter = _state.recording_filter = RecordingFilter(conf.get())
     for name, entry in catalog.BUILTIN_SIGNALS.items():
         if (
@@ -87,6 +96,7 @@ def start_recording() -> None:
     for signal, wrapper in _SIGNAL_WRAPPERS.items():
         if signal not in _state.recorded_signals:
             signals.wrap_sends(signal, wrapper)
+    setting_changed.connect(_on_setting_changed, dispatch_uid=DISPATCH_UID)
     init_counter.install(set(recording_filter.signal_names))
     model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
     row_state.install()
@@ -138,6 +148,8 @@ def stop_recording() -> None:
     unit_of_work.flush_all()
     for signal in (*_state.recorded_signals, *_SIGNAL_WRAPPERS):
         signals.restore_sends(signal)
+    setting_changed.disconnect(dispatch_uid=DISPATCH_UID)
+    _state.setting_handler = None
     _state.recorded_signals.clear()
     init_counter.uninstall()
     model_writes.uninstall()
@@ -202,6 +214,9 @@ def _record_signal(signal: Signal, name: str) -> None:
     recording_filter = _state.recording_filter
     if recording_filter is not None and name not in recording_filter and not recording_filter.includes_custom(name):
         handler = handlers.SubscribedOnlyHandler(name, handler)
+    if signal is setting_changed:
+        _state.setting_handler = handler
+        return
     signals.record_sends(signal, handler)
     wrapper = _SIGNAL_WRAPPERS.get(signal) or task_queues.get_signal_wrapper(signal)
     if signal is m2m_changed:
@@ -290,18 +305,18 @@ def _wrap_post_migrate(inner: Any) -> Any:
     return send
 
 
-def _wrap_setting_changed(inner: Any) -> Any:
-    def send(sender: Any, **named: Any) -> Any:
-        try:
-            return inner(sender, **named)
-        finally:
-            with _log_errors():
-                if named.get("setting") == "SIGNALBOX":
-                    start_recording()
-                elif named.get("setting") == "DATABASES":
-                    writer.clear_table_cache()
+def _on_setting_changed(sender: Any, signal: Any, **named: Any) -> None:
+    """Record a changed setting, and apply it.
 
-    return send
+    This is a receiver, as Django's own receiver counts the frames between itself and the code that changes a setting.
+    """
+    with _log_errors():
+        if _state.setting_handler is not None:
+            _state.setting_handler.handle_no_receivers(sender, named)
+        if named.get("setting") == "SIGNALBOX":
+            start_recording()
+        elif named.get("setting") == "DATABASES":
+            writer.clear_table_cache()
 
 
 _SIGNAL_WRAPPERS: dict[Signal, Any] = {
@@ -309,7 +324,6 @@ _SIGNAL_WRAPPERS: dict[Signal, Any] = {
     request_finished: _wrap_request_finished,
     connection_created: _wrap_connection_created,
     post_migrate: _wrap_post_migrate,
-    setting_changed: _wrap_setting_changed,
 }
 
 

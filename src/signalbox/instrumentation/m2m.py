@@ -7,8 +7,9 @@ sends nothing for ``add()``, the event is made here.
 from __future__ import annotations
 
 import logging
+import weakref
 from contextvars import ContextVar
-from functools import lru_cache, update_wrapper
+from functools import lru_cache, partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction
@@ -20,9 +21,8 @@ from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
 from signalbox.core import interrupts
-from signalbox.instrumentation import bulk, model_metadata, returning
+from signalbox.instrumentation import bulk, model_metadata, patching, returning
 from signalbox.instrumentation.autocommit import ensure_transaction
-from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,27 +45,59 @@ class M2MOperation:
         self.through: type[Model] = manager.through
         self.requested: returning.ReturningRequest | None = None
 
-    def get_changed_keys(self) -> list[Any]:
-        """Return the primary keys on the other side of the rows that were written."""
-        if self.requested is None or self.requested.rows is None:  # there was nothing to write
-            return []
-        own_value = self.manager.related_val[0]
-        # A symmetrical relation removes both of its rows in one statement: the other side of each is what is told.
-        related_values = list(
-            dict.fromkeys(there if here == own_value else here for here, there in self.requested.rows)
-        )
+    def get_changed_keys(self) -> list[Any] | None:
+        """Return the primary keys on the other side of the rows that were written; ``None`` if they are unknown."""
+        requested = self.requested
         column = self.manager.target_field.target_field
+        if requested is not None and requested.unknown_reason:
+            related_values = self._get_given_values()
+            if related_values is None:
+                return None
+        elif requested is None or requested.rows is None:  # there was nothing to write
+            return []
+        else:
+            own_value = self.manager.related_val[0]
+            # A symmetrical relation removes both of its rows in one statement: the other side of each is recorded.
+            related_values = list(dict.fromkeys(there if here == own_value else here for here, there in requested.rows))
         return related_values if column.primary_key else self._get_keys_for(related_values, column)
 
-    def _get_keys_for(self, values: list[Any], column: Any) -> list[Any]:
-        """Return the primary keys of the objects that hold ``values`` in ``column``, which the rows point at."""
+    def _get_given_values(self) -> list[Any] | None:
+        """Return what the rows that ``remove()`` deleted pointed at, if it deleted one for each object that it was
+        given; ``None`` otherwise. A table that Django made has each pair of objects once.
+        """
+        requested, manager = self.requested, self.manager
+        if requested is None or requested.kind != "delete" or not self.through._meta.auto_created:
+            return None
+        field, model = manager.target_field, manager.model
+        given = {
+            field.get_foreign_related_value(one)[0] if isinstance(one, model) else field.target_field.to_python(one)
+            for one in self.objects
+        }
+        is_complete = requested.is_counted and 0 < requested.row_count == len(given)
+        return list(given) if is_complete and not getattr(manager, "symmetrical", False) else None
+
+    def get_unknown_arguments(self) -> dict[str, Any]:
+        """Return what an event has in place of unknown keys: the number of rows, if it is known, and the reason."""
+        requested = self.requested
+        if requested is None:
+            return {}
+        reason = requested.unknown_reason or returning.NOT_READABLE
+        return {"count": requested.row_count if requested.is_counted else None, "keys_unknown": reason}
+
+    def _get_keys_for(self, values: list[Any], column: Any) -> list[Any] | None:
+        """Return the primary keys of the objects that hold ``values`` in ``column``, which the rows point at.
+
+        ``None`` if they can't be read.
+        """
         model = self.manager.model
         keys = {getattr(one, column.attname): one.pk for one in self.objects if isinstance(one, model)}
         if unknown := [value for value in values if value not in keys]:
             using = router.db_for_write(self.through, instance=self.manager.instance)
             objects: Any = QuerySet(model).using(using).filter(**{f"{column.name}__in": unknown})
-            with unit_of_work.without_query_logging(connections[using]):
-                keys |= dict(objects.values_list(column.attname, "pk"))
+            found = returning.read(connections[using], partial(dict, objects.values_list(column.attname, "pk")))
+            if found is None:
+                return None
+            keys |= found
         return [keys.get(value, value) for value in values]
 
 
@@ -75,15 +107,19 @@ current_operation: ContextVar[M2MOperation | None] = ContextVar("signalbox_m2m_o
 PATCHED_METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
 """``_clear_base`` came with Django 6.1; before, ``clear`` does the work itself."""
 
-_original_factory: Any = related_descriptors.create_forward_many_to_many_manager
-_record_add: Callable[[Any, list[Any], BaseDatabaseWrapper], None] | None = None
+_original_factory: Any
+_replacements: weakref.WeakKeyDictionary[type, dict[str, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+"""The replaced methods, by the class of the manager and the name."""
+_record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatabaseWrapper], None] | None = None
 
 
-def install(record_add: Callable[[Any, list[Any], BaseDatabaseWrapper], None]) -> None:
-    """Record changes; ``record(manager, keys, connection)`` makes the event of an ``add()`` that sent nothing."""
-    global _record_add
+def install(record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatabaseWrapper], None]) -> None:
+    """Record changes. ``record_add()`` makes the event of an ``add()`` that sent nothing."""
+    global _record_add, _original_factory
     _record_add = record_add
-    related_descriptors.create_forward_many_to_many_manager = _create_manager_class
+    _original_factory = patching.install(
+        related_descriptors, "create_forward_many_to_many_manager", _create_manager_class
+    )
     for manager_class in _iter_manager_classes():
         _wrap_manager(manager_class)
 
@@ -92,12 +128,9 @@ def uninstall() -> None:
     """Leave the managers as Django made them."""
     global _record_add
     _record_add = None
-    related_descriptors.create_forward_many_to_many_manager = _original_factory
-    for manager_class in _iter_manager_classes():
-        for name in PATCHED_METHODS:
-            original = getattr(manager_class.__dict__.get(name), "_signalbox_original", None)
-            if original is not None:
-                setattr(manager_class, name, original)
+    patching.uninstall(related_descriptors, "create_forward_many_to_many_manager")
+    for manager_class in list(_replacements):
+        _unwrap_manager(manager_class)
 
 
 def _create_manager_class(*args: Any, **kwargs: Any) -> Any:
@@ -117,17 +150,36 @@ def _iter_manager_classes() -> Iterator[type]:
 
 
 def _wrap_manager(manager_class: type) -> None:
+    if manager_class in _replacements:  # what another library has put on top stays there
+        return
+    replacements = _replacements[manager_class] = {}
     clear_method = "_clear_base" if "_clear_base" in manager_class.__dict__ else "clear"
     for name, wrapper in (("_add_items", _wrap_add), ("_remove_items", _wrap_remove), (clear_method, _wrap_clear)):
         original = manager_class.__dict__.get(name)
-        if original is not None and not hasattr(original, "_signalbox_original"):
+        if original is not None and patching.is_manager_method_applicable(name, original):
             replacement: Any = update_wrapper(wrapper(original), original)
-            replacement._signalbox_original = original
+            replacements[name] = weakref.ref(replacement)
             setattr(manager_class, name, replacement)
+
+
+def _unwrap_manager(manager_class: type) -> None:
+    """Restore the methods, unless another library has put a wrapper on top: then ours only call the originals."""
+    replacements = _replacements[manager_class]
+    for name, reference in list(replacements.items()):
+        replacement: Any = reference()
+        if replacement is None or manager_class.__dict__.get(name) is replacement:
+            if replacement is not None:
+                setattr(manager_class, name, replacement.__wrapped__)
+            del replacements[name]
+    if not replacements:
+        del _replacements[manager_class]
 
 
 def _wrap_add(original: Any) -> Any:
     def _add_items(self: Any, source_field_name: str, target_field_name: str, *objs: Any, **kwargs: Any) -> Any:
+        record_add = _record_add
+        if record_add is None:  # recording has stopped, and another library keeps this wrapper
+            return original(self, source_field_name, target_field_name, *objs, **kwargs)
         # A symmetrical relation's mirrored rows are told with the first.
         if not objs or not _is_recorded(self) or source_field_name != self.source_field_name:
             with _suppress_bulk_events(self):
@@ -139,10 +191,11 @@ def _wrap_add(original: Any) -> Any:
             _OperationContext(self, "insert", objs) as operation,
         ):
             result = original(self, source_field_name, target_field_name, *objs, **kwargs)
-            if _record_add is not None and not m2m_changed.has_listeners(self.through):
+            if not m2m_changed.has_listeners(self.through):
                 try:
-                    if keys := operation.get_changed_keys():
-                        _record_add(self, keys, connection)
+                    keys = operation.get_changed_keys()
+                    if keys is None or keys:
+                        record_add(self, operation, keys, connection)
                 except Exception as error:
                     interrupts.raise_if_interrupt(error)
                     logger.exception("A change of %s could not be recorded.", self.through)
@@ -153,10 +206,12 @@ def _wrap_add(original: Any) -> Any:
 
 def _wrap_remove(original: Any) -> Any:
     def removing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _record_add is None:
+            return original(self, *args, **kwargs)
         if not _is_recorded(self):
             with _suppress_bulk_events(self):
                 return original(self, *args, **kwargs)
-        with _OperationContext(self, "delete"):
+        with _OperationContext(self, "delete", args[2:]):  # remove() has the names of two fields before the objects
             return original(self, *args, **kwargs)
 
     return removing

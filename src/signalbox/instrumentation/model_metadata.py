@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+import time
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Field, Model
+from django.utils.choices import BaseChoiceIterator, CallableChoiceIterator
 
 from signalbox import conf
 from signalbox.core import interrupts, object_keys, query_guard
@@ -72,9 +74,13 @@ class ModelMetadata:
         "generated_positions",
         "has_secret_pk",
         "has_str",
+        "is_complete",
         "is_recorded",
+        "keeps_old_values",
         "label",
+        "m2m_policy",
         "mutable_positions",
+        "mutable_positions_by_names",
         "pk_attname",
         "pk_fields",
         "pk_positions",
@@ -87,10 +93,16 @@ class ModelMetadata:
         excluded_fields = conf.get_fields_by_option("exclude")
         self.label = fit_column(meta.label, 200)
         self.concrete_model = meta.concrete_model or model
-        relation = get_m2m_policy(model) if meta.auto_created else ""
+        self.is_complete = True
+        """False if a part could not be described. It is described again later."""
+        self.m2m_policy = _find_m2m_policy(model)
+        """``"exclude"`` or ``"redact"`` if the model's rows are a many-to-many field with this option."""
+        relation = self.m2m_policy if meta.auto_created else ""
         self.is_recorded = relation != "exclude" and (
             deliveries.get_source().is_subscribed_sender(meta.label) or not is_ignored(model, config)
         )
+        self.keeps_old_values = bool(self.is_recorded and _get_options(model).get("old_values", True))
+        """Whether the values that a row had when it was read are kept."""
         concrete = list(meta.concrete_fields)
         self.field_count = len(concrete)
         attnames = tuple(field.attname for field in concrete)
@@ -110,7 +122,7 @@ class ModelMetadata:
                 for field in concrete
                 if any(field.name in excluded_fields.get(label, ()) for label in _get_model_labels(field, model))
             ),
-            choices={field.name: dict(field.flatchoices) for field in concrete if field.choices},
+            choices={field.name: labels for field in concrete if (labels := self._get_choices(field))},
             primary_key=frozenset(field.name for field in meta.pk_fields),
             to_text={field.name: _build_text_serializer(field) for field in concrete if _has_own_serializer(field)},
         )
@@ -120,8 +132,10 @@ class ModelMetadata:
         self.mutable_positions = tuple(
             i
             for i, field in enumerate(concrete)
-            if field.get_internal_type() in MUTABLE_FIELD_TYPES or not type(field).__module__.startswith("django.")
+            if not type(field).__module__.startswith("django.") or field.get_internal_type() in MUTABLE_FIELD_TYPES
         )
+        self.mutable_positions_by_names: dict[tuple[str, ...], Sequence[int]] = {}
+        """Positions of mutable values in rows that were read in part, by the names of their fields."""
         self.generated_positions = tuple(i for i, field in enumerate(concrete) if field.generated)
         """Places of the fields that the database computes."""
         self.db_returning_attnames = frozenset(field.attname for field in meta.db_returning_fields)
@@ -144,6 +158,24 @@ class ModelMetadata:
         """The attribute that holds the primary key; none where it is composite."""
         self.has_secret_pk = encoder.has_secret_pk(model, redactor)
 
+    def _get_choices(self, field: Any) -> dict[Any, Any]:
+        """Return the labels of a field's choices.
+
+        Callable choices are not called: they may query, and what they return may change. Other choices of the
+        application's own classes are evaluated without queries.
+        """
+        if not isinstance(field.choices, list | tuple | BaseChoiceIterator) or isinstance(
+            field.choices, CallableChoiceIterator
+        ):
+            return {}
+        try:
+            return query_guard.call_without_queries(lambda: dict(field.flatchoices or ()), connection=None)
+        except Exception as error:
+            interrupts.raise_if_interrupt(error)
+            self.is_complete = False
+            logger.warning("The choices of %s.%s are recorded without labels.", self.label, field.name, exc_info=True)
+            return {}
+
     def get_key(self, instance: Model) -> str:
         """Return the primary key of ``instance`` as text; empty where it has none."""
         value = instance.pk if self.pk_attname is None else instance.__dict__.get(self.pk_attname)
@@ -159,6 +191,8 @@ class ModelMetadata:
 
     def format_key(self, value: Any) -> str:
         """Return a primary key's value as text."""
+        if len(self.pk_fields) == 1 and not object_keys.has_text(value):
+            value = _prepare_value(self.pk_fields[0], value)
         return object_keys.key_to_text(value, secret=self.has_secret_pk)
 
     def get_label(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
@@ -195,6 +229,15 @@ class ModelMetadata:
             return self.row_getter(state)
         except KeyError:
             return [state.get(attname, UNKNOWN) for attname in self.fields.attnames]
+
+
+def _prepare_value(field: Any, value: Any) -> Any:
+    """Return what the field sends to the database for ``value``, or ``value`` if it can't say that."""
+    try:
+        return field.get_db_prep_value(value, connections[DEFAULT_DB_ALIAS], prepared=False)
+    except Exception as error:  # noqa: BLE001 - the field's own code
+        interrupts.raise_if_interrupt(error)
+        return value
 
 
 def _has_own_serializer(field: Any) -> bool:
@@ -248,6 +291,7 @@ class ModelOptions(TypedDict, total=False):
     exclude: list[str] | tuple[str, ...] | set[str] | frozenset[str]
     redact: list[str] | tuple[str, ...] | set[str] | frozenset[str]
     record: bool
+    old_values: bool
 
 
 def configure_model(model: type[Model], **options: Unpack[ModelOptions]) -> None:
@@ -260,6 +304,7 @@ def configure_model(model: type[Model], **options: Unpack[ModelOptions]) -> None
         exclude: Names of fields that are not recorded.
         redact: Names of fields of which only the fact of a change is recorded, not the values.
         record: ``False`` records no events of the model.
+        old_values: ``False`` does not keep the values of rows that are read. Events contain only new values.
 
     Raises:
         TypeError: an option is unknown or has a wrong type.
@@ -267,7 +312,8 @@ def configure_model(model: type[Model], **options: Unpack[ModelOptions]) -> None
     """
     if not conf.is_valid_model_options(options):
         raise TypeError(
-            f"configure_model() was given {options!r}; exclude=[...], redact=[...] or record=False was expected."
+            f"configure_model() was given {options!r}; exclude=[...], redact=[...], record=False or "
+            "old_values=False was expected."
         )
     names = get_recordable_fields(model)
     for field in (*options.get("exclude", ()), *options.get("redact", ())):
@@ -286,10 +332,12 @@ def get_recordable_fields(model: type[Model]) -> set[str]:
     return {field.name for field in (*meta.concrete_fields, *meta.local_many_to_many)}
 
 
-@cache
 def get_m2m_policy(through: type[Model]) -> str:
-    """Return what is said of the many-to-many field whose rows ``through`` holds: ``"exclude"``, ``"redact"`` or
-    nothing."""
+    """Return the option of the many-to-many field whose rows ``through`` holds, or an empty text."""
+    return get_metadata(through).m2m_policy
+
+
+def _find_m2m_policy(through: type[Model]) -> str:
     for option in ("exclude", "redact"):
         options = conf.get_fields_by_option(cast("Any", option))
         if not options:
@@ -311,39 +359,78 @@ def is_ignored(model: type[Model], config: conf.Config) -> bool:
         return False
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
+    return not _get_options(model).get("record", True)
+
+
+def _get_options(model: type[Model]) -> dict[str, Any]:
+    """Return the options of ``model``, with those of the model that it is a proxy of."""
+    meta = model._meta
     concrete = meta.concrete_model or model
-    options = {**conf.get_model_options(concrete._meta.label_lower), **conf.get_model_options(meta.label_lower)}
-    return not options.get("record", True)
+    return {**conf.get_model_options(concrete._meta.label_lower), **conf.get_model_options(meta.label_lower)}
 
 
 _metadata_cache: dict[type[Model], ModelMetadata] = {}
 get_cached_metadata: Final = _metadata_cache.get
-"""Return the plan of a model that has one already: no call of Python's own, for what is done for every row."""
+"""Return the metadata of a model that was described completely: no call of a Python function for each row."""
+
+_incomplete: dict[type[Model], tuple[float, ModelMetadata]] = {}
+"""Models of which a part, or everything, could not be described, with the time to describe them again."""
+
+RETRY_SECONDS: Final = 60.0
+"""Seconds until a model that could not be described is described again."""
+
+HISTORICAL_MODULE: Final = "__fake__"
+"""The module of the models that migrations use."""
+
+_HISTORICAL_ATTRIBUTE: Final = "_signalbox_metadata"
+"""On a model of a migration, which lives no longer than the migration: its metadata, and when the cache was cleared."""
+
+_cleared_count = 0
 
 
 def get_metadata(model: type[Model]) -> ModelMetadata:
-    """Return the plan of ``model``."""
+    """Return the metadata of ``model``."""
     metadata = _metadata_cache.get(model)
-    if metadata is None:
-        try:
-            metadata = ModelMetadata(model, conf.get(), get_redactor())
-        except Exception as error:  # a field's own code; a model that can't be understood is not recorded
-            interrupts.raise_if_interrupt(error)
-            logger.exception("%s can't be recorded.", model)
-            metadata = ModelMetadata.__new__(ModelMetadata)
-            metadata.concrete_model, metadata.is_recorded, metadata.mutable_positions, metadata.field_count = (
-                model,
-                False,
-                (),
-                len(model._meta.concrete_fields),
-            )
-        if model.__module__ != "__fake__":  # a migration's models live as long as the migration
-            _metadata_cache[model] = metadata
+    if metadata is not None:
+        return metadata
+    if model.__module__ == HISTORICAL_MODULE:
+        kept = model.__dict__.get(_HISTORICAL_ATTRIBUTE)
+        if kept is None or kept[0] != _cleared_count:
+            kept = _cleared_count, _describe(model)
+            setattr(model, _HISTORICAL_ATTRIBUTE, kept)
+        return cast("ModelMetadata", kept[1])
+    incomplete = _incomplete.get(model)
+    if incomplete is not None and time.monotonic() < incomplete[0]:
+        return incomplete[1]
+    metadata = _describe(model)
+    if metadata.is_complete:
+        _metadata_cache[model] = metadata
+        _incomplete.pop(model, None)
+    else:
+        _incomplete[model] = time.monotonic() + RETRY_SECONDS, metadata
     return metadata
 
 
+def _describe(model: type[Model]) -> ModelMetadata:
+    try:
+        return ModelMetadata(model, conf.get(), get_redactor())
+    except Exception as error:  # a field's own code; a model that can't be described is not recorded
+        interrupts.raise_if_interrupt(error)
+        logger.exception("%s can't be recorded.", model)
+        metadata = ModelMetadata.__new__(ModelMetadata)
+        metadata.concrete_model, metadata.field_count = model, len(model._meta.concrete_fields)
+        metadata.is_recorded = metadata.keeps_old_values = metadata.is_complete = False
+        metadata.mutable_positions = ()
+        metadata.m2m_policy = ""
+        metadata.label, metadata.has_str = fit_column(model._meta.label, 200), False
+        metadata.pk_attname, metadata.pk_fields, metadata.has_secret_pk = None, [], True
+        return metadata
+
+
 def clear_cache() -> None:
-    """Work plans out anew: the setting has changed."""
+    """Describe models again: the setting has changed."""
+    global _cleared_count
+    _cleared_count += 1
     _metadata_cache.clear()
-    get_m2m_policy.cache_clear()
+    _incomplete.clear()
     reset_redactor()

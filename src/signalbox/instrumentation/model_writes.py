@@ -7,6 +7,7 @@ row that never was. So the event is made in ``Model._save_table``, inside the tr
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import django
@@ -16,12 +17,12 @@ from django.db.models.deletion import Collector
 
 from signalbox.core import interrupts, tracing
 from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
-from signalbox.instrumentation import autocommit, bulk, model_metadata, row_state
+from signalbox.instrumentation import autocommit, bulk, model_metadata, patching, row_state
 from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
 from signalbox.serialization.diff import NON_EXPRESSION_TYPES, RowChange, is_expression
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -48,9 +49,10 @@ UNSENT_DELETE_ARGS: Final = '{"unsent":true}'
 LEAVES_STALE_VALUES: Final = django.VERSION < (6, 0)
 """Whether an update leaves expressions on the instance, and what the database had computed before it."""
 
-_original_save_table: Any = Model._save_table  # type: ignore[attr-defined]
-_original_delete: Any = Collector.delete
-_original_has_signal_listeners: Any = Collector._has_signal_listeners  # type: ignore[attr-defined]
+_original_save_table: Any
+_original_delete: Any
+_original_has_signal_listeners: Any
+"""What the methods were when recording was installed."""
 
 
 _record_all_saves = _record_all_deletes = False
@@ -60,27 +62,28 @@ _record_all_saves = _record_all_deletes = False
 def install(*, saves: bool, deletes: bool) -> None:
     """Record rows that are saved and deleted, and those in any case that durable receivers wait for."""
     global _record_all_saves, _record_all_deletes
+    global _original_save_table, _original_delete, _original_has_signal_listeners
     _record_all_saves, _record_all_deletes = saves, deletes
     subscribed = deliveries.get_source().get_subscribed_signals()
     if saves or "post_save" in subscribed:
-        Model._save_table = _save_table  # type: ignore[attr-defined]
+        _original_save_table = patching.install(Model, "_save_table", _save_table)
     if deletes or "post_delete" in subscribed:
-        Collector.delete = _delete  # type: ignore[method-assign]
+        _original_delete = patching.install(Collector, "delete", _delete)
     if "post_delete" in subscribed:
-        Collector._has_signal_listeners = _has_signal_listeners  # type: ignore[attr-defined]
+        _original_has_signal_listeners = patching.install(Collector, "_has_signal_listeners", _has_signal_listeners)
 
 
 def uninstall() -> None:
     """Leave the classes as Django made them."""
-    Model._save_table = _original_save_table  # type: ignore[attr-defined]
-    Collector.delete = _original_delete  # type: ignore[method-assign]
-    Collector._has_signal_listeners = _original_has_signal_listeners  # type: ignore[attr-defined]
+    patching.uninstall(Model, "_save_table")
+    patching.uninstall(Collector, "delete")
+    patching.uninstall(Collector, "_has_signal_listeners")
 
 
-def _has_signal_listeners(self: Collector, model: type[Model]) -> bool:
+def _has_signal_listeners(self: Collector, model: type[Model], *args: Any, **kwargs: Any) -> bool:
     """A durable receiver of ``post_delete`` hears of each object, as a connected one does: of its model's objects they
     are not deleted unseen."""
-    found: bool = _original_has_signal_listeners(self, model)
+    found: bool = _original_has_signal_listeners(self, model, *args, **kwargs)
     return found or (
         deliveries.get_source().has_subscriber("post_delete", model._meta.label)
         and model_metadata.get_metadata(model).is_recorded
@@ -95,6 +98,7 @@ def _save_table(
     force_update: bool = False,
     using: Any = None,
     update_fields: Any = None,
+    **kwargs: Any,
 ) -> Any:
     metadata = model_metadata.get_metadata(self.__class__)
     if (
@@ -102,14 +106,14 @@ def _save_table(
         or not metadata.is_recorded
         or not (_record_all_saves or deliveries.get_source().has_subscriber("post_save", metadata.label))
     ):
-        return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
+        return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields, **kwargs)
     connection = connections[using]
     if backends.in_transaction(connection):
-        return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields)
+        return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields, kwargs)
     original_state = self.__dict__.copy()
     try:
         with autocommit.ensure_transaction(using, metadata.label, "post_save"):
-            return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields)
+            return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields, kwargs)
     except BaseException as error:
         if interrupts.is_interrupt(error):
             autocommit.leave_autocommit_block(connection)
@@ -139,6 +143,7 @@ def _save_row(
     force_update: bool,
     connection: BaseDatabaseWrapper,
     update_fields: Any,
+    kwargs: dict[str, Any],
 ) -> Any:
     using = connection.alias
     uow = unit_of_work.get_or_attach(connection)
@@ -146,7 +151,7 @@ def _save_row(
         () if LEAVES_STALE_VALUES else metadata.get_values(self)
     )  # Django 6 replaces expressions by what the database returns
     try:
-        updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields)
+        updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields, **kwargs)
     except BaseException:
         _record_failed_pre_save(self, metadata, using)
         raise
@@ -198,7 +203,8 @@ def _record_save(
     new_row = row_state.merge_written(known_row, written)
     if LEAVES_STALE_VALUES:
         new_row = _mask_stale_values(new_row, metadata.generated_positions if updated else ())
-    setattr(state, row_state.ROW_ATTRIBUTE, new_row)
+    if metadata.keeps_old_values:
+        setattr(state, row_state.ROW_ATTRIBUTE, new_row)
     setattr(state, PENDING_POST_SAVE, event)
     uow.add(event)
 
@@ -289,16 +295,16 @@ def _get_written_values(
     return row_state.copy_mutable_values(metadata, written)
 
 
-def _delete(self: Collector) -> Any:
+def _delete(self: Collector, *args: Any, **kwargs: Any) -> Any:
     """Record the delete for which Django sends nothing: one object that nobody listens to and nothing points at."""
     single = _get_single_instance(self)
     if single is None:
-        return _original_delete(self)
+        return _original_delete(self, *args, **kwargs)
     metadata, instance = single
     key = instance.pk
     try:
         with autocommit.ensure_transaction(self.using, metadata.label, "post_delete") as connection:
-            return _delete_row(self, metadata, instance, connection)
+            return _delete_row(metadata, instance, connection, partial(_original_delete, self, *args, **kwargs))
     except BaseException:
         instance.pk = key  # as above: Django takes it away before the COMMIT
         raise
@@ -317,7 +323,12 @@ def _get_single_instance(collector: Collector) -> tuple[ModelMetadata, Model] | 
     return metadata, instance
 
 
-def _delete_row(collector: Collector, metadata: ModelMetadata, instance: Model, connection: BaseDatabaseWrapper) -> Any:
+def _delete_row(
+    metadata: ModelMetadata,
+    instance: Model,
+    connection: BaseDatabaseWrapper,
+    delete: Callable[[], Any],
+) -> Any:
     event = None
     try:
         event = build_delete_event(instance, metadata, connection)
@@ -327,9 +338,9 @@ def _delete_row(collector: Collector, metadata: ModelMetadata, instance: Model, 
         logger.exception("A delete of %s could not be recorded.", metadata.label)
     if metadata.through_fields:
         with bulk.suppress_bulk_events(metadata.concrete_model):
-            result = _original_delete(collector)
+            result = delete()
     else:
-        result = _original_delete(collector)
+        result = delete()
     if event is not None and result[0]:
         unit_of_work.get_or_attach(connection).add(event)
     return result
@@ -358,7 +369,7 @@ def _get_fallback_row(metadata: ModelMetadata, instance: Model) -> Sequence[Any]
     """Return what an instance without a snapshot tells of its row: all it carries if it is a copy, else its key."""
     values = metadata.get_values(instance)
     state = instance._state
-    if not state.adding and row_state.get_known_row(metadata, state) is UNKNOWN:
+    if metadata.keeps_old_values and not state.adding and row_state.get_known_row(metadata, state) is UNKNOWN:
         return row_state.copy_mutable_values(metadata, values)
     positions = dict(metadata.pk_positions)
     return [value if position in positions else UNKNOWN for position, value in enumerate(values)]

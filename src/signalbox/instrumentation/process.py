@@ -5,17 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from signalbox.core import tracing
-from signalbox.instrumentation import install
+from signalbox.instrumentation import install, patching
 from signalbox.pipeline import exporter
 
 if TYPE_CHECKING:
     from django.dispatch import Signal
 
+    from signalbox.instrumentation.patching import PatchState
+
 _recorded_signals: dict[Signal, str] = {}
+_patch_states: tuple[bool, list[PatchState]] | None = None
+"""What ``get_patch_states`` returned before recording was disabled."""
 
 
 def disable_recording_for_process() -> None:
     """Stop recording in this process, and discard its events so far. Only for a process that runs one command."""
+    global _patch_states
+    _patch_states = get_patch_states()
     _recorded_signals.update(install.get_recorded_signals())
     exporter.discard_pending()
     install.stop_recording()
@@ -29,3 +35,11 @@ def disable_recording_for_process() -> None:
 def get_recorded_signals() -> dict[Signal, str]:
     """Return the signals whose sends are recorded, or were before this process became quiet, by name."""
     return install.get_recorded_signals() or dict(_recorded_signals)
+
+
+def get_patch_states() -> tuple[bool, list[PatchState]]:
+    """Return whether this process records, and the states of the patches; those from before it was disabled."""
+    if _patch_states is not None and not install.is_recording():
+        return _patch_states
+    is_recording = install.is_recording()
+    return is_recording, list(patching.get_states(is_recording=is_recording))

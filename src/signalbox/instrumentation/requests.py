@@ -13,6 +13,7 @@ from django.db import connections
 
 from signalbox import conf
 from signalbox.core import tracing
+from signalbox.core.instance_layer import InstanceLayer
 from signalbox.core.tracing import Trace
 from signalbox.instrumentation import signal_arguments
 from signalbox.pipeline import exporter, unit_of_work
@@ -139,17 +140,20 @@ def postpone_connection_close() -> Iterator[None]:
     connection that has just been closed would open another, once a request.
     """
     postponed: list[Any] = []
+    layers: list[InstanceLayer] = []
     open_connections = [
         c
         for c in connections.all(initialized_only=True)
         if unit_of_work.get_unit_of_work(c) is not None and c.connection is not None
     ]
     for connection in open_connections:
-        connection.__dict__["close_if_unusable_or_obsolete"] = partial(postponed.append, connection)
+        layer = InstanceLayer(connection)
+        layer.replace("close_if_unusable_or_obsolete", partial(postponed.append, connection))
+        layers.append(layer)
     try:
         yield
     finally:
-        for connection in open_connections:
-            connection.__dict__.pop("close_if_unusable_or_obsolete", None)
+        for layer in layers:
+            layer.remove()
         for connection in postponed:
             connection.close_if_unusable_or_obsolete()

@@ -1,24 +1,23 @@
-"""The values a row had when it was last read or written, kept on the instance at next to no cost.
+"""The values that a row had when it was last read or written, kept on the instance.
 
-``Model.from_db`` is given the row's values as a list of its own: keeping a reference to it is all that loading pays.
-The snapshot lives in ``instance._state``, which copies and pickles leave behind.
+``Model.from_db`` keeps the values that it is given, with copies of those that can be changed in place. They are in
+``instance._state``, which copies and pickles do not contain.
 """
 
 from __future__ import annotations
 
 import weakref
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import django
 from django.db import connections, router
 from django.db.models import Model
 from django.db.models.base import ModelState
 from django.db.models.fields.files import FieldFile
 from django.db.models.query_utils import DeferredAttribute
 
+from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN
-from signalbox.instrumentation import model_metadata
+from signalbox.instrumentation import model_metadata, patching
 from signalbox.pipeline import unit_of_work
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def pop_attribute(state: ModelState, name: str) -> Any:
 
 def get_known_row(metadata: ModelMetadata, state: ModelState) -> Any:
     """Return the row's known values in the order of the plan's fields; ``UNKNOWN`` if nothing was read."""
+    if not metadata.keeps_old_values:
+        return UNKNOWN
     row: Any = getattr(state, ROW_ATTRIBUTE, UNKNOWN)
     if type(row) is PartialRow:
         row = row.get_values(metadata)
@@ -74,32 +75,41 @@ def get_row_before_write(metadata: ModelMetadata, instance: Model, using: str) -
 
 
 def copy_mutable_values(metadata: ModelMetadata, values: Sequence[Any]) -> Sequence[Any]:
-    """Return ``values`` as they can be kept: what is changed in place is copied."""
+    """Return ``values`` with copies of those that can be changed in place. ``values`` itself is not changed."""
     if not metadata.mutable_positions:
         return values
     copied = list(values)
     for position in metadata.mutable_positions:
-        if copied[position] is not None:
-            copied[position] = _copy_value(copied[position])
+        value = copied[position]
+        if value is not None:
+            copied[position] = _copy_value(value)
     return tuple(copied) if type(values) is tuple else copied
 
 
 def copy_mutable_partial(metadata: ModelMetadata, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
     """Return the same of a row of which these attributes were read; the values are in the order of the fields."""
-    positions = _get_mutable_positions(metadata, tuple(names))
-    if not positions:
-        return values
+    if not metadata.mutable_positions:
+        return tuple(values)
     copied = list(values)
-    for position in positions:
+    for position in _get_mutable_positions(metadata, names):
         copied[position] = _copy_value(copied[position])
     return copied
 
 
-@lru_cache(1024)
-def _get_mutable_positions(metadata: ModelMetadata, names: tuple[str, ...]) -> list[int]:
-    """Return where among the values of ``names`` those stand that are changed in place."""
-    read = [place for place, attname in enumerate(metadata.fields.attnames) if attname in names]
-    return [position for position, place in enumerate(read) if place in metadata.mutable_positions]
+def _get_mutable_positions(metadata: ModelMetadata, names: Sequence[str]) -> Sequence[int]:
+    """Return the positions of mutable values among the values of ``names``."""
+    key = tuple(names)
+    positions = metadata.mutable_positions_by_names.get(key)
+    if positions is None:
+        read = [place for place, attname in enumerate(metadata.fields.attnames) if attname in key]
+        positions = [position for position, place in enumerate(read) if place in metadata.mutable_positions]
+        if len(metadata.mutable_positions_by_names) < MAX_CACHED_NAMES:
+            metadata.mutable_positions_by_names[key] = positions
+    return positions
+
+
+MAX_CACHED_NAMES: Final = 100
+"""Combinations of loaded fields that are cached for each model."""
 
 
 def merge_written(known: Any, written: Sequence[Any]) -> Sequence[Any]:
@@ -109,17 +119,55 @@ def merge_written(known: Any, written: Sequence[Any]) -> Sequence[Any]:
     return [was if value is UNKNOWN else value for was, value in zip(known, written, strict=True)]
 
 
+_IMMUTABLE_TYPES: Final = frozenset({type(None), bool, int, float, str, bytes, complex})
+
+
 def _copy_value(value: Any) -> Any:
-    """Return ``value`` as it is now: containers are copied, a file is its name, anything else is taken to stay."""
-    if type(value) is dict and not value:  # in this order: a value of any other class may refuse to be true or false
-        return {}
-    if isinstance(value, dict):
-        return {key: _copy_value(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy_value(item) for item in value] if value else []
-    if isinstance(value, FieldFile):
-        return str(value)
-    return value.copy() if type(value) in (set, bytearray) else value
+    """Return a copy of ``value`` that does not change with it: a container with its contents, the name of a file.
+
+    A value of another class is expected not to change. ``UNKNOWN`` if the value's own code raises an exception.
+    """
+    kind = type(value)
+    if kind in _IMMUTABLE_TYPES:
+        return value
+    if kind is dict and _IMMUTABLE_TYPES.issuperset(map(type, value.values())):
+        return value.copy()
+    if kind is list and _IMMUTABLE_TYPES.issuperset(map(type, value)):
+        return value.copy()
+    try:
+        return _copy_nested(value)
+    except Exception as error:  # noqa: BLE001 - the value's own class
+        interrupts.raise_if_interrupt(error)
+        return UNKNOWN
+
+
+def _copy_nested(root: Any) -> Any:
+    """Return a copy of ``root`` with copies of the dicts and lists in it. A value may be in several, or in itself."""
+    copies: dict[int, Any] = {}
+    pending: list[Any] = []
+
+    def copy(value: Any) -> Any:
+        if type(value) in _IMMUTABLE_TYPES:
+            return value
+        if isinstance(value, dict | list):
+            if id(value) not in copies:
+                copies[id(value)] = {} if isinstance(value, dict) else []
+                pending.append(value)
+            return copies[id(value)]
+        if isinstance(value, FieldFile):
+            return str(value)
+        return value.copy() if type(value) in (set, bytearray) else value
+
+    copied = copy(root)
+    while pending:
+        source = pending.pop()
+        target = copies[id(source)]
+        if isinstance(source, dict):
+            for key, item in source.items():
+                target[key] = copy(item)
+        else:
+            target.extend(map(copy, source))
+    return copied
 
 
 class PartialRow:
@@ -128,7 +176,7 @@ class PartialRow:
     __slots__ = ("names", "raw_values")
 
     def __init__(self, names: Sequence[str], raw_values: Sequence[Any]) -> None:
-        self.names = frozenset(names)
+        self.names = tuple(names)
         self.raw_values = raw_values
 
     def get_values(self, metadata: ModelMetadata) -> list[Any]:
@@ -215,124 +263,101 @@ def expire(instances: Sequence[Model]) -> BulkStateSavepoint:
 
 # ------------------------------------------------------------------ where Django reads rows
 
-_originals: dict[tuple[type, str], Any] = {}
+
+_original_refresh_from_db: Any
+_original_fetch_many: Any
+_original_getstate: Any
 
 
 def install() -> None:
-    """Note the values of every row that is read."""
-    _patch(Model, "from_db", classmethod(_wrap_from_db(Model.__dict__["from_db"].__func__)))
-    _patch(Model, "refresh_from_db", _wrap_refresh_from_db(Model.__dict__["refresh_from_db"]))
-    if "fetch_many" in DeferredAttribute.__dict__:  # Django 6.1
-        _patch(DeferredAttribute, "fetch_many", _wrap_fetch_many(DeferredAttribute.__dict__["fetch_many"]))
-    _patch(ModelState, "__getstate__", _wrap_getstate(ModelState.__dict__.get("__getstate__")))
+    """Keep the values of every row that is read."""
+    global _original_refresh_from_db, _original_fetch_many, _original_getstate
+    _share_attribute_names()
+    patching.install_built(Model, "from_db", _build_from_db)
+    _original_refresh_from_db = patching.install(Model, "refresh_from_db", _refresh_from_db)
+    if hasattr(DeferredAttribute, "fetch_many"):  # Django 6.1
+        _original_fetch_many = patching.install(DeferredAttribute, "fetch_many", _fetch_many)
+    _original_getstate = patching.install(ModelState, "__getstate__", _getstate)
+
+
+def _share_attribute_names() -> None:
+    """Set the attributes on one state early.
+
+    Python shares the names of attributes between instances if the first instances of a class have them. Otherwise each
+    state would need a dict of its own, of 180 bytes.
+    """
+    state = ModelState()
+    for name in PRIVATE_ATTRIBUTES:
+        setattr(state, name, None)
 
 
 def uninstall() -> None:
-    """Leave the classes as Django made them."""
-    for (owner, name), original in _originals.items():
-        if original is None:
-            delattr(owner, name)
+    """Restore the classes."""
+    patching.uninstall(Model, "from_db")
+    patching.uninstall(Model, "refresh_from_db")
+    patching.uninstall(DeferredAttribute, "fetch_many")
+    patching.uninstall(ModelState, "__getstate__")
+
+
+def _build_from_db(layer: patching.Layer) -> Any:
+    original = layer.original
+    get_cached_metadata, get_metadata = model_metadata.get_cached_metadata, model_metadata.get_metadata
+
+    def from_db(cls: type[Model], db: Any, field_names: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
+        if not layer.is_active:
+            return original(cls, db, field_names, values, *args, **kwargs)
+        metadata = get_cached_metadata(cls) or get_metadata(cls)
+        if not metadata.keeps_old_values:
+            return original(cls, db, field_names, values, *args, **kwargs)
+        # Before the predecessor: __init__ and receivers of post_init may change mutable values.
+        row: Any
+        if len(values) != metadata.field_count:
+            row = PartialRow(field_names, copy_mutable_partial(metadata, field_names, values))
+        elif metadata.mutable_positions:
+            row = copy_mutable_values(metadata, values)
         else:
-            setattr(owner, name, original)
-    _originals.clear()
+            row = tuple(values)
+        instance = original(cls, db, field_names, values, *args, **kwargs)
+        instance._state._signalbox_row = row
+        return instance
+
+    return from_db
 
 
-def _patch(owner: type, name: str, replacement: Any) -> None:
-    _originals[owner, name] = owner.__dict__.get(name)
-    setattr(owner, name, replacement)
-
-
-_EMPTY_DICT: Final[dict[str, Any]] = {}
-"""What is kept of an empty dict: one for all, as nobody changes what is kept."""
-
-
-FROM_DB_IS_SUPPORTED: Final = django.VERSION < (6, 2)
-"""Whether Django's own ``from_db`` is known to do what stands below; a test compares them."""
-
-
-def _wrap_from_db(original: Any) -> Any:
-    known = model_metadata.get_cached_metadata
-
-    def from_db(cls: type[Model], db: str | None, field_names: Any, values: Any, *, fetch_mode: Any = None) -> Model:
-        metadata = known(cls)
-        if metadata is None or type(values) is not list or len(values) != metadata.field_count:
-            return _load_through_original(original, cls, db, field_names, values, fetch_mode)
-        # What Django's own does with a whole row: its call would be half of what loading pays.
-        new: Any = cls(*values)
-        state = new._state
-        state.adding = False
-        state.db = db
-        if fetch_mode is not None:
-            state.fetch_mode = fetch_mode
-        # ``values`` is a list of the row's own, which nobody reads afterwards: what is changed in place is copied
-        # within it.
-        for position in metadata.mutable_positions:
-            value = values[position]
-            if value is not None:
-                values[position] = _EMPTY_DICT if type(value) is dict and not value else _copy_value(value)
-        state._signalbox_row = values
-        return new  # type: ignore[no-any-return]
-
-    def from_db_with(
-        cls: type[Model], db: str | None, field_names: Any, values: Any, *, fetch_mode: Any = None
-    ) -> Model:
-        return _load_through_original(original, cls, db, field_names, values, fetch_mode)
-
-    return from_db if FROM_DB_IS_SUPPORTED and original.__module__ == Model.__module__ else from_db_with
-
-
-def _load_through_original(
-    original: Any, cls: type[Model], db: str | None, field_names: Any, values: Any, fetch_mode: Any
-) -> Model:
-    """Let ``original`` make the object of a row: one that was read in part, or the first of its model."""
-    new: Model = original(cls, db, field_names, values, **({} if fetch_mode is None else {"fetch_mode": fetch_mode}))
-    new._state._signalbox_row = _build_row(model_metadata.get_metadata(cls), field_names, values)  # type: ignore[attr-defined]
-    return new
-
-
-def _build_row(metadata: ModelMetadata, names: Any, values: Any) -> Any:
-    """Return what is kept of a row that was read in part, or comes as no list of its own."""
-    if len(values) != metadata.field_count:
-        return PartialRow(
-            names, copy_mutable_partial(metadata, names, values) if metadata.mutable_positions else values
-        )
-    return copy_mutable_values(metadata, values)
-
-
-def _wrap_refresh_from_db(original: Any) -> Any:
-    def refresh_from_db(self: Model, using: Any = None, fields: Any = None, from_queryset: Any = None) -> None:
-        if fields is not None:
-            fields = set(fields)
-        source = {} if from_queryset is None else {"from_queryset": from_queryset}  # an override may not know it
-        is_full = from_queryset is None and fields is None
-        read = None if is_full else _get_refreshed_names(self, fields, from_queryset)
-        savepoint = StateSavepoint(self._state, getattr(self._state, ROW_ATTRIBUTE, UNKNOWN))
-        original(self, using, fields, **source)
-        metadata = model_metadata.get_metadata(self.__class__)
-        if not metadata.is_recorded:
-            return
-        values = metadata.get_values(self)
-        if read is not None:
-            known = get_row_before_write(metadata, self, str(self._state.db))
-            if known is UNKNOWN:
-                known = [UNKNOWN] * len(values)
-            values = [
-                new if name in read or attname in read else was
-                for name, attname, was, new in zip(
-                    metadata.fields.names, metadata.fields.attnames, known, values, strict=True
-                )
-            ]
-        setattr(self._state, ROW_ATTRIBUTE, copy_mutable_values(metadata, values))
-        # What was read may be a change of the open transaction, and go with it.
-        if (
-            self._state.db
-            and (found := unit_of_work.get_unit_of_work(connections[self._state.db])) is not None
-            and not found.is_empty()
-        ):
-            found.add_rollbackable(savepoint)
-
-    refresh_from_db.alters_data = True  # type: ignore[attr-defined]
-    return refresh_from_db
+def _refresh_from_db(
+    self: Model, using: Any = None, fields: Any = None, from_queryset: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    if fields is not None:
+        fields = set(fields)
+    if args or from_queryset is not None:  # an override may not know it
+        args = (from_queryset, *args)
+    is_full = from_queryset is None and fields is None
+    read = None if is_full else _get_refreshed_names(self, fields, from_queryset)
+    savepoint = StateSavepoint(self._state, getattr(self._state, ROW_ATTRIBUTE, UNKNOWN))
+    result = _original_refresh_from_db(self, using, fields, *args, **kwargs)
+    metadata = model_metadata.get_metadata(self.__class__)
+    if not metadata.is_recorded or not metadata.keeps_old_values:
+        return result
+    values = metadata.get_values(self)
+    if read is not None:
+        known = get_row_before_write(metadata, self, str(self._state.db))
+        if known is UNKNOWN:
+            known = [UNKNOWN] * len(values)
+        values = [
+            new if name in read or attname in read else was
+            for name, attname, was, new in zip(
+                metadata.fields.names, metadata.fields.attnames, known, values, strict=True
+            )
+        ]
+    setattr(self._state, ROW_ATTRIBUTE, copy_mutable_values(metadata, values))
+    # What was read may be a change of the open transaction, and go with it.
+    if (
+        self._state.db
+        and (found := unit_of_work.get_unit_of_work(connections[self._state.db])) is not None
+        and not found.is_empty()
+    ):
+        found.add_rollbackable(savepoint)
+    return result
 
 
 def _get_refreshed_names(instance: Model, fields: set[str] | None, queryset: Any) -> set[str]:
@@ -348,27 +373,22 @@ def _get_refreshed_names(instance: Model, fields: set[str] | None, queryset: Any
     return fields or (every if deferred else set(names))
 
 
-def _wrap_fetch_many(original: Any) -> Any:
-    def fetch_many(self: Any, instances: Any) -> None:
-        attname = self.field.attname
-        missing = [instance for instance in instances if attname not in instance.__dict__]
-        original(self, instances)
-        for instance in missing:
-            metadata = model_metadata.get_metadata(instance.__class__)
-            row = get_known_row(metadata, instance._state)
-            if row is not UNKNOWN and attname in instance.__dict__ and attname in metadata.fields.attnames:
-                row = list(row)
-                row[metadata.fields.attnames.index(attname)] = _copy_value(instance.__dict__[attname])
-                setattr(instance._state, ROW_ATTRIBUTE, row)
-
-    return fetch_many
+def _fetch_many(self: Any, instances: Any, *args: Any, **kwargs: Any) -> Any:
+    attname = self.field.attname
+    missing = [instance for instance in instances if attname not in instance.__dict__]
+    result = _original_fetch_many(self, instances, *args, **kwargs)
+    for instance in missing:
+        metadata = model_metadata.get_metadata(instance.__class__)
+        row = get_known_row(metadata, instance._state)
+        if row is not UNKNOWN and attname in instance.__dict__ and attname in metadata.fields.attnames:
+            row = list(row)
+            row[metadata.fields.attnames.index(attname)] = _copy_value(instance.__dict__[attname])
+            setattr(instance._state, ROW_ATTRIBUTE, row)
+    return result
 
 
-def _wrap_getstate(original: Any) -> Any:
-    def __getstate__(self: ModelState) -> dict[str, Any]:  # noqa: N807 - it becomes the class's
-        state: dict[str, Any] = self.__dict__.copy() if original is None else original(self)
-        for name in PRIVATE_ATTRIBUTES:
-            state.pop(name, None)
-        return state
-
-    return __getstate__
+def _getstate(self: ModelState) -> dict[str, Any]:
+    state: dict[str, Any] = dict(_original_getstate(self) or {})
+    for name in PRIVATE_ATTRIBUTES:
+        state.pop(name, None)
+    return state

@@ -12,12 +12,14 @@ from contextvars import ContextVar
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction
 from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import interrupts, receivers, tracing
 from signalbox.core.event import ReceiverCall
+from signalbox.core.instance_layer import InstanceLayer
+from signalbox.instrumentation import patching
 from signalbox.pipeline.deliveries import DeliveryError
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("signalbox")
 
-SEND_METHODS: Final = ("send", "send_robust", "asend", "asend_robust")
+SEND_METHODS: Final = patching.SEND_METHODS
 
 
 class SignalHandler(Protocol):
@@ -45,26 +47,37 @@ class SignalHandler(Protocol):
         """It was sent, and nobody listens."""
 
 
+_layers: dict[Signal, InstanceLayer] = {}
+
+
 def record_sends(signal: Signal, handler: SignalHandler) -> None:
     """Record every send of ``signal``."""
-    signal.__dict__.update(_build_methods(signal, handler))
+    layer = _layers.setdefault(signal, InstanceLayer(signal))
+    for name, method in _build_methods(signal, handler, layer).items():
+        if _is_applicable(name):
+            layer.replace(name, method)
 
 
 def wrap_sends(signal: Signal, wrapper: Callable[[Any], Any]) -> None:
     """Apply ``wrapper`` to each send method of ``signal``, recorded or not."""
-    for method in SEND_METHODS:
-        inner = getattr(signal, method)
-        outer = wrapper(inner)
-        signal.__dict__[method] = markcoroutinefunction(outer) if iscoroutinefunction(inner) else outer
+    layer = _layers.setdefault(signal, InstanceLayer(signal))
+    for name in SEND_METHODS:
+        if _is_applicable(name):
+            layer.replace(name, wrapper(layer.get_current(name)))
+
+
+def _is_applicable(name: str) -> bool:
+    return patching.is_applicable(patching.get_patch(Signal, name), getattr(Signal, name, None))
 
 
 def restore_sends(signal: Signal) -> None:
-    """Leave ``signal`` as Django made it."""
-    for name in SEND_METHODS:
-        signal.__dict__.pop(name, None)
+    """Restore the methods of ``signal``."""
+    layer = _layers.get(signal)
+    if layer is not None and layer.remove():
+        del _layers[signal]
 
 
-def _build_methods(signal: Signal, handler: SignalHandler) -> dict[str, Any]:
+def _build_methods(signal: Signal, handler: SignalHandler, layer: InstanceLayer) -> dict[str, Any]:
     methods: dict[str, Any] = {
         "send": _build_send(signal, handler, "send"),
         "send_robust": _build_send(signal, handler, "send_robust"),
@@ -72,11 +85,15 @@ def _build_methods(signal: Signal, handler: SignalHandler) -> dict[str, Any]:
         "asend_robust": _build_asend(signal, handler, "asend_robust"),
     }
     signal_class = type(signal)
-    overridden = {name for name in methods if getattr(signal_class, name) is not getattr(Signal, name)}
+    overridden = {
+        name
+        for name in methods
+        if getattr(signal_class, name) is not getattr(Signal, name) or layer.is_replaced_by_others(name)
+    }
     if not overridden:
         return methods
     return {
-        name: _build_overridden_send(signal, handler, name)
+        name: _build_overridden_send(signal, handler, name, layer.get_original(name))
         if name in overridden
         else _build_delegated_send(signal, way, name)
         for name, way in methods.items()
@@ -309,18 +326,21 @@ _outer_send: ContextVar[tuple[Signal, PendingEvent] | None] = ContextVar("signal
 """The signal whose class's own ``send`` is running, and its event."""
 
 
-def _build_overridden_send(signal: Signal, handler: SignalHandler, method: str) -> Callable[..., Any]:
-    """Let a class's own ``send`` run as it is, heard or not, with whatever it takes. Receivers that it does not run by
-    another of the signal's methods are told without their times."""
-    original = getattr(type(signal), method)
+def _build_overridden_send(
+    signal: Signal, handler: SignalHandler, method: str, original: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a replacement of a class's own ``send``, or of one that another library has put on the signal.
+
+    It runs as it is, with or without receivers, with whatever it takes. Receivers that it does not call by another of
+    the signal's methods are recorded without their times.
+    """
     signature = inspect.signature(original)
 
     def begin(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[PendingEvent | None, dict[str, Any]]:
         try:
-            arguments = dict(signature.bind(signal, *args, **named).arguments)
+            arguments = dict(signature.bind(*args, **named).arguments)
         except TypeError:  # it is the class's own to say what is wrong
             return None, {}
-        del arguments[next(iter(arguments))]  # the signal itself
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name, {})
@@ -337,16 +357,16 @@ def _build_overridden_send(signal: Signal, handler: SignalHandler, method: str) 
     def send(*args: Any, **named: Any) -> Any:
         event, arguments = begin(args, named)
         if event is None:
-            return original(signal, *args, **named)
+            return original(*args, **named)
         with _OuterSend(signal, handler, event, arguments):
-            return original(signal, *args, **named)
+            return original(*args, **named)
 
     async def asend(*args: Any, **named: Any) -> Any:
         event, arguments = begin(args, named)
         if event is None:
-            return await original(signal, *args, **named)
+            return await original(*args, **named)
         with _OuterSend(signal, handler, event, arguments):
-            return await original(signal, *args, **named)
+            return await original(*args, **named)
 
     replacement: Callable[..., Any] = asend if iscoroutinefunction(original) else send
     replacement.__name__ = method

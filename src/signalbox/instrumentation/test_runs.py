@@ -8,6 +8,7 @@ from django.db import connections
 
 from signalbox.core import tracing
 from signalbox.core.tracing import Trace
+from signalbox.instrumentation import patching
 from signalbox.instrumentation.traces import start_trace
 from signalbox.pipeline import exporter
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from django.test import SimpleTestCase
 
 TESTCASES_MODULE: Final = "django.test.testcases"
+
+
+_original_run: Any
 
 
 def start_test(name: str) -> Trace:
@@ -45,29 +49,25 @@ def install() -> None:
     """Patch Django's test cases, so that each test is a trace."""
     from django.test import SimpleTestCase
 
-    if "run" not in SimpleTestCase.__dict__:
-        SimpleTestCase.run = _run_test  # type: ignore[method-assign, assignment]
+    global _original_run
+    _original_run = patching.install(SimpleTestCase, "run", _run_test)
 
 
 def uninstall() -> None:
     """Restore Django's test cases."""
     from django.test import SimpleTestCase
 
-    if SimpleTestCase.__dict__.get("run") is _run_test:
-        del SimpleTestCase.run
+    patching.uninstall(SimpleTestCase, "run")
 
 
 def _run_test(self: SimpleTestCase, result: Any = None) -> Any:
     """Run ``setUp``, the test and ``tearDown`` as one trace; Django's fixtures stand around it."""
-    from django.test import SimpleTestCase
-
-    run = super(SimpleTestCase, self).run
     if tracing.get_current_trace().kind == "test":  # pytest's plugin was here first
-        return run(result)
+        return _original_run(self, result)
     trace = start_test(self.id())
     failures_before = _count_failures(result)
     try:
-        return run(result)
+        return _original_run(self, result)
     finally:
         finish_test(trace, "failed" if _count_failures(result) > failures_before else "ok")
 

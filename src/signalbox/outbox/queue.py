@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from django.apps import apps
 from django.db import Error, connections, router, transaction
 
 from signalbox import conf
@@ -716,5 +715,7 @@ def _may_have_table(connection: BaseDatabaseWrapper) -> bool:
 
 def get_deliveries_database() -> str:
     """Return the alias of the database that holds the deliveries of events which no change ties to another."""
-    alias: str = router.db_for_write(apps.get_model("signalbox", "Delivery"))
+    from signalbox.models import Delivery  # not apps.get_model(): a test can limit the current apps
+
+    alias: str = router.db_for_write(Delivery)
     return alias

@@ -56,12 +56,16 @@ def _build_name_clash_error(name: str, locations: Collection[str]) -> CheckMessa
 
 def _find_receivers_without_table() -> set[tuple[str, str, str]]:
     """Return receivers with a sender and its database, where that database is given no table of deliveries."""
-    delivery = apps.get_model("signalbox", "Delivery")
+    subscriptions = registry.get_subscriptions()
+    if not subscriptions:
+        return set()
+    from signalbox.models import Delivery  # not apps.get_model(): the current apps can be limited
+
     models = {model._meta.label: model for model in apps.get_models(include_auto_created=True)}
     return {
         (durable.name, sender, alias)
-        for _, sender, durable in registry.get_subscriptions()
-        if sender in models and not router.allow_migrate_model(alias := _get_write_database(models[sender]), delivery)
+        for _, sender, durable in subscriptions
+        if sender in models and not router.allow_migrate_model(alias := _get_write_database(models[sender]), Delivery)
     }
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from django.apps import apps
+from django.core import checks
 from django.db.models import Model
 from django.dispatch import Signal
 from django.utils.module_loading import import_string
@@ -149,6 +150,9 @@ def register_durable(
     Raises ``CannotBeDurable`` if another process could not find the function, a signal or the sender.
     """
     name = _get_importable_name(function)
+    if apps.apps_ready and not apps.is_installed("signalbox"):
+        raise CannotBeDurable(f"{name} can't be a durable receiver: {_NOT_INSTALLED}")
+    checks.register(check_installed, "signalbox")
     if sender is not None and not isinstance(sender, str | type):
         raise CannotBeDurable(
             f"{name}: the sender {_format_type_name(sender)} is not a class, so other processes can't find it."
@@ -160,6 +164,23 @@ def register_durable(
         signal_name = _get_signal_name(signal, name)
         _subscribe(durable, signal_name, sender)
     deliveries.notify_subscribed()
+
+
+_NOT_INSTALLED: Final = '"signalbox" is not in INSTALLED_APPS, so nothing is recorded and no delivery is created.'
+
+
+def check_installed(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
+    """Check that the app is installed (E013) if a durable receiver was registered before the apps were loaded."""
+    if apps.is_installed("signalbox"):
+        return []
+    return [
+        checks.Error(
+            f"{name} is a durable receiver, but {_NOT_INSTALLED}",
+            hint='Put "signalbox" first in INSTALLED_APPS.',
+            id="signalbox.E013",
+        )
+        for name in sorted(get_durable_receivers())
+    ]
 
 
 def _get_importable_name(function: Any) -> str:

@@ -240,7 +240,9 @@ def suspended() -> Iterator[None]:
 
 def get_events_database() -> str:
     """Return the alias of the database for traces, and for events without a change in another database."""
-    alias: str = router.db_for_write(apps.get_model("signalbox", "Trace"))
+    from signalbox.models import Trace  # not apps.get_model(): a test can limit the current apps
+
+    alias: str = router.db_for_write(Trace)
     return alias
 
 
@@ -254,6 +256,8 @@ def in_event_loop() -> bool:
 
 
 def _can_write(connection: BaseDatabaseWrapper) -> bool:
+    if _is_shared_by_threads(connection):
+        return False
     if connection.in_atomic_block:
         if (
             connection.connection is None
@@ -272,6 +276,14 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
     return writer.has_tables(connection)
 
 
+def _is_shared_by_threads(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if another thread has lent its connection to this one, as Django's live server for tests does.
+
+    A transaction of ours would collide with those of that thread. It writes the pending events itself.
+    """
+    return connection.allow_thread_sharing and connection._thread_ident != threading.get_ident()  # type: ignore[attr-defined]
+
+
 def _uses_database(trace: Trace) -> bool:
     """Return True if the work of ``trace`` uses a database: by its kind, or because it changed something."""
     return trace.must_persist or trace.kind in ("request", "task", "test", "custom")
@@ -287,6 +299,32 @@ def _has_subscriber(event: PendingEvent) -> bool:
     return event.outcome is not Outcome.ROLLED_BACK and deliveries.get_source().has_subscriber(
         event.signal, event.sender
     )
+
+
+def check_delivery_tables(connection: BaseDatabaseWrapper, events: Iterable[PendingEvent]) -> None:
+    """Raise ``EnqueueError`` if ``events`` have durable receivers and no database has the tables for their deliveries.
+
+    While ``migrate`` runs, the tables may be created later: then the events are written when it has finished.
+    """
+    names = sorted({f"{event.signal} of {event.sender}" for event in events if _has_subscriber(event)})
+    if not names or _is_migrating():
+        return
+    alias = get_events_database()
+    if alias != connection.alias and writer.has_tables(connections[alias]):
+        return
+    raise deliveries.EnqueueError(
+        f"{', '.join(names)} has durable receivers, but database {alias!r} has no tables for their deliveries: "
+        "run manage.py migrate."
+    )
+
+
+def _is_migrating() -> bool:
+    trace: Trace | None = tracing.get_current_trace()
+    while trace is not None:
+        if trace.kind == "command" and trace.name == "migrate":
+            return True
+        trace = trace.previous
+    return False
 
 
 def _in_testcase_transaction(connection: BaseDatabaseWrapper) -> bool:

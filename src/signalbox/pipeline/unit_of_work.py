@@ -20,6 +20,7 @@ from django.db import DatabaseError, DataError, IntegrityError, connections
 from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN_SCHEMA, Outcome, PendingEvent, Rollbackable
+from signalbox.core.instance_layer import InstanceLayer
 from signalbox.pipeline import backends, batches, exporter, serializer, writer
 from signalbox.pipeline.backends import base
 from signalbox.pipeline.deliveries import EnqueueError
@@ -76,6 +77,7 @@ class UnitOfWork:
         "is_implicit",
         "kept_after_prune",
         "last_schema",
+        "layer",
         "outermost_savepoint",
         "rollbackables",
         "savepoints",
@@ -84,6 +86,8 @@ class UnitOfWork:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = weakref.ref(connection)
+        self.layer = InstanceLayer(connection)
+        """The replaced methods of the connection."""
         self.is_flushing = False
         self.clear()
 
@@ -265,6 +269,7 @@ class UnitOfWork:
         if connection is None or not events:
             return
         if not writer.has_tables(connection):
+            exporter.check_delivery_tables(connection, events)
             for event in events:
                 event.outcome = event.outcome or Outcome.COMMITTED
                 self._move_to_events_database(event)
@@ -343,6 +348,7 @@ class UnitOfWork:
 
     def _write(self, connection: BaseDatabaseWrapper) -> None:
         if not writer.has_tables(connection):  # the events are exported to the default database after the commit
+            exporter.check_delivery_tables(connection, self.events[self.flushed_count :])
             return
         end = len(self.events)  # encoding may run the application's code, which may save
         exporter.prepare_exit()
@@ -513,7 +519,8 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     unit_of_work = UnitOfWork(connection)
     _units_of_work.add(unit_of_work)
     connection.__dict__[UNIT_OF_WORK_ATTRIBUTE] = unit_of_work
-    connection.__dict__.update(_build_patched_methods(connection, unit_of_work))
+    for name, replacement in _build_patched_methods(connection, unit_of_work).items():
+        unit_of_work.layer.replace(name, replacement)
 
 
 def detach_all() -> None:
@@ -524,8 +531,8 @@ def detach_all() -> None:
     for unit_of_work in list(_units_of_work):
         connection = unit_of_work._connection()
         if connection is not None:
-            for attribute in (UNIT_OF_WORK_ATTRIBUTE, *_PATCHED_METHODS):
-                connection.__dict__.pop(attribute, None)
+            unit_of_work.layer.remove()
+            connection.__dict__.pop(UNIT_OF_WORK_ATTRIBUTE, None)
     _units_of_work.clear()
 
 

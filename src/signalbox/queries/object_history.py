@@ -235,7 +235,9 @@ class ObjectHistory:
                 return True
             key_lists = [args.get("added"), args.get("removed")]
             others = [str(key) for keys in key_lists if isinstance(keys, list) for key in keys]
-            return args.get("model") in self._sender_labels and self.key in others
+            if args.get("model") not in self._sender_labels:
+                return False
+            return True if self.key in others else None if args.get("keys_unknown") else False
         if event.sender in self._through_foreign_keys and event.sender not in self._sender_labels:
             row, related_keys = event.data.get("row"), args.get("related_keys") or {}
             foreign_keys: Mapping[str, Any] = related_keys if row is None else row

@@ -34,6 +34,7 @@ _PACKAGE: Final = "signalbox.management.subcommands"
 
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
     {
+        "status": Subcommand("whether everything is recorded, and what is replaced in Django", f"{_PACKAGE}.status"),
         "tail": Subcommand("events as they are recorded, until Ctrl-C", f"{_PACKAGE}.tail"),
         "events": Subcommand("the newest events", f"{_PACKAGE}.events"),
         "show": Subcommand("everything about one event, or one trace", f"{_PACKAGE}.show"),

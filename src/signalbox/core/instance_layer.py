@@ -1,0 +1,83 @@
+"""Replaces methods of one object, such as the ``send`` of a signal, below what other libraries put on top."""
+
+from __future__ import annotations
+
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Final
+
+from asgiref.sync import iscoroutinefunction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MISSING: Final[Any] = object()
+
+
+class InstanceLayer:
+    """Replacements that are installed on one object, as the ``send`` methods of a signal."""
+
+    __slots__ = ("functions", "is_active", "previous", "replacements", "target")
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+        self.previous: dict[str, Any] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.replacements: dict[str, Callable[..., Any]] = {}
+        self.is_active = True
+
+    def get_original(self, name: str) -> Callable[..., Any]:
+        """Return the bound method that was there before."""
+        namespace = vars(self.target)
+        previous = self.previous[name] if name in self.functions else namespace.get(name, _MISSING)
+        method: Any = getattr(type(self.target), name).__get__(self.target) if previous is _MISSING else previous
+        return method  # type: ignore[no-any-return]
+
+    def is_replaced_by_others(self, name: str) -> bool:
+        """Return True if another library has replaced the method on this object before."""
+        found = self.previous.get(name, _MISSING) if name in self.functions else vars(self.target).get(name, _MISSING)
+        return found is not _MISSING
+
+    def get_current(self, name: str) -> Callable[..., Any]:
+        """Return the replacement, or the method that is there without one."""
+        return self.replacements.get(name, self.get_original(name)) if self.is_active else self.get_original(name)
+
+    def replace(self, name: str, replacement: Callable[..., Any], *, is_direct: bool = False) -> None:
+        """Make ``replacement`` what the method does.
+
+        ``is_direct`` says that the replacement itself calls the original while ``is_active`` is False, which saves a
+        call of another function.
+        """
+        self.is_active = True
+        namespace = vars(self.target)
+        is_there = name in self.functions and namespace.get(name, _MISSING) is not self.previous[name]
+        original = self.get_original(name)
+        self.replacements[name] = replacement
+        if is_there:  # perhaps below another library's function
+            return
+        self.previous[name] = namespace.get(name, _MISSING)
+        replacements = self.replacements
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (replacements[name] if self.is_active else original)(*args, **kwargs)
+
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return await (replacements[name] if self.is_active else original)(*args, **kwargs)
+
+        function: Callable[..., Any] = call_async if iscoroutinefunction(original) else call
+        if is_direct:
+            function = replacement
+        namespace[name] = self.functions[name] = update_wrapper(function, original)
+
+    def remove(self) -> bool:
+        """Restore the predecessors and return True, or return False if another library's function is on top of one."""
+        namespace = vars(self.target)
+        self.is_active = False
+        for name, function in list(self.functions.items()):
+            if namespace.get(name) is not function:
+                continue
+            if self.previous[name] is _MISSING:
+                del namespace[name]
+            else:
+                namespace[name] = self.previous[name]
+            del self.functions[name], self.previous[name], self.replacements[name]
+        return not self.functions

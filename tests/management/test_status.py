@@ -1,0 +1,155 @@
+"""``manage.py signalbox status`` shows what is recorded, and exits with 1 when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import django
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from django.db.models import Model
+from django.test import override_settings
+
+import signalbox
+from signalbox.instrumentation import patching, process
+from signalbox.models import Delivery, Event, Trace
+from signalbox.pipeline import writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.django_db(databases=["default", "other"])
+
+
+@pytest.fixture(autouse=True)
+def reinstalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(writer, "write_stats", writer.WriteStats())
+    monkeypatch.setattr(process, "_patch_states", None)  # of a command that another test has run in this process
+    yield
+    signalbox.stop_recording()
+    signalbox.start_recording()
+
+
+def status(*options: str) -> tuple[int, str]:
+    """Return the exit code and the output."""
+    out = StringIO()
+    try:
+        call_command("signalbox", "status", *options, stdout=out)
+    except SystemExit as exit_:
+        return int(str(exit_.code)), out.getvalue()
+    return 0, out.getvalue()
+
+
+def status_json() -> tuple[int, dict[str, Any]]:
+    code, text = status("--json")
+    return code, json.loads(text)
+
+
+def test_a_site_on_which_everything_is_recorded_has_no_problem() -> None:
+    code, found = status_json()
+    assert (0, [], True, False) == (code, found["problems"], found["recording"], found["disabled"])
+    assert ("atomic", False, True) == (found["autocommit"], found["lossy"], found["checked"])
+    tables = [model._meta.db_table for model in (Event, Trace, Delivery)]
+    assert [(alias, tables, [], None) for alias in ("default", "other")] == [
+        (one["alias"], one["tables"], one["missing"], one["error"]) for one in found["databases"]
+    ]
+    active = {one["target"]: one["active"] for one in found["patches"]}
+    assert active["django.db.models.base.Model._save_table"]
+    assert not active["django.dispatch.dispatcher.Signal._live_receivers"]
+    assert {patch.target for patch in patching.PATCHES} >= active.keys()
+
+
+def test_the_text_says_the_same() -> None:
+    code, text = status()
+    assert 0 == code
+    assert text.startswith("recording   on\nautocommit  atomic")
+    assert f"database    default: {Event._meta.db_table}, {Trace._meta.db_table}" in text
+    assert "PROBLEM" not in text
+
+
+def test_events_after_the_statement_are_marked_as_lossy() -> None:
+    with override_settings(SIGNALBOX={"AUTOCOMMIT": "after"}):
+        code, found = status_json()
+        assert (0, "after", True) == (code, found["autocommit"], found["lossy"])
+        assert "after, lossy" in status()[1]
+
+
+def test_recording_that_is_off_is_a_problem() -> None:
+    signalbox.stop_recording()
+    code, found = status_json()
+    assert (1, False, ["Recording is off."]) == (code, found["recording"], found["problems"])
+    assert not any(one["active"] for one in found["patches"])
+    assert "PROBLEM: Recording is off." in status()[1]
+
+
+def test_lost_events_are_a_problem() -> None:
+    writer.write_stats.dropped, writer.write_stats.failures = 3, 1
+    code, found = status_json()
+    assert (1, 3, 1) == (code, found["dropped"], found["failures"])
+    assert ["3 events were dropped and 1 writes failed since this process started."] == found["problems"]
+
+
+def test_a_missing_table_is_a_problem() -> None:
+    connection = connections["other"]
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {Delivery._meta.db_table} RENAME TO elsewhere")
+    code, found = status_json()
+    assert 1 == code
+    expected = "Database 'other' has no table signalbox_delivery: run manage.py migrate --database other."
+    assert [expected] == found["problems"]
+
+
+def test_a_method_that_can_not_be_replaced_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    signalbox.stop_recording()
+    monkeypatch.setattr(django, "VERSION", (9, 0, 0, "final", 0))
+    monkeypatch.setattr(Model, "refresh_from_db", lambda self, mode: None)
+    signalbox.start_recording()
+    code, found = status_json()
+    assert (1, False) == (code, found["checked"])
+    applied = {one["target"]: (one["active"], one["applicable"]) for one in found["patches"]}
+    assert (False, False) == applied["django.db.models.base.Model.refresh_from_db"]
+    assert "not applied" in status()[1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_of_its_own_records_nothing_of_itself() -> None:
+    before = Event.objects.count(), Trace.objects.count()
+    run = subprocess.run(
+        [sys.executable, "-m", "django", "signalbox", "status", "--json"],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "PYTHONPATH": os.pathsep.join(filter(None, ["src", ".", os.environ.get("PYTHONPATH", "")])),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(run.stdout)
+    assert (0, True, []) == (run.returncode, found["recording"], found["problems"])
+    assert any(one["active"] for one in found["patches"])
+    assert before == (Event.objects.count(), Trace.objects.count())
+
+
+def test_a_disabled_process_says_what_switches_recording_off() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "django", "signalbox", "status", "--json"],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "SIGNALBOX_DISABLED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, ["src", ".", os.environ.get("PYTHONPATH", "")])),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(run.stdout)
+    assert (1, True, False) == (run.returncode, found["disabled"], found["recording"])
+    assert "SIGNALBOX_DISABLED switches recording off." in found["problems"]
