@@ -138,20 +138,20 @@ def test_an_event_waits_until_its_schema_has_the_tables() -> None:
 def test_the_completion_of_an_event_follows_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 1)  # the event is written before its receivers have run
 
-    def heard(**arguments: Any) -> None:
+    def set_path(**arguments: Any) -> None:
         sql("SET search_path = b")
 
-    post_save.connect(heard, sender=Tag)
+    post_save.connect(set_path, sender=Tag)
     try:
         sql("SET search_path = a")
         with transaction.atomic():
             Tag.objects.create(name="of a")
     finally:
-        post_save.disconnect(heard, sender=Tag)
+        post_save.disconnect(set_path, sender=Tag)
     assert [("of a", "committed")] == in_schema("a")
     assert [] == in_schema("b")
     (data,) = [data for (data,) in sql("SELECT data FROM a.signalbox_event WHERE signal = 'post_save'")]
-    assert "heard" in str(data)
+    assert "set_path" in str(data)
 
 
 def test_a_new_session_s_schema_is_that_of_events_sent_without_a_connection() -> None:

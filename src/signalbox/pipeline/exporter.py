@@ -604,7 +604,7 @@ class _ExitThread:
             return
         try:
             _write_at_exit()
-        except Exception as error:  # noqa: BLE001 - the process ends: nobody else handles it
+        except Exception as error:  # noqa: BLE001 - the process ends: no other code handles it
             logger.debug("Events could not be written as the process ends: %r", error)
         finally:
             self._done.set()

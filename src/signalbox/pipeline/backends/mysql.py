@@ -29,7 +29,7 @@ _ROLLBACK_ERRORS: Final = frozenset({_LOCK_TIMEOUT, _DEADLOCK})
 _PERMISSION_ERRORS: Final = frozenset({1044, 1142, 1143})
 """Access denied: to the database, to a statement on a table, to a column."""
 _MAX_INSERT_ROWS: Final = 500
-"""Rows in one statement: so many rows of 15 parameters remain far below the largest packet."""
+"""Rows in one statement: 500 rows of 15 parameters remain far below the largest packet."""
 _SAVE_LOCK_TIMEOUTS: Final = (
     "SET @signalbox_lock_wait = @@SESSION.lock_wait_timeout, "
     "@signalbox_row_lock_wait = @@SESSION.innodb_lock_wait_timeout, "

@@ -34,7 +34,7 @@ _IDLE, _ACTIVE, _INTRANS, _INERROR = range(4)
 PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 
 _MAX_VALUES_ROWS: Final = 5
-"""Up to so many rows are written out one by one, more as one JSON document: planning what takes a document apart costs
+"""Up to 5 rows are written out one by one, more as one JSON document: planning what takes a document apart costs
 the server as much as five rows do, and less than parsing the values of more."""
 
 _CURSOR_ATTRIBUTE: Final = "_signalbox_cursor"
