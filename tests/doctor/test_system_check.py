@@ -23,8 +23,9 @@ settings.SILENCED_SYSTEM_CHECKS = sys.argv[1].split()
 django.setup()
 from django.core.checks import register
 from django.core.management import call_command
-from signalbox.checks import TAG, run_doctor_checks
-register(run_doctor_checks, TAG)
+from signalbox.checks import TAG
+from signalbox.doctor.system_check import check_signal_receivers
+register(check_signal_receivers, TAG)
 call_command("check", *sys.argv[2:])
 """
 

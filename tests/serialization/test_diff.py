@@ -499,7 +499,7 @@ def test_code_can_say_the_same_and_the_setting_wins() -> None:
 def test_configuring_what_is_not_there_says_what_is() -> None:
     with pytest.raises(ValueError, match=r"has no field .notes. that is recorded; it has customer, "):
         signalbox.configure_model(Order, exclude=["notes"])
-    with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\] or record=False was expected"):
+    with pytest.raises(TypeError, match=r"exclude=\[...\], redact=\[...\], record=False or old_values=False"):
         signalbox.configure_model(Order, hide=["note"])  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="was expected"):
         signalbox.configure_model(Order, record="no")  # type: ignore[arg-type]

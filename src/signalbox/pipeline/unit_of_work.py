@@ -533,6 +533,7 @@ def detach_all() -> None:
         if connection is not None:
             unit_of_work.layer.remove()
             connection.__dict__.pop(UNIT_OF_WORK_ATTRIBUTE, None)
+            connection.__dict__.pop(backends.BACKEND_ATTRIBUTE, None)
     _units_of_work.clear()
 
 
