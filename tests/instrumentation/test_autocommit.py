@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import django
 import pytest
-from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.db import DatabaseError, IntegrityError, InternalError, ProgrammingError, connections, transaction
 from django.db.models.signals import post_save
 from django.test.utils import CaptureQueriesContext, override_settings
 
@@ -126,6 +126,46 @@ def test_code_within_the_write_finds_an_open_block() -> None:
         patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
         Tag.objects.create(name="first")
     assert {True} == set(found)
+
+
+def explain(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+    """Send EXPLAIN after each statement, also after one that failed, as tools that analyze statements do."""
+    try:
+        return execute(sql, params, many, context)
+    finally:
+        if str(sql).startswith("UPDATE"):
+            execute(f"EXPLAIN {sql}", params, many, context)
+
+
+def test_a_statement_that_code_sends_after_a_failure_does_not_hide_the_failure() -> None:
+    Uniq.objects.create(k="taken")
+    Uniq.objects.create(k="free")
+    connection = get_connection()
+    with connection.execute_wrapper(explain), pytest.raises(IntegrityError, match=r"(?i)unique|duplicate"):
+        Uniq.objects.filter(k="free").update(k="taken")
+    assert is_idle(connection)
+    assert 1 == Uniq.objects.filter(k="free").count()
+
+
+@pytest.mark.postgres
+def test_an_error_from_before_the_write_does_not_replace_its_own() -> None:
+    """The write fails in a transaction that another statement has broken, whose error the application caught."""
+    Uniq.objects.create(k="taken")
+    original = Tag._meta.get_field("name").pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        with suppress(ProgrammingError), get_connection().cursor() as cursor:
+            cursor.execute("SELECT missing FROM nowhere")
+        return original(instance, add)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+        try:
+            Uniq.objects.create(k="taken")
+        except IntegrityError:
+            with pytest.raises(InternalError, match="current transaction is aborted"):
+                Tag.objects.create(name="first")
+    assert is_idle(get_connection())
 
 
 @pytest.mark.postgres

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ class ImplicitTransaction:
     they send is logged.
     """
 
-    __slots__ = ("_atomic", "_connection", "_rollback_cause", "_unit_of_work")
+    __slots__ = ("_atomic", "_connection", "_outside", "_rollback_cause", "_unit_of_work")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = connection
@@ -63,6 +64,7 @@ class ImplicitTransaction:
     def __enter__(self) -> BaseDatabaseWrapper:
         connection = self._connection
         connection.ensure_connection()  # the statements that open a connection are the application's
+        self._outside = sys.exception()
         # A failing write leaves its exception here only where a block is open, and Django quotes it later.
         self._rollback_cause = getattr(connection, "rollback_exc", None)
         self._unit_of_work = unit_of_work.get_or_attach(connection)
@@ -79,8 +81,12 @@ class ImplicitTransaction:
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        first = error
         if error is not None:
-            backends.get_backend(self._connection).add_advice(error)
+            backend = backends.get_backend(self._connection)
+            backend.add_advice(error)
+            # Code around the statement may send another one after a failure, which fails only because of this block.
+            first = backend.get_first_error(error, outside=self._outside)
         try:
             self._atomic.__exit__(exc_type, error, traceback)
         except BaseException as raised:
@@ -89,6 +95,8 @@ class ImplicitTransaction:
         finally:
             self._unit_of_work.is_implicit = False
             self._connection.rollback_exc = self._rollback_cause  # type: ignore[attr-defined]  # not in the stubs
+        if first is not None and first is not error:
+            raise first
 
 
 def _raise_interrupt(connection: BaseDatabaseWrapper, error: BaseException) -> None:

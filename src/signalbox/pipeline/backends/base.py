@@ -137,6 +137,14 @@ class DatabaseBackend(ABC):
         """Add a note to an error of the application's statement if recording has caused it. Return True if it has."""
         return False
 
+    def get_first_error(self, error: BaseException, *, outside: BaseException | None) -> BaseException:
+        """Return the error that made the transaction reject further statements, if ``error`` is such a rejection.
+
+        It is looked for among the exceptions during whose handling ``error`` was raised, up to ``outside``, the
+        exception that was being handled when the transaction began. Returns ``error`` itself if there is none.
+        """
+        return error
+
     def is_row_error(self, error: BaseException) -> bool:
         """Return True if ``error`` is about a row, so that the database accepts other rows."""
         return isinstance(error, DataError | IntegrityError | ValueError | OverflowError) or (

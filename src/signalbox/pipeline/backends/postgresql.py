@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.conf import settings
+from django.db import DatabaseError
 
 from signalbox.core.event import UNKNOWN_SCHEMA
 from signalbox.pipeline import batches
@@ -26,6 +27,7 @@ _ROW_ERRORS: Final = ("21", "22", "23", "44", "54", "P0")
 """Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, what a trigger raises."""
 _CONFLICTS: Final = "40"
 """The class of SQLSTATE "transaction rollback"."""
+_IN_FAILED_TRANSACTION: Final = "25P02"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
@@ -278,6 +280,16 @@ class PostgreSQLBackend(DatabaseBackend):
             'unless SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver.'
         )
         return True
+
+    def get_first_error(self, error: BaseException, *, outside: BaseException | None) -> BaseException:
+        if _get_sqlstate(error) != _IN_FAILED_TRANSACTION:
+            return error
+        earlier = error.__context__
+        while earlier is not None and earlier is not outside:
+            if isinstance(earlier, DatabaseError) and _get_sqlstate(earlier) not in ("", _IN_FAILED_TRANSACTION):
+                return earlier
+            earlier = earlier.__context__
+        return error
 
     def _is_row_error(self, error: BaseException) -> bool:
         return _get_sqlstate(error).startswith(_ROW_ERRORS)
