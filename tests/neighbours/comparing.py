@@ -31,6 +31,61 @@ def without_returning(found: Any) -> Any:
     return found
 
 
+_BEGIN = "BEGIN IMMEDIATE"
+_SILK_QUERIES = re.compile(r"INSERT INTO \"silk_sqlquery\" \([^)]*\)")
+_SILK_TIMES = ('UPDATE "silk_request" SET ', 'INSERT INTO "silk_profile" ')
+_SILK_DURATION = re.compile(r"(?<= )\d+\.\d+(?:e[+-]\d+)?(?=,)")
+
+
+def without_begin(found: Any) -> Any:
+    """Return ``found`` without the BEGIN of a write in autocommit.
+
+    That packages which instrument the driver or Django's cursor see it is declared. The sites' own transactions begin
+    with ``BEGIN``, so this one is never theirs. One that is not followed by another statement is kept.
+    """
+    match found:
+        case list():
+            return [
+                without_begin(item)
+                for item, after in zip(found, [*found[1:], None], strict=False)
+                if not (_is_begin(item) and after is not None and not _is_begin(after))
+            ]
+        case dict():
+            return {key: without_begin(value) for key, value in found.items()}
+    return found
+
+
+def _is_begin(item: Any) -> bool:
+    return isinstance(item, list) and _BEGIN in item
+
+
+def without_measurements(found: Any) -> Any:
+    """Return statements without what django-silk measures while it runs: durations, stacks of calls, query plans.
+
+    Stacks contain recording's own calls, and a plan contains RETURNING. The statements that silk stores are compared as
+    what it has recorded.
+    """
+    match found:
+        case str() if found.startswith(_SILK_TIMES):
+            return _SILK_DURATION.sub("<duration>", found)
+        case str() if part := _SILK_QUERIES.match(found):
+            return part[0]
+        case [str(sql), list(parameters), bool(many)] if sql.startswith(_SILK_TIMES):
+            return [sql, ["<duration>" if isinstance(value, float) else value for value in parameters], many]
+        case [str(sql), list(), bool()] if part := _SILK_QUERIES.match(sql):
+            return [part[0]]
+        case list():
+            return [without_measurements(item) for item in found]
+        case dict():
+            return {key: without_measurements(value) for key, value in found.items()}
+    return found
+
+
+def without_repetition(statements: list[Any]) -> list[Any]:
+    """Return ``statements`` without each that is the same as the one before it."""
+    return [item for item, before in zip(statements, [None, *statements], strict=False) if item != before]
+
+
 def alike(without: str, with_it: str) -> bool:
     """Return whether two of PostgreSQL's messages differ only in how much of the statement they quote: RETURNING at
     its end, which is declared, moves the part that is quoted."""

@@ -106,6 +106,8 @@ def plain(value: Any) -> Any:
         case Decimal() | dt.date() | dt.timedelta() | bytes():
             return stable(f"{type(value).__name__} {value!s}")
     kind = type(value)
+    if kind.__name__ in ("Json", "Jsonb") and kind.__module__.startswith("psycopg"):
+        return {kind.__name__: plain(value.obj)}  # its text is shortened, and shows an order of keys that is not kept
     return stable(f"{kind.__module__}.{kind.__qualname__} {value!s}")
 
 

@@ -21,7 +21,13 @@ from typing import Any
 import pytest
 
 from tests import services
-from tests.neighbours.comparing import differences, without_returning
+from tests.neighbours.comparing import (
+    differences,
+    without_begin,
+    without_measurements,
+    without_repetition,
+    without_returning,
+)
 from tests.neighbours.sites import SITES
 
 HERE = Path(__file__).parent
@@ -146,14 +152,21 @@ def test_statements_are_the_same(name: str, database: str, place: str, directory
     kept = [{step: did["statements"] for step, did in one["steps"].items()} for one in (without, with_it)]
 
     assert any(kept[0].values())
-    compare("step", *kept)
+    if name == "cachalot":
+        # It drops its results at each write, but not those of a write that fails in a block, as it does with
+        # ``AUTOCOMMIT = "atomic"``. The next read is then answered from the cache, correctly: nothing was written.
+        for step in kept[0]:
+            if step.startswith("cache after a create that fails"):
+                kept[0][step] = without_repetition(kept[0][step])
+    compare("step", *(without_measurements(steps) if name == "silk" else steps for steps in kept))
 
 
 def test_the_neighbour_records_and_stores_the_same(name: str, database: str, place: str, directory: Path) -> None:
     without, with_it = (observed(name, database, where, directory) for where in ("absent", place))
 
     assert any(without["rows"].values())
-    compare("recorded", without["neighbour"], with_it["neighbour"])
+    recorded = with_it["neighbour"]
+    compare("recorded", without["neighbour"], without_begin(recorded) if database == "sqlite" else recorded)
     compare("rows of", without["rows"], with_it["rows"])
 
 

@@ -32,7 +32,8 @@ def work(observe: Observer) -> None:
 
 def statements() -> list[Any]:
     """Return the statements of each request, in their order."""
+    queries = SQLQuery.objects.order_by("pk")
     return [
-        [request.path, request.num_sql_queries, list(SQLQuery.objects.filter(request=request).values_list("query"))]
+        [request.path, request.num_sql_queries, list(queries.filter(request=request).values_list("query"))]
         for request in Request.objects.order_by("start_time")
     ]
