@@ -55,7 +55,7 @@ class InstanceLayer:
         return method  # type: ignore[no-any-return]
 
     def get_weak_original(self, name: str) -> Callable[..., Any]:
-        """Return a function that calls the method that was there before, and does not keep the object alive."""
+        """Return a function that calls what ``get_original()`` returns, without a reference to the object."""
         namespace = vars(self.target)
         previous = self.previous[name] if name in self.functions else namespace.get(name, _MISSING)
         if previous is not _MISSING:
