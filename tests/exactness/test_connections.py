@@ -407,22 +407,3 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     exporter.flush()
     assert ["a", "before", "c"] == sorted(register.assert_rows_match())
     assert [] == register.read_recorded_values("rolled_back", "post_save")  # nobody here could know
-
-
-@pytest.mark.postgres
-def test_the_commit_goes_along_with_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = []
-    create_tag("before")
-    raw = get_connection().connection
-    commit = raw.commit
-
-    def note() -> None:
-        left.append(raw.info.transaction_status)
-        commit()
-
-    monkeypatch.setattr(raw, "commit", note)
-    with transaction.atomic():
-        create_tag("a")
-    create_tag("b")
-    assert [0, 0] == left, "the driver found a transaction to commit: a round trip more"
-    assert ["a", "b", "before"] == sorted(register.assert_rows_match())
