@@ -106,6 +106,11 @@ class Run:
         return report["ended"]
 
 
+def short() -> list[str]:
+    """Return the labels of `SHORT` whose modules this Django has: `tasks` is in 6.0 and later."""
+    return [name for name in SHORT if (sources.directory() / name.partition(".")[0]).is_dir()]
+
+
 def label(name: str) -> str:
     """Return the label that runs the test of this id again.
 
@@ -290,7 +295,7 @@ def main() -> int:
     # A process that a shell starts in the background ignores Ctrl-C otherwise; both signals end the workers too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    labels = [one for name in options.labels for one in (SHORT if name == "short" else [name])]
+    labels = [one for name in options.labels for one in (short() if name == "short" else [name])]
     title = f"Django {sources.VERSION}, Python {platform.python_version()}"
     passed = True
     for database in options.databases.split():

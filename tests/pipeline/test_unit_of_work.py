@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -52,6 +54,28 @@ def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> N
     own().clear()
     assert [] == own().events
     assert seam is get_connection().__dict__["_commit"]
+
+
+def test_recording_makes_no_reference_cycles_on_a_connection() -> None:
+    fresh = get_connection().copy()
+    fresh.set_autocommit(False)
+    fresh.savepoint_commit(fresh.savepoint())
+    fresh.savepoint_rollback(fresh.savepoint())
+    fresh.rollback()
+    fresh.set_autocommit(True)
+    found = unit_of_work.get_unit_of_work(fresh)
+    assert found is not None
+    fresh.close()
+    references: list[weakref.ref[Any]] = [weakref.ref(fresh), weakref.ref(found), weakref.ref(found.layer)]
+    # Django's own, such as the operations, refer to the connection as well.
+    for name in [name for name, value in vars(fresh).items() if type(value).__module__.startswith("django.")]:
+        del vars(fresh)[name]
+    gc.disable()
+    try:
+        del fresh, found
+        assert [None] * 3 == [reference() for reference in references]
+    finally:
+        gc.enable()
 
 
 def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> None:

@@ -20,7 +20,7 @@ from django.db import DatabaseError, DataError, IntegrityError, connections
 from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN_SCHEMA, Outcome, PendingEvent, Rollbackable
-from signalbox.core.instance_layer import InstanceLayer
+from signalbox.core.instance_layer import InstanceLayer, get_referent
 from signalbox.pipeline import backends, batches, exporter, serializer, writer
 from signalbox.pipeline.backends import base
 from signalbox.pipeline.deliveries import EnqueueError
@@ -86,7 +86,7 @@ class UnitOfWork:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self._connection = weakref.ref(connection)
-        self.layer = InstanceLayer(connection)
+        self.layer = InstanceLayer(connection, is_weak=True)
         """The replaced methods of the connection."""
         self.is_flushing = False
         self.clear()
@@ -544,19 +544,23 @@ def _finish_implicit(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork, 
 
 
 def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork) -> dict[str, Callable[..., Any]]:
-    wrapper: Any = connection
-    original_commit = wrapper._commit
-    original_rollback = wrapper._rollback
-    original_close = wrapper._close
-    original_savepoint = wrapper._savepoint
-    original_savepoint_rollback = wrapper._savepoint_rollback
-    original_savepoint_commit = wrapper._savepoint_commit
-    original_set_autocommit = wrapper._set_autocommit
-    backend = backends.get_backend(connection)
+    # The functions belong to the connection: strong references would make reference cycles.
+    work_reference = weakref.ref(unit_of_work)
+    connection_reference = weakref.ref(connection)
+    get_original = unit_of_work.layer.get_weak_original
+    original_commit = get_original("_commit")
+    original_rollback = get_original("_rollback")
+    original_close = get_original("_close")
+    original_savepoint = get_original("_savepoint")
+    original_savepoint_rollback = get_original("_savepoint_rollback")
+    original_savepoint_commit = get_original("_savepoint_commit")
+    original_set_autocommit = get_original("_set_autocommit")
 
     def _commit() -> None:
+        unit_of_work = get_referent(work_reference)
+        connection = get_referent(connection_reference)
         # Only the COMMIT itself: hooks of on_commit() run before the block around it has ended.
-        do_commit = partial(_finish_implicit, connection, unit_of_work, original_commit)
+        do_commit: Callable[[], None] = partial(_finish_implicit, connection, unit_of_work, original_commit)
         if not unit_of_work.is_implicit:
             do_commit = original_commit
         if unit_of_work.is_empty():
@@ -565,15 +569,17 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
             unit_of_work.commit(do_commit)
 
     def _rollback() -> None:
+        unit_of_work = get_referent(work_reference)
         try:
             if unit_of_work.is_implicit:
-                _finish_implicit(connection, unit_of_work, original_rollback)
+                _finish_implicit(get_referent(connection_reference), unit_of_work, original_rollback)
             else:
                 original_rollback()
         finally:
             unit_of_work.after_rollback()
 
     def _close() -> None:
+        unit_of_work = get_referent(work_reference)
         try:
             original_close()
         finally:
@@ -581,7 +587,9 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
                 unit_of_work.after_rollback()
 
     def _savepoint(sid: str) -> None:
+        unit_of_work = get_referent(work_reference)
         # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
+        backend = backends.get_backend(get_referent(connection_reference))
         opens = backend.opens_transaction_with_savepoint()
         original_savepoint(sid)
         if opens:
@@ -589,10 +597,12 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
         unit_of_work.add_savepoint(sid)
 
     def _savepoint_rollback(sid: str) -> None:
+        unit_of_work = get_referent(work_reference)
         original_savepoint_rollback(sid)
         unit_of_work.rollback_to(sid)
 
     def _savepoint_commit(sid: str) -> None:
+        unit_of_work = get_referent(work_reference)
         is_outermost = sid == unit_of_work.outermost_savepoint
         if is_outermost:
             unit_of_work.flush()
@@ -604,6 +614,8 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
             unit_of_work.after_commit()
 
     def _set_autocommit(autocommit: bool) -> None:
+        unit_of_work = get_referent(work_reference)
+        connection = get_referent(connection_reference)
         if autocommit and not connection.autocommit and not unit_of_work.is_empty():
             unit_of_work.commit(partial(original_set_autocommit, autocommit))
         else:

@@ -7,6 +7,7 @@ event than the server takes to insert it.
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,7 +43,15 @@ class DatabaseBackend(ABC):
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        self.connection: Any = connection
+        self._connection = weakref.ref(connection)  # it owns the backend
+
+    @property
+    def connection(self) -> Any:
+        """Django's connection. Raises ``ReferenceError`` if it no longer exists."""
+        connection = self._connection()
+        if connection is None:
+            raise ReferenceError("The connection no longer exists.")
+        return connection
 
     # ------------------------------------------------------------ transactions
 
