@@ -122,8 +122,8 @@ class Config:
     REDACT: tuple[str, ...] = field(default=(), metadata=_STRINGS)
     """More names of fields, arguments and keys whose values are not stored."""
     BULK: BulkMode = field(default="keys", metadata=_choice(BulkMode))
-    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"count"`` one event
-    with the number of rows, whose statement is not changed, ``"off"`` none."""
+    """What a bulk operation records: ``"keys"`` one event with keys, ``"rows"`` one event per row, ``"count"`` one
+    event with the number of rows, whose statement is not changed, ``"off"`` none."""
     AUTOCOMMIT: AutocommitMode = field(default="atomic", metadata=_choice(AutocommitMode))
     """How a write in autocommit is recorded: ``"atomic"`` runs it in a transaction with its event, ``"after"`` writes
     the event after the statement, and a crash may lose the events of the last moments."""

@@ -105,6 +105,24 @@ def test_a_missing_table_is_a_problem() -> None:
     assert [expected] == found["problems"]
 
 
+@pytest.mark.postgres
+def test_grants_that_the_role_lacks_are_a_problem() -> None:
+    event, delivery = Event._meta.db_table, Delivery._meta.db_table
+    with connections["default"].cursor() as cursor:
+        cursor.execute("CREATE ROLE signalbox_reader")
+        cursor.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO signalbox_reader")
+        cursor.execute(f"REVOKE INSERT ON {event}, {delivery} FROM signalbox_reader")
+        cursor.execute("SET LOCAL ROLE signalbox_reader")
+    code, found = status_json()
+    missing = {f'INSERT ON "{event}"', f'INSERT ON "{delivery}"'}
+    grants = {one["alias"]: set(one["missing_grants"]) for one in found["databases"]}
+    assert (1, {"default": missing, "other": set()}) == (code, grants)
+    (problem,) = found["problems"]
+    assert problem.startswith("The role of database 'default' lacks grants: ")
+    assert all(grant in problem for grant in missing)
+    assert f"PROBLEM: {problem}" in status()[1]
+
+
 def test_a_method_that_can_not_be_replaced_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     signalbox.stop_recording()
     monkeypatch.setattr(django, "VERSION", (9, 0, 0, "final", 0))

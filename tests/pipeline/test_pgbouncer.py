@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
 from django.db import OperationalError, connections, transaction
+from django.db.models.signals import post_save
 
 import signalbox
 from signalbox import conf
 from signalbox.models import Delivery, Event
+from signalbox.outbox import registry
+from signalbox.pipeline import deliveries
 from tests import services
 from tests.connecting import get_connection
-from tests.shop.models import Tag
+from tests.shop.models import Tag, Word
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
@@ -135,3 +139,41 @@ def test_statement_mode_without_the_setting_raises_an_error_that_names_it(
     assert any('{"AUTOCOMMIT": "after"}' in note for note in caught.value.__notes__)
     assert not Tag.objects.exists()
     assert not Delivery.objects.exists()
+
+
+def on_tag(sender: Any, instance: Any, **kwargs: Any) -> None: ...
+
+
+@pytest.fixture
+def durable() -> Iterator[None]:
+    """Tags have a durable receiver."""
+    signalbox.receiver(post_save, sender="shop.Tag", durable=True)(on_tag)
+    yield
+    registry.disconnect(f"{__name__}.on_tag")
+    deliveries.install_source(deliveries.NO_DELIVERIES)
+    signalbox.start_recording()
+
+
+@pytest.mark.usefixtures("durable")
+def test_statement_mode_with_a_durable_receiver_raises_an_error_that_names_it(
+    pooled: Callable[[str], None], settings: Any
+) -> None:
+    settings.SIGNALBOX = {"AUTOCOMMIT": "after"}
+    assert [] == [found for found in run_checks() if "AUTOCOMMIT" in found.msg]
+    pooled("statement")
+    Word.objects.create(text="without a receiver")
+    with pytest.raises(OperationalError, match="statement pooling") as caught:
+        Tag.objects.create(name="a")
+    assert any("no durable receiver" in note for note in caught.value.__notes__)
+    assert any("transaction mode" in note for note in caught.value.__notes__)
+    assert not Tag.objects.exists()
+    assert not Delivery.objects.exists()
+
+
+@pytest.mark.usefixtures("durable")
+def test_transaction_mode_writes_deliveries_with_both_settings(pooled: Callable[[str], None], settings: Any) -> None:
+    pooled("transaction")
+    for position, mode in enumerate(("atomic", "after")):
+        settings.SIGNALBOX = {"AUTOCOMMIT": mode}
+        Tag.objects.create(name=mode)
+        assert position + 1 == Delivery.objects.count()

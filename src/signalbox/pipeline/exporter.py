@@ -579,8 +579,8 @@ def _drop_excess() -> None:
     logger.error("%d events waited too long for the database and are dropped.", dropped)
 
 
-EXIT_TIMEOUT: Final = 1.5
-"""Seconds for which the end of the process waits for a database server."""
+EXIT_TIMEOUT: Final = 1.2
+"""Seconds for which the end of the process waits for a database server. Ending the interpreter takes time as well."""
 
 
 class _ExitThread:

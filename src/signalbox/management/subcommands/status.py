@@ -41,6 +41,8 @@ class DatabaseStatus:
     """Tables that a router allows and that do not exist."""
     error: str | None
     """Why the database can't be read."""
+    missing_grants: tuple[str, ...] = ()
+    """Grants that the role of the connection lacks for the tables."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -63,12 +65,14 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
 
 def _get_database_status(alias: str) -> DatabaseStatus:
     expected = [model._meta.db_table for model in TABLE_MODELS if router.allow_migrate_model(alias, model)]
+    connection = connections[alias]
     try:
-        tables = set(connections[alias].introspection.table_names())
+        tables = set(connection.introspection.table_names())
+        present = tuple(model._meta.db_table for model in TABLE_MODELS if model._meta.db_table in tables)
+        grants = tuple(writer.get_missing_grants(connection)) if len(present) == len(TABLE_MODELS) else ()
     except DatabaseError as error:
         return DatabaseStatus(alias, (), (), str(error).strip())
-    present = tuple(model._meta.db_table for model in TABLE_MODELS if model._meta.db_table in tables)
-    return DatabaseStatus(alias, present, tuple(table for table in expected if table not in tables), None)
+    return DatabaseStatus(alias, present, tuple(table for table in expected if table not in tables), None, grants)
 
 
 def _find_problems(is_recording: bool, states: list[PatchState], databases: list[DatabaseStatus]) -> Iterator[str]:
@@ -86,6 +90,8 @@ def _find_problems(is_recording: bool, states: list[PatchState], databases: list
             into = "" if database.alias == DEFAULT_DB_ALIAS else f" --database {database.alias}"
             missing = ", ".join(database.missing)
             yield f"Database {database.alias!r} has no table {missing}: run manage.py migrate{into}."
+        if database.missing_grants:
+            yield f"The role of database {database.alias!r} lacks grants: {', '.join(database.missing_grants)}."
     stats = writer.write_stats
     if stats.dropped or stats.failures:
         yield f"{stats.dropped} events were dropped and {stats.failures} writes failed since this process started."
@@ -108,6 +114,7 @@ def _status_to_dict(
                 "alias": database.alias,
                 "tables": list(database.present),
                 "missing": list(database.missing),
+                "missing_grants": list(database.missing_grants),
                 "error": database.error,
             }
             for database in databases

@@ -277,7 +277,8 @@ class PostgreSQLBackend(DatabaseBackend):
             return False
         error.add_note(
             "A pool in statement mode allows no transactions. Signalbox opens one for a write in autocommit, "
-            'unless SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver.'
+            'unless SIGNALBOX = {"AUTOCOMMIT": "after"} is set and the model has no durable receiver. Set it, or use '
+            "a pool in transaction mode, which durable receivers need."
         )
         return True
 
