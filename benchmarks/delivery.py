@@ -173,7 +173,7 @@ def run_contestant(name: str, number: int) -> None:
             sys.exit(f"{name} did not run all: its worker ended with status {worker.returncode}.")
         print(number / float(result.read_text()), spent / number * 1e6)
     finally:
-        exporter.discard_pending()  # what waits would be written at the end of the process, to tables that are gone
+        exporter.discard_pending()  # they would be written at the end of the process, to tables that were deleted
         teardown_databases(old, verbosity=0)
         if name == "celery":
             delete_redis_keys()

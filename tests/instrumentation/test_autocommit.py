@@ -21,7 +21,7 @@ from tests.connecting import get_connection
 from tests.shop.models import Order, Tag, Uniq
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_database]
 
@@ -35,6 +35,21 @@ def saves(**conditions: Any) -> list[str]:
 def is_idle(connection: Any) -> bool:
     is_closed = connection.connection is None
     return not connection.in_atomic_block and not connection.execute_wrappers and (is_closed or connection.autocommit)
+
+
+@contextmanager
+def calling_in_pre_save(call: Callable[[], object]) -> Iterator[None]:
+    """Call ``call`` whenever Django asks the field ``Tag.name`` for the value to write."""
+    field = Tag._meta.get_field("name")
+    original = field.pre_save
+
+    def pre_save(instance: Any, add: bool) -> Any:
+        call()
+        return original(instance, add)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(field, "pre_save", pre_save)
+        yield
 
 
 def begin() -> None:
@@ -93,14 +108,7 @@ def test_what_a_hook_of_on_commit_sends_is_logged() -> None:
         if not counts:  # Django 6.1 calls pre_save() twice
             counts.append(Tag.objects.count())
 
-    original = Tag._meta.get_field("name").pre_save
-
-    def pre_save(instance: Any, add: bool) -> Any:
-        transaction.on_commit(hook)
-        return original(instance, add)
-
-    with pytest.MonkeyPatch.context() as patch, CaptureQueriesContext(get_connection()) as queries:
-        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+    with calling_in_pre_save(lambda: transaction.on_commit(hook)), CaptureQueriesContext(get_connection()) as queries:
         Tag.objects.create(name="first")
     assert ["INSERT", "SELECT"] == [query["sql"].split()[0] for query in queries]
 
@@ -116,14 +124,7 @@ def test_a_statement_that_the_database_refuses_leaves_nothing_open_and_keeps_its
 
 def test_code_within_the_write_finds_an_open_block() -> None:
     found: list[Any] = []
-    original = Tag._meta.get_field("name").pre_save
-
-    def pre_save(instance: Any, add: bool) -> Any:
-        found.append(get_connection().in_atomic_block)
-        return original(instance, add)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+    with calling_in_pre_save(lambda: found.append(get_connection().in_atomic_block)):
         Tag.objects.create(name="first")
     assert {True} == set(found)
 
@@ -151,15 +152,12 @@ def test_a_statement_that_code_sends_after_a_failure_does_not_hide_the_failure()
 def test_an_error_from_before_the_write_does_not_replace_its_own() -> None:
     """The write fails in a transaction that another statement has broken, whose error the application caught."""
     Uniq.objects.create(k="taken")
-    original = Tag._meta.get_field("name").pre_save
 
-    def pre_save(instance: Any, add: bool) -> Any:
+    def fail() -> None:
         with suppress(ProgrammingError), get_connection().cursor() as cursor:
             cursor.execute("SELECT missing FROM nowhere")
-        return original(instance, add)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+    with calling_in_pre_save(fail):
         try:
             Uniq.objects.create(k="taken")
         except IntegrityError:
@@ -183,11 +181,6 @@ def test_the_connection_s_isolation_level_is_kept(separate: Any) -> None:
 def test_writers_that_read_first_wait_for_each_other() -> None:
     """SQLite: a transaction that reads before it writes fails at once if another one wrote in between."""
     errors: list[Exception] = []
-    original = Tag._meta.get_field("name").pre_save
-
-    def pre_save(instance: Any, add: bool) -> Any:
-        Tag.objects.count()
-        return original(instance, add)
 
     def work(name: str) -> None:
         try:
@@ -198,8 +191,7 @@ def test_writers_that_read_first_wait_for_each_other() -> None:
         finally:
             connections.close_all()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+    with calling_in_pre_save(Tag.objects.count):
         threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
         for thread in threads:
             thread.start()
@@ -311,14 +303,7 @@ def after() -> Iterator[None]:
 @pytest.mark.usefixtures("after")
 def test_after_opens_no_transaction() -> None:
     found: list[bool] = []
-    original = Tag._meta.get_field("name").pre_save
-
-    def pre_save(instance: Any, add: bool) -> Any:
-        found.append(get_connection().in_atomic_block)
-        return original(instance, add)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+    with calling_in_pre_save(lambda: found.append(get_connection().in_atomic_block)):
         Tag.objects.create(name="first")
     assert {False} == set(found)
 
@@ -354,14 +339,7 @@ def test_after_knows_old_values() -> None:
 @pytest.mark.usefixtures("after")
 def test_after_writes_a_model_with_a_durable_receiver_in_a_transaction(durable_tags: None) -> None:
     found: list[bool] = []
-    original = Tag._meta.get_field("name").pre_save
-
-    def pre_save(instance: Any, add: bool) -> Any:
-        found.append(get_connection().in_atomic_block)
-        return original(instance, add)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tag._meta.get_field("name"), "pre_save", pre_save)
+    with calling_in_pre_save(lambda: found.append(get_connection().in_atomic_block)):
         Tag.objects.create(name="first")
     assert {True} == set(found)
     assert 1 == Delivery.objects.count()

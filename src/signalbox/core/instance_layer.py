@@ -48,16 +48,14 @@ class InstanceLayer:
         return get_referent(self._target)
 
     def get_original(self, name: str) -> Callable[..., Any]:
-        """Return the bound method that was there before."""
-        namespace = vars(self.target)
-        previous = self.previous[name] if name in self.functions else namespace.get(name, _MISSING)
+        """Return the bound method that the replacement takes the place of."""
+        previous = self._get_previous(name)
         method: Any = getattr(type(self.target), name).__get__(self.target) if previous is _MISSING else previous
         return method  # type: ignore[no-any-return]
 
     def get_weak_original(self, name: str) -> Callable[..., Any]:
         """Return a function that calls what ``get_original()`` returns, without a reference to the object."""
-        namespace = vars(self.target)
-        previous = self.previous[name] if name in self.functions else namespace.get(name, _MISSING)
+        previous = self._get_previous(name)
         if previous is not _MISSING:
             return previous  # type: ignore[no-any-return]
         method, reference = getattr(type(self.target), name), self._target  # the replacement may keep the result
@@ -69,11 +67,14 @@ class InstanceLayer:
 
     def is_replaced_by_others(self, name: str) -> bool:
         """Return True if another library has replaced the method on this object before."""
-        found = self.previous.get(name, _MISSING) if name in self.functions else vars(self.target).get(name, _MISSING)
-        return found is not _MISSING
+        return self._get_previous(name) is not _MISSING
+
+    def _get_previous(self, name: str) -> Any:
+        """Return what the object itself had under ``name``, or ``_MISSING`` if the method is that of its class."""
+        return self.previous[name] if name in self.functions else vars(self.target).get(name, _MISSING)
 
     def get_current(self, name: str) -> Callable[..., Any]:
-        """Return the replacement, or the method that is there without one."""
+        """Return the replacement if it is active, otherwise the original."""
         return self.replacements.get(name, self.get_original(name)) if self.is_active else self.get_original(name)
 
     def replace(self, name: str, replacement: Callable[..., Any], *, is_direct: bool = False) -> None:

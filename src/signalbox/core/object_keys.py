@@ -16,7 +16,7 @@ MAX_LENGTH: Final = 200
 
 
 DIGEST_PATTERN: Final = re.compile("~[0-9a-f]{16}")
-"""What stands for a secret key."""
+"""The digest that is stored instead of a secret key."""
 
 
 def has_text(value: Any) -> bool:
@@ -51,7 +51,7 @@ def key_to_text(value: Any, *, secret: bool = False) -> str:
     else:
         found = _to_text(value)
     if secret:
-        if DIGEST_PATTERN.fullmatch(found):  # somebody has it from an event
+        if DIGEST_PATTERN.fullmatch(found):  # a digest that was read from an event
             return found
         return digest(found, settings.SECRET_KEY.encode())
     found = sanitize_text(found)

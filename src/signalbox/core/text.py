@@ -22,7 +22,7 @@ def sanitize_text(text: str) -> str:
 
 
 def fit_column(text: str, length: int) -> str:
-    """The text as every database takes it into a column of so many characters."""
+    """Return ``text`` as every database accepts it in a column of ``length`` characters."""
     return sanitize_text(to_exact_str(text)[:length])
 
 
@@ -38,5 +38,5 @@ def digest(text: str, key: bytes) -> str:
 
 
 def to_exact_str(text: str) -> str:
-    """A text of the very type str, whatever a subclass makes of it."""
+    """Return the content of ``text`` as an instance of ``str`` itself, not of a subclass."""
     return str.__str__(text)

@@ -19,7 +19,7 @@ from signalbox.pipeline import backends, deliveries, unit_of_work
 from signalbox.pipeline.backends.base import without_query_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -40,11 +40,11 @@ def ensure_transaction(
         return nullcontext(connection)
     is_exported_after = conf.get().AUTOCOMMIT == "after" and not deliveries.get_source().has_subscriber(signal, sender)
     if is_exported_after and backends.is_pipeline_open(connection):  # nothing of ours can be sent meanwhile
-        return _export_after(connection)
+        return _without_own_transaction(connection, unit_of_work.UnitOfWork.export_committed)
     if backends.has_foreign_transaction(connection):
-        return _join_foreign_transaction(connection)
+        return _without_own_transaction(connection, unit_of_work.UnitOfWork.write_into_foreign_transaction)
     if is_exported_after:
-        return _export_after(connection)
+        return _without_own_transaction(connection, unit_of_work.UnitOfWork.export_committed)
     return _visible_transaction(connection) if begun_by_django else ImplicitTransaction(connection)
 
 
@@ -129,27 +129,14 @@ def _visible_transaction(connection: BaseDatabaseWrapper) -> Iterator[BaseDataba
 
 
 @contextmanager
-def _join_foreign_transaction(connection: BaseDatabaseWrapper) -> Iterator[BaseDatabaseWrapper]:
-    """Write the block's events into the open transaction at once: nobody will announce its COMMIT.
-
-    Whether it is committed stays unknown, so what is known of the rows is forgotten.
-    """
+def _without_own_transaction(
+    connection: BaseDatabaseWrapper, finish: Callable[[unit_of_work.UnitOfWork], None]
+) -> Iterator[BaseDatabaseWrapper]:
+    """Call ``finish`` with the block's events when its statement has succeeded."""
     work = unit_of_work.get_or_attach(connection)
     try:
         yield connection
     except BaseException:
         work.after_rollback()
         raise
-    work.write_into_foreign_transaction()
-
-
-@contextmanager
-def _export_after(connection: BaseDatabaseWrapper) -> Iterator[BaseDatabaseWrapper]:
-    """Export the block's events when its statement has succeeded, with their trace."""
-    work = unit_of_work.get_or_attach(connection)
-    try:
-        yield connection
-    except BaseException:
-        work.after_rollback()
-        raise
-    work.export_committed()
+    finish(work)

@@ -265,7 +265,7 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
             or backends.is_transaction_aborted(connection)
         ):
             return False
-    elif backends.get_backend(connection).is_pipeline_open():
+    elif backends.is_pipeline_open(connection):
         return False
     elif connection.connection is None:
         # Commands such as ``collectstatic`` run without a database. Only work that uses it opens a connection.
@@ -541,7 +541,7 @@ def _can_write_updates(connection: BaseDatabaseWrapper) -> bool:
     """Return True if events on ``connection`` can be updated. It is not the connection of ``get_events_database()``."""
     if connection.in_atomic_block:
         return _in_testcase_transaction(connection)
-    if backends.get_backend(connection).is_pipeline_open():
+    if backends.is_pipeline_open(connection):
         return False
     return connection.get_autocommit() and not backends.has_foreign_transaction(connection)
 

@@ -284,8 +284,7 @@ class UnitOfWork:
             try:
                 writer.write(connection, batch, nested=True, schema=schema, lock_timeout=conf.get().LOCK_TIMEOUT)
             except Exception as error:
-                if interrupts.is_interrupt(error):
-                    raise
+                interrupts.raise_if_interrupt(error)
                 if batch.deliveries:
                     raise EnqueueError(
                         f"The deliveries of {len(batch.deliveries)} durable receivers could not be written."
@@ -336,13 +335,10 @@ class UnitOfWork:
         self.is_flushing = True
         try:
             self._write(connection)
-        except Exception as error:
-            self.commit_error = error  # the COMMIT raises it
-            if interrupts.is_interrupt(error):
-                raise
         except BaseException as error:
-            self.commit_error = error
-            raise
+            self.commit_error = error  # the COMMIT raises it
+            if not isinstance(error, Exception) or interrupts.is_interrupt(error):
+                raise
         finally:
             self.is_flushing = False
 
@@ -560,9 +556,9 @@ def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOf
         unit_of_work = get_referent(work_reference)
         connection = get_referent(connection_reference)
         # Only the COMMIT itself: hooks of on_commit() run before the block around it has ended.
-        do_commit: Callable[[], None] = partial(_finish_implicit, connection, unit_of_work, original_commit)
-        if not unit_of_work.is_implicit:
-            do_commit = original_commit
+        do_commit: Callable[[], None] = original_commit
+        if unit_of_work.is_implicit:
+            do_commit = partial(_finish_implicit, connection, unit_of_work, original_commit)
         if unit_of_work.is_empty():
             do_commit()
         else:

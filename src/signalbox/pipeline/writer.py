@@ -85,8 +85,9 @@ def write_bisecting(
             write(connection, whole, schema=schema, lock_timeout=lock_timeout)
         except Exception as error:
             interrupts.raise_if_interrupt(error)
-            if not backends.get_backend(connection).is_row_error(error) or (
-                backends.in_transaction(connection) and not backends.get_backend(connection).is_transaction_alive(error)
+            backend = backends.get_backend(connection)
+            if not backend.is_row_error(error) or (
+                backend.in_transaction() and not backend.is_transaction_alive(error)
             ):
                 raise
             if len(part) == 1:
