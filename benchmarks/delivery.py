@@ -1,12 +1,12 @@
-"""Durable receivers: what they cost who saves, and how many a worker runs, beside others in the same run.
+"""Measure the cost of a save with durable receivers, and the deliveries per second of a worker, beside other queues.
 
-One worker each, a receiver that does nothing, the database's fsync as it is (SQLite: WAL, synchronous FULL). The
-contestants take turns, round by round; the table has the medians, and of each ratio to ours the median of the rounds.
+Each contestant has one worker and a receiver that does nothing. The database syncs as usual (SQLite: WAL, synchronous
+FULL). The contestants take turns, round by round. The table has the medians of the rounds and of their ratios.
 
     python benchmarks/delivery.py [--database sqlite|postgres|mariadb] [--number 2000] [--rounds 5] [--save-rounds 60]
 
 A contestant that is not installed is an error, unless `--without NAME` leaves it out: django-ox needs Python 3.12.
-procrastinate works on PostgreSQL alone; Celery is given the Redis of SIGNALBOX_TEST_REDIS, and no database.
+procrastinate works only on PostgreSQL. Celery uses the Redis of SIGNALBOX_TEST_REDIS, and no database.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def get_peer_versions(peers: list[str]) -> list[str]:
-    """Return the peers with their versions; exit if one is missing, and say what to do."""
+    """Return the other queues with their versions. Exit with an error if one is not installed."""
     found, missing = [], []
     for name in peers:
         try:
@@ -107,7 +107,7 @@ def print_comparison(database: str, options: argparse.Namespace) -> None:
 
 
 def run_in_subprocess(name: str, database: str, options: argparse.Namespace) -> str:
-    """Run one contestant in a process of its own, as settings are read once; return what it prints."""
+    """Run one contestant in a new process, because settings are read once; return its output as numbers."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ,
@@ -134,7 +134,7 @@ def run_in_subprocess(name: str, database: str, options: argparse.Namespace) -> 
 
 
 def run_contestant(name: str, number: int) -> None:
-    """Put ``number`` of them in, let the worker run, and print what it did in a second and what one took to put in."""
+    """Enqueue ``number`` items, run the worker, and print its rate per second and the seconds per enqueued item."""
     from tests import services
 
     os.environ["SIGNALBOX_BENCH_BROKER"] = services.ADDRESSES["redis"]
@@ -180,7 +180,7 @@ def run_contestant(name: str, number: int) -> None:
 
 
 def delete_redis_keys() -> None:
-    """Delete what Celery keeps in Redis about this run's queue."""
+    """Delete the keys of this run's Celery queue in Redis."""
     import redis
 
     from benchmarks.peers import noop
@@ -191,7 +191,7 @@ def delete_redis_keys() -> None:
 
 
 def enqueue(name: str, task: Any) -> None:
-    """Enqueue one, as a site does."""
+    """Enqueue one item, as a site does."""
     if name == "signalbox":
         from tests.shop.models import Tag
 
@@ -205,7 +205,7 @@ def enqueue(name: str, task: Any) -> None:
 
 
 def measure_save(rounds: int) -> None:
-    """Print what a save costs with a durable receiver, as a ratio to the same, recorded, without."""
+    """Print the cost of a save with a durable receiver, as a ratio to a recorded save without."""
     import django
 
     django.setup()

@@ -1,10 +1,11 @@
-"""What `benchmarks/recording.py` measures, the aims, and the table in the documentation."""
+"""Defines the figures of `benchmarks/recording.py`, their aims, and the table in the documentation."""
 
 from __future__ import annotations
 
-import re
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks import document_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 TOLERANCE = 0.03
 """A figure is met if two of three runs are at most this much above the aim."""
 DATABASES = {"sqlitewal": "SQLite, WAL", "postgres": "PostgreSQL", "mariadb": "MariaDB"}
-BEGIN, END = "<!-- recording: begin -->", "<!-- recording: end -->"
 
 
 class Figure(NamedTuple):
@@ -25,17 +25,17 @@ class Figure(NamedTuple):
     """The aim on SQLite in WAL mode."""
     postgres: float | None = None
     sqlite_orjson: float | None = None
-    """The aim with orjson, where it is another one."""
+    """The aim with orjson, if it differs."""
     postgres_orjson: float | None = None
     autocommit: str = "atomic"
     characters: int = 500
-    """Of the row's text."""
+    """Number of characters of the row's text."""
     rounds: int = 40
     events: int = 1
-    """How many events its work must write at least."""
+    """Minimum number of events that its work must write."""
 
     def aim(self, database: str, json: str) -> float | None:
-        """Return the aim, None if there is none."""
+        """Return the aim, or None if the figure has none."""
         aims = {"sqlitewal": (self.sqlite, self.sqlite_orjson), "postgres": (self.postgres, self.postgres_orjson)}
         standard, orjson = aims.get(database, (None, None))
         return orjson if json == "orjson" else standard
@@ -83,7 +83,7 @@ FIGURES = (
 
 
 def is_met(ratios: list[float], aim: float) -> bool:
-    """Whether the median of two of three runs is within the tolerance; of fewer runs, of more than half."""
+    """Return True if two of three runs are within the tolerance, or more than half of fewer runs."""
     return 2 * sum(round(ratio, 2) <= round(aim + TOLERANCE, 2) for ratio in ratios) > len(ratios)
 
 
@@ -142,9 +142,5 @@ def table(report: dict[str, Any]) -> str:
 
 
 def write(path: Path, report: dict[str, Any]) -> None:
-    """Replace what is between the two comments in the document. Raises ValueError if they are missing."""
-    text = path.read_text()
-    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"{path} has no comments {BEGIN} and {END}")
-    path.write_text(pattern.sub(lambda _: f"{BEGIN}\n\n{table(report)}\n\n{END}", text))
+    """Replace the table in the document. Raises ValueError if its comments are missing."""
+    document_tables.replace(path, "recording", table(report))

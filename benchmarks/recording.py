@@ -1,7 +1,7 @@
-"""What recording costs: the ratio to bare Django, of a realistic row, with standard-library JSON and with orjson.
+"""Measures the cost of recording a realistic row, as a ratio to plain Django, with the `json` module and with orjson.
 
 Each site is a process with its own database: bare Django, and Signalbox (`RECORD = "audit"`) with each encoder and each
-way of AUTOCOMMIT that a figure needs. The sites take turns, in another order in each round; a run's figure is the
+way of AUTOCOMMIT that a figure needs. The sites alternate, in another order in each round. A run's figure is the
 median of its rounds' ratios. A figure is met when it is within 0.03 of its aim in two of three runs.
 
     python benchmarks/recording.py --runs 3 --json recording.json --write
@@ -36,7 +36,7 @@ from tests import services  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 WARM_UP = 2
-"""Rounds of each figure that don't count."""
+"""Warm-up rounds of each figure, which are not counted."""
 
 
 def encoders() -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def settings(autocommit: str) -> dict[str, str] | None:
 
 
 class Site:
-    """A process that works when it is asked to."""
+    """A process that does the work that its standard input names."""
 
     def __init__(self, database: str, name: str, setting: dict[str, str] | None, encoder: str) -> None:
         environment = {
@@ -80,7 +80,7 @@ class Site:
         self.about = self._answer()
 
     def work(self, figure: Figure) -> float:
-        """Return what the figure's work measured. Raises RuntimeError if it wasn't recorded."""
+        """Return the measurement of the figure's work. Raises RuntimeError if it was not recorded."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([figure.work, figure.characters]) + "\n")
         self._process.stdin.flush()
@@ -145,12 +145,12 @@ class Run:
 
 
 def missing(database: str) -> str | None:
-    """Say why the database can't be measured, None if it can."""
+    """Return the reason why the database cannot be measured, or None."""
     return None if database == "sqlitewal" else services.get_unavailable_reason(database)
 
 
 def machine() -> str:
-    """Describe the machine."""
+    """Return a description of the machine."""
     model = platform.machine()
     if (path := Path("/proc/cpuinfo")).exists():
         lines = [line.partition(":") for line in path.read_text().splitlines()]
@@ -158,10 +158,10 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({model})"
 
 
-def main() -> None:
-    """Measure, and show each figure as it is known."""
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line, with the selected ``figures``. Exits if they are invalid."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--database", choices=tuple(DATABASES), action="append", help="default: all that answer")
+    parser.add_argument("--database", choices=tuple(DATABASES), action="append", help="default: all available ones")
     parser.add_argument("--runs", type=int, default=1, help="whole runs; a figure is met in two of three")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="figures whose name matches, as '*save*'")
     parser.add_argument("--quick", action="store_true", help="a sixth of the rounds")
@@ -169,12 +169,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write the table to {DOCUMENT.relative_to(ROOT)}")
     options = parser.parse_args()
     if options.write and (options.quick or options.only != "*"):
-        parser.error("--write publishes whole runs: not with --quick or --only")
+        parser.error("--write publishes whole runs. Leave out --quick and --only.")
     figures = [one for one in FIGURES if fnmatch(one.name, options.only) or fnmatch(one.name, f"*{options.only}*")]
     figures.sort(key=lambda one: one.work != "stored")  # stored bytes first, while no table has free space
     if not figures:
-        parser.error(f"no figure matches {options.only!r}: {', '.join(one.name for one in FIGURES)}")
+        parser.error(f"no figure matches {options.only!r}. Use one of {', '.join(one.name for one in FIGURES)}.")
+    options.figures = figures
+    return options
 
+
+def main() -> None:
+    """Measure the figures and print each result."""
+    options = parse_options()
     report: dict[str, Any] = {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": machine(),
@@ -190,25 +196,12 @@ def main() -> None:
         print(f"the machine is busy (load {report['load'][0]}): figures vary", file=sys.stderr)
     for database in options.database or DATABASES:
         if reason := missing(database):
-            print(f"{DATABASES[database]} is left out: {reason}", flush=True)
+            print(f"{DATABASES[database]} is skipped: {reason}", flush=True)
             continue
-        rows = {one.name: {"database": database, "name": one.name, "bare": [], "ratios": {}} for one in figures}
+        rows = {one.name: {"database": database, "name": one.name, "bare": [], "ratios": {}} for one in options.figures}
         for number in range(options.runs):
             print(f"\n{DATABASES[database]}, run {number + 1} of {options.runs}", flush=True)
-            run = Run(database)
-            try:
-                report["databases"][database] = run.about()
-                for index, figure in enumerate(figures, 1):
-                    print(f"{index:3}/{len(figures)} {figure.name:62}", end="", flush=True)
-                    row = rows[figure.name]
-                    rounds = max(1, figure.rounds // 6) if options.quick else figure.rounds
-                    if (found := run.measure(figure, rounds)) is not None:
-                        row["bare"].append(found[0])
-                        for encoder, ratio in found[1].items():
-                            row["ratios"].setdefault(encoder, []).append(ratio)
-                    print(shown(figure, database, row), flush=True)
-            finally:
-                run.close()
+            measure_run(database, options, rows, report)
         report["figures"] += rows.values()
         report["load"][1] = round(os.getloadavg()[0], 1)
         if options.json:
@@ -218,8 +211,29 @@ def main() -> None:
         write(DOCUMENT, report)
 
 
+def measure_run(
+    database: str, options: argparse.Namespace, rows: dict[str, dict[str, Any]], report: dict[str, Any]
+) -> None:
+    """Measure each figure once on ``database``. Add the results to ``rows``, and the server's version to ``report``."""
+    figures = options.figures
+    run = Run(database)
+    try:
+        report["databases"][database] = run.about()
+        for index, figure in enumerate(figures, 1):
+            print(f"{index:3}/{len(figures)} {figure.name:62}", end="", flush=True)
+            row = rows[figure.name]
+            rounds = max(1, figure.rounds // 6) if options.quick else figure.rounds
+            if (found := run.measure(figure, rounds)) is not None:
+                row["bare"].append(found[0])
+                for encoder, ratio in found[1].items():
+                    row["ratios"].setdefault(encoder, []).append(ratio)
+            print(shown(figure, database, row), flush=True)
+    finally:
+        run.close()
+
+
 def shown(figure: Figure, database: str, row: dict[str, Any]) -> str:
-    """Return the last run's figures for the terminal, and whether the aims are met so far."""
+    """Return the text for the terminal: the last run's figures, and ``missed`` if an aim is not met so far."""
     last = {"bare": row["bare"][-1:], "ratios": {encoder: found[-1:] for encoder, found in row["ratios"].items()}}
     bare_text, ratio, aim = cell(figure, database, last)
     met = all(

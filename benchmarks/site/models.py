@@ -1,4 +1,4 @@
-"""A row as sites have them: ten fields with a text and a foreign key, and tags."""
+"""A realistic row: ten fields with a text and a foreign key, and tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work that is measured. Each method prepares, does its work once, and returns the seconds of one repetition."""
+"""The measured work. Each method prepares, does its work once, and returns the seconds of one repetition."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 LOADED = 10_000
-"""Rows of each table that every work finds."""
+"""Number of rows of each table before the work."""
 
 
 class Timer:
-    """The seconds that its block took. Garbage of others is collected before; within, collection is on."""
+    """Measures the seconds of its block. Earlier garbage is collected before; collection is on within the block."""
 
     def __enter__(self) -> Self:
         gc.collect()
@@ -38,7 +38,7 @@ class Timer:
 
 
 class Work:
-    """The site's database, filled, and what is done with it."""
+    """The site's filled database, and the work on it."""
 
     def __init__(self, recorded: bool, loaded: int = LOADED) -> None:
         self.text = corpus.ordinary(500)
@@ -67,10 +67,9 @@ class Work:
             cursor.execute("DELETE FROM site_order WHERE id > %s", [self._last])
             if connection.vendor == "postgresql" and self._tables:
                 cursor.execute(f"TRUNCATE {', '.join(self._tables)}")
-            elif self._tables:
-                with connection.constraint_checks_disabled():
-                    for table in self._tables:
-                        cursor.execute(f"DELETE FROM {table}")
+            else:
+                for table in self._tables:
+                    cursor.execute(f"DELETE FROM {table}")
 
     def events(self) -> int:
         """Return how many events are in the database."""
@@ -162,11 +161,11 @@ class Work:
         return timer.seconds
 
     def memory_orders(self) -> float:
-        """Return bytes, not seconds: what a loaded order takes."""
+        """Return the size of a loaded order in bytes, not seconds."""
         return _allocated(lambda: list(Order.objects.all()))
 
     def memory_offers(self) -> float:
-        """Return bytes, not seconds: what a loaded offer takes."""
+        """Return the size of a loaded offer in bytes, not seconds."""
         return _allocated(lambda: list(Offer.objects.all()))
 
     def request(self) -> float:
@@ -182,7 +181,7 @@ class Work:
 
 
 def _allocated(load: Callable[[], list[object]]) -> float:
-    """Return the bytes of each row that is kept in memory."""
+    """Return the bytes in memory of each kept row."""
     gc.collect()
     tracemalloc.start()
     try:
