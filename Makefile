@@ -1,11 +1,11 @@
-# Everything a contributor runs. Each environment is made when it is first needed, and again when its pins change.
+# The commands of a contributor. Each environment is made on first use, and again when its pins change.
 
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8000
 MATRIX ?= 3.11/5.2 3.12/6.0 3.13/6.1
 
-# What `make django-suite` runs on: a DJANGO that was given, else the newest of the matrix.
+# The version for `make django-suite`: DJANGO if it is set, otherwise the newest of the matrix.
 SUITE_DJANGO := $(or $(DJANGO),$(lastword $(subst /, ,$(MATRIX))))
 
 BIN := $(VENV)/bin
@@ -13,12 +13,12 @@ RUNNING := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # The Django of the matrix for this Python; on any other Python, the newest.
 DJANGO ?= $(patsubst $(RUNNING)/%,%,$(filter $(RUNNING)/%,3.11/5.2 3.12/6.0 3.13/6.1))
 DJANGO_PIN := $(if $(DJANGO),Django~=$(DJANGO).0,Django)
-# mysqlclient is compiled: it is left out where the client library is missing, unless every service is required.
+# mysqlclient is compiled: it is skipped without the client library, unless every service is required.
 MYSQL := $(shell { pkg-config --exists libmariadb || pkg-config --exists mysqlclient || \
   test -n "$$SIGNALBOX_REQUIRE_SERVICES"; } 2>/dev/null && echo mysql)
-# Django 6.0 and later bring their own tasks.
+# Django 6.0 and later include tasks.
 comma := ,
-EXTRAS := fast,cli,celery$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
+EXTRAS := fast,cli,celery,metrics,otel$(if $(filter 5.2,$(DJANGO)),$(comma)tasks)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 PACKAGES := tests/doctor/popular-packages.txt
@@ -27,7 +27,7 @@ NEIGHBOURS := tests/neighbours/requirements.txt
 FIND_PYTHON = python=; for candidate in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
   if "$$candidate" -c '' 2>/dev/null; then python=$$candidate; break; fi; done
 
-# Empty files in the environment say what is installed there. MADE's name holds the versions: others start it afresh.
+# Empty files in the environment mark what is installed. MADE's name contains the versions: other versions create it again.
 MADE := $(VENV)/.python-$(RUNNING)-django-$(or $(DJANGO),newest)
 DEMO := $(VENV)/.demo
 TEST := $(VENV)/.test$(MYSQL)
@@ -36,7 +36,12 @@ DOCS := $(VENV)/.docs
 BENCH := $(VENV)/.bench$(MYSQL)
 WILD := $(VENV)/.wild
 SUITE := $(VENV)/.django-suite
+RELEASE := $(VENV)/.release
 BESIDE := $(VENV)/.neighbours
+# One environment for each package of the comparison, made from its own pins.
+PEERS := django signalbox auditlog easy-audit simple-history pghistory
+PEERS_PINS := benchmarks/comparison/requirements
+PEERS_MADE := $(PEERS:%=.venv-peers/%/.made-$(RUNNING))
 
 .PHONY: help
 help: ## Show this list
@@ -87,6 +92,11 @@ $(SUITE): $(MADE) $(INPUTS) tests/django_suite/sources.py
 	@$(BIN)/python -m tests.django_suite.sources
 	@touch $@
 
+$(RELEASE): $(MADE) $(INPUTS)
+	@echo "installing the tools of a release into $(VENV)"
+	@$(PIP) --group release
+	@touch $@
+
 $(BESIDE): $(MADE) $(INPUTS) $(NEIGHBOURS)
 	@echo "installing the neighbours into $(VENV)"
 	@$(PIP) -e . --group test -r $(NEIGHBOURS)
@@ -107,7 +117,7 @@ environment: $(TEST)
 matrix: GOAL = test-all
 matrix: ## Run the whole suite on each Python and Django of MATRIX
 environments: GOAL = environment
-environments: ## Make the environments of `make matrix`, and run nothing
+environments: ## Make the environments of `make matrix` without running tests
 matrix environments:
 	@failed=; for pair in $(MATRIX); do \
 	  version=$${pair%/*}; $(FIND_PYTHON); \
@@ -141,7 +151,7 @@ django-suite-here: $(SUITE)
 	@$(BIN)/python -m tests.django_suite.run $(if $(DATABASES),--databases "$(DATABASES)") $(ARGS) $(MODULES)
 
 .PHONY: neighbours
-neighbours: ## Do the same work with and without Signalbox, beside packages that sites have
+neighbours: ## Do the same work with and without Signalbox, beside packages that many sites use
 	@for version in 3.12 3.13; do $(FIND_PYTHON); if test -n "$$python"; then break; fi; done; \
 	  if test -z "$$python"; then echo "python3.12 or later is missing: install it" >&2; exit 1; fi; \
 	  $(MAKE) --no-print-directory neighbours-here PYTHON="$$python" DJANGO=6.0 VENV=.venv-neighbours
@@ -149,13 +159,14 @@ neighbours: ## Do the same work with and without Signalbox, beside packages that
 .PHONY: neighbours-here
 neighbours-here: $(BESIDE)
 	@SIGNALBOX_REQUIRE_NEIGHBOURS=1 $(BIN)/python -m pytest -n auto --dist loadgroup tests/neighbours $(ARGS)
+	@SIGNALBOX_REQUIRE_NEIGHBOURS=1 SIGNALBOX_TEST_DB=postgres $(BIN)/python -m pytest tests/neighbours/test_values.py $(ARGS)
 
 .PHONY: crash
 crash: $(TEST) ## Run the crash tests, with many more crashes; ARGS="--crashes 500"
 	@$(BIN)/python -m tests.run -m crash --crashes 200 --timeout 0 $(ARGS)
 
 .PHONY: coverage
-coverage: $(TEST) ## Run the suite on SQLite and show which branches it missed
+coverage: $(TEST) ## Run the suite on SQLite and list the branches that it did not run
 	@$(BIN)/python -m coverage erase
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
@@ -169,7 +180,7 @@ lint: $(LINT) ## Check style, types and the import contract
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: $(LINT) ## Let ruff repair what it can
+format: $(LINT) ## Format the code and apply ruff's fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -179,7 +190,7 @@ docs: $(DOCS) ## Build the documentation; a warning is an error
 	@echo "built docs/_build/html/index.html"
 
 .PHONY: bench
-bench: $(BENCH) ## Measure what recording costs (ARGS="--runs 3 --write"), the search for secrets, and the doctor
+bench: $(BENCH) ## Measure the cost of recording (ARGS="--runs 3 --write"), the search for secrets, and the doctor
 	@$(BIN)/python benchmarks/recording.py $(ARGS)
 	@$(BIN)/python benchmarks/redaction.py
 	@$(BIN)/python benchmarks/doctor.py
@@ -187,6 +198,29 @@ bench: $(BENCH) ## Measure what recording costs (ARGS="--runs 3 --write"), the s
 .PHONY: bench-delivery
 bench-delivery: $(BENCH) ## Measure durable receivers beside other queues; all of them need Python 3.12
 	@$(BIN)/python benchmarks/delivery.py $(ARGS)
+	@$(BIN)/python benchmarks/hot_key.py
+	@$(BIN)/python benchmarks/hot_key.py --database postgres --dead 10000
+
+.PHONY: bench-timeline
+bench-timeline: $(BENCH) ## Time the pages over ten million events on PostgreSQL, and write docs/benchmarks.md
+	@$(BIN)/python benchmarks/timeline.py seed
+	@$(BIN)/python benchmarks/timeline.py measure --write $(ARGS)
+	@$(BIN)/python benchmarks/timeline.py drop
+
+.venv-peers/%/.made-$(RUNNING): $(PEERS_PINS)/django.txt $(PEERS_PINS)/%.txt
+	@echo "making .venv-peers/$*: Python $(RUNNING)"
+	@$(PYTHON) -m venv --clear .venv-peers/$*
+	@.venv-peers/$*/bin/python -m pip install -qq --disable-pip-version-check \
+	  -r $(PEERS_PINS)/django.txt -r $(PEERS_PINS)/$*.txt
+	@touch $@
+
+.PHONY: bench-telemetry
+bench-telemetry: $(TEST) ## Measure the cost of metrics and spans, and write the table of docs/observability.md
+	@$(BIN)/python benchmarks/telemetry.py --write $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(PEERS_MADE) ## Compare with other packages, and write docs/comparison.md; ARGS="--quick" for a look
+	@.venv-peers/signalbox/bin/python -m benchmarks.comparison $(ARGS)
 
 .PHONY: demo
 demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops
@@ -196,6 +230,21 @@ demo: $(DEMO) ## Start the demo site on PORT; ONCE=1 visits it once and stops
 screenshots: $(TEST) ## Take the pictures of the demo in docs/images, with Chromium
 	@$(BIN)/python examples/screenshots.py
 
+.PHONY: dist
+dist: $(RELEASE) ## Build the sdist, and the wheel from it, into dist/, and check them
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+	@$(BIN)/python -m twine check --strict dist/*
+
+.PHONY: smoke
+smoke: ## Use the wheel of dist/ with each Python and Django of MATRIX, in empty environments
+	@test -n "$$(ls dist/*.whl 2>/dev/null)" || { echo "dist/ has no wheel: run make dist" >&2; exit 1; }
+	@failed=; for pair in $(MATRIX); do version=$${pair%/*}; $(FIND_PYTHON); \
+	  if test -z "$$python"; then echo "python$$version is missing: install it, or set MATRIX" >&2; failed=1; continue; fi; \
+	  { "$$python" -m venv --clear .venv-smoke && .venv-smoke/bin/python -m pip install -qq --disable-pip-version-check \
+	    -c constraints.txt dist/*.whl "Django~=$${pair#*/}.0" && .venv-smoke/bin/python tests/smoke.py; } || failed=1; \
+	done; rm -rf .venv-smoke; test -z "$$failed"
+
 .PHONY: clean
 clean: ## Remove environments and everything that was built
-	rm -rf .venv .venv-3.* .venv-wild .venv-neighbours .venv-django-suite-* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build
+	rm -rf .venv .venv-3.* .venv-peers .venv-smoke .venv-wild .venv-neighbours .venv-django-suite-* .cache .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist docs/_build

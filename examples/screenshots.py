@@ -24,7 +24,8 @@ from tests.dashboard import browsing  # noqa: E402 - it is found from the root
 
 WIDE = {"width": 1360, "height": 850}
 PHONE = {"width": 390, "height": 780}
-OPENED_TRACE = "tour"
+OPENED_TRACE = "POST /admin/blog/post/"
+SHOWN_TRACE = "/shop/checkout/"
 CHANGED_FIELD = "body"
 
 
@@ -52,7 +53,8 @@ def take_screenshots(page: Any, address: str, name: str, window: dict[str, int],
     for scheme in schemes:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.goto(address)
-        page.wait_for_load_state("networkidle") if "signalbox/map" in address else page.wait_for_timeout(900)
+        waits = any(part in address for part in ("signalbox/map", "signalbox/doctor"))
+        page.wait_for_load_state("networkidle") if waits else page.wait_for_timeout(900)
         if name == "timeline":
             line = page.locator("[data-line]", has=page.locator(f".name:text-is('{OPENED_TRACE}')")).first
             line.locator("[data-expand]").click()
@@ -65,7 +67,7 @@ def take_screenshots(page: Any, address: str, name: str, window: dict[str, int],
 def main() -> int:
     """Return the exit code."""
     if reason := browsing.get_unavailable_reason():
-        sys.stderr.write(f"There can be no pictures: {reason}.\n")
+        sys.stderr.write(f"The pictures cannot be taken: {reason}.\n")
         return 1
     shutil.rmtree(IMAGES, ignore_errors=True)
     IMAGES.mkdir(parents=True)
@@ -73,8 +75,8 @@ def main() -> int:
         page = browser.new_context(device_scale_factor=1.5).new_page()
         page.goto(link)
         root = page.url
-        page.goto(f"{root}?kind=command&text={OPENED_TRACE}")
-        trace = page.locator("a.trace-link", has_text=OPENED_TRACE).first.get_attribute("href")
+        page.goto(f"{root}?kind=request&text={SHOWN_TRACE}")
+        trace = page.locator("a.trace-link", has_text=SHOWN_TRACE).first.get_attribute("href")
         life = f"{root}object/?sender=blog.Post&key=1"
         page.goto(life)
         version = page.locator(".version", has_text=CHANGED_FIELD).first
@@ -85,6 +87,9 @@ def main() -> int:
         take_screenshots(page, f"{host}{change}", "event", WIDE, "light")
         take_screenshots(page, f"{life}&event={key}", "object", WIDE, "dark")
         take_screenshots(page, f"{root}map/", "map", WIDE, "light")
+        take_screenshots(page, f"{root}deliveries/", "deliveries", WIDE, "light")
+        take_screenshots(page, f"{root}doctor/", "doctor", WIDE, "dark")
+        take_screenshots(page, f"{root}health/", "status", WIDE, "light")
         take_screenshots(page, root, "phone", PHONE, "dark")
     sys.stdout.write("".join(f"{path.relative_to(ROOT)}\n" for path in sorted(IMAGES.iterdir())))
     return 0

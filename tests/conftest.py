@@ -29,9 +29,9 @@ SLOWEST_FILES = [
     )
 ]
 """The files that take longest, which begin first: else one worker would be busy with one of them when all others are
-done. It is no fault if another takes longer by now."""
+done. Another one may take longer by now."""
 
-# No deadline: a busy machine is no bug. The blob reproduces a failure of another machine.
+# No deadline: a busy machine is not a bug. The blob reproduces a failure of another machine.
 hypothesis.settings.register_profile("signalbox", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("signalbox")
 
@@ -109,13 +109,16 @@ def _fast_table_cleanup() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _clear_pending_events() -> None:
-    """Let what other tests could not write, as they had no database, be none of this one's."""
+def _clear_pending_events() -> Iterator[None]:
+    """Drop pending events of other tests, which had no database. Check that the test has ended its traces."""
     from signalbox.core import tracing
     from signalbox.pipeline import exporter
 
     exporter.discard_pending()
     tracing.get_process_trace().pending.clear()
+    yield
+    current = tracing.get_current_trace()
+    assert current is tracing.get_process_trace(), f"The test has not ended the trace {current.kind} {current.name!r}."
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The statements that reach the driver of a database, whoever sends them."""
+"""Captures the statements that reach the driver of a database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import connection
 
 @contextmanager
 def sent() -> Iterator[list[str]]:
-    """Every statement that reaches the database's driver, by whoever sent it."""
+    """Every statement that reaches the database's driver."""
     statements: list[str] = []
     connection.ensure_connection()
     if connection.vendor == "sqlite":

@@ -151,7 +151,7 @@ def test_concurrent_asynchronous_blocks_do_not_meet() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_block_that_ends_within_an_event_loop_leaves_its_events_waiting_for_work_outside() -> None:
+def test_a_block_that_ends_in_an_event_loop_writes_its_events_later() -> None:
     async def work() -> tracing.Trace:
         with signalbox.trace("in the loop", actor="ann") as trace:
             departed.send(sender=None)
@@ -172,9 +172,11 @@ def test_a_trace_needs_a_text_as_its_name(name: Any) -> None:
 
 @pytest.mark.parametrize("actor", [7, object(), AnonymousUser()])
 def test_an_actor_is_a_user_who_has_logged_in_or_a_text(actor: Any) -> None:
-    with pytest.raises(TypeError, match=f"{type(actor).__name__} is no actor; a user who has logged in, or a text"):
+    with pytest.raises(
+        TypeError, match=f"actor is a {type(actor).__name__}. Expected a user who has logged in, or a text"
+    ):
         signalbox.set_actor(actor)
-    with pytest.raises(TypeError, match="is no actor"):
+    with pytest.raises(TypeError, match="Expected a user who has logged in"):
         signalbox.trace("import", actor=actor)
 
 

@@ -21,22 +21,48 @@ def found(check: Any) -> list[tuple[str | None, str, str | None]]:
 
 
 def ids() -> list[str]:
-    """What ``manage.py check --tag signalbox`` says of the setting and the place."""
+    """Return the ids of the checks of the setting and the installation that ``manage.py check`` reports."""
     own = {"signalbox.E001", *(f"signalbox.W00{number}" for number in range(1, 7))}
-    return sorted(str(message.id) for message in run_checks(tags=[checks.TAG]) if message.id in own)
+    return sorted(str(message.id) for message in run_checks(tags=[checks.TAG], databases=[]) if message.id in own)
 
 
-def test_a_site_that_is_set_up_as_the_manual_says_has_nothing_to_complain_of() -> None:
+def test_a_site_that_is_set_up_as_documented_has_no_messages() -> None:
     assert [] == ids()
 
 
 @pytest.mark.parametrize(
     ("raw", "number"),
-    [({"REKORD": "all"}, 1), ({"RECORD": "some", "BULK": 1}, 2), ("all", 1), ({"ON_ERROR": "log"}, 0), (None, 0)],
+    [
+        ({"RECORD": "some", "BULK": 1}, 2),
+        ({"ON_ERROR": "log"}, 0),
+        *(
+            pytest.param(raw, number, marks=pytest.mark.slow)  # each examines all receivers
+            for raw, number in (({"REKORD": "all"}, 1), ("all", 1), (None, 0))
+        ),
+    ],
 )
 def test_every_wrong_key_and_value_is_an_error(raw: object, number: int) -> None:
     with override_settings(SIGNALBOX=raw):
         assert ["signalbox.E001"] * number == ids()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (None, ["signalbox.W014", "signalbox.W015"]),
+        ({"RECORD": "all", "RETENTION": {"events": 30}}, ["signalbox.W014"]),
+        ({"RECORD": "audit"}, ["signalbox.W015"]),
+        ({"RECORD": ["model"], "RETENTION": {"events": 30}}, []),
+    ],
+)
+def test_a_deployment_is_advised_to_record_less_and_to_set_a_retention(setting: object, expected: list[str]) -> None:
+    advice = {"signalbox.W014", "signalbox.W015"}
+    with override_settings(SIGNALBOX=setting):
+        messages = run_checks(tags=[checks.TAG], include_deployment_checks=True, databases=[])
+        others = run_checks(tags=[checks.TAG], databases=[])
+
+    assert expected == [message.id for message in messages if message.id in advice]
+    assert not advice & {message.id for message in others}
 
 
 def test_an_error_names_value_expectation_and_remedy() -> None:
@@ -59,9 +85,9 @@ def test_an_error_names_value_expectation_and_remedy() -> None:
 )
 def test_a_signal_that_does_not_exist_is_a_warning(name: str, hint: str) -> None:
     with override_settings(SIGNALBOX={"RECORD": ["post_save", name]}):
-        assert [
-            ("signalbox.W004", f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.', hint)
-        ] == found(checks.check_names)
+        assert [("signalbox.W004", f'SIGNALBOX["RECORD"] names {name!r}, which is not a known signal.', hint)] == found(
+            checks.check_names
+        )
 
 
 def test_signals_groups_and_names_of_ones_own_are_known() -> None:
@@ -102,7 +128,7 @@ def test_a_field_that_is_not_there_or_never_recorded_is_a_warning() -> None:
         assert [
             (
                 "signalbox.W005",
-                f'SIGNALBOX["MODELS"] names {field!r}, which is no field of {label} that is recorded.',
+                f'SIGNALBOX["MODELS"] names {field!r}, which is not a recordable field of {label}.',
                 hint,
             )
             for field, label, hint in (
@@ -117,23 +143,16 @@ def test_a_field_that_is_not_there_or_never_recorded_is_a_warning() -> None:
         ] == found(checks.check_names)
 
 
-@pytest.mark.parametrize(
-    ("processor", "what"),
-    [
-        ("nowhere.keep", "can't be imported"),
-        ("keep", "can't be imported"),
-        ("os.sep", "is not callable"),
-        ("os.path.join", None),
-        (len, None),
-        (None, None),
-    ],
-)
-def test_an_event_processor_that_cannot_be_called_is_an_error(processor: Any, what: str | None) -> None:
-    with override_settings(SIGNALBOX={"EVENT_PROCESSOR": processor}):
-        expected = f'SIGNALBOX["EVENT_PROCESSOR"] is "{processor}", which {what}. Every event is written.'
-        assert ([] if what is None else [("signalbox.E002", expected)]) == [
-            (id_, message) for id_, message, _ in found(checks.check_event_processor)
-        ]
+def test_an_event_processor_that_cannot_be_used_is_an_error() -> None:
+    entries = ["os.sep", "signalbox.EventProcessor", {"PROCESSOR": "signalbox.Sample", "OPTIONS": {"rate": 7}}]
+    with override_settings(SIGNALBOX={"PROCESSORS": entries}):
+        (id_, first, _), (_, second, _) = found(checks.check_processors)
+    assert "signalbox.E002" == id_
+    assert (
+        'SIGNALBOX["PROCESSORS"]: os.sep is not a subclass of signalbox.EventProcessor. '
+        "Events are recorded without it." == first
+    )
+    assert second.startswith('SIGNALBOX["PROCESSORS"]: signalbox.Sample can\'t be used: ValueError: rate is 7.')
 
 
 def test_standing_behind_other_apps_is_a_warning_that_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +182,12 @@ def test_the_middleware_stands_first(middleware: list[str], expected: list[str])
 
     assert expected == [id_ for id_, _, _ in messages]
     assert [f'Put "{OURS}" first in MIDDLEWARE.'] * len(expected) == [hint for _, _, hint in messages]
+
+
+@pytest.mark.slow
+def test_the_checks_of_another_app_have_no_messages_of_signalbox() -> None:
+    with override_settings(SIGNALBOX={"RECORDD": "all"}):
+        of_another_app = run_checks(app_configs=[apps.get_app_config("shop")], tags=[checks.TAG], databases=[])
+        of_all = run_checks(tags=[checks.TAG], databases=[])
+    assert "signalbox.E001" not in [message.id for message in of_another_app]
+    assert "signalbox.E001" in [message.id for message in of_all]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -19,13 +18,10 @@ DOCUMENT = ROOT / "docs" / "settings.md"
 KeyPath = tuple[str, ...]
 
 
-def process_event(event: Mapping[str, Any]) -> bool:
-    return True
-
-
 VALID: dict[KeyPath, list[Any]] = {
     ("RECORD",): ["all", "audit", ["post_save"], (), {"auth", "shop.signals.order_paid"}],
     ("IGNORE",): [[], ["shop", "shop.Order"], ("shop",)],
+    ("IGNORE_PATHS",): [[], ["static", "media", "dashboard", "/health/", "*.ico", "?x", "[ab]*"], ("/health/",)],
     ("MODELS",): [
         {},
         {"shop.Order": {}},
@@ -37,11 +33,15 @@ VALID: dict[KeyPath, list[Any]] = {
     ("ON_ERROR",): ["log", "raise"],
     ("LOCK_TIMEOUT",): [0.5, 1, 10],
     ("TRUSTED_PROXIES",): [0, 1, 7],
-    ("EVENT_PROCESSOR",): [None, "tests.test_conf.process_event", process_event],
+    ("CLOUDEVENTS_SOURCE",): ["", "https://shop.example/", "urn:example:shop", "/shop"],
+    ("PROCESSORS",): [[], ["shop.recording.AddTenant"], [{"PROCESSOR": "signalbox.Sample", "OPTIONS": {"rate": 0.1}}]],
+    ("SEND_SPANS",): [True, False],
+    ("RETENTION",): [{}, {"events": 90, "deliveries": 0, "auth": 0.5, "shop.Order": None}],
     ("DURABLE", "DISPATCHER"): ["worker", "celery", "tasks", "immediate"],
-    ("DURABLE", "RETENTION_DAYS"): [0, 7, 0.5],
     ("DURABLE", "LEASE"): [1, 0.5],
     ("DURABLE", "REDISPATCH"): [1, 0.5],
+    ("DURABLE", "UNKNOWN_AFTER"): [1, 0.5, 86_400],
+    ("DURABLE", "MAX_CHAIN"): [1, 1000],
     ("DASHBOARD", "SHOW_SOURCE"): [True, False],
     ("DASHBOARD", "ADMIN_HISTORY"): [True, False],
 }
@@ -49,6 +49,7 @@ VALID: dict[KeyPath, list[Any]] = {
 INVALID: dict[KeyPath, list[Any]] = {
     ("RECORD",): ["everything", "", None, 1, [1], {"post_save": 1}],
     ("IGNORE",): ["shop", None, [None], [1], {}],
+    ("IGNORE_PATHS",): ["/health/", None, [None], [1], {}, ["health/"], ["Static"], [""]],
     ("MODELS",): [None, [], "shop.Order"],
     ("REDACT",): [None, 1, [1]],
     ("BULK",): ["each", None, True, []],
@@ -56,11 +57,15 @@ INVALID: dict[KeyPath, list[Any]] = {
     ("ON_ERROR",): ["Log", "", None, True, []],
     ("LOCK_TIMEOUT",): [0, -1, "1", None, True, float("nan")],
     ("TRUSTED_PROXIES",): [-1, 1.0, "1", True, None],
-    ("EVENT_PROCESSOR",): [1, [], {}],
+    ("CLOUDEVENTS_SOURCE",): ["a b", "https://münchen.example", None, 3, "<a>"],
+    ("PROCESSORS",): [1, "shop.recording.AddTenant", {}, [7], [{"PATH": "shop.recording.AddTenant"}]],
+    ("SEND_SPANS",): ["yes", 1, None],
+    ("RETENTION",): [None, 90, "90d", ["events"]],
     ("DURABLE", "DISPATCHER"): ["rq", None, []],
-    ("DURABLE", "RETENTION_DAYS"): [-1, "7", None, True, float("nan")],
     ("DURABLE", "LEASE"): [0, -1, "30", None, True, float("nan")],
     ("DURABLE", "REDISPATCH"): [0, -1, "30", None, True],
+    ("DURABLE", "UNKNOWN_AFTER"): [0, -1, "1d", None, True, float("nan")],
+    ("DURABLE", "MAX_CHAIN"): [0, -1, 2.5, "25", None, True],
     ("DASHBOARD", "SHOW_SOURCE"): [1, 0, None, "yes"],
     ("DASHBOARD", "ADMIN_HISTORY"): [1, None, "yes"],
 }
@@ -97,7 +102,7 @@ def test_every_key_has_values_in_this_file() -> None:
 def test_a_valid_value_is_used(path: KeyPath, value: Any) -> None:
     assert [] == conf.get_errors(nest(path, value))
     used = read(conf.parse(nest(path, value)), path)
-    assert (set(value) == set(used)) if isinstance(value, list | tuple | set) else value == used
+    assert (list(value) == list(used)) if isinstance(value, list | tuple | set) else value == used
 
 
 @pytest.mark.parametrize(("path", "value"), pairs(INVALID))
@@ -145,7 +150,21 @@ def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
             {"DURABLE": "celery"},
             (
                 'SIGNALBOX["DURABLE"] is "celery". Expected a dict.',
-                "Its keys are DISPATCHER, RETENTION_DAYS, LEASE, REDISPATCH. Each is optional.",
+                "Its keys are " + ", ".join(field.name for field in fields(conf.DurableConfig)) + ". Each is optional.",
+            ),
+        ),
+        (
+            {"RETENTION": {"events": "90d"}},
+            (
+                'SIGNALBOX["RETENTION"]["events"] is "90d". Expected a number of days from 0 to 36500, or None.',
+                'Write "RETENTION": {"events": 90, "traces": 90, "deliveries": 7, "shop.Order": None}.',
+            ),
+        ),
+        (
+            {"RETENTION": {7: 7}},
+            (
+                'SIGNALBOX["RETENTION"][7] does not name a model, a signal, a group or a table. Expected a text.',
+                'Write "RETENTION": {"events": 90, "traces": 90, "deliveries": 7, "shop.Order": None}.',
             ),
         ),
         (
@@ -159,7 +178,7 @@ def test_the_default_of_every_key_is_valid(path: KeyPath) -> None:
             {"MODELS": {"shop.Order": {"hide": []}}},
             (
                 'SIGNALBOX["MODELS"]["shop.Order"]["hide"] is not a known key.',
-                "Known keys: exclude, redact, record, old_values.",
+                "Known keys: exclude, redact, clear, record, old_values.",
             ),
         ),
         (
@@ -196,9 +215,29 @@ def test_an_error_says_what_is_wrong_what_was_expected_and_what_to_do(raw: Any, 
             'Did you mean SIGNALBOX["DASHBOARD"]["SHOW_SOURCE"]?',
         ),
         (
+            {"DURABLE": {"RETENTION_DAYS": 7}},
+            'SIGNALBOX["DURABLE"]["RETENTION_DAYS"]',
+            'Write SIGNALBOX["RETENTION"]["deliveries"] instead.',
+        ),
+        (
             {"DURABLE": {"zzz": 1}},
             'SIGNALBOX["DURABLE"]["zzz"]',
-            "Known keys: DISPATCHER, RETENTION_DAYS, LEASE, REDISPATCH.",
+            "Known keys: DISPATCHER, LEASE, REDISPATCH, UNKNOWN_AFTER, MAX_CHAIN.",
+        ),
+        (
+            {"MODELS": {"auth.User": {"exclud": ["email"]}}},
+            'SIGNALBOX["MODELS"]["auth.User"]["exclud"]',
+            'Did you mean "exclude"?',
+        ),
+        (
+            {"MODELS": {"auth.User": {"OLD_VALUES": True}}},
+            'SIGNALBOX["MODELS"]["auth.User"]["OLD_VALUES"]',
+            'Did you mean "old_values"?',
+        ),
+        (
+            {"MODELS": {"auth.User": {"zzz": 1}}},
+            'SIGNALBOX["MODELS"]["auth.User"]["zzz"]',
+            "Known keys: exclude, redact, clear, record, old_values.",
         ),
         ({1: 1}, "SIGNALBOX[1]", f"Known keys: {', '.join(conf.KEYS)}."),
     ],
@@ -206,7 +245,8 @@ def test_an_error_says_what_is_wrong_what_was_expected_and_what_to_do(raw: Any, 
 def test_an_unknown_key_is_an_error_that_suggests_a_known_one(raw: Any, wrong: str, hint: str) -> None:
     [(_, message, found)] = conf.get_errors(raw)
     assert (f"{wrong} is not a known key.", hint) == (message, found)
-    assert Config() == conf.parse(raw)
+    models: dict[str, Any] = raw.get("MODELS", {})
+    assert Config(MODELS={label: {} for label in models}) == conf.parse(raw)
 
 
 @pytest.mark.parametrize("raw", ["all", ["RECORD"], 1, True])
@@ -227,9 +267,9 @@ def test_without_keys_every_default_is_used(raw: Any) -> None:
 
 def test_a_nested_dict_is_merged_with_the_defaults() -> None:
     config = conf.parse({"DURABLE": {"LEASE": 5}})
-    assert ("worker", 7, 5, 60) == (
+    assert ("worker", {}, 5, 60) == (
         config.DURABLE.DISPATCHER,
-        config.DURABLE.RETENTION_DAYS,
+        config.RETENTION,
         config.DURABLE.LEASE,
         config.DURABLE.REDISPATCH,
     )
@@ -266,6 +306,13 @@ def test_an_invalid_value_does_not_affect_the_valid_ones() -> None:
 def test_valid_entries_of_redact_and_models_are_used(key: str, value: Any, valid: Any, number: int) -> None:
     assert [key] * number == [path[0] for path, _, _ in conf.get_errors({key: value})]
     assert valid == getattr(conf.parse({key: value}), key)
+
+
+@pytest.mark.parametrize("days", [-1, "7", True, float("nan"), float("inf"), 36_501, [7]])
+def test_one_invalid_period_deletes_nothing(days: Any) -> None:
+    value = {"events": 90, "auth": days}
+    assert [("RETENTION", "auth")] == [error.path for error in conf.get_errors({"RETENTION": value})]
+    assert {} == conf.parse({"RETENTION": value}).RETENTION
 
 
 def test_an_error_does_not_show_a_value_that_may_be_a_secret() -> None:

@@ -1,4 +1,4 @@
-"""What Django's signals do, as the document behind the example site tells it, and where the register has it."""
+"""Django's signals as the example site documents them, and their events."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def register(signal: str, **fields: Any) -> list[Event]:
 
 
 def mark() -> int:
-    """The newest id in the register, with what waited for a connection."""
+    """Return the newest id of an event, after flushing pending events."""
     connections["default"].ensure_connection()
     newest = Event.objects.order_by("-id").first()
     return 0 if newest is None else int(newest.pk)
@@ -342,7 +342,7 @@ def test_user_logged_out_of_nobody_has_the_class_of_none_as_sender_and_no_user()
 
 
 @pytest.mark.django_db
-def test_user_login_failed_is_sent_by_the_name_of_the_module_with_cleansed_credentials_and_request() -> None:
+def test_user_login_failed_is_recorded_with_cleansed_credentials() -> None:
     request = request_with_session()
     with heard(user_login_failed) as sends:
         assert authenticate(request, username="ann", password="s3cr3t") is None
@@ -397,7 +397,7 @@ def test_pre_init_has_the_arguments_of_the_constructor_and_post_init_the_instanc
     assert (2, 2) == (len(before), len(after))
     assert (7, "steam") == before[1][1]["args"]
 
-    counts = Trace.objects.get(trace_id=trace.id).data["init_counts"]
+    counts = Trace.objects.get(trace_id=trace.id).data["send_counts"]
     assert {"pre_init": {"shop.Tag": 2}, "post_init": {"shop.Tag": 2}} == counts
 
 
@@ -488,7 +488,7 @@ def test_using_is_the_alias_of_the_database_that_is_used() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("by", ["instance", "queryset"])
-def test_a_delete_is_told_before_and_after_by_the_instance_s_method_and_by_the_queryset_s(by: str) -> None:
+def test_a_delete_is_recorded_from_the_instance_and_from_the_queryset(by: str) -> None:
     tag = Tag.objects.create(name="steam")
     key, there = tag.pk, {}
 
@@ -637,6 +637,7 @@ call_command("migrate", verbosity=0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_class_prepared_is_heard_from_the_app_s_constructor_and_not_from_ready(first: bool, tmp_path: Path) -> None:
     place = tmp_path / "early"
@@ -722,7 +723,7 @@ def test_a_request_begins_and_ends_with_a_signal_of_its_handler() -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("site")
-def test_request_finished_is_sent_when_the_response_has_been_delivered_not_when_the_view_has_answered() -> None:
+def test_request_finished_is_recorded_after_the_response_was_delivered() -> None:
     environ: dict[str, Any] = {"PATH_INFO": "/hello/"}
     setup_testing_defaults(environ)
     with heard(request_finished) as finished:

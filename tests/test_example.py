@@ -29,17 +29,18 @@ WATCHED_DEMO = """
 import json, sys
 sys.path.insert(0, ".")
 import demo
+from simulation import visitor
 
-secrets = {demo.PASSWORD, demo.WRONG_PASSWORD, demo.NEW_PASSWORD}
+secrets = {visitor.PASSWORD, visitor.WRONG_PASSWORD, visitor.NEW_PASSWORD}
 
-class Watched(demo.Visitor):
+class Watched(visitor.Visitor):
     def fetch(self, *arguments):
         try:
             return super().fetch(*arguments)
         finally:
             secrets.update(cookie.value for cookie in self.cookies)
 
-demo.Visitor = Watched
+visitor.Visitor = Watched
 code = demo.main()
 with open(sys.argv[-1] + "/secrets.json", "w") as file:
     json.dump(sorted(secrets), file)
@@ -51,8 +52,9 @@ SHORT_DEMO = """
 import sys
 sys.path.insert(0, ".")
 import demo
+from simulation.visitor import Visitor
 
-demo.visit = lambda site, say: demo.Visitor(site.address).get("/branch-line/", expect=404)
+demo.visit = demo.visit_broken = lambda site, say: Visitor(site.address).get("/branch-line/", expect=404)
 demo.wait_for_last_event = lambda: None  # the logout, at the end of the whole visit
 sys.exit(demo.main())
 """
@@ -101,6 +103,15 @@ pairs = [(name, get_name(receiver)) for name, receiver in connected]
 print(json.dumps([(name, receiver) for name, receiver in pairs if receiver.startswith("blog.")]))
 """
 
+# The receivers and rules of the doctor's findings, in the process and its source.
+DOCTOR = """
+import json, django
+django.setup()
+from signalbox.doctor import examine
+
+print(json.dumps([(found.receiver, found.rule) for found in examine(use_recorded_events=False)]))
+"""
+
 # The demo's last words about a database in which not much has happened.
 SUMMARY = """
 import json, sys
@@ -143,6 +154,8 @@ class Visit(NamedTuple):
     output: str
     site_output: str
     tables: str
+    deliveries: dict[str, tuple[str, int]]
+    """State and number of attempts of the delivery of each durable receiver."""
     secrets: list[str]
 
 
@@ -152,13 +165,15 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
     run = site_runs("-c", WATCHED_DEMO, "--once", "--port", "0", "--keep", str(place), place=place)
     rows = []
     with closing(sqlite3.connect(place / "site.sqlite3")) as connection:
-        for table in ("signalbox_event", "signalbox_trace"):
+        for table in ("signalbox_event", "signalbox_trace", "signalbox_delivery", "signalbox_attempt"):
             rows += connection.execute(f"SELECT * FROM {table}").fetchall()
+        deliveries = connection.execute("SELECT receiver, state, attempts FROM signalbox_delivery").fetchall()
     return Visit(
         code=run.returncode,
         output=run.stdout + run.stderr,
         site_output=(place / "site.log").read_text(),
         tables="\n".join(map(str, rows)),
+        deliveries={receiver.rpartition(".")[2]: (state, attempts) for receiver, state, attempts in deliveries},
         secrets=json.loads((place / "secrets.json").read_text()),
     )
 
@@ -190,6 +205,27 @@ def test_the_demo_prints_each_event_on_a_line_with_what_became_of_it(visit: Visi
 
 
 @pytest.mark.slow
+def test_the_durable_receivers_of_the_demo_end_as_their_docstrings_say(visit: Visit) -> None:
+    expected = {
+        "send_receipt": ("done", 1),
+        "pack": ("done", 1),
+        "book_courier": ("done", 3),
+        "notify_warehouse": ("dead", 3),
+        "print_catalogue": ("done", 1),
+    }
+    assert expected == visit.deliveries
+    assert "Subject: Your Order 1" in visit.site_output
+
+
+@pytest.mark.slow
+def test_the_rolled_back_checkout_of_the_demo_leaves_events_and_no_effect(visit: Visit) -> None:
+    lines = [line for line in visit.output.splitlines() if "Order 2" in line]
+    assert 2 == len(lines)  # the order and its products
+    assert all("rolled_back" in line for line in lines)
+    assert "Your Order 2" not in visit.site_output
+
+
+@pytest.mark.slow
 def test_the_readme_shows_lines_that_the_demo_prints(visit: Visit) -> None:
     _, _, shown = (SITE.parent.parent / "README.md").read_text().partition("```text\n")
     lines = shown.partition("```")[0].splitlines()
@@ -209,7 +245,7 @@ def test_no_secret_of_the_demo_is_printed_or_recorded(visit: Visit) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_its_page_until_it_is_interrupted_and_takes_its_server_with_it(tmp_path: Path) -> None:
+def test_the_demo_runs_until_it_is_interrupted_and_stops_its_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     process = subprocess.Popen(
@@ -227,13 +263,90 @@ def test_the_demo_shows_its_page_until_it_is_interrupted_and_takes_its_server_wi
         with opener.open(link, timeout=30) as answer:
             assert (f"http://127.0.0.1:{port}/signalbox/", True) == (answer.url, b"signalman" in answer.read())
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=90)
     finally:
         process.kill()
         process.wait()
     assert (0, "") == (process.returncode, rest if "Traceback" in rest else "")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+# Which rules of the doctor each mistake of blog/broken.py breaks.
+MISTAKES = {
+    "login_success": {"connected-twice", "exposed-secret"},
+    "log_out": {"shadowed-receiver", "exposed-secret"},
+    "at_beginning_init": {"exposed-secret"},
+    "at_ending_init": {"exposed-secret"},
+    "at_beginning_request": {"exposed-secret"},
+    "before_install_app": {"runs-once-per-app"},
+    "at_end_migrate_flush": {"wrong-signature", "runs-once-per-app"},
+    "at_class_prepared": {"connected-too-late"},
+    "at_tags_changed": {"wrong-sender"},
+    "<lambda>": {"short-lived-receiver"},
+    "at_beginning_delete": {"global-receiver"},
+    "mail_author": {"effect-before-commit"},
+}
+
+
+def test_the_doctor_finds_each_mistake_of_the_broken_receivers(tmp_path: Path) -> None:
+    run = site_runs("-c", DOCTOR, place=tmp_path, BUILTINSIGNALS_BROKEN="1")
+    assert 0 == run.returncode, run.stderr
+
+    found: dict[str, set[str]] = {}
+    for receiver, rule in json.loads(run.stdout):
+        found.setdefault(receiver.removeprefix("blog.broken."), set()).add(rule)
+    assert {} == {
+        name: rules - found.get(name, set()) for name, rules in MISTAKES.items() if rules - found.get(name, set())
+    }
+    assert set(MISTAKES) == set(found)
+
+
+def test_the_doctor_finds_nothing_on_the_site_without_the_broken_receivers(tmp_path: Path) -> None:
+    run = site_runs("-c", DOCTOR, place=tmp_path)
+    assert (0, "[]") == (run.returncode, run.stdout.strip()), run.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_links_to_pages_that_show_what_they_say(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "demo.py", "--port", "0", "--keep", str(tmp_path), "--no-color"],
+        cwd=SITE,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if "/signalbox/health/" in line:  # the last link
+                break
+        links = dict(re.findall(r"^  (\S.*?)  +(http\S+)$", "".join(printed), re.MULTILINE))
+        opener = build_opener(ProxyHandler({}), HTTPCookieProcessor())
+        opener.open(next(line.split()[-1] for line in printed if "See it live" in line), timeout=60).close()
+        pages = {}
+        for title, address in links.items():
+            with opener.open(address, timeout=60) as answer:
+                pages[title] = answer.read().decode()
+        root = links["all deliveries"].removesuffix("deliveries/")
+        with opener.open(f"{root}doctor/findings/", timeout=120) as answer:
+            findings = answer.read().decode()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=90)
+    assert 0 == process.returncode
+    assert "got_request_exception" in pages["a request that failed"]
+    assert "rolled back" in pages["the checkout that was rolled back"]
+    assert "Signal lamp" in pages["everything that happened to one product"]
+    assert "notify_warehouse" in pages["a delivery that failed three times: a dead letter"]
+    assert "book_courier" in pages["all deliveries"]
+    assert {"shadowed-receiver", "raising-receiver", "slow-receiver", "all-deliveries-dead"} <= set(
+        re.findall(r"[a-z]+(?:-[a-z]+)+", findings)
+    )
+    assert len(pages) == 9
 
 
 def test_the_demo_says_that_its_port_is_taken(tmp_path: Path) -> None:

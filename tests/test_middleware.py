@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
-from django.db import connection
+from django.db import connection, connections
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
@@ -69,7 +70,7 @@ def log_in(request: HttpRequest, token: str) -> HttpResponse:
 
 
 class UpsideDown:
-    """A value that is not as it stands in the address."""
+    """A value that differs from the text in the URL."""
 
     regex = "[a-z0-9]+"
 
@@ -141,6 +142,11 @@ async def forever(request: HttpRequest) -> HttpResponse:
     return HttpResponse("never")
 
 
+def exit_process(request: HttpRequest) -> HttpResponse:
+    Tag.objects.create(name="steam")
+    raise SystemExit(1)  # as gunicorn's signal handler does in a worker that has taken too long
+
+
 class Meeting:
     """Where several coroutines wait for each other; ``asyncio.Barrier`` belongs to one loop."""
 
@@ -190,6 +196,7 @@ urlpatterns = [
     path("atag/", atag),
     path("slow/", slow),
     path("forever/", forever),
+    path("exit/", exit_process),
     path("api/", Api.as_view(), name="api"),
 ]
 
@@ -283,6 +290,21 @@ def test_an_exception_that_leaves_the_site_is_a_status_of_500() -> None:
         TraceMiddleware(interrupted)(RequestFactory().get("/tag/"))
 
     assert tracing.get_current_trace() is before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_request_that_a_server_ends_with_its_process_has_a_complete_trace() -> None:
+    handler = WSGIHandler()
+    before = tracing.get_current_trace()
+    with pytest.raises(SystemExit):
+        handler(RequestFactory().get("/exit/").environ, lambda *_: lambda data: None)
+
+    assert tracing.get_current_trace() is before
+    row = newest()
+    assert ("500", f"{__name__}.exit_process") == (row.status, row.data["view"])
+    assert row.duration is not None
+    signals = Event.objects.filter(trace_id=row.trace_id).order_by("span").values_list("signal", flat=True)
+    assert ["request_started", "post_save"] == [s for s in signals if s != "connection_created"]
 
 
 @pytest.mark.django_db
@@ -619,6 +641,30 @@ def test_a_visitor_who_goes_away_ends_the_request() -> None:
     assert ("cancelled", f"{__name__}.forever") == (row.status, row.data["view"])
     signals = Event.objects.filter(trace_id=row.trace_id).order_by("span").values_list("signal", flat=True)
     assert ["request_started", "post_save", "request_finished"] == [s for s in signals if s != "connection_created"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Django does not close the body
+def test_a_request_that_a_stopping_server_cancels_has_a_complete_trace() -> None:
+    STARTED.clear()
+
+    async def visit() -> None:
+        request = asyncio.create_task(served("/forever/"))
+        while not STARTED.is_set():  # noqa: ASYNC110 - set in another loop's time
+            await asyncio.sleep(0.001)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await sync_to_async(connections.close_all)()
+
+    asyncio.run(visit())
+    gc.collect()
+
+    row = newest()
+    assert ("cancelled", f"{__name__}.forever") == (row.status, row.data["view"])
+    assert row.duration is not None
+    signals = Event.objects.filter(trace_id=row.trace_id).order_by("span").values_list("signal", flat=True)
+    assert ["request_started", "post_save"] == [s for s in signals if s != "connection_created"]
 
 
 @pytest.mark.django_db(transaction=True)

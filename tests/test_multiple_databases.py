@@ -17,7 +17,8 @@ from django.test.utils import CaptureQueriesContext
 import signalbox
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.pipeline import deliveries, exporter, writer
+from signalbox.outbox.processor import OUTBOX
+from signalbox.pipeline import exporter, process_exit, processors, writer
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import revert
 from tests.events import get_changes, get_events, get_newest_event, get_object_event
@@ -63,7 +64,7 @@ class Replica:
 
 def add(alias: str, **settings: Any) -> None:
     connections.databases[alias] = {**connections.databases["default"], **settings}
-    connections[alias].connect()  # past the test case, which lets nobody open what it does not know
+    connections[alias].connect()  # bypasses the test case, which blocks databases that it does not list
 
 
 def drop(alias: str) -> None:
@@ -288,7 +289,7 @@ def test_the_default_connection_is_left_alone_by_the_others(attic: Any) -> None:
     assert [] == list(captured)
 
 
-# ------------------------------------------------------------------ a command that works on another database alone
+# ------------------------------------------------------------------ a command that uses only another database
 
 
 bell = Signal()
@@ -312,12 +313,12 @@ def durable() -> Iterator[None]:
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    deliveries.install_source(deliveries.NO_DELIVERIES)
+    processors.uninstall(OUTBOX)
     signalbox.start_recording()
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_change_where_there_are_no_tables_is_written_with_its_deliveries_right_after_the_commit(attic: Any) -> None:
+def test_a_change_in_a_database_without_tables_is_written_after_the_commit(attic: Any) -> None:
     tables("attic", Tag)
     connections["default"].close()
     with signalbox.trace("import", kind="command"):
@@ -352,9 +353,7 @@ def test_a_command_that_changes_nothing_opens_no_connection(attic: Any) -> None:
 
 
 @pytest.mark.usefixtures("durable")
-def test_a_delivery_that_can_not_be_made_after_the_commit_is_told_and_holds_up_nothing(
-    attic: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_delivery_that_fails_after_the_commit_is_logged_only(attic: Any, caplog: pytest.LogCaptureFixture) -> None:
     tables("attic", Word)
     registry.disconnect(f"{__name__}.heard")
     signalbox.receiver(post_delete, sender="shop.Word", durable=True, key="meaning")(heard)
@@ -381,8 +380,8 @@ def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number
         Tag.objects.using("attic").create(name="a")
     with signalbox.trace("collect", kind="command"):
         bell.send(None)
-    exporter._stop_exit_thread()  # it would open a connection, which is an event of this process too
-    exporter._flush_at_exit()
+    process_exit.stop_thread()  # it would open a connection, which is an event of this process too
+    process_exit.write_at_exit()
     exporter.discard_pending()
     assert "2 events could not be written before the process ended, and are lost" in caplog.text
     assert "durable receivers waited for 1" in caplog.text

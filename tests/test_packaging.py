@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from signalbox import __version__
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -45,7 +47,13 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: set[s
 
 
 def test_the_wheel_carries_the_licence(wheel: set[str]) -> None:
-    assert f"django_signalbox-{PROJECT['version']}.dist-info/licenses/LICENSE" in wheel
+    assert f"django_signalbox-{__version__}.dist-info/licenses/LICENSE" in wheel
+
+
+def test_files_that_git_ignores_are_not_in_the_sdist() -> None:
+    """Hatchling reads only the file at the root."""
+    listed = subprocess.run(["git", "ls-files", "*.gitignore"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert [".gitignore"] == listed.stdout.split()
 
 
 def test_django_is_the_only_required_dependency() -> None:
@@ -54,7 +62,7 @@ def test_django_is_the_only_required_dependency() -> None:
 
 
 def test_the_extras_are_those_that_the_project_promises() -> None:
-    assert {"fast", "celery", "tasks", "cli"} == set(
+    assert {"fast", "celery", "tasks", "cli", "metrics", "otel", "debug-toolbar"} == set(
         metadata.metadata("django-signalbox").get_all("Provides-Extra", [])
     )
 
@@ -64,8 +72,8 @@ def test_the_version_is_the_newest_of_the_changelog_or_still_to_be_released() ->
     released = [Version(heading) for heading in headings if heading != "Unreleased"]
     assert "Unreleased" == headings[0]
     assert sorted(released, reverse=True) == released
-    assert all(version <= Version(PROJECT["version"]) for version in released)
-    assert PROJECT["version"] == metadata.version("django-signalbox")
+    assert all(version <= Version(__version__) for version in released)
+    assert __version__ == metadata.version("django-signalbox")
 
 
 def test_every_python_of_the_classifiers_is_in_the_matrix() -> None:

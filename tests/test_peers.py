@@ -48,7 +48,7 @@ def test_an_update_that_was_rolled_back_is_not_told_as_one_that_happened() -> No
 
 
 def test_the_update_after_a_rolled_back_one_is_told_with_what_it_changed() -> None:
-    # Packages that compare with what was saved last find no difference here.
+    # Packages that compare with the last saved values find no difference here.
     order = Order.objects.create(number="A-1")
     order.number = "A-2"
     with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -114,13 +114,13 @@ def test_no_row_is_read_before_it_is_saved(django_assert_num_queries: DjangoAsse
 
 def test_secrets_are_hidden_without_being_named() -> None:
     # django-auditlog 300, django-easy-audit 219
-    customer = Customer.objects.create(name="Ada", api_token="hush-1")
-    customer.api_token = "hush-2"
+    customer = Customer.objects.create(name="Ada", api_token="veil-1")
+    customer.api_token = "veil-2"
     customer.save()
-    Customer.objects.update(api_token="hush-3")
+    Customer.objects.update(api_token="veil-3")
     customer.delete()
     assert {"api_token": [REDACTED, REDACTED]} == get_events(Customer, "post_save")[-1].data["changes"]
-    assert "hush" not in str([event.data for event in get_events()])
+    assert "veil" not in str([event.data for event in get_events()])
 
 
 @pytest.mark.django_db(databases=["default", "other"])
@@ -159,7 +159,7 @@ def test_a_deferred_field_is_neither_fetched_nor_taken_for_changed(
 
 
 def test_a_text_of_a_number_is_no_change() -> None:
-    # A form's "72" for 72 is told as a change by packages that compare texts with values.
+    # Packages that compare texts with values record a form's "72" for 72 as a change.
     item = Item10.objects.create(name="x", count=72)
     item.count = "72"
     item.save()

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
+from enum import Enum
 from importlib import import_module
+from inspect import getdoc, getsource, signature
 from pathlib import Path
-from typing import NamedTuple
+from textwrap import dedent
+from typing import Any, NamedTuple
 
 import pytest
 
 import signalbox
+from signalbox.core import loggers
+from signalbox.pipeline.operations import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
-DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+DOCS = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 
 MODULES = (
     "signalbox",
+    "signalbox.conf",
     "signalbox.testing",
     "signalbox.admin",
     "signalbox.middleware",
     "signalbox.urls",
+    "signalbox.logs",
+    "signalbox.contrib.prometheus.views",
+    "signalbox.contrib.prometheus.deliveries",
     "signalbox.outbox.health",
     "signalbox.doctor",
 )
@@ -30,7 +41,8 @@ MODULES = (
 IMPORTS = """
 from __future__ import annotations
 import signalbox
-import signalbox.admin, signalbox.doctor, signalbox.middleware
+import signalbox.admin, signalbox.conf, signalbox.doctor, signalbox.middleware
+import signalbox.contrib.prometheus.deliveries, signalbox.contrib.prometheus.views, signalbox.logs
 import signalbox.outbox.health, signalbox.testing, signalbox.urls
 from django.contrib import admin
 from django.contrib.auth.models import User
@@ -46,6 +58,7 @@ order = Order()
 RIGHT = """
 signalbox.start_recording()
 signalbox.stop_recording()
+signalbox.urls.probe
 signalbox.register_signal(Signal(), "shop.signals.paid")
 signalbox.register_signal(name="shop.signals.paid", signal=Signal())
 signalbox.configure_model(Order)
@@ -56,9 +69,12 @@ signalbox.set_actor(User())
 signalbox.set_actor(None)
 signalbox.revert(event).pk
 signalbox.revert(next(iter(signalbox.history(order))))
+signalbox.revert(event, use_newer_state=False, restore_relations=True)
+signalbox.preview_revert(event, restore_relations=True).fields[0].restored_label
 signalbox.history(Order, 17).events(before=3, limit=2)
 signalbox.history(Order, pk=(17, "maths"), using="default").diff(event.timestamp, event.timestamp)
 signalbox.history(order, using="other").as_of(event.timestamp).unknown_fields
+signalbox.erase(actor=User(), objects=[order, "shop.Order:17", (Order, 17)], keys=True, by="officer").places["values"]
 signalbox.receiver([post_save, "bulk_create"], sender="shop.Order", durable=True, retries=3, backoff=0.5, key=None)
 signalbox.receiver(post_save, durable=True, backoff=lambda attempt: 2.0**attempt, timeout=None, on_dead="skip")
 signalbox.receiver("post_save", sender=Order, weak=False, dispatch_uid="invoice", after_commit=True)
@@ -123,6 +139,7 @@ RESULTS = {
     "list(signalbox.history(Order, 17))": "list[Event]",
     "signalbox.history(order).as_of(event.timestamp)": "ObjectState",
     "signalbox.revert(event)": "Model",
+    "signalbox.preview_revert(event)": "RevertPreview",
     "signalbox.testing.capture_events().__enter__()": "RecordedEvents",
     "RecordedEvents([])[0].changes": "Mapping[str, Any]",
     "RecordedEvents([]).filter(post_save, 'shop.Order').signals": "list[str]",
@@ -133,6 +150,10 @@ RESULTS = {
 
 ACCEPTED = ("Mapping[str, Any]", "dict[str, Any]", "dict[str, list[Any]]", "def (*Any, **Any) -> Any", "(*Any, **Any)")
 """Types of JSON data, of arguments of any signal, and of any receiver: only these contain ``Any``."""
+
+
+SPAN_ATTRIBUTES = ("signal", "sender", "receiver", "outcome", "span", "attempt", "trace_id")
+"""Attributes of spans of OpenTelemetry, without their prefix."""
 
 
 class Answer(NamedTuple):
@@ -287,6 +308,68 @@ def test_the_reference_has_every_public_name_and_no_other() -> None:
     assert {module: set(import_module(module).__all__) for module in MODULES} == read_reference()
 
 
+def read_directives() -> list[str]:
+    """Return the names whose docstrings the API reference includes."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    return re.findall(r"^\.\. (?:auto)?(?:function|class|exception|data):: ([\w.]+)$", text, re.MULTILINE)
+
+
+def test_the_reference_includes_the_docstring_of_every_public_name_once() -> None:
+    assert sorted(NAMES) == sorted(read_directives())
+
+
+NOT_CALLED_BY_A_PROJECT = (
+    *("signalbox.ObjectHistory", "signalbox.ObjectState", "signalbox.PurgeError"),
+    *("signalbox.testing.RecordedEvent", "signalbox.testing.RecordedEvents"),
+    *("signalbox.middleware.TraceMiddleware", "signalbox.logs.TraceFilter"),
+    *("signalbox.urls.probe", "signalbox.contrib.prometheus.views.metrics", "signalbox.outbox.health.view"),
+)
+"""Results of functions, and what Django calls."""
+
+
+def get_parameters(value: Any) -> list[str]:
+    """Return the parameters with which a project calls a public name."""
+    if isinstance(value, type) and (
+        is_dataclass(value) or issubclass(value, BaseException | Enum | tuple) or value.__init__ is object.__init__
+    ):
+        return []
+    return [f"{'*' * (one.kind is one.VAR_POSITIONAL)}{one.name}" for one in signature(value).parameters.values()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_docstring_has_every_parameter(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    value = getattr(import_module(module), attribute)
+    if not callable(value):
+        return
+    text = getdoc(value) or ""
+    listed = re.findall(r"^ {4}(\*{0,2}\w+): ", text.partition("Args:\n")[2].partition("\n\n")[0], re.MULTILINE)
+    assert text
+    if name not in NOT_CALLED_BY_A_PROJECT:
+        # **options are listed by their names.
+        parameters = [one for one in get_parameters(value) if one not in ("options", "args")]
+        assert [] == [one for one in parameters if one not in listed]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_line_about_an_attribute_has_no_colon(name: str) -> None:
+    """Sphinx takes the words before it for the type of the attribute."""
+    module, _, attribute = name.rpartition(".")
+    value = getattr(import_module(module), attribute)
+    if not isinstance(value, type):
+        return
+    [tree] = ast.parse(dedent(getsource(value))).body
+    assert isinstance(tree, ast.ClassDef)
+    lines = [
+        node.value.value.splitlines()[0]
+        for node in tree.body[1:]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    properties = [one for one in vars(value).values() if isinstance(one, property)]
+    lines += [text.splitlines()[0] for one in properties if (text := getdoc(one))]
+    assert [] == [line for line in lines if ":" in re.sub(r"``.*?``", "", line)]
+
+
 def find_used_names(text: str) -> set[str]:
     """Return the dotted names of this package that a document imports or mentions."""
     imported = {
@@ -294,15 +377,22 @@ def find_used_names(text: str) -> set[str]:
         for module, names in re.findall(r"\bfrom (signalbox[\w.]*) import ([\w, ]+)", text)
         for name in names.split(",")
     }
-    mentioned = re.findall(r"(?<![\w./])signalbox(?:\.[A-Za-z]\w*)+", text)
-    # Ids of checks and names of permissions have the same form.
-    other = re.compile(r"signalbox\.(?:[DEW]\d{3}|(?:view|change|delete)_\w+)")
-    return {name for name in {*imported, *mentioned} if not other.fullmatch(name)}
+    mentioned = re.findall(r"(?<![\w./-])signalbox(?:\.[A-Za-z]\w*)+", text)
+    # Ids of checks, names of permissions, recorded operations and loggers, and attributes of spans have the same form.
+    other = re.compile(r"signalbox\.(?:[DEW]\d{3}|(?:view|change|delete|export)_\w+)")
+    unrelated = {*OPERATIONS, *loggers.NAMES, *(f"signalbox.{name}" for name in SPAN_ATTRIBUTES)}
+    return {name for name in {*imported, *mentioned} - unrelated if not other.fullmatch(name)}
+
+
+PANEL = "signalbox.contrib.debug_toolbar.panels.SignalboxPanel"
+"""A name in a setting. It can be imported only with django-debug-toolbar."""
 
 
 def is_public(name: str) -> bool:
     """Return True for a public name, its attributes, and a module or package of public names."""
-    if name == "signalbox.pytest_plugin" or any(f"{module}.".startswith(f"{name}.") for module in MODULES):
+    if name.startswith(("signalbox.pytest_plugin", "signalbox.contrib.opentelemetry", PANEL)):
+        return True
+    if any(f"{module}.".startswith(f"{name}.") for module in MODULES):
         return True
     module = max((module for module in MODULES if name.startswith(f"{module}.")), key=len)
     return name.removeprefix(f"{module}.").partition(".")[0] in import_module(module).__all__

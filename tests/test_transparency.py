@@ -441,14 +441,14 @@ WORKS: dict[str, Callable[[Order], Any]] = {
     ),
     "save": _update,
     "save of one field": _pick,
-    "save of what has no row": lambda order: Tag(pk=987, name="x").save(),
+    "save of an object without a row": lambda order: Tag(pk=987, name="x").save(),
     "get_or_create": lambda order: Tag.objects.get_or_create(name="new"),
     "update_or_create": lambda order: Tag.objects.update_or_create(name="a", defaults={"name": "b"}),
     "refresh": lambda order: order.refresh_from_db(),
     "load": lambda order: list(Order.objects.all()),
     "load in part": lambda order: [row.note for row in Order.objects.only("number")],
     "delete": lambda order: order.delete(),
-    "delete of what nothing points at": lambda order: OrderLine.objects.get().delete(),
+    "delete of an object without references": lambda order: OrderLine.objects.get().delete(),
     "delete of a queryset": lambda order: Tag.objects.all().delete(),
     "delete of a queryset that cascades": lambda order: Order.objects.all().delete(),
     "delete that sets null": lambda order: Customer.objects.all().delete(),
@@ -502,7 +502,7 @@ def refused(order: Order) -> None:
 
 
 def hooked(order: Order) -> None:
-    """What a hook does is told, whatever it does."""
+    """Each call of a hook is recorded."""
 
     def hook() -> None:
         with suppress(Rollback), transaction.atomic():
@@ -598,7 +598,7 @@ def test_what_a_commit_runs_afterwards_is_logged(monkeypatch: pytest.MonkeyPatch
 
 
 def _without_keys(found: list[str]) -> list[str]:
-    """Leave out what lets a bulk statement tell the keys of its rows, and what asks for them where none can."""
+    """Leave out RETURNING clauses and, on MariaDB and MySQL, queries with FOR UPDATE that read keys."""
     if connection.vendor == "mysql":
         found = [sql for sql in found if "FOR UPDATE" not in sql]
     return [re.sub(r" RETURNING [^()]+$", "", sql) for sql in found]
@@ -682,7 +682,7 @@ def test_instances_pickle_as_they_did() -> None:
 
 
 def traces_left() -> set[str]:
-    """Return where code of Signalbox stands in Django's classes, modules, signals and connections."""
+    """Return the places in Django's classes, modules, signals and connections that have code of Signalbox."""
     found = set()
     for module_name, module in list(sys.modules.items()):
         if module_name.partition(".")[0] == "django":

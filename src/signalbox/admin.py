@@ -1,4 +1,4 @@
-"""Signalbox in Django's admin, read without counting a table; and the button that leads from an object to the page."""
+"""Admin pages of events, traces and deliveries, without COUNT on a table; and the history button of other admins."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils.functional import cached_property
@@ -18,26 +19,32 @@ from django.utils.timezone import localtime
 
 from signalbox.core import catalog
 from signalbox.core.event import Outcome
-from signalbox.dashboard.access import get_missing_tables_response
-from signalbox.dashboard.deliveries import BULK_ACTION_LIMIT, CHANGE_PERMISSION
+from signalbox.dashboard.access import is_storable_id, refuse_nul
+from signalbox.dashboard.delivery_actions import CHANGE_PERMISSION, MAX_SELECTED
+from signalbox.dashboard.error_pages import get_missing_tables_response
 from signalbox.dashboard.formats import format_duration, format_json
 from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace, to_datetime
 from signalbox.outbox import operations, queue, registry
+from signalbox.queries.event_summary import summarize_event
 
-if TYPE_CHECKING:  # they take parameters in the type checker's eyes alone
+if TYPE_CHECKING:  # generic only for type checkers
     Admin = admin.ModelAdmin[Model]
     Pages = Paginator[Any]
 else:
     Admin, Pages = admin.ModelAdmin, Paginator
 
 MAX_ROWS: Final = 2_000
-"""Rows that the list leads to; the page of Signalbox leads to all."""
+"""Maximum number of rows that the list shows. The dashboard shows all."""
+
+
+MAX_LOOKUP_CHARS: Final = 200
+"""Maximum length of a value in a filtered column."""
 
 
 MAX_SCANNED_ROWS: Final = 50_000
-"""Newest rows that a filter without an index looks at."""
+"""Number of newest rows that a filter without an index scans."""
 
 
 TRUNCATION_NOTE: Final = f"The list ends after the newest {MAX_ROWS:,} that fit; Signalbox's own page leads to all."
@@ -56,17 +63,17 @@ class HistoryAdminMixin:
 
 
 class NewestRowsPaginator(Pages):
-    """Pages over the newest ``MAX_ROWS`` rows: it counts no further, and so never the table."""
+    """Pages over the newest ``MAX_ROWS`` rows, without counting the table."""
 
     @cached_property
     def count(self) -> int:
-        """How many rows there are, at most ``MAX_ROWS``."""
+        """Number of rows, at most ``MAX_ROWS``."""
         rows: Any = self.object_list
         return len(rows.order_by("-pk").values_list("pk")[:MAX_ROWS]) if isinstance(rows, QuerySet) else len(rows)
 
 
 class _StaticChoicesFilter(admin.SimpleListFilter):
-    """A filter whose choices are known without asking the table."""
+    """A filter whose choices need no query."""
 
     values: Sequence[str] = ()
 
@@ -82,7 +89,7 @@ class _StaticChoicesFilter(admin.SimpleListFilter):
 
 
 class _NewestRowsFilter(_StaticChoicesFilter):
-    """A filter that no index helps: it looks at the newest rows alone, and says so."""
+    """A filter without an index: it scans only the newest rows, and its title says so."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         found = super().queryset(request, queryset)
@@ -93,7 +100,7 @@ class _NewestRowsFilter(_StaticChoicesFilter):
 
 
 class SignalFilter(_StaticChoicesFilter):
-    """By signal, as Django knows it: an index leads there."""
+    """Filter by signal, which has an index."""
 
     title = "signal"
     parameter_name = "signal"
@@ -101,7 +108,7 @@ class SignalFilter(_StaticChoicesFilter):
 
 
 class OutcomeFilter(_NewestRowsFilter):
-    """By outcome, among the newest rows."""
+    """Filter the newest rows by outcome."""
 
     title = f"outcome, among the newest {MAX_SCANNED_ROWS:,} rows"
     parameter_name = "outcome"
@@ -109,7 +116,7 @@ class OutcomeFilter(_NewestRowsFilter):
 
 
 class KindFilter(_NewestRowsFilter):
-    """By kind of trace, among the newest rows."""
+    """Filter the newest rows by kind of trace."""
 
     title = f"kind, among the newest {MAX_SCANNED_ROWS:,} rows"
     parameter_name = "kind"
@@ -117,19 +124,22 @@ class KindFilter(_NewestRowsFilter):
 
 
 class StateFilter(_StaticChoicesFilter):
-    """By state; those of deliveries that are pending are told apart."""
+    """Filter by state, with separate states of pending deliveries."""
 
     title = "state"
     parameter_name = "state"
     values = operations.STATES
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return those of a state."""
-        return operations.filter_by_state(queryset, self.value() or "")
+        """Return the deliveries in the state. Raise ``BadRequest`` if it is unknown."""
+        try:
+            return operations.filter_by_state(queryset, self.value() or "")
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
 
 
 class ReceiverFilter(_NewestRowsFilter):
-    """By receiver, of those that this process knows, among the newest rows."""
+    """Filter the newest rows by a receiver of this process."""
 
     title = "receiver"
     parameter_name = "receiver"
@@ -140,7 +150,7 @@ class ReceiverFilter(_NewestRowsFilter):
 
 
 class ReadOnlyAdmin(Admin):
-    """Rows to be looked at: nothing is added, changed, deleted or counted."""
+    """Read-only admin that does not count the table."""
 
     paginator = NewestRowsPaginator
     show_full_result_count = False
@@ -154,52 +164,62 @@ class ReadOnlyAdmin(Admin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Find by what has an index, as it is: ``iexact`` and ``icontains`` have no use for one."""
+        """Search exact values of columns with an index, which ``iexact`` and ``icontains`` can't use."""
         term = search_term.strip()
         return (queryset.filter(self.get_search_query(term)) if term else queryset), False
 
     def get_search_query(self, term: str) -> Q:
-        """Return what a row meets that ``term`` leads to."""
+        """Return the condition on a row for the search term ``term``."""
         return Q(trace_id=term.lower())
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Refuse what PostgreSQL would not compare with."""
-        return "\0" not in value and super().lookup_allowed(lookup, value, request)
+        """Reject values that no column contains: NUL, which is an error on PostgreSQL, and longer texts."""
+        return "\0" not in value and len(value) <= MAX_LOOKUP_CHARS and super().lookup_allowed(lookup, value, request)
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return a row. Raise ``Http404`` for an id that no row can have."""
+        refuse_nul(request)
+        if from_field is None and not is_storable_id(object_id):
+            raise Http404(f"This {self.opts.verbose_name} does not exist.")
+        return super().get_object(request, object_id, from_field)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list, or say that there are no tables yet."""
-        return get_missing_tables_response() or super().changelist_view(request, extra_context)
+        """Show the list, or a message if the tables do not exist yet."""
+        refuse_nul(request)
+        if not all(map(is_storable_id, request.POST.getlist(ACTION_CHECKBOX_NAME))):
+            raise Http404("A row that was selected does not exist.")
+        return get_missing_tables_response(request) or super().changelist_view(request, extra_context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse: what is recorded is recorded by what happens."""
+        """Return False: rows are created only by recording."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse, as above."""
+        """Return False: rows are read-only."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse: rows go by retention, not one by one."""
+        """Return False: rows are deleted by retention, not one by one."""
         return False
 
     @admin.display(description="time")
     def timestamp(self, row: Event | Trace | Delivery) -> Any:
-        """When it happened."""
+        """Return the time."""
         return localtime(row.timestamp)
 
     @admin.display(description="duration")
     def duration_display(self, row: Event | Trace) -> str:
-        """How long it took."""
+        """Return the duration."""
         return format_duration(row.duration)
 
     @admin.display(description="data")
     def details(self, row: Event | Trace) -> str:
-        """What has no column of its own."""
+        """Return the data without a column of their own, as JSON."""
         return format_html("<pre>{}</pre>", format_json(row.data))
 
     @admin.display(description="in Signalbox")
     def dashboard_link(self, row: Event | Trace | Delivery) -> str:
-        """The way to its page, where the site has it."""
+        """Return a link to its page on the dashboard, if the site includes it."""
         try:
             return format_html('<a href="{}">Open</a>', _get_dashboard_url(row))
         except NoReverseMatch:
@@ -215,7 +235,7 @@ def _get_dashboard_url(row: Event | Trace | Delivery) -> str:
 
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
-    """Events, newest first."""
+    """Events, newest first: by id, the order in which they were written."""
 
     list_display = (
         "timestamp",
@@ -224,6 +244,7 @@ class EventAdmin(ReadOnlyAdmin):
         "errors",
         "sender",
         "object_label",
+        "summary",
         "actor_label",
         "duration_display",
         "dashboard_link",
@@ -246,8 +267,13 @@ class EventAdmin(ReadOnlyAdmin):
     )
     readonly_fields = ("timestamp", "duration_display", "details", "dashboard_link")
 
+    @admin.display(description="summary")
+    def summary(self, row: Event) -> str:
+        """Return what the event did."""
+        return summarize_event(row).description
+
     def get_search_query(self, term: str) -> Q:
-        """A trace id, an actor's key, an object."""
+        """Return the condition for a trace id, an actor's key or an object."""
         name, _, key = term.partition(":")
         if name == "actor":
             return Q(actor_key=key)
@@ -256,10 +282,11 @@ class EventAdmin(ReadOnlyAdmin):
 
 @admin.register(Trace)
 class TraceAdmin(ReadOnlyAdmin):
-    """Traces, the last to end first."""
+    """Traces, by end, newest first."""
 
     list_display = (
-        "timestamp",
+        "ended",
+        "started",
         "kind",
         "name",
         "status",
@@ -271,6 +298,7 @@ class TraceAdmin(ReadOnlyAdmin):
         "dashboard_link",
     )
     list_filter = (KindFilter,)
+    list_display_links = ("ended",)
     search_help_text = f"A trace id. {TRUNCATION_NOTE}"
     fields = (
         *(
@@ -289,10 +317,20 @@ class TraceAdmin(ReadOnlyAdmin):
     )
     readonly_fields = ("timestamp", "duration_display", "details", "dashboard_link")
 
+    @admin.display(description="start")
+    def started(self, row: Trace) -> Any:
+        """Return the start."""
+        return localtime(row.timestamp)
+
+    @admin.display(description="end")
+    def ended(self, row: Trace) -> Any:
+        """Return the end, in whose order the rows are written."""
+        return "running" if row.duration is None else localtime(to_datetime(row.time + row.duration))
+
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyAdmin):
-    """Deliveries, newest first, to be read; whoever may change them tries them again, lets them go, or replays."""
+    """Deliveries, newest first, read-only. Actions for users with the permission: retry, discard and replay."""
 
     list_display = ("timestamp", "receiver", "state", "attempts", "error", "sender", "object_key", "dashboard_link")
     list_filter = (StateFilter, ReceiverFilter)
@@ -315,44 +353,44 @@ class DeliveryAdmin(ReadOnlyAdmin):
     change_list_template = "admin/signalbox/delivery/change_list.html"
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the actions are open to the user. Nobody edits a delivery by hand."""
+        """Return whether the user may run the actions. A delivery is never edited by hand."""
         return bool(request.user.has_perm(CHANGE_PERMISSION))
 
     @admin.action(description="Retry: run now, with all attempts", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Let the chosen deliveries be run now."""
+        """Retry the selected deliveries now."""
         self._apply_action(request, queryset, operations.retry, "to be run now")
 
     @admin.action(description="Discard: let go", permissions=["operate"])
     def discard(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Let the chosen deliveries go."""
+        """Discard the selected deliveries."""
         self._apply_action(request, queryset, operations.discard, "discarded")
 
     def _apply_action(
         self, request: HttpRequest, queryset: QuerySet[Any], action: Callable[..., int], result_text: str
     ) -> None:
-        chosen = list(queryset[:BULK_ACTION_LIMIT])
+        chosen = list(queryset[:MAX_SELECTED])
         number = action(chosen, queryset.db)
         self.message_user(request, f"{number} of {len(chosen)} deliveries: {result_text}.", messages.SUCCESS)
 
     @admin.display(description="due")
     def scheduled_for(self, row: Delivery) -> Any:
-        """Before when it is not run."""
+        """Return the earliest time to run it."""
         return localtime(to_datetime(row.run_at))
 
     @admin.display(description="its worker has it until")
     def leased_until(self, row: Delivery) -> Any:
-        """Until when it belongs to a worker."""
+        """Return the end of the worker's lease."""
         return None if row.lease_expires_at is None else localtime(to_datetime(row.lease_expires_at))
 
     @admin.display(description="finished")
     def finished_at(self, row: Delivery) -> Any:
-        """When it was done, dead or discarded."""
+        """Return when it was done, dead or discarded."""
         return None if row.finished is None else localtime(to_datetime(row.finished))
 
     @admin.display(description="payload")
     def details(self, row: Any) -> str:
-        """What the receiver is given."""
+        """Return the arguments of the receiver, as JSON."""
         return format_html("<pre>{}</pre>", format_json(row.payload))
 
     def get_urls(self) -> list[URLPattern]:
@@ -361,15 +399,16 @@ class DeliveryAdmin(ReadOnlyAdmin):
         return [replay_url, *super().get_urls()]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list, with the way to a replay for whoever may."""
+        """Show the list, with a link to the replay for users with the permission."""
         return super().changelist_view(
             request, {**(extra_context or {}), "can_replay": self.has_operate_permission(request)}
         )
 
     def replay(self, request: HttpRequest) -> HttpResponse:
-        """Send past events to a receiver once more, or count them."""
+        """Replay past events to a receiver, or count them."""
         if not self.has_operate_permission(request):
             raise PermissionDenied
+        refuse_nul(request)
         form = ReplayForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             counts = "count" in request.POST

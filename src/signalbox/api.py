@@ -56,8 +56,10 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended = self._open_traces.pop()
-        traces.leave_trace(ended, error)
-        exporter.finish_trace(ended, "ok")
+        try:
+            traces.leave_trace(ended, error)
+        finally:
+            exporter.finish_trace(ended, "ok")
 
     async def __aenter__(self) -> tracing.Trace:
         return self.__enter__()
@@ -66,8 +68,10 @@ class trace:  # noqa: N801 - used as `with signalbox.trace(...)`
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ended = self._open_traces.pop()
-        traces.leave_trace(ended, error)
-        await sync_to_async(exporter.finish_trace)(ended, "ok")
+        try:
+            traces.leave_trace(ended, error)
+        finally:
+            await sync_to_async(exporter.finish_trace)(ended, "ok")
 
 
 def set_actor(actor: AbstractBaseUser | Actor | str | None) -> None:
@@ -87,7 +91,7 @@ def set_actor(actor: AbstractBaseUser | Actor | str | None) -> None:
 def _to_actor(actor: AbstractBaseUser | Actor | str) -> Actor:
     found = tracing.build_actor(actor.key, actor.label) if isinstance(actor, Actor) else tracing.actor_from_user(actor)
     if found is None:
-        raise TypeError(f"{type(actor).__name__} is no actor; a user who has logged in, or a text, was expected.")
+        raise TypeError(f"actor is a {type(actor).__name__}. Expected a user who has logged in, or a text.")
     return found
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.utils.translation import gettext_lazy as _
 
 from signalbox import conf
+from signalbox.core import loggers
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("recording")
 
 
 class SignalboxConfig(AppConfig):
@@ -25,13 +25,16 @@ class SignalboxConfig(AppConfig):
 
     def __init__(self, app_name: str, app_module: ModuleType | None) -> None:
         super().__init__(app_name, app_module)
-        from signalbox.instrumentation import install
-        from signalbox.pipeline import deliveries
+        from signalbox.instrumentation import actor_redaction, install
+        from signalbox.pipeline import processors
+        from signalbox.serialization import log_filter
 
+        log_filter.install()
+        actor_redaction.install()
         if (error := conf.get_environment_error()) is not None:
             logger.warning("%s", error)
         if conf.is_disabled():
-            deliveries.on_subscription(_warn_about_missing_deliveries)
+            processors.on_change(_warn_about_missing_deliveries)
             _warn_about_missing_deliveries()  # of receivers in apps that precede this one
         try:
             install.start_recording()
@@ -40,16 +43,20 @@ class SignalboxConfig(AppConfig):
 
     def ready(self) -> None:
         """Find the custom signals of all apps, flush pending events before reads, and register the system checks."""
-        from signalbox import checks, models
+        from signalbox import checks
         from signalbox.instrumentation import install
-        from signalbox.pipeline import unit_of_work
+        from signalbox.pipeline import configured_processors, processors, unit_of_work
 
+        processors.install(unit_of_work.FLUSH_BEFORE_READ)
         try:
+            configured_processors.configure()
+            install.update_subscriptions()
             install.discover_signals()
+            *_, last_app = apps.get_app_configs()
+            if last_app is not self:
+                install.discover_signals_after(last_app)
         except Exception:  # as above
             logger.exception("Custom signals could not be discovered.")
-        if unit_of_work.flush_all not in models.before_read_hooks:
-            models.before_read_hooks.append(unit_of_work.flush_all)
         checks.register_checks()
 
 
@@ -58,9 +65,9 @@ _is_warning_logged = False
 
 def _warn_about_missing_deliveries() -> None:
     """Log once per process that durable receivers get no deliveries, as the environment switches recording off."""
-    from signalbox.pipeline import deliveries
+    from signalbox.pipeline import processors
 
     global _is_warning_logged
-    if deliveries.get_source().get_subscribed_signals() and not _is_warning_logged:
+    if processors.get_wanted_signals() and not _is_warning_logged:
         _is_warning_logged = True
         logger.warning("%s switches recording off. Durable receivers get no deliveries.", conf.DISABLED_VARIABLE)

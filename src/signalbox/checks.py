@@ -1,52 +1,70 @@
-"""System checks of the setting and of where the app stands; other parts bring their own."""
+"""System checks of the setting and the installation. Other packages define their own."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 import django
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Tags
 from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
 
 from signalbox import conf
 from signalbox.core import catalog, naming
-from signalbox.instrumentation import model_metadata, patching
+from signalbox.instrumentation import model_metadata, patches, patching
 from signalbox.outbox import receiver_checks as delivery
 from signalbox.outbox import registry
-from signalbox.pipeline import processors
+from signalbox.pipeline import configured_processors
+from signalbox.retention import rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from signalbox.instrumentation.patching import Patch
+    from signalbox.instrumentation.patches import Patch
 
 TAG = "signalbox"
 
 
 def register_checks() -> None:
-    """Let ``manage.py check`` run the checks."""
+    """Register the checks of ``manage.py check``."""
     for check in (
         check_setting,
         check_environment,
         check_names,
-        check_event_processor,
+        check_processors,
         check_installation_order,
         check_patches,
         delivery.check_receivers,
         delivery.check_dispatcher,
         delivery.check_recording_enabled,
-        run_doctor_checks,
     ):
-        register_check(check, TAG)
+        register_check(_limit_to_own_app(check), TAG)
+    register_check(_limit_to_own_app(check_production), TAG, deploy=True)
+    register_check(run_doctor_checks, TAG)
+    register_check(delivery.check_unknown_receivers, Tags.database)
+
+
+@cache
+def _limit_to_own_app(check: Callable[..., list[CheckMessage]]) -> Callable[..., list[CheckMessage]]:
+    """Return a check that has no messages if other apps are checked, as by ``manage.py check shop``."""
+
+    @wraps(check)
+    def limited(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+        if app_configs is not None and all(config.name != "signalbox" for config in app_configs):
+            return []
+        return check(app_configs, **kwargs)
+
+    return limited
 
 
 def run_doctor_checks(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """D: what the doctor finds. It is loaded when it is asked: a process that only serves never does."""
+    """D: findings of the doctor, which is imported here because a server does not need it."""
     if not apps.is_installed("signalbox"):  # a test limits the current apps
         return []
     from signalbox.doctor import system_check
@@ -56,10 +74,39 @@ def run_doctor_checks(app_configs: Any = None, **kwargs: Any) -> list[CheckMessa
 
 def check_setting(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """E001: a key or value of ``SIGNALBOX`` is not valid."""
+    raw = getattr(settings, "SIGNALBOX", None)
+    errors = conf.get_errors(raw)
+    retention = raw.get("RETENTION") if isinstance(raw, Mapping) else None
+    if isinstance(retention, Mapping) and not apps.stored_app_configs:  # a test limits the current apps
+        errors += rules.find_unknown_names(retention)
     return [
-        Error(message, hint=hint, obj=conf.format_path(path), id="signalbox.E001")
-        for path, message, hint in conf.get_errors(getattr(settings, "SIGNALBOX", None))
+        Error(message, hint=hint, obj=conf.format_path(path), id="signalbox.E001") for path, message, hint in errors
     ]
+
+
+def check_production(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """W014, W015, of ``check --deploy``: every send is recorded, or events are stored without a limit."""
+    config = conf.get()
+    found: list[CheckMessage] = []
+    if config.RECORD == "all":
+        found.append(
+            CheckWarning(
+                'SIGNALBOX["RECORD"] is "all", which records every send, also those of requests that only read.',
+                hint='Set it to "audit" to record data changes, logins and errors.',
+                obj='SIGNALBOX["RECORD"]',
+                id="signalbox.W014",
+            )
+        )
+    if not config.RETENTION:
+        found.append(
+            CheckWarning(
+                'SIGNALBOX["RETENTION"] is not set, so events are stored without a limit of time.',
+                hint="Set the number of days after which events are deleted.",
+                obj='SIGNALBOX["RETENTION"]',
+                id="signalbox.W015",
+            )
+        )
+    return found
 
 
 def check_environment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
@@ -71,7 +118,7 @@ def check_environment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessa
 
 
 def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """W004, W005: the setting names a signal, an app, a model or a field that is not there."""
+    """W004, W005: the setting names a signal, an app, a model or a field that does not exist."""
     if apps.stored_app_configs:  # a test limits the current apps
         return []
     config = conf.get()
@@ -79,7 +126,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     known = catalog.BUILTIN_SIGNALS.keys() | groups | set(naming.get_tracked_signals().values())
     found: list[CheckMessage] = [
         CheckWarning(
-            f'SIGNALBOX["RECORD"] names {name!r}, which is no signal that is known.',
+            f'SIGNALBOX["RECORD"] names {name!r}, which is not a known signal.',
             hint=_suggest_signal(name, known | naming.get_sibling_signals(name)),
             obj='SIGNALBOX["RECORD"]',
             id="signalbox.W004",
@@ -91,7 +138,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     models = {model._meta.label.lower() for model in apps.get_models(include_auto_created=True)}
     found += [
         CheckWarning(
-            f'SIGNALBOX["{key}"] names {name!r}, which is no installed app or model.',
+            f'SIGNALBOX["{key}"] names {name!r}, which is not an installed app or model.',
             hint="Name an app by its label, a model as app.Model.",
             obj=f'SIGNALBOX["{key}"]',
             id="signalbox.W005",
@@ -102,7 +149,7 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     ]
     found += [
         CheckWarning(
-            f'SIGNALBOX["MODELS"] names {field!r}, which is no field of {label} that is recorded.',
+            f'SIGNALBOX["MODELS"] names {field!r}, which is not a recordable field of {label}.',
             hint=_suggest_match(field, known_fields) or f"It has {', '.join(sorted(known_fields))}.",
             obj='SIGNALBOX["MODELS"]',
             id="signalbox.W005",
@@ -110,31 +157,29 @@ def check_names(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
         for label, options in config.MODELS.items()
         if label.lower() in models
         for known_fields in [model_metadata.get_recordable_fields(apps.get_model(label))]
-        for field in (*options.get("exclude", ()), *options.get("redact", ()))
+        for field in (name for option in conf.FIELD_OPTIONS for name in options.get(option, ()))
         if field not in known_fields
     ]
     return found
 
 
 def _may_be_defined(name: str) -> bool:
-    """Tell whether ``name`` is of a signal that its module has, or may have once it is imported."""
+    """Return whether the module of ``name`` has this signal, or is not imported yet."""
     module, dot, _ = name.rpartition(".")
     return bool(dot) and (module not in sys.modules or name in naming.get_sibling_signals(name))
 
 
-def check_event_processor(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """E002: ``EVENT_PROCESSOR`` can't be imported or called."""
-    problem = processors.get_error()
-    if problem is None:
-        return []
-    named = conf.get().EVENT_PROCESSOR
+def check_processors(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """E002: an event processor of the setting can't be used."""
     return [
         Error(
-            f'SIGNALBOX["EVENT_PROCESSOR"] is "{named}", which {problem}. Every event is written.',
-            hint='Set it to the dotted path of a function, such as "shop.audit.process_event".',
-            obj='SIGNALBOX["EVENT_PROCESSOR"]',
+            f'SIGNALBOX["PROCESSORS"]: {configured_processors.format_entry(entry)} {reason}. '
+            "Events are recorded without it.",
+            hint='Name a subclass of signalbox.EventProcessor by its dotted path, such as "shop.recording.AddTenant".',
+            obj='SIGNALBOX["PROCESSORS"]',
             id="signalbox.E002",
         )
+        for entry, reason in configured_processors.get_errors()
     ]
 
 
@@ -169,7 +214,7 @@ def check_patches(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     found += _find_receivers_without_patch(inapplicable, version)
     found.append(
         CheckWarning(
-            f"Signalbox was not checked with {version}, only with Django {', '.join(patching.CHECKED_VERSIONS)}.",
+            f"Signalbox was not checked with {version}, only with Django {', '.join(patches.CHECKED_VERSIONS)}.",
             hint="Upgrade django-signalbox.",
             id="signalbox.W007",
         )
@@ -181,7 +226,7 @@ def _find_receivers_without_patch(inapplicable: Sequence[Patch], version: str) -
     by_signal = patching.find_dependent_signals(inapplicable)
     needed: dict[str, dict[str, None]] = {}
     for signal, _, durable in registry.get_subscriptions():
-        for patch in (*by_signal.get(signal, ()), *by_signal.get(patching.EVERY_SIGNAL, ())):
+        for patch in (*by_signal.get(signal, ()), *by_signal.get(patches.EVERY_SIGNAL, ())):
             needed.setdefault(durable.name, {})[patch.target] = None
     for name, targets in needed.items():
         yield Error(
@@ -192,7 +237,7 @@ def _find_receivers_without_patch(inapplicable: Sequence[Patch], version: str) -
 
 
 def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """W001 to W003: the app does not stand first, or the middleware is missing or not first."""
+    """W001 to W003: the app is not first, or the middleware is missing or not first."""
     if not apps.is_installed("signalbox"):  # a test limits the current apps
         return []
     found: list[CheckMessage] = []
@@ -201,7 +246,7 @@ def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[Che
         before = names[: names.index("signalbox")]
         found.append(
             CheckWarning(
-                f"What {', '.join(before)} may send before recording begins is not recorded.",
+                f"Signals that {', '.join(before)} may send before recording starts are not recorded.",
                 hint='Put "signalbox" first in INSTALLED_APPS.',
                 id="signalbox.W001",
             )
@@ -219,7 +264,7 @@ def check_installation_order(app_configs: Any = None, **kwargs: Any) -> list[Che
     elif middleware[0] != ours:
         found.append(
             CheckWarning(
-                f"What {middleware[0]} does to a response is not seen.",
+                f"Changes of a response by {middleware[0]} are not recorded.",
                 hint=f'Put "{ours}" first in MIDDLEWARE.',
                 id="signalbox.W003",
             )

@@ -1,4 +1,4 @@
-"""From request to trace: what only the handling of a request knows, its view, its status and its user."""
+"""Adds the view, the status and the user of a request to its trace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TraceMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Answer ``request`` as the rest of the site does."""
+        """Return the site's response to ``request``."""
         return self._handle_async(request) if self.is_async else self._handle(request)
 
     def _handle(self, request: HttpRequest) -> HttpResponseBase:
@@ -49,6 +49,10 @@ class TraceMiddleware:
             response: HttpResponseBase = self.get_response(request)
             status = str(response.status_code)
             return response
+        except BaseException as error:
+            # The server ends the process, as gunicorn does after its timeout. Django sends no request_finished.
+            own = own or not isinstance(error, Exception)
+            raise
         finally:
             _record_response(trace, request, status)
             if own:
@@ -62,7 +66,9 @@ class TraceMiddleware:
             status = str(response.status_code)
             return response
         except asyncio.CancelledError:
-            status = "cancelled"  # the visitor has gone
+            status = "cancelled"  # the client has disconnected, or the server stops
+            if not own:
+                requests.finish_with_task(trace)
             raise
         finally:
             _record_response(trace, request, status)
@@ -71,10 +77,11 @@ class TraceMiddleware:
 
 
 def _get_or_start_trace(request: HttpRequest) -> tuple[Trace, bool]:
-    """Return the request's trace, and whether it was begun here: by a handler that sends no ``request_started``."""
+    """Return the request's trace, and whether it was started here, as the handler sent no ``request_started``."""
     begun = tracing._current_trace.get()
     own = begun is None or begun.kind != "request" or begun.request is not None
-    trace = requests.start_request(request.META, None) if begun is None or own else begun
+    trace = requests.start_request(request.META, None, request=request) if begun is None or own else begun
+    tracing.adopt_span_context(trace)
     trace.bind_request(request)
     return trace, own
 
@@ -85,6 +92,7 @@ def _record_response(trace: Trace, request: HttpRequest, status: str) -> None:
         trace.data["view"] = match.view_name or match._func_path
         if match.kwargs:
             requests.redact_resolved_path(trace, request)
+    requests.ignore_dashboard(trace, request)
     trace.status = status
     trace.is_view_done = True
 

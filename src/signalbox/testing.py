@@ -1,12 +1,13 @@
 """Tools for a project's own tests: capture events, assert sends, mute receivers, run deliveries.
 
 Only ``run_deliveries`` needs a database. ``assert_sent``, ``assert_not_sent`` and ``mute_receivers`` also work while
-nothing is recorded.
+nothing is recorded. The module is longer than others because a project imports all test tools from here.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from reprlib import Repr
@@ -18,22 +19,22 @@ from django.dispatch import Signal
 
 from signalbox import conf
 from signalbox.core import catalog
-from signalbox.core.event import PendingEvent
 from signalbox.instrumentation import install, signal_arguments
 from signalbox.instrumentation import signals as signal_patches
+from signalbox.pipeline import processors
 from signalbox.serialization import diff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from signalbox.core.event import Actor, Outcome
+    from signalbox.core.event import Actor, Outcome, PendingEvent
     from signalbox.models import Delivery
 
 _ANY: Final[Any] = ...
 """Default of parameters that match every sender."""
 
 
-# ------------------------------------------------------------------ what was recorded
+# ------------------------------------------------------------------ recorded events
 
 
 class RecordedEvent:
@@ -44,12 +45,12 @@ class RecordedEvent:
 
     @property
     def signal(self) -> str:
-        """Name of the signal: ``"post_save"``, ``"shop.signals.order_paid"``, ``"bulk_create"``."""
+        """Name of the signal, such as ``"post_save"``, ``"shop.signals.order_paid"`` or ``"bulk_create"``."""
         return self._event.signal
 
     @property
     def sender(self) -> str:
-        """Label of the sender: ``"shop.Order"`` for a model, a dotted name for another class."""
+        """Label of the sender, ``"shop.Order"`` for a model and a dotted name for another class."""
         return self._event.sender
 
     @property
@@ -74,13 +75,13 @@ class RecordedEvent:
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """Arguments of the send as they are stored: JSON values, limited in size, with secrets redacted."""
+        """Arguments of the send as they are stored, as JSON values that are limited in size and have no secrets."""
         args = self._event.args
         return json.loads(args) if isinstance(args, str) else args or {}
 
     @property
     def changes(self) -> Mapping[str, Any]:
-        """By field name: ``[old, new]`` for an updated row, the value for a created or deleted row."""
+        """Changes by field name, ``[old, new]`` for an updated row and the value for a created or deleted row."""
         change = self._event.change
         return {} if change is None else diff.describe(change)[1]
 
@@ -91,8 +92,8 @@ class RecordedEvent:
 
     @property
     def errors(self) -> list[str]:
-        """Exceptions of receivers, as ``"Type: message"``."""
-        return [run.error for run in self._event.receiver_calls or () if run.error is not None]
+        """Exceptions that its receivers raised, as ``"Type: message"``, without those of receivers of nested sends."""
+        return [run.error for run in self._event.receiver_calls or () if run.error is not None and run.has_raised]
 
     def __repr__(self) -> str:
         about = f" {self.object_label or self.object_key}".rstrip()
@@ -166,22 +167,27 @@ def capture_events() -> Iterator[RecordedEvents]:
         raise RuntimeError(
             "Nothing is recorded: signalbox.stop_recording() was called. Call signalbox.start_recording() first."
         )
-    events: list[PendingEvent] = []
-    original: Any = PendingEvent.__init__
-
-    def collecting_init(self: PendingEvent, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        events.append(self)
-
-    # Every event is created by this method. Outside of the block it is not patched, so recording pays nothing.
-    PendingEvent.__init__ = collecting_init  # type: ignore[method-assign]
+    capture = _Capture()
+    processors.install(capture)
     try:
-        yield RecordedEvents(events)
+        yield RecordedEvents(capture.events)
     finally:
-        PendingEvent.__init__ = original  # type: ignore[method-assign]
+        processors.uninstall(capture)
 
 
-# ------------------------------------------------------------------ what was sent
+class _Capture(processors.EventProcessor):
+    """Collects the events that are recorded, in the order in which they started."""
+
+    def __init__(self) -> None:
+        self.events: list[PendingEvent] = []
+
+    def on_event(self, event: PendingEvent) -> PendingEvent:
+        """Collect ``event``. One that ended before another was buffered may have started after it."""
+        insort(self.events, event, key=lambda one: (one.time, one.span))
+        return event
+
+
+# ------------------------------------------------------------------ sends
 
 
 class Send(NamedTuple):
@@ -282,7 +288,7 @@ def _capture_sends(signal: Signal) -> Iterator[list[Send]]:
 
 def _check_signal(signal: object) -> None:
     if not isinstance(signal, Signal):
-        raise TypeError(f"{_format_value(signal)} is no signal; a django.dispatch.Signal was expected, as post_save.")
+        raise TypeError(f"signal is {_format_value(signal)}. Expected a django.dispatch.Signal, such as post_save.")
 
 
 def _get_signal_name(signal: Signal) -> str:
@@ -383,7 +389,7 @@ def mute_receivers(*targets: Signal | Callable[..., object]) -> Iterator[None]:
         *targets: Signals and receivers.
 
     Raises:
-        TypeError: a target is neither a signal nor callable, or there is no target.
+        TypeError: a target is neither a signal nor callable, or no target is given.
     """
     signals = [one for one in targets if isinstance(one, Signal)]
     silent = [one for one in targets if not isinstance(one, Signal)]

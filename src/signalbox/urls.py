@@ -1,7 +1,8 @@
-"""The addresses of the page, for ``include("signalbox.urls")``."""
+"""URL patterns of the dashboard, for ``include("signalbox.urls")``, and the view for probes."""
 
 from __future__ import annotations
 
+from signalbox.dashboard.probe import probe
 from signalbox.dashboard.urls import app_name, urlpatterns
 
-__all__ = ["app_name", "urlpatterns"]
+__all__ = ["app_name", "probe", "urlpatterns"]

@@ -46,7 +46,7 @@ urlpatterns = [path("broken/", broken)]
 
 
 @contextmanager
-def heard(signal: Signal) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
+def recorded_sends(signal: Signal) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     """What a receiver of ``signal`` is given inside the block: senders and arguments."""
     sends: list[tuple[Any, dict[str, Any]]] = []
 
@@ -89,7 +89,7 @@ def sends(name: str, request: pytest.FixtureRequest) -> list[tuple[Any, dict[str
     """What the receivers of the signal ``name`` are given when Django is made to send it."""
     cause = CAUSES[name]
     alias = request.getfixturevalue("scratch" if cause in NEED_SCRATCH else "db") or "default"
-    with heard(catalog.import_signal(BUILTIN_SIGNALS[name])) as sends:
+    with recorded_sends(catalog.import_signal(BUILTIN_SIGNALS[name])) as sends:
         cause(alias)
     assert sends
     return sends
@@ -236,32 +236,32 @@ def test_the_sender_is_of_the_kind_that_the_catalogue_says(name: str, sends: lis
 
 def test_flush_sends_post_migrate_without_plan_and_apps(scratch: str) -> None:
     call_command("migrate", database=scratch, verbosity=0, interactive=False)
-    with heard(catalog.import_signal(BUILTIN_SIGNALS["post_migrate"])) as sends:
+    with recorded_sends(catalog.import_signal(BUILTIN_SIGNALS["post_migrate"])) as sends:
         call_command("flush", database=scratch, verbosity=0, interactive=False)
 
     entry = BUILTIN_SIGNALS["post_migrate"]
     assert {frozenset(entry.args) - entry.optional} == {frozenset(arguments) for _, arguments in sends}
 
 
-def test_logging_out_with_nobody_logged_in_has_the_class_of_none_as_its_sender(db: None) -> None:
+def test_the_sender_of_a_logout_without_a_user_is_the_class_of_none(db: None) -> None:
     client = Client()
     request = HttpRequest()
     request.session = client.session
-    with heard(catalog.import_signal(BUILTIN_SIGNALS["user_logged_out"])) as sends:
+    with recorded_sends(catalog.import_signal(BUILTIN_SIGNALS["user_logged_out"])) as sends:
         logout(request)
 
     assert [(type(None), None)] == [(sender, arguments["user"]) for sender, arguments in sends]
 
 
 def test_a_failed_login_without_a_request_carries_none_as_its_request(db: None) -> None:
-    with heard(catalog.import_signal(BUILTIN_SIGNALS["user_login_failed"])) as sends:
+    with recorded_sends(catalog.import_signal(BUILTIN_SIGNALS["user_login_failed"])) as sends:
         assert authenticate(username="ann", password="wrong") is None
 
     assert [("django.contrib.auth", None)] == [(sender, arguments["request"]) for sender, arguments in sends]
 
 
 def test_a_rendered_template_is_sender_and_argument(db: None) -> None:
-    with heard(catalog.import_signal(BUILTIN_SIGNALS["template_rendered"])) as sends:
+    with recorded_sends(catalog.import_signal(BUILTIN_SIGNALS["template_rendered"])) as sends:
         render_a_template("")
 
     [(sender, arguments)] = sends

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ def interrupt(handler: Any) -> BaseException:
     [with_frame, with_varargs, calling_another, Handler(), Handler().method, partial(with_frame)],
     ids=["function", "varargs", "calls another function", "callable object", "method", "partial"],
 )
-def test_what_a_signal_handler_raised_is_an_interrupt(handler: Any) -> None:
+def test_an_exception_of_a_signal_handler_is_an_interrupt(handler: Any) -> None:
     error = interrupt(handler)
     assert is_interrupt(error)
     with pytest.raises(TimeLimit) as caught:
@@ -88,3 +90,24 @@ def test_an_interrupt_is_found_behind_the_error_that_replaced_it() -> None:
         handle()
     found = find_interrupt(caught.value)
     assert isinstance(found, TimeLimit)
+
+
+def test_the_variables_of_other_frames_are_not_kept_alive() -> None:
+    class Value:
+        pass
+
+    def fail() -> None:
+        value = Value()
+        values.append(weakref.ref(value))
+        raise TimeLimit
+
+    values: list[weakref.ref[Value]] = []
+    gc.disable()
+    try:
+        try:
+            fail()
+        except TimeLimit as error:
+            is_interrupt(error)
+        assert values[0]() is None
+    finally:
+        gc.enable()

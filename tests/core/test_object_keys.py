@@ -1,4 +1,4 @@
-"""How events name the object that they are about, whatever its primary key is."""
+"""Object keys of events, for each kind of primary key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django.utils import timezone
 from signalbox import receiver
 from signalbox.core import object_keys
 from signalbox.instrumentation import signal_arguments
-from signalbox.outbox.registry import CannotBeDurable
+from signalbox.outbox.durable_receiver import CannotBeDurable
 from signalbox.queries.object_history import history
 from signalbox.serialization.redaction import REDACTED
 from tests.events import get_events, get_newest_event, get_object_event
@@ -80,13 +80,13 @@ def test_a_long_key_ends_in_a_digest_of_the_whole() -> None:
 
 
 def test_a_secret_key_is_a_digest_that_only_this_site_makes(settings: Any) -> None:
-    here = object_keys.key_to_text("hush", secret=True)
-    assert "hush" not in here
-    assert here == object_keys.key_to_text("hush", secret=True)
-    assert here != object_keys.key_to_text("hush2", secret=True)
+    here = object_keys.key_to_text("veil", secret=True)
+    assert "veil" not in here
+    assert here == object_keys.key_to_text("veil", secret=True)
+    assert here != object_keys.key_to_text("veil2", secret=True)
     assert here == object_keys.key_to_text(here, secret=True)
     settings.SECRET_KEY = "another"
-    assert here != object_keys.key_to_text("hush", secret=True)
+    assert here != object_keys.key_to_text("veil", secret=True)
 
 
 def test_a_secret_number_is_a_digest_too() -> None:
@@ -108,7 +108,7 @@ def made(kind: str) -> models.Model:
         "big": lambda: Big(id=2**63 - 1, name="x"),
         "negative": lambda: Big(id=-(2**63), name="x"),
         "composite": lambda: Enrolment(person=person, course='m,a"ths', grade="B"),
-        "secret": lambda: Key(secret_key="hush-1", note="x"),
+        "secret": lambda: Key(secret_key="veil-1", note="x"),
         "natural": lambda: Named(code="n/1", title="x"),
     }
     one: models.Model = kinds[kind]()
@@ -132,12 +132,12 @@ def test_an_object_is_found_again_by_its_key(kind: str) -> None:
     one.delete()
     signals = ["post_delete", "update", "post_save", "post_save"]
     assert signals == [event.signal for event in history(type(one), key)]
-    assert "hush" not in str([(event.object_key, event.object_label, event.data) for event in history(type(one), key)])
+    assert "veil" not in str([(event.object_key, event.object_label, event.data) for event in history(type(one), key)])
 
 
 @everywhere
 @pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL's own tables hold no NUL either")
-def test_a_key_with_what_the_register_cannot_hold_is_found_by_itself_and_by_what_stands_for_it() -> None:
+def test_a_key_with_replaced_characters_is_found_by_the_key_and_by_its_stored_form() -> None:
     Word.objects.create(text="a\0b", meaning="x")
     Word.objects.filter(text="a\0b").update(meaning="y")
     for key in ("a\0b", "a\ufffdb"):
@@ -170,7 +170,7 @@ def test_a_key_may_be_given_in_any_form_that_its_field_reads() -> None:
 
 
 @everywhere
-def test_a_key_that_was_given_in_another_spelling_is_told_as_the_field_reads_it() -> None:
+def test_a_key_in_another_spelling_is_recorded_as_the_field_reads_it() -> None:
     made = Document.objects.create(id="550E8400E29B41D4A716446655440000", title="a")
     made.title = "b"
     made.save()
@@ -207,7 +207,7 @@ def everything() -> str:
 
 
 @everywhere
-def test_a_number_that_is_a_secret_is_told_by_a_digest_by_every_operation() -> None:
+def test_a_secret_number_is_recorded_as_a_digest_by_every_operation() -> None:
     one = Ticket.objects.create(token=123456789)
     one.note = "x"
     one.save()
@@ -233,19 +233,19 @@ def hidden_phrases() -> Iterator[None]:
 
 @everywhere
 @pytest.mark.usefixtures("hidden_phrases")
-def test_a_key_that_is_to_be_hidden_is_told_by_a_digest_wherever_it_stands() -> None:
-    phrase = Phrase.objects.create(text="hush-1", meaning="a")
-    Phrase.objects.bulk_create([Phrase(text="hush-2")])
+def test_a_secret_key_is_recorded_as_a_digest_in_every_column() -> None:
+    phrase = Phrase.objects.create(text="veil-1", meaning="a")
+    Phrase.objects.bulk_create([Phrase(text="veil-2")])
     Phrase.objects.update(meaning="b")
     sentence = Sentence.objects.create(phrase=phrase)
-    sentence.also.add(phrase, Phrase.objects.get(text="hush-2"))
+    sentence.also.add(phrase, Phrase.objects.get(text="veil-2"))
     phrase.other_sentences.clear()
-    Sentence.objects.update(phrase="hush-2")
-    Phrase.objects.get(text="hush-2").delete()
+    Sentence.objects.update(phrase="veil-2")
+    Phrase.objects.get(text="veil-2").delete()
     phrase.delete()
-    assert "hush" not in everything()
+    assert "veil" not in everything()
     assert ["post_delete", "m2m_changed", "m2m_changed", "update", "post_save"] == [
-        event.signal for event in history(Phrase, "hush-1")
+        event.signal for event in history(Phrase, "veil-1")
     ]
     assert REDACTED == get_newest_event(Sentence, "update").data["args"]["values"]["phrase"]
 
@@ -255,15 +255,15 @@ def hear(**kwargs: Any) -> None:
 
 
 @pytest.mark.usefixtures("hidden_phrases")
-def test_an_object_with_a_hidden_key_is_no_sender_of_durable_receivers() -> None:
+def test_a_durable_receiver_can_not_have_a_sender_with_a_secret_key() -> None:
     with pytest.raises(CannotBeDurable, match=r"the primary key of shop\.Phrase is a secret"):
         receiver(post_save, sender=Phrase, durable=True)(hear)
 
 
 @pytest.mark.usefixtures("hidden_phrases")
-def test_an_argument_with_a_hidden_key_does_not_tell_it() -> None:
+def test_an_argument_with_a_secret_key_does_not_contain_the_key() -> None:
     assert {"phrase": {"model": "shop.Phrase", "pk": REDACTED}} == signal_arguments.encode_arguments(
-        {"phrase": Phrase(text="hush-1")}
+        {"phrase": Phrase(text="veil-1")}
     )
 
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
-from signalbox.core import query_guard
 from signalbox.core.query_guard import QueryForbidden, call_isolated, call_without_queries
 from tests.connecting import get_connection
 from tests.shop.models import Tag
@@ -28,6 +28,21 @@ def test_a_callback_s_result_is_returned() -> None:
     assert "3" == call_isolated(str, 3)
 
 
+@pytest.mark.parametrize("alias", ["default", "other"])
+def test_a_callback_in_a_new_thread_may_not_open_a_connection(alias: str) -> None:
+    def query_guarded() -> str:
+        try:
+            call_isolated(lambda: Tag.objects.using(alias).count())
+        except QueryForbidden:
+            return "forbidden"
+        finally:
+            connections.close_all()
+        return "queried"
+
+    with ThreadPoolExecutor(1) as executor:
+        assert "forbidden" == executor.submit(query_guarded).result()
+
+
 def test_a_callback_that_catches_the_error_leaves_the_transaction_as_it_was() -> None:
     def save() -> None:
         try:
@@ -43,9 +58,14 @@ def test_a_callback_that_catches_the_error_leaves_the_transaction_as_it_was() ->
     assert ["kept"] == list(Tag.objects.values_list("name", flat=True))
 
 
+def get_blocked_methods() -> dict[str, Any]:
+    """Return the methods that the connection has while a callback runs."""
+    return call_without_queries(lambda: {"cursor": vars(get_connection())["cursor"]}, connection=get_connection())
+
+
 def test_a_block_that_was_left_behind_removes_itself() -> None:
     """As after an exception of a signal handler that struck while the guard was being removed."""
-    query_guard._block(get_connection(), ("cursor", "chunked_cursor"))
+    get_connection().__dict__.update(get_blocked_methods())
     query()
     assert "cursor" not in get_connection().__dict__
 
@@ -58,7 +78,7 @@ def test_a_cursor_method_of_another_tool_is_kept() -> None:
     try:
         call_without_queries(str, 3, connection=get_connection())
         assert cursor is get_connection().__dict__["cursor"]
-        query_guard._block(get_connection(), ("cursor",))
+        get_connection().__dict__.update(get_blocked_methods())
         query()
         assert cursor is get_connection().__dict__["cursor"]
     finally:

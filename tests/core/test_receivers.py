@@ -53,7 +53,7 @@ def test_nothing_is_connected_to_a_new_signal() -> None:
     assert [] == get_connected_receivers(Signal())
 
 
-def test_receivers_are_told_in_the_order_of_connection() -> None:
+def test_receivers_are_returned_in_the_order_of_connection() -> None:
     signal, station = Signal(), Station()
     for receiver in (station, listen, alisten):
         signal.connect(receiver)
@@ -68,12 +68,12 @@ def test_a_receiver_of_every_sender_has_no_sender() -> None:
 
 
 @pytest.mark.parametrize("sender", [Tag, Order])
-def test_a_model_as_sender_is_told_on_each_version_of_django(sender: type) -> None:
+def test_a_model_as_sender_is_found_on_each_version_of_django(sender: type) -> None:
     with connection(post_save, listen, sender=sender) as found:
         assert (sender, False) == (found.sender, found.any_sender)
 
 
-def test_a_lazy_sender_is_told_as_the_model() -> None:
+def test_a_lazy_sender_is_returned_as_the_model() -> None:
     post_save.connect(listen, sender="shop.Tag")
     try:
         assert Tag is get_connected_receivers(post_save)[-1].sender
@@ -81,34 +81,34 @@ def test_a_lazy_sender_is_told_as_the_model() -> None:
         post_save.disconnect(listen, sender="shop.Tag")
 
 
-def test_an_app_as_sender_is_told_on_each_version_of_django() -> None:
+def test_an_app_as_sender_is_found_on_each_version_of_django() -> None:
     app = apps.get_app_config("shop")
     with connection(post_migrate, listen, sender=app) as found:
         assert (app, False) == (found.sender, found.any_sender)
 
 
-def test_another_sender_is_told_where_django_keeps_it() -> None:
-    """Before Django 6.0 a signal keeps the id of its sender alone; only models and apps can be found by it."""
+def test_another_sender_is_returned_if_django_keeps_it() -> None:
+    """Before Django 6.0 a signal keeps only the id of its sender, with which models and apps can be found."""
     with connection(Signal(), listen, sender=Station) as found:
         assert not found.any_sender
         assert found.sender in (Station, None)
         assert id(Station) == found.sender_key
 
 
-def test_a_sender_that_is_a_text_is_told_as_far_as_django_keeps_it() -> None:
+def test_a_text_as_sender_is_returned_if_django_keeps_it() -> None:
     sender = "django.contrib.auth"
     with connection(Signal(), listen, sender=sender) as found:
         assert not found.any_sender
 
 
 @pytest.mark.parametrize("receiver", [listen, alisten, Station(), Station().hear], ids=lambda one: type(one).__name__)
-def test_weak_and_strong_references_are_told_apart(receiver: Any) -> None:
+def test_weak_and_strong_references_are_distinguished(receiver: Any) -> None:
     for weak in (True, False):
         with connection(Signal(), receiver, weak=weak, dispatch_uid="x") as found:
             assert weak == found.weak
 
 
-def test_a_receiver_that_is_gone_is_told_as_none() -> None:
+def test_a_receiver_that_was_collected_is_none() -> None:
     signal = Signal()
 
     def connect() -> None:
@@ -124,13 +124,13 @@ def test_a_receiver_that_is_gone_is_told_as_none() -> None:
 
 @pytest.mark.parametrize("uid", ["once", 7, ("shop", "once"), 1.5])
 @pytest.mark.parametrize("sender", [None, Tag])
-def test_a_dispatch_uid_is_told(uid: object, sender: type | None) -> None:
+def test_a_dispatch_uid_is_returned(uid: object, sender: type | None) -> None:
     with connection(Signal(), listen, dispatch_uid=uid, sender=sender) as found:
         assert (uid, listen) == (found.dispatch_uid, found.receiver)
 
 
 @pytest.mark.parametrize("receiver", [listen, alisten, Station(), Station().hear, partial(listen)], ids=range(5))
-def test_what_was_connected_without_a_dispatch_uid_has_none(receiver: Any) -> None:
+def test_a_receiver_connected_without_a_dispatch_uid_has_none(receiver: Any) -> None:
     with connection(Signal(), receiver, weak=False) as found:
         assert found.dispatch_uid is None
 
@@ -172,17 +172,17 @@ def wrapped(sender: object, **kwargs: object) -> None:
         (Station, "Station"),
     ],
 )
-def test_a_receiver_is_told_by_its_dotted_name(receiver: Any, name: str) -> None:
+def test_the_name_of_a_receiver_is_its_dotted_name(receiver: Any, name: str) -> None:
     assert f"{__name__}.{name}" == receivers.get_name(receiver)
 
 
-def test_a_partial_is_told_by_what_it_calls() -> None:
+def test_the_name_of_a_partial_contains_its_function() -> None:
     assert f"functools.partial({__name__}.listen)" == receivers.get_name(partial(partial(listen), number=7))
     assert receivers.get_location(listen) == receivers.get_location(partial(listen, number=7))
 
 
 @pytest.mark.parametrize("receiver", [listen, alisten, wrapped, Station().hear, Station()])
-def test_a_receiver_is_told_by_file_and_line(receiver: Any) -> None:
+def test_the_location_of_a_receiver_is_file_and_line(receiver: Any) -> None:
     place, _, line = receivers.get_location(receiver).rpartition(":")
     source = Path(__file__).read_text(encoding="utf-8").splitlines()
 
@@ -190,13 +190,13 @@ def test_a_receiver_is_told_by_file_and_line(receiver: Any) -> None:
     assert "def " in source[int(line) - 1] or "@" in source[int(line) - 1]
 
 
-def test_a_decorated_receiver_stands_where_it_was_written() -> None:
+def test_the_location_of_a_decorated_receiver_is_its_own() -> None:
     line = int(receivers.get_location(wrapped).rpartition(":")[2])
     assert "@decorated" == Path(__file__).read_text(encoding="utf-8").splitlines()[line - 1]
 
 
 @pytest.mark.parametrize("receiver", [print, len, int, "".join, 7, None])
-def test_what_has_no_source_has_no_place(receiver: Any) -> None:
+def test_a_receiver_without_source_has_no_location(receiver: Any) -> None:
     assert "" == receivers.get_location(receiver)
     assert receivers.get_name(receiver)
 
@@ -221,7 +221,7 @@ class Hostile:
 
 
 class Liar:
-    """Its names are no texts."""
+    """Its names are not texts."""
 
     def __init__(self) -> None:
         vars(self).update(__qualname__=object(), __module__=7, __wrapped__=self)
@@ -230,7 +230,7 @@ class Liar:
         """As above."""
 
 
-def test_a_hostile_receiver_is_told_by_its_class() -> None:
+def test_the_name_of_a_hostile_receiver_is_its_class() -> None:
     hostile = Hostile()
     assert f"{__name__}.Hostile" == receivers.get_name(hostile)
     assert receivers.get_location(hostile) in ("", receivers.get_location(Hostile.__call__))
@@ -253,12 +253,12 @@ def test_a_name_is_found_once_and_forgotten_with_its_receiver() -> None:
     def local(sender: object, **kwargs: object) -> None:
         """It goes away."""
 
-    key = id(local)
-    assert receivers.get_code_location(local) is receivers.get_code_location(local)
-    assert key in receivers._locations
+    location = receivers.get_code_location(local)
+    assert location is receivers.get_code_location(local)
+    references = sys.getrefcount(location)
     del local
     gc.collect()
-    assert key not in receivers._locations
+    assert references - 1 == sys.getrefcount(location)
 
 
 def test_another_object_at_the_same_address_is_not_taken_for_the_first() -> None:
@@ -275,9 +275,23 @@ def test_methods_of_two_objects_share_a_name() -> None:
     assert receivers.get_code_location(Station().hear) is receivers.get_code_location(Station().hear)
 
 
-def test_a_path_is_told_from_the_working_directory_or_from_where_modules_are_found() -> None:
+def test_a_path_is_relative_to_the_working_directory_or_to_a_folder_of_modules() -> None:
     assert "tests/core/test_receivers.py" == receivers.shorten_path(__file__)
     assert "django/dispatch/dispatcher.py" == receivers.shorten_path(
         str(sys.modules["django.dispatch.dispatcher"].__file__)
     )
     assert "/nowhere/x.py" == receivers.shorten_path("/nowhere/x.py")
+
+
+def test_a_wrapper_of_a_nameless_callable_is_named_after_the_callable() -> None:
+    def wrap(receiver: Any) -> Any:  # as Sentry's client does within a send
+        @wraps(receiver)
+        def wrapper(*args: object, **kwargs: object) -> Any:
+            return receiver(*args, **kwargs)
+
+        return wrapper
+
+    names = [f"{__name__}.Station", f"functools.partial({__name__}.listen)", f"{__name__}.Station.hear"]
+    station = Station()
+    for name, receiver in zip(names, (station, partial(listen), station.hear), strict=True):
+        assert name == receivers.get_name(wrap(receiver)) == receivers.get_name(wrap(wrap(receiver)))

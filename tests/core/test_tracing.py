@@ -136,7 +136,7 @@ def test_a_new_thread_belongs_to_no_trace() -> None:
     assert [(tracing.get_process_trace(), None)] == seen
 
 
-def test_what_an_event_loop_and_its_threads_do_belongs_to_the_trace_around() -> None:
+def test_work_of_an_event_loop_and_its_threads_belongs_to_the_current_trace() -> None:
     async def work() -> list[Trace]:
         return [tracing.get_current_trace(), await sync_to_async(tracing.get_current_trace)()]
 
@@ -204,7 +204,7 @@ def test_an_actor_is_a_user_who_has_logged_in_or_a_text(given_: object, actor: A
     assert actor == tracing.actor_from_user(given_)
 
 
-def test_a_user_without_a_name_of_its_own_is_told_by_its_key() -> None:
+def test_the_label_of_a_user_without_a_name_is_the_key() -> None:
     class Token:
         is_authenticated = True
         pk = "service-7"
@@ -240,7 +240,7 @@ def test_a_request_s_user_is_its_actor_and_one_that_comes_late_counts() -> None:
     assert trace.get_actor() is None
 
 
-def test_a_lazy_user_whom_nobody_asked_for_stays_unasked() -> None:
+def test_a_lazy_user_is_not_evaluated() -> None:
     asked = []
 
     def load() -> User:
@@ -279,17 +279,7 @@ def test_who_logged_out_is_still_whose_trace_it_was() -> None:
     assert Actor(key="7", label="ann") == trace.get_actor()
 
 
-def test_acting_holds_within_its_block() -> None:
-    with signalbox.trace("work", actor="ann") as trace:
-        with tracing.override_actor(BEN):
-            assert BEN == trace.get_actor()
-        assert ANN == trace.get_actor()
-        with pytest.raises(ValueError, match="x"), tracing.override_actor(BEN):
-            raise ValueError("x")
-        assert ANN == trace.get_actor()
-
-
-def test_an_actor_that_is_set_outside_of_every_trace_is_its_thread_s_alone() -> None:
+def test_an_actor_that_is_set_outside_of_traces_is_only_that_of_its_thread() -> None:
     seen = []
 
     def work(name: str, ready: threading.Barrier) -> None:

@@ -23,10 +23,10 @@ from django.test.testcases import LiveServerThread
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from signalbox.models import Delivery, Event, Trace
+    from signalbox.models import Delivery, Error, Event, Trace
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-"""Debian's names. The first has no windows, and takes half the time of the others to do the same."""
+"""Names of the executables in Debian. The first is headless only, and twice as fast."""
 CHROMIUM = os.environ.get("SIGNALBOX_TEST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), "")
 
 CHROMIUM_ARGUMENTS = [
@@ -39,12 +39,14 @@ CONTENT_SECURITY_POLICY = "default-src 'self'; base-uri 'none'; form-action 'sel
 FIRST_TRACE_ID = "1" * 32
 SECOND_TRACE_ID = "2" * 32
 """Traces of the tests."""
+ERROR_FINGERPRINT = "a" * 32
+"""Fingerprint of the errors of the tests."""
 
 AXE_SCRIPT = (Path(__file__).parent / "vendor/axe-core/axe.min.js").read_text()
 
 
 def get_unavailable_reason() -> str | None:
-    """Say why there is no browser, with the remedy; None if there is one."""
+    """Return why no browser is available and what to install; ``None`` if one is."""
     if find_spec("playwright") is None:
         return "no playwright: install the dependency group `test`"
     if not CHROMIUM:
@@ -66,13 +68,13 @@ class StrictPolicy:
 
 @dataclass(frozen=True)
 class Site:
-    """A served site: its address, and whether nobody is connected to it, so that all it was asked is recorded."""
+    """A served site: its URL, and a function that returns True if it has no open connections."""
 
     address: str
     is_idle: Callable[[], bool]
 
     def wait_until_idle(self, seconds: float = 20) -> None:
-        """Wait until the site has done what windows that are closed by now asked of it."""
+        """Wait until the site has answered the requests of closed windows."""
         until = time.monotonic() + seconds
         while not self.is_idle():
             assert time.monotonic() < until, f"{self.address} is still asked something after {seconds} s"
@@ -80,7 +82,7 @@ class Site:
 
 
 class Server(ThreadedWSGIServer):
-    """Django's server, which knows whether its threads are done."""
+    """Django's server, which records whether its threads have ended."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -91,7 +93,7 @@ class Server(ThreadedWSGIServer):
         super().process_request_thread(request, client_address)
 
     def is_idle(self) -> bool:
-        """Return whether no thread serves a connection."""
+        """Return True if no thread serves a connection."""
         return not any(thread.is_alive() for thread in self.request_threads)
 
 
@@ -123,7 +125,7 @@ def serve_asgi() -> Iterator[Site]:
     import uvicorn
 
     application = ASGIStaticFilesHandler(get_asgi_application())
-    # Uvicorn starts an event loop of its own, whatever loop the browser's driver runs in this thread.
+    # Uvicorn starts its own event loop, as the browser's driver may run one in this thread.
     server = uvicorn.Server(uvicorn.Config(application, port=0, lifespan="off", log_config=None, ws="none"))
     thread = Thread(target=server.run, daemon=True)
     thread.start()
@@ -155,7 +157,7 @@ def launch_chromium() -> Iterator[Browser]:
 
 
 class BrowserWindow:
-    """One window of the browser, and what it complained about."""
+    """One window of the browser, with its console errors."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.page = page
@@ -174,11 +176,11 @@ class BrowserWindow:
             self.errors.append(text)
 
     def ignore_request_errors(self) -> None:
-        """Let complaints about the refusals that a test provokes pass."""
+        """Ignore console errors about responses with these status codes."""
         self.ignored_messages += ("Failed to load resource", "Response Status Error Code", "htmx:timeout")
 
     def open(self, path: str) -> None:
-        """Open a page of the site, and wait until what it fetches is there."""
+        """Open a page of the site, and wait until its requests have finished."""
         answer = self.page.goto(self.address + path)
         assert answer is not None
         assert 200 == answer.status, f"{path} answered {answer.status}"
@@ -186,13 +188,13 @@ class BrowserWindow:
         self.page.wait_for_selector("[aria-busy=true]", state="detached", timeout=60_000)
 
     def find_accessibility_violations(self) -> list[str]:
-        """Return what axe has against the page."""
+        """Return the violations that axe finds on the page."""
         self.page.evaluate(AXE_SCRIPT)
         found: list[dict[str, Any]] = self.page.evaluate("axe.run().then((result) => result.violations)")
         return [f"{one['id']}: {json.dumps([node['html'] for node in one['nodes']])[:600]}" for one in found]
 
     def get_overflow_pixels(self) -> int:
-        """Return by how many pixels the page is wider than the window."""
+        """Return the number of pixels by which the page is wider than the window."""
         wider: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return wider
 
@@ -201,3 +203,4 @@ OpenWindow = Callable[..., BrowserWindow]
 AddEvent: TypeAlias = "Callable[..., Event]"
 AddTrace: TypeAlias = "Callable[..., Trace]"
 AddDelivery: TypeAlias = "Callable[..., Delivery]"
+AddError: TypeAlias = "Callable[..., Error]"

@@ -1,4 +1,4 @@
-"""Who looks at the page, and what there is to see."""
+"""Users of the dashboard, and recorded events and deliveries."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from django.db import connection
 from django.test import Client, override_settings
 
 import signalbox
+from signalbox.core.clock import now_us
 from signalbox.core.tracing import generate_trace_id
-from signalbox.models import Delivery, Event, Trace
+from signalbox.models import Attempt, Delivery, Error, Event, Trace
 from signalbox.outbox import registry
-from signalbox.pipeline import deliveries, exporter
+from signalbox.outbox.processor import OUTBOX
+from signalbox.pipeline import exporter, processors
 from tests import services
 from tests.dashboard import browsing
 from tests.dashboard.browsing import (
+    ERROR_FINGERPRINT,
     FIRST_TRACE_ID,
     SECOND_TRACE_ID,
     AddDelivery,
@@ -40,7 +43,7 @@ START_US = 1_790_000_000_000_000
 
 @pytest.fixture
 def operator(db: None) -> User:
-    """Staff with the permission, and no other."""
+    """Staff with only the permission to view events."""
     user = User.objects.create_user("operator", password="lever", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_event", content_type__app_label="signalbox"))
     return user
@@ -48,7 +51,7 @@ def operator(db: None) -> User:
 
 @pytest.fixture
 def operator_client(operator: User, client: Client) -> Client:
-    """A browser in which the operator has logged in, with an empty register."""
+    """A client with the operator logged in, and without recorded events."""
     client.force_login(operator)
     Event.objects.all().delete()
     Trace.objects.all().delete()
@@ -57,7 +60,7 @@ def operator_client(operator: User, client: Client) -> Client:
 
 @pytest.fixture
 def add_event(db: None) -> Callable[..., Event]:
-    """Write an event as recording would, one second after the one before."""
+    """Write an event, one second after the previous one."""
     spans = iter(range(1, 1_000_000))
 
     def add(**given: Any) -> Event:
@@ -87,7 +90,7 @@ def add_event(db: None) -> Callable[..., Event]:
 
 @pytest.fixture
 def add_trace(db: None) -> Callable[..., Trace]:
-    """Write the row of a trace that has ended."""
+    """Write the row of a finished trace."""
 
     def add(**given: Any) -> Trace:
         values: dict[str, Any] = {
@@ -145,13 +148,135 @@ def add_delivery(db: None) -> Callable[..., Delivery]:
 
 
 @pytest.fixture
+def add_attempt(db: None) -> Callable[..., Attempt]:
+    """Write an attempt of a delivery that began ``after_us`` microseconds after it was queued."""
+
+    def add(delivery: Delivery, number: int, after_us: int, duration_us: int, **given: Any) -> Attempt:
+        values: dict[str, Any] = {
+            "delivery_id": delivery.pk,
+            "fencing_token": number,
+            "number": number,
+            "started": delivery.created + after_us,
+            "ended": delivery.created + after_us + duration_us,
+            "outcome": "succeeded",
+            "worker": "web-1:4211",
+        }
+        attempt: Attempt = Attempt.objects.create(**(values | given))
+        return attempt
+
+    return add
+
+
+@pytest.fixture
+def add_error(db: None) -> Callable[..., Error]:
+    """Write an error that was raised now."""
+
+    def add(**given: Any) -> Error:
+        values: dict[str, Any] = {
+            "trace_id": FIRST_TRACE_ID,
+            "span": 1,
+            "position": 0,
+            "fingerprint": ERROR_FINGERPRINT,
+            "time": now_us(),
+            "exception": "tests.shop.errors.PriceError",
+            "message": "no price for <b>salt</b>",
+            "file": "tests/shop/models.py",
+            "line": 12,
+            "function": "Order.get_price",
+            "receiver": "tests.shop.receivers.announce",
+            "data": {"frames": [["tests/shop/models.py", 12, "Order.get_price"]]},
+        }
+        error: Error = Error.objects.create(**(values | given))
+        return error
+
+    return add
+
+
+@pytest.fixture
+def retried_trace(
+    add_event: AddEvent, add_trace: AddTrace, add_delivery: AddDelivery, add_attempt: Callable[..., Attempt]
+) -> Trace:
+    """A request with nested receivers, a savepoint that was rolled back, and deliveries that were retried or lost."""
+    start = START_US
+    ends = [
+        {"id": f"{1:016x}", "database": "default", "outcome": outcome, "time_us": start + offset, "events": events}
+        for outcome, offset, events in (("rolled_back", 21_000, 1), ("committed", 38_000, 3))
+    ]
+    ends[0]["savepoint"] = True
+    trace = add_trace(
+        trace_id=FIRST_TRACE_ID,
+        name="POST /orders/",
+        events=5,
+        errors=1,
+        rolled_back=1,
+        duration=45_000,
+        data={"transactions": ends, "transaction_count": 2},
+    )
+    calls = [
+        {"name": "shop.signals.send_invoice", "location": "shop/signals.py:12", "start_us": 300, "duration_us": 900},
+        {
+            "name": "shop.signals.reserve_stock",
+            "location": "shop/signals.py:30",
+            "start_us": 1300,
+            "duration_us": 9_000,
+        },
+        {
+            "name": "shop.signals.tell_warehouse",
+            "location": "shop/signals.py:44",
+            "start_us": 10_500,
+            "duration_us": 2_500,
+            "error": "ConnectionError: the warehouse did not answer",
+        },
+    ]
+    in_transaction = {"transaction": f"{1:016x}"}
+    written: dict[str, Any] = {"trace_id": FIRST_TRACE_ID, "data": in_transaction}
+    saved = add_event(
+        **written | {"data": in_transaction | {"receivers": calls}}, time=start + 5_000, errors=1, duration=12_800
+    )
+    add_event(
+        **written | {"data": in_transaction | {"parent_receiver": 1}},
+        time=start + 7_000,
+        parent=saved.span,
+        sender="shop.Stock",
+        object_label="Stock 9",
+        duration=2_000,
+    )
+    add_event(**written, time=start + 19_000, outcome="rolled_back", sender="shop.Coupon", object_label="SUMMER")
+    add_event(**written, time=start + 24_000, sender="shop.Customer", object_label="Ada Lovelace", duration=4_000)
+    shared = {"trace_id": FIRST_TRACE_ID, "span": saved.span, "created": start + 20_000}
+    done = add_delivery(
+        **shared, state="done", receiver="shop.tasks.send_mail", attempts=3, finished=start + 312_000_000
+    )
+    add_attempt(done, 1, 30_000, 80_000, outcome="failed", retry_at=start + 5_000_000, error="SMTPException: 451 busy")
+    add_attempt(done, 2, 5_000_000, 60_000_000, outcome="lost", error="The worker was killed")
+    add_attempt(done, 3, 311_900_000, 60_000)
+    data = {"delivery": done.pk, "fencing_token": 3, "first_span": f"{1 << 40:016x}", "attempt": 3}
+    add_trace(trace_id=FIRST_TRACE_ID, kind="task", name=done.receiver, time=start + 311_920_000, data=data)
+    add_event(
+        trace_id=FIRST_TRACE_ID,
+        span=1 << 40,
+        parent=saved.span,
+        time=start + 311_940_000,
+        sender="shop.Mail",
+        object_label="Invoice",
+        duration=3_000,
+    )
+    dead = add_delivery(
+        **shared, state="dead", receiver="shop.tasks.call_partner", attempts=1, finished=start + 2_000_000
+    )
+    add_attempt(dead, 1, 1_500_000, 400_000, outcome="timed_out", error="TimeLimitExceeded: it took longer than 0.4 s")
+    add_delivery(**shared, receiver="shop.tasks.index_order")
+    return trace
+
+
+@pytest.fixture
 def durable_receiver() -> Iterator[str]:
     """A durable receiver's name."""
     signalbox.receiver("post_save", sender="shop.Order", durable=True)(receivers.saved)
     [name] = registry.get_durable_receivers()
     yield name
     registry.disconnect(name)
-    deliveries.install_source(deliveries.NO_DELIVERIES)
+    processors.uninstall(OUTBOX)
     signalbox.start_recording()
 
 
@@ -180,22 +305,30 @@ def site(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Site
         yield site
 
 
-def _empty_event_log() -> None:
+def _log_in() -> str:
+    """Return the session of an operator. The log is empty afterwards."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("operator", password="lever"))
     exporter.flush()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     connection.close()
+    return client.cookies["sessionid"].value
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Permit every database to the tests in a browser: pages read errors and deliveries of all of them."""
+    for item in items:
+        if "window" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.django_db(transaction=True, databases="__all__"), append=False)
 
 
 @pytest.fixture
 def window(browser: Browser, site: Site, transactional_db: None) -> Iterator[Callable[..., BrowserWindow]]:
-    """Open windows in which the operator has logged in; in the end none may have complained."""
-    client = Client()
-    client.force_login(User.objects.create_superuser("operator", password="lever"))
-    session = client.cookies["sessionid"].value
+    """Open windows with the operator logged in. A console error in one of them fails the test."""
     # In a thread of its own: within an event loop, as the browser's driver runs one here, events wait to be written.
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(_empty_event_log).result()
+        session = pool.submit(_log_in).result()
     opened: list[BrowserWindow] = []
     contexts = []
 
@@ -234,7 +367,7 @@ def sample_event(window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, a
     ]
     changes = {
         "status": ["open", "paid"],
-        "note": ["Leave it with the neighbours if nobody answers " * 3, "Ring twice"],
+        "note": ["Leave it with the neighbours if the door is shut " * 3, "Ring twice"],
     }
     add_trace(trace_id=SECOND_TRACE_ID, kind="command", name="import_prices", status="failed", events=1, rolled_back=1)
     add_event(trace_id=SECOND_TRACE_ID, outcome="rolled_back", signal="update", object_key="", object_label="")

@@ -21,10 +21,12 @@ def test_the_link_logs_in_once(client: Client, operator: User) -> None:
     address = build_login_url("operator")
     answer = client.get(address)
     assert ("/signalbox/", str(operator.pk)) == (answer["Location"], client.session["_auth_user_id"])
-    assert 404 == Client().get(address).status_code
+    assert "/signalbox/" == client.get(address)["Location"]
+    refused = Client().get(address)
+    assert (404, True) == (refused.status_code, b"The login link was used" in refused.content)
 
 
-def test_without_debug_there_is_no_link_and_an_old_one_leads_nowhere(
+def test_without_debug_no_link_is_created_and_old_links_are_not_found(
     client: Client, operator: User, settings: Any
 ) -> None:
     address = build_login_url("operator")
@@ -35,7 +37,7 @@ def test_without_debug_there_is_no_link_and_an_old_one_leads_nowhere(
 
 
 @pytest.mark.parametrize("token", ["", "1", "1.x", "x.y", "999.abc-def", "1.abc-def"])
-def test_an_invented_token_leads_nowhere(client: Client, operator: User, token: str) -> None:
+def test_an_invalid_token_is_not_found(client: Client, operator: User, token: str) -> None:
     assert 404 == client.get("/signalbox/demo-login/", {"token": token}).status_code
     assert "_auth_user_id" not in client.session
 

@@ -1,4 +1,4 @@
-"""The page in a browser follows what happens, and says so when it can't."""
+"""The live page in a browser: updates, pauses and lost connections."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
 from signalbox.models import Event
-from tests.dashboard.browsing import FIRST_TRACE_ID, AddEvent, BrowserWindow, OpenWindow
+from tests.dashboard.browsing import FIRST_TRACE_ID, AddEvent, AddTrace, BrowserWindow, OpenWindow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route
@@ -35,7 +36,7 @@ for name in map(str.strip, sys.stdin):
 
 @contextmanager
 def elsewhere() -> Iterator[Callable[[str], float]]:
-    """Start another process; what is given saves an order there, and returns when that was committed."""
+    """Start another process. The returned function saves an order there and returns after the commit."""
     command = [sys.executable, "-W", "ignore", "-c", SAVE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         names, times = process.stdin, process.stdout
@@ -55,7 +56,7 @@ def saved_elsewhere(name: str) -> None:
 
 
 def soonest(visitor: BrowserWindow) -> float:
-    """Return seconds from a commit elsewhere until the page shows it: of three, as others may need the machine."""
+    """Return the seconds from a commit in another process until the page shows it, the fewest of three attempts."""
     taken = []
     with elsewhere() as save:
         for number in range(3):
@@ -65,7 +66,7 @@ def soonest(visitor: BrowserWindow) -> float:
     return min(taken)
 
 
-def test_what_another_process_does_shows_within_two_seconds(window: OpenWindow, sample_event: Event) -> None:
+def test_events_of_another_process_appear_within_two_seconds(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     assert soonest(visitor) < 2
@@ -79,7 +80,7 @@ def test_it_is_live_under_asgi_too(window: OpenWindow, sample_event: Event) -> N
     assert soonest(visitor) < 2
 
 
-def test_a_paused_page_counts_what_is_new_and_shows_it_on_resuming(window: OpenWindow, sample_event: Event) -> None:
+def test_a_paused_page_counts_new_traces_and_shows_them_on_resuming(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     before = visitor.page.locator(".line").count()
@@ -132,7 +133,7 @@ def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
     assert heights == sorted(heights)
 
 
-def test_a_trace_of_an_older_page_goes_on_where_it_stands(window: OpenWindow, add_event: AddEvent) -> None:
+def test_a_continued_trace_of_an_older_page_keeps_its_place(window: OpenWindow, add_event: AddEvent) -> None:
     visitor = window()
     oldest, *_ = [add_event(object_label=f"Order {number}") for number in range(45)]
     visitor.open("/signalbox/")
@@ -148,7 +149,7 @@ def label(visitor: BrowserWindow) -> str:
     return visitor.page.locator("[data-pause-label]").inner_text()
 
 
-def test_a_page_whose_server_is_away_says_so_and_recovers_by_itself(window: OpenWindow, sample_event: Event) -> None:
+def test_a_page_reconnects_when_the_server_is_available_again(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.ignore_request_errors()
     visitor.open("/signalbox/")
@@ -180,7 +181,7 @@ def test_a_page_whose_session_ended_stops_and_leads_to_the_login(
 ) -> None:
     visitor = window()
     visitor.ignore_request_errors()
-    visitor.open("/signalbox/?group=model")
+    visitor.open("/signalbox/?q=group:model")
     cookies = visitor.page.context.cookies()
     if paused:
         visitor.page.keyboard.press("p")
@@ -200,10 +201,10 @@ def test_a_page_whose_session_ended_stops_and_leads_to_the_login(
     visitor.page.context.clear_cookies()
     link.wait_for()
     link.click()
-    visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fgroup%3Dmodel")
+    visitor.page.wait_for_url("**/admin/login/?next=/signalbox/%3Fq%3Dgroup%3Amodel")
 
 
-def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, sample_event: Event) -> None:
+def test_polling_stops_on_a_redirect_to_a_login(window: OpenWindow, sample_event: Event) -> None:
     visitor = window()
     visitor.open("/signalbox/")
     visitor.page.route(
@@ -213,7 +214,7 @@ def test_a_poll_that_is_led_to_a_login_stops_too(window: OpenWindow, sample_even
     assert 2 == visitor.page.locator(".line").count()
 
 
-def test_a_page_that_is_far_behind_fetches_the_list_anew_and_keeps_open_what_was(
+def test_a_page_that_is_far_behind_reloads_the_list_and_keeps_rows_expanded(
     window: OpenWindow, sample_event: Event
 ) -> None:
     visitor = window()
@@ -233,7 +234,7 @@ COME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
 
 
 @pytest.mark.parametrize("away", ["hidden", "paused"])
-def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
+def test_a_page_that_was_hidden_for_long_shows_the_newest_traces_and_their_number(
     window: OpenWindow, sample_event: Event, add_event: AddEvent, away: str
 ) -> None:
     visitor = window()
@@ -259,7 +260,7 @@ def test_whoever_was_away_for_long_sees_the_newest_traces_and_a_true_number(
     assert "Live" == label(visitor)
 
 
-def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(
+def test_a_paused_page_requests_a_number_until_it_has_reached_its_maximum(
     window: OpenWindow, sample_event: Event
 ) -> None:
     visitor = window()
@@ -282,3 +283,26 @@ def test_a_paused_page_asks_for_a_number_until_it_is_as_good_as_it_gets(
     visitor.page.click("[data-new-count]")
     visitor.page.wait_for_selector("#results:not([data-old])")
     assert visitor.page.locator("[data-new-count]").is_hidden()
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("-status:5xx", {"status": "503"}),
+        ("-kind:command model:shop.Order", {"kind": "command"}),
+    ],
+)
+def test_a_trace_that_no_longer_matches_at_its_end_disappears(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, text: str, ended: dict[str, str]
+) -> None:
+    add_trace(trace_id=add_event().trace_id)
+    visitor = window()
+    visitor.open(f"/signalbox/?{urlencode({'q': text})}")
+    kept, gone = add_event(), add_event()
+    for event in (kept, gone):
+        visitor.page.wait_for_selector(f"#t-{event.trace_id}")
+    add_trace(trace_id=kept.trace_id, name="GET /kept/")
+    add_trace(trace_id=gone.trace_id, **ended)
+    visitor.page.wait_for_selector(f"#t-{gone.trace_id}", state="detached")
+    visitor.page.wait_for_selector(f"#t-{kept.trace_id}:has-text('/kept/')")
+    assert 0 == visitor.page.locator("[data-removed]").count()

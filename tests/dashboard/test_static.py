@@ -1,4 +1,4 @@
-"""The page's files, as a site collects and serves them."""
+"""Static files of the page, as collected and served by a site."""
 
 from __future__ import annotations
 

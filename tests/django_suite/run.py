@@ -90,7 +90,7 @@ class Run:
         return f"{numbers}, {self.seconds:.0f} s"
 
     def take(self, line: str) -> str:
-        """Take what the runner reported in one line; return the name of the test."""
+        """Parse one line of the runner, and return the name of the test."""
         report: dict[str, str] = json.loads(line)
         if "failed" in report:
             name = report["failed"]
@@ -139,7 +139,7 @@ def run(database: str, labels: Sequence[str], *, title: str, parallel: int, base
         "TMPDIR": temporary,  # tests leave files there
         "SIGNALBOX_SUITE_DATABASE": database,
         "SIGNALBOX_SUITE_REPORT": str(writing),
-        # What a commit of a test leaves behind needn't survive the machine.
+        # The rows of tests need not survive a crash of the machine.
         "PGOPTIONS": "-c synchronous_commit=off",
     }
     result, started = Run(), monotonic()
@@ -170,7 +170,10 @@ def run(database: str, labels: Sequence[str], *, title: str, parallel: int, base
 
 
 def follow(process: subprocess.Popen[bytes], reading: int, result: Run, title: str) -> str:
-    """Read the reports of `process` into `result` until it ends; return why it was ended before, or an empty text."""
+    """Read the reports of `process` into `result` until it ends.
+
+    Return the reason if the process had to be ended, otherwise an empty text.
+    """
     started = shown = last = monotonic()
     rest, at = b"", ""
     with selectors.DefaultSelector() as selector:
@@ -201,7 +204,7 @@ def follow(process: subprocess.Popen[bytes], reading: int, result: Run, title: s
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a run, its workers too."""
+    """End the remaining processes of a run, with its workers."""
     with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         process.wait(5)
     try:
@@ -213,7 +216,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What counts of a run with Signalbox. The names are ids of tests."""
+    """The counted results of a run with Signalbox. The names are ids of tests."""
 
     failed: list[str]
     """Fail with Signalbox only, and aren't expected to."""
@@ -250,7 +253,7 @@ def last_error(text: str) -> str:
 
 
 def check(database: str, labels: Sequence[str], parallel: int) -> bool:
-    """Run the tests with Signalbox and show what counts. Return whether nothing does."""
+    """Run the tests with Signalbox and show the results that count. Return True if there are none."""
     whole = run(database, labels, title=database, parallel=parallel)
     print(f"{database}: {whole}", flush=True)
     without, repeated = Run(), Run()

@@ -29,9 +29,9 @@ for finding in examine(**options):
 
 
 def examine_project(project: Path, *, debug: bool, settings: str = "settings", **options: Any) -> list[dict[str, Any]]:
-    """Return the findings on a project, as its own process finds them.
+    """Return the findings on a project, examined in a process of its own.
 
-    ``before`` names a module that does something worth recording first.
+    The option ``before`` names a module to import first.
     """
     lines = _run_examination(project, json.dumps({"use_recorded_events": False, **options}), debug, settings)
     return [json.loads(line) for line in lines]
@@ -39,7 +39,7 @@ def examine_project(project: Path, *, debug: bool, settings: str = "settings", *
 
 @cache
 def _run_examination(project: Path, options: str, debug: bool, settings: str) -> tuple[str, ...]:
-    """Examine once what several tests ask about."""
+    """Return the lines of one examination. The result is cached, as several tests use it."""
     done = run_python(project, ["-c", _EXAMINE_SCRIPT, options], debug=debug, settings=settings)
     assert 0 == done.returncode, done.stderr
     return tuple(line for line in done.stderr.splitlines() if line.startswith("{"))
@@ -68,14 +68,17 @@ def run_python(
 
 
 def read_expected_findings(project: Path) -> list[tuple[str, int, str]]:
-    """Return what the comments of a project say: file, line and id of each finding, as in ``# D002 D014``."""
+    """Return file, line and rule of each finding that a comment of the project announces.
+
+    ``# D002 D014`` announces findings in its own line. ``# no location: D022`` announces one without file and line.
+    """
     found = []
     for path in project.rglob("*.py"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            comment = re.search(r"# ((?:D\d{3} ?)+)$", line)
-            found += [
-                (str(path.relative_to(project)), number, rule) for rule in (comment[1].split() if comment else ())
-            ]
+            comment = re.search(r"# (no location: )?((?:D\d{3} ?)+)$", line)
+            if comment:
+                place = ("", 0) if comment[1] else (str(path.relative_to(project)), number)
+                found += [(*place, rule) for rule in comment[2].split()]
     return sorted(found)
 
 

@@ -1,4 +1,4 @@
-"""One examination: which rules are asked, whose findings are shown, and what a mistake in a rule costs."""
+"""An examination: the selection of rules and findings, and the failure of a rule."""
 
 from __future__ import annotations
 
@@ -62,32 +62,30 @@ def test_a_rule_that_raises_is_named_and_logged_and_costs_no_other_findings(
 
 
 @pytest.mark.parametrize("name", ["exposed-secret", "signalbox.D009", "D009"])
-def test_a_rule_is_asked_by_its_name_or_id(name: str) -> None:
+def test_a_rule_is_selected_by_its_name_or_id(name: str) -> None:
     findings = examine_project(PROJECTS_DIR / "defects", debug=False, rules=[name])
 
     assert {"exposed-secret"} == {finding["rule"] for finding in findings}
     assert {"shop/secrets.py"} == {finding["location"].rpartition(":")[0] for finding in findings}
 
 
-def test_an_unknown_rule_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(
-        ValueError, match=r"There is no rule 'secrets'. The rules are: dead-receiver, shadowed-receiver"
-    ):
+def test_an_unknown_rule_is_refused_with_the_known_rules() -> None:
+    with pytest.raises(ValueError, match=r"Unknown rule 'secrets'. Known rules: dead-receiver, shadowed-receiver"):
         examine(rules=["secrets"])
 
 
-def test_an_unknown_app_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match=r"There is no app 'shopp'. Installed are: .*signalbox"):
+def test_an_unknown_app_is_refused_with_the_known_apps() -> None:
+    with pytest.raises(ValueError, match=r"Unknown app 'shopp'. Known apps: .*signalbox"):
         examine(apps=["shopp"], use_recorded_events=False)
 
 
-def test_the_findings_of_one_app_are_its_own() -> None:
+def test_only_findings_of_the_selected_app_are_reported() -> None:
     findings = examine_project(PROJECTS_DIR / "defects", debug=False, apps=["quiet", "auth"])
 
     assert {"quiet", "auth"} >= {finding["app"] for finding in findings}
 
 
-def test_the_worst_come_first() -> None:
+def test_the_most_severe_findings_come_first() -> None:
     ranks = {"error": 0, "warning": 1, "info": 2}
 
     severities = [ranks[f["severity"]] for f in examine_project(PROJECTS_DIR / "defects", debug=False)]
@@ -116,8 +114,8 @@ def test_a_shadowed_receiver_has_another_message_with_debug_on_and_off() -> None
         findings = examine_project(PROJECTS_DIR / "defects", debug=debug, rules=["shadowed-receiver"])
         return str(next(f["message"] for f in findings if f["receiver"].endswith("twin")))
 
-    assert get_message(debug=True).startswith("This twin never runs in production. It works as long as DEBUG is on")
-    assert get_message(debug=False).startswith("This twin never runs. With DEBUG on it would, by accident")
+    assert get_message(debug=True).startswith("This twin never runs in production. It works by accident while DEBUG")
+    assert get_message(debug=False).startswith("This twin never runs. With DEBUG on it would run by accident")
 
 
 _SETTINGS = """
@@ -149,7 +147,7 @@ def make():
 
 
 def popped(directory: Path) -> Path:
-    """Write a project that connects a receiver in a way that its source doesn't show."""
+    """Write a project whose source does not show how it connects a receiver."""
     (directory / "shop").mkdir()
     (directory / "settings.py").write_text(_SETTINGS)
     (directory / "shop" / "__init__.py").touch()
@@ -157,7 +155,7 @@ def popped(directory: Path) -> Path:
     return directory
 
 
-def test_with_debug_on_a_receiver_that_only_the_cache_keeps_is_found_however_it_was_connected(tmp_path: Path) -> None:
+def test_with_debug_on_a_receiver_kept_only_by_the_cache_is_found(tmp_path: Path) -> None:
     (finding,) = examine_project(popped(tmp_path), debug=True)
 
     assert ("signalbox.D001", "shop/apps.py:15", "shop.apps.make.<locals>.made", "error") == (
@@ -166,7 +164,7 @@ def test_with_debug_on_a_receiver_that_only_the_cache_keeps_is_found_however_it_
         finding["receiver"],
         finding["severity"],
     )
-    assert finding["message"].startswith("The receiver never runs in production. It works as long as DEBUG is on")
+    assert finding["message"].startswith("The receiver never runs in production. It works by accident while DEBUG")
 
 
 @pytest.mark.parametrize("apps", [None, ["shop"]])
@@ -206,7 +204,7 @@ def test_the_doctor_changes_no_list_of_receivers() -> None:
     assert before == list(request_finished.receivers)
 
 
-def test_what_a_urlconf_beside_the_apps_imports_comes_with_the_first_request() -> None:
+def test_imports_of_a_urlconf_outside_of_apps_run_with_the_first_request() -> None:
     findings = examine_project(PROJECTS_DIR / "defects", debug=False, rules=["never-imported"])
 
     severities = {finding["location"].rpartition(":")[0]: finding["severity"] for finding in findings}

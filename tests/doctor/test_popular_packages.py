@@ -1,4 +1,4 @@
-"""The doctor among well-known packages: what it finds there is right, and listed in its documentation.
+"""The findings of the doctor in popular packages are correct and listed in its documentation.
 
 It needs ``tests/doctor/popular-packages.txt`` installed, to the version, as ``make wild`` does; else it is skipped, or
 fails where SIGNALBOX_REQUIRE_PACKAGES is set.
@@ -67,7 +67,7 @@ def test_every_finding_in_the_packages_is_one_that_the_documentation_lists(debug
 
 
 @pytest.mark.parametrize("debug", [True, False], ids=["DEBUG on", "DEBUG off"])
-def test_by_default_packages_get_only_findings_on_what_they_cost_the_site(debug: bool) -> None:
+def test_by_default_packages_are_examined_only_by_rules_that_include_packages(debug: bool) -> None:
     findings = examine_project(PROJECTS_DIR / "popular_packages", debug=debug)
 
     assert {"global-receiver"} == {f["rule"] for f in findings}

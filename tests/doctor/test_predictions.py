@@ -1,4 +1,4 @@
-"""What the doctor says of the seed's site is what happens there."""
+"""The predictions of the doctor about the seed project are true."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def output(script: str, *, debug: bool) -> str:
 
 
 @pytest.mark.parametrize(("debug", "times"), [(True, 1), (False, 0)])
-def test_a_shadowed_receiver_runs_with_debug_on_alone(debug: bool, times: int) -> None:
+def test_a_shadowed_receiver_runs_only_with_debug_on(debug: bool, times: int) -> None:
     assert f"ran: {times}" in output(_LOG_OUT, debug=debug)
 
 
@@ -57,5 +57,5 @@ def test_a_receiver_that_wants_the_plan_of_a_migration_breaks_flush() -> None:
     assert words in output(_FLUSH, debug=False)
 
 
-def test_the_arguments_of_pre_init_have_the_password_in_them() -> None:
+def test_the_arguments_of_pre_init_contain_the_password() -> None:
     assert "pbkdf2_sha256$hash" in output(_LOAD, debug=False)

@@ -30,7 +30,7 @@ def finding(**changes: Any) -> Finding:
     return Finding(**{**values, **changes})
 
 
-def test_the_text_has_location_message_reason_and_hint() -> None:
+def test_the_text_has_location_message_reason_hint_and_page() -> None:
     assert (
         "blog/signals.py:2  warning  exposed-secret  signalbox.D009\n"
         "  blog.signals.login_success of user_logged_in\n"
@@ -39,6 +39,7 @@ def test_the_text_has_location_message_reason_and_hint() -> None:
         "  message: It prints user.password.\n"
         "  reason:  Output is kept.\n"
         "  hint:    Leave it out.\n"
+        "  page:    https://django-signalbox.readthedocs.io/en/latest/rules/D009.html\n"
         "\n"
         "The doctor found 1 warning.\n"
     ) == report.format_text([finding()])
@@ -80,6 +81,7 @@ def test_json_has_one_object_a_line() -> None:
         "message": "It prints user.password.",
         "reason": "Output is kept.",
         "hint": "Leave it out.",
+        "url": "https://django-signalbox.readthedocs.io/en/latest/rules/D009.html",
         "excerpt": [
             {"line": 1, "text": "def login_success(user, **kwargs):", "highlighted": False},
             {"line": 2, "text": "    print(user.password)", "highlighted": True},

@@ -1,4 +1,4 @@
-"""What the process holds, as the doctor reads it."""
+"""Reading the process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from signalbox.core import naming
 from signalbox.core.catalog import BUILTIN_SIGNALS
 from signalbox.doctor import examine, runtime, source
 from signalbox.doctor.project import Project
-from signalbox.doctor.runtime import Connection, Sender
+from signalbox.doctor.runtime_model import Connection, Sender
 from signalbox.instrumentation import install
 
 SIGNAL = Signal()
@@ -59,7 +59,7 @@ def test_a_custom_signal_is_known_by_its_dotted_path() -> None:
     assert NAME == runtime.read_runtime().aliases[NAME]
 
 
-def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_has_the_same_name_as_in_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     thing = Signal()
     (tmp_path / "models.py").write_text("thing = Signal()\n")
     for name, file in (("tests.shop.deep.models", str(tmp_path / "models.py")), ("tests.shop.aside", None)):
@@ -72,10 +72,12 @@ def test_a_signal_is_called_as_the_register_calls_it(tmp_path: Path, monkeypatch
     assert "tests.shop.deep.models.thing" == install.get_recorded_signals()[thing]
 
 
-def test_a_signal_is_called_what_track_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(naming._tracked_names, SIGNAL, "partner.payment")
+def test_a_signal_has_the_name_that_track_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    payment = Signal()
+    monkeypatch.setattr(sys.modules[__name__], "payment", payment, raising=False)
+    naming.track(payment, "partner.payment")
 
-    assert "partner.payment" == runtime.read_runtime().aliases[NAME]
+    assert "partner.payment" == runtime.read_runtime().aliases[f"{__name__}.payment"]
 
 
 def test_a_signal_that_a_library_holds_may_be_sent_there() -> None:
@@ -134,7 +136,7 @@ def test_a_collected_receiver_is_seen_while_its_place_is_in_the_list() -> None:
     assert ["1 receiver(s) of this signal will never run again."] == [finding.message for finding in findings]
 
 
-def test_that_a_storage_is_gone_is_no_news() -> None:
+def test_collected_storages_are_not_reported() -> None:
     storages = [FileSystemStorage(), InMemoryStorage()]
     storages.clear()
     gc.collect()
@@ -149,7 +151,7 @@ def test_that_a_storage_is_gone_is_no_news() -> None:
 
 
 @override_settings(DEBUG=True)
-def test_with_debug_on_a_receiver_that_only_the_signature_cache_holds_is_alive_by_accident() -> None:
+def test_with_debug_on_only_the_signature_cache_keeps_a_receiver() -> None:
     KEPT[:] = [make()]
     SIGNAL.connect(make())
     SIGNAL.connect(KEPT[0])
@@ -157,7 +159,7 @@ def test_with_debug_on_a_receiver_that_only_the_signature_cache_holds_is_alive_b
     assert [True, False] == [connection.kept_by_debug_cache for connection in connections()]
 
 
-def test_with_debug_off_nothing_is_alive_by_accident() -> None:
+def test_with_debug_off_no_cache_keeps_a_receiver() -> None:
     kept = make()
     SIGNAL.connect(kept)
 
@@ -165,13 +167,13 @@ def test_with_debug_off_nothing_is_alive_by_accident() -> None:
 
 
 @override_settings(DEBUG=True)
-def test_a_strongly_connected_receiver_is_never_alive_by_accident() -> None:
+def test_a_strongly_connected_receiver_is_not_kept_by_the_cache() -> None:
     SIGNAL.connect(make(), weak=False)
 
     assert [False] == [connection.kept_by_debug_cache for connection in connections()]
 
 
-def test_reading_leaves_lazy_objects_alone() -> None:
+def test_reading_does_not_evaluate_lazy_objects() -> None:
     read: list[str] = []
 
     class Lazy:

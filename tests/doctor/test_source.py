@@ -1,4 +1,4 @@
-"""What the source says, as the doctor reads it: one file at a time."""
+"""Reading the source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from signalbox.doctor import source
 from signalbox.doctor.import_graph import resolve_import_name
-from signalbox.doctor.runtime import App, real_path
+from signalbox.doctor.runtime import real_path
+from signalbox.doctor.runtime_model import App
 from signalbox.doctor.source_model import ConnectCall, Source
 
 ALIASES = {
@@ -62,7 +63,7 @@ def test_a_signal_is_recognised_however_it_is_imported(tmp_path: Path, imports: 
     )
 
 
-def test_what_only_looks_like_a_signal_is_left_alone(tmp_path: Path) -> None:
+def test_objects_that_look_like_signals_are_ignored(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         receivers="""
@@ -77,7 +78,7 @@ def test_what_only_looks_like_a_signal_is_left_alone(tmp_path: Path) -> None:
     assert ((), ()) == (found.connect_calls, found.send_calls)
 
 
-def test_a_decorator_may_name_several_signals_and_stand_several_times(tmp_path: Path) -> None:
+def test_a_decorator_may_have_several_signals_and_be_repeated(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         receivers="""
@@ -135,7 +136,7 @@ def test_signalboxs_own_decorator_says_when_the_receiver_runs(tmp_path: Path) ->
     assert [True, True] == [connect.is_signalbox for connect in found.connect_calls]
 
 
-def test_a_receiver_is_found_in_a_module_that_says_nothing_of_signals(tmp_path: Path) -> None:
+def test_a_receiver_is_found_in_a_module_that_does_not_mention_signals(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         apps="""
@@ -195,7 +196,7 @@ def test_tests_migrations_and_projects_of_their_own_are_left_out(tmp_path: Path)
     assert ["shop.models"] == list(source.read_source([app], ALIASES).files)
 
 
-def test_a_file_of_another_syntax_is_passed_over(tmp_path: Path) -> None:
+def test_a_file_with_other_syntax_is_skipped(tmp_path: Path) -> None:
     found = read(tmp_path, receivers="{% if signal %}\nclass {{ name }}:\n")
 
     assert () == found.connect_calls
@@ -232,7 +233,7 @@ def test_imports_are_found_however_they_are_written(tmp_path: Path) -> None:
     assert {"a", "b.c", "e", "e.f", "e.g", "shop", "shop.i"} == found.imports["shop.views"]
 
 
-def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None:
+def test_a_recursive_link_is_followed_once(tmp_path: Path) -> None:
     inner = tmp_path / "shop" / "inner"
     inner.mkdir(parents=True)
     (inner / "models.py").touch()
@@ -252,7 +253,7 @@ def test_a_folder_that_leads_back_to_itself_is_read_once(tmp_path: Path) -> None
         pytest.param(CONNECTING.encode(), id="neither"),
     ],
 )
-def test_a_file_is_read_in_the_encoding_that_it_says_it_has(tmp_path: Path, text: bytes) -> None:
+def test_a_file_is_read_in_its_declared_encoding(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "receivers.py").write_bytes(text)
     app = App(label="shop", module="shop", path=real_path(str(tmp_path / "shop")), is_project_app=True, position=0)
@@ -263,9 +264,7 @@ def test_a_file_is_read_in_the_encoding_that_it_says_it_has(tmp_path: Path, text
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe = 1\n", b"def x(:\n"])
-def test_of_a_file_that_can_not_be_read_as_python_every_signal_that_it_names_counts_as_handed_on(
-    tmp_path: Path, text: bytes
-) -> None:
+def test_every_signal_in_an_unparsable_file_may_be_sent_there(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "events.py").write_text(
         "from django.dispatch import Signal\npaid = Signal()\nlost = Signal()\n"
@@ -287,7 +286,7 @@ def test_of_a_file_that_can_not_be_read_as_python_every_signal_that_it_names_cou
         "import_string('shop.events.paid')",
     ],
 )
-def test_who_has_a_signals_method_or_its_name_has_the_signal(tmp_path: Path, use: str) -> None:
+def test_code_with_a_signals_method_or_name_may_send_it(tmp_path: Path, use: str) -> None:
     found = read(
         tmp_path,
         events="from django.dispatch import Signal\npaid = Signal()\nlost = Signal()\n",
@@ -297,7 +296,7 @@ def test_who_has_a_signals_method_or_its_name_has_the_signal(tmp_path: Path, use
     assert (True, False) == (found.escapes("shop.events.paid"), found.escapes("shop.events.lost"))
 
 
-def test_who_has_a_module_has_the_signals_in_it(tmp_path: Path) -> None:
+def test_code_with_a_module_may_send_its_signals(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         events="from django.dispatch import Signal\npaid = Signal()\n",
@@ -307,7 +306,7 @@ def test_who_has_a_module_has_the_signals_in_it(tmp_path: Path) -> None:
     assert found.escapes("shop.events.paid")
 
 
-def test_what_an_app_imports_beside_the_apps_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_modules_outside_of_apps_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "counter.py").write_text("from shop.events import paid\npaid.send(sender=None)\n")
 

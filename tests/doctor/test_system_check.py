@@ -45,7 +45,7 @@ def test_check_with_the_tag_shows_the_findings_and_stops_nothing() -> None:
     assert 0 == done.returncode
     assert "WARNINGS:\nblog/signals.py:" in done.stderr
     assert "blog.signals.log_out: (signalbox.D002) This log_out never runs." in done.stderr
-    assert "HINT: Give each function a name of its own." in done.stderr
+    assert "HINT: Give each function its own name." in done.stderr
     assert "7 issues" in done.stderr
 
 
@@ -71,7 +71,7 @@ def test_no_finding_is_an_error_since_errors_stop_commands_that_worked() -> None
 def test_a_check_message_has_location_receiver_message_and_hint() -> None:
     assert (
         "blog/signals.py:2 blog.signals.login_success: (signalbox.D009) It prints user.password. Output is kept."
-        "\n\tHINT: Leave it out."
+        "\n\tHINT: Leave it out. See https://django-signalbox.readthedocs.io/en/latest/rules/D009.html"
     ) == str(build_check_message(finding()))
 
 

@@ -1,4 +1,4 @@
-"""What the tests' transactions are made of."""
+"""Blocks and rows for tests of transactions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Rollback(Exception):
 
 @contextmanager
 def rolled_back_atomic(**options: Any) -> Iterator[None]:
-    """An atomic block that is rolled back at its end, by an exception which goes no further."""
+    """An atomic block that is rolled back at its end, by an exception that does not leave it."""
     with suppress(Rollback), transaction.atomic(**options):
         yield
         raise Rollback
 
 
 def create_tag(name: str, alias: str = "default") -> Tag:
-    """Create a row in the simplest of tables."""
+    """Create a tag."""
     return Tag.objects.using(alias).create(name=name)
 
 

@@ -1,4 +1,4 @@
-"""Tests of transactions need their own: nothing here runs in a test's transaction but what says so."""
+"""Fixtures for tests of transactions, which do not run in a transaction of the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIASES = ("default", "other")
 
 
 def flush_and_close() -> None:
-    """Write what waits, and close this thread's connections."""
+    """Write pending events, and close the connections of this thread."""
     for alias in ALIASES:
         connection = connections[alias]
         connection.ensure_connection()
@@ -33,7 +33,7 @@ def flush_and_close() -> None:
 def _django_db_helper(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[None]:
-    """Both databases, empty. pytest-django's own would flush every table that there is."""
+    """Empty both databases. The fixture of pytest-django would flush every table."""
     with django_db_blocker.unblock():
         flush_and_close()
         for alias in ALIASES:
@@ -58,7 +58,7 @@ def _empty_tables_after_module(django_db_setup: None) -> Iterator[None]:
 
 @pytest.fixture(params=[unit_of_work.FLUSH_THRESHOLD, 1, 3], ids=lambda threshold: f"flush-threshold-{threshold}")
 def flush_threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Events that a transaction keeps in memory: with few of them everything is written early."""
+    """Number of events that a transaction keeps in memory. With a small one they are written early."""
     number: int = request.param
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", number)
     return number

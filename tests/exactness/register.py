@@ -1,4 +1,4 @@
-"""The tables as another process sees them: on connections of its own, past Django and past Signalbox."""
+"""Reads the tables as another process does: on separate connections, without Django and Signalbox."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MODEL_COLUMNS: Final = {
     "shop.Restaurant": ("shop_restaurant", "place_ptr_id", "stars"),
     "shop.Friend": ("shop_friend", "id", "name"),
 }
-"""Of each model that the tests write: its table, its key, and the one column that is compared."""
+"""By model: its table, the column of its key, and the column that is compared."""
 FIELD_NAMES: Final = {"order_id": "order"}
-"""Names of fields where they are not their columns'."""
+"""Names of fields that differ from the names of their columns."""
 
 TABLES: Final = (
     "shop_order_tags",
@@ -41,7 +41,7 @@ TABLES: Final = (
 
 
 NOT_RECORDED: Final = "(not recorded)"
-"""A value of which a bulk operation tells only whose it is."""
+"""Placeholder for a value that a bulk operation does not record."""
 
 
 class StoredEvent(NamedTuple):
@@ -55,7 +55,7 @@ class StoredEvent(NamedTuple):
 
 
 def open_connection(alias: str) -> Any:
-    """Return a driver's connection of its own, on which each statement is committed by itself."""
+    """Return a new connection of the driver in autocommit."""
     connection = connections[alias]
     settings = connection.settings_dict
     match connection.vendor:
@@ -87,7 +87,7 @@ def open_connection(alias: str) -> Any:
 
 
 def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
-    """Run SQL past Django; return what the last statement answers."""
+    """Run SQL without Django. Return the rows of the last statement."""
     rows: list[tuple[Any, ...]] = []
     with closing(open_connection(alias)) as raw, closing(raw.cursor()) as cursor:
         for statement in statements:
@@ -97,12 +97,12 @@ def execute(alias: str, *statements: str) -> list[tuple[Any, ...]]:
 
 
 def empty_tables(alias: str) -> None:
-    """Leave nothing in the tables."""
+    """Delete all rows of the tables."""
     execute(alias, "BEGIN", *(f"DELETE FROM {table}" for table in TABLES), "COMMIT")
 
 
 def read_events(alias: str = "default") -> list[StoredEvent]:
-    """Return the events that are committed, in the order in which they were written."""
+    """Return the committed events, in the order in which they were written."""
     found = execute(alias, "SELECT e.signal, sender, object_key, outcome, data FROM signalbox_event e ORDER BY id")
     return [
         StoredEvent(signal, sender, key, outcome, json.loads(data) if isinstance(data, str | bytes) else data)
@@ -111,7 +111,7 @@ def read_events(alias: str = "default") -> list[StoredEvent]:
 
 
 def read_recorded_values(outcome: str, signal: str, alias: str = "default") -> list[str]:
-    """Return the compared column's values in the rows that events of this outcome and signal tell."""
+    """Return the values of the compared column in the events with this outcome and signal."""
     return [
         str(event.data["row"][_get_field_name(event.sender)])
         for event in read_events(alias)
@@ -120,44 +120,46 @@ def read_recorded_values(outcome: str, signal: str, alias: str = "default") -> l
 
 
 def read_rows(sender: str, alias: str = "default") -> dict[str, str]:
-    """Return the compared column of the rows that are there, by key."""
+    """Return the values of the compared column in the stored rows, by key."""
     table, key, column = MODEL_COLUMNS[sender]
     return {str(pk): str(value) for pk, value in execute(alias, f"SELECT {key}, {column} FROM {table}")}
 
 
 def replay_rows(sender: str, alias: str = "default") -> dict[str, str]:
-    """Return the rows that must be there if the events tell the truth, and no event is missing or too many."""
+    """Return the rows that result from the committed events, by key.
+
+    Asserts that no event is missing and that none was written twice.
+    """
     found: dict[str, str] = {}
     for event in read_events(alias):
-        if event.sender != sender or event.outcome != "committed":
-            continue
-        field = _get_field_name(sender)
-        if event.signal == "post_delete":
-            assert event.key in found, f"deleted, but never created: {event}"
-            del found[event.key]
-        elif event.signal == "post_save" and event.data["args"]["created"]:
-            assert event.key not in found, f"created twice: {event}"
-            found[event.key] = str(event.data["row"][field])
-        elif event.signal in ("bulk_create", "bulk_delete") and "row" not in event.data:
-            for key in map(str, event.data["args"]["keys"]):
-                assert (key in found) == (event.signal == "bulk_delete"), f"created twice, or not at all: {event}"
-                if found.pop(key, None) is None:
-                    found[key] = NOT_RECORDED
-        elif event.signal == "bulk_create":
-            assert event.key not in found, f"created twice: {event}"
-            found[event.key] = str(event.data["row"][field])
-        elif event.signal == "bulk_delete":
-            assert event.key in found, f"deleted, but never created: {event}"
-            del found[event.key]
-        elif event.signal in ("bulk_update", "update") and "keys" in event.data.get("args", ()):
-            for key in map(str, event.data["args"]["keys"]):
-                assert key in found, f"updated, but never created: {event}"
-                found[key] = NOT_RECORDED
-        elif event.signal in ("post_save", "bulk_update", "update"):
-            assert event.key in found, f"updated, but never created: {event}"
-            if change := event.data.get("changes", {}).get(field):
-                found[event.key] = str(change[-1])
+        if event.sender == sender and event.outcome == "committed":
+            if "keys" in event.data.get("args", ()) and "row" not in event.data:
+                _replay_keys(event, found)
+            else:
+                _replay_row(event, found, _get_field_name(sender))
     return found
+
+
+def _replay_keys(event: StoredEvent, found: dict[str, str]) -> None:
+    """Apply a bulk operation whose values are not recorded."""
+    for key in map(str, event.data["args"]["keys"]):
+        assert (key in found) == (event.signal != "bulk_create"), f"created twice, or not at all: {event}"
+        found[key] = NOT_RECORDED
+        if event.signal == "bulk_delete":
+            del found[key]
+
+
+def _replay_row(event: StoredEvent, found: dict[str, str], field: str) -> None:
+    if event.signal == "bulk_create" or (event.signal == "post_save" and event.data["args"]["created"]):
+        assert event.key not in found, f"created twice: {event}"
+        found[event.key] = str(event.data["row"][field])
+    elif event.signal in ("post_delete", "bulk_delete"):
+        assert event.key in found, f"deleted, but never created: {event}"
+        del found[event.key]
+    elif event.signal in ("post_save", "bulk_update", "update"):
+        assert event.key in found, f"updated, but never created: {event}"
+        if change := event.data.get("changes", {}).get(field):
+            found[event.key] = str(change[-1])
 
 
 def _get_field_name(sender: str) -> str:
@@ -166,7 +168,7 @@ def _get_field_name(sender: str) -> str:
 
 
 def assert_rows_match(sender: str = "shop.Tag", alias: str = "default") -> list[str]:
-    """Assert that replaying the events gives exactly the stored rows, and return these, sorted."""
+    """Assert that the events result in exactly the stored rows. Return their values, sorted."""
     stored_rows = read_rows(sender, alias)
     replayed_rows = replay_rows(sender, alias)
     assert replayed_rows == {
@@ -181,13 +183,13 @@ def count_signals(alias: str = "default") -> Counter[tuple[str, str]]:
 
 
 def read_tag_links(alias: str = "default") -> set[tuple[str, str]]:
-    """Return which orders have which tags, as keys."""
+    """Return the stored pairs of keys of an order and a tag."""
     found = execute(alias, "SELECT order_id, tag_id FROM shop_order_tags")
     return {(str(order), str(tag)) for order, tag in found}
 
 
 def replay_tag_links(alias: str = "default") -> set[tuple[str, str]]:
-    """Return the same, as the events tell it."""
+    """Return the pairs that result from the committed events."""
     found: set[tuple[str, str]] = set()
     for event in read_events(alias):
         if event.outcome == "committed" and event.signal == "m2m_changed":

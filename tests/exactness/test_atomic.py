@@ -1,4 +1,4 @@
-"""Transactions as Django's `atomic` makes them."""
+"""Events follow the transactions of `atomic()`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_atomic_block_that_raises_leaves_neither() -> None:
     assert [] == register.assert_rows_match()
 
 
-def test_an_inner_block_that_raises_takes_its_own_events_with_it() -> None:
+def test_an_inner_block_that_raises_rolls_back_its_own_events() -> None:
     with transaction.atomic():
         create_tag("a")
         with rolled_back_atomic():
@@ -43,7 +43,7 @@ def test_an_inner_block_that_raises_takes_its_own_events_with_it() -> None:
     assert ["a", "c", "d"] == register.assert_rows_match()
 
 
-def test_a_released_block_goes_with_the_block_around_it() -> None:
+def test_a_released_block_is_rolled_back_with_the_block_around_it() -> None:
     with transaction.atomic():
         create_tag("a")
         with rolled_back_atomic():
@@ -53,7 +53,7 @@ def test_a_released_block_goes_with_the_block_around_it() -> None:
     assert ["a"] == register.assert_rows_match()
 
 
-def test_a_block_without_savepoint_that_raises_takes_the_transaction_with_it() -> None:
+def test_a_block_without_savepoint_that_raises_rolls_back_the_transaction() -> None:
     with transaction.atomic():
         create_tag("a")
         with rolled_back_atomic(savepoint=False):
@@ -67,14 +67,14 @@ def test_a_durable_block_commits_its_events() -> None:
     assert ["a"] == register.assert_rows_match()
 
 
-def test_set_rollback_takes_the_events_with_it() -> None:
+def test_set_rollback_rolls_back_the_events() -> None:
     with transaction.atomic():
         create_tag("a")
         transaction.set_rollback(True)
     assert [] == register.assert_rows_match()
 
 
-def test_set_rollback_of_an_inner_block_is_the_inner_blocks_alone() -> None:
+def test_set_rollback_of_an_inner_block_rolls_back_only_its_events() -> None:
     with transaction.atomic():
         create_tag("a")
         with transaction.atomic():
@@ -83,7 +83,7 @@ def test_set_rollback_of_an_inner_block_is_the_inner_blocks_alone() -> None:
     assert ["a"] == register.assert_rows_match()
 
 
-def test_savepoints_of_ones_own() -> None:
+def test_savepoints_of_the_application() -> None:
     with transaction.atomic():
         create_tag("a")
         first = savepoint()
@@ -121,7 +121,7 @@ def test_releasing_a_savepoint_releases_those_within() -> None:
     assert ["a", "b", "c"] == register.assert_rows_match()
 
 
-def test_savepoints_whose_names_are_given_again() -> None:
+def test_savepoints_with_a_name_that_was_used_before() -> None:
     with transaction.atomic():
         savepoint()
         create_tag("a")
@@ -133,7 +133,7 @@ def test_savepoints_whose_names_are_given_again() -> None:
     assert ["a", "c"] == register.assert_rows_match()
 
 
-def test_what_was_written_early_is_written_again_after_its_savepoint_was_rolled_back() -> None:
+def test_events_written_early_are_written_again_after_a_rollback_to_a_savepoint() -> None:
     with transaction.atomic():
         create_tag("a")
         before = savepoint()
@@ -156,7 +156,7 @@ def test_updates_and_deletes() -> None:
     assert ["kept on"] == register.assert_rows_match()
 
 
-def test_a_rolled_back_update_is_told_again_by_the_next() -> None:
+def test_the_save_after_a_rolled_back_update_records_its_change_again() -> None:
     one = create_tag("a")
     with rolled_back_atomic():
         one.name = "b"
@@ -186,7 +186,7 @@ def test_an_integrity_error_within_a_savepoint() -> None:
     assert ["a", "b"] == register.assert_rows_match("shop.Uniq")
 
 
-def test_a_child_and_its_parent_make_one_event() -> None:
+def test_a_child_and_its_parent_are_one_event() -> None:
     Restaurant.objects.create(name="Lion", stars=2)
     with transaction.atomic():
         Restaurant.objects.create(name="Swan", stars=3)
@@ -267,7 +267,7 @@ def test_atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rolled_back == register.read_recorded_values("rolled_back", "post_save")
 
 
-def test_readers_see_what_their_own_transaction_recorded() -> None:
+def test_a_read_finds_the_events_of_its_own_transaction() -> None:
     with transaction.atomic():
         create_tag("a")
         assert ["committed"] == [event.outcome for event in Event.objects.filter(signal="post_save")]

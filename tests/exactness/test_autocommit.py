@@ -1,4 +1,4 @@
-"""Writes outside of every transaction: each is its own, and its event is in it."""
+"""Each write in autocommit is one transaction with its event."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_save_that_fails_leaves_nothing() -> None:
     assert ["a"] == register.assert_rows_match("shop.Uniq")
 
 
-def test_a_save_that_a_deferred_constraint_refuses_leaves_the_instance_as_it_was() -> None:
+def test_a_save_that_a_deferred_constraint_rejects_does_not_change_the_instance() -> None:
     order = Order.objects.create(number="a")
     lost = Ref(order_id=order.pk + 1000)
     with pytest.raises(IntegrityError):
@@ -60,12 +60,12 @@ def test_a_save_that_a_deferred_constraint_refuses_leaves_the_instance_as_it_was
     assert not lost.pk
     kept = Ref.objects.create(order=order)
     lost.order = order
-    lost.save()  # with the key of the failed save it would take the other's place
+    lost.save()  # with the key of the failed save it would overwrite the other row
     assert {kept.pk, lost.pk} == set(Ref.objects.values_list("pk", flat=True))
     assert 2 == len({kept.pk, lost.pk})
 
 
-def test_a_delete_that_a_deferred_constraint_refuses_leaves_the_instance_its_key() -> None:
+def test_a_delete_that_a_deferred_constraint_rejects_keeps_the_key_of_the_instance() -> None:
     held = Uniq.objects.create(k="a")
     key = held.pk
     Hold.objects.create(uniq=held)
@@ -136,7 +136,7 @@ def test_a_receiver_may_open_a_durable_transaction() -> None:
     assert ["b"] == register.assert_rows_match("shop.Friend")
 
 
-def test_on_commit_in_a_receiver_runs_at_once() -> None:
+def test_on_commit_in_a_receiver_runs_immediately() -> None:
     order = []
 
     def register_hook(**named: Any) -> None:
@@ -191,7 +191,7 @@ def test_receivers_that_failed_after_the_commit_are_in_the_event() -> None:
     assert "ValueError: after the row" == event.data["receivers"][0]["error"]
 
 
-def test_a_receiver_that_ran_late_waits_for_a_transaction_that_is_open_there() -> None:
+def test_an_update_of_an_event_is_written_after_the_open_transaction() -> None:
     def listen(**named: Any) -> None:
         pass
 

@@ -42,7 +42,7 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_threads_have_a_buffer_each() -> None:
+def test_each_thread_has_its_own_unit_of_work() -> None:
     def work() -> None:
         for number in range(10):
             with suppress(KeyError), transaction.atomic():
@@ -79,7 +79,7 @@ def test_another_threads_open_transaction_is_not_committed_by_this_one() -> None
 
 
 def child(work: Callable[[], object]) -> int:
-    """Fork; return the exit status of the child, which leaves the parent's connections alone."""
+    """Fork, and return the exit status of the child. It does not use the connections of the parent."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -91,7 +91,7 @@ def child(work: Callable[[], object]) -> int:
         os._exit(status)
 
 
-def test_a_fork_in_mid_transaction_leaves_the_events_to_the_parent() -> None:
+def test_the_parent_writes_the_events_after_a_fork_within_a_transaction() -> None:
     def work() -> None:
         own = unit_of_work.get_unit_of_work(get_connection())
         assert own is not None
@@ -121,7 +121,7 @@ def test_a_forked_child_records_what_it_does_itself() -> None:
     assert 2 == len({event.span for event in Event.objects.filter(signal="post_save")})
 
 
-def test_what_waits_in_the_parent_is_written_once() -> None:
+def test_pending_events_of_the_parent_are_written_once() -> None:
     def work() -> None:
         connection.ensure_connection()
         exporter.flush()
@@ -143,7 +143,7 @@ def in_this_thread(work: Coroutine[Any, Any, None]) -> None:
 
 @pytest.mark.parametrize("run", [asyncio.run, in_this_thread])
 class TestAsync:
-    """A thread of the loop's, or this one, does the writing."""
+    """Writes in a thread of the event loop, or in this one."""
 
     def test_the_async_orm(self, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         async def work() -> None:
@@ -175,9 +175,9 @@ class TestAsync:
 
 
 class TestOpenBefore:
-    """A connection that was open when recording was switched on: another thread's, whom nobody could ask."""
+    """A connection of another thread that was open when recording was started."""
 
-    def test_what_its_thread_saves_is_recorded(self) -> None:
+    def test_saves_of_its_thread_are_recorded(self) -> None:
         def elsewhere(ready: threading.Event, go: threading.Event) -> None:
             Tag.objects.exists()
             ready.set()
@@ -201,7 +201,7 @@ class TestOpenBefore:
 
 
 def kill() -> None:
-    """Let the server end this thread's connection."""
+    """End the connection of this thread on the server."""
     if get_connection().vendor == "postgresql":
         pid = get_connection().connection.info.backend_pid
         register.execute("default", f"SELECT pg_terminate_backend({pid})")
@@ -219,7 +219,7 @@ def kill() -> None:
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no server")
 class TestLost:
-    def test_a_connection_that_is_lost_in_mid_transaction(self) -> None:
+    def test_a_connection_that_is_lost_within_a_transaction(self) -> None:
         def write() -> None:
             with transaction.atomic():
                 create_tag("a")
@@ -245,9 +245,7 @@ class TestLost:
         create_tag("c")
         assert ["c"] == register.assert_rows_match()
         exporter.flush()
-        assert ["a"] == register.read_recorded_values(
-            "rolled_back", "post_save"
-        )  # nothing was sent: it can't have been committed
+        assert ["a"] == register.read_recorded_values("rolled_back", "post_save")  # no COMMIT was sent
 
     def test_a_connection_that_is_lost_after_the_events_were_written(self) -> None:
         def write() -> None:
@@ -274,7 +272,7 @@ class TestLost:
 
 @pytest.mark.postgres
 class TestAborted:
-    """A swallowed error has spoilt PostgreSQL's transaction: it answers COMMIT with ROLLBACK."""
+    """A caught error has aborted the transaction of PostgreSQL, which answers COMMIT with ROLLBACK."""
 
     def test_an_error_of_a_raw_statement(self) -> None:
         with transaction.atomic():
@@ -314,8 +312,8 @@ def test_closing_the_connection_within_a_block_rolls_back() -> None:
     assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
 
-def test_closing_within_a_request_leaves_the_block_as_it_was() -> None:
-    """With a pool, a connection that is opened while another is being closed would be nobody's."""
+def test_closing_within_a_request_opens_no_other_connection() -> None:
+    """With a pool, a connection that is opened while another is closed would never be returned."""
     with transaction.atomic():
         create_tag("a")
         connection.close()
@@ -326,8 +324,8 @@ def test_closing_within_a_request_leaves_the_block_as_it_was() -> None:
     assert [] == register.assert_rows_match()
 
 
-def test_closing_a_transaction_that_is_run_by_hand_opens_no_other() -> None:
-    """As above: what was rolled back leaves once somebody has a connection again."""
+def test_closing_a_manual_transaction_opens_no_other_connection() -> None:
+    """The rolled back events are written when the next connection is opened."""
     transaction.set_autocommit(False)
     create_tag("a")
     connection.close()
@@ -367,7 +365,7 @@ def test_a_connection_that_is_opened_again_starts_empty() -> None:
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    """The way that this thread's connection takes to the server."""
+    """The proxy between the connection of this thread and the server."""
     its = get_connection().settings_dict
     before = its["HOST"], its["PORT"]
     proxy = Proxy(its["HOST"] or "127.0.0.1", int(its["PORT"] or 5432))
@@ -380,7 +378,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 def _hang_up() -> None:
-    """Keep no connection, in a pool neither."""
+    """Close all connections, also those in a pool."""
     get_connection().close()
     if get_connection().pool is not None:
         get_connection().close_pool()
@@ -406,4 +404,4 @@ def test_a_commit_whose_answer_is_lost_keeps_row_and_event_together(
     create_tag("c")
     exporter.flush()
     assert ["a", "before", "c"] == sorted(register.assert_rows_match())
-    assert [] == register.read_recorded_values("rolled_back", "post_save")  # nobody here could know
+    assert [] == register.read_recorded_values("rolled_back", "post_save")  # the outcome is unknown here

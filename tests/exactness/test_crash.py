@@ -29,21 +29,21 @@ BUSY = {
         WHERE p.db = database() AND p.id <> connection_id()
     """,
 }
-"""How many transactions are still open: a server notices a little later that a client is gone."""
+"""Count the open transactions. A server notices the end of a client a little later."""
 
 
 def quiet() -> None:
-    """Wait until the server has ended what the killed process had begun."""
+    """Wait until the server has ended the transactions of the killed process."""
     sql = BUSY.get(connections["default"].vendor)
     for _ in range(1000):
         if sql is None or register.execute("default", sql) == [(0,)]:
             return
         time.sleep(0.01)
-    pytest.fail("a transaction of a process that is gone does not end")
+    pytest.fail("a transaction of a killed process does not end")
 
 
 def matching() -> bool:
-    """Tell whether rows and events match; `register` reads them one after the other."""
+    """Return True if rows and events match. `register` reads them one after the other."""
     same: bool = register.read_rows("shop.Order") == register.replay_rows("shop.Order")
     return same and register.read_tag_links() == register.replay_tag_links()
 

@@ -1,4 +1,4 @@
-"""The events' own INSERT fails: for real, by a table that is gone or a trigger that refuses."""
+"""The INSERT of events fails: the table is missing, or a trigger rejects rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 
 def trigger(when: str, then: str = "") -> None:
-    """Let the database refuse events where `when` holds; `then` says how, if not by an ordinary error."""
+    """Create a trigger that rejects events for which the condition `when` is true.
+
+    `then` is the statement that it runs instead of raising an ordinary error.
+    """
     connection.close()
     match connection.vendor:
         case "sqlite":
@@ -46,7 +49,7 @@ def trigger(when: str, then: str = "") -> None:
     register.execute("default", *statements)
 
 
-def mend() -> None:
+def drop_trigger() -> None:
     connection.close()
     on = " ON signalbox_event" if connection.vendor == "postgresql" else ""
     register.execute("default", f"DROP TRIGGER IF EXISTS refuse{on}")
@@ -54,15 +57,15 @@ def mend() -> None:
 
 @pytest.fixture
 def poison() -> Iterator[None]:
-    """No event of an object called `poison` can be written."""
+    """Reject events of an object with the label `poison`."""
     trigger("NEW.object_label = 'poison'")
     yield
-    mend()
+    drop_trigger()
 
 
 @pytest.fixture
 def tableless() -> Iterator[None]:
-    """The table has been there, and is gone."""
+    """Rename the table, which was found before."""
     connection.ensure_connection()
     assert writer.has_tables(connection)
     connection.close()
@@ -80,7 +83,7 @@ def broken(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def dropped() -> Callable[[], int]:
-    """How many events were dropped since the test began."""
+    """Return a function that counts the events dropped since the start of the test."""
     before = writer.write_stats.dropped
     return lambda: writer.write_stats.dropped - before
 
@@ -94,7 +97,7 @@ raising = override_settings(SIGNALBOX={"ON_ERROR": "raise"})
 
 @pytest.mark.usefixtures("broken", "flush_threshold")
 class TestLog:
-    """`ON_ERROR = "log"`, the default: the application's rows are kept."""
+    """`ON_ERROR = "log"`, the default, keeps the rows of the application."""
 
     def test_an_atomic_block_keeps_its_rows(self, dropped: Callable[[], int], caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.ERROR, "signalbox"), transaction.atomic():
@@ -121,7 +124,7 @@ class TestLog:
 
 @pytest.mark.usefixtures("poison")
 class TestPoison:
-    """One event that the database refuses."""
+    """One event that the database rejects."""
 
     @pytest.mark.usefixtures("flush_threshold")
     def test_the_others_of_its_transaction_are_recorded(self, dropped: Callable[[], int]) -> None:
@@ -132,13 +135,13 @@ class TestPoison:
         assert ["a", "b", "c"] == register.read_recorded_values("committed", "post_save")
         assert 2 == dropped()
 
-    def test_the_others_that_were_rolled_back_with_it_are_told(self) -> None:
+    def test_the_others_that_were_rolled_back_with_it_are_recorded(self) -> None:
         with rolled_back_atomic():
             for name in ("a", "poison", "b"):
                 create_tag(name)
         assert ["a", "b"] == register.read_recorded_values("rolled_back", "post_save")
 
-    def test_a_save_point_of_the_application_is_still_there(self) -> None:
+    def test_a_savepoint_of_the_application_stays_open(self) -> None:
         with transaction.atomic():
             before = savepoint()
             create_tag("a")
@@ -166,7 +169,7 @@ class TestPoison:
         assert [str(number) for number in range(400)] == register.read_recorded_values("committed", "post_save")
 
     @raising
-    def test_what_was_written_early_goes_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_events_written_early_are_rolled_back_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
 
         def write() -> None:
@@ -182,16 +185,18 @@ class TestPoison:
 
 
 class TestText:
-    """A text that the database has no letters for."""
+    """A text with characters that the database cannot store."""
 
-    def test_what_names_the_actor_is_cleaned(self, dropped: Callable[[], int]) -> None:
+    def test_the_label_of_the_actor_is_cleaned(self, dropped: Callable[[], int]) -> None:
         with signalbox.trace("work", actor="caf\udce9"), transaction.atomic():
             create_tag("a")
         assert ["a"] == register.read_recorded_values("committed", "post_save")
         assert 0 == dropped()
 
     @pytest.mark.mariadb
-    def test_a_letter_that_an_old_schema_has_not_takes_no_other_event_with_it(self, dropped: Callable[[], int]) -> None:
+    def test_a_character_that_an_old_schema_lacks_does_not_affect_other_events(
+        self, dropped: Callable[[], int]
+    ) -> None:
         column = "ALTER TABLE signalbox_event MODIFY object_label varchar(200) CHARACTER SET {} NOT NULL"
         register.execute("default", column.format("utf8mb3"))
         try:
@@ -212,7 +217,7 @@ class TestText:
 
 @pytest.mark.usefixtures("broken", "flush_threshold")
 class TestRaise:
-    """`ON_ERROR = "raise"`: the rows go with their events."""
+    """`ON_ERROR = "raise"` rolls back rows whose events cannot be written."""
 
     @pytest.fixture(autouse=True)
     def setting(self) -> Iterator[None]:
@@ -231,7 +236,7 @@ class TestRaise:
             create_tag("poison")
         assert [] == names()
 
-    def test_an_error_in_an_inner_block_is_told_at_the_commit(self) -> None:
+    def test_an_error_in_an_inner_block_is_raised_at_the_commit(self) -> None:
         def write() -> None:
             with transaction.atomic():
                 create_tag("a")
@@ -281,17 +286,17 @@ class TestRaise:
 
 
 class TestInterrupt:
-    """Whatever else is raised while the events are written, the rows are not committed without them."""
+    """Other exceptions during the write of events: the rows are not committed without them."""
 
     @pytest.fixture(params=["before", "after"])
     def moment(self, request: pytest.FixtureRequest) -> str:
-        """When: before the events were sent, or after."""
+        """Whether the exception is raised before or after the write."""
         return str(request.param)
 
     @pytest.fixture
     def interrupting(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
-        """The next write of events raises what is in the list, before or after it was sent."""
-        connection.ensure_connection()  # opening it is an event of its own
+        """Return a list. The next write of events raises the exception that is in it."""
+        connection.ensure_connection()  # opening it is another event
         errors: list[BaseException] = []
         write = writer.write
 
@@ -328,7 +333,7 @@ class TestInterrupt:
         transaction.set_autocommit(True)
         assert [] == register.assert_rows_match()
 
-    def test_a_keyboard_interrupt_that_the_application_catches_still_dooms_the_transaction(
+    def test_a_keyboard_interrupt_that_the_application_catches_fails_the_commit(
         self, interrupting: list[BaseException], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 1)
@@ -368,7 +373,7 @@ class TestInterrupt:
 
 
 class TestLostTransaction:
-    """Some errors end the whole transaction: then its rows are gone, and nobody may be told otherwise."""
+    """Errors that end the whole transaction: its rows are rolled back, and its commit fails."""
 
     @pytest.mark.skipif(connection.vendor != "sqlite", reason="SQLite's own RAISE(ROLLBACK)")
     @pytest.mark.usefixtures("flush_threshold")
@@ -388,7 +393,7 @@ class TestLostTransaction:
             create_tag("after")
             assert ["after"] == register.assert_rows_match()
         finally:
-            mend()
+            drop_trigger()
 
     @pytest.mark.mariadb
     def test_a_deadlock_whose_victim_is_the_writer_of_events(self) -> None:
@@ -425,5 +430,5 @@ class TestLostTransaction:
         finally:
             wanted.set()
             other.join()
-            mend()
+            drop_trigger()
         assert ["mine"] == register.assert_rows_match("shop.Uniq")

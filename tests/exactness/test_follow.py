@@ -20,7 +20,7 @@ ORDERS = EventFilter(sender=("shop.Order",))
 
 
 class Writer(threading.Thread):
-    """Inserts events in a transaction of its own, which stays open until it is told to end it."""
+    """Inserts events in a separate transaction, which stays open until `end()` is called."""
 
     def __init__(self, *labels: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def labels(events: list[Event]) -> list[str]:
 
 
 def soon(follower: EventFollower) -> list[Event]:
-    """Look until there is something: a gap is not asked for in each look, but at intervals that grow with its age."""
+    """Poll until an event is found. A gap is queried at intervals that grow with its age."""
     until = time.monotonic() + 20
     while not (found := follower.poll()) and time.monotonic() < until:
         time.sleep(0.01)
@@ -78,7 +78,7 @@ def overlapping() -> None:
         pytest.skip("SQLite has one writer at a time: transactions that write don't overlap")
 
 
-def test_an_event_whose_transaction_was_overtaken_is_seen_when_it_commits() -> None:
+def test_an_event_with_a_smaller_id_that_commits_later_is_found() -> None:
     overlapping()
     follower = EventFollower(ORDERS)
     with writing("slow") as slow:
@@ -92,7 +92,7 @@ def test_an_event_whose_transaction_was_overtaken_is_seen_when_it_commits() -> N
     assert [] == labels(follower.poll())
 
 
-def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
+def test_an_event_whose_transaction_was_open_at_the_start_is_found() -> None:
     overlapping()
     create_event(object_label="before")
     with writing("slow") as slow:
@@ -103,7 +103,7 @@ def test_an_event_whose_transaction_was_open_at_the_start_is_seen() -> None:
         assert ["slow"] == labels(soon(follower))
 
 
-def test_an_event_with_the_first_id_of_all_is_seen_though_it_comes_late() -> None:
+def test_an_event_with_the_first_id_that_commits_late_is_found() -> None:
     overlapping()
     with writing("first of all") as slow:
         create_event(object_label="second")
@@ -112,21 +112,21 @@ def test_an_event_with_the_first_id_of_all_is_seen_though_it_comes_late() -> Non
         assert ["first of all"] == labels(soon(follower))
 
 
-def test_the_lines_at_the_start_and_what_follows_have_each_event_once() -> None:
+def test_the_first_lines_and_the_following_ones_have_each_event_once() -> None:
     overlapping()
     create_event(object_label="one")
     with writing("late") as slow:
         create_event(object_label="two")
         stop = threading.Event()
         follower = EventFollower(ORDERS)
-        slow.end()  # visible between the follower's first look and its asking for lines
+        slow.end()  # visible between the first two queries of the follower
         assert ["one", "two"] == labels(follower.get_newest(10))
         assert ["late"] == labels(soon(follower))
         stop.set()
         assert ["one", "late", "two"] == labels(list(follow(ORDERS, lines=10, stop=stop)))
 
 
-def test_ids_in_the_middle_of_a_transaction_that_are_seen_late_leave_no_other_behind() -> None:
+def test_late_ids_in_the_middle_of_a_transaction_are_all_found() -> None:
     overlapping()
     follower = EventFollower(ORDERS)
     with writing("a", "b") as first, writing("c", "d") as second:
@@ -138,7 +138,7 @@ def test_ids_in_the_middle_of_a_transaction_that_are_seen_late_leave_no_other_be
         assert ["a", "b"] == labels(soon(follower))
 
 
-def test_more_late_events_than_fit_into_one_look_all_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_late_events_than_one_query_returns_are_all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     overlapping()
     monkeypatch.setattr(module, "BATCH_SIZE", 3)
     stop = threading.Event()
@@ -151,7 +151,7 @@ def test_more_late_events_than_fit_into_one_look_all_come(monkeypatch: pytest.Mo
         assert list("abcdefgh") == labels(list(following))
 
 
-def test_a_filter_chooses_among_late_events_too() -> None:
+def test_a_filter_applies_to_late_events() -> None:
     overlapping()
     follower = EventFollower(EventFilter.parse({"sender": "shop.Customer"}))
     with writing("of an order") as slow:
@@ -162,8 +162,8 @@ def test_a_filter_chooses_among_late_events_too() -> None:
 
 
 @pytest.mark.postgres
-def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it takes: an hour has gone by on the follower's clock."""
+def test_a_gap_is_closed_when_all_open_transactions_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour has passed on the clock of the follower."""
     hours = [0.0]
     monkeypatch.setattr(module, "monotonic", lambda: hours[0])
     follower = EventFollower(ORDERS)
@@ -173,34 +173,34 @@ def test_a_gap_is_closed_when_all_that_ran_have_ended_and_no_sooner(monkeypatch:
         for hour in range(1, 5):
             hours[0] = hour * 3600.0
             follower.poll()
-        assert slow.ids[0] in follower._gaps
+        assert slow.ids[0] in follower.gaps
         slow.end()
         hours[0] += 3600
         assert ["slow"] == labels(soon(follower))
     deadline = time.monotonic() + 60
-    while len(follower._gaps) and time.monotonic() < deadline:  # other databases of the server have transactions, too
+    while len(follower.gaps) and time.monotonic() < deadline:  # other databases of the server have transactions, too
         hours[0] += 3600
         follower.poll()
         time.sleep(0.1)
-    assert 0 == len(follower._gaps)
+    assert 0 == len(follower.gaps)
 
 
 @pytest.mark.postgres
-def test_a_rolled_back_transaction_leaves_no_gap_to_ask_for() -> None:
+def test_a_rolled_back_transaction_leaves_no_gap() -> None:
     follower = EventFollower(ORDERS)
     with writing("undone") as undone:
         create_event(object_label="kept")
         undone.end(commits=False)
     assert ["kept"] == labels(soon(follower))
     deadline = time.monotonic() + 60
-    while len(follower._gaps) and time.monotonic() < deadline:
+    while len(follower.gaps) and time.monotonic() < deadline:
         assert [] == labels(follower.poll())
         time.sleep(0.1)
-    assert 0 == len(follower._gaps)
+    assert 0 == len(follower.gaps)
 
 
 @pytest.mark.mariadb
-def test_a_gap_is_given_up_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gap_is_abandoned_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = [0.0]
     monkeypatch.setattr(module, "monotonic", lambda: seconds[0])
     follower = EventFollower(ORDERS)
@@ -210,13 +210,13 @@ def test_a_gap_is_given_up_after_an_hour(monkeypatch: pytest.MonkeyPatch) -> Non
     follower.poll()
     seconds[0] = 3599
     follower.poll()
-    assert undone.ids[0] in follower._gaps
+    assert undone.ids[0] in follower.gaps
     seconds[0] = 3599 + 3600 / 8
     follower.poll()
-    assert 0 == len(follower._gaps)
+    assert 0 == len(follower.gaps)
 
 
-def test_events_of_many_writers_come_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_event_of_many_writers_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four threads write 40 transactions each, every fourth of them rolled back."""
     kept: set[int] = set()
     lock = threading.Lock()

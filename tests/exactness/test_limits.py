@@ -1,4 +1,4 @@
-"""What can't be seen from here: a transaction that ends behind Django's back. The documentation says so."""
+"""Documented limits: a transaction that ends without Django is not followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transactions that the application runs itself, with autocommit off."""
+"""Manual transactions of the application, with autocommit off."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_commit_and_rollback() -> None:
     assert ["a", "b", "d"] == register.assert_rows_match()
 
 
-def test_turning_autocommit_on_commits_where_the_driver_lets_it() -> None:
+def test_turning_autocommit_on_commits_if_the_driver_allows_it() -> None:
     create_tag("a")
     if connection.vendor == "postgresql":
         with pytest.raises(DatabaseError, match="transaction status INTRANS"):
@@ -110,7 +110,7 @@ def test_savepoints() -> None:
     create_tag("c")
     transaction.savepoint_commit(first)
     transaction.commit()
-    # On SQLite Django makes none outside of an atomic block: the driver would commit.
+    # On SQLite Django creates none outside of an atomic block, because the driver would commit.
     assert (["a", "b", "c"] if connection.vendor == "sqlite" else ["a", "c"]) == register.assert_rows_match()
 
 

@@ -1,4 +1,4 @@
-"""What is told of changes that were undone, and where there is no table beside the change."""
+"""Events of rolled back changes, and of databases without the tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
 
-def test_what_a_transaction_undid_is_told_after_it() -> None:
+def test_events_of_a_rolled_back_transaction_are_written_after_it() -> None:
     with rolled_back_atomic():
         create_tag("a")
         create_tag("b").delete()
@@ -28,7 +28,7 @@ def test_what_a_transaction_undid_is_told_after_it() -> None:
     assert [] == register.assert_rows_match()
 
 
-def test_what_a_savepoint_undid_is_told_after_the_transaction() -> None:
+def test_events_of_a_rolled_back_savepoint_are_written_after_the_transaction() -> None:
     with transaction.atomic():
         create_tag("a")
         with rolled_back_atomic():
@@ -41,14 +41,14 @@ def test_what_a_savepoint_undid_is_told_after_the_transaction() -> None:
     assert ["a"] == register.assert_rows_match()
 
 
-def test_what_was_read_before_it_was_undone_is_told_too() -> None:
+def test_events_that_were_read_before_the_rollback_are_written_too() -> None:
     with rolled_back_atomic():
         create_tag("a")
         assert ["committed"] == [event.outcome for event in Event.objects.filter(signal="post_save")]
     assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
 
 
-def test_what_another_database_undid_is_told_in_the_default_one() -> None:
+def test_rolled_back_events_of_another_database_are_written_to_the_default_one() -> None:
     with rolled_back_atomic(using="other"):
         create_tag("a", "other")
     connections["default"].ensure_connection()
@@ -60,7 +60,7 @@ def test_what_another_database_undid_is_told_in_the_default_one() -> None:
 
 @pytest.fixture
 def without_tables() -> Iterator[None]:
-    """The other database, where Signalbox was never migrated."""
+    """The other database without the tables of Signalbox."""
     names = ("signalbox_event", "signalbox_trace")
     register.execute("other", *(f"ALTER TABLE {name} RENAME TO {name}_away" for name in names))
     writer.clear_table_cache()
@@ -71,7 +71,7 @@ def without_tables() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_tables")
-def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the_commit() -> None:
+def test_events_of_a_database_without_tables_are_written_to_the_default_one() -> None:
     connections["default"].ensure_connection()
     with transaction.atomic(using="other"):
         create_tag("a", "other")
@@ -87,7 +87,7 @@ def test_events_of_a_database_without_the_tables_go_to_the_default_one_after_the
 
 
 @pytest.mark.usefixtures("without_tables")
-def test_a_transaction_longer_than_memory_keeps_its_events_where_they_cant_be_written(
+def test_a_long_transaction_without_tables_keeps_its_events(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
@@ -99,7 +99,7 @@ def test_a_transaction_longer_than_memory_keeps_its_events_where_they_cant_be_wr
     assert ["0", "1", "2", "3", "4"] == register.read_recorded_values("committed", "post_save")
 
 
-def test_an_instance_whose_write_was_undone_knows_its_old_row_again() -> None:
+def test_a_rollback_restores_the_row_state_of_an_instance() -> None:
     one = create_tag("a")
     with transaction.atomic():
         one.name = "b"

@@ -1,4 +1,4 @@
-"""Random programs of transactions: whatever they do, the events tell of exactly the rows that are there."""
+"""Random programs of transactions: replaying the events results in exactly the stored rows."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ PROGRAMS = st.lists(
 
 
 def atomic(own_savepoint: bool = True) -> Any:
-    """A block. Django does not recover from one that begins in a manual transaction which PostgreSQL has given up."""
+    """An atomic block. Django does not recover from one in a manual transaction that PostgreSQL has aborted."""
     if not connection.in_atomic_block and not connection.autocommit and backends.is_transaction_aborted(connection):
         raise DatabaseError("The transaction is aborted.")
     return transaction.atomic(savepoint=own_savepoint)
 
 
 class Program:
-    """Runs a program. Its instances live on when their rows are rolled back, as an application's do."""
+    """Runs a program. Its instances remain when their rows are rolled back, as in an application."""
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
@@ -109,8 +109,10 @@ class Program:
         unit_of_work.flush_all()
 
     def clash(self, inner: bool, bulk: bool) -> None:
-        """The database refuses a row. PostgreSQL then takes no other statement until the transaction, or a savepoint,
-        is rolled back."""
+        """Write a row that the database rejects.
+
+        PostgreSQL then rejects all statements until the transaction or a savepoint is rolled back.
+        """
         with suppress(IntegrityError), atomic() if inner else nullcontext():
             Uniq.objects.create(k=f"free {self._number()}")
             if bulk:
@@ -136,7 +138,7 @@ class Program:
         return list(Friend.objects.order_by("pk").values_list("pk", flat=True)[: which + 1])
 
     def elsewhere(self, block: bool, fails: bool) -> None:
-        """Another database has its own transactions."""
+        """Write to another database, which has its own transactions."""
         with suppress(Rollback), transaction.atomic(using="other") if block else nullcontext():
             Tag.objects.using("other").create(name=self._number())
             if fails and block:
@@ -196,7 +198,9 @@ class Program:
         ("manual", True, [("block", True, True, [("bulk_create", 1)]), ("bulk_create", 1), ("bulk_update",)])  # one key
     ],
 )
-def test_events_tell_of_exactly_the_rows_that_are_there(flush_threshold: int, bulk: str, program: list[Step]) -> None:
+def test_replayed_events_result_in_exactly_the_stored_rows(
+    flush_threshold: int, bulk: str, program: list[Step]
+) -> None:
     for alias in ("default", "other"):
         register.empty_tables(alias)
     with pytest.MonkeyPatch.context() as patch, override_settings(SIGNALBOX={"BULK": bulk}):

@@ -1,4 +1,4 @@
-"""Django's `TestCase` never commits: its tests see their events, and leave none."""
+"""Tests of Django's `TestCase` find their own events and leave none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(case: type[TestCase]) -> None:
     assert result.testsRun
 
 
-def test_a_test_sees_its_own_events_and_the_next_does_not() -> None:
+def test_a_test_finds_its_own_events_and_the_next_does_not() -> None:
     class Twice(TestCase):
         databases = {"default", "other"}
 
@@ -58,7 +58,7 @@ def test_a_test_sees_its_own_events_and_the_next_does_not() -> None:
     assert [] == register.read_recorded_values("rolled_back", "post_save", "other")
 
 
-def test_class_data_is_seen_by_each_test() -> None:
+def test_each_test_finds_the_events_of_class_data() -> None:
     class Shared(TestCase):
         @classmethod
         def setUpTestData(cls) -> None:
@@ -78,7 +78,7 @@ def test_class_data_is_seen_by_each_test() -> None:
     assert [] == register.read_recorded_values("rolled_back", "post_save")
 
 
-def test_a_test_counts_its_own_statements_and_hooks_alone() -> None:
+def test_a_test_counts_only_its_own_statements_and_hooks() -> None:
     class Counting(TestCase):
         def test_queries(self) -> None:
             with self.assertNumQueries(1):

@@ -1,4 +1,4 @@
-"""Two requests that write a row: one ends well."""
+"""Two views that write a row. One of them raises."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A program that starts writers, for a test that kills them: `python -m tests.exactness.writer`.
 
-For each seed that it reads it forks a process which writes until it is killed, and says its number; when that process
-has ended it says how. Both speak on the standard output. A fork is there at once, where a new interpreter would first
-import Django for a second.
+For each seed that it reads, it forks a process that writes until it is killed, and prints its process id. When that
+process has ended, it prints its exit status. A fork starts immediately, but a new interpreter would first import
+Django, which takes a second.
 """
 
 from __future__ import annotations
@@ -13,80 +13,93 @@ import random
 import sys
 import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import django
+from django.db import transaction
 
-if TYPE_CHECKING:
-    from tests.shop.models import Tag
+
+class Rollback(Exception):
+    """Leaves a block that is to be rolled back."""
 
 
 def print_line(message: object) -> None:
-    """Say it in a line of the standard output, at once and whole."""
+    """Write a line to the standard output in one call."""
     os.write(1, f"{message}\n".encode())
 
 
-def write_randomly(seed: int) -> None:
-    """Write at random, without end; say so after the first row."""
-    from django.db import transaction
+class RandomWriter:
+    """Writes random rows in random transactions."""
 
-    from signalbox.pipeline import unit_of_work
-    from tests.exactness.blocks import Rollback
-    from tests.shop.models import Order, Tag
+    def __init__(self, seed: int) -> None:
+        from tests.shop.models import Order, Tag
 
-    chance = random.Random(seed)
-    unit_of_work.FLUSH_THRESHOLD = chance.choice([1, 3, 1000, 1000])
-    tags = [Tag.objects.create(name=str(number)) for number in range(3)]
-    keys: list[int] = []
+        self.chance = random.Random(seed)
+        self.order_class = Order
+        self.tags = [Tag.objects.create(name=str(number)) for number in range(3)]
+        self.keys: list[int] = []
 
-    def one() -> None:
-        if chance.random() < 0.5 or not keys:
-            keys.append(Order.objects.create(number="0").pk)
+    def write_one(self) -> None:
+        """Create, update, tag or delete an order."""
+        if self.chance.random() < 0.5 or not self.keys:
+            self.keys.append(self.order_class.objects.create(number="0").pk)
             return
-        order = Order.objects.filter(pk=chance.choice(keys)).first()
+        order = self.order_class.objects.filter(pk=self.chance.choice(self.keys)).first()
         if order is None:
             return
-        lot = chance.random()
+        lot = self.chance.random()
         if lot < 0.6:
             order.number = str(int(order.number) + 1)
             order.save()
         elif lot < 0.8:
-            _tag(order, chance.choice(tags))
+            self.chance.choice([order.tags.add, order.tags.remove])(self.chance.choice(self.tags))
         else:
             order.delete()
 
-    def _tag(order: Order, tag: Tag) -> None:
-        chance.choice([order.tags.add, order.tags.remove])(tag)
-
-    def several() -> None:
-        for _ in range(chance.randint(1, 6)):
-            if chance.random() < 0.3:
-                with suppress(Rollback), transaction.atomic():
-                    one()
-                    if chance.random() < 0.4:
-                        raise Rollback
+    def write_several(self) -> None:
+        """Write in an open transaction, with savepoints. Raises ``Rollback`` now and then."""
+        for _ in range(self.chance.randint(1, 6)):
+            if self.chance.random() < 0.3:
+                self.write_in_savepoint()
             else:
-                one()
-        if chance.random() < 0.1:
+                self.write_one()
+        if self.chance.random() < 0.1:
             raise Rollback
 
-    one()
-    print_line("writing")
-    while True:
-        lot = chance.random()
+    def write_in_savepoint(self) -> None:
+        """Write within a savepoint, which is rolled back now and then."""
+        with suppress(Rollback), transaction.atomic():
+            self.write_one()
+            if self.chance.random() < 0.4:
+                raise Rollback
+
+    def write_transaction(self) -> None:
+        """Write in autocommit, in an event loop, in a manual transaction or in an atomic block."""
+        lot = self.chance.random()
         if lot < 0.35:
-            one()
+            self.write_one()
         elif lot < 0.4:
-            asyncio.run(Order.objects.acreate(number="0"))
+            asyncio.run(self.order_class.objects.acreate(number="0"))
         elif lot < 0.5:
             transaction.set_autocommit(False)
             with suppress(Rollback):
-                several()
-            chance.choice([transaction.commit, transaction.commit, transaction.rollback])()
+                self.write_several()
+            self.chance.choice([transaction.commit, transaction.commit, transaction.rollback])()
             transaction.set_autocommit(True)
         else:
             with suppress(Rollback), transaction.atomic():
-                several()
+                self.write_several()
+
+
+def write_randomly(seed: int) -> None:
+    """Write random rows until the process is killed. Report the first one."""
+    from signalbox.pipeline import unit_of_work
+
+    writer = RandomWriter(seed)
+    unit_of_work.FLUSH_THRESHOLD = writer.chance.choice([1, 3, 1000, 1000])
+    writer.write_one()
+    print_line("writing")
+    while True:
+        writer.write_transaction()
 
 
 def main() -> None:
@@ -102,7 +115,7 @@ def main() -> None:
                 sys.stderr.flush()
                 raise
             finally:
-                os._exit(1)  # it was to be killed
+                os._exit(1)  # the test should have killed it
         print_line(pid)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print_line(status)

@@ -14,9 +14,11 @@ from django.db.models.signals import post_save
 from django.test.utils import CaptureQueriesContext, override_settings
 
 import signalbox
+from signalbox.core import query_guard
 from signalbox.instrumentation import autocommit
 from signalbox.models import Delivery, Event
-from signalbox.pipeline import deliveries, exporter
+from signalbox.outbox.processor import OUTBOX
+from signalbox.pipeline import exporter, processors
 from tests.connecting import get_connection
 from tests.shop.models import Order, Tag, Uniq
 
@@ -27,7 +29,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.every_databas
 
 
 def saves(**conditions: Any) -> list[str]:
-    """Return the names that events of saved tags hold."""
+    """Return the names in the events of saved tags."""
     events = Event.objects.filter(signal="post_save", sender="shop.Tag", **conditions).order_by("id")
     return [event.data["row"]["name"] for event in events]
 
@@ -64,7 +66,7 @@ def end(statement: str) -> None:
 
 @pytest.fixture
 def separate() -> Iterator[Any]:
-    """A connection of its own to the database under test."""
+    """Yield another connection to the database under test."""
     made = get_connection().copy("separate")
     connections["separate"] = made
     try:
@@ -100,7 +102,7 @@ def test_an_execute_wrapper_sees_the_application_s_statement_only() -> None:
     assert tag.pk
 
 
-def test_what_a_hook_of_on_commit_sends_is_logged() -> None:
+def test_statements_of_on_commit_hooks_are_logged() -> None:
     counts: list[int] = []
 
     def hook() -> None:
@@ -113,7 +115,7 @@ def test_what_a_hook_of_on_commit_sends_is_logged() -> None:
     assert ["INSERT", "SELECT"] == [query["sql"].split()[0] for query in queries]
 
 
-def test_a_statement_that_the_database_refuses_leaves_nothing_open_and_keeps_its_error() -> None:
+def test_a_refused_statement_leaves_no_transaction_open_and_keeps_its_error() -> None:
     Uniq.objects.create(k="taken")
     with pytest.raises(IntegrityError):
         Uniq.objects.create(k="taken")
@@ -149,7 +151,7 @@ def test_a_statement_that_code_sends_after_a_failure_does_not_hide_the_failure()
 
 
 @pytest.mark.postgres
-def test_an_error_from_before_the_write_does_not_replace_its_own() -> None:
+def test_an_error_from_before_the_write_does_not_replace_the_error_of_the_write() -> None:
     """The write fails in a transaction that another statement has broken, whose error the application caught."""
     Uniq.objects.create(k="taken")
 
@@ -361,7 +363,7 @@ def test_after_does_not_touch_transactions_of_the_application() -> None:
 
 
 class TimeLimit(Exception):
-    """What the handler of an alarm raises, as a task queue's soft time limit does."""
+    """Raised by the handler of an alarm, like the soft time limit of a task queue."""
 
 
 @contextmanager
@@ -375,6 +377,19 @@ def alarms() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        remove_blocks()
+
+
+def remove_blocks() -> None:
+    """Remove the blocks of queries that a time limit has left, which otherwise end with the next query."""
+    for one in connections.all(initialized_only=True):
+        for name, block in list(vars(one).items()):
+            if isinstance(block, query_guard._Blocked):
+                replaced = block.args[2]
+                if replaced is None:
+                    del vars(one)[name]
+                else:
+                    vars(one)[name] = replaced
 
 
 def save_before(seconds: float) -> None:
@@ -414,5 +429,5 @@ def durable_tags() -> Iterator[None]:
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    deliveries.install_source(deliveries.NO_DELIVERIES)
+    processors.uninstall(OUTBOX)
     signalbox.start_recording()

@@ -105,8 +105,9 @@ def test_the_same_process_records_with_the_variable_switched_off() -> None:
     assert {"post_save", "bulk_create", "m2m_changed"} <= set(Event.objects.values_list("signal", flat=True))
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
-def test_commands_read_what_was_recorded_before() -> None:
+def test_commands_read_earlier_events() -> None:
     Order.objects.create(number="A-1")
     assert Event.objects.filter(signal="post_save").exists()
 
@@ -121,7 +122,7 @@ def test_commands_read_what_was_recorded_before() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_pages_read_what_was_recorded_before(admin_user: Any, disabled: None) -> None:
+def test_the_pages_read_earlier_events(admin_user: Any, disabled: None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SIGNALBOX_DISABLED")
         signalbox.start_recording()
@@ -161,11 +162,12 @@ def test_an_unknown_value_is_a_warning_and_recording_stays_on(monkeypatch: pytes
 
     message = 'The environment variable SIGNALBOX_DISABLED is "on", which is not a known value. Recording is on.'
     assert [(message, "Set it to 1 to switch recording off, or to 0.")] == [
-        (found.msg, found.hint) for found in run_checks(tags=[checks.TAG]) if found.id == "signalbox.W006"
+        (found.msg, found.hint) for found in run_checks(tags=[checks.TAG], databases=[]) if found.id == "signalbox.W006"
     ]
     assert [message] == run("-c", "import django; django.setup()", value="on").stderr.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["1", "0", ""])
 def test_a_known_value_is_not_a_warning(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNALBOX_DISABLED", value)

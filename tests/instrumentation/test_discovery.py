@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +25,7 @@ from tests.shop.signals import order_paid
 
 @pytest.fixture(autouse=True)
 def trace() -> Iterator[tracing.Trace]:
-    """A trace of each test's own, so that none finds the events of another."""
+    """Give each test its own trace, so that no test finds the events of another."""
     begun = test_runs.start_test("custom")
     yield begun
     test_runs.finish_test(begun, "ok")
@@ -43,7 +46,7 @@ def imported() -> Iterator[Any]:
     yield make
     for name in names:
         del sys.modules[name]
-        discovery._searched_modules.pop(name, None)
+    discovery.reset()
 
 
 def recorded() -> list[str]:
@@ -51,7 +54,7 @@ def recorded() -> list[str]:
 
 
 @pytest.mark.django_db
-def test_a_sender_that_is_a_text_is_told_without_secrets() -> None:
+def test_a_sender_that_is_a_text_is_recorded_without_secrets() -> None:
     order_paid.send(sender="postgres://ada:hunter2@host/db?password=hunter2")
 
     [event] = Event.objects.filter(trace_id=tracing.get_current_trace().id)
@@ -77,7 +80,7 @@ def test_a_signal_is_named_after_the_module_that_makes_it() -> None:
 
 @pytest.mark.parametrize("module", ["tests.shop.looked", "tests.shop.deep.down.signals"])
 @pytest.mark.django_db
-def test_a_module_that_is_imported_later_is_found_when_somebody_looks_again(imported: Any, module: str) -> None:
+def test_a_module_that_is_imported_later_is_found_by_the_next_search(imported: Any, module: str) -> None:
     late = Signal()
     imported(module, late=late)
     assert "send" not in vars(late)
@@ -109,7 +112,7 @@ def test_a_name_that_is_added_to_a_module_later_is_found(imported: Any) -> None:
 
 
 @pytest.mark.parametrize("module", ["elsewhere.signals", "tests.shopping.signals", "tests"])
-def test_a_module_of_no_installed_app_is_left_alone(imported: Any, module: str) -> None:
+def test_a_module_of_no_installed_app_is_ignored(imported: Any, module: str) -> None:
     outside = Signal()
     if module == "tests":
         sys.modules["tests"].outside = outside  # type: ignore[attr-defined]
@@ -134,7 +137,7 @@ def test_a_signal_of_django_s_is_no_signal_of_the_app_that_imports_it(imported: 
 
 def test_modules_that_are_odd_are_survived(imported: Any) -> None:
     class Lazy:
-        """Something that stands in for a module."""
+        """An object in place of a module."""
 
         __slots__ = ()
 
@@ -191,7 +194,7 @@ def test_a_signal_of_an_app_keeps_the_name_that_it_was_tracked_by(imported: Any)
 
 
 @pytest.mark.parametrize("wrong", [None, "post_save", object()])
-def test_what_is_no_signal_can_not_be_tracked(wrong: Any) -> None:
+def test_an_object_that_is_not_a_signal_can_not_be_tracked(wrong: Any) -> None:
     with pytest.raises(TypeError, match=rf"given {type(wrong).__name__}; a django\.dispatch\.Signal was expected"):
         signalbox.register_signal(wrong, "x")
 
@@ -208,7 +211,7 @@ def test_a_tracked_signal_is_not_kept_alive_by_its_name() -> None:
     assert reference() is None
 
 
-# ------------------------------------------------------------------ what the setting says
+# ------------------------------------------------------------------ RECORD
 
 
 @pytest.mark.django_db
@@ -234,7 +237,7 @@ def test_the_setting_says_which_are_recorded(record: Any, names: list[str]) -> N
 
 
 @pytest.mark.django_db
-def test_what_was_found_is_found_again_when_recording_is_switched_on_again() -> None:
+def test_signals_are_found_again_after_recording_is_restarted() -> None:
     signalbox.stop_recording()
     try:
         assert not set(signal_patches.SEND_METHODS) & vars(order_paid).keys()
@@ -246,9 +249,70 @@ def test_what_was_found_is_found_again_when_recording_is_switched_on_again() -> 
 
 
 @pytest.mark.django_db
-def test_django_s_own_signals_that_are_imported_late_are_found_where_a_list_names_them() -> None:
+def test_signals_of_django_that_are_imported_late_are_found_if_listed() -> None:
     from django.template import Context, Engine
 
     with override_settings(SIGNALBOX={"RECORD": ["test"]}):
         Engine().from_string("steam").render(Context())
     assert "template_rendered" in recorded()
+
+
+# ------------------------------------------------------------------ a script of its own
+
+SCRIPT_SETTINGS = """
+SECRET_KEY = "x"
+USE_TZ = True
+INSTALLED_APPS = {apps}
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {name!r}}}}}
+"""
+
+SCRIPT = """
+import sys
+import django
+django.setup()
+from signalbox.models import Event
+from till.late import paid
+replaced = [name for config in django.apps.apps.get_app_configs() for name in vars(config) if name == "ready"]
+paid.send(sender=None, number=7)
+assert not replaced, replaced
+print([(event.signal, event.data["args"]) for event in Event.objects.all()])
+"""
+
+
+@pytest.mark.parametrize(
+    "apps",
+    [
+        ["signalbox", "till"],
+        *(
+            pytest.param(apps, marks=pytest.mark.slow)
+            for apps in (["till", "signalbox"], ["signalbox", "till", "signalbox_last"])
+        ),
+    ],
+)
+def test_a_signal_that_an_app_imports_when_it_is_ready_is_recorded_in_a_plain_script(
+    apps: list[str], tmp_path: Path
+) -> None:
+    for name in ("till", "signalbox_last"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "till" / "late.py").write_text("from django.dispatch import Signal\npaid = Signal()\n")
+    (tmp_path / "till" / "apps.py").write_text(
+        "from django.apps import AppConfig\n"
+        "class TillConfig(AppConfig):\n"
+        "    name = 'till'\n"
+        "    def ready(self):\n"
+        "        import till.late\n"
+    )
+    (tmp_path / "script_settings.py").write_text(
+        SCRIPT_SETTINGS.format(apps=apps, name=os.fspath(tmp_path / "db.sqlite3"))
+    )
+    path = os.pathsep.join([os.fspath(tmp_path), *sys.path])
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "script_settings", "PYTHONPATH": path}
+    outputs = [
+        subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        for words in (["-m", "django", "migrate", "-v", "0", "--skip-checks", "signalbox"], ["-c", SCRIPT])
+    ]
+    assert ["", ""] == [done.stderr for done in outputs]
+    assert "('till.late.paid', {'number': 7})" in outputs[-1].stdout

@@ -1,4 +1,4 @@
-"""What is known of a model: described in part if a part can't be described, and described again later."""
+"""The description of a model: it may be incomplete, and is then repeated later."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_historical_model_is_described_once_and_is_freed_with_its_migration() 
 
     metadata = model_metadata.get_metadata(model)
     assert metadata is model_metadata.get_metadata(model)
-    assert model not in model_metadata._metadata_cache
+    assert model_metadata.get_cached_metadata(model) is None
     model_metadata.clear_cache()
     assert metadata is not model_metadata.get_metadata(model)
 

@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 import signalbox
-from signalbox.instrumentation import bulk, returning
+from signalbox.instrumentation import bulk, postgresql_catalogue, returning, returning_request
 from signalbox.queries.object_history import history
 from tests.driver_statements import sent
 from tests.events import get_args, get_events, get_newest_event
@@ -39,7 +39,7 @@ STATEMENTS: dict[str, Callable[[], Any]] = {
 
 
 class _Undo(Exception):
-    """Ends a block whose work is not kept."""
+    """Rolls back a block."""
 
 
 def words() -> None:
@@ -53,7 +53,7 @@ def execute(*statements: str) -> None:
 
 
 def observe(action: Callable[[], Any]) -> dict[str, Any]:
-    """Return what ``action`` did and what became of the rows; its work is not kept, its events are."""
+    """Return the result of ``action`` and the rows after it. The rows are rolled back, the events are kept."""
     seen: dict[str, Any] = {}
     with suppress(_Undo), transaction.atomic():
         try:
@@ -66,6 +66,13 @@ def observe(action: Callable[[], Any]) -> dict[str, Any]:
         seen["events"] = [(event.signal, event.data["args"]) for event in get_events(Word, *OPERATIONS)]
         raise _Undo
     return seen
+
+
+def fail(action: Callable[[], Any]) -> str:
+    """Return the message of the database's error that ``action`` raises."""
+    with pytest.raises(DatabaseError) as raised, transaction.atomic():
+        action()
+    return str(raised.value)
 
 
 def bare(action: Callable[[], Any]) -> Any:
@@ -86,7 +93,7 @@ def observe_twice(action: Callable[[], Any]) -> list[tuple[str, dict[str, Any]]]
 
 @contextmanager
 def restricted_role(*grants: str) -> Iterator[None]:
-    """Run the block as a role that may write events, and what ``grants`` allow it."""
+    """Run the block as a role that may write events, and that has ``grants``."""
     role = f"signalbox_{uuid.uuid4().hex[:16]}"
     execute(
         f"CREATE ROLE {role}",
@@ -126,7 +133,7 @@ postgres = pytest.mark.postgres
     ],
     ids=["nothing", "instead", "also"],
 )
-def test_statements_on_tables_with_rules_do_what_they_did(name: str, rule: str) -> None:
+def test_statements_on_tables_with_rules_have_the_same_effect(name: str, rule: str) -> None:
     event = "UPDATE" if "update" in name else "DELETE"
     words()
     if event == "UPDATE" and "INSTEAD UPDATE" in rule:
@@ -137,7 +144,7 @@ def test_statements_on_tables_with_rules_do_what_they_did(name: str, rule: str) 
 
 
 @postgres
-def test_rows_that_a_rule_keeps_are_no_news() -> None:
+def test_rows_that_a_rule_keeps_are_not_recorded() -> None:
     words()
     execute("CREATE RULE keep AS ON DELETE TO shop_word DO INSTEAD NOTHING")
     assert (0, {}) == Word.objects.all().delete()
@@ -147,7 +154,7 @@ def test_rows_that_a_rule_keeps_are_no_news() -> None:
 
 @postgres
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_statements_on_views_with_triggers_do_what_they_did(name: str) -> None:
+def test_statements_on_views_with_triggers_have_the_same_effect(name: str) -> None:
     words()
     execute(
         "ALTER TABLE shop_word RENAME TO shop_word_base",
@@ -165,9 +172,41 @@ def test_statements_on_views_with_triggers_do_what_they_did(name: str) -> None:
         assert (None, "not a table") == (args["keys"], args["keys_unknown"])
 
 
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="about SQLite")
+@pytest.mark.parametrize("kind", ["VIEW", "TEMPORARY VIEW"])
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_statements_on_a_view_that_can_not_be_written_fail_as_they_did(name: str, kind: str) -> None:
+    words()
+    execute(
+        "ALTER TABLE shop_word RENAME TO shop_word_base",
+        f"CREATE {kind} Shop_Word AS SELECT text, meaning FROM shop_word_base",
+    )
+    without, seen = bare(lambda: fail(STATEMENTS[name])), fail(STATEMENTS[name])
+    assert without == seen
+    assert "cannot modify" in seen
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="about SQLite")
+@pytest.mark.django_db(transaction=True)
+def test_a_view_that_was_created_since_is_seen_by_the_next_transaction() -> None:
+    words()
+    for meaning, number in (("a", 3), ("x", 0)):  # also after a transaction in which nothing was recorded
+        with transaction.atomic():
+            assert number == Word.objects.exclude(meaning=meaning).update(meaning="x")
+    execute(
+        "ALTER TABLE shop_word RENAME TO shop_word_base",
+        "CREATE VIEW shop_word AS SELECT text, meaning FROM shop_word_base",
+    )
+    try:
+        assert "cannot modify" in fail(STATEMENTS["update"])
+    finally:
+        execute("DROP VIEW shop_word", "ALTER TABLE shop_word_base RENAME TO shop_word")
+    assert 3 == Word.objects.update(meaning="y")
+
+
 @postgres
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_statements_under_row_security_do_what_they_did(name: str) -> None:
+def test_statements_under_row_security_have_the_same_effect(name: str) -> None:
     words()
     execute(
         "CREATE POLICY seen ON shop_word FOR SELECT USING (text <> 'b' AND meaning <> 'z')",
@@ -187,7 +226,7 @@ def test_statements_under_row_security_do_what_they_did(name: str) -> None:
 
 @postgres
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_statements_of_roles_that_must_not_read_the_key_do_what_they_did(name: str) -> None:
+def test_statements_of_roles_that_must_not_read_the_key_have_the_same_effect(name: str) -> None:
     words()
     grant = "INSERT, DELETE, UPDATE, SELECT (meaning) ON shop_word"
 
@@ -263,10 +302,20 @@ def test_in_autocommit_a_rule_is_seen_by_the_next_statement() -> None:
 
 
 @postgres
-def test_a_catalogue_that_can_not_be_asked_leaves_the_transaction_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "is_first",
+    [pytest.param(True, marks=pytest.mark.django_db(transaction=True), id="first statement"), False],
+)
+def test_a_catalogue_that_can_not_be_asked_leaves_the_transaction_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
     words()
-    monkeypatch.setattr(returning, "_CATALOGUE_SQL", "SELECT 1/0 FROM pg_class c WHERE ")
-    assert 3 == Word.objects.update(meaning="z")
+    monkeypatch.setattr(postgresql_catalogue, "_CATALOGUE_SQL", "SELECT 1/0 FROM pg_class c WHERE ")
+    assert connection.in_atomic_block is not is_first
+    with transaction.atomic():
+        assert 3 == Word.objects.update(meaning="z")
+        Tag.objects.create(name="later")
+    assert 1 == Tag.objects.count()
     assert {"z"} == set(Word.objects.values_list("meaning", flat=True))
     assert (None, "not readable") == (get_args(Word, "update")["keys"], get_args(Word, "update")["keys_unknown"])
 
@@ -274,16 +323,15 @@ def test_a_catalogue_that_can_not_be_asked_leaves_the_transaction_as_it_is(monke
 @postgres
 def test_the_catalogue_is_asked_once_for_a_table_in_a_transaction() -> None:
     words()
-    returning._answers.clear()  # of another test's transaction, which may still be referenced
     asked = []
-    ask = returning._query
+    ask = postgresql_catalogue._query
 
     def count(*args: Any) -> Any:
         asked.append(args)
         return ask(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(returning, "_query", count)
+        patch.setattr(postgresql_catalogue, "_query", count)
         for meaning in "xyz":
             Word.objects.update(meaning=meaning)
     assert 1 == len(asked)
@@ -353,7 +401,7 @@ def test_a_childs_update_needs_no_statement_of_ours() -> None:
     assert sorted([lion.pk, crown.pk]) == sorted(get_args(Restaurant, "update")["keys"])
 
 
-# ------------------------------------------------------------------ who executes the statement
+# ------------------------------------------------------------------ executed statements
 
 
 def test_a_tool_that_wraps_the_compiler_sees_every_update_and_delete(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,10 +458,11 @@ def test_the_database_is_sent_one_statement_and_the_events() -> None:
         Word.objects.exclude(text="c").update(meaning="z")
         signalbox.stop_recording()  # writes the event
     signalbox.start_recording()
-    theirs = [sql for sql in found if "signalbox" not in sql]
+    theirs = [sql for sql in found if "signalbox" not in sql and "sqlite_master" not in sql]
     kinds = [sql.split()[0] for sql in theirs]
     assert (["SELECT", "UPDATE"] if connection.vendor == "mysql" else ["UPDATE"]) == kinds  # MariaDB selects the keys
-    assert (1 if connection.vendor == "postgresql" else 0) == len([sql for sql in found if "pg_catalog" in sql])
+    catalogue = {"postgresql": "pg_catalog", "sqlite": "sqlite_master"}.get(connection.vendor)
+    assert (1 if catalogue else 0) == len([sql for sql in found if catalogue and catalogue in sql])
 
 
 # ------------------------------------------------------------------ without a transaction of Django
@@ -422,7 +471,7 @@ def test_the_database_is_sent_one_statement_and_the_events() -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("begins", [False, True], ids=["autocommit", "raw BEGIN"])
 @pytest.mark.parametrize("mode", ["keys", "rows", "count"])
-def test_without_a_transaction_statements_do_what_they_did(mode: str, begins: bool) -> None:
+def test_without_a_transaction_statements_have_the_same_effect(mode: str, begins: bool) -> None:
     # Django begins a transaction for the others, which fails in one that it does not know of.
     names = [name for name in STATEMENTS if not begins or "update" in name or name == "raw delete"]
 
@@ -445,7 +494,7 @@ def test_without_a_transaction_statements_do_what_they_did(mode: str, begins: bo
     assert set(OPERATIONS) == recorded
 
 
-# ------------------------------------------------------------------ what can't be read
+# ------------------------------------------------------------------ unreadable rows
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="about SQLite")
@@ -483,7 +532,7 @@ def test_a_comment_at_the_end_of_the_filter_hides_the_keys() -> None:
 
 @pytest.mark.mariadb
 @pytest.mark.django_db(transaction=True)
-def test_a_mariadb_user_that_must_not_read_the_key_does_what_it_did() -> None:
+def test_a_mariadb_user_without_select_on_the_key_gets_the_same_effect() -> None:
     words()
     user, database = f"sb_{uuid.uuid4().hex[:16]}", connection.settings_dict["NAME"]
     owner = connection.settings_dict["USER"]
@@ -519,7 +568,7 @@ def test_a_new_key_that_an_update_writes_is_recorded_with_the_old_one() -> None:
     assert (["y"], ["x"]) == (args["keys"], args["new_keys"])
 
 
-# ------------------------------------------------------------------ how many are kept
+# ------------------------------------------------------------------ the number of kept rows
 
 
 @pytest.mark.parametrize("kind", ["update", "delete", "insert"])
@@ -530,7 +579,7 @@ def test_no_more_rows_are_kept_than_are_wanted(kind: Any, monkeypatch: pytest.Mo
     with (
         transaction.atomic(),
         bulk.suppress_bulk_events(Item10),
-        returning.request_returning(kind, Item10, [Item10._meta.pk], max_rows=5) as requested,
+        returning_request.request_returning(kind, Item10, [Item10._meta.pk], max_rows=5) as requested,
     ):
         if kind == "update":
             assert 9 == Item10.objects.update(count=1)
@@ -574,7 +623,7 @@ def test_count_leaves_the_statements_as_they_are() -> None:
 
 
 @pytest.mark.usefixtures("count")
-def test_count_records_how_many_rows_and_why_the_keys_are_unknown() -> None:
+def test_count_records_the_number_of_rows_and_the_reason_for_unknown_keys() -> None:
     words()
     Word.objects.exclude(text="c").update(meaning="z")
     Word.objects.bulk_create([Word(text="a"), Word(text="d"), Word(text="e")], ignore_conflicts=True)
@@ -595,7 +644,7 @@ def test_count_records_how_many_rows_and_why_the_keys_are_unknown() -> None:
 
 
 @pytest.mark.usefixtures("count")
-def test_count_records_of_a_relation_what_the_numbers_prove() -> None:
+def test_count_records_keys_of_a_relation_that_the_numbers_prove() -> None:
     order = Order.objects.create(number="A-1")
     one, two, three = (Tag.objects.create(name=name) for name in "abc")
     order.tags.add(one, two)

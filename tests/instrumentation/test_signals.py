@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any
+from unittest import mock
 
 import pytest
-from asgiref.sync import async_to_sync, iscoroutinefunction
+from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 from django.core.signals import request_finished, request_started
 from django.db.models.signals import ModelSignal, post_save
 from django.dispatch import Signal
@@ -18,6 +21,7 @@ import signalbox
 from signalbox.core import naming, tracing
 from signalbox.instrumentation import install, signals, test_runs
 from signalbox.models import Event
+from tests.events import get_events
 from tests.shop.models import Tag
 
 Answers = list[tuple[Any, Any]]
@@ -54,7 +58,7 @@ def send(signal: Signal, way: str, sender: Any = None, **named: Any) -> Answers:
 
 
 def unrecorded(signal: Signal, way: str, sender: Any = None, **named: Any) -> Answers:
-    """The same by Django's own method."""
+    """Send by the method of Django."""
     method = partial(getattr(type(signal), way), signal)
     if not way.startswith("a"):
         answers: Answers = method(sender, **named)
@@ -69,7 +73,7 @@ def unrecorded(signal: Signal, way: str, sender: Any = None, **named: Any) -> An
 
 @pytest.fixture(autouse=True)
 def trace() -> Iterator[tracing.Trace]:
-    """A trace of each test's own, so that none finds the events of another."""
+    """Give each test its own trace, so that no test finds the events of another."""
     begun = test_runs.start_test("sends")
     yield begun
     test_runs.finish_test(begun, "ok")
@@ -120,7 +124,7 @@ def test_the_answers_are_those_of_django(signal: Signal, way: str, receivers: tu
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", ["send_robust", "asend_robust"])
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-def test_errors_are_answers_and_are_logged_with_the_receiver_s_own_name(
+def test_robust_sends_return_errors_and_log_the_name_of_the_receiver(
     signal: Signal, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connected(signal, plain, failing, afailing):
@@ -163,6 +167,103 @@ def test_a_receiver_after_one_that_raised_does_not_run(signal: Signal) -> None:
     assert [f"{__name__}.failing"] == [run["name"] for run in runs(events()[0])]
 
 
+def nested_events() -> list[Event]:
+    """The events of both signals, in the order of their sends."""
+    names = ("tests.signal", "tests.inner")
+    found = Event.objects.filter(signal__in=names, trace_id=tracing.get_current_trace().id)
+    return list(found.order_by("span"))
+
+
+@pytest.fixture
+def inner_signal() -> Iterator[Signal]:
+    """A signal that is recorded as tests.inner and has a receiver that raises."""
+    made = Signal()
+    signalbox.register_signal(made, "tests.inner")
+    yield made
+    signals.restore_sends(made)
+    install._state.recorded_signals.pop(made, None)
+    naming._tracked_names.pop(made, None)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("inner_way", ["send", "asend"])
+def test_an_exception_is_counted_where_it_was_raised(
+    signal: Signal, inner_signal: Signal, way: str, inner_way: str
+) -> None:
+    def relay(sender: object, **kwargs: object) -> None:
+        inner_signal.send(sender=None)
+
+    async def arelay(sender: object, **kwargs: object) -> None:
+        await inner_signal.asend(sender=None)
+
+    def reraise(sender: object, **kwargs: object) -> None:
+        [(_, error)] = inner_signal.send_robust(sender=None)
+        raise error
+
+    for receiver in (arelay if inner_way == "asend" else relay, reraise):
+        with connected(inner_signal, afailing if inner_way == "asend" else failing), connected(signal, receiver):
+            try:
+                send(signal, way)
+            except (ValueError, LookupError):
+                assert not way.endswith("robust")
+    for outer, inner in zip(nested_events()[::2], nested_events()[1::2], strict=True):
+        assert ("tests.signal", 0, True) == (outer.signal, outer.errors, outer.data["passed_through"])
+        assert ("tests.inner", 1, None) == (inner.signal, inner.errors, inner.data.get("passed_through"))
+        assert [True] == [run["passed_through"] for run in runs(outer)]
+        assert [None] == [run.get("passed_through") for run in runs(inner)]
+        assert [run["error"] for run in runs(outer)] == [run["error"] for run in runs(inner)]
+    assert 2 == tracing.get_current_trace().errors
+
+
+@pytest.mark.django_db
+def test_an_exception_that_another_one_replaces_is_counted_too(signal: Signal, inner_signal: Signal) -> None:
+    def replace(sender: object, **kwargs: object) -> None:
+        try:
+            inner_signal.send(sender=None)
+        except ValueError as error:
+            raise LookupError("no water") from error
+
+    with connected(inner_signal, failing), connected(signal, replace), pytest.raises(LookupError):
+        signal.send(sender=None)
+    assert [1, 1] == [event.errors for event in nested_events()]
+
+
+@pytest.mark.django_db
+def test_an_exception_object_that_is_raised_again_later_counts_again(signal: Signal) -> None:
+    error = ValueError("no coal")
+
+    def fail(sender: object, **kwargs: object) -> None:
+        raise error
+
+    for _ in range(2):
+        with connected(signal, fail), pytest.raises(ValueError, match="no coal"):
+            signal.send(sender=None)
+    assert [1, 1] == [event.errors for event in events()]
+
+
+@pytest.mark.django_db
+def test_exceptions_are_kept_no_longer_than_the_outermost_send(signal: Signal, inner_signal: Signal) -> None:
+    class Loss(Exception):
+        """An exception that weak references can refer to."""
+
+    kept: list[weakref.ref[Loss]] = []
+
+    def lose(sender: object, **kwargs: object) -> None:
+        error = Loss()
+        kept.append(weakref.ref(error))
+        raise error
+
+    def swallow(sender: object, **kwargs: object) -> None:
+        with suppress(Loss):
+            inner_signal.send(sender=None)
+
+    with connected(inner_signal, lose), connected(signal, swallow):
+        signal.send(sender=None)
+    gc.collect()
+    assert [None] == [reference() for reference in kept]
+
+
 def interrupted(sender: object, **kwargs: object) -> None:
     raise KeyboardInterrupt
 
@@ -179,7 +280,7 @@ def test_an_interrupt_is_no_answer(signal: Signal, way: str) -> None:
 
 @pytest.mark.parametrize("name", ["send", "send_robust", "asend", "asend_robust"])
 @pytest.mark.parametrize("of", [post_save, request_started, request_finished])
-def test_what_is_asynchronous_says_so(of: Signal, name: str) -> None:
+def test_asynchronous_receivers_are_coroutine_functions(of: Signal, name: str) -> None:
     assert iscoroutinefunction(getattr(Signal, name)) == iscoroutinefunction(getattr(of, name))
 
 
@@ -206,7 +307,7 @@ def test_has_listeners_answers_as_before(signal: Signal) -> None:
         assert (True, False) == (signal.has_listeners(Tag), signal.has_listeners(Event))
 
 
-def test_the_class_and_what_is_connected_stay_as_they_are(signal: Signal) -> None:
+def test_the_class_and_the_receivers_are_not_changed(signal: Signal) -> None:
     with connected(signal, plain):
         before = list(signal.receivers)
         signal.send(sender=None)
@@ -215,7 +316,7 @@ def test_the_class_and_what_is_connected_stay_as_they_are(signal: Signal) -> Non
     assert type(signal) is Signal
 
 
-def test_a_receiver_that_disconnects_itself_runs_and_is_gone(signal: Signal) -> None:
+def test_a_receiver_that_disconnects_itself_runs_and_is_disconnected(signal: Signal) -> None:
     called = []
 
     def once(sender: object, **kwargs: object) -> None:
@@ -238,7 +339,7 @@ def test_a_signal_that_is_no_longer_recorded_is_as_django_made_it(signal: Signal
     assert before == vars(signal).keys()
 
 
-# ------------------------------------------------------------------ who ran
+# ------------------------------------------------------------------ receivers
 
 
 class Station:
@@ -289,7 +390,9 @@ KINDS: list[tuple[Any, str]] = [
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("receiver", "name"), KINDS, ids=[name for _, name in KINDS])
-def test_each_kind_of_receiver_is_told_by_name_and_place(signal: Signal, way: str, receiver: Any, name: str) -> None:
+def test_each_kind_of_receiver_is_recorded_by_name_and_place(
+    signal: Signal, way: str, receiver: Any, name: str
+) -> None:
     with connected(signal, receiver):
         [(answered, _)] = send(signal, way)
 
@@ -302,7 +405,7 @@ def test_each_kind_of_receiver_is_told_by_name_and_place(signal: Signal, way: st
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", WAYS)
-def test_partials_and_lambdas_are_told_by_what_they_are(signal: Signal, way: str) -> None:
+def test_partials_and_lambdas_have_names(signal: Signal, way: str) -> None:
     shortened = partial(plain, number=7)
     nameless = lambda sender, **kwargs: "lambda"  # noqa: E731
     with connected(signal, shortened, nameless):
@@ -315,13 +418,13 @@ def test_partials_and_lambdas_are_told_by_what_they_are(signal: Signal, way: str
 
 
 class Hostile:
-    """It answers no question."""
+    """A receiver whose attributes raise errors."""
 
     def __call__(self, sender: object, **kwargs: object) -> str:
         return "hostile"
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("__func__", "__self__"):  # Django itself asks for these
+        if name in ("__func__", "__self__"):  # Django reads these attributes
             raise AttributeError(name)
         raise ZeroDivisionError(name)
 
@@ -342,7 +445,7 @@ class Hostile:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", ["send", "send_robust"])
-def test_a_hostile_receiver_is_told_by_its_class(signal: Signal, way: str) -> None:
+def test_a_hostile_receiver_is_recorded_by_its_class(signal: Signal, way: str) -> None:
     hostile = Hostile()
     signal.receivers.append(*_entry(signal, hostile))
     signal.sender_receivers_cache.clear()
@@ -358,7 +461,7 @@ def test_a_hostile_receiver_is_told_by_its_class(signal: Signal, way: str) -> No
 
 
 def _entry(signal: Signal, receiver: Any) -> list[Any]:
-    """What Django would keep of ``receiver``, whom ``connect()`` could not question."""
+    """Connect ``receiver`` without ``connect()``, which could not read its attributes."""
     with connected(signal, plain, dispatch_uid="hostile"):
         (key, _, *rest) = signal.receivers[0]
     return [(key, receiver, *rest)]
@@ -381,7 +484,7 @@ class Loud(Exception):
 
 
 @pytest.mark.django_db
-def test_an_exception_that_can_not_be_shown_is_told_by_its_class(signal: Signal) -> None:
+def test_an_exception_that_can_not_be_shown_is_recorded_by_its_class(signal: Signal) -> None:
     def loud(sender: object, **kwargs: object) -> None:
         raise Loud
 
@@ -406,7 +509,7 @@ def test_a_secret_in_an_exception_s_text_is_not_stored(signal: Signal) -> None:
 
 
 class Counting(Signal):
-    """A project's own class, with ways of its own."""
+    """A subclass that overrides every send method."""
 
     sent = 0
 
@@ -422,7 +525,7 @@ class Counting(Signal):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", WAYS)
-def test_a_class_with_a_send_of_its_own_sends_its_own_way(way: str) -> None:
+def test_an_overridden_send_is_called(way: str) -> None:
     signal, given = Counting(), []
     signalbox.register_signal(signal, "tests.signal")
 
@@ -442,7 +545,7 @@ def test_a_class_with_a_send_of_its_own_sends_its_own_way(way: str) -> None:
 
 
 @pytest.mark.django_db
-def test_a_class_with_a_send_of_its_own_that_fails_is_recorded_as_failed() -> None:
+def test_an_overridden_send_that_fails_is_recorded_as_failed() -> None:
     signal = Counting()
     signalbox.register_signal(signal, "tests.signal")
     with connected(signal, failing), pytest.raises(ValueError, match="no coal"):
@@ -452,7 +555,7 @@ def test_a_class_with_a_send_of_its_own_that_fails_is_recorded_as_failed() -> No
 
 
 class Dispatching(Signal):
-    """It takes what it likes, does something by itself, and leaves the receivers to another way."""
+    """A subclass with other parameters, which calls its receivers through another method."""
 
     dispatched: tuple[Any, ...] = ()
 
@@ -468,7 +571,7 @@ class Dispatching(Signal):
 
 
 def dispatch(signal: Dispatching, way: str, *args: Any, **named: Any) -> Answers:
-    """Send by one of its own ways."""
+    """Send by a method of the subclass."""
     method: Any = getattr(signal, way)
     answers: Answers = async_to_sync(method)(*args, **named) if way == "asend" else method(*args, **named)
     return answers
@@ -476,7 +579,7 @@ def dispatch(signal: Dispatching, way: str, *args: Any, **named: Any) -> Answers
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", ["send", "asend"])
-def test_a_send_of_its_own_runs_though_nobody_listens(way: str) -> None:
+def test_an_overridden_send_runs_without_receivers(way: str) -> None:
     signal = Dispatching()
     signalbox.register_signal(signal, "tests.signal")
     assert [] == dispatch(signal, way, Tag, 7)
@@ -487,7 +590,7 @@ def test_a_send_of_its_own_runs_though_nobody_listens(way: str) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", ["send", "asend"])
-def test_a_send_of_its_own_that_takes_arguments_in_their_order_is_one_event_with_its_receivers_times(way: str) -> None:
+def test_an_overridden_send_with_positional_arguments_is_one_event_with_receivers(way: str) -> None:
     signal = Dispatching()
     signalbox.register_signal(signal, "tests.signal")
     with connected(signal, plain, failing):
@@ -502,7 +605,7 @@ def test_a_send_of_its_own_that_takes_arguments_in_their_order_is_one_event_with
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", ["send", "asend"])
-def test_what_a_receiver_sends_is_an_event_of_its_own_in_a_send_of_its_own_as_well(way: str) -> None:
+def test_a_send_by_a_receiver_of_an_overridden_send_is_a_separate_event(way: str) -> None:
     signal = Dispatching()
     signalbox.register_signal(signal, "tests.signal")
 
@@ -516,7 +619,7 @@ def test_what_a_receiver_sends_is_an_event_of_its_own_in_a_send_of_its_own_as_we
 
 
 @pytest.mark.django_db
-def test_what_a_send_of_its_own_can_not_take_is_its_own_to_say() -> None:
+def test_an_overridden_send_raises_its_own_error_for_wrong_arguments() -> None:
     signal = Dispatching()
     signalbox.register_signal(signal, "tests.signal")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'train'"):
@@ -525,7 +628,7 @@ def test_what_a_send_of_its_own_can_not_take_is_its_own_to_say() -> None:
 
 
 class Slotted(Signal):
-    """It inherits every way as it is."""
+    """A subclass that overrides no method."""
 
 
 @pytest.mark.django_db
@@ -554,7 +657,7 @@ def test_a_signal_of_models_takes_lazy_senders_as_before() -> None:
 
 
 @pytest.mark.django_db
-def test_a_send_that_nobody_hears_is_an_event(signal: Signal) -> None:
+def test_a_send_without_receivers_is_an_event(signal: Signal) -> None:
     signal.send(sender=None, number=7)
 
     [event] = events()
@@ -563,7 +666,7 @@ def test_a_send_that_nobody_hears_is_an_event(signal: Signal) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("way", WAYS)
-def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, way: str, trace: tracing.Trace) -> None:
+def test_events_of_a_receiver_have_its_send_as_parent(signal: Signal, way: str, trace: tracing.Trace) -> None:
     def save(sender: object, **kwargs: object) -> None:
         Tag.objects.create(name="steam")
 
@@ -578,7 +681,8 @@ def test_what_happens_in_a_receiver_is_told_as_its_consequence(signal: Signal, w
 
 
 @pytest.mark.django_db
-def test_concurrent_receivers_are_told_apart(signal: Signal, trace: tracing.Trace) -> None:
+@pytest.mark.parametrize("way", ["send", "asend", "asend_robust"])
+def test_concurrent_receivers_are_distinguished(signal: Signal, way: str, trace: tracing.Trace) -> None:
     inner = Signal()
     signalbox.register_signal(inner, "tests.inner")
 
@@ -588,21 +692,61 @@ def test_concurrent_receivers_are_told_apart(signal: Signal, trace: tracing.Trac
 
     async def second(sender: object, **kwargs: object) -> None:
         await inner.asend(sender="second")
-
-    async def both() -> None:
-        await signal.asend(sender=None)
+        await asyncio.sleep(0.02)
+        await inner.asend(sender="second, later")
 
     with connected(signal, first, second):
-        async_to_sync(both)()
+        send(signal, way)
 
     [cause] = events()
-    assert {("first", cause.span), ("second", cause.span)} == set(
-        Event.objects.filter(signal="tests.inner", trace_id=trace.id).values_list("sender", "parent")
-    )
+    found = Event.objects.filter(signal="tests.inner", trace_id=trace.id)
+    assert {("first", cause.span, 0), ("second", cause.span, 1), ("second, later", cause.span, 1)} == {
+        (event.sender, event.parent, event.data.get("parent_receiver")) for event in found
+    }
 
 
 @pytest.mark.django_db
-def test_how_long_receivers_took_is_told_in_microseconds(signal: Signal) -> None:
+def test_an_asynchronous_receiver_gets_what_is_thrown_into_it(signal: Signal) -> None:
+    seen: list[object] = []
+
+    async def waits(sender: object, **kwargs: object) -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+        finally:
+            await asyncio.sleep(0)
+            seen.append("cleaned up")
+        return "never"
+
+    async def fails(sender: object, **kwargs: object) -> None:
+        try:
+            await asyncio.wait_for(asyncio.sleep(60), 0.01)
+        except TimeoutError as error:
+            seen.append(type(error))
+
+    def gives_a_future(sender: object, **kwargs: object) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        future.get_loop().call_soon(future.set_result, "result")
+        return future
+
+    async def both() -> Any:
+        with connected(signal, waits):
+            task = asyncio.create_task(signal.asend(sender=None))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        with connected(signal, fails, markcoroutinefunction(gives_a_future)):
+            return await signal.asend(sender=None)
+
+    assert [None, "result"] == [response for _, response in async_to_sync(both)()]
+    assert ["cancelled", "cleaned up", TimeoutError] == seen
+
+
+@pytest.mark.django_db
+def test_how_long_receivers_took_is_recorded_in_microseconds(signal: Signal) -> None:
     waiting = threading.Event()
 
     def slow(sender: object, **kwargs: object) -> None:
@@ -632,3 +776,39 @@ def test_signalbox_s_own_failure_is_logged_and_the_send_goes_on(
     assert [] == signal.send(sender=None)
 
     assert ["A send could not be recorded."] * 2 == [record.getMessage() for record in caplog.records]
+
+
+def test_an_exception_of_a_receiver_is_freed_without_the_garbage_collector(signal: Signal) -> None:
+    class Local:
+        """An object that the frame of the receiver keeps alive."""
+
+    found: list[weakref.ref[Local]] = []
+
+    def receiver(**_: Any) -> None:
+        local = Local()
+        found.append(weakref.ref(local))
+        raise ValueError
+
+    def run() -> None:
+        with connected(signal, receiver), suppress(ValueError):
+            signal.send(None)
+
+    run()
+    gc.disable()
+    try:
+        run()
+        assert found[-1]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.django_db
+def test_a_method_that_is_replaced_on_the_class_is_called() -> None:
+    with mock.patch.object(ModelSignal, "send", return_value=[]) as send:
+        Tag.objects.create(name="a")
+    assert [mock.call(sender=Tag, instance=mock.ANY, raw=False, using="default", update_fields=None)] == [
+        call
+        for call in send.mock_calls
+        if call.kwargs.keys() == {"sender", "instance", "raw", "using", "update_fields"}
+    ]
+    assert 1 == len(get_events(Tag, "post_save"))

@@ -17,6 +17,7 @@ from signalbox.doctor.project import Project
 from signalbox.doctor.rules import RULES, Fault
 from signalbox.management.subcommands import doctor as doctor_command
 from tests.doctor.sites import PROJECTS_DIR, run_python
+from tests.json_tables import find_differences, read_types
 
 _RUN = """
 import sys
@@ -56,6 +57,7 @@ def test_json_gives_each_finding_on_a_line_of_its_own() -> None:
     assert ["shadowed-receiver", *["exposed-secret"] * 3, "wrong-signature"] == [
         f["rule"] for f in found if f["severity"] != "info"
     ]
+    assert [] == find_differences(read_types("Finding"), found)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,8 @@ def test_the_help_names_every_rule() -> None:
 
 @pytest.mark.parametrize("arguments", [["--rule", "nothing"], ["--app", "nothing"]])
 def test_a_name_that_is_not_there_is_an_error_of_the_command(arguments: list[str]) -> None:
-    with pytest.raises(CommandError, match="nothing"):
+    with pytest.raises(CommandError, match="nothing") as raised:
         doctor_command.run(
             {**options(*arguments), "rule": options(*arguments)["rule"] or ["exposed-secret"]}, io.StringIO()
         )
+    assert 2 == raised.value.returncode

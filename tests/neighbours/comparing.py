@@ -81,6 +81,41 @@ def without_measurements(found: Any) -> Any:
     return found
 
 
+_KEYS = re.compile(r" IN \((\d+(?:, \d+)+)\)")
+_PLACEHOLDERS = re.compile(r" IN \((%s(?:, %s)+)\)")
+
+
+def with_sorted_keys(found: Any) -> Any:
+    """Return ``found`` with the keys of each ``IN`` in order.
+
+    A cascade selects rows by the keys of unordered rows, and PostgreSQL's own order of rows is not fixed.
+    """
+    match found:
+        case str():
+            return _KEYS.sub(lambda part: f" IN ({', '.join(sorted(part[1].split(', '), key=int))})", found)
+        case list():
+            has_keys = any(isinstance(item, str) and _has_only_keys(item) for item in found)
+            return [_sort_keys(item) if has_keys else with_sorted_keys(item) for item in found]
+        case dict():
+            return {key: with_sorted_keys(value) for key, value in found.items()}
+    return found
+
+
+def _has_only_keys(sql: str) -> bool:
+    """Return whether all parameters of ``sql`` are the keys of one ``IN``."""
+    part = _PLACEHOLDERS.search(sql)
+    return part is not None and part[1].count("%s") == sql.count("%s")
+
+
+def _sort_keys(item: Any) -> Any:
+    match item:
+        case list() if all(isinstance(value, int) for value in item):
+            return sorted(item)
+        case dict():
+            return {key: _sort_keys(value) for key, value in item.items()}
+    return with_sorted_keys(item)
+
+
 def without_repetition(statements: list[Any]) -> list[Any]:
     """Return ``statements`` without each that is the same as the one before it."""
     return [item for item, before in zip(statements, [None, *statements], strict=False) if item != before]

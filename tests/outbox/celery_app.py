@@ -14,9 +14,9 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
-    # Two workers of one name can't both be controlled through RabbitMQ: the second one would end at once.
+    # RabbitMQ controls one worker per name: a second worker with the same name would end immediately.
     worker_enable_remote_control=False,
-    # On Redis the messages that are not acknowledged stand in one place, whatever their queue: each run has its own.
+    # Redis keeps unacknowledged messages of all queues under one key, so each run uses another one.
     broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 5, "global_keyprefix": f"{QUEUE}:"},
 )
 app.autodiscover_tasks()

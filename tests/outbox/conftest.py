@@ -1,8 +1,9 @@
-"""A worker, the effects of its receivers, and receivers that are forgotten when the test is over."""
+"""Fixtures: worker processes, the notes of their receivers, and durable receivers for one test."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from django.db import connections
 from django.db.models.signals import post_save
 
 import signalbox
-from signalbox.models import Delivery, Event
+from signalbox.models import Attempt, Delivery, Event
 from signalbox.outbox import registry
-from signalbox.pipeline import deliveries, exporter
+from signalbox.outbox.processor import OUTBOX
+from signalbox.pipeline import exporter, processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,20 +29,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _disconnect_durable_receivers() -> Iterator[None]:
-    if not connections["other"].in_atomic_block:  # a test that used it left it open, as its tables were emptied
+    if not connections["other"].in_atomic_block:  # emptying its tables has opened it
         connections["other"].close()
     yield
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
-    deliveries.install_source(deliveries.NO_DELIVERIES)
+    processors.uninstall(OUTBOX)
     signalbox.start_recording()
     exporter.discard_pending()
-    connections["other"].close()  # a test that used it leaves it open when its tables are emptied
+    connections["other"].close()  # emptying its tables has opened it
 
 
 @pytest.fixture(autouse=True)
 def _restore_connections() -> Iterator[None]:
-    """Put back the connections that an attempt has discarded: the test databases are dropped through them."""
+    """Restore the connections that an attempt has discarded: the test databases are dropped through them."""
     original = {alias: connections[alias] for alias in connections}
     yield
     for alias, connection in original.items():
@@ -51,7 +53,7 @@ def _restore_connections() -> Iterator[None]:
 
 @pytest.fixture
 def make_durable() -> Callable[..., None]:
-    """Make a function durable for one test, as the decorator does."""
+    """Return a function that makes a receiver durable for one test, as the decorator does."""
 
     def make(function: Any, signals: Any = post_save, sender: Any = "shop.Order", **options: Any) -> None:
         signalbox.receiver(signals, sender=sender, durable=True, **options)(function)
@@ -60,7 +62,7 @@ def make_durable() -> Callable[..., None]:
 
 
 class Notes:
-    """What receivers have noted."""
+    """A file of lines that receivers append."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +88,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
 
 
 class Process:
-    """A process of the test's, by its handle alone."""
+    """A process that a test has started."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
@@ -100,13 +102,13 @@ class Process:
             )
 
     def kill(self) -> None:
-        """SIGKILL it with what it started, at once."""
+        """Send SIGKILL to its process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
-        """Tell it to end, and return its status."""
+        """Send the signal ``number``, wait up to ``seconds``, and return the exit status."""
         self.popen.send_signal(number)
         return self.wait(seconds)
 
@@ -120,7 +122,7 @@ class Process:
 
 @pytest.fixture
 def start_process(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Process]]:
-    """Start a program with receivers; it ends with the test."""
+    """Return a function that starts a program with receivers. It is killed at the end of the test."""
     started: list[Process] = []
 
     def run(*arguments: str, receivers: str = "", box: dict[str, Any] | None = None, **environment: str) -> Process:
@@ -145,7 +147,7 @@ def start_process(tmp_path: Path, notes: Notes) -> Iterator[Callable[..., Proces
 
 @pytest.fixture
 def start_worker(start_process: Callable[..., Process]) -> Callable[..., Process]:
-    """Start `manage.py signalbox work`."""
+    """Return a function that starts ``manage.py signalbox work``."""
 
     def run(*options: str, **more: Any) -> Process:
         return start_process("-m", "django", "signalbox", "work", "--database", "default", *options, **more)
@@ -154,8 +156,19 @@ def start_worker(start_process: Callable[..., Process]) -> Callable[..., Process
 
 
 @pytest.fixture
+def start_celery_worker(start_process: Callable[..., Process]) -> Callable[..., Process]:
+    """Return a function that starts a worker of Celery with two processes."""
+    options = ["-c", "2", "-l", "WARNING", "--without-gossip", "--without-mingle"]
+
+    def run(**more: Any) -> Process:
+        return start_process("-m", "celery", "-A", "tests.outbox.celery_app", "worker", *options, **more)
+
+    return run
+
+
+@pytest.fixture
 def empty_tables(transactional_db: None) -> Iterator[None]:
-    """Tables without events and deliveries, whatever was committed before, on every database."""
+    """Delete all events and deliveries, before and after the test."""
     _empty_tables()
     yield
     _empty_tables()
@@ -165,5 +178,17 @@ def _empty_tables() -> None:
     for alias in settings.DATABASES:
         if alias == "default":
             Delivery.objects.using(alias).all().delete()
+            Attempt.objects.using(alias).all().delete()
             Event.objects.using(alias).all().delete()
         connections[alias].close()
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """Return the environment of a relay and a Celery worker, with a queue for this test."""
+    celery = pytest.importorskip("celery")
+    url = request.getfixturevalue(f"{request.param}_url")
+    queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
+    yield {"box": {"DURABLE": {"DISPATCHER": "celery"}}, "SIGNALBOX_TEST_BROKER": url, "SIGNALBOX_TEST_QUEUE": queue}
+    with celery.Celery(broker=url).connection_for_write() as found:
+        found.default_channel.queue_delete(queue)

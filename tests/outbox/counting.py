@@ -1,4 +1,4 @@
-"""How much the database has to do: what a claim costs is counted, as time is the machine's."""
+"""Count the work of the database, which unlike time does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEP_INTERVAL = 10
-"""SQLite is asked after so many steps of its virtual machine."""
+"""Number of steps of SQLite's virtual machine between two calls of the progress handler."""
 
 
 def measure_work(call: Callable[[], object]) -> int:
-    """Return how much the database does in a call: steps of SQLite's machine, or rows and entries that are read."""
+    """Return the work of the database in a call: steps of SQLite's machine, or the rows and index entries read."""
     if connection.vendor == "sqlite":
         return _count_sqlite_steps(call)
     read = _count_postgresql_reads if connection.vendor == "postgresql" else _count_mariadb_reads

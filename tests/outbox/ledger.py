@@ -1,4 +1,4 @@
-"""What a test has committed and rolled back, what receivers have done about it, and whether the two agree."""
+"""Compare the transactions of a test with the calls of its receivers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class ForcedRollback(Exception):
-    """What was written is rolled back."""
+    """Raised to roll back a transaction."""
 
 
 class Ledger:
-    """Saves orders, each time with another note, and books which notes were committed, by what it did itself."""
+    """Saves orders, each time with another note, and keeps a list of the committed notes."""
 
     def __init__(self, order_count: int) -> None:
         self.committed: dict[int, list[str]] = defaultdict(list)
@@ -41,7 +41,7 @@ class Ledger:
         return sum(map(len, self.committed.values()))
 
     def write(self) -> None:
-        """Save some orders: on their own, or in a transaction of which nothing, a savepoint or all is rolled back."""
+        """Save some orders in autocommit or in a transaction, and roll back all, a savepoint, or nothing."""
         chosen = random.sample(self.orders, random.randint(1, 4))
         if random.random() < 0.2:
             for order in chosen:
@@ -73,7 +73,7 @@ class Ledger:
 
 @dataclass(kw_only=True, slots=True)
 class ReceiverCall:
-    """One call of the receiver."""
+    """A call of the receiver."""
 
     started_ns: int
     key: int
@@ -88,7 +88,7 @@ class ReceiverCall:
 
 @dataclass(slots=True)
 class CallLog:
-    """The calls that the receiver has noted so far."""
+    """The calls in the notes of the receiver."""
 
     path: Path
     calls: list[ReceiverCall] = field(default_factory=list)
@@ -97,7 +97,7 @@ class CallLog:
     _unfinished: dict[tuple[int, int], ReceiverCall] = field(default_factory=dict)
 
     def read_new(self) -> list[ReceiverCall]:
-        """Return the calls that have begun since the last look."""
+        """Return the calls that have begun since the last call of this method."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             text = file.read()
@@ -129,7 +129,7 @@ class CallLog:
 
 
 def assert_consistent(ledger: Ledger, call_log: CallLog, kill_times: dict[int, int]) -> str:
-    """Assert that what ran is what was committed; return how often it was put to the test.
+    """Assert that the receiver ran for every committed note and no other; return the number of assertions.
 
     ``deaths``: when SIGKILL was sent, by process or process group.
     """
@@ -152,7 +152,7 @@ def assert_consistent(ledger: Ledger, call_log: CallLog, kill_times: dict[int, i
         for one, following in pairwise(mine):
             dead = kill_times.get(one.pid, kill_times.get(one.process_group))
             over = one.finished_ns or dead
-            assert over is not None, f"it did not end, and nobody killed it: {one}"
+            assert over is not None, f"it did not end, and was not killed: {one}"
             assert over <= following.started_ns, f"two of one key at a time: {one} {following}"
             if one.note == following.note:
                 again += 1

@@ -1,4 +1,4 @@
-"""A way to a server that a test can close and open again, as a network or a restarting server does."""
+"""A TCP proxy that a test can close and open, to simulate a failing network or a restarting server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """Passes on what it gets on a port of its own; while it is closed, connections are refused."""
+    """Forwards connections to a server. While it is closed, connections are refused."""
 
     def __init__(self, host: str, port: int) -> None:
         self.server = (host, port)

@@ -1,4 +1,4 @@
-"""Durable receivers of the tests. A worker imports this module by their names; their effect is a line in a file."""
+"""Durable receivers for tests. Workers import this module. Each call appends lines to a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write_line(*values: object) -> None:
-    """Append a line to the file that the environment names, in one write."""
+    """Append a line to the file ``SIGNALBOX_TEST_NOTES``, in one write."""
     with open(os.environ["SIGNALBOX_TEST_NOTES"], "a", buffering=1) as file:
         file.write(" ".join(map(str, values)) + "\n")
 
@@ -36,15 +36,26 @@ def saved(sender: Any, instance: Any, created: bool, delivery: Any, **kwargs: An
     write_line("saved", instance.pk, delivery.id, delivery.attempt)
 
 
+def saves_itself(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    write_line("saved", instance.pk, delivery.id, delivery.attempt)
+    instance.save()
+
+
+def saves_itself_in_a_trace(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    write_line("saved", instance.pk, delivery.id, delivery.attempt)
+    with signalbox.trace("nested"):
+        instance.save()
+
+
 def get_saved_note(event: Event) -> str:
-    """Return the note with which an order was saved, as its event recorded it."""
+    """Return the recorded note of a saved order."""
     changes = event.data.get("changes")
     found: str = changes["note"][-1] if changes else event.data["row"]["note"]
     return found
 
 
 def saves_with_times(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    """Note when and where a receiver begins and ends, and which save it is about."""
+    """Write the time, process and thread at the start and the end of a call, with the note of the order."""
     text = get_saved_note(delivery.event)
     facts = (instance.pk, text, delivery.id, delivery.attempt, os.getpgrp(), os.getpid(), threading.get_ident())
     write_line("start", time.monotonic_ns(), *facts)
@@ -62,6 +73,12 @@ def fails_once(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None
 def never_works(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     write_line("attempted", instance.pk, delivery.id, delivery.attempt)
     raise ValueError("password=hunter2 is wrong")
+
+
+def is_killed_once(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
+    write_line("attempted", instance.pk, delivery.id, delivery.attempt)
+    if delivery.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kills_process(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
@@ -108,16 +125,16 @@ def _get_stuck_seconds() -> float:
 
 def stuck(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
     write_line("started", instance.pk, delivery.id, delivery.attempt)
-    time.sleep(_get_stuck_seconds())  # in C code, where no exception arrives
+    time.sleep(_get_stuck_seconds())  # in C code, in which no exception is raised
 
 
 def stuck_in_a_pool(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    with ThreadPoolExecutor() as pool:  # its thread is one that the interpreter waits for at its end
+    with ThreadPoolExecutor() as pool:  # the interpreter waits for its thread at exit
         pool.submit(time.sleep, _get_stuck_seconds()).result()
 
 
 async def blocks_event_loop(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
-    time.sleep(_get_stuck_seconds())  # noqa: ASYNC251 - so its loop can't tell it that its time is over
+    time.sleep(_get_stuck_seconds())  # noqa: ASYNC251 - it blocks the loop, which can't cancel it
 
 
 async def blocks_pool_thread(sender: Any, instance: Any, delivery: Any, **kwargs: Any) -> None:
@@ -136,7 +153,7 @@ async def asynchronous(sender: Any, instance: Any, delivery: Any, **kwargs: Any)
 
 
 def register() -> None:
-    """Register what SIGNALBOX_TEST_DURABLE names: `receiver:signal:sender:option=value:...`, separated by blanks."""
+    """Register the receivers in SIGNALBOX_TEST_DURABLE: ``receiver:signal:sender:option=value:...``, by spaces."""
     signals = {"post_save": post_save, "post_delete": post_delete}
     for one in os.environ.get("SIGNALBOX_TEST_DURABLE", "").split():
         name, signal_name, sender, *options = one.split(":")

@@ -1,4 +1,4 @@
-"""The settings of the processes that a test starts: its databases, and the SIGNALBOX that it wants."""
+"""The settings of processes that a test starts, with its databases and its ``SIGNALBOX``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 from tests.settings import *  # noqa: F403
 
-DATABASES = {"default": DATABASES["default"]}  # noqa: F405 - others were not made for these tests
+DATABASES = {"default": DATABASES["default"]}  # noqa: F405 - the test has no other
 
 if os.environ.get("SIGNALBOX_TEST_TIMEOUT") and "timeout" in DATABASES["default"]["OPTIONS"]:
     DATABASES["default"]["OPTIONS"]["timeout"] = float(os.environ["SIGNALBOX_TEST_TIMEOUT"])

@@ -1,4 +1,4 @@
-"""Workers are killed at any moment: every committed event is delivered at least once, in order, and no other."""
+"""Kill workers at random times: each committed event is delivered at least once, in order, and no other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.usefixtures("empt
 RECEIVER = "saves_with_times:post_save:shop.Order:retries=1000:backoff=0.01"
 KEYS = 24
 BEHIND = 30
-"""Deliveries that may wait: a longer queue would only take longer to empty."""
+"""Maximum number of pending deliveries. A longer queue would only take longer to process."""
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def runs(notes: Notes) -> CallLog:
 
 
 def run_that_began(book: Ledger, runs: CallLog, process: Process) -> ReceiverCall:
-    """Write until the receiver is called some more times, and return the last call. ``process`` has a log to show."""
+    """Save orders until the receiver was called some more times; return the last call. Errors show the log."""
     runs.read_new()
     more = random.randint(1, 8)
     deadline = time.monotonic() + 30
@@ -69,7 +69,7 @@ def wait_until_all_is_done(last: Process, seconds: float) -> None:
 
 
 @pytest.mark.every_database
-def test_killed_workers_lose_nothing_and_keep_the_order(
+def test_killed_workers_lose_no_delivery_and_keep_the_order(
     book: Ledger, runs: CallLog, start_worker: Callable[..., Process], crash_count: int
 ) -> None:
     def begin() -> Process:
@@ -80,7 +80,7 @@ def test_killed_workers_lose_nothing_and_keep_the_order(
     for number in range(crash_count):
         began = run_that_began(book, runs, running[0])
         victim = next(one for one in running if one.popen.pid == began.pid)
-        if number % 4 == 3:  # one that has just been started, perhaps
+        if number % 4 == 3:  # it may have just been started
             victim = random.choice(running)
         time.sleep(random.uniform(0, 0.02))
         deaths[victim.popen.pid] = time.monotonic_ns()
@@ -93,7 +93,7 @@ def test_killed_workers_lose_nothing_and_keep_the_order(
 
 
 class Broker:
-    """A queue of this test's own in a broker."""
+    """A queue in a broker for one test."""
 
     def __init__(self, name: str, url: str) -> None:
         celery = pytest.importorskip("celery")
@@ -105,7 +105,7 @@ class Broker:
         self.lost = 0
 
     def lose(self, seconds: float) -> None:
-        """Empty the queue, as soon as it holds something."""
+        """Empty the queue as soon as it has a message."""
         deadline = time.monotonic() + seconds
         with self.app.connection_for_write() as connection:
             while time.monotonic() < deadline:
@@ -129,11 +129,11 @@ class Broker:
     "name",
     [
         pytest.param("redis", marks=pytest.mark.redis),
-        # A broker and a database never meet: each database is tried with one.
+        # Brokers and databases are independent, so each database is tested with one broker.
         pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, pytest.mark.every_database]),
     ],
 )
-def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
+def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_no_delivery(
     book: Ledger,
     runs: CallLog,
     start_process: Callable[..., Process],
@@ -157,7 +157,7 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
             *command, "--without-gossip", "--without-mingle", "-n", f"{broker.queue}-{next(names)}@%h", **more
         )
 
-    # A worker of Celery's takes seconds to start, and replaces a child of its own at once.
+    # A Celery worker takes seconds to start, and replaces its child processes immediately.
     victims = cycle(["child", "relay", "child", "worker"])
     deaths: dict[int, int] = {}
     relays = 0
@@ -165,7 +165,7 @@ def test_killed_celery_workers_and_relays_and_an_emptied_broker_lose_nothing(
     running = [begin()]
     for number in range(crash_count):
         began = run_that_began(book, runs, relay)
-        if len(running) < 2:  # while one starts, the other works
+        if len(running) < 2:  # one works while the other starts
             running.append(begin())
         if number % 3 == 1:
             broker.lose(2)

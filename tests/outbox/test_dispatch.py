@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import random
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from tests.outbox import receivers
 from tests.shop.models import Order, Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.outbox.conftest import Notes, Process
 
@@ -33,7 +31,7 @@ def orders(number: int) -> list[Order]:
 
 
 class Published:
-    """An engine that only remembers what it was given."""
+    """A dispatcher that only stores the published ids."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -53,8 +51,9 @@ def relay() -> tuple[Relay, Published]:
     return found, published
 
 
+@pytest.mark.slow
 @every_database
-def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
+def test_the_relay_marks_published_deliveries_and_repeats_lost_messages(
     make_durable: Callable[..., None], relay: tuple[Relay, Published], settings: Any
 ) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery", "REDISPATCH": 2}}
@@ -72,7 +71,7 @@ def test_the_relay_marks_what_it_publishes_and_sends_it_again_when_it_was_lost(
 
 @pytest.mark.slow
 @every_database
-def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing(
+def test_pending_retries_and_full_queues_do_not_stop_the_relay(
     make_durable: Callable[..., None], relay: tuple[Relay, Published], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relaying, "MAX_IN_FLIGHT", 50)
@@ -97,7 +96,7 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
     assert 40 < len(published.ids) - 1 <= 50, "those of the full queue"
     copies(60, partition_id=None)
     one.run()
-    assert 80 < len(published.ids) <= 100, "each queue may have so many under way"
+    assert 80 < len(published.ids) <= 100, "each queue has a maximum number of messages"
     again = Relay(WorkerOptions(burst=True, databases=("default",), queues=("other",)), "celery")
     again.publish = other = Published()
     copies(3, partition_id=None, queue="other")
@@ -106,7 +105,7 @@ def test_retries_that_wait_and_full_queues_do_not_keep_the_relay_from_publishing
 
 
 @every_database
-def test_the_relay_publishes_the_head_of_a_key_alone(
+def test_the_relay_publishes_only_the_first_delivery_of_a_key(
     make_durable: Callable[..., None], relay: tuple[Relay, Published], notes: Notes
 ) -> None:
     make_durable(receivers.saved)
@@ -128,7 +127,7 @@ def test_the_relay_publishes_the_head_of_a_key_alone(
 
 
 @every_database
-def test_what_could_not_be_published_is_not_taken_for_published(
+def test_deliveries_that_could_not_be_published_are_not_marked(
     make_durable: Callable[..., None], relay: tuple[Relay, Published]
 ) -> None:
     make_durable(receivers.saved)
@@ -187,7 +186,7 @@ def test_djangos_tasks_run_deliveries(
 
 
 def _drop(app: str) -> None:
-    """Drop the tables of an app that this process does not know, before it flushes those that it does."""
+    """Drop the tables of an app that is not installed in this process, before its tables are flushed."""
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
             if table.startswith((app, "django_tasks_db", "django_ox", "ox_")):
@@ -200,27 +199,15 @@ def _drop(app: str) -> None:
 
 REDIS = pytest.param("redis", marks=pytest.mark.redis)
 RABBITMQ = pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)
-CELERY = ("-m", "celery", "-A", "tests.outbox.celery_app", "worker", "-c", "2", "-l", "WARNING")
 
 
-@pytest.fixture
-def broker(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """What the relay and a worker of Celery's have to be told, with a queue of their own."""
-    celery = pytest.importorskip("celery")
-    url = request.getfixturevalue(f"{request.param}_url")
-    queue = f"signalbox_{os.getpid()}_{random.getrandbits(32)}"
-    yield {"box": {"DURABLE": {"DISPATCHER": "celery"}}, "SIGNALBOX_TEST_BROKER": url, "SIGNALBOX_TEST_QUEUE": queue}
-    with celery.Celery(broker=url).connection_for_write() as found:
-        found.default_channel.queue_delete(queue)
-
-
-# A broker and a database never meet: each database is tried with one.
+# Brokers and databases are independent, so each database is tested with one broker.
 @pytest.mark.parametrize(
     "broker", [REDIS, pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, every_database])], indirect=True
 )
 def test_celery_runs_deliveries(
     make_durable: Callable[..., None],
-    start_process: Callable[..., Process],
+    start_celery_worker: Callable[..., Process],
     start_worker: Callable[..., Process],
     notes: Notes,
     broker: dict[str, Any],
@@ -229,17 +216,17 @@ def test_celery_runs_deliveries(
     found = orders(3)
     found[0].save()
     more = {"receivers": "fails_once:post_save:shop.Order:backoff=0.2", **broker}
-    theirs = start_process(*CELERY, "--without-gossip", "--without-mingle", **more)
+    theirs = start_celery_worker(**more)
     relay = start_worker(**more)
-    notes.wait_for("saved", 4, 90)  # a message that was lost is sent again after 60 s
+    notes.wait_for("saved", 4, 90)  # a lost message is sent again after 60 s
     assert 0 == relay.end()
     theirs.end()
 
 
 @pytest.mark.parametrize("broker", [REDIS, RABBITMQ], indirect=True)
-def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
+def test_a_celery_worker_finishes_its_delivery_on_sigterm(
     make_durable: Callable[..., None],
-    start_process: Callable[..., Process],
+    start_celery_worker: Callable[..., Process],
     start_worker: Callable[..., Process],
     notes: Notes,
     broker: dict[str, Any],
@@ -247,7 +234,7 @@ def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
     make_durable(receivers.slow)
     orders(1)
     more = {"receivers": "slow:post_save:shop.Order", "SIGNALBOX_TEST_SLOW": "3", **broker}
-    theirs = start_process(*CELERY, "--without-gossip", "--without-mingle", **more)
+    theirs = start_celery_worker(**more)
     relay = start_worker(**more)
     notes.wait_for("started", 1, 60)
     theirs.end()
@@ -258,7 +245,7 @@ def test_a_celery_worker_that_is_told_to_end_finishes_the_delivery_that_it_runs(
 
 
 @every_database
-def test_the_engine_for_development_runs_what_was_committed_at_once(
+def test_the_immediate_dispatcher_runs_deliveries_after_the_commit(
     make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
@@ -282,7 +269,7 @@ def test_the_engine_for_development_runs_what_was_committed_at_once(
 @every_database
 @pytest.mark.django_db(databases=["default", "other"], transaction=True)
 @pytest.mark.parametrize("name", ["saved", "never_works", "asynchronously_slow"])
-def test_the_engine_for_development_leaves_the_transactions_of_other_databases_open(
+def test_the_immediate_dispatcher_leaves_transactions_of_other_databases_open(
     make_durable: Callable[..., None], notes: Notes, settings: Any, name: str
 ) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
@@ -296,7 +283,7 @@ def test_the_engine_for_development_leaves_the_transactions_of_other_databases_o
     assert ("done" if name == "saved" else "dead") == Delivery.objects.get().state
 
 
-def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
+def test_a_backoff_that_raises_does_not_stop_the_immediate_dispatcher(
     make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}
@@ -310,7 +297,7 @@ def test_a_backoff_that_raises_keeps_nothing_else_from_being_run_in_development(
 
 
 @every_database
-def test_a_failure_in_development_reaches_nobody_and_is_kept(
+def test_a_failure_with_the_immediate_dispatcher_is_stored_and_not_raised(
     make_durable: Callable[..., None], notes: Notes, settings: Any
 ) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "immediate"}}

@@ -28,7 +28,7 @@ def attempted() -> AttemptResult:
 
 
 @pytest.mark.parametrize(("name", "error"), [("exits", "SystemExit: 3"), ("cancelled", "CancelledError")])
-def test_whatever_a_receiver_raises_is_its_failure(
+def test_any_exception_of_a_receiver_is_a_failed_attempt(
     make_durable: Callable[..., None], notes: Notes, name: str, error: str
 ) -> None:
     make_durable(getattr(receivers, name), retries=0)
@@ -50,7 +50,7 @@ def test_a_failure_is_logged_without_secrets(
 
 @pytest.mark.every_database
 @pytest.mark.parametrize("told", [1e13, float("nan"), None])
-def test_the_error_of_an_attempt_is_written_whatever_its_backoff_tells(
+def test_the_error_of_an_attempt_is_written_even_if_its_backoff_fails(
     make_durable: Callable[..., None], notes: Notes, told: Any
 ) -> None:
     make_durable(receivers.exits, backoff=lambda attempt: told)
@@ -75,19 +75,19 @@ def closes(sender: Any, **kwargs: Any) -> None:
 
 @pytest.mark.every_database
 @pytest.mark.parametrize("receiver", [begins, closes])
-def test_a_connection_that_a_receiver_leaves_open_or_broken_holds_nobody_up(
+def test_a_connection_that_a_receiver_leaves_broken_blocks_no_other_delivery(
     make_durable: Callable[..., None], receiver: Any
 ) -> None:
     make_durable(receiver)
     Order.objects.create(number="1")
     assert 0 == Worker(WorkerOptions(burst=True, databases=("default",))).run()
     assert "done" == Delivery.objects.get().state
-    if connection.vendor != "mysql":  # whose driver tells of no transaction: it is committed with the outcome
+    if connection.vendor != "mysql":  # its driver does not report the transaction, which is committed with the result
         assert "" == Order.objects.get().note
 
 
 @pytest.mark.every_database
-def test_attempts_of_which_nothing_came_back_are_all_that_count(make_durable: Callable[..., None]) -> None:
+def test_attempts_without_a_result_count(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.kills_process, retries=1)
     Order.objects.create(number="1")
     delivery_queue = DeliveryQueue("default")
@@ -101,7 +101,7 @@ def test_attempts_of_which_nothing_came_back_are_all_that_count(make_durable: Ca
     assert "The worker died in each attempt" in found.error
 
 
-def test_ctrl_c_ends_the_main_thread_alone(make_durable: Callable[..., None]) -> None:
+def test_ctrl_c_only_ends_the_main_thread(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.interrupted, retries=0)
     with pytest.raises(KeyboardInterrupt):
         attempted()

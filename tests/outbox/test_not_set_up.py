@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from signalbox.instrumentation.traces import traced
 from signalbox.models import Delivery, Event
 from signalbox.pipeline import writer
-from signalbox.pipeline.deliveries import EnqueueError
+from signalbox.pipeline.errors import EnqueueError
 from tests.outbox import receivers
 from tests.shop.models import Order
 from tests.shop.signals import order_paid
@@ -53,12 +53,12 @@ NOT_INSTALLED = '"signalbox" is not in INSTALLED_APPS, so nothing is recorded an
 
 
 def run(steps: str) -> str:
-    """Run a site without the app, and return what it prints."""
+    """Run a site without the app; return its output."""
     program = PROGRAM.replace("{steps}", steps)
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_receiver_that_is_registered_after_the_apps_are_loaded_is_refused() -> None:
+def test_a_receiver_that_is_registered_after_the_apps_are_loaded_is_an_error() -> None:
     assert f"receivers.index can't be a durable receiver: {NOT_INSTALLED}" == run(AFTER_SETUP)
 
 
@@ -69,7 +69,7 @@ def test_a_receiver_that_was_registered_before_is_an_error_of_the_checks() -> No
 
 @pytest.fixture
 def without_tables(transactional_db: None) -> Iterator[None]:
-    """The site before `migrate`."""
+    """Rename the table of events: the site is as before ``migrate``."""
     table = Event._meta.db_table
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
@@ -95,7 +95,9 @@ def test_a_change_without_the_tables_for_its_deliveries_is_not_committed(
         with transaction.atomic():
             Order.objects.create(number="A-1")
 
-    with pytest.raises(DatabaseError, match=r"post_save of shop\.Order has durable receivers.*manage\.py migrate"):
+    with pytest.raises(
+        DatabaseError, match=r"these events have durable receivers: post_save of shop\.Order\. Run manage\.py migrate"
+    ):
         save()
     assert 0 == Order.objects.count()
 
@@ -115,7 +117,7 @@ def test_a_send_without_the_tables_for_its_deliveries_raises(make_durable: Calla
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_a_migration_changes_before_the_tables_exist_is_delivered_afterwards(
+def test_changes_of_a_migration_before_the_tables_exist_are_delivered_later(
     make_durable: Callable[..., None],
 ) -> None:
     make_durable(receivers.saved)

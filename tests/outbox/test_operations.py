@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from decimal import Decimal
 from io import StringIO
@@ -8,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import RequestFactory
 
 from signalbox.models import Delivery
-from signalbox.outbox import health, operations, queue
+from signalbox.outbox import database_clock, health, operations, queue
 from signalbox.outbox.queue import SECOND_US, SUCCEEDED, AttemptResult, DeliveryQueue, Disposition, now_us
 from signalbox.outbox.run_pending import run_deliveries
+from tests.json_tables import find_differences, read_types
 from tests.outbox import receivers
 from tests.shop import signals
 from tests.shop.models import Customer, Order
@@ -35,7 +37,7 @@ def orders(number: int) -> list[Order]:
 
 
 def kill(number: int = 1) -> list[int]:
-    """Make dead letters of the first deliveries."""
+    """Turn the first ``number`` due deliveries into dead letters; return their ids."""
     delivery_queue = DeliveryQueue("default")
     taken = delivery_queue.acquire(number, number)
     for one in taken:
@@ -49,9 +51,7 @@ def command(*arguments: str) -> str:
     return output.getvalue()
 
 
-def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(
-    make_durable: Callable[..., None], client: Any
-) -> None:
+def test_health_has_the_counts_by_state_and_the_throughput(make_durable: Callable[..., None], client: Any) -> None:
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
@@ -69,7 +69,7 @@ def test_health_tells_what_waits_what_is_dead_and_how_fast_it_goes(
 
 
 @pytest.mark.django_db(databases=["default", "other"], transaction=True)
-def test_the_command_tells_of_each_database_that_holds_deliveries_or_of_the_chosen_one(
+def test_the_command_shows_each_database_with_deliveries_or_the_chosen_one(
     make_durable: Callable[..., None],
 ) -> None:
     make_durable(receivers.saved)
@@ -82,12 +82,12 @@ def test_the_command_tells_of_each_database_that_holds_deliveries_or_of_the_chos
 
 
 @pytest.mark.parametrize("words", [("deliveries", "--using", "nowhere"), ("work", "--database", "nowhere")])
-def test_a_database_that_is_not_there_is_refused_with_the_names_of_those_that_are(words: tuple[str, ...]) -> None:
+def test_an_unknown_database_is_an_error_that_names_the_known_ones(words: tuple[str, ...]) -> None:
     with pytest.raises(CommandError, match=r"invalid choice: 'nowhere' \(choose from '?default'?, '?other'?\)"):
         call_command("signalbox", *words)
 
 
-def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(make_durable: Callable[..., None]) -> None:
+def test_a_worker_that_finishes_nothing_is_not_healthy(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     orders(1)
     Delivery.objects.update(next_check_at=now_us() - 61 * SECOND_US)
@@ -102,7 +102,7 @@ def test_a_worker_that_lives_and_gets_nothing_done_is_not_well(make_durable: Cal
     assert health.get_health("default").is_healthy
 
 
-def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(make_durable: Callable[..., None]) -> None:
+def test_deliveries_that_wait_for_a_running_one_of_their_key_are_healthy(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
@@ -112,8 +112,28 @@ def test_what_waits_for_a_long_run_of_its_key_is_no_sign_of_illness(make_durable
     assert health.get_health("default").is_healthy
 
 
+def test_the_clock_of_the_database_decides_whether_a_lease_has_expired(
+    make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has no clock of its own")
+    make_durable(receivers.saved)
+    orders(1)
+    DeliveryQueue("default").acquire(1, 1)
+    database_us = now_us() - 600 * SECOND_US
+    Delivery.objects.update(lease_expires_at=database_us + 60 * SECOND_US, next_check_at=database_us + 60 * SECOND_US)
+    monkeypatch.setattr(database_clock, "_readings", {"default": (database_us, time.monotonic())})
+    assert 1 == operations.filter_deliveries("default", state="running").count()
+    assert 0 == operations.filter_deliveries("default", state="abandoned").count()
+    [one] = Delivery.objects.all()
+    assert ("running", 1) == (operations.get_status(one), health.get_health("default").running)
+    assert 0 == operations.retry([one], "default") + operations.discard([one], "default")
+
+
 @pytest.mark.parametrize("well", [True, False])
-def test_messages_that_nobody_takes_are_not_well(make_durable: Callable[..., None], settings: Any, well: bool) -> None:
+def test_messages_that_no_worker_processes_are_not_healthy(
+    make_durable: Callable[..., None], settings: Any, well: bool
+) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery"}}
     make_durable(receivers.saved)
     [order] = orders(1)
@@ -126,7 +146,7 @@ def test_messages_that_nobody_takes_are_not_well(make_durable: Callable[..., Non
     assert (well, 2) == (found.is_healthy, found.due)
 
 
-def test_a_dead_letter_is_run_again_in_its_old_place(make_durable: Callable[..., None], notes: Notes) -> None:
+def test_a_retried_dead_letter_runs_in_its_old_position(make_durable: Callable[..., None], notes: Notes) -> None:
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
@@ -140,7 +160,7 @@ def test_a_dead_letter_is_run_again_in_its_old_place(make_durable: Callable[...,
     assert 1 == len(delivery_queue.acquire(10, 10))
 
 
-def test_a_discarded_dead_letter_lets_the_next_one_pass(make_durable: Callable[..., None]) -> None:
+def test_a_discarded_dead_letter_does_not_block_the_next_delivery(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     [order] = orders(1)
     order.save()
@@ -152,12 +172,26 @@ def test_a_discarded_dead_letter_lets_the_next_one_pass(make_durable: Callable[.
     assert "discarded" == Delivery.objects.get(pk=dead).state
 
 
-def test_what_runs_can_be_neither_retried_nor_discarded(make_durable: Callable[..., None]) -> None:
+def test_running_deliveries_can_be_neither_retried_nor_discarded(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     orders(1)
     DeliveryQueue("default").acquire(1, 1)
     assert 0 == operations.retry(Delivery.objects.all(), "default")
     assert 0 == operations.discard(Delivery.objects.all(), "default")
+
+
+def test_deliveries_are_selected_by_a_filter(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
+    orders(3)
+    [dead] = kill()
+    for text in ("state:dead", "-state:pending receiver:saved", "state:dead model:shop"):
+        lines = command("list", "--json", "--filter", text)
+        assert [dead] == [json.loads(line)["id"] for line in lines.splitlines()]
+    with pytest.raises(CommandError, match="At character 1: state is 'deed'; one of") as raised:
+        command("discard", "--all", "--filter", "state:deed")
+    assert 2 == raised.value.returncode
+    assert "1 of 1 deliveries: discarded.\n" == command("discard", "--all", "--filter", "receiver:saved")
+    assert "2 of 2 deliveries: discarded.\n" == command("discard", "--all", "--filter", "state:due,waiting")
 
 
 def test_deliveries_are_listed_by_state_and_receiver(make_durable: Callable[..., None]) -> None:
@@ -167,9 +201,28 @@ def test_deliveries_are_listed_by_state_and_receiver(make_durable: Callable[...,
     listed = [json.loads(line) for line in command("list", "--json", "--state", "dead").splitlines()]
     assert [(dead, "dead", "ValueError: no")] == [(one["id"], one["status"], one["error"]) for one in listed]
     assert 3 == len(command("list", "--json", "--receiver", "saved").splitlines())
-    assert "There are no such deliveries.\n" == command("list", "--receiver", "other")
+    with pytest.raises(SystemExit, match="1"):
+        command("list", "--receiver", "other")
     assert SAVED in command("list")
     assert '"row"' in json.dumps(json.loads(command("show", str(dead), "--json"))["payload"])
+
+
+def test_the_json_is_the_documented_one(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved)
+    orders(2)
+    [dead] = kill()
+    Delivery.objects.filter(state="pending").update(receiver="shop.receivers.removed", deferred_since=1)
+    documented = read_types("Delivery")
+    context = {"payload", "traceback", "attempts_made"}
+    listed = [json.loads(line) for line in command("list", "--json").splitlines()]
+    assert [] == find_differences({key: kind for key, kind in documented.items() if key not in context}, listed)
+    shown = json.loads(command("show", str(dead), "--json"))
+    assert [] == find_differences(documented, [shown])
+    assert [] == find_differences(read_types("Attempt"), shown["attempts_made"])
+    output = StringIO()
+    with suppress(SystemExit):  # deliveries of an unknown receiver are not healthy
+        call_command("signalbox", "deliveries", "--json", "--using", "default", stdout=output)
+    assert [] == find_differences(read_types("Health of deliveries"), [json.loads(output.getvalue())])
 
 
 def test_past_events_are_replayed_to_a_new_receiver_in_their_order(
@@ -200,9 +253,9 @@ def test_a_replayed_event_leaves_out_what_was_not_recorded(make_durable: Callabl
     assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
 
 
-def test_replay_of_an_unknown_receiver_names_the_known_ones(make_durable: Callable[..., None]) -> None:
+def test_replay_to_an_unknown_receiver_is_an_error_that_names_the_known_ones(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
-    with pytest.raises(CommandError, match=f"no durable receiver 'shop.gone'; known: {SAVED}"):
+    with pytest.raises(CommandError, match=rf"'shop.gone' is not a durable receiver\. Use one of: {SAVED}"):
         command("replay", "--receiver", "shop.gone", "--since", "1h")
 
 
@@ -229,7 +282,7 @@ REPLAYED = f"{__name__}.takes_value"
 
 
 def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options: Any) -> list[Any]:
-    """Return what a receiver is given of a send that is replayed to it, with and without a delivery that is kept."""
+    """Return the arguments of a replayed send, with and without a stored delivery."""
     durable(takes_value, signals.order_paid, None, **options)
     since = now_us()
     signals.order_paid.send(sender=Order, value=value)
@@ -243,7 +296,7 @@ def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options:
 
 
 @pytest.mark.parametrize("value", [Decimal("1.50"), (1, 2), frozenset({1}), list(range(300)), "x" * 5000, Order])
-def test_a_kept_delivery_tells_a_replay_what_was_sent(make_durable: Callable[..., None], value: Any) -> None:
+def test_a_replay_uses_the_arguments_of_a_stored_delivery(make_durable: Callable[..., None], value: Any) -> None:
     [found] = replayed(make_durable, value, kept=True)
     assert (type(value), value) == (type(found), found)
 
@@ -260,7 +313,7 @@ def test_a_kept_delivery_tells_a_replay_what_was_sent(make_durable: Callable[...
         {"bytes": 9, "text": "a dict that looks as bytes that were cut"},
     ],
 )
-def test_what_the_register_kept_in_part_is_not_replayed_and_counted(
+def test_incompletely_recorded_events_are_counted_and_not_replayed(
     make_durable: Callable[..., None], caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
     assert [] == replayed(make_durable, value, kept=False)
@@ -279,9 +332,7 @@ def test_what_the_register_kept_in_part_is_not_replayed_and_counted(
         {"model": "shop.Order", "pk": "no number"},
     ],
 )
-def test_what_the_register_tells_by_its_form_is_replayed_as_it_was(
-    make_durable: Callable[..., None], value: Any
-) -> None:
+def test_objects_and_bytes_are_recognized_by_their_recorded_form(make_durable: Callable[..., None], value: Any) -> None:
     [found] = replayed(make_durable, value, kept=False)
     assert (type(value), value) == (type(found), found)
 
@@ -291,7 +342,7 @@ def test_objects_within_containers_are_replayed_as_objects(make_durable: Callabl
     assert [{"orders": [order]}] == replayed(make_durable, {"orders": [order]}, kept=False)
 
 
-def test_an_argument_that_the_receiver_does_not_take_is_left_out_where_it_was_cut(
+def test_a_truncated_argument_is_left_out_if_the_receiver_does_not_take_it(
     make_durable: Callable[..., None],
 ) -> None:
     make_durable(takes_order, signals.order_paid, None)

@@ -11,6 +11,7 @@ from django.db.models import F, Value
 from django.db.models.functions import Concat
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
+from signalbox.core import object_keys
 from signalbox.models import Delivery
 from signalbox.outbox import operations, ordering
 from signalbox.serialization.redaction import Redactor
@@ -37,7 +38,7 @@ def ordered() -> list[tuple[str, int | None]]:
 
 
 def get_only_key() -> str:
-    """Return the only key of all deliveries, which share a partition."""
+    """Assert that all deliveries share a key and a partition; return the key."""
     [(key, partition)] = set(ordered())
     assert partition is not None
     return key
@@ -45,7 +46,7 @@ def get_only_key() -> str:
 
 @pytest.mark.every_database
 @pytest.mark.usefixtures("empty_tables")
-def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(make_durable: Callable[..., None]) -> None:
+def test_all_deliveries_of_one_object_to_a_receiver_share_a_partition(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     make_durable(receivers.saved, post_save, ExpressOrder)
     make_durable(receivers.saved, m2m_changed, Order.tags.through)
@@ -60,7 +61,7 @@ def test_all_that_a_receiver_hears_of_an_object_is_one_row_of_deliveries(make_du
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_objects_of_two_models_have_partitions_of_their_own(make_durable: Callable[..., None]) -> None:
+def test_objects_of_two_models_have_different_partitions(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, post_save, None)
     Tag.objects.create(pk=7, name="t")
     Order.objects.create(pk=7, number="1")
@@ -80,7 +81,7 @@ def test_a_key_is_one_partition_whatever_the_sender(make_durable: Callable[..., 
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_a_function_of_the_key_is_given_the_arguments_themselves(make_durable: Callable[..., None]) -> None:
+def test_a_key_function_gets_the_arguments_themselves(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, signals.order_paid, None, key=by_customers_key)
     customer = Customer.objects.create(name="Ann")
     signals.order_paid.send(sender=None, customer=customer)
@@ -106,7 +107,7 @@ def test_a_field_that_was_not_loaded_is_read_for_the_key(make_durable: Callable[
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_a_value_that_the_database_made_is_read_for_the_key(make_durable: Callable[..., None]) -> None:
+def test_a_value_that_the_database_computed_is_read_for_the_key(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, key="number")
     order = Order.objects.create(number="12")
     order.number = Concat(Value(""), F("number"))
@@ -117,7 +118,7 @@ def test_a_value_that_the_database_made_is_read_for_the_key(make_durable: Callab
 @pytest.mark.every_database
 @pytest.mark.usefixtures("empty_tables")
 @pytest.mark.parametrize("key", ["customer", by_customer])
-def test_a_delete_that_could_not_be_put_in_order_is_refused(make_durable: Callable[..., None], key: Any) -> None:
+def test_a_delete_whose_ordering_key_is_unknown_is_an_error(make_durable: Callable[..., None], key: Any) -> None:
     make_durable(receivers.saved, post_delete, key=key)
     customer = Customer.objects.create(name="Ann")
     Order.objects.create(number="1", customer=customer)
@@ -128,7 +129,7 @@ def test_a_delete_that_could_not_be_put_in_order_is_refused(make_durable: Callab
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_an_empty_text_is_a_key_as_any_other(make_durable: Callable[..., None]) -> None:
+def test_an_empty_text_is_a_valid_key(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, key="note")
     Order.objects.create(number="1")
     Order.objects.create(number="2")
@@ -136,14 +137,44 @@ def test_an_empty_text_is_a_key_as_any_other(make_durable: Callable[..., None]) 
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_a_secret_argument_is_no_key(make_durable: Callable[..., None]) -> None:
+def test_a_digest_is_the_key_of_a_secret_argument(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved, signals.order_paid, None, key="token")
-    signals.order_paid.send(sender=None, token="t0ken")
-    assert "[redacted]" == get_only_key()
+    for token in ("t0ken", "t0ken", "other"):
+        signals.order_paid.send(sender=None, token=token)
+    (first, partition), second, third = ordered()
+    assert object_keys.DIGEST_PATTERN.fullmatch(first)
+    assert (first, partition) == second
+    assert third[0] != first
+    assert third[1] != partition
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_a_key_that_fails_is_told_and_the_object_is_the_key(
+def test_a_digest_is_the_key_if_its_text_contains_a_secret(make_durable: Callable[..., None]) -> None:
+    make_durable(receivers.saved, key="note")
+    make_durable(receivers.saved, signals.order_paid, None, key="note")
+    Order.objects.create(number="1", note="Bearer abc123xyz")
+    signals.order_paid.send(sender=None, note="Bearer abc123xyz")
+    assert object_keys.DIGEST_PATTERN.fullmatch(get_only_key())
+
+
+@pytest.mark.usefixtures("empty_tables")
+def test_the_order_by_a_secret_is_kept_while_the_secret_key_is_rotated(
+    make_durable: Callable[..., None], settings: Any
+) -> None:
+    make_durable(receivers.saved, signals.order_paid, None, key="token")
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "old", []
+    signals.order_paid.send(sender=None, token="t0ken")
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new", ["old"]
+    signals.order_paid.send(sender=None, token="t0ken")
+    before = get_only_key()
+    settings.SECRET_KEY_FALLBACKS = []
+    Delivery.objects.all().delete()
+    signals.order_paid.send(sender=None, token="t0ken")
+    assert before != get_only_key()
+
+
+@pytest.mark.usefixtures("empty_tables")
+def test_a_key_that_fails_is_logged_and_the_object_is_the_key(
     make_durable: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     make_durable(receivers.saved, key=lambda values: object())
@@ -187,11 +218,11 @@ def test_a_retried_delivery_comes_back_to_its_partition(make_durable: Callable[.
         ((Order,), "shop.Order"),
     ],
 )
-def test_equal_keys_are_one_text(values: tuple[Any, ...], expected: str) -> None:
+def test_equal_keys_have_the_same_text(values: tuple[Any, ...], expected: str) -> None:
     assert {expected} == {ordering.format_key(value, Redactor()) for value in values}
 
 
-def test_a_long_key_is_shortened_and_stays_one_of_its_own() -> None:
+def test_a_long_key_is_truncated_and_stays_unique() -> None:
     first, second = (ordering.format_key(Word(text="x" * 300 + end), Redactor()) for end in "ab")
     assert first != second
     assert 200 >= len(first)

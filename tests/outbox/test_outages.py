@@ -1,4 +1,4 @@
-"""A database that can't be reached, or is locked, for longer than a lease."""
+"""Test databases that are unavailable or locked for longer than a lease."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEASE = 3.0
 
 
 class Outage:
-    """What a worker needs to be told of the way to its database, and how that is closed."""
+    """Makes the database unavailable to workers with ``environment``: through a proxy, or by SQLite's lock."""
 
     def __init__(self) -> None:
         self.environment: dict[str, str] = {"SIGNALBOX_TEST_TIMEOUT": "0.1"}
@@ -49,7 +49,7 @@ class Outage:
                 yield
         else:
             with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute("UPDATE signalbox_delivery SET error = '' WHERE 1 = 0")  # the write lock
+                cursor.execute("UPDATE signalbox_delivery SET error = '' WHERE 1 = 0")  # takes the write lock
                 yield
 
 
@@ -70,41 +70,41 @@ def wait_until_done(seconds: float = 20) -> None:
 
 @pytest.fixture
 def mine() -> Worker:
-    """A worker in this process, which does nothing by itself."""
+    """Return a worker in this process that was not started."""
     found = Worker(WorkerOptions(threads=2, databases=("default",)))
     found.delivery_queues = {"default": DeliveryQueue("default")}
     found._queue_rotation = cycle(found.delivery_queues.values())
     return found
 
 
-def test_a_worker_does_not_claim_what_it_runs_itself_but_renews_it(
+def test_a_worker_renews_its_running_deliveries_and_does_not_acquire_them(
     make_durable: Callable[..., None], mine: Worker
 ) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
-    [one] = mine._prefetched
+    [run] = mine._prefetched
     Delivery.objects.update(lease_expires_at=1, next_check_at=1)
-    mine._last_renewed["default"] = 0.0
+    mine.leases.last_renewed["default"] = 0.0
     assert not mine._acquire()
     [row] = Delivery.objects.all()
-    assert (one.fencing_token, 1) == (row.fencing_token, row.attempts)
+    assert (run.delivery.fencing_token, 1) == (row.fencing_token, row.attempts)
     assert row.lease_expires_at is not None
     assert row.lease_expires_at > now_us()
 
 
-def test_a_renewal_that_failed_is_tried_again_at_once(
+def test_a_failed_renewal_is_retried_immediately(
     make_durable: Callable[..., None], mine: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
     Delivery.objects.update(lease_expires_at=1, next_check_at=1)
-    mine._last_renewed["default"] = 0.0
+    mine.leases.last_renewed["default"] = 0.0
     with monkeypatch.context() as patch:
         patch.setattr(DeliveryQueue, "renew_leases", away)
-        mine._renew_leases()
-    mine._renew_leases()
+        mine.leases.renew_due(mine.delivery_queues["default"])
+    mine.leases.renew_due(mine.delivery_queues["default"])
     assert Delivery.objects.filter(lease_expires_at__gt=now_us()).exists()
 
 
@@ -112,18 +112,19 @@ def away(*_: Any) -> None:
     raise OperationalError("database is locked")
 
 
-def test_an_attempt_that_ends_does_not_let_go_of_a_later_claim(make_durable: Callable[..., None], mine: Worker) -> None:
+def test_the_end_of_an_attempt_does_not_drop_a_later_lease(make_durable: Callable[..., None], mine: Worker) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     assert mine._acquire()
-    [first] = mine._prefetched
+    [run] = mine._prefetched
+    first = run.delivery
     second = replace(first, fencing_token=first.fencing_token + 1)
-    mine._leased["default", first.id] = second
-    mine._drop_lease(first)
-    assert [second] == list(mine._leased.values())
+    mine.leases.deliveries["default", first.id] = second
+    mine.leases.drop(first)
+    assert [second] == list(mine.leases.deliveries.values())
 
 
-def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_when_not(
+def test_an_attempt_starts_only_within_its_lease_and_restarts_it(
     make_durable: Callable[..., None],
 ) -> None:
     make_durable(receivers.saved)
@@ -142,7 +143,7 @@ def test_an_attempt_does_not_begin_when_its_lease_is_over_and_begins_it_anew_whe
     assert 1 == Delivery.objects.get().attempts
 
 
-def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
+def test_a_repeated_message_does_not_run_a_running_delivery(
     make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_durable(receivers.saved)
@@ -161,7 +162,8 @@ def test_an_engines_message_that_comes_again_does_not_run_what_runs_here(
     assert "done" == Delivery.objects.get().state
 
 
-def test_a_receiver_that_outlasts_an_outage_longer_than_its_lease_is_not_run_beside_itself(
+@pytest.mark.slow
+def test_a_receiver_that_outlasts_an_outage_does_not_run_twice_at_the_same_time(
     make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes, outage: Outage
 ) -> None:
     make_durable(receivers.slow)
@@ -177,7 +179,8 @@ def test_a_receiver_that_outlasts_an_outage_longer_than_its_lease_is_not_run_bes
     assert 1 == Delivery.objects.get().attempts
 
 
-def test_what_was_claimed_before_an_outage_longer_than_the_lease_is_run_after_it(
+@pytest.mark.slow
+def test_deliveries_leased_before_a_long_outage_run_after_it(
     make_durable: Callable[..., None], start_worker: Callable[..., Process], notes: Notes, outage: Outage
 ) -> None:
     make_durable(receivers.slow)

@@ -10,10 +10,9 @@ from django.db import Error, OperationalError, connection, connections, transact
 
 from signalbox.models import Delivery
 from signalbox.outbox import operations
-from signalbox.outbox.execution import _discard_connection
+from signalbox.outbox.attempt_connections import discard_connection
+from signalbox.outbox.parking import MIN_BLOCKED_TO_PARK, PARKED_RECHECK_US
 from signalbox.outbox.queue import (
-    MIN_BLOCKED_TO_PARK,
-    PARKED_RECHECK_US,
     SECOND_US,
     SUCCEEDED,
     AttemptResult,
@@ -35,7 +34,7 @@ SKIPPED = AttemptResult(disposition=Disposition.DEAD, error="x", releases_partit
 
 @pytest.fixture
 def copies(make_durable: Callable[..., None]) -> Callable[..., None]:
-    """Make deliveries that are alike, but for the values that are given."""
+    """Create deliveries that only differ in the given values."""
     make_durable(receivers.saved)
     Order.objects.create(number="1")
     pattern = Delivery.objects.get()
@@ -57,7 +56,7 @@ def two_of_one_key(durable: Callable[..., None]) -> tuple[Delivery, Delivery]:
     return first, second
 
 
-# ------------------------------------------------------------------ one at a time
+# ------------------------------------------------------------------ order of a key
 
 
 def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(
@@ -89,7 +88,7 @@ def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(mak
 
 
 @pytest.mark.parametrize("by_id", [False, True])
-def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhile(
+def test_a_lease_is_released_if_an_earlier_delivery_was_inserted_meanwhile(
     make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch, by_id: bool
 ) -> None:
     if connection.vendor == "sqlite":
@@ -110,8 +109,8 @@ def test_a_claim_is_given_back_if_an_earlier_delivery_came_to_its_place_meanwhil
     assert (0, None) == (row.attempts, row.lease_expires_at)
 
 
-def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable[..., None]) -> None:
-    """Who looked only once would give up the message, and the delivery would wait for the next one."""
+def test_a_row_that_another_transaction_locks_for_a_moment_is_leased(copies: Callable[..., None]) -> None:
+    """Otherwise the message would be lost, and the delivery would wait for the next one."""
     if connection.vendor == "sqlite":
         pytest.skip("only one connection holds SQLite's write lock")
     copies(1, partition_id=None, run_at=1, next_check_at=1)
@@ -138,14 +137,14 @@ def test_a_row_that_somebody_passes_over_is_claimed_nonetheless(copies: Callable
 # ------------------------------------------------------------------ long partitions
 
 
-def test_what_stands_far_behind_in_a_partition_sleeps_until_the_one_before_it_has_left(
+def test_deliveries_with_many_before_them_are_parked_until_these_have_left(
     copies: Callable[..., None],
 ) -> None:
     moment = now_us()
     copies(1500, partition_id=9, run_at=moment, next_check_at=moment)
     delivery_queue = DeliveryQueue("default")
     [head] = delivery_queue.acquire(100, 1)
-    delivery_queue._next_parking_check = 0
+    delivery_queue.next_parking_check = 0
     assert [] == delivery_queue.acquire(100, 1)
     assert Delivery.objects.filter(next_check_at__lte=now_us()).count() <= MIN_BLOCKED_TO_PARK
     for number in Delivery.objects.order_by("id").values_list("id", flat=True)[1:20]:
@@ -155,8 +154,10 @@ def test_what_stands_far_behind_in_a_partition_sleeps_until_the_one_before_it_ha
 
 
 @pytest.mark.parametrize("leave", ["done", "deleted", "skipped", "discarded"])
-def test_whoever_leaves_a_partition_wakes_the_next(copies: Callable[..., None], settings: Any, leave: str) -> None:
-    settings.SIGNALBOX = {"DURABLE": {"RETENTION_DAYS": 0}} if leave == "deleted" else {}
+def test_a_delivery_that_leaves_its_partition_makes_the_next_one_due(
+    copies: Callable[..., None], settings: Any, leave: str
+) -> None:
+    settings.SIGNALBOX = {"RETENTION": {"deliveries": 0}} if leave == "deleted" else {}
     moment = now_us()
     copies(3, partition_id=9, run_at=moment, next_check_at=moment)
     head, following, last = Delivery.objects.order_by("id")
@@ -171,7 +172,7 @@ def test_whoever_leaves_a_partition_wakes_the_next(copies: Callable[..., None], 
     assert moment + PARKED_RECHECK_US == Delivery.objects.get(pk=last.pk).next_check_at
 
 
-def test_a_dead_letter_behind_is_not_woken(copies: Callable[..., None]) -> None:
+def test_a_later_dead_letter_does_not_become_due(copies: Callable[..., None]) -> None:
     moment = now_us()
     copies(2, partition_id=9, run_at=moment, next_check_at=moment)
     head, dead = Delivery.objects.order_by("id")
@@ -180,14 +181,14 @@ def test_a_dead_letter_behind_is_not_woken(copies: Callable[..., None]) -> None:
     assert Delivery.objects.get(pk=dead.pk).next_check_at is None
 
 
-def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable[..., None]) -> None:
-    """The one in front leaves at the moment in which those behind it are put to sleep."""
+def test_a_delivery_is_not_parked_while_the_one_before_it_leaves(copies: Callable[..., None]) -> None:
+    """The first delivery leaves the partition while the later ones are being parked."""
     if connection.vendor == "sqlite":
         pytest.skip("one writer at a time")
     moment = now_us()
     copies(30, partition_id=9, run_at=moment, next_check_at=moment)
     delivery_queue = DeliveryQueue("default")
-    delivery_queue._next_parking_check = moment + 60 * SECOND_US
+    delivery_queue.next_parking_check = moment + 60 * SECOND_US
     [head] = delivery_queue.acquire(1, 1)
     blocked = {head.id: list(Delivery.objects.filter(id__gt=head.id).values_list("id", flat=True))}
 
@@ -196,20 +197,20 @@ def test_nobody_sleeps_through_the_leaving_of_the_one_before_it(copies: Callable
         connections.close_all()
 
     leaving = threading.Thread(target=leave)
-    with delivery_queue._write_transaction():
-        delivery_queue._park(blocked, now_us())
+    with transaction.atomic():
+        delivery_queue.park(blocked, now_us())
         leaving.start()
         time.sleep(0.5)  # it waits for the lock of its row
     leaving.join()
     assert [head.id + 1] == [one.id for one in delivery_queue.acquire(10, 1)]
-    assert 0 == delivery_queue._park(blocked, now_us()), "who has left can wake nobody"
+    assert 0 == delivery_queue.park(blocked, now_us()), "a delivery that has left its partition parks no other"
 
 
-def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) -> None:
+def test_a_hot_key_slows_neither_other_keys_nor_itself(copies: Callable[..., None]) -> None:
     number, many = 20, 5_000
 
     def cost(behind: int) -> int:
-        """Return what it takes to run some deliveries of other keys beside a key of so many, and some of that key."""
+        """Return the work to run some deliveries of other keys beside a key with ``number``, and some of that key."""
         Delivery.objects.all().delete()
         moment = now_us()
         delivery_queue = DeliveryQueue("default")
@@ -218,36 +219,36 @@ def test_a_hot_key_slows_neither_others_nor_itself(copies: Callable[..., None]) 
         copies(behind, partition_id=9, run_at=moment, next_check_at=moment)
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("ANALYZE signalbox_delivery")  # it knows then that one partition is nearly everything
+                cursor.execute("ANALYZE signalbox_delivery")  # the statistics then show one very long partition
         for _ in range(20):
             assert [] == delivery_queue.acquire(1, 1)
-            delivery_queue._next_parking_check = 0
+            delivery_queue.next_parking_check = 0
         copies(2 * number, partition_id=None, run_at=moment, next_check_at=moment)
 
         def run() -> None:
             nonlocal head
-            delivery_queue._next_parking_check = 0  # it looks once, not each second, of which a busy machine needs many
+            delivery_queue.next_parking_check = 0  # check once: a busy machine needs many seconds
             for _ in range(number):
                 [one] = delivery_queue.acquire(1, 1)
                 delivery_queue.complete(one, SUCCEEDED)
-                delivery_queue._next_parking_check = now_us() + 600 * SECOND_US
+                delivery_queue.next_parking_check = now_us() + 600 * SECOND_US
             for _ in range(number):
                 delivery_queue.complete(head, SUCCEEDED)
                 [head] = delivery_queue.acquire(1, 1)
 
-        run()  # PostgreSQL passes once over the entries of the rows that were put to sleep
+        run()  # PostgreSQL reads the index entries of the parked rows once
         return measure_work(run)
 
     alone, crowded = cost(2 * number + 1), cost(many)
-    # Whoever walked through them at each claim would read all of them 40 times. PostgreSQL leaves some entries of those
-    # that were put to sleep in its index until it cleans up.
+    # Reading all of them at each acquisition would read them 40 times. PostgreSQL keeps some index entries of parked
+    # rows until a vacuum.
     assert crowded < alone + 8 * many, (crowded, alone)
 
 
-# ------------------------------------------------------------------ a database that is in trouble
+# ------------------------------------------------------------------ unavailable databases
 
 
-def test_a_failure_while_putting_to_sleep_does_not_lose_what_is_dispatched(
+def test_a_failure_while_parking_loses_no_dispatched_delivery(
     copies: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deadlock(*_: Any) -> None:
@@ -256,20 +257,20 @@ def test_a_failure_while_putting_to_sleep_does_not_lose_what_is_dispatched(
     moment = now_us()
     copies(2, partition_id=None, run_at=moment, next_check_at=moment)
     delivery_queue = DeliveryQueue("default")
-    monkeypatch.setattr(delivery_queue, "_find_blocked", deadlock)
+    monkeypatch.setattr(delivery_queue, "find_blocked", deadlock)
     assert 2 == len(delivery_queue.dispatch(10, now_us() + 60 * SECOND_US))
-    delivery_queue._next_parking_check = 0
+    delivery_queue.next_parking_check = 0
     assert [] == delivery_queue.dispatch(10, now_us() + 60 * SECOND_US)
 
 
-def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> None:
+def test_a_locked_file_is_an_error_of_django(copies: Callable[..., None]) -> None:
     if connection.vendor != "sqlite":
-        pytest.skip("about SQLite alone")
+        pytest.skip("tests only SQLite")
     moment = now_us()
     copies(1, partition_id=None, run_at=moment, next_check_at=moment)
     delivery_queue = DeliveryQueue("default")
     [one] = delivery_queue.acquire(1, 1)
-    _discard_connection(connections["default"])
+    discard_connection(connections["default"])
     its = connections["default"].settings_dict
     before = dict(its["OPTIONS"])
     # Django leaves a connection open whose first command finds the file locked.
@@ -284,4 +285,4 @@ def test_a_locked_file_is_an_error_of_djangos(copies: Callable[..., None]) -> No
     finally:
         its["OPTIONS"].update(before)
         lock.close()
-        _discard_connection(connections["default"])
+        discard_connection(connections["default"])

@@ -21,7 +21,7 @@ class Denies:
 def renamed(**kwargs: Any) -> None: ...
 
 
-def test_a_receiver_that_does_not_stand_under_its_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_its_name_does_not_find_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     signalbox.receiver("post_save", sender="shop.Order", durable=True)(renamed)
     assert [] == receiver_checks.check_receivers()
     monkeypatch.delattr(f"{__name__}.renamed")
@@ -31,7 +31,7 @@ def test_a_receiver_that_does_not_stand_under_its_name_is_an_error(monkeypatch: 
 
 
 def _defined(line: int) -> Callable[..., None]:
-    """Return a function that stands in ``line`` of a module, as one of two of the same name does."""
+    """Return a function that is defined in ``line`` of a module."""
     names: dict[str, Any] = {"__name__": __name__}
     exec(compile("\n" * (line - 1) + "def renamed(**kwargs): ...", "shop/receivers.py", "exec"), names)
     made: Callable[..., None] = names["renamed"]
@@ -48,13 +48,13 @@ def test_two_functions_of_one_name_are_an_error(senders: tuple[str, str]) -> Non
     assert "Give each function a name of its own." == found.hint
 
 
-def test_a_function_that_is_connected_again_or_imported_anew_is_no_error() -> None:
+def test_a_function_that_is_connected_or_imported_again_is_not_an_error() -> None:
     for sender in ("shop.Order", "shop.Tag", "shop.Order"):
         signalbox.receiver("post_save", sender=sender, durable=True)(_defined(3))
     assert [] == receiver_checks.check_receivers()
 
 
-def test_a_sender_in_a_database_without_the_table_is_warned_of(
+def test_a_sender_in_a_database_without_the_table_is_a_warning(
     make_durable: Callable[..., None], settings: Any
 ) -> None:
     make_durable(receivers.saved)
@@ -65,7 +65,7 @@ def test_a_sender_in_a_database_without_the_table_is_warned_of(
     assert "shop.Order is kept in the database 'default'" in found.msg
 
 
-def test_an_engine_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dispatcher_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "tasks"}}
     settings.TASKS = {}
     assert ["signalbox.E011"] == [found.id for found in receiver_checks.check_dispatcher()]
@@ -75,7 +75,7 @@ def test_an_engine_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: py
     assert ("signalbox.E011", 'pip install "django-signalbox[celery]"') == (found.id, found.hint)
 
 
-def test_a_celery_that_hoards_messages_is_warned_of(settings: Any) -> None:
+def test_celery_workers_that_prefetch_messages_are_a_warning(settings: Any) -> None:
     celery = pytest.importorskip("celery")
     app = celery.Celery("checked", set_as_current=True)
     settings.SIGNALBOX = {"DURABLE": {"DISPATCHER": "celery"}}

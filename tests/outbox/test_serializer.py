@@ -43,7 +43,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_what_was_packed_arrives_equal_and_of_its_type(value: Any) -> None:
+def test_a_deserialized_value_is_equal_and_has_the_same_type(value: Any) -> None:
     arrived = serializer.deserialize(json.loads(json.dumps(serializer.serialize(value))))
     assert value == arrived
     assert type(value) is type(arrived)
@@ -62,12 +62,12 @@ class Colour(Enum):
         (Order(), "it is an unsaved shop.Order"),
     ],
 )
-def test_what_would_arrive_as_something_else_is_refused(value: Any, expected: str) -> None:
+def test_a_value_that_would_be_deserialized_as_another_is_an_error(value: Any, expected: str) -> None:
     with pytest.raises(serializer.NotSerializable, match=expected):
         serializer.serialize([value])
 
 
-def test_a_lazy_object_is_not_woken() -> None:
+def test_a_lazy_object_is_not_evaluated() -> None:
     lazy = SimpleLazyObject(lambda: 1)
     with pytest.raises(serializer.NotSerializable, match="was not evaluated yet"):
         serializer.serialize(lazy)
@@ -75,21 +75,21 @@ def test_a_lazy_object_is_not_woken() -> None:
     assert 1 == serializer.deserialize(serializer.serialize(lazy))
 
 
-def test_a_container_that_holds_itself_is_refused() -> None:
+def test_a_container_that_contains_itself_is_an_error() -> None:
     value: list[Any] = []
     value.append(value)
     with pytest.raises(serializer.NotSerializable, match="containers within one another"):
         serializer.serialize(value)
 
 
-def test_choices_and_lazy_texts_arrive_as_their_text_and_classes_as_themselves() -> None:
+def test_choices_and_lazy_texts_become_texts_and_classes_stay_classes() -> None:
     assert "paid" == serializer.deserialize(serializer.serialize(Order.Status.PAID))
     assert "yes" == serializer.deserialize(serializer.serialize(gettext_lazy("yes")))
     assert [Order, UUID, Decimal] == serializer.deserialize(serializer.serialize([Order, UUID, Decimal]))
 
 
 @pytest.mark.django_db
-def test_an_object_is_loaded_again_and_one_that_is_gone_arrives_with_its_key() -> None:
+def test_an_object_is_loaded_and_a_deleted_one_has_its_primary_key() -> None:
     order = Order.objects.create(number="1")
     packed = serializer.serialize(order)
     Order.objects.update(number="2")
@@ -102,19 +102,19 @@ def test_an_object_is_loaded_again_and_one_that_is_gone_arrives_with_its_key() -
 
 class Holder:
     class Held:
-        """A class within a class."""
+        """A nested class."""
 
 
-def test_a_class_within_a_class_arrives() -> None:
+def test_a_nested_class_is_deserialized() -> None:
     assert Holder.Held is serializer.deserialize(json.loads(json.dumps(serializer.serialize(Holder.Held))))
 
 
-def test_a_class_that_was_packed_by_its_dotted_name_is_still_read() -> None:
+def test_a_class_that_was_serialized_by_its_dotted_name_is_still_read() -> None:
     assert Decimal is serializer.deserialize({"$": "class", "v": "decimal.Decimal"})
     assert Holder.Held is serializer.deserialize({"$": "class", "v": f"{__name__}.Holder.Held"})
 
 
-def test_a_class_that_its_name_does_not_lead_to_is_refused() -> None:
+def test_a_class_that_can_not_be_imported_by_its_name_is_an_error() -> None:
     class Local: ...
 
     stranger = type("Holder", (), {"__module__": __name__})
@@ -125,13 +125,13 @@ def test_a_class_that_its_name_does_not_lead_to_is_refused() -> None:
         serializer.import_class(f"{__name__}:Holder.Gone")
 
 
-def test_an_unsaved_object_with_a_key_of_pythons_making_is_refused() -> None:
+def test_an_unsaved_object_with_a_default_primary_key_is_an_error() -> None:
     with pytest.raises(serializer.NotSerializable, match=r"it is an unsaved shop\.Document"):
         serializer.serialize(Document(title="not in the table"))
 
 
 @pytest.mark.parametrize(("containers", "refused"), [(serializer.MAX_DEPTH, False), (serializer.MAX_DEPTH + 1, True)])
-def test_containers_travel_to_the_depth_that_is_documented(containers: int, refused: bool) -> None:
+def test_containers_are_serialized_to_the_documented_depth(containers: int, refused: bool) -> None:
     value: Any = "inmost"
     for _ in range(containers):
         value = [value]

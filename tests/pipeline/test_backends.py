@@ -1,4 +1,4 @@
-"""What each database is told to wait for: the disk, where something may not be lost."""
+"""Commits wait for the disk, except for rows that a crash may lose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
-from signalbox.core import tracing
+from signalbox.core import clock, tracing
 from signalbox.core.event import Outcome, PendingEvent
 from signalbox.pipeline import backends, batches, serializer, writer
 
@@ -24,9 +24,7 @@ def a_trace() -> batches.Batch:
 
 
 def events(*signals: str) -> batches.Batch:
-    events = [
-        PendingEvent(tracing.now(), tracing.get_current_trace(), None, signal, "", "default") for signal in signals
-    ]
+    events = [PendingEvent(clock.now(), tracing.get_current_trace(), None, signal, "", "default") for signal in signals]
     return batches.Batch(events=serializer.build_event_rows(events, Outcome.SENT))
 
 
@@ -40,34 +38,34 @@ def a_failed_login() -> batches.Batch:
 
 @contextmanager
 def said_by_postgresql() -> Iterator[list[str]]:
-    """Collect what ``synchronous_commit`` is while a row of Signalbox is inserted."""
+    """Collect the values of ``synchronous_commit`` while rows of Signalbox are inserted."""
     said: list[str] = []
     with connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit TO on")
-        cursor.execute("CREATE TABLE told (setting text)")
+        cursor.execute("CREATE TABLE noted (setting text)")
         cursor.execute(
-            "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            "INSERT INTO told VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO noted VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$"
         )
         for table in (batches.EVENT_TABLE, batches.TRACE_TABLE):
-            cursor.execute(f"CREATE TRIGGER tell BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION tell()")
+            cursor.execute(f"CREATE TRIGGER note BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION note()")
     try:
         yield said
         with connection.cursor() as cursor:
-            cursor.execute("SELECT setting FROM told")
+            cursor.execute("SELECT setting FROM noted")
             said += [setting for (setting,) in cursor.fetchall()]
             cursor.execute("SHOW synchronous_commit")
             assert ("on",) == cursor.fetchone()
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("DROP FUNCTION tell CASCADE")
-            cursor.execute("DROP TABLE told")
+            cursor.execute("DROP FUNCTION note CASCADE")
+            cursor.execute("DROP TABLE noted")
             cursor.execute("RESET synchronous_commit")
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize(("batch", "waits"), [(a_trace, "off"), (a_request, "off"), (a_failed_login, "on")])
-def test_postgresql_waits_for_the_disk_but_not_with_what_tells_of_a_request_alone(
+def test_postgresql_waits_for_the_disk_except_for_rows_of_a_request(
     batch: Callable[[], batches.Batch], waits: str
 ) -> None:
     with said_by_postgresql() as said:
@@ -76,14 +74,14 @@ def test_postgresql_waits_for_the_disk_but_not_with_what_tells_of_a_request_alon
 
 
 @pytest.mark.postgres
-def test_postgresql_waits_for_the_disk_with_the_application_s_own_transaction() -> None:
+def test_postgresql_waits_for_the_disk_in_a_transaction_of_the_application() -> None:
     with said_by_postgresql() as said, transaction.atomic():
         writer.write(connection, a_trace())
     assert ["on"] == said
 
 
 class Told:
-    """A file of SQLite's, and what was sent to it."""
+    """A database file of SQLite, and the statements that were sent to it."""
 
     def __init__(self, path: str, mode: str) -> None:
         self.connection: Any = DatabaseWrapper(
@@ -105,12 +103,12 @@ class Told:
         raw.set_trace_callback(self.statements.append)
 
     def synchronous(self) -> int:
-        """Return what the connection waits for: 2 is the disk, at each commit."""
+        """Return the value of ``PRAGMA synchronous``: 2 waits for the disk at each commit."""
         number: int = self.connection.connection.execute("PRAGMA synchronous").fetchone()[0]
         return number
 
     def while_inserting(self) -> str:
-        """Return the last ``PRAGMA synchronous`` that was set before a row went in; nothing if none was."""
+        """Return the last ``PRAGMA synchronous`` before a row was inserted, or an empty string."""
         insert = next(place for place, sql in enumerate(self.statements) if sql.startswith("INSERT"))
         return next((sql for sql in reversed(self.statements[:insert]) if "synchronous =" in sql), "")
 
@@ -129,10 +127,10 @@ def told(mode: str) -> Iterator[Told]:
         ("WAL", a_trace, "PRAGMA synchronous = 1"),
         ("WAL", a_request, "PRAGMA synchronous = 1"),
         ("WAL", a_failed_login, ""),
-        ("DELETE", a_trace, ""),  # the file itself could suffer
+        ("DELETE", a_trace, ""),  # the file could be damaged
     ],
 )
-def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request_alone(
+def test_sqlite_in_wal_mode_waits_for_the_disk_except_for_rows_of_a_request(
     mode: str, batch: Callable[[], batches.Batch], set_to: str
 ) -> None:
     with told(mode) as file:
@@ -141,7 +139,7 @@ def test_sqlite_waits_for_the_disk_but_not_in_a_wal_with_what_tells_of_a_request
         assert 2 == file.synchronous()
 
 
-def test_sqlite_is_left_alone_in_the_application_s_own_transaction() -> None:
+def test_sqlite_is_not_changed_in_a_transaction_of_the_application() -> None:
     with told("WAL") as file:
         file.connection.set_autocommit(False)
         backends.get_backend(file.connection).write(a_trace(), nested=True)

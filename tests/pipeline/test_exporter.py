@@ -1,4 +1,4 @@
-"""How events of no transaction leave, with the traces that end."""
+"""Export of events without a transaction, and of finished traces."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from django.db import connections, transaction
 from django.dispatch import Signal
 
 import signalbox
-from signalbox.core import tracing
+from signalbox.core import clock, tracing
 from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Event, Trace
-from signalbox.pipeline import exporter, serializer, writer
+from signalbox.pipeline import batches, exporter, pending, serializer, writer
 from tests.connecting import get_connection
 from tests.shop.models import Tag
 
@@ -35,10 +35,10 @@ bell = Signal()
 
 @pytest.fixture(autouse=True)
 def ready() -> Iterator[None]:
-    """A connection, nothing that waits, and a signal of no transaction."""
+    """Open the connection, discard pending events, and register a signal without a transaction."""
     signalbox.register_signal(bell, "tests.bell")
     get_connection().ensure_connection()
-    exporter.discard_pending()  # that the connection was opened
+    exporter.discard_pending()  # the event of the opened connection
     tracing.get_process_trace().pending.clear()
     yield
     exporter.discard_pending()
@@ -52,13 +52,25 @@ def ring(name: str) -> None:
     bell.send(None, name=name)
 
 
-def test_an_event_outside_of_every_trace_leaves_at_once() -> None:
+def test_an_event_without_a_trace_is_written_immediately() -> None:
     ring("a")
     assert not exporter.has_pending()
     assert ["a"] == rung()
 
 
-def test_a_traces_events_leave_together_when_it_ends() -> None:
+def test_an_event_of_a_process_or_a_test_is_of_the_system() -> None:
+    ring("outside")
+    for kind in ("request", "command", "task", "shell", "custom", "process", "test"):
+        trace = tracing.Trace(kind, kind)
+        tracing.activate(trace)
+        ring(kind)
+        tracing.deactivate(trace)
+        exporter.finish_trace(trace)
+    events = Event.objects.filter(signal="tests.bell", is_system=True)
+    assert ["outside", "process", "test"] == sorted(event.data["args"]["name"] for event in events)
+
+
+def test_the_events_of_a_trace_are_written_together_when_it_finishes() -> None:
     with signalbox.trace("work") as trace:
         ring("a")
         ring("b")
@@ -84,7 +96,7 @@ def test_a_trace_in_which_nothing_happened_has_no_row() -> None:
     assert 0 == Trace.objects.filter(trace_id=trace.id).count()
 
 
-def test_an_event_in_a_transaction_leaves_after_it_whatever_becomes_of_it() -> None:
+def test_an_event_in_a_transaction_is_written_after_its_commit_or_rollback() -> None:
     with transaction.atomic():
         ring("a")
         assert exporter.has_pending()
@@ -93,7 +105,7 @@ def test_an_event_in_a_transaction_leaves_after_it_whatever_becomes_of_it() -> N
     assert ["a"] == rung()
 
 
-def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
+def test_an_event_in_an_event_loop_is_written_at_the_next_flush() -> None:
     async def work() -> None:
         await bell.asend(None, name="a")
         assert exporter.has_pending()
@@ -104,18 +116,20 @@ def test_an_event_in_a_loop_leaves_at_the_next_occasion() -> None:
 
 
 @pytest.mark.parametrize("kind", ["command", "task", "custom", "cron"])
-def test_work_that_stays_lets_its_events_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_a_long_running_trace_are_written_before_it_finishes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with signalbox.trace("serve", kind=kind):
         ring("a")
         assert [] == rung()
-        later = tracing.now() + exporter.LONG_TRACE_NS
-        monkeypatch.setattr(tracing, "now", lambda: later)
+        later = clock.monotonic_ns() + exporter.LONG_TRACE_NS
+        monkeypatch.setattr(clock, "monotonic_ns", lambda: later)
         ring("b")
         assert ["a", "b"] == rung()
 
 
 @pytest.mark.every_database
-def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
+def test_texts_that_do_not_fit_a_column_are_cleaned_and_truncated() -> None:
     named = Signal()
     signalbox.register_signal(named, "tests.caf\udce9." + "x" * 200)
     with signalbox.trace("import caf\udce9.csv" + "x" * 200, kind="reconciliation-job", actor="caf\udce9") as trace:
@@ -130,15 +144,15 @@ def test_texts_that_no_column_takes_are_cleaned_and_cut() -> None:
 
 
 def refused() -> PendingEvent:
-    """An event that no database takes: it has no key, not even an empty one."""
-    event = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.refused", "", "default")
+    """Return an event that every database rejects, because its key is None."""
+    event = PendingEvent(clock.now(), tracing.get_current_trace(), None, "tests.refused", "", "default")
     event.key = None  # type: ignore[assignment]
     event.outcome = Outcome.SENT
     return event
 
 
 @pytest.mark.every_database
-def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rejected_event_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"), signalbox.trace("work") as trace:
         for name in "abc":
@@ -155,7 +169,7 @@ def test_what_the_database_refuses_takes_nothing_else_with_it(caplog: pytest.Log
 
 
 @pytest.mark.every_database
-def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_trace_does_not_affect_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serializer, "fit_column", lambda text, length: None if text == "refused" else text)
     with signalbox.trace("refused") as trace:
         ring("a")
@@ -163,7 +177,7 @@ def test_a_trace_that_the_database_refuses_takes_no_event_with_it(monkeypatch: p
     assert 0 == Trace.objects.filter(trace_id=trace.id).count()
 
 
-def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
+def test_an_update_that_cannot_be_encoded_does_not_affect_others() -> None:
     with signalbox.trace("work"):
         ring("a")
         event = tracing.get_current_trace().pending[0]
@@ -179,7 +193,7 @@ def test_what_can_not_be_encoded_late_takes_nothing_else_with_it() -> None:
     assert ["b", "late"] == rung()
 
 
-def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> None:
+def test_a_rejected_event_does_not_affect_others_in_a_transaction_of_a_test() -> None:
     block = transaction.atomic()
     block._from_testcase = True  # type: ignore[attr-defined]
     with block:
@@ -191,17 +205,17 @@ def test_in_a_tests_transaction_what_is_refused_takes_nothing_else_with_it() -> 
 
 
 @pytest.mark.parametrize("kind", ["request", "test"])
-def test_a_request_or_a_test_keeps_its_events_however_long_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_or_test_keeps_its_events_until_it_finishes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with signalbox.trace("slow", kind=kind):
-        later = tracing.now() + exporter.LONG_TRACE_NS
-        monkeypatch.setattr(tracing, "now", lambda: later)
+        later = clock.monotonic_ns() + exporter.LONG_TRACE_NS
+        monkeypatch.setattr(clock, "monotonic_ns", lambda: later)
         ring("a")
         assert [] == written()
     assert ["a"] == rung()
 
 
 def written() -> list[str]:
-    """What is in the table, past Signalbox's own manager, which would write what waits."""
+    """Return the rows of the table without a flush of pending events."""
     with get_connection().cursor() as cursor:
         cursor.execute("SELECT sender, e.signal FROM signalbox_event e WHERE e.signal = 'tests.bell'")
         return [row[1] for row in cursor.fetchall()]
@@ -209,16 +223,16 @@ def written() -> list[str]:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few events are many."""
+    """Lower the limits to a few events."""
     monkeypatch.setattr(exporter, "FLUSH_THRESHOLD", 5)
-    monkeypatch.setattr(exporter, "MAX_BATCH_ROWS", 3)
-    monkeypatch.setattr(exporter, "MAX_PENDING", 20)
+    monkeypatch.setattr(batches, "MAX_BATCH_ROWS", 3)
+    monkeypatch.setattr(pending, "MAX_PENDING", 20)
 
 
 @pytest.mark.every_database
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("kind", ["request", "test", "task", "command", "custom"])
-def test_a_trace_holds_no_more_than_so_many_events(kind: str) -> None:
+def test_a_trace_keeps_a_limited_number_of_events_in_memory(kind: str) -> None:
     with signalbox.trace("many", kind=kind) as trace:
         for number in range(28):
             ring(f"{number:02}")
@@ -229,7 +243,7 @@ def test_a_trace_holds_no_more_than_so_many_events(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_events_that_many_wait_within_a_transaction_leave_after_it() -> None:
+def test_many_events_in_a_transaction_are_written_after_it() -> None:
     with signalbox.trace("many", kind="request") as trace:
         with transaction.atomic():
             for number in range(15):
@@ -241,7 +255,7 @@ def test_events_that_many_wait_within_a_transaction_leave_after_it() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_more_events_than_may_wait_within_a_transaction_are_dropped_the_oldest_first() -> None:
+def test_the_oldest_events_beyond_the_limit_are_dropped_in_a_transaction() -> None:
     before = writer.write_stats.dropped
     with signalbox.trace("many", kind="request") as trace, transaction.atomic():
         for number in range(100):
@@ -252,7 +266,7 @@ def test_more_events_than_may_wait_within_a_transaction_are_dropped_the_oldest_f
 
 
 @pytest.mark.usefixtures("few")
-def test_more_events_than_may_wait_within_a_loop_are_dropped_the_oldest_first() -> None:
+def test_the_oldest_events_beyond_the_limit_are_dropped_in_an_event_loop() -> None:
     before = writer.write_stats.dropped
 
     async def work() -> None:
@@ -268,7 +282,7 @@ def test_more_events_than_may_wait_within_a_loop_are_dropped_the_oldest_first() 
 
 
 @pytest.mark.usefixtures("few")
-def test_a_test_that_may_not_use_the_database_is_not_disturbed_by_many_events(
+def test_many_events_in_a_test_without_a_database_raise_nothing(
     django_db_blocker: DjangoDbBlocker,
 ) -> None:
     with signalbox.trace("many", kind="test") as trace:
@@ -292,7 +306,7 @@ def away() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("away")
-def test_events_wait_for_a_database_that_is_away() -> None:
+def test_events_stay_pending_while_the_database_is_unavailable() -> None:
     for name in "abc":
         ring(name)
     assert exporter.has_pending()
@@ -304,25 +318,25 @@ def test_events_wait_for_a_database_that_is_away() -> None:
 
 
 @pytest.mark.usefixtures("away")
-def test_the_oldest_are_dropped_when_too_many_wait(
+def test_the_oldest_are_dropped_when_too_many_are_pending(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(exporter, "MAX_PENDING", 20)
+    monkeypatch.setattr(pending, "MAX_PENDING", 20)
     before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         for number in range(30):
             ring(f"{number:02}")
     waiting = 30 - (writer.write_stats.dropped - before)
     assert 18 <= waiting <= 20
-    assert "waited too long" in caplog.text
+    assert "unavailable for too long" in caplog.text
     with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
     exporter.flush()
     assert [f"{number:02}" for number in range(30)][-waiting:] == rung()
 
 
-def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "MAX_PENDING", 20)
+def test_the_oldest_are_dropped_without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "MAX_PENDING", 20)
     monkeypatch.setattr(
         writer, "_table_checks", {("default", str(get_connection().settings_dict["NAME"])): sys.float_info.max}
     )
@@ -332,8 +346,8 @@ def test_the_oldest_are_dropped_where_there_are_no_tables(monkeypatch: pytest.Mo
     assert 10 <= writer.write_stats.dropped - before <= 12
 
 
-def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connection() -> None:
-    """With SQLite's default journal a reader keeps a COMMIT waiting; then the events wait, and the site goes on."""
+def test_a_failed_commit_leaves_no_transaction_open() -> None:
+    """With SQLite's default journal a reader blocks a COMMIT. The events then stay pending."""
     with get_connection().cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 50")
         Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)])
@@ -349,7 +363,7 @@ def test_a_commit_that_fails_leaves_no_transaction_on_the_applications_connectio
     assert ["a"] == rung()
 
 
-def test_threads_that_share_a_trace_lose_nothing_and_tell_nothing_twice() -> None:
+def test_threads_that_share_a_trace_record_each_event_once() -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
 
@@ -370,7 +384,7 @@ def test_threads_that_share_a_trace_lose_nothing_and_tell_nothing_twice() -> Non
     assert sorted(f"{name} {number}" for name in "abc" for number in range(100)) == rung()
 
 
-def test_what_happens_where_the_database_is_forbidden_is_not_written_there(django_db_blocker: Any) -> None:
+def test_events_are_not_written_in_a_test_without_a_database(django_db_blocker: Any) -> None:
     def written() -> int:
         cursor = get_connection().connection.cursor()
         cursor.execute("SELECT count(*) FROM signalbox_event WHERE signal = 'tests.bell'")

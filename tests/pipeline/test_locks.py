@@ -1,4 +1,4 @@
-"""What a lock on the tables, and a transaction that wins against ours, do to a save and to its event."""
+"""Locked tables and conflicting transactions delay events, and do not fail a save."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_rows_of_a_request_do_not_wait(table: str) -> None:
 
 @pytest.mark.every_database
 @needs_server
-def test_errors_about_rows_are_still_raised_where_the_setting_says_so(settings: Any) -> None:
+def test_errors_about_rows_are_raised_if_the_setting_requires_it(settings: Any) -> None:
     settings.SIGNALBOX = {"ON_ERROR": "raise"}
     with locked(), pytest.raises(DatabaseError), transaction.atomic():
         Tag.objects.create(name="a")
@@ -152,8 +152,8 @@ def test_errors_about_rows_are_still_raised_where_the_setting_says_so(settings: 
 
 
 @pytest.mark.postgres
-def test_the_exporter_retries_what_lost_against_another_transaction() -> None:
-    """A trigger raises the error of a serialization failure, as often as a sequence says."""
+def test_the_exporter_retries_after_a_conflict_with_another_transaction() -> None:
+    """A trigger raises a serialization failure until a sequence has reached a value."""
     with get_connection().cursor() as cursor:
         cursor.execute("CREATE SEQUENCE conflicts")
         cursor.execute(

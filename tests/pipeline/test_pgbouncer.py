@@ -21,7 +21,8 @@ import signalbox
 from signalbox import conf
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.pipeline import deliveries
+from signalbox.outbox.processor import OUTBOX
+from signalbox.pipeline import processors
 from tests import services
 from tests.connecting import get_connection
 from tests.shop.models import Tag, Word
@@ -78,7 +79,7 @@ def pgbouncer(folder: Path, mode: str) -> Iterator[int]:
 
 @pytest.fixture
 def pooled(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[Callable[[str], None]]:
-    """A function that puts pgbouncer in front of the default connection, in a mode."""
+    """Return a function that puts pgbouncer in front of the default connection, in a mode."""
     connection = connections["default"]
     kept = dict(connection.settings_dict)
     folder = tmp_path_factory.mktemp("pgbouncer")
@@ -150,7 +151,7 @@ def durable() -> Iterator[None]:
     signalbox.receiver(post_save, sender="shop.Tag", durable=True)(on_tag)
     yield
     registry.disconnect(f"{__name__}.on_tag")
-    deliveries.install_source(deliveries.NO_DELIVERIES)
+    processors.uninstall(OUTBOX)
     signalbox.start_recording()
 
 

@@ -1,4 +1,4 @@
-"""The events of one connection; tests/exactness has its transactions."""
+"""The unit of work of one connection. Its transactions are tested in tests/exactness."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import pytest
 from django.db import connections, transaction
 
 import signalbox
-from signalbox.core import tracing
+from signalbox.core import clock, tracing
 from signalbox.core.event import PendingEvent
 from signalbox.models import Event
-from signalbox.pipeline import unit_of_work
+from signalbox.pipeline import processors, unit_of_work
 from tests.connecting import get_connection
-from tests.shop.fields import Money
-from tests.shop.models import Note, Tag
+from tests.shop.models import Tag
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,7 +29,7 @@ def own() -> unit_of_work.UnitOfWork:
 
 
 def build_event(name: str) -> PendingEvent:
-    made = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "post_save", "shop.Tag", "default")
+    made = PendingEvent(clock.now(), tracing.get_current_trace(), None, "post_save", "shop.Tag", "default")
     made.label = name
     return made
 
@@ -39,7 +38,7 @@ def labels(events: list[PendingEvent]) -> list[str]:
     return [event.label for event in events]
 
 
-def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
+def test_a_connection_that_was_never_opened_has_no_unit_of_work() -> None:
     fresh = get_connection().copy()
     assert unit_of_work.get_unit_of_work(fresh) is None
     fresh.ensure_connection()
@@ -47,7 +46,7 @@ def test_a_connection_that_was_never_opened_has_no_buffer() -> None:
     fresh.close()
 
 
-def test_opening_a_connection_again_empties_its_buffer_and_keeps_its_seam() -> None:
+def test_opening_a_connection_again_clears_its_unit_of_work() -> None:
     own().events.append(build_event("left over"))
     seam = get_connection().__dict__["_commit"]
     get_connection().close()
@@ -78,7 +77,7 @@ def test_recording_makes_no_reference_cycles_on_a_connection() -> None:
         gc.enable()
 
 
-def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> None:
+def test_rolling_back_to_a_savepoint_restores_the_count_of_written_events() -> None:
     found = own()
     with transaction.atomic():
         found.add(build_event("a"))
@@ -92,7 +91,7 @@ def test_rolling_back_to_a_savepoint_restores_what_was_written_before_it() -> No
         transaction.set_rollback(True)
 
 
-def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_events_that_no_savepoint_can_undo_are_removed_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 2)
     found = own()
     with transaction.atomic():
@@ -108,7 +107,7 @@ def test_what_no_savepoint_can_undo_is_forgotten_when_it_is_written(monkeypatch:
         transaction.set_rollback(True)
 
 
-def test_rolling_back_to_an_unknown_savepoint_undoes_nothing() -> None:
+def test_rolling_back_to_an_unknown_savepoint_changes_nothing() -> None:
     found = own()
     with transaction.atomic():
         found.add(build_event("a"))
@@ -118,7 +117,7 @@ def test_rolling_back_to_an_unknown_savepoint_undoes_nothing() -> None:
         found.clear()
 
 
-def test_notes_of_instances_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_of_deleted_instances_is_removed_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_of_work, "FLUSH_THRESHOLD", 10)
     found = own()
     with transaction.atomic():
@@ -130,26 +129,26 @@ def test_notes_of_instances_that_are_gone_are_forgotten(monkeypatch: pytest.Monk
         transaction.set_rollback(True)
 
 
-def test_what_is_saved_while_values_are_encoded_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_during_a_flush_is_recorded_once() -> None:
     saved: list[Tag] = []
-    plain = Money.__str__
 
-    def saving(self: Money) -> str:
-        if own().is_flushing and not saved:
-            saved.append(Tag.objects.create(name="in the flush"))
-        return plain(self)
+    class SavesOnce(processors.EventProcessor):
+        def on_flush(self, batch: processors.EventBatch) -> None:
+            if own().is_flushing and not saved:
+                saved.append(Tag.objects.create(name="in the flush"))
 
-    monkeypatch.setattr(Money, "__str__", saving)
-    with transaction.atomic():
-        Note.objects.create(price=Money.parse("1.00 EUR"))
+    saves_once = SavesOnce()
+    processors.install(saves_once)
+    try:
+        with transaction.atomic():
+            Tag.objects.create(name="before the flush")
+    finally:
+        processors.uninstall(saves_once)
     assert 1 == len(saved)
-    assert 1 == Tag.objects.count()
-    assert ["shop.Note", "shop.Tag"] == sorted(
-        Event.objects.filter(signal="post_save").values_list("sender", flat=True)
-    )
+    assert 2 == Tag.objects.count() == Event.objects.filter(signal="post_save", sender="shop.Tag").count()
 
 
-def test_readers_flush_only_what_their_thread_has_open() -> None:
+def test_a_read_flushes_only_transactions_of_its_own_thread() -> None:
     seen: list[Any] = []
 
     def work() -> None:

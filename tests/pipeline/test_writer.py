@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, transaction
 from django.test.utils import CaptureQueriesContext
 
-from signalbox.core import tracing
+from signalbox.core import clock, tracing
 from signalbox.core.event import Actor, Outcome, PendingEvent
 from signalbox.models import Event, Trace
 from signalbox.pipeline import batches, serializer, writer
+from signalbox.pipeline.backends import postgresql
 from tests.connecting import get_connection
 
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db(transaction=True)]
@@ -29,7 +29,7 @@ def empty() -> None:
 
 
 def build_event(label: str = "", **changed: Any) -> PendingEvent:
-    event = PendingEvent(tracing.now(), tracing.get_current_trace(), None, "tests.stored", "shop.Tag", "default")
+    event = PendingEvent(clock.now(), tracing.get_current_trace(), None, "tests.stored", "shop.Tag", "default")
     event.label = label
     event.outcome = Outcome.SENT
     for name, value in changed.items():
@@ -45,7 +45,7 @@ def stored() -> list[str]:
     return [event.object_label for event in Event.objects.filter(signal="tests.stored").order_by("id")]
 
 
-def test_every_column_comes_back_as_it_was() -> None:
+def test_every_column_is_read_as_it_was_written() -> None:
     one = build_event(
         TEXT[:200],
         parent=-(2**62),
@@ -101,12 +101,12 @@ def test_events_and_traces_are_written_together() -> None:
 
 
 def refused() -> tuple[Any, ...]:
-    """Return the row of an event that no database takes: it has no time."""
+    """Return the row of an event that every database rejects, because it has no time."""
     return (None, *serializer.build_event_row(build_event("refused"), Outcome.COMMITTED)[1:])
 
 
 @pytest.mark.parametrize("before", [1, 1000])
-def test_a_batch_is_written_whole_or_not_at_all(before: int) -> None:
+def test_either_all_rows_of_a_batch_are_written_or_none(before: int) -> None:
     rows = [*serializer.build_event_rows([build_event(str(n)) for n in range(before)], Outcome.COMMITTED), refused()]
     with pytest.raises(DatabaseError):
         writer.write(get_connection(), batches.Batch(events=rows))
@@ -127,7 +127,7 @@ def test_a_failed_write_of_its_own_leaves_no_transaction_open() -> None:
     assert ["a"] == stored()
 
 
-def test_what_is_known_late_replaces_what_was_written() -> None:
+def test_an_update_replaces_the_written_values() -> None:
     one, other = build_event("a"), build_event("b")
     write(one, other)
     one.duration, one.errors, one.args = 7_000, 3, {"late": TEXT}
@@ -137,13 +137,57 @@ def test_what_is_known_late_replaces_what_was_written() -> None:
     assert (0, {}) == (second.errors, second.data)
 
 
-def test_the_application_sees_no_statement() -> None:
+def test_each_of_many_updates_finds_its_event() -> None:
+    events = [build_event(str(number)) for number in range(50)]
+    write(*events)
+    for number, event in enumerate(events[::2]):
+        event.duration = number * 1_000
+    updates = [serializer.build_event_update(event) for event in reversed(events[::2])]
+    writer.write(get_connection(), batches.Batch(event_updates=updates))
+    found = Event.objects.filter(signal="tests.stored").order_by("id").values_list("object_label", "duration")
+    expected = [(str(number), None if number % 2 else number // 2) for number in range(50)]
+    assert expected == list(found)
+
+
+@pytest.mark.skipif(get_connection().vendor != "sqlite", reason="SQLite counts the steps of a statement")
+def test_an_update_does_not_read_the_older_events_of_its_trace() -> None:
+    older, newest = [build_event() for _ in range(2_000)], build_event()
+    write(*older, newest)
+    tens_of_steps: list[int] = []
+    raw = get_connection().connection
+    raw.set_progress_handler(lambda: tens_of_steps.append(1), 10)
+    try:
+        writer.write(get_connection(), batches.Batch(event_updates=[serializer.build_event_update(newest)]))
+    finally:
+        raw.set_progress_handler(None, 0)
+    assert len(tens_of_steps) < 50
+
+
+@pytest.mark.skipif(get_connection().vendor != "postgresql", reason="PostgreSQL counts the rows of a transaction")
+def test_an_update_reads_few_of_the_older_events_of_its_trace() -> None:
+    oldest, older, newest = build_event("oldest"), [build_event() for _ in range(5_000)], build_event()
+    write(oldest, *older, newest)
+    newest.duration = oldest.duration = 7_000
+    with transaction.atomic(), get_connection().cursor() as cursor:
+        counts = []
+        for event in (newest, oldest):
+            batch = batches.Batch(event_updates=[serializer.build_event_update(event)])
+            writer.write(get_connection(), batch, nested=True)
+            cursor.execute(
+                "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'signalbox_event'"
+            )
+            counts.append(cursor.fetchone()[0])
+    assert counts[0] <= postgresql.RECENT_IDS + 10
+    assert {"oldest", ""} == {event.object_label for event in Event.objects.filter(duration=7)}
+
+
+def test_the_query_log_contains_no_statement_of_recording() -> None:
     with transaction.atomic(), CaptureQueriesContext(get_connection()) as captured:
         write(build_event("a"))
     assert [] == [query for query in captured if "signalbox" in query["sql"]]
 
 
-def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_that_cannot_be_encoded_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
     before = writer.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         write(build_event("a"), build_event("broken", time="now"), build_event("b"))
@@ -152,7 +196,7 @@ def test_an_event_that_cant_be_encoded_takes_no_other_with_it(caplog: pytest.Log
     assert "could not be encoded" in caplog.text
 
 
-def test_json_text_is_valid_whatever_parts_there_are() -> None:
+def test_json_text_is_valid_for_every_combination_of_parts() -> None:
     assert {} == json.loads(serializer.build_data_json(build_event()))
     assert {"args": {"a": 1}} == json.loads(serializer.build_data_json(build_event(args='{"a":1}')))
     assert {"args": {"a": 1}, "receivers": []} == json.loads(
@@ -160,9 +204,9 @@ def test_json_text_is_valid_whatever_parts_there_are() -> None:
     )
 
 
-def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+def test_the_tables_are_checked_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
     names = ("signalbox_event", "signalbox_trace")
     with get_connection().cursor() as cursor:
         for name in names:
@@ -179,3 +223,13 @@ def test_the_tables_are_looked_for_again_after_a_while(monkeypatch: pytest.Monke
     assert writer.has_tables(get_connection())
     writer.clear_table_cache()
     assert writer.has_tables(get_connection())
+
+
+def test_dropped_events_are_counted_by_reason() -> None:
+    stats = writer.WriteStats()
+    assert (0, None) == (stats.dropped, stats.dropped_at)
+    stats.add_dropped(writer.DropReason.REJECTED)
+    stats.add_dropped(writer.DropReason.QUEUE_FULL, 10)
+    stats.add_dropped(writer.DropReason.REJECTED)
+    assert (12, {"rejected": 2, "queue_full": 10}) == (stats.dropped, stats.dropped_by_reason)
+    assert stats.dropped_at is not None

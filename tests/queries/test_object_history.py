@@ -17,7 +17,7 @@ from django.utils import timezone
 
 import signalbox
 from signalbox.core.event import UNKNOWN
-from signalbox.instrumentation import bulk
+from signalbox.instrumentation import bulk_events
 from signalbox.models import Event
 from signalbox.queries import object_history
 from signalbox.queries.object_history import history
@@ -25,6 +25,7 @@ from signalbox.serialization.redaction import REDACTED
 from tests.events import get_newest_event
 from tests.shop.models import (
     Big,
+    Club,
     Customer,
     Enrolment,
     ExpressOrder,
@@ -58,11 +59,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each event has a time of its own, a second after the one before."""
     from itertools import count
 
-    from signalbox.core import tracing
+    from signalbox.core import clock
 
     start = 1_700_000_000 * 10**9
     ticks = count(start, 10**9)
-    monkeypatch.setattr(tracing, "now", lambda: next(ticks))
+    monkeypatch.setattr(clock, "now", lambda: next(ticks))
 
 
 # ------------------------------------------------------------------ its events
@@ -225,7 +226,7 @@ def test_the_public_name_is_the_same() -> None:
 
 
 def test_an_operation_that_left_out_keys_may_have_concerned_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 2)
+    monkeypatch.setattr(bulk_events, "MAX_RECORDED_KEYS", 2)
     tags = [Tag.objects.create(name=name) for name in "abc"]
     Tag.objects.update(name="z")
     told = {str(key) for key in get_newest_event(Tag, "update").data["args"]["keys"]}
@@ -241,8 +242,22 @@ def test_an_operation_that_left_out_keys_may_have_concerned_an_object(monkeypatc
     assert UNKNOWN is history(left_out).as_of(updated)["name"]
 
 
+def test_a_field_that_is_unknown_at_both_times_is_not_in_the_diff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_events, "MAX_RECORDED_KEYS", 0)
+    tag = Tag.objects.create(name="a")
+    created = then()
+    states = []
+    for name in "xyz":
+        Tag.objects.update(name=name)
+        states.append(then())
+    found = history(tag)
+    assert [UNKNOWN] * 2 == [found.as_of(when)["name"] for when in states[:2]]
+    assert {} == found.diff(states[0], states[1])
+    assert UNKNOWN is found.diff(created, states[0])["name"][1]
+
+
 def test_a_delete_that_left_out_keys_is_believed_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 1)
+    monkeypatch.setattr(bulk_events, "MAX_RECORDED_KEYS", 1)
     *gone, stays = [Tag.objects.create(name=name) for name in "abc"]
     created = then()
     Tag.objects.filter(name__in="ab")._raw_delete("default")
@@ -259,7 +274,7 @@ def test_a_delete_that_left_out_keys_is_believed_of_what_is_not_there(monkeypatc
 
 
 def test_a_creation_whose_keys_nobody_told_may_be_an_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 1)
+    monkeypatch.setattr(bulk_events, "MAX_RECORDED_KEYS", 1)
     made = Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")])
     created = then()
     made[1].name = "c"
@@ -369,7 +384,7 @@ def test_it_was_not_there_before_it_was_created_nor_after_it_was_deleted(life: d
     for moment in ("before", "deleted"):
         state = told.as_of(life[moment])
         assert (False, {}) == (state.exists, dict(state))
-        assert "not there" in repr(state)
+        assert "does not exist" in repr(state)
     assert told.as_of(life["created"]).exists
 
 
@@ -387,7 +402,7 @@ def test_its_fields_are_what_the_last_event_said(life: dict[str, dt.datetime]) -
     assert ["A-1", customer, "by save()", "paid", {"a": [1, 2]}] == at("saved")
 
 
-def test_a_value_that_no_event_tells_is_unknown_or_what_the_next_one_found(life: dict[str, dt.datetime]) -> None:
+def test_a_value_that_no_event_contains_is_unknown_or_the_next_old_value(life: dict[str, dt.datetime]) -> None:
     told = history(Order, 17)
     assert "10" == told.as_of(life["updated"])["total"]
     state = told.as_of(life["bulk updated"])
@@ -529,7 +544,7 @@ def test_a_deleted_object_that_came_back_is_there_again() -> None:
 
 
 def upsert(tag: Tag) -> None:
-    """Create the tag, or give the one with its key its name: nobody says which."""
+    """Create the tag, or update the one with its key: the event does not say which."""
     unique: dict[str, Any] = {} if connection.vendor == "mysql" else {"unique_fields": ["id"]}
     Tag.objects.bulk_create([tag], update_conflicts=True, update_fields=["name"], **unique)
 
@@ -578,7 +593,7 @@ def test_values_from_before_a_deletion_are_not_those_of_what_came_back() -> None
 
 
 def test_a_change_that_may_have_been_of_others_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "MAX_RECORDED_KEYS", 1)
+    monkeypatch.setattr(bulk_events, "MAX_RECORDED_KEYS", 1)
     for name in "abc":
         Tag.objects.create(name=name)
     nobody = max(tag.pk for tag in Tag.objects.all()) + 1
@@ -640,7 +655,7 @@ def test_secrets_and_fields_left_out_are_not_shown_from_the_table_either() -> No
     setting = {"MODELS": {"shop.Order": {"exclude": ["note"], "redact": ["number"]}}}
     with override_settings(SIGNALBOX=setting):
         order = unrecorded(number="A-1", note="private")
-        customer = Customer.objects.create(name="Ada", api_token="hush")
+        customer = Customer.objects.create(name="Ada", api_token="veil")
         state = history(order).as_of(timezone.now())
         assert (UNKNOWN, REDACTED) == (state["note"], state["number"])
         assert REDACTED == history(customer).as_of(timezone.now())["api_token"]
@@ -754,3 +769,109 @@ def test_with_time_zones_a_naive_datetime_is_refused() -> None:
 def test_a_model_that_another_replaces_has_no_history_and_is_told_so() -> None:
     with pytest.raises(TypeError, match=r"auth\.User is not in use: shop\.Customer replaces it\."):
         history(User, 1)
+
+
+# ------------------------------------------------------------------ relations and labels
+
+
+def test_the_state_has_the_keys_of_many_to_many_relations() -> None:
+    gift, sale = Tag.objects.create(name="gift"), Tag.objects.create(name="sale")
+    order, other = Order.objects.create(number="A-1"), Order.objects.create(number="A-2")
+    created = then()
+    order.tags.add(gift)
+    added = then()
+    sale.orders.add(order, other)
+    added_from_the_other_side = then()
+    order.tags.set([sale])
+    replaced = then()
+    gift.orders.add(other)
+    order.tags.clear()
+    told = history(order)
+    states = [told.as_of(moment)["tags"] for moment in (created, added, added_from_the_other_side, replaced, then())]
+    assert [[], [gift.pk], [gift.pk, sale.pk], [sale.pk], []] == states
+    assert [gift.pk, sale.pk] == history(other).as_of(then())["tags"]
+    assert {"tags": [[], [gift.pk]]} == told.diff(created, added)
+
+
+@pytest.mark.parametrize("mode", ["keys", "rows"])
+def test_the_relations_of_a_deleted_object_are_known_before_its_deletion(mode: str) -> None:
+    with override_settings(SIGNALBOX={"BULK": mode}):
+        gift, sale = Tag.objects.create(name="gift"), Tag.objects.create(name="sale")
+        order, other = Order.objects.create(number="A-1"), Order.objects.create(number="A-2")
+        for one in (order, other):
+            one.tags.add(gift, sale)
+        added, gift_key = then(), gift.pk
+        gift.delete()
+        related_deleted = then()
+        key = order.pk
+        order.delete()
+    told = history(Order, key)
+    assert [sale.pk] == told.as_of(related_deleted)["tags"]
+    assert [gift_key, sale.pk] == told.as_of(added)["tags"]
+    assert [sale.pk] == history(other).as_of(then())["tags"]
+    assert "tags" not in told.as_of(then())
+
+
+def test_relations_with_themselves_have_a_direction_or_none() -> None:
+    ann, bob = Friend.objects.create(name="Ann"), Friend.objects.create(name="Bob")
+    ann.friends.add(bob)
+    added = then()
+    bob.friends.remove(ann)
+    for one, friend in ((ann, bob), (bob, ann)):
+        assert [friend.pk] == history(one).as_of(added)["friends"]
+        assert [] == history(one).as_of(then())["friends"]
+
+
+def test_relations_are_unknown_if_an_event_does_not_have_the_changed_keys() -> None:
+    order, tag = Order.objects.create(number="A-1"), Tag.objects.create(name="gift")
+    created = then()
+    Order.tags.through.objects.bulk_create([Order.tags.through(order=order, tag=tag)])
+    told = history(order)
+    assert (UNKNOWN, [tag.pk]) == (told.as_of(created)["tags"], told.as_of(then())["tags"])
+    assert {"tags"} == told.as_of(created).unknown_fields
+    Order.tags.through.objects.all().delete()
+    order.tags.through.objects.create(order=order, tag=tag)
+    row_created = then()
+    assert ([tag.pk], [tag.pk]) == (told.as_of(row_created)["tags"], told.as_of(then())["tags"])
+
+
+@pytest.mark.parametrize(("option", "value"), [("exclude", UNKNOWN), ("redact", REDACTED)])
+def test_the_keys_of_a_hidden_relation_are_not_shown(option: str, value: Any) -> None:
+    with override_settings(SIGNALBOX={"MODELS": {"shop.Order": {option: ["tags"]}}}):
+        order = Order.objects.create(number="A-1")
+        order.tags.add(Tag.objects.create(name="gift"))
+        assert value == history(order).as_of(then())["tags"]
+
+
+def test_relations_with_a_model_of_their_own_are_not_fields() -> None:
+    club = signalbox.history(Club.objects.create(name="chess"))
+    assert {"id", "name"} == club.as_of(then()).keys()
+
+
+def test_the_state_has_the_labels_of_choices_and_foreign_keys() -> None:
+    ada = Customer.objects.create(name="Ada")
+    order = Order.objects.create(number="A-1", customer=ada)
+    created = then()
+    ada.name = "Ada Lovelace"
+    ada.save()
+    order.customer = None
+    order.save()
+    changed = then()
+    order.customer = ada
+    order.save()
+    Order.objects.update(status="paid")
+    told = history(order)
+    labels = [told.as_of(moment).get_label("customer") for moment in (created, changed, then())]
+    assert ["Ada", "", "Ada Lovelace"] == labels
+    assert ["Open", "Paid"] == [told.as_of(moment).get_label("status") for moment in (created, then())]
+    assert "" == told.as_of(created).get_label("number")
+
+
+def test_a_value_that_can_not_be_restored_is_unknown_in_the_state() -> None:
+    tag = Tag.objects.create(name="a")
+    Event.objects.filter(pk=get_newest_event(Tag).pk).update(
+        data={"row": {"id": tag.pk, "name": {"not_restorable": "<Name a>"}}}
+    )
+    created = then()
+    Tag.objects.update(name="b")
+    assert {"name"} == history(tag).as_of(created).unknown_fields

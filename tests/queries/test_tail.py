@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import signalbox
 from signalbox.instrumentation import process
 from signalbox.models import Event
-from signalbox.queries import tail
+from signalbox.pipeline.backends.base import TransactionSnapshot
+from signalbox.queries import tail, window_search
 from signalbox.queries.filters import EventFilter, FilterError
-from signalbox.queries.id_gaps import GAP_TIMEOUT, MAX_GAPS, SNAPSHOT_GRACE_SECONDS, IdGapTracker, TransactionSnapshot
+from signalbox.queries.id_gaps import GAP_TIMEOUT, MAX_GAPS, SNAPSHOT_GRACE_SECONDS, IdGapTracker
 from signalbox.queries.tail import EventFollower, follow
 from tests.rows import build_event, create_event
 
@@ -186,7 +187,7 @@ class TestFollowing:
         assert ["a", "c", "e"] == labels(list(follow(after=0, stop=stopped())))
 
     def test_a_filter_by_kind_is_refused_as_it_could_not_be_kept(self) -> None:
-        with pytest.raises(FilterError, match="kind is 'request'; none was expected: a trace that runs"):
+        with pytest.raises(FilterError, match="kind is 'request'; none was expected: a running trace"):
             follow(EventFilter(kind=("request",)))
 
     def test_stop_ends_a_wait_at_once(self) -> None:
@@ -243,10 +244,24 @@ class TestADatabaseThatIsAway:
         with caplog.at_level(logging.WARNING, "signalbox"):
             assert ["a"] == labels(follower.poll_with_retry(threading.Event()))
         assert raw is not connection.connection
-        assert 2 == caplog.text.count("Events can't be followed, trying again: the server closed the connection")
+        assert 2 == caplog.text.count("Events can't be followed, retrying: the server closed the connection")
 
     def test_it_is_given_up_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
         follower = self.failing(monkeypatch, 3)
         create_event()
         with pytest.raises(OperationalError, match="the server closed the connection"):
             follower.poll_with_retry(threading.Event())
+
+
+@pytest.mark.usefixtures("_alone")
+def test_following_does_not_wait_for_a_search_of_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_search, "FIRST_WINDOW", 2)
+    monkeypatch.setattr(window_search, "WIDEST_WINDOW", 2)
+    monkeypatch.setattr(tail, "DEFAULT_BUDGET", 0.0)
+    create_event(signal="update")
+    for _ in range(9):
+        create_event()
+    follower = EventFollower(EventFilter.parse_text("-signal:post_save"))
+    assert [] == follower.get_newest(10)
+    monkeypatch.setattr(tail, "DEFAULT_BUDGET", 60.0)
+    assert ["update"] == [event.signal for event in follower.get_newest(10)]

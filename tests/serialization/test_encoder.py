@@ -1,4 +1,4 @@
-"""Whatever Python holds becomes JSON that is bounded, free of secrets, and accepted by every database."""
+"""Any Python object becomes limited JSON without secrets that every database accepts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signalbox.core.text import digest, sanitize_text
-from signalbox.serialization import encoder
 from signalbox.serialization.encoder import (
     CYCLE,
     ELLIPSIS,
@@ -49,17 +48,18 @@ from signalbox.serialization.encoder import (
     encode_fields,
     format_exception,
     has_secret_pk,
+    json_text,
 )
 from signalbox.serialization.redaction import REDACTED, Redactor
 
 REDACTOR = Redactor()
-ENCODERS = [encoder._dumps_orjson, encoder._dumps_stdlib]
+ENCODERS = [json_text.dumps_orjson, json_text.dumps_stdlib]
 HASH = "pbkdf2_sha256$870000$abcDEF$aGFzaA/+=="
 HERE = __name__
 
 
 def render(value: object) -> Any:
-    """The result of `encode` for the value, after each JSON encoder has written and read it."""
+    """Return the result of `encode` for the value, written and read by each JSON encoder."""
     rendered = encode(value, redactor=REDACTOR)
     for dump_json in ENCODERS:
         assert rendered == json.loads(dump_json(rendered))
@@ -67,7 +67,7 @@ def render(value: object) -> Any:
 
 
 def refuse_constant(name: str) -> None:
-    raise AssertionError(f"{name} is no JSON")
+    raise AssertionError(f"{name} is not JSON")
 
 
 def assert_accepted(text: str) -> Any:
@@ -235,7 +235,7 @@ def wake() -> Any:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_a_value_is_rendered_as_what_it_is(value: object, expected: Any) -> None:
+def test_a_value_is_encoded_by_its_type(value: object, expected: Any) -> None:
     rendered = render(value)
     assert (expected, type(expected)) == (rendered, type(rendered))
 
@@ -254,7 +254,7 @@ def test_an_open_file_is_named_and_not_read() -> None:
         assert file.read() == "text"
 
 
-def test_a_request_is_told_by_method_and_path() -> None:
+def test_a_request_is_encoded_as_method_and_path() -> None:
     request = RequestFactory().post("/orders/?token=x", {"password": "x"})
     assert {"method": "POST", "path": "/orders/"} == render(request)
 
@@ -271,7 +271,7 @@ def test_the_environment_of_a_request_loses_its_secrets() -> None:
 # --- bounds
 
 
-def test_a_long_text_tells_how_much_is_missing() -> None:
+def test_a_long_text_ends_with_the_number_of_omitted_characters() -> None:
     assert "x" * MAX_TEXT + "… (1,000 more)" == render("x" * 3_000)
     assert "x" * MAX_TEXT == render("x" * MAX_TEXT)
 
@@ -282,7 +282,7 @@ def test_a_secret_across_the_end_of_a_long_text_is_not_shown() -> None:
     assert "pbkdf2" not in render(text)
 
 
-def test_a_large_container_tells_how_much_is_missing() -> None:
+def test_a_large_container_ends_with_the_number_of_omitted_items() -> None:
     assert [*range(50), f"{ELLIPSIS} (10 more)"] == render(list(range(60)))
     assert {**{str(n): n for n in range(50)}, ELLIPSIS: "10 more"} == render({n: n for n in range(60)})
     assert 51 == len(render(set(range(100_000))))
@@ -302,7 +302,7 @@ def test_a_cycle_is_marked(make: Callable[[list[Any]], Callable[[Any], None]]) -
     assert dumps(render(cycle)) in (f'["{CYCLE}"]', f'[{{"a":"{CYCLE}"}}]')
 
 
-def test_the_same_object_twice_is_no_cycle() -> None:
+def test_the_same_object_twice_is_not_a_cycle() -> None:
     shared = [1]
     assert [[1], [1]] == render([shared, shared])
 
@@ -326,7 +326,7 @@ def test_the_json_of_one_value_is_bounded(character: str) -> None:
             assert len(dump_json(rendered).encode()) <= MAX_BYTES
 
 
-def test_what_is_over_the_budget_is_marked() -> None:
+def test_a_value_over_the_budget_is_marked() -> None:
     rendered = render(["x" * MAX_TEXT] * 50)
     assert TOO_LONG == rendered[-2]
     assert re.fullmatch(r"… \(\d+ more\)", rendered[-1])
@@ -415,7 +415,7 @@ class OddModule:
     __module__ = 7  # type: ignore[assignment]
 
 
-NoModule: type = eval("type('NoModule', (), {})", {"__builtins__": {"type": type}})  # made where there is no __name__
+NoModule: type = eval("type('NoModule', (), {})", {"__builtins__": {"type": type}})  # created without a __name__
 
 
 class HostileZone(tzinfo):
@@ -486,7 +486,7 @@ def test_a_class_with_an_endless_name_is_bounded() -> None:
     assert 500 > len(render(kind()))
 
 
-def test_what_stops_the_process_is_not_held_up() -> None:
+def test_an_exception_that_stops_the_process_is_not_caught() -> None:
     class Stop(Exception):
         def __str__(self) -> str:
             raise KeyboardInterrupt
@@ -517,11 +517,11 @@ def test_nothing_is_queried(django_assert_num_queries: Any) -> None:
         (ValueError(HostileStr("a")), "ValueError: (its text cannot be read)"),
     ],
 )
-def test_an_exception_is_told_by_class_and_text(error: Exception, expected: str) -> None:
+def test_an_exception_is_formatted_as_class_and_text(error: Exception, expected: str) -> None:
     assert expected == format_exception(error, redactor=REDACTOR)
 
 
-def test_a_local_exception_is_told_without_its_function() -> None:
+def test_the_name_of_a_local_exception_does_not_contain_its_function() -> None:
     class Broken(Exception): ...
 
     assert "Broken: x" == format_exception(Broken("x"), redactor=REDACTOR)
@@ -666,7 +666,7 @@ def test_both_encoders_write_the_same(dump_json: Callable[[object], str], value:
 
 
 @pytest.mark.parametrize("dump_json", ENCODERS)
-def test_a_raw_value_that_cannot_be_read_is_told(dump_json: Callable[[object], str]) -> None:
+def test_a_raw_value_that_cannot_be_read_is_marked(dump_json: Callable[[object], str]) -> None:
     assert '["<datetime.datetime: cannot be read>"]' == dump_json([datetime(2026, 1, 2, tzinfo=HostileZone())])
 
 
@@ -678,20 +678,59 @@ def test_the_depth_of_a_raw_value_is_bounded(dump_json: Callable[[object], str])
 
 
 def test_the_faster_encoder_is_taken_where_it_is_installed() -> None:
-    assert dumps is encoder._dumps_orjson
+    assert dumps is json_text.dumps_orjson
 
 
 def test_without_the_faster_encoder_the_standard_one_is_taken() -> None:
     program = (
         "import sys; sys.modules['orjson'] = None\n"
-        "from signalbox.serialization import encoder\n"
-        "assert encoder.dumps is encoder._dumps_stdlib\n"
-        "sys.stdout.write(encoder.dumps({'a': [1, None]}))"
+        "from signalbox.serialization.encoder import json_text\n"
+        "assert json_text.dumps is json_text.dumps_stdlib\n"
+        "sys.stdout.write(json_text.dumps({'a': [1, None]}))"
     )
     assert b'{"a":[1,null]}' == subprocess.check_output([sys.executable, "-c", program])
 
 
-def test_clean_text_is_what_postgresql_takes() -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        -(2**63),
+        2**63,
+        0.125,
+        float("nan"),
+        float("-inf"),
+        'a "quoted" text\n',
+        "\0",
+        "\\u0000",
+        "ä\udfff",
+        "snow ☃",
+        Decimal("12.50"),
+        Decimal("NaN"),
+        datetime(2026, 1, 2, 3, 4, 5, 6, UTC),
+        date(2026, 1, 2),
+        time(3, 4, 5),
+        UUID(int=7),
+        [1, 2, 3],
+        [1, 2**70],
+        {"a": [1]},
+        datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=1))),
+    ],
+)
+def test_a_row_is_encoded_value_by_value_as_it_is_encoded_as_a_whole(value: object) -> None:
+    row = {"name": "binding", "value": value, 'a "key"': 1}
+    assert json_text.dumps_row_stdlib(row) == json_text.dumps_stdlib(row)
+    columns = ("binding", value, 1, None)
+    assert json_text.dumps_columns_stdlib(columns) == json_text.dumps_stdlib(columns)
+
+
+def test_a_row_with_foreign_values_is_encoded_as_a_whole() -> None:
+    row = {"text": HostileStr("abc"), "time": datetime(2026, 1, 2, tzinfo=HostileZone())}
+    assert json_text.dumps_row_stdlib(row) == json_text.dumps_stdlib(row)
+
+
+def test_postgresql_accepts_clean_text() -> None:
     assert "a\ufffd\ufffdä" == sanitize_text("a\0\udfffä")
 
 

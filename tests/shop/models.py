@@ -82,7 +82,7 @@ class Uniq(models.Model):
 
 
 class Hold(models.Model):
-    """Who deletes what it points at learns of it from the database alone."""
+    """Its foreign key is checked by the database, not by Django's collector."""
 
     uniq = models.ForeignKey(Uniq, models.DO_NOTHING)
 
@@ -223,7 +223,7 @@ class Embedding(models.Model):
 
 
 class Key(models.Model):
-    """Whoever knows its primary key is let in."""
+    """Its primary key is a secret."""
 
     secret_key = models.CharField(max_length=40, primary_key=True)
     note = models.CharField(max_length=20, blank=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.db.backends.signals import connection_created
 from django.db.models.signals import class_prepared
 
@@ -23,3 +24,6 @@ class BlogConfig(AppConfig):
 
     def ready(self) -> None:
         from blog import signals  # noqa: F401 - importing it connects its receivers
+
+        if settings.BROKEN_RECEIVERS:
+            from blog import broken  # noqa: F401 - for the doctor

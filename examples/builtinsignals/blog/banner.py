@@ -1,4 +1,4 @@
-"""What the receivers print."""
+"""Prints the lines of the receivers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 
 
 def banner(signal: str, sender: object, news: str = "") -> None:
-    """Print one line about a send to standard error, where it can't end up in what a command outputs.
+    """Print one line about a send to standard error, which is separate from the output of a command.
 
-    Receivers are handed passwords' hashes, cookies and the server's environment: ``news`` is chosen by each receiver,
-    never a dump of what it was given.
+    Receivers get password hashes, cookies and the server's environment. Each receiver chooses its ``news`` and never
+    prints its arguments.
     """
     print(f"-- {signal:<22} {name(sender):<34} {news}".rstrip(), file=sys.stderr)
 

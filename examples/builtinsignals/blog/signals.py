@@ -1,7 +1,7 @@
 """One receiver for each signal, some connected by decorator and some by ``connect()``; never both.
 
-``class_prepared`` and ``connection_created`` have theirs in ``early.py``. A receiver's name stands for one function
-only: a second ``def`` of the same name would leave the first without a reference, and Django drops such a receiver.
+``class_prepared`` and ``connection_created`` have theirs in ``early.py``. Each receiver has
+its own name: a second ``def`` with the same name would leave the first without a reference, and Django removes it.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import django
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 SECRET_KEY = "a demo value: a real site reads its key from the environment"
@@ -20,6 +22,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "blog",
+    "shop",
 ]
 
 MIDDLEWARE = [
@@ -76,3 +79,13 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+EMAIL_CLASS = "django.core.mail.backends.console.EmailBackend"
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": EMAIL_CLASS}}
+else:
+    EMAIL_BACKEND = EMAIL_CLASS
+WAREHOUSE = "127.0.0.1:9"  # nothing listens there, so the durable receiver that calls it fails
+
+# Connects the receivers of blog/broken.py, for the doctor.
+BROKEN_RECEIVERS = os.environ.get("BUILTINSIGNALS_BROKEN", "0") == "1"

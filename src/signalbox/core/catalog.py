@@ -1,4 +1,4 @@
-"""Every signal that Django sends by itself: what it carries, who sends it, where Django documents it."""
+"""The signals of Django: their arguments, senders and documentation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Final, Literal, TypeAlias, cast
 import django
 from django.dispatch import Signal
 from django.utils.module_loading import import_string
+
+START_UP_SIGNALS: Final = frozenset({"class_prepared", "connection_created"})
+"""Signals that every process sends when it starts. They are counted by trace where only Django receives them."""
 
 Group: TypeAlias = Literal["auth", "model", "request", "management", "test", "database", "task", "bulk", "custom"]
 SenderKind: TypeAlias = Literal["model", "through", "class", "module", "app_config", "handler", "none", "any"]
@@ -23,10 +26,10 @@ class SignalInfo:
     """Short name as in the event's row: ``post_save``."""
 
     group: Group
-    """Which part of Django it belongs to; ``bulk`` for bulk operations, ``custom`` for a project's own signals."""
+    """The part of Django that sends it; ``bulk`` for bulk operations, ``custom`` for an application's signals."""
 
     path: str
-    """Dotted path of the ``Signal`` object; empty where there is none."""
+    """Dotted path of the ``Signal`` object; empty if it has none."""
 
     args: Mapping[str, str]
     """Argument to its meaning, without ``sender`` and ``signal``, which every receiver is given."""
@@ -35,10 +38,10 @@ class SignalInfo:
     """Arguments that not every send carries: a receiver must have a default for them, or take ``**kwargs``."""
 
     sender: str
-    """What the sender is, in words."""
+    """The sender, in words."""
 
     sender_kind: SenderKind
-    """What the sender is, for programs: ``model`` (a model class), ``through`` (the model class of a many-to-many
+    """The kind of sender, for programs: ``model`` (a model class), ``through`` (the model class of a many-to-many
     table), ``class`` (another class), ``module`` (a module's dotted name), ``app_config`` (an ``AppConfig``),
     ``handler`` (the class that handles requests), ``none`` (always ``None``) or ``any`` (any object)."""
 
@@ -48,11 +51,45 @@ class SignalInfo:
     doc: str
     """Where Django documents it, below ``https://docs.djangoproject.com/en/<version>/``."""
 
+    @property
+    def description(self) -> str:
+        """When it is sent, or what the bulk operation does."""
+        return _DESCRIPTIONS[self.name]
+
+
+_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "user_logged_in": "Sent when a user has logged in.",
+    "user_logged_out": "Sent when logout() is called, before the session is flushed.",
+    "user_login_failed": "Sent when authenticate() finds no user for the credentials.",
+    "pre_init": "Sent when a model's __init__() begins, also for each row that a queryset loads.",
+    "post_init": "Sent when a model's __init__() ends, also for each row that a queryset loads.",
+    "pre_save": "Sent when a model's save() begins, before the row is written.",
+    "post_save": "Sent when a model's save() has written the row.",
+    "pre_delete": "Sent before an object is deleted, by its delete(), a queryset's delete() or a cascade.",
+    "post_delete": "Sent when the row of an object has been deleted.",
+    "m2m_changed": "Sent before and after objects are added to or removed from a many-to-many relation.",
+    "class_prepared": "Sent when a model class has been defined and registered.",
+    "request_started": "Sent when Django begins to process a request.",
+    "request_finished": "Sent when the response has been delivered and is closed.",
+    "got_request_exception": "Sent when a request ends in an exception that is not handled.",
+    "pre_migrate": "Sent before the migrate command begins, for each app that has models.",
+    "post_migrate": "Sent at the end of the commands migrate and flush, for each app that has models.",
+    "setting_changed": "Sent when a test overrides a setting, and when it restores it.",
+    "template_rendered": "Sent when a template is rendered in a test.",
+    "connection_created": "Sent when the connection to a database has been opened.",
+    "task_enqueued": "Sent when a task has been added to its queue.",
+    "task_started": "Sent when a task begins to run.",
+    "task_finished": "Sent when a task has ended, successfully or not.",
+    "bulk_create": "Inserts many rows. Django sends no signal for it.",
+    "bulk_update": "Updates some fields of many objects. Django sends no signal for it.",
+    "update": "Updates all rows of a queryset by one statement. Django sends no signal for it.",
+    "bulk_delete": "Deletes all rows of a queryset without loading them. Django sends no signal for it.",
+}
 
 _INSTANCE = "The object in question."
 _RAW = "True while a fixture is loaded: don't query or change other rows, they may not be there yet."
 _USING = "Alias of the database that is used."
-_UPDATE_FIELDS = "Names of the fields that save() was told to write, as a frozenset; None if it writes all."
+_UPDATE_FIELDS = "Names of the fields in save(update_fields=…), as a frozenset; None if it writes all fields."
 _ORIGIN = "The object or queryset whose delete() started this; for a cascaded object that is not the object itself."
 _REQUEST = "The HttpRequest."
 _TASK_RESULT = "The TaskResult: the task, its arguments, its state and, at the end, its return value or errors."
@@ -86,8 +123,8 @@ _SIGNALS = [
         name="user_logged_out",
         group="auth",
         path="django.contrib.auth.signals.user_logged_out",
-        args={"request": _REQUEST, "user": "The user who logged out; None if nobody was logged in."},
-        sender="The model class of the user; NoneType (the class, not None) if nobody was logged in.",
+        args={"request": _REQUEST, "user": "The user who logged out; None if no user was logged in."},
+        sender="The model class of the user; NoneType (the class, not None) if no user was logged in.",
         sender_kind="model",
         counterpart="user_logged_in",
         doc=f"{_AUTH_DOC}user_logged_out",
@@ -291,7 +328,7 @@ _SIGNALS = [
         name="connection_created",
         group="database",
         path="django.db.backends.signals.connection_created",
-        args={"connection": "The DatabaseWrapper that has just connected; its alias says to which database."},
+        args={"connection": "The DatabaseWrapper that has connected; its alias names the database."},
         sender="The DatabaseWrapper class of the backend.",
         sender_kind="class",
         doc="ref/signals/#connection-created",
@@ -350,7 +387,7 @@ _SIGNALS += [
 ]
 
 BUILTIN_SIGNALS: Final[Mapping[str, SignalInfo]] = MappingProxyType({entry.name: entry for entry in _SIGNALS})
-"""Every signal of the Django at hand by name, in the order of Django's groups; the bulk operations come last."""
+"""The signals of the installed Django by name, in the order of Django's groups, and then the bulk operations."""
 
 
 def import_signal(info: SignalInfo) -> Signal:

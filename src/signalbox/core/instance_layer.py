@@ -27,6 +27,8 @@ def get_referent(reference: weakref.ref[T]) -> T:
 class InstanceLayer:
     """Replacements that are installed on one object, as the ``send`` methods of a signal.
 
+    It differs from ``patching.Layer``: it has several methods of one object, which belong together.
+
     The layer does not keep the object alive. The functions that it installs do, unless ``is_weak``: the object is then
     in no reference cycle because of them, and they have no ``__wrapped__``, which would refer to it.
     """

@@ -5,12 +5,17 @@ They can appear at any line, also within recording. They belong to the applicati
 
 from __future__ import annotations
 
+import gc
 import inspect
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from signalbox.core.raised_error import get_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_get_context: Final[Callable[[BaseException], BaseException | None]] = BaseException.__dict__["__context__"].__get__
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -19,7 +24,7 @@ def is_interrupt(error: BaseException) -> bool:
     Python calls a handler with the interrupted frame as an argument, which no other function is called with by the
     frame itself. It does not matter whether the handler is still installed.
     """
-    traceback = error.__traceback__
+    traceback = get_traceback(error)
     callers: list[FrameType] = []
     while traceback is not None:
         frame = traceback.tb_frame
@@ -44,7 +49,7 @@ def find_interrupt(error: BaseException) -> BaseException | None:
         if is_interrupt(found):
             return found
         seen.add(id(found))
-        found = found.__context__
+        found = _get_context(found)
     return None
 
 
@@ -52,6 +57,11 @@ def _iter_frame_arguments(frame: FrameType) -> Iterator[FrameType]:
     """Yield the frames that the function of ``frame`` was called with, by themselves or among ``*args``."""
     code = frame.f_code
     has_varargs = bool(code.co_flags & inspect.CO_VARARGS)
+    # Up to Python 3.12, reading f_locals leaves a copy of the variables in the frame, which keeps objects alive. So it
+    # is read only if the frame holds a frame besides its caller. A finished frame, as a handler's, refers to both.
+    frames = sum(type(referent) is FrameType for referent in gc.get_referents(frame))
+    if not has_varargs and frames <= (frame.f_back is not None):
+        return
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + has_varargs]:
         value = frame.f_locals.get(name)
         for argument in value if type(value) is tuple else (value,):

@@ -1,12 +1,15 @@
-"""Short names of signals and senders, for people."""
+"""Short names of signals and senders, and labels of values, for people."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from signalbox.core import catalog
 
 
 def get_signal_group(signal: str) -> str:
-    """Return a signal's group by its name: ``model`` for ``post_save``, ``custom`` for what Django doesn't know."""
+    """Return a signal's group by its name: ``model`` for ``post_save``, ``custom`` if it is not one of Django's."""
     entry = catalog.BUILTIN_SIGNALS.get(signal)
     return entry.group if entry else "custom"
 
@@ -25,3 +28,22 @@ def qualifier(dotted: str) -> str:
 def short_sender(sender: str) -> str:
     """Return a model's label as it is, and of a longer dotted name the last part."""
     return sender if sender.count(".") < 2 else short_name(sender)
+
+
+def get_value_label(labels: Any, name: str, value: Any) -> str:
+    """Return the label of a field's value: of a choice, or of the object that a foreign key pointed at.
+
+    Args:
+        labels: ``{field: {value as text: label}}``, as events contain it. Everything else has no labels.
+        name: Name of the field.
+        value: The value, or a list of values.
+
+    Returns:
+        The label, several separated by commas, or an empty text.
+    """
+    found = labels.get(name) if isinstance(labels, Mapping) else None
+    if not isinstance(found, Mapping):
+        return ""
+    values = value if isinstance(value, list) else [value]
+    texts = [found.get(str(one)) for one in values if not isinstance(one, list | dict)]
+    return ", ".join(str(text) for text in texts if text)

@@ -10,10 +10,11 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -46,7 +47,8 @@ def call_without_queries(function: Callable[..., T], *args: Any, connection: Bas
     ``connection`` is the one that the callback's object belongs to, if it is known. What Django sets after a failed
     query, such as ``needs_rollback``, is restored.
     """
-    # Without routers, objects are read from their own or the default database. Looking for other connections is slow.
+    # Without routers, objects are read from their own or the default database. Looking for other connections is slow,
+    # and one that this thread has not used yet has no open transaction.
     is_only = connection is not None and connection.alias == DEFAULT_DB_ALIAS and not router.routers
     blocked: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
@@ -63,13 +65,13 @@ def call_without_queries(function: Callable[..., T], *args: Any, connection: Bas
 
 
 def call_isolated(function: Callable[..., T], *args: Any) -> T:
-    """Call ``function`` while this thread's connections raise ``QueryForbidden`` and keep their transactions.
+    """Call ``function`` while all connections of this thread raise ``QueryForbidden`` and keep their transactions.
 
     A callback that catches the error itself, such as one with a save, would otherwise have them rolled back.
     """
     blocked = []
     try:
-        for connection in connections.all(initialized_only=True):
+        for connection in _iter_connections():
             own: dict[str, Any] = connection.__dict__
             saved = {name: own[name] for name in (*_BLOCKED_METHODS, *_TRANSACTION_STATE) if name in own}
             blocked.append((own, saved, list(connection.savepoint_ids), list(connection.atomic_blocks)))
@@ -81,6 +83,19 @@ def call_isolated(function: Callable[..., T], *args: Any) -> T:
                 own.pop(name, None)
             own.update(saved)
             own["savepoint_ids"][:], own["atomic_blocks"][:] = savepoints, blocks
+
+
+def _iter_connections() -> Iterator[BaseDatabaseWrapper]:
+    """Yield this thread's connection of each database, without opening it.
+
+    A thread creates them when they are first used. The callback would get a connection that is not blocked.
+    """
+    for alias in connections:
+        try:
+            connection = connections[alias]
+        except ImproperlyConfigured:  # its backend can't be imported, so that the callback can't query it either
+            continue
+        yield connection
 
 
 _GUARDS: Final = (call_without_queries.__code__, call_isolated.__code__)

@@ -1,6 +1,6 @@
-"""The only reader of ``Signal.receivers``: what is connected to a signal, and what a receiver is called.
+"""Reads ``Signal.receivers``: the connected receivers of a signal and their names. No other module reads it.
 
-Django keeps a receiver as a tuple of three fields on 5.2 and of four on 6.x; every other module asks here instead.
+Django keeps a receiver as a tuple of three fields on 5.2 and of four on 6.x.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class ConnectedReceiver:
     receiver: Any
     """The callable itself; ``None`` when it was connected weakly and has been collected."""
     sender: Any
-    """The sender it listens to; ``None`` for any, or where Django keeps the id alone and nothing can be told by it."""
+    """The sender; ``None`` for any sender, or if Django keeps only an id that is not of a model or an app."""
     sender_key: object
     """The id by which Django compares senders; equal to ``any_sender`` for receivers of every sender."""
     weak: bool
-    """Whether the signal holds the receiver by a weak reference alone."""
+    """Whether the signal has only a weak reference to the receiver."""
     dispatch_uid: object | None
     """The ``dispatch_uid`` it was connected with, if any."""
     is_async: bool
@@ -42,24 +42,39 @@ class ConnectedReceiver:
 
     @property
     def any_sender(self) -> bool:
-        """Whether it hears every sender."""
+        """Whether it is called for every sender."""
         return self.sender_key == NONE_ID
 
 
 class CodeLocation(NamedTuple):
-    """What a receiver is called and where it stands."""
+    """The name of a receiver and its location."""
 
     name: str
     """Dotted name, as ``shop.signals.send_invoice``."""
     location: str
-    """``file:line`` of the function's definition; empty where there is none."""
+    """``file:line`` of the function's definition; empty if it has none."""
 
 
 def get_connected_receivers(signal: Signal) -> list[ConnectedReceiver]:
-    """Return what is connected to ``signal``, in the order of connection, dead references included."""
+    """Return the receivers of ``signal`` in the order of their connection, including dead references."""
     entries = list(signal.receivers)
     senders = _get_senders_by_id() if any(len(entry) < 4 for entry in entries) else {}
     return [_build_connected_receiver(entry, senders) for entry in entries]
+
+
+def has_receiver_outside_django(signal: Signal, sender: Any) -> bool:
+    """Return True if a send from ``sender`` reaches a receiver that is not part of Django."""
+    keys = (NONE_ID, make_id(sender))
+    for (_, sender_key), reference, *_ in list(signal.receivers):
+        receiver: Any = reference() if isinstance(reference, weakref.ReferenceType) else reference
+        if sender_key in keys and receiver is not None and not is_in_django(get_name(receiver)):
+            return True
+    return False
+
+
+def is_in_django(name: str) -> bool:
+    """Return True if ``name``, the dotted name of a receiver, is that of Django's own code."""
+    return name.startswith("django.")
 
 
 def _build_connected_receiver(entry: Any, senders: Mapping[object, Any]) -> ConnectedReceiver:
@@ -90,7 +105,7 @@ def make_id(target: Any) -> object:
 def _get_dispatch_uid(receiver_key: object, target: Any) -> object | None:
     """Return the ``dispatch_uid`` within ``receiver_key``; a bare int that is not the receiver's id is one as well.
 
-    What runs after the commit has the id of the function, or method, that it stands for.
+    The wrapper of a receiver that runs after the commit has the id of that receiver.
     """
     stands_for = vars(target).get("_signalbox_receiver_id") if type(target) is FunctionType else None
     return None if receiver_key in (make_id(target), stands_for) else receiver_key
@@ -116,7 +131,7 @@ _locations: dict[int, tuple[weakref.ref[Any], CodeLocation]] = {}
 
 
 def get_code_location(receiver: Any) -> CodeLocation:
-    """Return name and place of ``receiver``: found once, then looked up by identity, never by ``==`` or ``hash()``."""
+    """Return the name and location of ``receiver``. They are cached by identity, not by ``==`` or ``hash()``."""
     target = receiver.__func__ if type(receiver) is MethodType else receiver
     known = _locations.get(id(target))
     if known is not None and known[0]() is target:
@@ -125,7 +140,7 @@ def get_code_location(receiver: Any) -> CodeLocation:
     key = id(target)
     try:
         _locations[key] = (weakref.ref(target, lambda _: _locations.pop(key, None)), found)
-    except TypeError:  # not weakly referenceable: found anew each time
+    except TypeError:  # weak references are impossible, so it is not cached
         return found
     return found
 
@@ -154,6 +169,11 @@ def _get_name(receiver: Any) -> str:
         return f"functools.partial({_get_name(receiver.func)})"
     if isinstance(receiver, MethodType):
         return _get_name(receiver.__func__)
+    if isinstance(receiver, FunctionType) and receiver.__qualname__ == receiver.__code__.co_qualname:
+        # A wrapper has the name of its own code if what it wraps has none, as Sentry's of a partial or an instance.
+        wrapped = receiver.__dict__.get("__wrapped__")
+        if wrapped is not None and wrapped is not receiver:
+            return _get_name(wrapped)
     qualname = getattr(receiver, "__qualname__", None)
     if isinstance(qualname, str):
         return f"{getattr(receiver, '__module__', None) or '?'}.{qualname}"
@@ -187,9 +207,9 @@ def get_code(receiver: Any) -> CodeType | None:
 
 
 def shorten_path(path: str) -> str:
-    """Return ``path`` as a person would say it: from the working directory, or from a folder of packages on."""
+    """Return ``path`` relative to the working directory, a folder of packages or an entry of ``sys.path``."""
     for packages in (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"):
-        if packages in path:  # an environment may lie in the working directory
+        if packages in path:  # an environment may be in the working directory
             return path.rpartition(packages)[2]
     for root in (os.getcwd(), *sys.path):
         if root and path.startswith(root + os.sep):

@@ -1,4 +1,4 @@
-"""Text as every database stores it."""
+"""Text as every database stores it, and durations as text."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def fit_column(text: str, length: int) -> str:
 
 
 def digest(text: str, key: bytes) -> str:
-    """A short stand-in for a text that stays the same: "~" and 16 hex digits of BLAKE2b under this key, of any length.
+    """Return "~" and 16 hex digits of the BLAKE2b digest of ``text`` with ``key``, which may have any length.
 
-    For the key of an object whose primary key is itself a secret (a session's key, a token). An empty key makes a
-    checksum, with which anybody can try texts until one fits: only for what is no secret.
+    It replaces a primary key that is a secret (a session's key, a token). With an empty key it is a checksum. Other
+    texts can be compared with a checksum, so use that only for texts that are not secret.
     """
     if len(key) > blake2b.MAX_KEY_SIZE:
         key = blake2b(key).digest()
@@ -40,3 +40,30 @@ def digest(text: str, key: bytes) -> str:
 def to_exact_str(text: str) -> str:
     """Return the content of ``text`` as an instance of ``str`` itself, not of a subclass."""
     return str.__str__(text)
+
+
+def format_duration(microseconds: int | None, *, unknown: str = "") -> str:
+    """Return a duration as text: ``12.3 ms``, ``1.84 s``, ``2 m 05 s`` or ``3 h 07 m``.
+
+    Below a minute it has three significant digits and one unit.
+
+    Args:
+        microseconds: The duration, or None if it is not known.
+        unknown: What is returned for None.
+    """
+    if microseconds is None:
+        return unknown
+    if microseconds < 1_000:
+        return f"{microseconds} µs"
+    if microseconds < 999_500:  # from there on it is rounded to a second
+        return f"{_format_three_digits(microseconds / 1_000)} ms"
+    seconds = microseconds / 1_000_000
+    if seconds < 59.95:
+        return f"{_format_three_digits(seconds)} s"
+    minutes, whole_seconds = divmod(round(seconds) if seconds < 60 else int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} m" if hours else f"{minutes} m {whole_seconds:02} s"
+
+
+def _format_three_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"

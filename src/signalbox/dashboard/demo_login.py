@@ -1,4 +1,4 @@
-"""A link that logs one user in, once: for a demonstration under ``DEBUG``, never on a real site."""
+"""A one-time login link for demonstrations. It works only under ``DEBUG``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from django.contrib.auth import get_user_model, login
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 
 
 class _LoginTokenGenerator(PasswordResetTokenGenerator):
-    """Tokens that end with the user's next login, as those for a new password do."""
+    """Creates tokens that expire with the user's next login, like those of a password reset."""
 
     key_salt = "signalbox.dashboard.demo_login"
 
@@ -23,30 +24,36 @@ _token_generator = _LoginTokenGenerator()
 
 
 def build_login_url(username: str) -> str:
-    """Return the path of a page that logs the user of this name in, once.
+    """Return the path of a link that logs in the user with this name once.
 
     Raises:
         RuntimeError: ``DEBUG`` is off.
     """
     if not settings.DEBUG:
-        raise RuntimeError("A login link is given under DEBUG only; let the user log in at the admin.")
+        raise RuntimeError("Login links work only if DEBUG is on. Log in at the admin.")
     user: Any = get_user_model()._default_manager.get_by_natural_key(username)
-    # As a parameter of this name it is hidden wherever the address is recorded.
+    # A parameter with the name "token" is redacted in recorded URLs.
     return f"{reverse('signalbox:demo_login')}?{urlencode({'token': f'{user.pk}.{_token_generator.make_token(user)}'})}"
 
 
 @never_cache
 def demo_login(request: HttpRequest) -> HttpResponse:
-    """Log in the user that the ``token`` was made for; 404 where it is spent, invented, or ``DEBUG`` is off."""
+    """Log in the user of the ``token``; 404 if the token is used or invalid, or if ``DEBUG`` is off.
+
+    A user who is logged in is redirected to the timeline, so that a second click on the link works.
+    """
     if not settings.DEBUG:
         raise Http404
+    if request.user.is_authenticated:
+        return HttpResponseRedirect(reverse("signalbox:timeline"))
+    refused = gettext("The login link was used, or is not valid. Log in with a password.")
     key, _, secret = request.GET.get("token", "").partition(".")
     model = get_user_model()
     try:
         user: Any = model._default_manager.get(pk=key)
     except (model.DoesNotExist, ValueError) as error:
-        raise Http404 from error
+        raise Http404(refused) from error
     if not (user.is_active and _token_generator.check_token(user, secret)):
-        raise Http404
+        raise Http404(refused)
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")
     return HttpResponseRedirect(reverse("signalbox:timeline"))

@@ -1,4 +1,4 @@
-"""How values are written for people: durations, names, JSON. Pure."""
+"""Formatting of values for display: durations, diffs, summaries and JSON. Does not query the database."""
 
 from __future__ import annotations
 
@@ -8,69 +8,40 @@ from difflib import SequenceMatcher
 from re import findall
 from typing import Any, Final, NamedTuple
 
+from signalbox.core import text as core_text
+from signalbox.core.labels import get_value_label
 from signalbox.serialization import encoder
 
 LONG_TEXT_LENGTH: Final = 60
-"""Characters from which a text is shown as one inline diff, and cut in summaries."""
-
-SUMMARY_ARGUMENTS: Final = (
-    "action",
-    "added",
-    "removed",
-    "created",
-    "count",
-    "fields",
-    "values",
-    "credentials",
-    "setting",
-    "exception",
-)
-"""Arguments that tell in a few words what an event is about."""
+"""Length from which a text is shown as an inline diff, in characters."""
 
 MAX_DIFF_PARTS: Final = 300
-"""Words, or lines, of two texts that are compared, once what they begin and end with alike is put aside: of the same
-few words over and over, the comparison takes time by the cube of their number."""
+"""Maximum number of words, or lines, that are compared, without the common start and end of the texts.
+
+The time of the comparison is cubic in that number if the same words are repeated.
+"""
 
 MAX_TEXT_DIFFS: Final = 10
-"""Fields of one event whose texts are compared."""
+"""Maximum number of fields of one event that are shown as inline diffs."""
 
 
 def format_duration(microseconds: int | None) -> str:
-    """Return a duration as a person would say it, with three significant digits: ``12.3 ms``."""
-    if microseconds is None:
-        return "\u2013"
-    if microseconds < 1_000:
-        return f"{microseconds} µs"
-    if microseconds < 1_000_000:
-        return f"{_format_three_digits(microseconds / 1_000)} ms"
-    seconds = microseconds / 1_000_000
-    if seconds < 60:
-        return f"{_format_three_digits(seconds)} s"
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} m" if hours else f"{minutes} m {seconds:02} s"
-
-
-def _format_three_digits(number: float) -> str:
-    return f"{number:.0f}" if number >= 99.95 else f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"
+    """Return a duration in microseconds as text; a dash for ``None``."""
+    return core_text.format_duration(microseconds, unknown="\u2013")
 
 
 def format_value(value: Any) -> str:
-    """Return a stored value as one line or as its own text."""
+    """Return a stored value as JSON in one line; a text unchanged."""
     if isinstance(value, str):
         return value
+    if encoder.is_not_restorable(value):
+        return encoder.describe_not_restorable(value)
     return json.dumps(value, ensure_ascii=False)
 
 
 def format_json(value: Any) -> str:
     """Return a stored value as indented JSON."""
     return json.dumps(value, ensure_ascii=False, indent=2)
-
-
-def truncate(value: str, width: int = LONG_TEXT_LENGTH) -> str:
-    """Return ``value`` in at most ``width`` characters, on one line."""
-    line = " ".join(value.split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 class DiffPart(NamedTuple):
@@ -81,7 +52,7 @@ class DiffPart(NamedTuple):
 
 
 class FieldDiff(NamedTuple):
-    """One changed field, ready to be shown."""
+    """One changed field, formatted for display."""
 
     field: str
     has_old: bool
@@ -89,28 +60,41 @@ class FieldDiff(NamedTuple):
     old: str
     new: str
     parts: tuple[DiffPart, ...]
-    """An inline diff, where both are long texts."""
+    """An inline diff of two long texts; else empty."""
+    old_label: str = ""
+    """Label of the old value, if it is a choice or a foreign key."""
+    new_label: str = ""
 
 
 def get_field_diffs(data: Mapping[str, Any]) -> list[FieldDiff]:
-    """Return the changes that an event's data tells of; long texts as inline diffs."""
-    found, compared = [], 0
+    """Return the changed fields in an event's data, with inline diffs of long texts."""
+    found, compared, labels = [], 0, data.get("labels")
     for field, has_old, old, new in _iter_changes(data):
-        parts: tuple[DiffPart, ...] = ()
-        if (
-            isinstance(old, str)
-            and isinstance(new, str)
-            and max(len(old), len(new)) >= LONG_TEXT_LENGTH
-            and compared < MAX_TEXT_DIFFS
-        ):
-            parts = diff_text(old, new)
-            compared += 1
-        found.append(FieldDiff(field, has_old, format_value(old) if has_old else "", format_value(new), parts))
+        parts = diff_long_texts(old, new) if compared < MAX_TEXT_DIFFS else ()
+        compared += bool(parts)
+        found.append(
+            FieldDiff(
+                field,
+                has_old,
+                format_value(old) if has_old else "",
+                format_value(new),
+                parts,
+                get_value_label(labels, field, old) if has_old else "",
+                get_value_label(labels, field, new),
+            )
+        )
     return found
 
 
+def diff_long_texts(old: Any, new: Any) -> tuple[DiffPart, ...]:
+    """Return the inline diff of two texts; empty if both are short or one is not a text."""
+    if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) >= LONG_TEXT_LENGTH:
+        return diff_text(old, new)
+    return ()
+
+
 def _iter_changes(data: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any, Any]]:
-    """Yield each changed field, whether its old value is known, the old and the new one."""
+    """Yield the name of each changed field, True if its old value is known, the old and the new value."""
     for field, pair in (data.get("changes") or {}).items():
         if isinstance(pair, list) and pair:
             old = encoder.unwrap_literal(pair[0]) if len(pair) > 1 else None
@@ -123,7 +107,7 @@ def get_changed_fields(data: Mapping[str, Any]) -> frozenset[str]:
 
 
 def diff_text(old: str, new: str) -> tuple[DiffPart, ...]:
-    """Return two texts as one sequence of same, old and new pieces: word by word, else line by line, else whole."""
+    """Return the diff of two texts: by words, by lines if there are too many words, else as a whole."""
     before, after = _split_words(old), _split_words(new)
     head = _common_prefix_length(before, after)
     tail = _common_prefix_length(before[head:][::-1], after[head:][::-1])
@@ -138,7 +122,7 @@ def diff_text(old: str, new: str) -> tuple[DiffPart, ...]:
 
 
 def _common_prefix_length(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return with how many items both begin."""
+    """Return the number of equal items at the start of both sequences."""
     return next(
         (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
         min(len(first), len(second)),
@@ -160,33 +144,3 @@ def _split_words(value: str) -> list[str]:
 
 def _to_lines(words: Iterable[str]) -> list[str]:
     return "".join(words).splitlines(keepends=True)
-
-
-def summarize_event(data: Mapping[str, Any], limit: int = 2) -> str:
-    """Return the changes of an event in a few words: ``status open → paid, +2``."""
-    found = list(_iter_changes(data))
-    if found:
-        texts = [
-            f"{field} {truncate(format_value(old), 24)} → {truncate(format_value(new), 24)}"
-            if has_old
-            else f"{field} → {truncate(format_value(new), 24)}"
-            for field, has_old, old, new in found[:limit]
-        ]
-        return ", ".join(texts) + (f", +{len(found) - limit}" if len(found) > limit else "")
-    args = data.get("args")
-    if isinstance(args, Mapping):
-        return ", ".join(_summarize_arguments(args, SUMMARY_ARGUMENTS))
-    return ""
-
-
-def _summarize_arguments(args: Mapping[str, Any], names: Iterable[str]) -> Iterable[str]:
-    for name in names:
-        value = args.get(name)
-        if value is True:
-            yield name
-        elif value not in (None, False, "", [], {}):
-            yield (
-                truncate(format_value(value), 40)
-                if name in ("action", "exception")
-                else f"{name} {truncate(format_value(value), 40)}"
-            )

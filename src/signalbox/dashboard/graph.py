@@ -1,10 +1,10 @@
-"""The map: which receivers listen to which signals of which senders, how often they ran and how they are."""
+"""The data of the map: connections of signals, senders and receivers, with their statistics."""
 
 from __future__ import annotations
 
 import linecache
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction
@@ -12,31 +12,38 @@ from django.apps import apps
 from django.dispatch import Signal
 
 from signalbox.core import catalog, labels, receivers
+from signalbox.core.receiver_stats import CallTotals
+from signalbox.dashboard.links import get_deliveries_url, get_receiver_url, get_signal_url
 from signalbox.instrumentation.install import get_recorded_signals
 from signalbox.instrumentation.signal_arguments import get_sender_label
 from signalbox.models import Event
 from signalbox.outbox import registry
+from signalbox.queries.receiver_activity import count_dead_deliveries
 from signalbox.serialization.configured_redactor import get_redactor
+from signalbox.serialization.source_code import redact_source
 
 MAX_EVENTS: Final = 5_000
-"""How many of the latest events say how receivers did."""
+"""Number of the latest events that the statistics of receivers use."""
 
 SLOW_P90_US: Final = 50_000
-"""Microseconds from which a receiver's slowest tenth makes it slow."""
+"""90th percentile of the duration from which a receiver is slow, in microseconds."""
 
 ANY_SENDER: Final = "any sender"
-"""What a receiver of every sender listens to."""
+"""Name of the sender for receivers of every sender."""
 
 UNKNOWN_SENDER: Final = "?"
-"""A sender of which Django keeps nothing but an id."""
+"""Name of a sender that Django keeps only by id."""
+
+COLLECTED_RECEIVER: Final = "(collected)"
+"""Name of a receiver that was garbage-collected."""
 
 EXCERPT_LINES: Final = 12
-"""Lines of source that are shown of a receiver."""
+"""Number of source lines that are shown of a receiver."""
 
 
 @dataclass(slots=True)
 class Edge:
-    """One receiver listening to one signal of one sender."""
+    """The connection of one receiver to one signal and sender."""
 
     signal: str
     group: str
@@ -45,87 +52,70 @@ class Edge:
     location: str
     app_label: str
     is_django: bool
-    """Whether the receiver is Django's own."""
+    """Whether the receiver is one of Django or of Signalbox itself."""
     is_async: bool
     health: str
     """``ok``, ``dead``, ``failing``, ``slow``, ``idle``, ``unmeasured`` or ``durable``."""
     calls: int = 0
     errors: int = 0
     p90: int | None = None
-    """Microseconds that nine of ten runs took at most."""
+    """90th percentile of the duration, in microseconds; ``None`` if unknown."""
     error: str = ""
-    """What it raised last."""
+    """Its last exception; empty if there is none."""
     source: str = ""
+    dead_deliveries: int = 0
+    """Number of its dead deliveries, if it is durable."""
 
 
-@dataclass(slots=True)
-class CallStats:
-    """How one receiver of one signal did, with one sender or with all."""
-
-    calls: int = 0
-    errors: int = 0
-    error: str = ""
-    durations_us: list[int] = field(default_factory=list)
-
-    def add_call(self, call: Mapping[str, Any]) -> None:
-        """Count one run; the latest are given first."""
-        self.calls += 1
-        if call.get("duration_us") is not None:
-            self.durations_us.append(call["duration_us"])
-        if call.get("error"):
-            self.errors += 1
-            self.error = self.error or call["error"]
-
-
-CallStatsByReceiver = Mapping[tuple[str, str, str], CallStats]
-"""How receivers did, by signal, sender and name; of all senders together under ``ANY_SENDER``."""
+CallTotalsByReceiver = Mapping[tuple[str, str, str], CallTotals]
+"""Statistics of receivers by signal, sender and name; under ``ANY_SENDER`` those of all senders together."""
 
 
 def build_edges(*, include_source: bool = False) -> list[Edge]:
-    """Return every connection of the process with what the latest events say of it, and every durable receiver.
+    """Return every connection of the process with its statistics, and every durable receiver.
 
-    ``include_source`` adds excerpts.
+    ``include_source`` adds excerpts of the receivers' source.
     """
-    call_stats = _collect_call_stats(
+    call_totals = collect_call_totals(
         Event.objects.order_by("-id").values_list("signal", "sender", "data__receivers")[:MAX_EVENTS]
     )
     found = [
         edge
         for name, signal in get_signals().items()
-        for edge in build_signal_edges(name, signal, call_stats, include_source=include_source)
+        for edge in build_signal_edges(name, signal, call_totals, include_source=include_source)
     ]
     found += build_durable_edges(include_source=include_source)
     return sorted(found, key=lambda edge: (edge.is_django, edge.group, edge.signal, edge.sender, edge.receiver))
 
 
 def get_signals() -> dict[str, Signal]:
-    """Return the signals of Django and those of the project that are recorded, by name."""
+    """Return the built-in signals and the recorded signals of the project, by name."""
     found = {name: catalog.import_signal(entry) for name, entry in catalog.BUILTIN_SIGNALS.items() if entry.path}
     return found | {name: signal for signal, name in get_recorded_signals().items() if name not in found}
 
 
-def _collect_call_stats(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str, str], CallStats]:
-    found: dict[tuple[str, str, str], CallStats] = {}
+def collect_call_totals(events: Iterable[tuple[str, str, Any]]) -> dict[tuple[str, str, str], CallTotals]:
+    """Sum up events, given as signal, sender and recorded calls, newest first."""
+    found: dict[tuple[str, str, str], CallTotals] = {}
     for signal, sender, calls in events:
         for call in calls or ():
             for sender_key in (sender, ANY_SENDER):
-                found.setdefault((signal, sender_key, call["name"]), CallStats()).add_call(call)
+                found.setdefault((signal, sender_key, call["name"]), CallTotals()).add_call(call)
     return found
 
 
 def build_signal_edges(
-    name: str, signal: Signal, call_stats: CallStatsByReceiver, *, include_source: bool
+    name: str, signal: Signal, call_totals: CallTotalsByReceiver, *, include_source: bool
 ) -> Iterator[Edge]:
-    """Yield the connections of one signal, with the calls and errors of their receivers."""
-    # pre_init and post_init are counted, not recorded; of others the setting may ask for none.
+    """Yield the connections of one signal, with the statistics of their receivers."""
+    # Some signals are only counted, and settings may exclude others.
     is_recorded = name in get_recorded_signals().values()
     for connected in receivers.get_connected_receivers(signal):
         receiver = connected.receiver
-        receiver_name = "(collected)" if receiver is None else receivers.get_name(receiver)
+        receiver_name = COLLECTED_RECEIVER if receiver is None else receivers.get_name(receiver)
         sender = ANY_SENDER if connected.any_sender else get_sender_label(connected.sender) or UNKNOWN_SENDER
-        stats = call_stats.get((name, sender, receiver_name), CallStats())
-        durations = sorted(stats.durations_us)
-        p90 = durations[min(len(durations) - 1, len(durations) * 9 // 10)] if durations else None
+        totals = call_totals.get((name, sender, receiver_name), CallTotals())
+        p90 = totals.get_percentile(90)
         yield Edge(
             signal=name,
             group=labels.get_signal_group(name),
@@ -133,19 +123,20 @@ def build_signal_edges(
             receiver=receiver_name,
             location="" if receiver is None else receivers.get_location(receiver),
             app_label=_get_app_label(receiver_name),
-            is_django=receiver_name.startswith("django."),
+            is_django=receivers.is_in_django(receiver_name) or receiver_name.startswith("signalbox."),
             is_async=connected.is_async,
-            health=_get_health(receiver is None, is_recorded, stats, p90),
-            calls=stats.calls,
-            errors=stats.errors,
+            health=_get_health(receiver is None, is_recorded, totals, p90),
+            calls=totals.calls,
+            errors=totals.errors,
             p90=p90,
-            error=stats.error,
+            error=totals.last_error,
             source=get_source_excerpt(receiver) if include_source else "",
         )
 
 
 def build_durable_edges(*, include_source: bool) -> Iterator[Edge]:
-    """Yield what durable receivers wait for. They are not connected; their deliveries tell how they do."""
+    """Yield the subscriptions of durable receivers. They are not connected to a signal and have no statistics here."""
+    dead_deliveries = count_dead_deliveries() if registry.get_durable_receivers() else {}
     for signal, sender, durable in registry.get_subscriptions():
         yield Edge(
             signal=signal,
@@ -158,17 +149,18 @@ def build_durable_edges(*, include_source: bool) -> Iterator[Edge]:
             is_async=iscoroutinefunction(durable.function),
             health="durable",
             source=get_source_excerpt(durable.function) if include_source else "",
+            dead_deliveries=dead_deliveries.get(durable.name, 0),
         )
 
 
-def _get_health(dead: bool, is_recorded: bool, stats: CallStats, p90: int | None) -> str:
+def _get_health(dead: bool, is_recorded: bool, totals: CallTotals, p90: int | None) -> str:
     if dead:
         return "dead"
-    if stats.errors:
+    if totals.errors:
         return "failing"
     if p90 is not None and p90 >= SLOW_P90_US:
         return "slow"
-    if stats.calls:
+    if totals.calls:
         return "ok"
     return "idle" if is_recorded else "unmeasured"
 
@@ -180,14 +172,24 @@ def _get_app_label(dotted: str) -> str:
 
 
 def get_source_excerpt(receiver: Any) -> str:
-    """Return the first lines of a receiver's source without secrets; empty where it can't be read."""
+    """Return the first lines of a receiver's source without secrets; empty if it can't be read."""
     code = receivers.get_code(receiver)
     if code is None:
         return ""
     lines = (linecache.getline(code.co_filename, code.co_firstlineno + number) for number in range(EXCERPT_LINES))
-    return get_redactor().redact_text("".join(lines).rstrip())
+    return redact_source("".join(lines).rstrip(), get_redactor())
 
 
 def edges_to_json(edges: Iterable[Edge]) -> list[dict[str, Any]]:
-    """Return edges as plain values, each with the number of its row in the table; the source stands there alone."""
-    return [asdict(edge) | {"row": row, "source": ""} for row, edge in enumerate(edges)]
+    """Return edges as JSON values with the number of their row in the table and their links, without source."""
+    return [
+        asdict(edge)
+        | {
+            "row": row,
+            "source": "",
+            "receiver_url": "" if edge.receiver == COLLECTED_RECEIVER else get_receiver_url(edge.receiver),
+            "signal_url": get_signal_url(edge.signal),
+            "dead_url": get_deliveries_url(edge.receiver, "dead"),
+        }
+        for row, edge in enumerate(edges)
+    ]

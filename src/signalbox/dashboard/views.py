@@ -1,95 +1,103 @@
-"""The pages, and the parts of them that are fetched."""
+"""Views of the timeline, traces, events, objects, the map and the doctor, with the parts that htmx requests."""
 
 from __future__ import annotations
 
 import re
 import time
-from datetime import timedelta
 from typing import Any, Final
 
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
-from django.utils.timezone import localtime
+from django.utils.translation import gettext
 from django.views.decorators.http import require_GET, require_http_methods
 
-from signalbox import conf, models
+from signalbox import conf
 from signalbox.core import catalog
-from signalbox.core.event import Outcome
-from signalbox.dashboard import deliveries, formats, graph, permissions
-from signalbox.dashboard.access import dashboard_view
+from signalbox.dashboard import deliveries, delivery_rows, formats, graph, permissions
+from signalbox.dashboard.access import dashboard_view, is_storable_id, require_permission
+from signalbox.dashboard.exports import EXPORT_PERMISSION
+from signalbox.dashboard.htmx import retarget
 from signalbox.dashboard.links import get_object_url
+from signalbox.dashboard.trace_errors import get_trace_errors
 from signalbox.dashboard.waterfall import build_rows, build_waterfall
 from signalbox.outbox import queue
-from signalbox.queries import object_page
+from signalbox.queries import filter_suggestions, live_updates, local_time, object_page, trace_deliveries, trace_summary
 from signalbox.queries import revert as revert_queries
 from signalbox.queries import timeline as timeline_queries
-from signalbox.queries.events import get_event
+from signalbox.queries.events import get_event, load_client_addresses
 from signalbox.queries.export import event_to_dict
-from signalbox.queries.timeline_query import ERRORS_OUTCOME, TimelineQuery, clean_param
+from signalbox.queries.export_formats import FORMATS
+from signalbox.queries.filter_conditions import ANY
+from signalbox.queries.filter_language import Token
+from signalbox.queries.filters import EventFilter
+from signalbox.queries.related_names import load_current_names
+from signalbox.queries.timeline_query import TimelineQuery, clean_param, has_old_params
 
 HISTOGRAM_SECONDS: Final = 600
-"""How far the strip chart goes back."""
+"""Length of the histogram's time axis, in seconds."""
 
 HISTOGRAM_STEP_SECONDS: Final = 5
-"""Seconds that one bar of the strip chart stands for."""
+"""Width of one bar of the histogram, in seconds."""
 
-TIME_RANGES: Final = (
-    ("5m", "5 min"),
-    ("15m", "15 min"),
-    ("1h", "hour"),
-    ("6h", "6 hours"),
-    ("1d", "day"),
-    ("7d", "week"),
+CHART_TOKENS: Final = (
+    *(Token("group", ":", (group,)) for group in trace_summary.GROUP_ORDER),
+    Token("error", ":", (ANY,)),
 )
-"""Ranges of time that one press asks for."""
+"""Tokens that the legend of the histogram adds and removes."""
 
 AXIS_CHOICES: Final = {"whole": True, "events": False}
 
-TRACE_KINDS: Final = ("request", "command", "task", "custom", "shell", "test", "process")
-
 
 def _parse_id(request: HttpRequest, name: str) -> int | None:
-    """Return a key from the address, ``None`` where there is none or it is no key."""
+    """Return an id from the query string; ``None`` if it is missing or invalid."""
     text = request.GET.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    return int(text) if is_storable_id(text) else None
 
 
 def _validate_trace_id(trace_id: str) -> str:
-    """Return a trace's id from the address; 404 for what can be none."""
+    """Return ``trace_id``; 404 if it is malformed."""
     if not re.fullmatch("[0-9a-f]{32}", trace_id):
-        raise Http404("There is no such trace.")
+        raise Http404(gettext("Invalid trace id. It has 32 hexadecimal digits in lower case."))
     return trace_id
 
 
 @dashboard_view
 @require_GET
 def timeline(request: HttpRequest) -> HttpResponse:
-    """Show traces, newest first; to htmx the list alone."""
+    """Show traces, newest first; for htmx only the list.
+
+    If the filter is not valid, htmx gets only the error, and the page keeps its list. Without htmx, the list is not
+    filtered, and the page says so.
+    """
     timeline_query = TimelineQuery.parse(request.GET)
+    target = request.headers.get("HX-Target")
+    if timeline_query.error and target:
+        error_context = {"timeline_query": timeline_query, "is_list_kept": True}
+        response = render(request, "signalbox/parts/filter_error.html", error_context)
+        return retarget(response, "#filter-error", "outerHTML")
+    if has_old_params(request.GET) and not target:
+        return HttpResponseRedirect(f"{request.path}?{timeline_query.query_string}")
     before = _parse_id(request, "before")
-    position = timeline_queries.Position.at_end() if before is None else None
+    position = live_updates.Position.at_end() if before is None else None
     context: dict[str, Any] = {
-        "page": timeline_queries.get_timeline_page(timeline_query, before),
+        "page": timeline_queries.get_timeline_page(timeline_query, before, newest_id=_parse_id(request, "newest")),
         "timeline_query": timeline_query,
         "before": before,
         "position": position,
+        "export_formats": FORMATS.values() if request.user.has_perm(EXPORT_PERMISSION) else (),
     }
-    if request.headers.get("HX-Target") == "next-page":
+    if target == "next-page":
         return render(request, "signalbox/parts/next_results.html", context)
-    if request.headers.get("HX-Target") == "results":
-        return render(request, "signalbox/parts/results.html", context)
+    if target == "results":
+        return render(request, "signalbox/parts/results.html", context | {"is_part": True})
     return render(
         request,
         "signalbox/timeline.html",
         context
         | {
             "active_page": "timeline",
-            "kinds": TRACE_KINDS,
-            "groups": timeline_queries.GROUP_ORDER,
-            "outcomes": [*(outcome.value for outcome in Outcome), ERRORS_OUTCOME],
-            "time_ranges": TIME_RANGES,
-            "histogram_seconds": HISTOGRAM_SECONDS,
+            "histogram_minutes": HISTOGRAM_SECONDS // 60,
         },
     )
 
@@ -97,10 +105,10 @@ def timeline(request: HttpRequest) -> HttpResponse:
 @dashboard_view
 @require_GET
 def live(request: HttpRequest) -> HttpResponse:
-    """Return the lines of which something is new since the page's position.
+    """Return the rows of traces with new events since the page's position.
 
-    - 204: nothing is new.
-    - 200: lines, and the position after them.
+    - 204: no events since then.
+    - 200: rows, the ids of traces that no longer match, and the position after them.
     - 204 with the event ``signalbox:reload``: there are more new traces than one response holds. The page fetches its
       list again, which includes a new position. Until then the response stays the same.
 
@@ -108,43 +116,64 @@ def live(request: HttpRequest) -> HttpResponse:
     true if more are new than were counted; the page stops asking then. The position does not change.
     """
     timeline_query = TimelineQuery.parse(request.GET)
-    position = timeline_queries.Position.parse(request.GET.get("position", ""))
-    update = timeline_queries.get_live_update(position)
+    position = live_updates.Position.parse(request.GET.get("position", ""))
+    update = live_updates.get_live_update(position)
     if request.GET.get("count"):
-        trace_ids = update.trace_ids[-timeline_queries.MAX_LIVE_TRACES :]
-        if timeline_query and trace_ids:
-            newest_event_id = update.position.event_id
-            trace_count = len(timeline_queries.count_matches(trace_ids, timeline_query, newest_event_id))
-        else:
-            trace_count = len(trace_ids)
-        return JsonResponse({"trace_count": trace_count, "has_more": update.is_behind})
+        trace_ids = update.trace_ids[-live_updates.MAX_LIVE_TRACES :]
+        newest_event_id = update.position.event_id
+        matches = timeline_queries.count_matches(trace_ids, timeline_query, newest_event_id) if trace_ids else {}
+        return JsonResponse({"trace_count": len(matches), "has_more": update.is_behind})
     if update.is_behind:
         return HttpResponse(status=204, headers={"HX-Trigger": "signalbox:reload"})
     if not update.trace_ids:
         return HttpResponse(status=204)
-    summaries = timeline_queries.get_trace_summaries(update.trace_ids[::-1], timeline_query, update.position.event_id)
-    context = {"summaries": summaries, "position": update.position, "timeline_query": timeline_query}
+    newest_event_id = update.position.event_id
+    summaries = timeline_queries.get_trace_summaries(update.trace_ids[::-1], timeline_query, newest_event_id)
+    context = {
+        "summaries": summaries,
+        "removed": timeline_queries.find_removed_traces(update.trace_ids, summaries, timeline_query, newest_event_id),
+        "position": update.position,
+        "timeline_query": timeline_query,
+    }
     return render(request, "signalbox/parts/live_update.html", context)
 
 
 @dashboard_view
 @require_GET
 def histogram(request: HttpRequest) -> JsonResponse:
-    """Return events per step and group over the last minutes."""
+    """Return the numbers of events by time step and group as JSON, and the range of time of the filter.
+
+    The range of the filter does not limit the events, so that the page can show it as a part of the chart.
+    """
     now = time.time()
-    since = int(now - HISTOGRAM_SECONDS) * 1_000_000
-    buckets = timeline_queries.get_histogram(
-        TimelineQuery.parse(request.GET), since, HISTOGRAM_STEP_SECONDS * 1_000_000
-    )
-    start = timeline_queries.get_histogram_start(since)
+    # The start of a bar, so that the first one is complete.
+    since = (int(now) // HISTOGRAM_STEP_SECONDS * HISTOGRAM_STEP_SECONDS - HISTOGRAM_SECONDS) * 1_000_000
+    timeline_query = TimelineQuery.parse(request.GET)
+    filter_range = timeline_query.event_filter
+    charted = timeline_query.without_time()
+    step = HISTOGRAM_STEP_SECONDS * 1_000_000
+    buckets = timeline_queries.get_histogram(charted, since, step, has_system=not timeline_query.is_quiet)
+    start = timeline_queries.get_histogram_start(charted, since)
     return JsonResponse(
         {
             "now": now,
-            "utc_offset_seconds": (localtime(models.utc_now()).utcoffset() or timedelta()).total_seconds(),
+            # The page moves the axis without a request, so an hour in advance.
+            "utc_offsets": local_time.get_offset_changes(now - HISTOGRAM_SECONDS, now + 3_600),
             "range_seconds": HISTOGRAM_SECONDS,
             "step_seconds": HISTOGRAM_STEP_SECONDS,
-            "groups": timeline_queries.GROUP_ORDER,
+            "groups": trace_summary.GROUP_ORDER,
             "start": start and start / 1_000_000,
+            "text_without_time": charted.text,
+            "choices": [
+                {
+                    "token": str(token),
+                    "is_chosen": timeline_query.has_token(token),
+                    "text": timeline_query.toggle(token).text,
+                }
+                for token in CHART_TOKENS
+            ],
+            "since": filter_range.since and filter_range.since.timestamp(),
+            "until": filter_range.until and filter_range.until.timestamp(),
             "buckets": [[time_us // 1_000_000, group, number, errors] for time_us, group, number, errors in buckets],
         }
     )
@@ -152,29 +181,25 @@ def histogram(request: HttpRequest) -> JsonResponse:
 
 @dashboard_view
 @require_GET
-def suggestions(request: HttpRequest) -> HttpResponse:
-    """Return what may be asked for, as lists for the filter's fields."""
-    names = timeline_queries.get_recent_names()
-    return render(
-        request,
-        "signalbox/parts/suggestions.html",
-        {
-            "signals": sorted({*catalog.BUILTIN_SIGNALS, *names["signal"]}),
-            "senders": names["sender"],
-            "actors": names["actor_label"],
-            "objects": timeline_queries.get_recent_objects(),
-            "recent_days": [localtime(models.utc_now()) - timedelta(days=days) for days in range(7)],
-        },
-    )
+def suggestions(request: HttpRequest) -> JsonResponse:
+    """Return the names of tokens, and values that are known for each of them, as JSON.
+
+    With ``of=deliveries`` they are those of the page "Deliveries".
+    """
+    if request.GET.get("of") == "deliveries":
+        return JsonResponse({"tokens": filter_suggestions.get_delivery_suggestions()})
+    return JsonResponse({"tokens": filter_suggestions.get_suggestions()})
 
 
 @dashboard_view
 @require_GET
 def tree(request: HttpRequest, trace_id: str) -> HttpResponse:
-    """Return a trace's events, as they stand below its line."""
+    """Return the events of a trace, to be shown below its row."""
     events, next_cursor = timeline_queries.get_trace_events(
         _validate_trace_id(trace_id), limit=timeline_queries.MAX_PREVIEW_EVENTS
     )
+    load_client_addresses(events)
+    load_current_names(events)
     context = {"rows": build_rows(events), "has_more": next_cursor is not None, "trace_id": trace_id}
     return render(request, "signalbox/parts/tree.html", context)
 
@@ -186,20 +211,33 @@ def trace(request: HttpRequest, trace_id: str) -> HttpResponse:
     after = _parse_id(request, "after") or 0
     events, next_cursor = timeline_queries.get_trace_events(_validate_trace_id(trace_id), after)
     summary = timeline_queries.get_trace_summary(trace_id)
-    is_partial = bool(after or next_cursor or summary.has_more_traces)
-    if not events and not summary.traces:
-        raise Http404("There is no such trace.")
+    histories, has_more_deliveries = trace_deliveries.get_trace_deliveries(trace_id)
+    if not events and not summary.traces and not histories:
+        raise Http404(gettext("Trace %(id)s does not exist, or was deleted.") % {"id": trace_id})
+    load_client_addresses(events)
+    load_current_names(events)
     for event in events:
-        summary.add_event(tuple(getattr(event, name) for name in timeline_queries.SUMMARY_FIELDS))
+        summary.add_fetched_event(event)
+    split = trace_deliveries.split_trace(events, trace_deliveries.get_trace_rows(trace_id), histories)
+    axis_choice = AXIS_CHOICES.get(request.GET.get("axis", ""))
+    waterfall = build_waterfall(split.events, split.traces, axis_choice, is_page=bool(after or next_cursor))
+    is_purged = not (events or after or summary.traces)
+    # Without its rows, the beginning of the trace is not known.
+    origin = min(history.delivery.created for history in histories) if is_purged else summary.time
+    section = delivery_rows.build_section(histories, split, origin, has_more=has_more_deliveries)
+    trace_errors, has_more_errors = get_trace_errors(trace_id, sum(row.errors for row in summary.traces))
     return render(
         request,
         "signalbox/trace.html",
         {
             "summary": summary,
-            "waterfall": build_waterfall(
-                events, [] if is_partial else summary.traces, AXIS_CHOICES.get(request.GET.get("axis", ""))
-            ),
-            "groups": timeline_queries.GROUP_ORDER,
+            "is_purged": is_purged,
+            "trace_errors": trace_errors,
+            "has_more_errors": has_more_errors,
+            "waterfall": waterfall,
+            "delivery_section": section if histories else None,
+            "now": queue.now_us(),
+            "groups": trace_summary.GROUP_ORDER,
             "after": after,
             "next_cursor": next_cursor,
         },
@@ -212,8 +250,10 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
     """Show one event."""
     event = get_event(event_id)
     if event is None:
-        raise Http404("There is no such event.")
+        raise Http404(gettext("Event %(id)s does not exist, or was deleted.") % {"id": event_id})
     previous_event, next_event = timeline_queries.get_adjacent_events(event)
+    load_client_addresses(filter(None, (previous_event, next_event)))
+    load_current_names(filter(None, (event, previous_event, next_event)))
     return render(
         request,
         "signalbox/event.html",
@@ -237,36 +277,49 @@ def event(request: HttpRequest, event_id: int) -> HttpResponse:
 @dashboard_view
 @require_http_methods(["GET", "POST"])
 def revert(request: HttpRequest, event_id: int) -> HttpResponseBase:
-    """Ask whether what an event changed is to be put back, and on POST put it back."""
+    """Show current and restored values, and on POST revert the event."""
     event = get_event(event_id)
     if event is None:
-        raise Http404("There is no such event.")
-    if not permissions.can_revert(request.user, event):
+        raise Http404(gettext("Event %(id)s does not exist, or was deleted.") % {"id": event_id})
+    permission = permissions.get_revert_permission(event)
+    if permission is None:
         raise PermissionDenied
+    require_permission(request.user, permission)
+    params = request.POST if request.method == "POST" else request.GET
+    options = {name: bool(params.get(name)) for name in ("event_values", "relations")}
+    choices = {"use_newer_state": not options["event_values"], "restore_relations": options["relations"]}
     error_text = ""
     if request.method == "POST":
         try:
-            revert_queries.revert(event)
+            revert_queries.revert(event, **choices)
         except revert_queries.RevertError as error:
             error_text = str(error)
         else:
-            return HttpResponseRedirect(get_object_url(event.sender, event.object_key))
+            sender = (event.data.get("args") or {}).get("object") if event.signal == "m2m_changed" else event.sender
+            return HttpResponseRedirect(get_object_url(str(sender), event.object_key))
+    preview = revert_queries.preview_revert(event, **choices)
     status = 409 if error_text else 200
-    return render(request, "signalbox/revert.html", {"event": event, "error": error_text}, status=status)
+    context = {"event": event, "preview": preview, "options": options, "error": error_text or preview.error}
+    return render(request, "signalbox/revert.html", context, status=status)
 
 
 @dashboard_view
 @require_GET
 def object_history(request: HttpRequest) -> HttpResponse:
-    """Show what happened to one object, and its state at a time; to htmx the state alone."""
+    """Show the events of one object and its state after one of them; for htmx only the state."""
     sender, key = clean_param(request.GET.get("sender", "")), clean_param(request.GET.get("key", ""))
     if not (sender and key):
-        raise Http404("An object has a model and a key.")
+        raise Http404(gettext("The parameters sender and key are required. Use a model label and a primary key."))
     before = _parse_id(request, "before")
     recorded_object = object_page.find_object(sender, key)
     events, next_cursor = recorded_object.get_events(before)
+    purged_before = recorded_object.get_purged_before()
     if not events:
-        raise Http404("Nothing is recorded of this object.")
+        text = gettext("The object has no recorded events. Check the parameters sender and key.")
+        if purged_before:
+            time_text = f"{purged_before:%Y-%m-%d %H:%M} UTC"
+            text = f"{text} {gettext('Events before %(time)s were purged.') % {'time': time_text}}"
+        raise Http404(text)
     event_id = _parse_id(request, "event")
     selected_event = next((event for event in events if event.id == event_id), events[0])
     context = {
@@ -278,6 +331,8 @@ def object_history(request: HttpRequest) -> HttpResponse:
     }
     if request.headers.get("HX-Target") == "state":
         return render(request, "signalbox/parts/state.html", context)
+    load_client_addresses(events)
+    load_current_names(events)
     version_ids = [event.id for event in reversed(events)]
     return render(
         request,
@@ -286,7 +341,9 @@ def object_history(request: HttpRequest) -> HttpResponse:
         | {
             "events": events,
             "next_cursor": next_cursor,
+            "purged_before": purged_before,
             "before": before,
+            "model_filter": EventFilter(sender=(recorded_object.sender,)).to_text(),
             "version_ids": version_ids,
             "version_index": version_ids.index(selected_event.id),
         },
@@ -296,7 +353,7 @@ def object_history(request: HttpRequest) -> HttpResponse:
 @dashboard_view
 @require_GET
 def signal_map(request: HttpRequest) -> HttpResponse:
-    """Show what listens to what."""
+    """Show the connections of signals, senders and receivers."""
     edges = graph.build_edges(include_source=conf.get().DASHBOARD.SHOW_SOURCE)
     return render(
         request,
@@ -314,14 +371,14 @@ def signal_map(request: HttpRequest) -> HttpResponse:
 @dashboard_view
 @require_GET
 def doctor(request: HttpRequest) -> HttpResponse:
-    """Show the doctor's page; the findings follow, as an examination takes a moment."""
+    """Show the page of the doctor. The findings are requested separately, as an examination takes a moment."""
     return render(request, "signalbox/doctor.html", {"active_page": "doctor"})
 
 
 @dashboard_view
 @require_GET
 def findings(request: HttpRequest) -> HttpResponse:
-    """Return what the doctor found, the worst first."""
+    """Return the findings of the doctor, the most severe first."""
     from signalbox.doctor import examine
 
     started = time.monotonic()

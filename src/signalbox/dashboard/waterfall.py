@@ -1,16 +1,23 @@
-"""A trace's events as a tree on a time axis. Pure: events in, rows with their places in per cent out."""
+"""The waterfall of a trace: its events and their receivers as a tree, with positions on a time axis in per cent.
+
+Does not query the database. Every position is a recorded time: what was not recorded is not drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from signalbox.core import labels
 from signalbox.dashboard import formats
-from signalbox.queries.timeline_query import REQUEST_EXCEPTION_SIGNAL
+from signalbox.dashboard.time_axis import Tick, TimeAxis, build_ticks
+from signalbox.dashboard.transaction_lines import TransactionLine, build_lines
+from signalbox.queries.event_errors import has_error
+from signalbox.queries.trace_calls import RecordedCall, get_calls, get_end, get_parent_receiver, walk_with_calls
 from signalbox.queries.trace_tree import build_trees
+from signalbox.queries.transaction_ends import get_transaction_ends
 
 if TYPE_CHECKING:
     from signalbox.models import Event, Trace
@@ -18,84 +25,58 @@ if TYPE_CHECKING:
 LabelSide: TypeAlias = Literal["right", "left", "above"]
 
 MAX_INDENT: Final = 12
-"""Levels that are indented; what is nested deeper stands at the last of them."""
+"""Maximum number of indented levels. Deeper rows have the indent of the last level."""
 
-MAX_TICKS: Final = 6
-"""Marks on the axis at most."""
+MAX_CALLS_PER_EVENT: Final = 20
+"""Maximum number of receivers of an event that have a row."""
+
+MAX_CALL_ROWS: Final = 1_000
+"""Maximum number of receivers on a page that have a row. Beyond it those that raised have one, up to the next limit."""
+
+MAX_RAISED_ROWS: Final = 1_000
+"""Maximum number of receivers on a page that raised and have a row, besides ``MAX_CALL_ROWS``."""
 
 TRANSACTION_OUTCOMES: Final = ("committed", "rolled_back")
-"""The outcomes that a transaction's end gives."""
-
-MAX_TRANSACTION_ENDS: Final = 20
-"""Commits and rollbacks that are marked at most, the first ones."""
-
-END_LABEL_PERCENT: Final = 12
-"""Per cent of the axis that the name of a commit needs."""
+"""The outcomes of events in a transaction that has ended."""
 
 DURATION_LABEL_PERCENT: Final = 25
-"""Per cent of the axis that the numbers beside a bar need, on a phone."""
+"""Width of the label of a duration on a phone, in per cent of the axis."""
 
 SPARSE_RATIO: Final = 3
-"""Parts of a trace of which the events must take one for its whole to be the axis."""
+"""If the events take less than one part in this number of the trace, the axis spans only the events."""
 
-SHORT_BAR_RATIO: Final = 100
-"""Parts of the axis of which a bar must take one for its receivers to be drawn inside."""
-
-
-class CallBar(NamedTuple):
-    """A receiver's run: one bar inside its event's."""
-
-    name: str
-    location: str
-    duration_us: int | None
-    error: str | None
-    left: str
-    width: str
+MIN_BAR_RATIO: Final = 5_000
+"""The shortest bar takes one part in this number of the axis."""
 
 
 @dataclass(slots=True)
-class WaterfallRow:
-    """One event in its place."""
+class Row:
+    """A row with a bar."""
 
-    event: Event
+    kind = "row"
     depth: int = 0
-    calls: list[CallBar] = field(default_factory=list)
-    visible_calls: list[CallBar] = field(default_factory=list)
-    """Those that find room in the bar; one that raised is always shown."""
     offset_us: int = 0
-    """Microseconds since the trace began."""
+    """Microseconds from the start of the axis."""
     left: str = "0"
-    """Where its bar begins, in per cent of the axis."""
+    """Start of its bar, in per cent of the axis."""
     width: str = "0"
     end: str = "0"
 
+    def place(self, axis: TimeAxis, start: int, end: int) -> None:
+        """Set the position of its bar."""
+        self.offset_us = start - axis.start
+        self.left = axis.place(start)
+        self.width = axis.measure(start, end, axis.drawn_us // MIN_BAR_RATIO)
+        self.end = axis.place(end)
+
     @property
     def indent(self) -> int:
-        """Its level, as far as levels are shown."""
+        """Its level of indentation, at most ``MAX_INDENT``."""
         return min(self.depth, MAX_INDENT)
 
     @property
-    def has_error(self) -> bool:
-        """Whether it tells of an error: a receiver raised, the operation did, or the request."""
-        return (
-            bool(self.event.errors) or self.event.outcome == "failed" or self.event.signal == REQUEST_EXCEPTION_SIGNAL
-        )
-
-    @property
-    def has_own_error(self) -> bool:
-        """Whether it tells of an error that no receiver's run shows: its bar is red."""
-        return self.has_error and not self.event.errors
-
-    @property
-    def duration_text(self) -> str:
-        """What stands beside its bar, or above it."""
-        if self.event.duration or self.calls:
-            return formats.format_duration(self.event.duration)
-        return "no signal" if labels.get_signal_group(self.event.signal) == "bulk" else "nobody listens"
-
-    @property
     def label_side(self) -> LabelSide:
-        """Where there is room for its numbers: right of its bar, else left of it, else above it."""
+        """The side of its bar with room for the label: right, else left, else above."""
         return (
             "right"
             if 100 - float(self.end) >= DURATION_LABEL_PERCENT
@@ -105,192 +86,141 @@ class WaterfallRow:
         )
 
 
-class Tick(NamedTuple):
-    """A mark on the axis."""
+@dataclass(slots=True)
+class EventRow(Row):
+    """One event. Its bar ends with its send, or with its last receiver."""
 
-    position: str
-    label: str
-
-
-class TransactionEnd(NamedTuple):
-    """A commit or a rollback, as far as events tell of it.
-
-    They hold neither its moment nor which of them shared a transaction. Those that follow each other in one database
-    with the same outcome are taken together, and the ending stands where the last of them ended.
-    """
-
-    outcome: str
-    database: str
-    event_count: int
-    """How many events it stands for."""
-    position: str
-    """Its place, in per cent of the axis."""
-    offset_us: int
-    """Microseconds since the axis begins."""
-    has_label: bool = True
-    """Whether there is room for its name."""
-
-    def __str__(self) -> str:
-        number = f"{self.event_count} event{'' if self.event_count == 1 else 's'}"
-        return (
-            f"{self.label} of {number} on {self.database}: the last ended at {formats.format_duration(self.offset_us)}"
-        )
+    kind = "event"
+    event: Event = field(kw_only=True)
+    hidden_calls: int = 0
+    """Number of receivers without a row."""
 
     @property
-    def label(self) -> str:
-        """What it is called."""
-        return "commit" if self.outcome == "committed" else "rollback"
+    def has_error(self) -> bool:
+        """Whether a receiver, the operation or the request raised an exception."""
+        return has_error(self.event)
 
     @property
-    def is_label_left(self) -> bool:
-        """Whether it stands so far right that its name must stand left of it."""
-        return float(self.position) > 88
+    def has_own_error(self) -> bool:
+        """Whether the operation or the request raised, not a receiver. Its bar is red then."""
+        return self.has_error and not self.event.errors
+
+    @property
+    def duration_text(self) -> str:
+        """The label of its bar."""
+        if self.event.duration or get_calls(self.event):
+            return formats.format_duration(self.event.duration)
+        return "no signal" if labels.get_signal_group(self.event.signal) == "bulk" else "no receivers"
+
+
+@dataclass(slots=True)
+class CallRow(Row):
+    """One call of a receiver."""
+
+    kind = "call"
+    call: RecordedCall = field(kw_only=True)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its beginning and its duration were recorded, so that it has a bar."""
+        return self.call.started is not None and self.call.duration_us is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """A trace on its axis."""
+    """A trace on a time axis."""
 
-    rows: list[WaterfallRow]
+    rows: list[EventRow | CallRow]
     ticks: list[Tick]
-    transaction_ends: list[TransactionEnd]
-    """Commits and rollbacks, in the order of their time."""
-    start: int
-    """When the axis begins, in microseconds."""
-    duration_us: int
-    """Microseconds from the axis's beginning to its end."""
+    lines: list[TransactionLine]
+    """Commits and rollbacks, in order of time."""
+    hidden_line_count: int
+    """Number of commits and rollbacks that are not drawn."""
+    has_unknown_ends: bool
+    """Whether no end was recorded of the transactions of its events."""
+    axis: TimeAxis
     skipped_us: int
     """Microseconds of the trace before the axis."""
     is_sparse: bool
-    """Whether the events take so little of the trace that an axis of theirs alone shows more."""
+    """Whether the events take so little of the trace that an axis for only the events is better."""
     is_whole_trace: bool
-    """Whether the axis is that of the whole trace."""
+    """Whether the axis spans the whole trace."""
 
 
-def build_rows(events: Iterable[Event]) -> list[WaterfallRow]:
-    """Return events as rows, each below the one in whose receiver it happened, in the order in which they were sent."""
+def build_rows(events: Iterable[Event]) -> list[EventRow]:
+    """Return events as rows in the order of sending, nested events below their parents."""
     rows = []
     stack = [(0, node) for node in reversed(build_trees(events))]
     while stack:
         depth, node = stack.pop()
-        rows.append(WaterfallRow(node.event, depth))
+        rows.append(EventRow(depth, event=node.event))
         stack.extend((depth + 1, child) for child in reversed(node.children))
     return rows
 
 
-def build_waterfall(events: Sequence[Event], traces: Sequence[Trace], whole_trace: bool | None = None) -> Waterfall:
+def build_placed_rows(events: Iterable[Event], axis: TimeAxis, depth: int = 0) -> list[EventRow | CallRow]:
+    """Return events and the calls of their receivers as rows on ``axis``, ``depth`` levels deeper.
+
+    Calls beyond the limits have no row, except those that have caused an event, and ``MAX_RAISED_ROWS`` that raised.
+    """
+    rows: list[EventRow | CallRow] = []
+    parents = {(event.parent, get_parent_receiver(event)) for event in events}
+    row_counts: Counter[int] = Counter()
+    row_total = raised_total = 0
+    event_rows: dict[int, EventRow] = {}
+    for level, item in walk_with_calls(events):
+        if not isinstance(item, RecordedCall):
+            row = EventRow(depth + level, event=item)
+            row.place(axis, item.time, get_end(item))
+            event_rows[item.span] = row
+            rows.append(row)
+            continue
+        span = item.event.span
+        is_beyond = row_counts[span] >= MAX_CALLS_PER_EVENT or row_total >= MAX_CALL_ROWS
+        if is_beyond and (span, item.index) not in parents:
+            if not item.error or raised_total >= MAX_RAISED_ROWS:
+                event_rows[span].hidden_calls += 1
+                continue
+            raised_total += 1
+        row_counts[span] += 1
+        row_total += 1
+        call_row = CallRow(depth + level, call=item)
+        if item.started is not None:
+            call_row.place(axis, item.started, item.started + (item.duration_us or 0))
+        rows.append(call_row)
+    return rows
+
+
+def build_waterfall(
+    events: Sequence[Event], traces: Sequence[Trace], whole_trace: bool | None = None, *, is_page: bool = False
+) -> Waterfall:
     """Return a trace's events on one axis.
 
-    The axis spans the whole trace if ``whole_trace``, else only its events. By default it spans the events if they take
-    little of the trace.
+    The axis spans the whole trace if ``whole_trace``, else only its events and commits. By default it spans the events
+    if they take little of the trace. If ``is_page``, the trace has other events, and the axis spans only these.
     """
-    rows = build_rows(events)
+    transaction_ends = get_transaction_ends(traces)
     first = min((event.time for event in events), default=0)
-    last = max((event.time + (event.duration or 0) for event in events), default=0)
-    trace_start = min([trace.time for trace in traces] + ([first] if events else []), default=0)
-    trace_end = max([last, *(trace.time + (trace.duration or 0) for trace in traces)])
+    last = max(map(get_end, events), default=0)
+    pieces = [] if is_page else traces
+    if not is_page:
+        last = max([last, *(end.time for end in transaction_ends.ends)])
+    trace_start = min([trace.time for trace in pieces] + ([first] if events else []), default=0)
+    trace_end = max([last, *(trace.time + (trace.duration or 0) for trace in pieces)])
     is_sparse = bool(events) and (last - first) * SPARSE_RATIO < trace_end - trace_start
     if whole_trace is None:
         whole_trace = not is_sparse
     start, end = (trace_start, trace_end) if whole_trace or not events else (first, last)
-    duration_us = max(end - start, 1)
-    for row in rows:
-        _position_row(row, start, duration_us)
+    axis = TimeAxis(start, max(end, start + 1))
+    lines = build_lines(transaction_ends.ends, axis)
     return Waterfall(
-        rows,
-        list(_build_ticks(duration_us)),
-        _find_transaction_ends(rows, start, duration_us),
-        start,
-        duration_us,
+        build_placed_rows(events, axis),
+        list(build_ticks(axis.duration_us)),
+        lines,
+        0 if is_page else transaction_ends.total - len(lines),
+        not transaction_ends.ends and any(event.outcome in TRANSACTION_OUTCOMES for event in events),
+        axis,
         start - trace_start,
         is_sparse,
         whole_trace,
     )
-
-
-def _position_row(row: WaterfallRow, start: int, duration_us: int) -> None:
-    event = row.event
-    row.offset_us = event.time - start
-    event_us = event.duration or 0
-    row.left, row.width = (
-        _format_percent(row.offset_us, duration_us),
-        _format_percent(max(event_us, duration_us // 5000), duration_us),
-    )
-    row.end = _format_percent(row.offset_us + event_us, duration_us)
-    receivers = event.data.get("receivers") if isinstance(event.data, dict) else None
-    call_offset_us = row.offset_us
-    for call in receivers or ():
-        call_us = call.get("duration_us")
-        # Receivers run one after the other, and each one's beginning is not kept: they stand in their order.
-        row.calls.append(
-            CallBar(
-                call["name"],
-                call.get("location", ""),
-                call_us,
-                call.get("error"),
-                _format_percent(call_offset_us, duration_us),
-                _format_percent(call_us or 0, duration_us),
-            )
-        )
-        call_offset_us += call_us or 0
-    if event_us * SHORT_BAR_RATIO < duration_us:
-        row.visible_calls = [bar for bar in row.calls if bar.error]
-    else:
-        row.visible_calls = row.calls
-
-
-@dataclass(slots=True)
-class _TransactionSegment:
-    outcome: str
-    depth: int
-    end: int = 0
-    event_count: int = 0
-
-
-def _find_transaction_ends(rows: Iterable[WaterfallRow], start: int, duration_us: int) -> list[TransactionEnd]:
-    found: list[tuple[str, _TransactionSegment]] = []
-    open_segments: dict[str, list[_TransactionSegment]] = {}
-    for row in rows:
-        event = row.event
-        if event.outcome not in TRANSACTION_OUTCOMES:
-            continue
-        segments = open_segments.setdefault(event.database, [])
-        # A savepoint that is rolled back within a receiver's event leaves the transaction around it as it is.
-        while segments and (
-            segments[-1].depth > row.depth
-            or (segments[-1].depth == row.depth and segments[-1].outcome != event.outcome)
-        ):
-            found.append((event.database, segments.pop()))
-        if not segments or segments[-1].outcome != event.outcome:
-            segments.append(_TransactionSegment(event.outcome, row.depth))
-        segments[-1].end = max(segments[-1].end, event.time + (event.duration or 0))
-        segments[-1].event_count += 1
-    found += [(database, segment) for database, segments in open_segments.items() for segment in segments]
-    ends: list[TransactionEnd] = []
-    for database, segment in sorted(found, key=lambda item: item[1].end)[:MAX_TRANSACTION_ENDS]:
-        offset = segment.end - start
-        last_label = next((float(end.position) for end in reversed(ends) if end.has_label), -100.0)
-        has_label = 100 * offset / duration_us - last_label >= END_LABEL_PERCENT
-        ends.append(
-            TransactionEnd(
-                segment.outcome, database, segment.event_count, _format_percent(offset, duration_us), offset, has_label
-            )
-        )
-    return ends
-
-
-def _format_percent(part: int, whole: int) -> str:
-    return f"{min(max(100 * part / whole, 0), 100):.3f}"
-
-
-def _build_ticks(duration_us: int) -> Iterator[Tick]:
-    """Yield marks at round times: 1, 2 or 5 times a power of ten microseconds."""
-    step = next(
-        step
-        for zeros in count()
-        for step in (10**zeros, 2 * 10**zeros, 5 * 10**zeros)
-        if duration_us / step <= MAX_TICKS
-    )
-    for mark in range(0, duration_us, step):
-        if mark / duration_us < 0.94:
-            yield Tick(_format_percent(mark, duration_us), formats.format_duration(mark) if mark else "0")

@@ -1,4 +1,4 @@
-"""Which functions surely ran while the site was set up: called by loaded modules and by ready(), on no condition."""
+"""Find functions that ran during ``django.setup()``: called unconditionally by loaded modules or by ``ready()``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from signalbox.doctor.source_model import Function, Module, resolve_name
 
 
 def find_executed_functions(project: Project) -> frozenset[Function]:
-    """Return the functions that surely ran."""
+    """Return the functions that ran during ``django.setup()``."""
     queue = [
         function
         for function in project.source.functions.values()
@@ -40,7 +40,7 @@ def find_executed_functions(project: Project) -> frozenset[Function]:
 
 
 def is_always_called(function: Function, line: int) -> bool:
-    """Whether a call in this line is made whenever the function runs."""
+    """Return True if a call in this line is made whenever the function runs."""
     return any(call.lineno == line for call in _iter_unconditional_calls(function.body))
 
 
@@ -50,7 +50,7 @@ def _is_installed_app_config(project: Project, function: Function) -> bool:
 
 
 def _iter_unconditional_calls(body: list[ast.stmt]) -> Iterator[ast.Call]:
-    """Yield the calls that are made whenever the body runs; what loops and tries do is not sure."""
+    """Yield the calls that are made whenever the body runs, except those in loops and ``try`` statements."""
     for node in body:
         match node:
             case ast.Expr() | ast.Assign() | ast.AnnAssign() | ast.Return():
@@ -94,7 +94,7 @@ def _get_method_name(call: ast.Call) -> str:
 
 
 def _find_callables(project: Project, path: str) -> Iterator[Function]:
-    """Yield the function of this path, or what makes an object of this class."""
+    """Yield the function at this path, or the ``__init__()`` of the class at this path."""
     for name in (path, f"{path}.__init__"):
         if name in project.source.functions_by_name:
             yield project.source.functions_by_name[name]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
+from signalbox.core import loggers
 from signalbox.core.receivers import shorten_path
-from signalbox.doctor import recorded_stats, runtime, source
+from signalbox.doctor import recorded_stats, runtime, selection, source
 from signalbox.doctor.findings import Finding, Severity, SourceLine
+from signalbox.doctor.optional_imports import find_switched_off_paths
 from signalbox.doctor.project import Project
-from signalbox.doctor.rules import RULES, Fault, Rule
+from signalbox.doctor.rules import Fault, Rule
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.redaction import Redactor
+from signalbox.serialization.source_code import redact_source
 
-logger = logging.getLogger(__name__)
+logger = loggers.get_logger("doctor")
 
 CONTEXT_LINES = 2
 """Lines of source shown before and after the location."""
@@ -24,25 +26,25 @@ CONTEXT_LINES = 2
 def examine(
     rules: Collection[str] | None = None, apps: Collection[str] | None = None, *, use_recorded_events: bool = True
 ) -> list[Finding]:
-    """Examine the process and the installed apps' source, and return the findings, the most severe first.
+    """Return the findings on the process and the source of the installed apps, the most severe first.
 
     Args:
         rules: Names or ids of the rules to run (``"exposed-secret"``, ``"signalbox.D009"``); all of them by default.
-        apps: Labels of the apps to report on. By default: the project's own, with all rules; of installed packages
-            what disturbs the site, not what is a matter of their style.
-        use_recorded_events: Whether to read the recorded events too, which queries the database.
+        apps: Labels of the apps to report on. By default all apps: those of the project with all rules, those of
+            installed packages only with the rules that include packages.
+        use_recorded_events: Whether to read the recorded events and deliveries too, which queries the database.
 
     Raises:
-        ValueError: a rule or an app isn't known; the message lists those that are.
+        ValueError: A rule or an app is unknown. The message lists the known ones.
     """
-    selected_rules = select_rules(rules)
+    selected_rules = selection.select_rules(rules)
     with _gc_disabled():
         return _run_rules(selected_rules, apps, use_recorded_events)
 
 
 @contextmanager
 def _gc_disabled() -> Iterator[None]:
-    """Disable the garbage collector: it would traverse all the syntax trees repeatedly while they grow."""
+    """Disable the garbage collector, which would traverse the growing syntax trees repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -56,27 +58,16 @@ def _run_rules(rules: list[Rule], apps: Collection[str] | None, use_recorded_eve
     project = build_project(
         use_recorded_events=use_recorded_events and any(rule.needs_recorded_events for rule in rules)
     )
-    if unknown := set(apps or ()) - {app.label for app in project.runtime.apps}:
-        labels = ", ".join(sorted(app.label for app in project.runtime.apps))
-        raise ValueError(f"There is no app {', '.join(sorted(unknown))!r}. Installed are: {labels}.")
-    findings = [finding for rule in rules for finding in _run_rule(rule, project, apps)]
+    selection.check_app_labels(apps or (), project.runtime.apps)
+    switched_off = find_switched_off_paths(project)
+    findings = [
+        finding for rule in rules for finding in _run_rule(rule, project, apps) if finding.path not in switched_off
+    ]
     return sorted(findings, key=lambda f: (-f.severity, f.path, f.line, f.id, f.signal))
 
 
-def select_rules(names: Collection[str] | None) -> list[Rule]:
-    """Return the rules of these names or ids; all if none are given."""
-    rules_by_key = {key: rule for rule in RULES.values() for key in (rule.name, rule.id, rule.id.partition(".")[2])}
-    if unknown := [name for name in names or () if name not in rules_by_key]:
-        raise ValueError(f"There is no rule {unknown[0]!r}. The rules are: {', '.join(RULES)}.")
-    return (
-        list(RULES.values())
-        if names is None
-        else list({rules_by_key[name].id: rules_by_key[name] for name in names}.values())
-    )
-
-
 def build_project(*, use_recorded_events: bool) -> Project:
-    """Read the process, the source and, if asked to, the recorded events."""
+    """Read the process, the source and, if requested, the recorded events and deliveries."""
     process = runtime.read_runtime()
     project_source = source.read_source(
         process.apps,
@@ -89,6 +80,7 @@ def build_project(*, use_recorded_events: bool) -> Project:
         runtime=process,
         source=project_source,
         receiver_stats=recorded_stats.read_receiver_stats() if use_recorded_events else (),
+        delivery_stats=recorded_stats.read_delivery_stats() if use_recorded_events else (),
     )
 
 
@@ -112,13 +104,7 @@ def _build_findings(
             if fault.path
             else project.runtime.find_app_by_name(fault.receiver)
         )
-        if app is None:
-            is_shown = rule.include_packages  # it may be any app's
-        elif apps is not None:
-            is_shown = app.label in apps
-        else:
-            is_shown = rule.include_packages or app.is_project_app
-        if is_shown:
+        if selection.is_reported(rule, app, apps):
             yield Finding(
                 id=rule.id,
                 rule=rule.name,
@@ -129,7 +115,7 @@ def _build_findings(
                 location=f"{shorten_path(fault.path)}:{fault.line}" if fault.path else "",
                 signal=fault.signal,
                 receiver=redactor.redact_text(fault.receiver),
-                message=fault.message,
+                message=redactor.redact_data(fault.message),
                 reason=fault.reason,
                 hint=fault.hint,
                 excerpt=_build_excerpt(project, fault, redactor),
@@ -137,12 +123,13 @@ def _build_findings(
 
 
 def _build_excerpt(project: Project, fault: Fault, redactor: Redactor) -> tuple[SourceLine, ...]:
-    """Return the lines around the location, redacted: build servers keep reports."""
-    lines = project.source.texts.get(fault.path, "").splitlines()
+    """Return the lines around the location. They are redacted, as build servers keep reports."""
+    if not fault.line:
+        return ()
+    lines = redact_source(project.source.texts.get(fault.path, ""), redactor).splitlines()
     return tuple(
-        SourceLine(number=number, text=redactor.redact_text(lines[number - 1]), highlighted=number == fault.line)
+        SourceLine(number=number, text=lines[number - 1], highlighted=number == fault.line)
         for number in range(max(1, fault.line - CONTEXT_LINES), min(len(lines), fault.line + CONTEXT_LINES) + 1)
-        if fault.line
     )
 
 
@@ -150,7 +137,7 @@ def _build_rule_failure(rule: Rule, error: Exception) -> Finding:
     return Finding(
         id="signalbox.D000",
         rule="rule-failed",
-        severity=Severity.ERROR,  # what the rule would have found is not known: --fail-on must not pass
+        severity=Severity.ERROR,  # --fail-on must not pass without the findings of this rule
         app="",
         path="",
         line=0,
@@ -158,6 +145,6 @@ def _build_rule_failure(rule: Rule, error: Exception) -> Finding:
         signal="",
         receiver="",
         message=f"The rule {rule.name} ({rule.id}) failed and found nothing: {type(error).__name__}.",
-        reason="A mistake in signalbox; the log has the traceback.",
-        hint="Report it; until then silence signalbox.D000, or name the other rules with --rule.",
+        reason="This is an error in Signalbox. The traceback is in the log.",
+        hint="Report it. Until it is fixed, silence signalbox.D000 or select the other rules with --rule.",
     )

@@ -1,4 +1,4 @@
-"""Functions that make another function, return it and keep it nowhere."""
+"""Functions that create another function, return it and keep no reference to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from signalbox.doctor.source_model import Function
 
 
 def find_factory_product(factory: Function, functions_by_name: Mapping[str, Function]) -> Function | None:
-    """Return the function that each call of ``factory`` creates; ``None`` if it returns something else, or keeps it.
+    """Return the function that each call of ``factory`` creates; ``None`` if that is uncertain.
 
     Args:
         factory: The function that is called.

@@ -1,21 +1,24 @@
-"""What the doctor hands out: findings."""
+"""The findings of the doctor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
+
+DOCUMENTATION_URL: Final = "https://django-signalbox.readthedocs.io/en/latest/"
+"""Where this documentation is published. ``pyproject.toml`` has the same address."""
 
 
 class Severity(IntEnum):
-    """How much a finding hurts."""
+    """The severity of a finding."""
 
     INFO = 20
-    """Worth knowing; it may be meant so."""
+    """Worth knowing; it may be intended."""
     WARNING = 30
-    """It works, and will surprise: by its cost, at another signal, or once something fails."""
+    """It works, but has a hidden cost or fails in some situations."""
     ERROR = 40
-    """It doesn't do what is written: a receiver that never runs, or raises whenever it does."""
+    """The receiver never runs, or always raises an exception."""
 
     @property
     def label(self) -> str:
@@ -32,19 +35,19 @@ class SourceLine:
     text: str
     """The line without its line break and without secrets."""
     highlighted: bool
-    """Whether it is the line that the finding is about."""
+    """Whether this is the line of the finding."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One defect, with what it does and how it is mended."""
+    """One defect, with its effect and its fix."""
 
     id: str
-    """Id of the rule as Django's checks know it: ``signalbox.D002``."""
+    """Id of the rule as Django's checks know it, such as ``signalbox.D002``."""
     rule: str
-    """Name of the rule: ``shadowed-receiver``."""
+    """Name of the rule, such as ``shadowed-receiver``."""
     severity: Severity
-    """How much it hurts."""
+    """The severity."""
     app: str
     """Label of the app that the place belongs to; empty where it is in none."""
     path: str
@@ -52,7 +55,7 @@ class Finding:
     line: int
     """Line in the file; 0 where the place is not known."""
     location: str
-    """``file:line`` as a person would say it; empty where it is not known."""
+    """``file:line`` with a shortened path; empty if unknown."""
     signal: str
     """Short name of a built-in signal, dotted path of another; several are joined by commas."""
     receiver: str
@@ -62,9 +65,14 @@ class Finding:
     reason: str
     """Why it happens."""
     hint: str
-    """What to write instead."""
+    """What to change."""
     excerpt: tuple[SourceLine, ...] = ()
-    """The source around the place, secrets taken out; empty where it can't be read."""
+    """The source around the place without secrets; empty if it can't be read."""
+
+    @property
+    def url(self) -> str:
+        """Address of the page about the rule."""
+        return f"{DOCUMENTATION_URL}rules/{self.id.rpartition('.')[2]}.html"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain values, ready for a JSON encoder."""
@@ -79,6 +87,7 @@ class Finding:
             "message": self.message,
             "reason": self.reason,
             "hint": self.hint,
+            "url": self.url,
             "excerpt": [
                 {"line": line.number, "text": line.text, "highlighted": line.highlighted} for line in self.excerpt
             ],

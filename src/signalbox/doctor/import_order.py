@@ -1,4 +1,4 @@
-"""When modules arrive: before any ready(), by way of one, or later."""
+"""Find when modules are imported: before any ``ready()``, by one of them, or later."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from functools import cached_property
 
 from signalbox.doctor.import_graph import resolve_import_name
 from signalbox.doctor.project import Project
-from signalbox.doctor.runtime import App
+from signalbox.doctor.runtime_model import App
 from signalbox.doctor.source_model import Function
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImportOrder:
-    """How the project's modules come to be imported."""
+    """The order in which the modules of the project are imported."""
 
     project: Project
-    """All that is known."""
+    """The examined project."""
 
     def find_reachable(self, roots: Iterable[str]) -> set[str]:
-        """Return the modules that are imported once the roots are."""
+        """Return the modules that the roots import, directly or indirectly, and the roots."""
         imports = self.project.source.imports
         seen: set[str] = set()
         queue = [name for name in roots if name in imports]
@@ -35,7 +35,10 @@ class ImportOrder:
         return seen
 
     def get_ready_position(self, name: str) -> tuple[int, int] | None:
-        """Return app position and line of the ready() that imports the module; ``None`` if it may come before."""
+        """Return app position and line of the ``ready()`` that imports the module.
+
+        ``None`` if the module is not loaded or may be imported before any ``ready()``.
+        """
         return (
             self._ready_positions.get(name)
             if self.project.is_loaded(name) and name not in self._imported_before_ready
@@ -65,7 +68,7 @@ class ImportOrder:
 
     @cached_property
     def _ready_imports(self) -> list[tuple[App, str, int, list[str]]]:
-        """App, module, line and what is imported, for each import in a ready()."""
+        """App, module, line and imported names of each import in a ``ready()``."""
         return [
             (app, function.module, line, targets)
             for function in self.project.source.functions.values()

@@ -1,23 +1,22 @@
-"""Reads one file: its connections, sends and signals, by the names that are written there."""
+"""Read the connections, sends and signals of one file, by the names in its source."""
 
 from __future__ import annotations
 
 import ast
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
+from signalbox.doctor import syntax
 from signalbox.doctor.import_graph import resolve_import_name
 from signalbox.doctor.source_model import ConnectCall, Function, FunctionNode, ReceiverKind, SendCall, resolve_name
 
 SIGNALBOX_DECORATORS: Final = frozenset({"signalbox.receiver", "signalbox.outbox.decorator.receiver"})
 RECEIVER_DECORATORS: Final = SIGNALBOX_DECORATORS | {"django.dispatch.receiver", "django.dispatch.dispatcher.receiver"}
-SEND_METHODS: Final = frozenset({"send", "send_robust", "asend", "asend_robust"})
 
 
 class _ReceiverExpression(NamedTuple):
-    """A receiver."""
+    """The receiver argument of a connection."""
 
     kind: ReceiverKind
     text: str
@@ -28,15 +27,15 @@ class _ReceiverExpression(NamedTuple):
 
 @dataclass(frozen=True)
 class _Scope:
-    """Where the reader is."""
+    """The scope of the current statement."""
 
     function: Function | None = None
     names: Mapping[str, str] = field(default_factory=dict)
-    """What names mean: dotted paths of imports, definitions and simple assignments."""
+    """Dotted paths of names, from imports, definitions and simple assignments."""
     signal_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names that stand for several signals, as the variable of a loop over them."""
+    """Names of loop variables, each with the dotted paths of the signals in the loop."""
     local_values: Mapping[str, ast.expr] = field(default_factory=dict)
-    """What was assigned to the local names of a function."""
+    """Values that are assigned to the local names of a function."""
     qualname_prefix: str = ""
     bases: tuple[str, ...] = ()
     in_class: bool = False
@@ -44,18 +43,8 @@ class _Scope:
     in_loop: bool = False
 
 
-def parse_module(text: str) -> ast.Module | None:
-    """Return the syntax of a file; ``None`` if it isn't this Python's: a template, or an older file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a strange escape in somebody's string is not our business
-            return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return None
-
-
 class ModuleReader:
-    """Reads one file; what it found is in its attributes, by the paths that are written there."""
+    """Reads one file. Its attributes hold the results, with dotted paths that are not resolved across modules."""
 
     def __init__(self, name: str, path: str, text: str, tree: ast.Module) -> None:
         self.name, self.path, self.is_package = name, path, path.endswith("__init__.py")
@@ -79,9 +68,9 @@ class ModuleReader:
     def _collect_names(
         self, body: list[ast.stmt], outer_names: Mapping[str, str], in_function: bool = False
     ) -> dict[str, str]:
-        """Return what names mean in a block: imports and simple aliases, however deep in its ``if`` and ``try``."""
+        """Return the dotted paths of names in a block, from imports and simple aliases at any depth."""
         names = dict(outer_names)
-        for node in _iter_statements(body):
+        for node in syntax.iter_statements(body):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     names[alias.asname or alias.name.partition(".")[0]] = (
@@ -94,14 +83,14 @@ class ModuleReader:
                         self.star_imports.append(base)
                     else:
                         names[alias.asname or alias.name] = f"{base}.{alias.name}"
-            elif isinstance(node, ast.Assign | ast.AnnAssign) and (name := _get_assigned_name(node)):
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and (name := syntax.get_assigned_name(node)):
                 if isinstance(node.value, ast.Name | ast.Attribute) and (
                     path := resolve_name(node.value, names, self.name)
                 ):
                     if path.partition(".")[0] not in {"self", "cls"}:
                         names[name] = path
                 elif in_function:
-                    names[name] = ""  # a local value: no dotted path leads to it
+                    names[name] = ""  # a local value has no dotted path
             elif in_function and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 names[node.name] = ""
         return names
@@ -119,24 +108,16 @@ class ModuleReader:
             case ast.ClassDef():
                 self._visit_class(node, scope)
             case ast.If() | ast.While():
-                self._visit_expression(node.test, scope)
-                inner = replace(scope, is_conditional=True, in_loop=scope.in_loop or isinstance(node, ast.While))
-                self._visit_block(node.body, inner)
-                self._visit_block(node.orelse, inner)
+                self._visit_branches(node, scope)
             case ast.For() | ast.AsyncFor():
-                self._visit_expression(node.iter, scope)
-                self._visit_block(
-                    node.body, replace(scope, in_loop=True, signal_lists=self._get_loop_signals(node, scope))
-                )
-                self._visit_block(node.orelse, scope)
+                self._visit_for(node, scope)
             case ast.With() | ast.AsyncWith():
                 for item in node.items:
                     self._visit_expression(item.context_expr, scope)
                 self._visit_block(node.body, scope)
             case ast.Try() | ast.TryStar():
-                inner = replace(scope, is_conditional=True)
                 for block in (node.body, *(handler.body for handler in node.handlers), node.orelse, node.finalbody):
-                    self._visit_block(block, inner)
+                    self._visit_block(block, replace(scope, is_conditional=True))
             case ast.Match():
                 self._visit_expression(node.subject, scope)
                 for case in node.cases:
@@ -144,24 +125,38 @@ class ModuleReader:
             case ast.Assign() | ast.AnnAssign():
                 self._visit_assignment(node, scope)
             case _:
-                for child in ast.iter_child_nodes(node):
-                    if isinstance(child, ast.expr):
-                        self._visit_expression(child, scope)
+                self._visit_child_expressions(node, scope)
+
+    def _visit_child_expressions(self, node: ast.AST, scope: _Scope) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                self._visit_expression(child, scope)
+
+    def _visit_branches(self, node: ast.If | ast.While, scope: _Scope) -> None:
+        self._visit_expression(node.test, scope)
+        inner = replace(scope, is_conditional=True, in_loop=scope.in_loop or isinstance(node, ast.While))
+        self._visit_block(node.body, inner)
+        self._visit_block(node.orelse, inner)
+
+    def _visit_for(self, node: ast.For | ast.AsyncFor, scope: _Scope) -> None:
+        self._visit_expression(node.iter, scope)
+        self._visit_block(node.body, replace(scope, in_loop=True, signal_lists=self._get_loop_signals(node, scope)))
+        self._visit_block(node.orelse, scope)
 
     def _visit_assignment(self, node: ast.Assign | ast.AnnAssign, scope: _Scope) -> None:
         if node.value is None:
             return
-        name = _get_assigned_name(node)
-        is_alias = name and isinstance(node.value, ast.Name | ast.Attribute) and not _is_send_method(node.value)
+        name = syntax.get_assigned_name(node)
+        is_alias = name and isinstance(node.value, ast.Name | ast.Attribute) and not syntax.is_send_method(node.value)
         if is_alias and not scope.in_class:
-            return  # another name for the same thing; an attribute of a class is reached by `self` as well
+            return  # an alias; a class attribute may be used by way of `self`
         class_path = self._resolve(node.value.func, scope) if isinstance(node.value, ast.Call) else ""
         if name and not scope.function and class_path.endswith("Signal"):
             self.signal_definitions.append((f"{self.name}.{scope.qualname_prefix}{name}", class_path, node.lineno))
         self._visit_expression(node.value, scope)
 
     def _get_loop_signals(self, node: ast.For | ast.AsyncFor, scope: _Scope) -> dict[str, tuple[str, ...]]:
-        """Return what the variable of a loop over signals stands for."""
+        """Return the signals of loop variables, including the variable of this loop."""
         signal_lists = dict(scope.signal_lists)
         items = node.iter.elts if isinstance(node.iter, ast.Tuple | ast.List) else []
         if isinstance(node.target, ast.Name) and items:
@@ -203,7 +198,7 @@ class ModuleReader:
         first_line = (
             node.decorator_list[0].lineno if not isinstance(node, ast.Lambda) and node.decorator_list else node.lineno
         )
-        outer_names = {**scope.names, **dict.fromkeys(_iter_parameter_names(node.args), "")}
+        outer_names = {**scope.names, **dict.fromkeys(syntax.iter_parameter_names(node.args), "")}
         body = [] if isinstance(node, ast.Lambda) else node.body
         function = Function(
             module=self.name,
@@ -224,7 +219,7 @@ class ModuleReader:
     def _visit_function_body(self, function: Function, scope: _Scope) -> None:
         values = {
             node.targets[0].id: node.value
-            for node in _iter_statements(function.body)
+            for node in syntax.iter_statements(function.body)
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
         inner = _Scope(
@@ -245,17 +240,15 @@ class ModuleReader:
             case ast.Lambda():
                 self._visit_function_body(self._add_function(node, "<lambda>", scope), scope)
             case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()) if path := self._resolve(node, scope):
-                self.mentioned_paths.add(path.rpartition(".")[0] if _is_send_method(node) else path)
+                self.mentioned_paths.add(path.rpartition(".")[0] if syntax.is_send_method(node) else path)
             case ast.Constant(value=str() as text) if "." in text:
-                self.mentioned_paths.add(text)  # it may be a dotted path that is imported
+                self.mentioned_paths.add(text)  # may be a dotted path that is imported by name
             case _:
                 for child in ast.iter_child_nodes(node):
                     if isinstance(child, ast.expr):
                         self._visit_expression(child, scope)
                     elif isinstance(child, ast.keyword | ast.comprehension):
-                        for part in ast.iter_child_nodes(child):
-                            if isinstance(part, ast.expr):
-                                self._visit_expression(part, scope)
+                        self._visit_child_expressions(child, scope)
 
     def _visit_call(self, node: ast.Call, scope: _Scope) -> None:
         called = node.func
@@ -264,11 +257,11 @@ class ModuleReader:
             return
         if isinstance(called, ast.Attribute):
             signals = self._resolve_signals(called.value, scope)
-            if signals and called.attr in {"connect", "disconnect", *SEND_METHODS}:
+            if signals and called.attr in {"connect", "disconnect", *syntax.SEND_METHODS}:
                 if called.attr == "connect":
                     self._visit_connect(node, signals, scope)
                 elif called.attr == "disconnect":
-                    receiver = _get_argument(node, 0, "receiver")
+                    receiver = syntax.get_argument(node, 0, "receiver")
                     receiver_name = (
                         receiver.attr if isinstance(receiver, ast.Attribute) else getattr(receiver, "id", "*")
                     )
@@ -304,7 +297,7 @@ class ModuleReader:
         return resolve_name(node, scope.names, self.name)
 
     def _resolve_signals(self, node: ast.expr | None, scope: _Scope) -> tuple[str, ...]:
-        """Return the dotted paths of the signals that ``node`` may stand for; what is no signal falls out later."""
+        """Return the dotted paths that ``node`` may name. Paths that are not signals are removed later."""
         if isinstance(node, ast.List | ast.Tuple):
             return tuple(path for item in node.elts for path in self._resolve_signals(item, scope))
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -317,13 +310,13 @@ class ModuleReader:
     # Connections
 
     def _visit_decorator(self, decorator: ast.Call, target: Function | ast.expr, scope: _Scope) -> None:
-        signals = self._resolve_signals(_get_argument(decorator, 0, "signal"), scope)
+        signals = self._resolve_signals(syntax.get_argument(decorator, 0, "signal"), scope)
         options = {keyword.arg: keyword.value for keyword in decorator.keywords}
         if isinstance(target, Function):
             receiver = _ReceiverExpression("function", target.name, target.dotted_name, target)
         else:
             receiver = self._describe_receiver(target, scope)
-        after_commit = _is_enabled(options, "durable") or _is_enabled(options, "after_commit")
+        after_commit = syntax.is_enabled(options, "durable") or syntax.is_enabled(options, "after_commit")
         is_signalbox = self._resolve(decorator.func, scope) in SIGNALBOX_DECORATORS
         self._add_connect_call(
             decorator,
@@ -337,7 +330,7 @@ class ModuleReader:
         )
 
     def _visit_connect(self, node: ast.Call, signals: tuple[str, ...], scope: _Scope) -> None:
-        receiver_node = _get_argument(node, 0, "receiver")
+        receiver_node = syntax.get_argument(node, 0, "receiver")
         if receiver_node is None:
             return
         receiver = self._describe_receiver(receiver_node, scope)
@@ -401,8 +394,8 @@ class ModuleReader:
         sender = options.get("sender")
         if isinstance(sender, ast.Constant) and sender.value is None:
             sender = None
-        unknown = None in options or _is_enabled(options, "durable")  # a durable receiver is not connected at all
-        weak = None if unknown else _get_constant_truth(options["weak"]) if "weak" in options else True
+        unknown = None in options or syntax.is_enabled(options, "durable")  # a durable receiver is not connected at all
+        weak = None if unknown else syntax.get_constant_truth(options["weak"]) if "weak" in options else True
         self.connect_calls.append(
             ConnectCall(
                 module=self.name,
@@ -426,49 +419,3 @@ class ModuleReader:
                 in_loop=scope.in_loop,
             )
         )
-
-
-def _is_send_method(node: ast.expr) -> bool:
-    """Whether it is a signal's bound method: whoever has that sends the signal."""
-    return isinstance(node, ast.Attribute) and node.attr in SEND_METHODS
-
-
-def _get_assigned_name(node: ast.Assign | ast.AnnAssign) -> str:
-    """Return the one name that is assigned to; nothing if there are others, or none."""
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) and node.value else ""
-
-
-def _iter_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a scope, however deep, but none of inner functions and classes."""
-    for node in body:
-        yield node
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            continue
-        for name in ("body", "orelse", "finalbody"):
-            yield from _iter_statements(getattr(node, name, ()))
-        for handler in getattr(node, "handlers", ()):
-            yield from _iter_statements(handler.body)
-        for case in getattr(node, "cases", ()):
-            yield from _iter_statements(case.body)
-
-
-def _iter_parameter_names(arguments: ast.arguments) -> Iterator[str]:
-    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
-        if argument is not None:
-            yield argument.arg
-
-
-def _get_argument(node: ast.Call, position: int, name: str) -> ast.expr | None:
-    if len(node.args) > position:
-        return node.args[position]
-    return next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
-
-
-def _is_enabled(options: Mapping[str | None, ast.expr], name: str) -> bool:
-    """Whether the option is given, and not plainly false."""
-    return name in options and _get_constant_truth(options[name]) is not False
-
-
-def _get_constant_truth(node: ast.expr | None) -> bool | None:
-    return bool(node.value) if isinstance(node, ast.Constant) else None

@@ -1,4 +1,7 @@
-"""What runs and what is written, put side by side for the rules."""
+"""The examined project: the input of every rule.
+
+It joins the process and the source. ``selection`` decides which findings are reported.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from signalbox.core.receiver_stats import ReceiverStats
 from signalbox.doctor import factories
-from signalbox.doctor.recorded_stats import ReceiverStats
-from signalbox.doctor.runtime import Connection, Model, Runtime, Sender
+from signalbox.doctor.recorded_stats import DeliveryStats
+from signalbox.doctor.runtime_model import Connection, Model, Runtime, Sender
 from signalbox.doctor.scopes import Frame
 from signalbox.doctor.source_model import ConnectCall, Function, Module, Source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subscription:
-    """One function that hears one signal, by the process or by the source."""
+    """One function connected to one signal, according to the process or the source."""
 
     signal: str
     """The signal by name."""
     function: Function
     """The function."""
     connect: ConnectCall | None
-    """Where the source connects it."""
+    """The call in the source that connects it."""
     connection: Connection | None
-    """How the process has it connected."""
+    """Its connection in the process."""
 
     @property
     def receiver(self) -> str:
@@ -35,25 +39,27 @@ class Subscription:
 
     @property
     def after_commit(self) -> bool:
-        """Whether signalbox runs it after commit."""
+        """Return True if signalbox runs it after commit."""
         return self.connect is not None and self.connect.after_commit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Project:
-    """All that a rule may ask."""
+    """The process, the source and the recorded statistics."""
 
     runtime: Runtime
     """The process."""
     source: Source
     """The source."""
     receiver_stats: tuple[ReceiverStats, ...] = ()
-    """How receivers did in the recorded events."""
+    """Statistics of receivers in the recorded events."""
+    delivery_stats: tuple[DeliveryStats, ...] = ()
+    """Statistics of the stored deliveries of durable receivers."""
     _frame_cache: dict[Function, tuple[Frame, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def live_connections(self) -> Mapping[tuple[str, str, int], tuple[Connection, ...]]:
-        """Connections whose receiver lives, by signal, file and first line."""
+        """Connections whose receiver was not collected, by signal, file and first line."""
         connections_by_key: defaultdict[tuple[str, str, int], list[Connection]] = defaultdict(list)
         for connection in self.runtime.connections:
             if connection.is_alive and connection.path:
@@ -62,7 +68,7 @@ class Project:
 
     @cached_property
     def connect_calls(self) -> Mapping[tuple[str, str, int], tuple[ConnectCall, ...]]:
-        """Where the source connects a function, by signal and the function's file and first line."""
+        """Calls in the source that connect a function, by signal and the function's file and first line."""
         calls_by_key: defaultdict[tuple[str, str, int], list[ConnectCall]] = defaultdict(list)
         for connect in self.source.connect_calls:
             if connect.function:
@@ -72,12 +78,12 @@ class Project:
 
     @cached_property
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """Every function that hears a signal, once for each signal."""
+        """Every function that is connected to a signal, once for each signal."""
         subscriptions: dict[tuple[str, str, int], Subscription] = {}
         for key, connects in self.connect_calls.items():
             function = connects[0].function
             connection = next(iter(self.live_connections.get(key, ())), None)
-            if function:  # it has one, by which it was filed
+            if function:  # always, as its line is part of the key
                 subscriptions[key] = Subscription(
                     signal=key[0], function=function, connect=connects[0], connection=connection
                 )
@@ -90,7 +96,7 @@ class Project:
         return tuple(subscriptions.values())
 
     def get_frames(self, subscription: Subscription) -> tuple[Frame, ...]:
-        """Return the receiver, and the functions of its module that it calls itself, as they run for a send."""
+        """Return the frames of the receiver and of the functions of its module that it calls directly."""
         frames = self._frame_cache.get(subscription.function)
         if frames is None:
             frames = self._frame_cache[subscription.function] = tuple(self._iter_frames(subscription.function))
@@ -113,7 +119,7 @@ class Project:
                 yield frame.enter_call(called, call, conditions)
 
     def escapes(self, signal: str) -> bool:
-        """Whether others than the places that are read may send or hear the signal."""
+        """Return True if unread code may send the signal or connect to it."""
         return (
             self.source.escapes(signal)
             or signal in self.runtime.entry_points
@@ -122,7 +128,7 @@ class Project:
 
     @cached_property
     def _signals_of_unread_modules(self) -> frozenset[str]:
-        """The signals that an imported module holds whose source isn't read, as a library's."""
+        """The signals of imported modules whose source is not read, such as those of libraries."""
         return frozenset(
             signal
             for path, signal in self.runtime.aliases.items()
@@ -130,21 +136,21 @@ class Project:
         )
 
     def is_loaded(self, module: str) -> bool:
-        """Whether the module is imported."""
+        """Return True if the module is imported."""
         return module in self.runtime.modules
 
     def find_connections(self, connect: ConnectCall, signal: str) -> tuple[Connection, ...]:
-        """Return what lives in the process of what the source connects there."""
+        """Return the live connections that a call in the source made."""
         function = connect.function or self.get_factory_product(connect)
         return self.live_connections.get((signal, function.path, function.line), ()) if function else ()
 
     def get_factory_product(self, connect: ConnectCall) -> Function | None:
-        """Return the function that a call makes anew for this connection."""
+        """Return the function that a factory creates for this connection; ``None`` without a factory."""
         factory = self.source.functions_by_name.get(connect.receiver_path) if connect.kind == "temporary" else None
         return factories.find_factory_product(factory, self.source.functions_by_name) if factory else None
 
     def find_connect_call(self, connection: Connection) -> ConnectCall | None:
-        """Return where the source makes this connection: where the sender agrees, else where no other's does."""
+        """Return the call that made a connection: one with its sender, else one that matches no other connection."""
         key = (connection.signal, connection.path, connection.line)
         connect_calls = self.connect_calls.get(key, ())
         matching = [
@@ -160,7 +166,7 @@ class Project:
 
     @staticmethod
     def sender_matches(connect: ConnectCall, sender: Sender) -> bool:
-        """Whether the sender as written may be that of a connection, by its last name."""
+        """Return True if the sender in the source may be that of a connection, by the last part of its name."""
         if connect.sender_node is None or sender.kind == "any":
             return (connect.sender_node is None) == (sender.kind == "any")
         return (
@@ -169,15 +175,27 @@ class Project:
         )
 
     def is_kept_alive(self, connect: ConnectCall, signal: str) -> bool:
-        """Whether something keeps the receiver: it lives, and not by the accident of DEBUG."""
+        """Return True if the receiver is alive, and not only because of a cache that Django fills under ``DEBUG``."""
         return any(not connection.kept_by_debug_cache for connection in self.find_connections(connect, signal))
+
+    def is_up_to_date(self, function: Function) -> bool:
+        """Return True if the process runs the function's file as it is now.
+
+        That is so if the source defines each function that the imported module holds.
+        """
+        prefix = f"{function.module}."
+        return all(
+            (path, line) in self.source.functions
+            for name, (path, line) in self.runtime.module_functions.items()
+            if name.startswith(prefix) and path == function.path
+        )
 
     def get_module(self, name: str) -> Module | None:
         """Return a parsed module."""
         return self.source.modules.get(name)
 
     def get_model(self, path: str) -> Model | None:
-        """Return the model at a dotted path; an import may lead to it by way of another module of its app."""
+        """Return the model at a dotted path, also if another module of its app imports it."""
         module_name, _, name = path.rpartition(".")
         module = self.source.modules.get(module_name)
         for candidate in (path, *(f"{star}.{name}" for star in (module.star_imports if module else ()))):
@@ -195,11 +213,11 @@ class Project:
         models: dict[tuple[str, str], Model | None] = {}
         for model in self.runtime.models.values():
             key = (model.path.partition(".")[0], model.path.rpartition(".")[2])
-            models[key] = None if key in models else model  # two of one name: the import says nothing
+            models[key] = None if key in models else model  # ambiguous
         return models
 
     def get_sender_models(self, subscription: Subscription) -> tuple[Model, ...]:
-        """Return the models that the function listens to; none if it hears all, or if they can't be told."""
+        """Return the models that the function is connected to; empty if it receives every sender, or if unknown."""
         key = (subscription.signal, subscription.function.path, subscription.function.line)
         models = [connection.sender.model for connection in self.live_connections.get(key, ())]
         models += [
@@ -208,7 +226,7 @@ class Project:
         return tuple({model.label: model for model in models if model}.values())
 
     def receives_every_sender(self, subscription: Subscription) -> bool:
-        """Whether the function hears every sender: by the process where it lives there, else by the source."""
+        """Return True if the function receives every sender, by its live connections, else by the source."""
         key = (subscription.signal, subscription.function.path, subscription.function.line)
         if connections := self.live_connections.get(key):
             return any(connection.sender.kind == "any" for connection in connections)

@@ -1,4 +1,4 @@
-"""Which rows an expression in a receiver is about: the instance's own, or others."""
+"""Decide whether an expression in a receiver uses the instance's own row or other rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from signalbox.doctor import syntax
 from signalbox.doctor.project import Project, Subscription
-from signalbox.doctor.runtime import Model
+from signalbox.doctor.runtime_model import Model
 from signalbox.doctor.scopes import Frame
 
 RowAccess: TypeAlias = Literal["reads other rows", "writes other rows"]
@@ -28,30 +28,30 @@ _FETCH_METHODS: Final = frozenset({"get", "first", "aget", "afirst"})
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuerysetOwnership:
-    """What the expressions of one function stand for among the rows of the database."""
+    """Classifies the expressions of one function by the rows that they use."""
 
     project: Project
-    """All that is known."""
+    """The examined project."""
     subscription: Subscription
     """The receiver."""
     frame: Frame
-    """The function: the receiver's own, or that of one that it calls."""
+    """The frame of the receiver, or of a function that it calls."""
 
     @cached_property
     def models(self) -> tuple[Model, ...]:
-        """The models that the receiver listens to; none if it hears all."""
+        """The models that the receiver is connected to; empty if it receives every sender."""
         return self.project.get_sender_models(self.subscription)
 
     def is_instance(self, node: ast.expr) -> bool:
-        """Whether it is the signal's instance."""
+        """Return True if it is the signal's instance."""
         return self.frame.is_argument(node, "instance")
 
     def resolve_model(self, node: ast.expr) -> Model | None:
-        """Return the model whose class it names."""
+        """Return the model whose class ``node`` names; ``None`` if it names none."""
         return self.project.get_model(self.frame.function.resolve(node))
 
     def is_sender(self, node: ast.expr) -> bool:
-        """Whether it is the class that the receiver listens to; any model's class, if it listens to all."""
+        """Return True if ``node`` is the sender's class, or any model's class for a receiver of every sender."""
         match node:
             case ast.Call(func=ast.Name(id="type"), args=[inner]) | ast.Attribute(value=inner, attr="__class__"):
                 return self.is_instance(inner)
@@ -65,7 +65,7 @@ class QuerysetOwnership:
         }
 
     def is_primary_key(self, node: ast.expr) -> bool:
-        """Whether it is the instance's primary key."""
+        """Return True if it is the instance's primary key."""
         if isinstance(node, ast.Attribute) and self.is_instance(node.value):
             return node.attr in self._primary_key_names
         binding = self.frame.get_single_binding(node)
@@ -76,7 +76,7 @@ class QuerysetOwnership:
         return frozenset({"pk", "id", *(key for model in self.models for key in model.primary_key_names)})
 
     def fetches_own_row(self, node: ast.expr) -> bool:
-        """Whether it loads the instance's own row as another object."""
+        """Return True if it loads the instance's own row as another object."""
         node = node.value if isinstance(node, ast.Await) else node
         return (
             isinstance(node, ast.Call)
@@ -86,7 +86,7 @@ class QuerysetOwnership:
         )
 
     def get_instantiated_model(self, node: ast.expr) -> Model | None:
-        """Return the model of which it makes an object, not saved yet."""
+        """Return the model of the unsaved object that ``node`` creates; ``None`` if it creates none."""
         return self.resolve_model(node.func) if isinstance(node, ast.Call) else None
 
     def iter_other_row_accesses(self) -> Iterator[tuple[ast.Call, RowAccess]]:
@@ -94,7 +94,7 @@ class QuerysetOwnership:
         inner: set[ast.AST] = set()
         for call, _ in self.frame.function.calls:
             if call not in inner:
-                # Of `Order.objects.filter(...).get(...)` the whole is judged, and no part of it again.
+                # `Order.objects.filter(...).get(...)` is classified as a whole, not by its parts.
                 inner.update(node for node in _iter_chain(call) if node is not call)
                 access = self._classify_call(call)
                 if access:
@@ -119,7 +119,7 @@ class QuerysetOwnership:
         return None
 
     def _is_other_row(self, node: ast.expr) -> bool:
-        """Whether it is a row that belongs to the instance, or a new one."""
+        """Return True if it is a row that belongs to the instance, or a new one."""
         if self.get_instantiated_model(node):
             return True
         if isinstance(node, ast.Attribute) and self.is_instance(node.value):
@@ -135,13 +135,13 @@ class QuerysetOwnership:
         return any(self._is_related_manager(part) for part in _iter_chain(call))
 
     def _is_related_manager(self, node: ast.AST) -> bool:
-        """Whether it is the manager of the rows that belong to the instance."""
+        """Return True if it is the manager of the rows that belong to the instance."""
         if not (isinstance(node, ast.Attribute) and self.is_instance(node.value)):
             return False
         return node.attr.endswith("_set") or any(node.attr in model.to_many_accessors for model in self.models)
 
     def _uses_model_manager(self, call: ast.Call) -> bool:
-        """Whether the chain goes through the manager of a model."""
+        """Return True if the chain goes through the manager of a model."""
         for part in _iter_chain(call):
             if isinstance(part, ast.Attribute):
                 if part.attr in _DEFAULT_MANAGERS:
@@ -152,7 +152,7 @@ class QuerysetOwnership:
         return False
 
     def _queries_own_row(self, call: ast.Call) -> bool:
-        """Whether a chain is about the instance's own row: by its key, in the sender's table."""
+        """Return True if a chain is about the instance's own row: by its key, in the sender's table."""
         parts = list(_iter_chain(call))
         if not any(map(self.is_sender, parts)):
             return False

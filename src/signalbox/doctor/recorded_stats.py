@@ -1,51 +1,43 @@
-"""How receivers did in the events recorded last: runs, failures, times."""
+"""Statistics of receivers in the newest recorded events, and of stored deliveries."""
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from django.apps import apps
 from django.db import DatabaseError, connections, router
+from django.db.models import Count, Max
+
+from signalbox.core import loggers
+from signalbox.core.receiver_stats import CallTotals, ReceiverStats
 
 MAX_EVENTS: Final = 5_000
-"""How many of the latest events are looked at."""
+"""Number of the latest events that are read."""
 
-logger = logging.getLogger(__name__)
+logger = loggers.get_logger("doctor")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReceiverStats:
-    """How one receiver of one signal did."""
+class DeliveryStats:
+    """Numbers of stored deliveries of one durable receiver, by state."""
 
-    signal: str
-    """The signal by name."""
     receiver: str
     """Dotted name."""
-    location: str
-    """``file:line`` as recorded."""
-    runs: int
-    """How often it ran."""
-    failures: int
-    """How often it raised."""
-    p95_us: int
-    """Microseconds that 95 of 100 runs took at most."""
+    pending: int
+    """Pending deliveries, including running ones."""
+    done: int
+    dead: int
+    deferred: int
+    """Pending and dead deliveries whose receiver a worker did not have."""
     last_error: str
-    """What it raised last; empty if it never did."""
-
-
-@dataclass(slots=True)
-class _RunTotals:
-    location: str = ""
-    durations_us: list[int] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    """The error of one dead delivery; empty without dead deliveries."""
 
 
 def read_receiver_stats() -> tuple[ReceiverStats, ...]:
-    """Read the latest events; none where signalbox isn't installed, or its table is missing or can't be read."""
+    """Read the latest events; empty if Signalbox is not installed, or its table is missing or can't be read."""
     if not apps.is_installed("signalbox"):
         return ()
     from signalbox.models import Event
@@ -55,33 +47,57 @@ def read_receiver_stats() -> tuple[ReceiverStats, ...]:
         if Event._meta.db_table not in connections[alias].introspection.table_names():
             return ()
         rows = Event.objects.using(alias).order_by("-id").values_list("signal", "data")[:MAX_EVENTS]
-        return tuple(aggregate_runs(rows))
+        return tuple(aggregate_calls(rows))
     except DatabaseError:
         logger.warning(
-            "The doctor can't read the recorded events of database %r: it goes on without.", alias, exc_info=True
+            "The doctor can't read the recorded events of database %r. Rules about them find nothing.",
+            alias,
+            exc_info=True,
         )
         return ()
 
 
-def aggregate_runs(rows: Iterable[tuple[str, Any]]) -> Iterable[ReceiverStats]:
-    """Sum up events, newest first, given as pairs of the signal's name and the event's data."""
-    totals_by_receiver: defaultdict[tuple[str, str], _RunTotals] = defaultdict(_RunTotals)
-    for signal, data in rows:
-        receivers = data.get("receivers") if isinstance(data, Mapping) else None
-        for run in receivers or ():
-            totals = totals_by_receiver[signal, run["name"]]
-            totals.location = totals.location or run.get("location") or ""
-            totals.durations_us.append(run.get("duration_us") or 0)
-            if run.get("error"):
-                totals.errors.append(run["error"])
-    for (signal, receiver), totals in sorted(totals_by_receiver.items()):
-        durations_us = sorted(totals.durations_us)
-        yield ReceiverStats(
-            signal=signal,
-            receiver=receiver,
-            location=totals.location,
-            runs=len(durations_us),
-            failures=len(totals.errors),
-            p95_us=durations_us[(len(durations_us) * 95 + 99) // 100 - 1],
-            last_error=totals.errors[0] if totals.errors else "",
+def read_delivery_stats() -> tuple[DeliveryStats, ...]:
+    """Count the stored deliveries by receiver; none if the table is missing or can't be read."""
+    if not apps.is_installed("signalbox"):
+        return ()
+    from signalbox.models import Delivery
+
+    alias = router.db_for_read(Delivery)
+    try:
+        if Delivery._meta.db_table not in connections[alias].introspection.table_names():
+            return ()
+        rows = Delivery.objects.using(alias).order_by().values_list("receiver", "state")
+        return tuple(aggregate_deliveries(rows.annotate(Count("id"), Count("deferred_since"), Max("error"))))
+    except DatabaseError:
+        logger.warning(
+            "The doctor can't read the deliveries of database %r. Rules about them find nothing.", alias, exc_info=True
         )
+        return ()
+
+
+def aggregate_deliveries(rows: Iterable[tuple[str, str, int, int, str]]) -> Iterator[DeliveryStats]:
+    """Sum up deliveries, given as receiver, state, number, number of deferred ones and an error."""
+    by_receiver: defaultdict[str, dict[str, tuple[int, int, str]]] = defaultdict(dict)
+    for receiver, state, number, deferred, error in rows:
+        by_receiver[receiver][state] = number, deferred, error
+    for receiver, states in sorted(by_receiver.items()):
+        pending, done, dead = (states.get(state, (0, 0, "")) for state in ("pending", "done", "dead"))
+        yield DeliveryStats(
+            receiver=receiver,
+            pending=pending[0],
+            done=done[0],
+            dead=dead[0],
+            deferred=pending[1] + dead[1],
+            last_error=dead[2],
+        )
+
+
+def aggregate_calls(rows: Iterable[tuple[str, Any]]) -> Iterable[ReceiverStats]:
+    """Sum up events, newest first, given as pairs of the signal's name and the event's data."""
+    totals: defaultdict[tuple[str, str], CallTotals] = defaultdict(CallTotals)
+    for signal, data in rows:
+        for call in (data.get("receivers") if isinstance(data, Mapping) else None) or ():
+            totals[signal, call["name"]].add_call(call)
+    for (signal, receiver), found in sorted(totals.items(), key=lambda item: item[0]):
+        yield found.build_stats(signal, receiver)

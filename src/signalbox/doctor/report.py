@@ -11,11 +11,11 @@ from signalbox.doctor.findings import Finding, Severity
 from signalbox.doctor.rules import RULES
 
 LINE_WIDTH = 100
-"""Columns that the text keeps to."""
+"""Maximum width of the text, in columns."""
 
 
 def format_text(findings: Iterable[Finding]) -> str:
-    """Return the findings as text: location, source, message, reason and hint of each; a summary in the last line."""
+    """Return the findings as text, with location, source, message, reason, hint and page of each, and a summary."""
     findings = list(findings)
     return (
         "\n".join([*(line for finding in findings for line in _format_finding(finding)), format_summary(findings)])
@@ -32,11 +32,12 @@ def _format_finding(finding: Finding) -> Iterator[str]:
         yield f"  {'>' if line.highlighted else ' '} {line.number:>4} | {line.text}".rstrip()
     for label, text in (("message", finding.message), ("reason", finding.reason), ("hint", finding.hint)):
         yield from textwrap.wrap(text, LINE_WIDTH, initial_indent=f"  {label + ':':<9}", subsequent_indent=" " * 11)
+    yield f"  page:    {finding.url}"
     yield ""
 
 
 def format_summary(findings: Iterable[Finding]) -> str:
-    """Return one sentence: how many findings of which severity."""
+    """Return one sentence with the number of findings by severity."""
     counts = Counter(finding.severity for finding in findings)
     if not counts:
         return "The doctor found nothing."
@@ -54,8 +55,8 @@ def format_json_lines(findings: Iterable[Finding]) -> Iterator[str]:
 def build_rules_table() -> str:
     """Return the rules as a Markdown table, for the documentation."""
     rows = (
-        f"| `{rule.id}` | `{rule.name}` | {rule.severity.label} | {rule.description} | "
-        f"{'yes' if rule.include_packages else 'if named'} |"
+        f"| [`{rule.id}`](rules/{rule.id.rpartition('.')[2]}.md) | `{rule.name}` | {rule.severity.label} | "
+        f"{rule.description} | {'yes' if rule.include_packages else 'if named'} |"
         for rule in RULES.values()
     )
     return "\n".join(["| id | rule | severity | finds | in packages |", "| --- | --- | --- | --- | --- |", *rows])

@@ -1,6 +1,6 @@
-"""What the process holds: apps, signals and their receivers, read once into frozen values.
+"""Read the process: apps, models, signals and their connections, as frozen values.
 
-Nothing is connected, imported or called: modules are looked up in ``sys.modules``, receivers through their lists.
+Nothing is connected, imported or called. Modules are found in ``sys.modules``, receivers in the lists of the signals.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import FrameType, FunctionType, MethodType, ModuleType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 from django.apps import AppConfig, apps
 from django.conf import global_settings, settings
@@ -26,162 +26,7 @@ from django.dispatch import Signal
 
 from signalbox.core import catalog, naming
 from signalbox.core.receivers import ConnectedReceiver, get_code, get_connected_receivers, get_name
-
-SenderKind: TypeAlias = Literal[
-    "any", "unknown", "model", "app_config", "handler", "class", "module", "string", "instance"
-]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class App:
-    """One installed app, or the package of the settings module, which holds code as well."""
-
-    label: str
-    """Its label, as ``auth``."""
-    module: str
-    """Dotted name of its package."""
-    path: str
-    """Absolute directory of its package."""
-    is_project_app: bool
-    """Whether it is the project's own code: not in ``site-packages`` or the standard library, nor signalbox itself."""
-    position: int
-    """Its place in ``INSTALLED_APPS``."""
-    config_path: str = ""
-    """Dotted path of its config's class; empty where it is no installed app."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """One model class."""
-
-    label: str
-    """As ``shop.Order``."""
-    path: str
-    """Dotted path of the class."""
-    abstract: bool
-    """Whether it is abstract: it has no instances."""
-    proxy: bool
-    """Whether it is a proxy of another model."""
-    concrete_model: str
-    """Label of the model whose table it uses."""
-    swapped: str
-    """Label of the model that replaces it; empty if none does."""
-    is_through: bool
-    """Whether it is the table of a many-to-many field."""
-    is_user: bool
-    """Whether its instances may be users of this site: the user model, its proxies and children."""
-    m2m_fields: tuple[str, ...]
-    """Names of its own many-to-many fields."""
-    to_one_accessors: frozenset[str]
-    """Names by which an object has one other: foreign keys, and one-to-one fields from both sides."""
-    to_many_accessors: frozenset[str]
-    """Names by which an object has others: of the managers of related objects."""
-    managers: frozenset[str]
-    """Names of its managers."""
-    primary_key_names: frozenset[str]
-    """Names of its primary key, but for ``pk``."""
-    fields: tuple[str, ...]
-    """Names of its fields."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sender:
-    """What a receiver was told to listen to."""
-
-    kind: SenderKind
-    """``any``: it hears every sender. ``unknown``: Django keeps its id alone, and nothing with that id was found."""
-    name: str = ""
-    """A label for models and app configs, a dotted path for classes, the text of a string; else the type's name."""
-    model: Model | None = None
-    """The model, where it is one."""
-    has_models: bool = True
-    """For an app config: whether it has models, without which its migrate signals are never sent."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parameter:
-    """One parameter of a receiver, as the caller sees it."""
-
-    name: str
-    """Its name."""
-    kind: Literal["positional", "keyword", "args", "kwargs"]
-    """``positional``: can't be given by keyword. ``keyword``: can. ``args``: ``*args``. ``kwargs``: ``**kwargs``."""
-    required: bool
-    """Whether it has no default."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Connection:
-    """One entry in a signal's list of receivers."""
-
-    signal: str
-    """Short name of a built-in signal, dotted path of another."""
-    receiver: str
-    """Dotted name; empty when it has been collected."""
-    module: str
-    """Module that says it defines the receiver."""
-    path: str
-    """Absolute path of the file with its code; empty if unknown."""
-    line: int
-    """First line of its code, decorators included; 0 if unknown."""
-    identity: tuple[int, ...]
-    """Equal for two connections of one and the same receiver in this process."""
-    sender: Sender
-    """What it listens to."""
-    sender_key: int
-    """Equal for two connections to the same sender; 0 for any sender."""
-    weak: bool
-    """Whether the signal holds it by a weak reference alone."""
-    dispatch_uid: str
-    """Its ``dispatch_uid`` as text; empty without one."""
-    is_async: bool
-    """Whether it is a coroutine function."""
-    is_alive: bool
-    """False when it has been collected."""
-    kept_by_debug_cache: bool
-    """Whether nothing keeps it but the cache that Django fills when DEBUG is on."""
-    parameters: tuple[Parameter, ...] | None
-    """Its signature; ``None`` if it can't be told."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runtime:
-    """The process at one moment."""
-
-    debug: bool
-    """``settings.DEBUG``."""
-    asgi: bool
-    """Whether the site is made to run under ASGI."""
-    apps: tuple[App, ...]
-    """Installed apps in order; the package of the settings module last, where it isn't one of them."""
-    models: Mapping[str, Model]
-    """Every model that isn't abstract, by label in lower case."""
-    user_model: str
-    """Label of the model that ``AUTH_USER_MODEL`` names."""
-    aliases: Mapping[str, str]
-    """Each dotted path under which a signal is found, to its name."""
-    connections: tuple[Connection, ...]
-    """Every connection of every signal found."""
-    modules: frozenset[str]
-    """Names of the modules that are imported."""
-    project_files: Mapping[str, str]
-    """Absolute files of the imported modules that are the project's own, in an app or beside the apps."""
-    module_functions: Mapping[str, tuple[str, int]]
-    """Functions that the apps' modules hold: dotted path to absolute file and first line of code."""
-    entry_points: frozenset[str]
-    """Dotted names in the settings: the URLconf, middleware, backends and whatever else names code."""
-    fast_deletable_models: tuple[str, ...]
-    """Labels of models that could be deleted in one statement but for a receiver of every model's deletion."""
-
-    def find_app_by_path(self, path: str) -> App | None:
-        """Return the app that the file belongs to: the one with the longest path that holds it."""
-        candidates = [app for app in self.apps if path.startswith(app.path + os.sep)]
-        return max(candidates, key=lambda app: len(app.path), default=None)
-
-    def find_app_by_name(self, name: str) -> App | None:
-        """Return the app that a dotted name belongs to: the one with the longest package that holds it."""
-        candidates = [app for app in self.apps if name.startswith(f"{app.module}.")]
-        return max(candidates, key=lambda app: len(app.module), default=None)
+from signalbox.doctor.runtime_model import App, Connection, Model, Parameter, Runtime, Sender
 
 
 def read_runtime() -> Runtime:
@@ -241,12 +86,12 @@ def _iter_apps() -> Iterator[App]:
 
 @lru_cache(maxsize=4096)
 def real_path(path: str) -> str:
-    """Return ``path`` absolute and without symbolic links, so that two spellings of one file are equal."""
+    """Return ``path`` absolute and without symbolic links."""
     return os.path.realpath(path)
 
 
 def is_external(path: str) -> bool:
-    """Whether a path is none of the project's own: in ``site-packages``, the standard library or signalbox itself."""
+    """Return True if a path is in ``site-packages``, the standard library or Signalbox itself."""
     parts = path.split(os.sep)
     own_package = real_path(os.path.dirname(os.path.dirname(__file__)))
     standard_library = real_path(sysconfig.get_path("stdlib"))
@@ -259,7 +104,7 @@ def is_external(path: str) -> bool:
 
 def _iter_app_modules(installed_apps: Iterable[App]) -> Iterator[tuple[str, ModuleType]]:
     prefixes = {app.module for app in installed_apps}
-    imported: list[tuple[str, object]] = list(sys.modules.items())  # libraries put other things than modules there
+    imported: list[tuple[str, object]] = list(sys.modules.items())  # libraries add objects that are not modules
     for label, module in imported:
         parts = label.split(".")
         if isinstance(module, ModuleType) and any(".".join(parts[:i]) in prefixes for i in range(1, len(parts) + 1)):
@@ -292,18 +137,18 @@ _CODE_SETTINGS: Final = frozenset(
     """AUTHENTICATION_BACKENDS CACHES DATABASE_ROUTERS LOGGING MIDDLEWARE ROOT_URLCONF STORAGES TASKS TEMPLATES
     WSGI_APPLICATION""".split()
 )
-"""Django's settings that name code. Others aren't touched: to read a deprecated one is to be warned."""
+"""Django's settings that name code. Others are not read, as reading a deprecated setting emits a warning."""
 
 
 def _iter_entry_points() -> Iterator[str]:
-    """Yield the dotted names in the settings that name code and in those that aren't Django's, however deep."""
+    """Yield the dotted names in settings that name code and in settings that are not Django's."""
     for key in dir(settings):
         if key.isupper() and (key in _CODE_SETTINGS or not hasattr(global_settings, key)):
             yield from _iter_dotted_names(getattr(settings, key, None), 4)
 
 
 def _iter_dotted_names(value: Any, depth: int) -> Iterator[str]:
-    kind = type(value)  # isinstance() would ask a lazy object for its class, and so make it
+    kind = type(value)  # isinstance() would evaluate a lazy object
     if issubclass(kind, str):
         if len(value) < 200 and all(part.isidentifier() for part in value.split(".")):
             yield value
@@ -319,13 +164,13 @@ def _iter_dotted_names(value: Any, depth: int) -> Iterator[str]:
 
 
 def _find_signals(installed_apps: Iterable[App]) -> tuple[list[tuple[Signal, str]], dict[str, str]]:
-    """Return every signal that an imported module holds, or a class of the apps', with its name and all paths to it."""
+    """Return the signals of imported modules and of classes of the apps, and the name of the signal by dotted path."""
     places: dict[int, list[tuple[str, str]]] = {}
     objects: dict[int, Signal] = {}
     builtin: dict[int, str] = {}
     for entry in catalog.BUILTIN_SIGNALS.values():
         module_name, _, attribute = entry.path.rpartition(".")
-        # Not imported for it: django.test.signals connects twenty receivers of its own.
+        # Modules are not imported here: django.test.signals connects twenty receivers.
         signal = getattr(sys.modules.get(module_name), attribute, None)
         if signal is not None:
             objects[id(signal)] = signal
@@ -334,7 +179,7 @@ def _find_signals(installed_apps: Iterable[App]) -> tuple[list[tuple[Signal, str
     for label, module in naming.get_sorted_modules():
         if isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
-                # By type(): isinstance() would ask a lazy object for its class, and so make it.
+                # By type(), as isinstance() would evaluate a lazy object.
                 if issubclass(type(value), Signal):
                     objects[id(value)] = value
                     places.setdefault(id(value), []).append((label, attribute))
@@ -417,7 +262,7 @@ _PARAMETER_KINDS: Mapping[Any, Literal["positional", "keyword", "args", "kwargs"
 
 def _read_parameters(receiver: Any) -> tuple[Parameter, ...] | None:
     try:
-        # What the call meets, not what a wrapper says it wraps.
+        # The signature of the wrapper, as that is called.
         signature = inspect.signature(receiver, follow_wrapped=False)
     except (ValueError, TypeError):
         return None
@@ -434,8 +279,8 @@ def _read_parameters(receiver: Any) -> tuple[Parameter, ...] | None:
 def _find_kept_by_debug_cache(entries: list[ConnectedReceiver]) -> frozenset[int]:
     """Return the ids of weakly connected functions that only Django's cache of signatures keeps alive.
 
-    With DEBUG on, ``Signal.connect()`` asks ``func_accepts_kwargs()``, whose ``lru_cache`` holds its argument. Without
-    DEBUG such a receiver would be gone.
+    With ``DEBUG``, ``Signal.connect()`` calls ``func_accepts_kwargs()``, whose ``lru_cache`` holds its argument.
+    Without ``DEBUG`` such a receiver would be collected.
     """
     suspects = {
         id(entry.receiver): entry.receiver
@@ -459,9 +304,9 @@ def _find_kept_by_debug_cache(entries: list[ConnectedReceiver]) -> frozenset[int
 
 
 def _is_held_by_name(receiver: Any) -> bool:
-    """Whether the receiver stands under its own name in its module, or is no function at all."""
+    """Return True if the receiver is found by its own name in its module, or is not a plain function."""
     if isinstance(receiver, MethodType):
-        return True  # the cache holds its function, never the object that it belongs to
+        return True  # the cache holds the function, not the instance
     if not isinstance(receiver, FunctionType):
         return False
     target: Any = sys.modules.get(receiver.__module__)
@@ -475,7 +320,7 @@ def _is_held_by_name(receiver: Any) -> bool:
 
 
 def _is_cache_key(holder: Any) -> bool:
-    """Whether it is a key of ``functools.lru_cache``: the function, then the flag ``remove_first``."""
+    """Return True for a key of ``functools.lru_cache``: the function, then the flag ``remove_first``."""
     return type(holder) is tuple and len(holder) > 1 and isinstance(holder[-1], bool)
 
 
@@ -487,7 +332,7 @@ def _get_models() -> list[type[models.Model]]:
 
 
 class _SenderResolver:
-    """Describes senders; looks for those of which Django keeps the id alone."""
+    """Describes senders, and finds the objects of senders that Django keeps only by id."""
 
     def __init__(self, entries: Iterable[ConnectedReceiver]) -> None:
         self._through_ids = {
@@ -559,7 +404,7 @@ class _SenderResolver:
 
 
 def _iter_relations(options: Options[models.Model]) -> Iterator[tuple[str, bool]]:
-    """Yield the names by which an object has others, each with whether it has many by it."""
+    """Yield the accessors to related objects, each with True if it leads to many."""
     for field in options.get_fields():
         if field.is_relation:
             name = field.get_accessor_name() if isinstance(field, ForeignObjectRel) else field.name
@@ -568,7 +413,7 @@ def _iter_relations(options: Options[models.Model]) -> Iterator[tuple[str, bool]
 
 
 def _iter_fast_deletable_models(connections: Iterable[Connection]) -> Iterator[str]:
-    """Yield the models that only a receiver of every deletion keeps from being deleted in one statement."""
+    """Yield the models that only a receiver of every deletion excludes from fast deletes."""
     labels_with_receiver = {c.sender.name for c in connections if c.signal in {"pre_delete", "post_delete"}}
     for model in _get_models():
         options = model._meta

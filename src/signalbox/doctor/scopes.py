@@ -1,4 +1,4 @@
-"""A function as it runs for one send: what the signal's arguments are called in it, and what its own names hold."""
+"""Local names of a function during one send: names of the signal's arguments, and values of other names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Binding(NamedTuple):
     kind: BindingKind
     """``assigned``: by ``=``. ``iterated``: by a loop. ``entered``: by ``with ... as``."""
     value: ast.expr
-    """What is assigned, looped over or entered."""
+    """The assigned value, the iterable or the context manager."""
     unpack_index: int | None
     """Index of the name if the value is unpacked into several names; else ``None``."""
 
@@ -37,16 +37,16 @@ class Frame:
     function: Function
     """The function."""
     conditions: Conditions = ()
-    """What decides whether the receiver calls it."""
+    """The conditions on which the receiver calls it."""
     arguments: Mapping[str, ast.expr] | None = None
-    """What the receiver gives each parameter; ``None`` for the receiver itself."""
+    """The receiver's argument for each parameter; ``None`` for the receiver itself."""
     caller: Frame | None = None
     """The receiver's frame, for a function that it calls."""
     _aliases: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def bindings(self) -> Mapping[str, tuple[Binding, ...]]:
-        """What gives the local names their values."""
+        """The bindings of each local name."""
         bindings_by_name: defaultdict[str, list[Binding]] = defaultdict(list)
         for node, _ in self.function.steps:
             if isinstance(node, _BINDING_NODES):
@@ -55,17 +55,17 @@ class Frame:
         return {name: tuple(bindings) for name, bindings in bindings_by_name.items()}
 
     def get_single_binding(self, node: ast.expr) -> Binding | None:
-        """Return what gives a name its value, where that is one place alone."""
+        """Return the only binding of a name; ``None`` if there are several or none."""
         bindings = self.bindings.get(node.id, ()) if isinstance(node, ast.Name) else ()
         return bindings[0] if len(bindings) == 1 and bindings[0].unpack_index is None else None
 
     def resolve_value(self, node: ast.expr) -> ast.expr:
-        """Return what was assigned to a name, or entered by it, where that is one place alone; else ``node``."""
+        """Return the value of a name that has exactly one binding and is not a loop variable; else ``node``."""
         binding = self.get_single_binding(node)
         return binding.value if binding and binding.kind != "iterated" else node
 
     def get_aliases(self, argument: str) -> frozenset[str]:
-        """Return the names by which the function calls the signal's argument, those of ``kwargs["..."]`` included."""
+        """Return the names that hold the signal's argument, including names assigned from ``kwargs["..."]``."""
         if argument not in self._aliases:
             self._aliases[argument] = frozenset(self._find_aliases(argument))
         return self._aliases[argument]
@@ -82,7 +82,7 @@ class Frame:
         return aliases
 
     def is_argument(self, node: ast.expr, argument: str) -> bool:
-        """Whether ``node`` is the signal's argument: by one of its names, or out of ``**kwargs``."""
+        """Return True if ``node`` is the signal's argument, by one of its names or from ``**kwargs``."""
         return self._is_alias(node, argument, self.get_aliases(argument))
 
     def _is_alias(self, node: ast.expr, argument: str, names: frozenset[str] | set[str]) -> bool:

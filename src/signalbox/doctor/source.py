@@ -1,4 +1,4 @@
-"""Finds the installed apps' files, has them read, and joins what they say. Nothing in them is imported or run."""
+"""Find and parse the files of the installed apps, and join the results. Nothing is imported or run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Final
 
 from signalbox.core import catalog
 from signalbox.doctor.import_graph import parse_imports
-from signalbox.doctor.module_reader import ModuleReader, parse_module
-from signalbox.doctor.runtime import App, is_external, real_path
-from signalbox.doctor.source_model import ConnectCall, Function, Module, SendCall, SignalDefinition, Source
+from signalbox.doctor.module_reader import ModuleReader
+from signalbox.doctor.runtime import is_external, real_path
+from signalbox.doctor.runtime_model import App
+from signalbox.doctor.source_model import ConnectCall, Function, Module, SignalDefinition, Source
+from signalbox.doctor.syntax import parse_module
 
 SIGNAL_CLASSES: Final = frozenset(
     {"django.dispatch.Signal", "django.dispatch.dispatcher.Signal", "django.db.models.signals.ModelSignal"}
@@ -61,7 +63,7 @@ def read_source(
     for name, path in files.items():
         if path in required_paths or any(word in texts[path] for word in _SIGNAL_HINTS):
             parse(name)
-    # A receiver connected by name may stand in a file that doesn't speak of signals.
+    # A receiver that is connected by name may be defined in a file that does not mention signals.
     for target in {connect.receiver_path for reader in readers.values() for connect in reader.connect_calls}:
         name = target.rpartition(".")[0]
         if name in files and name not in readers:
@@ -93,11 +95,11 @@ def _iter_files(apps: Iterable[App]) -> Iterator[tuple[str, str]]:
 
 
 def _walk_directory(path: str, module: str, excluded: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield the files of a directory by module; not those of ``excluded``, nor of a parent that a link leads to."""
+    """Yield module name and path of the files in a directory, without ``excluded`` directories and parents."""
     excluded = excluded | {path}
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except OSError:  # an app in a zip file, or gone: nothing to read
+    except OSError:  # an app in a zip file, or a deleted directory
         return
     for entry in entries:
         name, separator, ending = entry.name.partition(".")
@@ -117,20 +119,20 @@ def _walk_directory(path: str, module: str, excluded: set[str]) -> Iterator[tupl
 
 
 def _real_path(entry: os.DirEntry[str]) -> str:
-    """Return the path without symbolic links; that of the folder has none."""
+    """Return the path without symbolic links. The path of the directory has none."""
     return real_path(entry.path) if entry.is_symlink() else entry.path
 
 
 def _read_text(path: str) -> str:
-    """Return the file's text, in the encoding that it says it has."""
+    """Return the text of a file in its declared encoding; empty if it can't be read."""
     try:
         try:
             with tokenize.open(path) as file:
                 return file.read()
-        except (SyntaxError, UnicodeDecodeError):  # it has another
+        except (SyntaxError, UnicodeDecodeError):  # the declared encoding is wrong
             with open(path, encoding="utf-8", errors="replace") as file:
                 return file.read()
-    except OSError:  # gone since it was listed
+    except OSError:  # deleted since it was listed
         return ""
 
 
@@ -145,7 +147,7 @@ class _ModuleLocator:
         self._roots: dict[str, list[str]] = {}
 
     def __call__(self, name: str) -> str:
-        """Return the file of a module; empty if there is none, or if it is a package's."""
+        """Return the file of a module; empty if there is none or if it is external."""
         top, _, rest = name.partition(".")
         roots = self._roots.get(top)
         if roots is None:
@@ -156,7 +158,7 @@ class _ModuleLocator:
 
     @staticmethod
     def _find_roots(top: str) -> Iterator[str]:
-        """Yield where the outermost module or package stands, without its ending."""
+        """Yield the paths of the top-level module or package, without the file extension."""
         spec = PathFinder.find_spec(top)
         if spec is not None:
             locations = spec.submodule_search_locations or [(spec.origin or "").removesuffix(".py")]
@@ -175,90 +177,109 @@ def _build_source(
     imports: Mapping[str, frozenset[str]],
     aliases: Mapping[str, str],
 ) -> Source:
-    names = {**aliases, **{name: name for name in catalog.BUILTIN_SIGNALS}}
-    definitions = []
-    for reader in readers.values():
-        for path, class_path, line in reader.signal_definitions:
-            # Of an imported module the process knows what is a signal; another's may be of any library.
-            if path not in aliases and class_path not in SIGNAL_CLASSES:
-                continue
-            signal = names.setdefault(path, path)
-            definitions.append(
-                SignalDefinition(
-                    module=reader.name,
-                    path=reader.path,
-                    line=line,
-                    signal=signal,
-                    in_class=path.count(".") > reader.name.count(".") + 1,
-                )
-            )
-    functions = {function.dotted_name: function for reader in readers.values() for function in reader.functions}
-    modules = {
-        name: Module(
-            name=name,
-            path=reader.path,
-            tree=reader.tree,
-            names=reader.names,
-            star_imports=tuple(reader.star_imports),
-            is_script=reader.is_script,
-        )
-        for name, reader in readers.items()
-    }
-
-    signals_by_module: defaultdict[str, set[str]] = defaultdict(set)
-    for path, signal in names.items():
-        if (owner := path.rpartition(".")[0]) in files:
-            signals_by_module[owner].add(signal)
-
-    def find_function(target: str) -> Function | None:
-        """Return the function at a path, which may lead through an object that a module holds."""
-        if target in functions:
-            return functions[target]
-        owner, _, name = target.rpartition(".")
-        if owner in modules:
-            return functions.get(f"{modules[owner].instances.get(name)}.__call__")
-        owner, _, instance = owner.rpartition(".")
-        return functions.get(f"{modules[owner].instances.get(instance)}.{name}") if owner in modules else None
-
-    def resolve_signals(paths: Iterable[str], reader: ModuleReader) -> Iterator[str]:
-        for path in paths:
-            local_name = path.removeprefix(f"{reader.name}.")
-            candidates = (path, *(f"{star}.{local_name}" for star in reader.star_imports))
-            yield from {names[candidate] for candidate in candidates if candidate in names}
-
-    connect_calls: list[ConnectCall] = []
-    disconnected: set[tuple[str, str]] = set()
-    send_calls: list[SendCall] = []
-    mentioned_signals: set[str] = set()
-    for reader in readers.values():
-        for connect_call in reader.connect_calls:
-            signals = tuple(dict.fromkeys(resolve_signals(connect_call.signals, reader)))
-            if signals:
-                function = connect_call.function
-                if function is None and connect_call.kind in {"function", "other"}:
-                    function = find_function(connect_call.receiver_path)
-                connect_calls.append(replace(connect_call, signals=signals, function=function))
-        disconnected.update(
-            (signal, local_name)
-            for path, local_name in reader.disconnected
-            for signal in resolve_signals([path], reader)
-        )
-        for path, send in reader.send_calls:
-            send_calls.extend(replace(send, signal=signal) for signal in resolve_signals([path], reader))
-        mentioned_signals.update(resolve_signals(reader.mentioned_paths, reader))
-        # Who has a module gets at the signals in it.
-        mentioned_signals.update(
-            signal for path in reader.mentioned_paths for signal in signals_by_module.get(path, ())
-        )
+    signal_names = {**aliases, **{name: name for name in catalog.BUILTIN_SIGNALS}}
+    definitions = tuple(_iter_signal_definitions(readers.values(), aliases, signal_names))
+    resolver = _Resolver(readers, signal_names)
     return Source(
-        modules=modules,
-        connect_calls=tuple(connect_calls),
-        disconnected=frozenset(disconnected),
-        send_calls=tuple(send_calls),
-        signal_definitions=tuple(definitions),
-        escaping_signals=frozenset(mentioned_signals),
+        modules=resolver.modules,
+        connect_calls=tuple(_iter_connect_calls(readers.values(), resolver)),
+        disconnected=frozenset(
+            (signal, local_name)
+            for reader in readers.values()
+            for path, local_name in reader.disconnected
+            for signal in resolver.iter_signals([path], reader)
+        ),
+        send_calls=tuple(
+            replace(send, signal=signal)
+            for reader in readers.values()
+            for path, send in reader.send_calls
+            for signal in resolver.iter_signals([path], reader)
+        ),
+        signal_definitions=definitions,
+        escaping_signals=_find_escaping_signals(readers.values(), files, resolver),
         functions={(f.path, f.line): f for reader in readers.values() for f in reader.functions},
         files=files,
         texts=texts,
         imports=imports,
     )
+
+
+class _Resolver:
+    """Finds signals, functions and modules by the dotted paths in the source."""
+
+    def __init__(self, readers: Mapping[str, ModuleReader], signal_names: Mapping[str, str]) -> None:
+        self.signal_names = signal_names
+        self.modules = {
+            name: Module(
+                name=name,
+                path=reader.path,
+                tree=reader.tree,
+                names=reader.names,
+                star_imports=tuple(reader.star_imports),
+                is_script=reader.is_script,
+            )
+            for name, reader in readers.items()
+        }
+        self._functions = {f.dotted_name: f for reader in readers.values() for f in reader.functions}
+
+    def find_function(self, path: str) -> Function | None:
+        """Return the function at a dotted path, also by way of an instance that a module holds."""
+        if path in self._functions:
+            return self._functions[path]
+        owner, _, name = path.rpartition(".")
+        if owner in self.modules:
+            return self._functions.get(f"{self.modules[owner].instances.get(name)}.__call__")
+        owner, _, instance = owner.rpartition(".")
+        if owner in self.modules:
+            return self._functions.get(f"{self.modules[owner].instances.get(instance)}.{name}")
+        return None
+
+    def iter_signals(self, paths: Iterable[str], reader: ModuleReader) -> Iterator[str]:
+        """Yield the names of the signals at dotted paths, also by way of star imports."""
+        for path in paths:
+            local_name = path.removeprefix(f"{reader.name}.")
+            candidates = (path, *(f"{star}.{local_name}" for star in reader.star_imports))
+            yield from {self.signal_names[candidate] for candidate in candidates if candidate in self.signal_names}
+
+
+def _iter_signal_definitions(
+    readers: Iterable[ModuleReader], aliases: Mapping[str, str], signal_names: dict[str, str]
+) -> Iterator[SignalDefinition]:
+    """Yield the definitions of signals, and add new signals to ``signal_names``."""
+    for reader in readers:
+        for path, class_path, line in reader.signal_definitions:
+            # Signals of imported modules are known. Elsewhere, a class named Signal may be another library's.
+            if path in aliases or class_path in SIGNAL_CLASSES:
+                yield SignalDefinition(
+                    module=reader.name,
+                    path=reader.path,
+                    line=line,
+                    signal=signal_names.setdefault(path, path),
+                    in_class=path.count(".") > reader.name.count(".") + 1,
+                )
+
+
+def _iter_connect_calls(readers: Iterable[ModuleReader], resolver: _Resolver) -> Iterator[ConnectCall]:
+    for reader in readers:
+        for connect_call in reader.connect_calls:
+            signals = tuple(dict.fromkeys(resolver.iter_signals(connect_call.signals, reader)))
+            if signals:
+                function = connect_call.function
+                if function is None and connect_call.kind in {"function", "other"}:
+                    function = resolver.find_function(connect_call.receiver_path)
+                yield replace(connect_call, signals=signals, function=function)
+
+
+def _find_escaping_signals(
+    readers: Iterable[ModuleReader], files: Mapping[str, str], resolver: _Resolver
+) -> frozenset[str]:
+    """Return the signals that code uses as values, directly or by way of their module."""
+    signals_by_module: defaultdict[str, set[str]] = defaultdict(set)
+    for path, signal in resolver.signal_names.items():
+        if (owner := path.rpartition(".")[0]) in files:
+            signals_by_module[owner].add(signal)
+    found: set[str] = set()
+    for reader in readers:
+        found.update(resolver.iter_signals(reader.mentioned_paths, reader))
+        found.update(signal for path in reader.mentioned_paths for signal in signals_by_module.get(path, ()))
+    return frozenset(found)

@@ -1,4 +1,4 @@
-"""What is written: functions, connections, sends and signals of the installed apps, as frozen values."""
+"""Frozen values that describe the source: functions, connections, sends and signals of the installed apps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRANSPARENT_DECORATORS: Final = frozenset(
     """django.db.transaction.atomic django.db.transaction.non_atomic_requests functools.wraps staticmethod
     typing.no_type_check typing.override""".split()
 )
-"""Decorators that are known neither to guard a function nor to keep it alive."""
+"""Decorators that add no condition to a function and do not keep it alive."""
 
 FunctionNode: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -26,25 +26,25 @@ class Function:
     """One function, method or lambda."""
 
     module: str
-    """Module that it stands in."""
+    """Dotted name of the module."""
     qualname: str
     """Its name within the module, as ``Handler.on_save`` or ``connect.<locals>.inner``."""
     path: str
     """Absolute path of the file."""
     line: int
-    """First line, decorators included: the line that its code object knows."""
+    """First line, including decorators, as in its code object."""
     node: FunctionNode
     """Its syntax."""
     enclosing_function: Function | None
-    """The function that it stands in."""
+    """The enclosing function; ``None`` at the level of a module or class."""
     bases: tuple[str, ...]
     """Dotted names of the base classes of the class that it is a method of."""
     is_method: bool
-    """Whether it stands directly in a class."""
+    """Whether it is defined directly in a class."""
     decorators: tuple[str, ...]
-    """Dotted names of its decorators, but for those that connect it to a signal."""
+    """Dotted names of its decorators, except those that connect it to a signal."""
     names: Mapping[str, str]
-    """What the names mean that are imported in it or around it."""
+    """Dotted paths of the names that are imported in it or around it."""
 
     @property
     def dotted_name(self) -> str:
@@ -63,34 +63,34 @@ class Function:
 
     @property
     def body(self) -> list[ast.stmt]:
-        """Its statements; a lambda's expression stands as one."""
+        """Its statements; for a lambda, its expression as a statement."""
         if isinstance(self.node, ast.Lambda):
             return [ast.copy_location(ast.Expr(self.node.body), self.node.body)]
         return self.node.body
 
     @property
     def has_unknown_decorator(self) -> bool:
-        """Whether a decorator stands on it that may guard it or keep it alive."""
+        """Return True if a decorator may add a condition or keep the function alive."""
         return any(name.removeprefix(f"{self.module}.") not in _TRANSPARENT_DECORATORS for name in self.decorators)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """What runs when the function does."""
+        """The expressions and statements that run when the function is called."""
         return tuple(collect_steps(self.body))
 
     @cached_property
     def calls(self) -> tuple[tuple[ast.Call, Conditions], ...]:
-        """The calls that are made when the function runs, each with what decides on it."""
+        """The calls that the function makes, each with its conditions."""
         return tuple(iter_calls(self.steps))
 
     @property
     def is_coroutine(self) -> bool:
-        """Whether it is defined by ``async def``."""
+        """Return True if it is defined by ``async def``."""
         return isinstance(self.node, ast.AsyncFunctionDef)
 
     @property
     def is_app_config_hook(self) -> bool:
-        """Whether it is ``ready()`` or ``__init__()`` of an app config."""
+        """Return True if it is ``ready()`` or ``__init__()`` of an app config."""
         return (
             self.is_method
             and self.qualname.rpartition(".")[2] in {"ready", "__init__"}
@@ -107,7 +107,7 @@ class ConnectCall:
     """One place where the source connects a receiver: a decorator, or a call of ``connect()``."""
 
     module: str
-    """Module that it stands in."""
+    """Dotted name of the module."""
     path: str
     """Absolute path of the file."""
     line: int
@@ -117,33 +117,33 @@ class ConnectCall:
     is_decorator: bool
     """Whether it decorates a function."""
     kind: ReceiverKind
-    """What the receiver is: a function by name, a lambda, a partial, a method, a temporary object or something else."""
+    """The kind of receiver: a function by name, a lambda, a partial, a method, a temporary object or another one."""
     receiver_text: str
     """The receiver as it is written."""
     receiver_node: ast.expr | None
-    """Its syntax; ``None`` where it is a function that the decorator stands on."""
+    """Its syntax; ``None`` for a decorated function."""
     receiver_path: str
-    """Dotted path of the receiver, or of what is called to make it; empty if it can't be told."""
+    """Dotted path of the receiver, or of the callable that creates it; empty if unknown."""
     function: Function | None
     """The receiver's definition."""
     sender_node: ast.expr | None
     """The sender as it is written."""
     sender_path: str
-    """Dotted path of the sender, or of what is called to make it; empty if there is none or it can't be told."""
+    """Dotted path of the sender, or of the callable that creates it; empty without a sender or if unknown."""
     weak: bool | None
-    """Whether it connects weakly; ``None`` if it can't be told."""
+    """Whether it connects weakly; ``None`` if unknown."""
     dispatch_uid: ast.expr | None
     """The ``dispatch_uid`` as it is written."""
     is_signalbox: bool
-    """Whether it is signalbox's decorator, which takes a model's label as sender of any signal."""
+    """Whether it is Signalbox's decorator, which accepts a model label as sender of any signal."""
     after_commit: bool
-    """Whether signalbox runs the receiver after commit."""
+    """Whether Signalbox runs the receiver after commit."""
     enclosing_function: Function | None
-    """The function in which it stands; ``None`` at the level of the module or of a class."""
+    """The enclosing function; ``None`` at the level of the module or of a class."""
     is_conditional: bool
-    """Whether it stands in an ``if``, ``try``, ``while`` or ``match``."""
+    """Whether it is inside an ``if``, ``try``, ``while`` or ``match``."""
     in_loop: bool
-    """Whether it stands in a loop."""
+    """Whether it is inside a loop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +151,7 @@ class SendCall:
     """One place where the source sends a signal."""
 
     module: str
-    """Module that it stands in."""
+    """Dotted name of the module."""
     path: str
     """Absolute path of the file."""
     line: int
@@ -163,15 +163,15 @@ class SendCall:
     argument_names: frozenset[str] | None
     """Names of the arguments; ``None`` if some are given by ``**``."""
     enclosing_function: Function | None
-    """The function in which it stands."""
+    """The enclosing function."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SignalDefinition:
-    """One place where the source makes a signal."""
+    """One place where the source creates a signal."""
 
     module: str
-    """Module that it stands in."""
+    """Dotted name of the module."""
     path: str
     """Absolute path of the file."""
     line: int
@@ -193,15 +193,15 @@ class Module:
     tree: ast.Module
     """Its syntax."""
     names: Mapping[str, str]
-    """What the names mean that are imported at its level."""
+    """Dotted paths of the names that are imported at module level."""
     star_imports: tuple[str, ...]
-    """Modules of which it imports all names."""
+    """Modules that it imports with ``*``."""
     is_script: bool
-    """Whether it is written to be run as a program."""
+    """Whether it checks ``__name__`` for ``"__main__"``."""
 
     @cached_property
     def instances(self) -> Mapping[str, str]:
-        """Names at its level that hold what a call has made, each with the dotted path of what is called."""
+        """Module-level names that are assigned from a call, each with the dotted path of the callable."""
         return {
             node.targets[0].id: resolve_name(node.value.func, self.names, self.name)
             for node in self.tree.body
@@ -216,33 +216,33 @@ class Source:
     """The source of all installed apps."""
 
     modules: Mapping[str, Module]
-    """Parsed modules by dotted name: those that have to do with signals."""
+    """Modules that use signals, parsed, by dotted name."""
     connect_calls: tuple[ConnectCall, ...]
-    """Every connection written."""
+    """Every call that connects a receiver."""
     disconnected: frozenset[tuple[str, str]]
-    """Signal and last name of the receiver of each ``disconnect()`` written."""
+    """Signal and last part of the receiver's name for each call of ``disconnect()``."""
     send_calls: tuple[SendCall, ...]
-    """Every send written."""
+    """Every call that sends a signal."""
     signal_definitions: tuple[SignalDefinition, ...]
-    """Every signal made."""
+    """Every definition of a signal."""
     escaping_signals: frozenset[str]
-    """Signals that parsed files hand on as values."""
+    """Signals that parsed files use as values."""
     functions: Mapping[tuple[str, int], Function]
     """Functions by file and first line."""
     files: Mapping[str, str]
-    """Absolute path of each file, parsed or not, by dotted name: the apps', and the project's own beside them."""
+    """Absolute path of each file of the apps and of the project, parsed or not, by dotted name."""
     texts: Mapping[str, str]
     """Text of each file, by absolute path."""
     imports: Mapping[str, frozenset[str]]
-    """Module to the dotted names that it imports, anywhere in it."""
+    """Dotted names that each module imports, at any level."""
 
     @cached_property
     def functions_by_name(self) -> Mapping[str, Function]:
-        """Functions by dotted name; of several of one name the last."""
+        """Functions by dotted name; the last one if several have the same name."""
         return {function.dotted_name: function for function in self.functions.values()}
 
     def has_indirect_access(self, signal: str) -> bool:
-        """Whether a signal that is an attribute of a class may be reached by way of an object or another class."""
+        """Return True if a class attribute may be used by way of an object or another class."""
         owner, _, name = signal.rpartition(".")
         owner = owner.rpartition(".")[2]
         for text in (self.texts[path] for path in self.files.values()):
@@ -253,10 +253,9 @@ class Source:
         return False
 
     def escapes(self, signal: str) -> bool:
-        """Whether the signal is handed on as a value, so that somebody else may send or hear it.
+        """Return True if the signal is used as a value, so that other code may send it or connect to it.
 
-        Of files that aren't parsed, since nothing in them is sent or connected or since they can't be, those count
-        that name it, by its dotted path or beside an import of it.
+        Files that are not parsed count if they contain its dotted path, or its name and an import of it.
         """
         home, _, word = signal.rpartition(".")
         return signal in self.escaping_signals or any(
@@ -268,7 +267,13 @@ class Source:
 
 
 def resolve_name(node: ast.expr | None, names: Mapping[str, str], module: str) -> str:
-    """Return the dotted path that ``node`` names, given what names mean there; empty if it names none."""
+    """Return the dotted path that ``node`` names; empty if it names none.
+
+    Args:
+        node: The expression.
+        names: Dotted paths of the names in its scope.
+        module: Dotted name of its module, the prefix of names that are not in ``names``.
+    """
     if isinstance(node, ast.Name):
         return names.get(node.id, f"{module}.{node.id}")
     if isinstance(node, ast.Attribute):

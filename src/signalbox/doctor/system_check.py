@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from django.apps import AppConfig
 from django.core import checks
 
+from signalbox.core import loggers
 from signalbox.doctor.engine import examine
 from signalbox.doctor.findings import Finding, Severity
 
-logger = logging.getLogger(__name__)
+logger = loggers.get_logger("doctor")
 
 
 def check_signal_receivers(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Return the findings as messages. No finding is an error here: what worked so far must go on working.
+    """Return the findings as messages, none above a warning: an error would stop ``migrate`` of a working site.
 
-    ``app_configs`` limits it to some apps. The recorded events aren't read, so that no database is asked.
+    ``app_configs`` limits the findings to some apps. Recorded events are not read, so no database is queried.
     """
     labels = None if app_configs is None else {config.label for config in app_configs}
     try:
@@ -28,25 +28,26 @@ def check_signal_receivers(app_configs: Sequence[AppConfig] | None = None, **kwa
         return [
             checks.Warning(
                 f"The doctor failed: {type(error).__name__}.",
-                hint="A mistake in signalbox; the log has the traceback. Silence signalbox.D000 until it is mended.",
+                hint="This is an error in Signalbox. The traceback is in the log. Report it, and silence "
+                "signalbox.D000 until it is fixed.",
                 id="signalbox.D000",
             )
         ]
 
 
 def build_check_message(finding: Finding) -> checks.CheckMessage:
-    """Return the finding as a message of Django's checks."""
+    """Return a finding as a message of Django's system checks."""
     kind = checks.Info if finding.severity is Severity.INFO else checks.Warning
     return kind(
         f"{finding.message} {finding.reason}",
-        hint=finding.hint,
+        hint=f"{finding.hint} See {finding.url}",
         obj=_FindingLabel(finding),
         id=finding.id,
     )
 
 
 class _FindingLabel:
-    """What a message is about: Django prints it before the message."""
+    """The object of a message, which Django prints before the message."""
 
     def __init__(self, finding: Finding) -> None:
         self._finding = finding

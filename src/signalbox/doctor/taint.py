@@ -1,4 +1,4 @@
-"""Which secrets an expression in a receiver gives away."""
+"""Find the secrets in an expression of a receiver."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HARMLESS_FIRST_WORDS: Final = frozenset(
     {"has", "is", "use", "uses", "needs", "no", "with", "without", "show", "csrf", "set", "check"}
 )
 _CRITICAL_WORDS: Final = frozenset({"password", "environ", "credentials", "password1", "password2"})
-"""Last words of what no table is made for."""
+"""Last words of names whose values belong in no table."""
 _SECRET_REQUEST_ATTRIBUTES: Final = {
     "META": "request.META, with cookies and the Authorization header",
     "COOKIES": "the cookies, the session's among them",
@@ -42,37 +42,37 @@ _SECRET_SIGNAL_ARGUMENTS: Final = {"request_started": ("environ",), "user_login_
 
 
 class Secret(NamedTuple):
-    """Something that is given away."""
+    """A secret value in an expression."""
 
     node: ast.expr
-    """How it is written."""
+    """Its syntax."""
     description: str
-    """What it is, in words."""
+    """A description for the finding."""
     severity: Severity
-    """How much that hurts."""
+    """The severity of the finding."""
     is_critical: bool
-    """Whether no table is made for it."""
+    """Whether it must not be stored in a table."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SecretFinder:
-    """What the expressions of one call give away."""
+    """Finds the secrets in the arguments of one call."""
 
     project: Project
-    """All that is known."""
+    """The examined project."""
     subscription: Subscription
     """The receiver."""
     frame: Frame
-    """The function that the call stands in."""
+    """The frame of the function that makes the call."""
     is_conditional: bool
-    """Whether a condition decides on the call: in a loop it may leave the secret ones out."""
+    """Whether the call is conditional: in a loop the condition may exclude the secrets."""
     loop_bindings: Mapping[str, Binding] = field(default_factory=dict)
-    """The variables of comprehensions around."""
+    """The variables of enclosing comprehensions."""
     visited_names: frozenset[str] = frozenset()
-    """Names that are being looked up."""
+    """Names that are being resolved, to end a recursion."""
 
     def find_secrets(self, node: ast.expr) -> Iterator[Secret]:
-        """Yield the secrets within what is given away."""
+        """Yield the secrets in an expression."""
         match node:
             case ast.Name():
                 yield from self._find_in_name(node)
@@ -84,17 +84,11 @@ class SecretFinder:
                 yield from self.find_secrets(node.value)
             case ast.Call():
                 yield from self._find_in_call(node)
-            case ast.BoolOp():
-                # `a and b` is b, or what is empty of a.
-                for value in node.values if isinstance(node.op, ast.Or) else node.values[-1:]:
+            case ast.BoolOp() | ast.IfExp():
+                for value in _get_possible_values(node):
                     yield from self.find_secrets(value)
-            case ast.IfExp():
-                yield from self.find_secrets(node.body)
-                yield from self.find_secrets(node.orelse)
-            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-                yield from self._find_in_comprehension(node.generators, node.elt)
-            case ast.DictComp():
-                yield from self._find_in_comprehension(node.generators, node.key, node.value)
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+                yield from self._find_in_comprehension(node)
             case (
                 ast.JoinedStr()
                 | ast.FormattedValue()
@@ -115,7 +109,7 @@ class SecretFinder:
         elif (argument_secrets := self._find_in_signal_arguments(name)) is not None:
             yield from (secret._replace(node=node) for secret in argument_secrets)
         elif name in self.frame.bindings and name not in syntax.get_parameter_names(function):
-            # What a local name means is what it was given: the words of a text may be called tokens.
+            # A local name is judged by its value: the words of a text may be called tokens.
             if name not in self.visited_names:
                 inner = replace(self, visited_names=self.visited_names | {name})
                 yield from (
@@ -123,7 +117,7 @@ class SecretFinder:
                 )
         elif name == "credentials" and self.subscription.signal == "user_login_failed":
             yield _build_credentials_secret(node)
-        elif is_secret_name(name) and not function.names.get(name):  # an imported module or class is none
+        elif is_secret_name(name) and not function.names.get(name):  # an imported module or class is not a secret
             yield _build_secret(node, name)
 
     def _find_in_binding(self, node: ast.Name, binding: Binding) -> Iterator[Secret]:
@@ -138,7 +132,7 @@ class SecretFinder:
                 yield _build_secret(node, node.id)
 
     def _find_in_loop_variable(self, node: ast.Name, binding: Binding) -> Iterator[Secret]:
-        """Yield what a loop's variable holds; to loop over a mapping is to see its keys."""
+        """Yield the secrets in a loop variable. A loop over a mapping yields only its keys."""
         match binding.value:
             case ast.Call(func=ast.Attribute(value=inner, attr="items")) if (
                 binding.unpack_index != 0 and not self.is_conditional
@@ -148,14 +142,14 @@ class SecretFinder:
                 yield from (secret._replace(node=node) for secret in self.find_secrets(inner))
 
     def _find_in_signal_arguments(self, name: str) -> list[Secret] | None:
-        """Return what a name holds that stands for several of the signal's arguments; ``None`` if it doesn't."""
+        """Return the secrets in a name that holds several of the signal's arguments; ``None`` for other names."""
         arguments, signal = self.frame.function.parameters, self.subscription.signal
         node = ast.Name(name)
         kwarg = arguments.kwarg.arg if arguments.kwarg else ""
         if self.frame.arguments is not None:
             return None
         parameter_names = set(syntax.get_parameter_names(self.frame.function))
-        # `*args` is always empty: Django gives every argument by keyword.
+        # `*args` is always empty: Django passes every argument by keyword.
         if signal == "pre_init" and name in ({"args", "kwargs"} & parameter_names) | {kwarg}:
             fields = self._get_secret_field_names()
             description = f"all values that the object is made of, {' and '.join(fields)} among them"
@@ -216,7 +210,7 @@ class SecretFinder:
             yield Secret(node, "a cookie, by which a visitor is known", Severity.WARNING, True)
 
     def _find_in_fields(self, node: ast.expr, owner: ast.expr) -> Iterator[Secret]:
-        """Yield all fields of an object, if there are secrets among them."""
+        """Yield a secret for all fields of an object if one of the fields is secret."""
         of_request = isinstance(owner, ast.Attribute) and syntax.get_dotted_name(owner).endswith("request.user")
         user = self.subscription.signal in {"user_logged_in", "user_logged_out"} and self.frame.is_argument(
             owner, "user"
@@ -226,16 +220,18 @@ class SecretFinder:
         elif self.frame.is_argument(owner, "instance") and (fields := self._get_secret_field_names()):
             yield Secret(node, f"all fields, {' and '.join(fields)} among them", Severity.WARNING, True)
 
-    def _find_in_comprehension(self, generators: list[ast.comprehension], *elements: ast.expr) -> Iterator[Secret]:
-        if any(generator.ifs for generator in generators):
-            return  # it may leave the secret ones out
+    def _find_in_comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
+    ) -> Iterator[Secret]:
+        if any(generator.ifs for generator in node.generators):
+            return  # the condition may exclude the secrets
         loops = dict(self.loop_bindings)
-        for generator in generators:
+        for generator in node.generators:
             targets = generator.target.elts if isinstance(generator.target, ast.Tuple) else [generator.target]
             for index, target in enumerate(targets):
                 if isinstance(target, ast.Name):
                     loops[target.id] = Binding("iterated", generator.iter, index if len(targets) > 1 else None)
-        for element in elements:
+        for element in (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,):
             yield from replace(self, loop_bindings=loops).find_secrets(element)
 
     def _get_secret_field_names(self) -> list[str]:
@@ -245,10 +241,17 @@ class SecretFinder:
         return sorted({name for model in models for name in model.fields if is_secret_name(name)})
 
 
-def is_secret_name(name: str) -> bool:
-    """Whether something of this name is a secret, by its last words: ``password_changed_at`` is none.
+def _get_possible_values(node: ast.BoolOp | ast.IfExp) -> list[ast.expr]:
+    """Return the operands whose value the expression may have; ``a and b`` is ``b`` or an empty ``a``."""
+    if isinstance(node, ast.IfExp):
+        return [node.body, node.orelse]
+    return node.values if isinstance(node.op, ast.Or) else node.values[-1:]
 
-    Narrower than redaction, which had rather hide too much: a finding must be right.
+
+def is_secret_name(name: str) -> bool:
+    """Return True if the last words of a name are those of a secret: not for ``password_changed_at``.
+
+    This is narrower than redaction, as a finding must be right.
     """
     words = _split_words(name)
     if not words or words[0] in _HARMLESS_FIRST_WORDS:
@@ -266,8 +269,8 @@ def _build_secret(node: ast.expr, name: str) -> Secret:
 
 def _build_credentials_secret(node: ast.expr) -> Secret:
     description = (
-        "Django masks what looks secret by its key, and nothing else: a one-time code or a password that was typed in "
-        "the name's place stays"
+        "Django masks only values with a secret key: a one-time code, or a password that was typed as the user name, "
+        "stays readable"
     )
     return Secret(node, description, Severity.INFO, True)
 

@@ -1,1 +1,1 @@
-"""From Django to events: signals, model writes, requests, commands and tests."""
+"""Records events from Django's signals, model writes, requests, commands and tests."""

@@ -15,7 +15,7 @@ from django.db import connections, transaction
 
 from signalbox import conf
 from signalbox.core import interrupts
-from signalbox.pipeline import backends, deliveries, unit_of_work
+from signalbox.pipeline import backends, processors, unit_of_work
 from signalbox.pipeline.backends.base import without_query_logging
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def ensure_transaction(
     connection = connections[using]
     if backends.in_transaction(connection):
         return nullcontext(connection)
-    is_exported_after = conf.get().AUTOCOMMIT == "after" and not deliveries.get_source().has_subscriber(signal, sender)
+    is_exported_after = conf.get().AUTOCOMMIT == "after" and not processors.needs_delivery(signal, sender)
     if is_exported_after and backends.is_pipeline_open(connection):  # nothing of ours can be sent meanwhile
         return _without_own_transaction(connection, unit_of_work.UnitOfWork.export_committed)
     if backends.has_foreign_transaction(connection):

@@ -1,4 +1,4 @@
-"""A project's own signals: every ``Signal`` found in the modules of its installed apps."""
+"""Finds custom signals: every ``Signal`` in the modules of the installed apps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _searched_modules: dict[str, int] = {}
-"""Modules that have been looked through, with the number of names they held."""
+"""Number of names in each module that was searched, by the name of the module."""
 
 
 def find_new_signals() -> Iterator[tuple[Signal, str]]:
-    """Return the signals in modules that were imported since the last time, with their names."""
+    """Yield the signals in modules that were imported since the last call, with their names."""
     builtin = {id(signal) for signal in _iter_builtin_signals()}
     found: dict[Signal, list[tuple[str, str]]] = {}
     for module_name, members in _iter_changed_modules():
@@ -29,7 +29,7 @@ def find_new_signals() -> Iterator[tuple[Signal, str]]:
 
 
 def _iter_changed_modules() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return the modules of installed apps that hold something new."""
+    """Yield the modules of installed apps whose number of names has changed, with their names."""
     within = naming.make_app_module_predicate()
     for module_name, module in naming.get_sorted_modules():
         members = getattr(module, "__dict__", None) if within(module_name) else None
@@ -39,7 +39,7 @@ def _iter_changed_modules() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def reset() -> None:
-    """Look through all modules again next time."""
+    """Search all modules again in the next call."""
     _searched_modules.clear()
 
 

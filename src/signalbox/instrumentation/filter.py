@@ -1,4 +1,4 @@
-"""What is recorded: the setting, resolved to the names of signals."""
+"""Resolves the RECORD setting to names of signals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AUDIT_SIGNALS: Final = frozenset(
         "got_request_exception",
     }
 )
-"""What changed data, who came in, what failed."""
+"""Data changes, logins and errors."""
 
 
 class RecordingFilter:
@@ -33,7 +33,7 @@ class RecordingFilter:
     def __init__(self, config: conf.Config) -> None:
         self.records_all = config.RECORD == "all"
         self.is_audit = config.RECORD == "audit"
-        """Whether a save that changed nothing is no news."""
+        """True if saves that change nothing are not recorded."""
         selected = AUDIT_SIGNALS if self.is_audit else frozenset(config.RECORD) if not self.records_all else frozenset()
         self.signal_names = frozenset(
             name
@@ -45,5 +45,5 @@ class RecordingFilter:
         return name in self.signal_names
 
     def includes_custom(self, name: str) -> bool:
-        """Tell whether the custom signal of this dotted name is recorded."""
+        """Return True if the custom signal of this dotted name is recorded."""
         return self.records_all or "custom" in self.signal_names or name in self.signal_names

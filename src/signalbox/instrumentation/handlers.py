@@ -1,41 +1,50 @@
-"""How each kind of signal's sends become events: one capture a kind."""
+"""Builds events from the sends of signals, with one handler class for each kind of signal.
+
+The module is long because the handlers share how events are added and completed.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import sys
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
 
 from signalbox import conf
-from signalbox.core import tracing
+from signalbox.core import clock, receivers, tracing
 from signalbox.core.event import Outcome, PendingEvent
+from signalbox.core.raised_error import was_counted
 from signalbox.core.text import fit_column
 from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state, signal_arguments
-from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
-from signalbox.pipeline.deliveries import EnqueueError
+from signalbox.instrumentation.row_state import PENDING_POST_SAVE, PENDING_PRE_DELETE, PENDING_PRE_SAVE
+from signalbox.pipeline import backends, exporter, processors, routing, unit_of_work
+from signalbox.pipeline.errors import EnqueueError
+from signalbox.serialization.configured_redactor import get_redactor
+from signalbox.serialization.raised_errors import describe_error
 from signalbox.serialization.redaction import REDACTED
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
+    from django.dispatch import Signal
 
     from signalbox.instrumentation.signals import SignalHandler
 
 
 class BaseHandler:
-    """A send that makes an event whether anybody listens or not."""
+    """Builds an event for each send, with or without receivers."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event."""
+        """Return the event of a send that starts, None if it is not recorded."""
         raise NotImplementedError
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Let it leave, or follow what has left."""
+        """Export the finished event, or schedule an update if it is written. ``error`` is what the send raised."""
         raise NotImplementedError
 
     def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
-        """Make the event and complete it at once."""
+        """Build and finish the event of a send without receivers."""
         event = self.start(sender, named)
         if event is not None:
             event.duration = 0
@@ -43,7 +52,7 @@ class BaseHandler:
 
 
 class SubscribedOnlyHandler(BaseHandler):
-    """A signal that the setting leaves out, of which durable receivers wait for some senders."""
+    """Records a signal outside of the RECORD setting, only for senders with durable receivers."""
 
     def __init__(self, name: str, inner: SignalHandler) -> None:
         self.name = name
@@ -51,43 +60,41 @@ class SubscribedOnlyHandler(BaseHandler):
         self.finish = inner.finish  # type: ignore[method-assign]
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event, if it is one that is waited for."""
+        """Return the event if the sender has a durable receiver."""
         return self.inner.start(sender, named) if self._has_subscriber(sender) else None
 
     def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
-        """Make the event, if it is one that is waited for."""
+        """Record the send if the sender has a durable receiver."""
         if self._has_subscriber(sender):
             self.inner.handle_no_receivers(sender, named)
 
     def _has_subscriber(self, sender: Any) -> bool:
-        return deliveries.get_source().has_subscriber(self.name, signal_arguments.get_sender_label(sender))
+        return processors.wants(self.name, signal_arguments.get_sender_label(sender))
 
 
 class PlainSignalHandler(BaseHandler):
-    """A signal without a change of its own: its events leave with their trace."""
+    """Records a signal that belongs to no write. Its events are exported with their trace."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event, unless its sender is ignored."""
+        """Return the event, None if its sender is ignored."""
         if _is_ignored(sender):
             return None
-        event = _build_event(
+        event = tracing.build_event(
             self.name, signal_arguments.get_sender_label(sender), fit_column(str(named.get("using") or ""), 64)
         )
         event.args = signal_arguments.encode_arguments(named)
-        if deliveries.get_source().has_subscriber(self.name, event.sender):
-            event.outbox_arguments = deliveries.get_source().serialize_arguments(
-                self.name, event.sender, named, event.args
-            )
+        if processors.wants(self.name, event.sender):
+            processors.on_send(event, named)
         instance = named.get("instance", named.get("user"))
         if instance is not None:
             signal_arguments.set_object_if_model(event, instance)
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Let it leave."""
+        """Export the event, or write it now if it has deliveries."""
         event.outcome = Outcome.SENT if error is None else Outcome.FAILED
         if event.outbox_arguments is None:
             exporter.enqueue(event)
@@ -95,8 +102,39 @@ class PlainSignalHandler(BaseHandler):
             _add_with_deliveries(event)
 
 
+class CountedHandler(BaseHandler):
+    """Counts the sends of a signal by trace and sender. Records those that a receiver other than Django's own gets."""
+
+    def __init__(self, name: str, signal: Signal, inner: SignalHandler) -> None:
+        self.name = name
+        self.signal = signal
+        self.inner = inner
+        self.finish = inner.finish  # type: ignore[method-assign]
+
+    def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
+        """Return the event, None if the send is only counted or its sender is ignored."""
+        if receivers.has_receiver_outside_django(self.signal, sender) or self._is_wanted(sender):
+            return self.inner.start(sender, named)
+        self._count(sender)
+        return None
+
+    def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
+        """Count the send, or record it if an event processor wants it."""
+        if self._is_wanted(sender):
+            self.inner.handle_no_receivers(sender, named)
+        else:
+            self._count(sender)
+
+    def _is_wanted(self, sender: Any) -> bool:
+        return processors.wants(self.name, signal_arguments.get_sender_label(sender))
+
+    def _count(self, sender: Any) -> None:
+        if not _is_ignored(sender):  # by its label, as a class would be kept in memory
+            tracing.get_current_trace().send_counts[self.name][signal_arguments.get_sender_label(sender)] += 1
+
+
 class RequestExceptionHandler(PlainSignalHandler):
-    """``got_request_exception`` tells of an exception without carrying it."""
+    """Records ``got_request_exception``, which does not pass the exception."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event, with the exception that is being handled."""
@@ -106,11 +144,16 @@ class RequestExceptionHandler(PlainSignalHandler):
                 **signal_arguments.encode_arguments(named),
                 **(signal_arguments.get_current_exception() or {}),
             }
+            error = sys.exception()
+            if error is not None:
+                event.is_passed_through = was_counted(error, event.trace.started_monotonic)
+                if not event.is_passed_through:
+                    event.add_error(describe_error(error, redactor=get_redactor()))
         return event
 
 
 class TemplateRenderedHandler(PlainSignalHandler):
-    """``template_rendered`` carries a whole context: the names in it are told, not the values."""
+    """Records ``template_rendered`` with the names in the context, without their values."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event."""
@@ -121,7 +164,7 @@ class TemplateRenderedHandler(PlainSignalHandler):
 
 
 class SettingChangedHandler(PlainSignalHandler):
-    """A setting's value is hidden by the setting's name."""
+    """Records ``setting_changed``. The name of the setting decides whether its value is secret."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
         """Return the event."""
@@ -135,18 +178,18 @@ class SettingChangedHandler(PlainSignalHandler):
 
 
 class PreSaveHandler:
-    """``pre_save``: waits on the instance for the write that it announces.
+    """Records ``pre_save``. Its event stays on the instance until the row is written.
 
-    Where nobody listens, it makes no event of its own unless the write fails: the write's event says when it was sent.
+    Without receivers it has an event only if the write fails. The event of a write has the time of its ``pre_save``.
     """
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event, unless its model is ignored."""
+        """Return the event, None if its model is ignored."""
         metadata = model_metadata.get_metadata(sender)
         if not metadata.is_recorded:
             return None
         instance = named["instance"]
-        event = model_writes.build_pre_save_event(metadata, instance, named["using"], tracing.now())
+        event = model_writes.build_pre_save_event(metadata, instance, named["using"], clock.now())
         fields = named["update_fields"]
         if fields is None:
             event.args = RAW_PRE_SAVE_ARGS if named["raw"] else DEFAULT_PRE_SAVE_ARGS
@@ -155,17 +198,17 @@ class PreSaveHandler:
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Wait for the write; a receiver that raised ends the save before it."""
+        """Keep the event on the instance, or export it if a receiver raised: the row is then not written."""
         if error is None:
-            # Only now: a receiver may have saved the same instance.
-            setattr(named["instance"]._state, model_writes.PENDING_PRE_SAVE, event)
+            # Not before: a receiver may have saved the same instance.
+            setattr(named["instance"]._state, PENDING_PRE_SAVE, event)
         else:
             event.outcome = Outcome.FAILED
             exporter.enqueue(event)
 
     def handle_no_receivers(self, sender: type[Model], named: dict[str, Any]) -> None:
-        """Note when it was sent."""
-        setattr(named["instance"]._state, model_writes.PENDING_PRE_SAVE, tracing.now())
+        """Keep the time of the send on the instance."""
+        setattr(named["instance"]._state, PENDING_PRE_SAVE, clock.now())
 
 
 DEFAULT_PRE_SAVE_ARGS = '{"raw":false,"update_fields":null}'
@@ -173,25 +216,23 @@ RAW_PRE_SAVE_ARGS = '{"raw":true,"update_fields":null}'
 
 
 class PostSaveHandler(PlainSignalHandler):
-    """``post_save``: completes the event that was made where the row was written."""
+    """Records ``post_save``: adds receivers to the event that was built when the row was written."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event of the row; a send without a write, as some packages do, makes one of its own."""
+        """Return the event of the row, or a new event if nothing was written. Some packages send without a write."""
         instance = named.get("instance")
         state = getattr(instance, "_state", None)
-        event: PendingEvent | None = (
-            None if state is None else row_state.pop_attribute(state, model_writes.PENDING_POST_SAVE)
-        )
+        event: PendingEvent | None = None if state is None else row_state.pop_attribute(state, PENDING_POST_SAVE)
         return super().start(sender, named) if event is None else event
 
     def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
-        """Leave the row's event as it is; a send without a write makes one of its own."""
+        """Build an event only if nothing was written."""
         state = getattr(named.get("instance"), "_state", None)
-        if state is None or row_state.pop_attribute(state, model_writes.PENDING_POST_SAVE) is None:
+        if state is None or row_state.pop_attribute(state, PENDING_POST_SAVE) is None:
             super().handle_no_receivers(sender, named)
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Let what the receivers did follow the row's event, where that has been written already."""
+        """Schedule an update with the receivers if the event is already written."""
         if event.change is None:
             super().finish(event, named, error)
         elif event.written_to and event.receiver_calls:
@@ -199,34 +240,37 @@ class PostSaveHandler(PlainSignalHandler):
 
 
 class PreDeleteHandler:
-    """``pre_delete``, within the collector's transaction; unheard, it is told with the delete's own event."""
+    """Records ``pre_delete`` in the transaction of the collector.
+
+    Without receivers it has no event: the event of the delete has its time.
+    """
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event, unless its model is ignored."""
+        """Return the event, None if its model is ignored."""
         metadata = model_metadata.get_metadata(sender)
         if not metadata.is_recorded:
             return None
         connection = connections[named["using"]]
-        event = _build_event("pre_delete", metadata.label, connection.alias)
+        event = tracing.build_event("pre_delete", metadata.label, connection.alias)
         model_writes.set_object(event, metadata, named["instance"], connection)
         event.args = _encode_origin(named)
         _add_to_transaction(event)
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Note a receiver that raised; the collector's transaction decides on the rest."""
+        """Record that a receiver raised. The outcome is that of the collector's transaction."""
         _complete(event, error)
 
     def handle_no_receivers(self, sender: type[Model], named: dict[str, Any]) -> None:
-        """Note when it was sent."""
-        setattr(named["instance"]._state, model_writes.PENDING_PRE_DELETE, tracing.now())
+        """Keep the time of the send on the instance."""
+        setattr(named["instance"]._state, PENDING_PRE_DELETE, clock.now())
 
 
 class PostDeleteHandler(BaseHandler):
-    """``post_delete``, within the collector's transaction."""
+    """Records ``post_delete`` in the transaction of the collector."""
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event, unless its model is ignored."""
+        """Return the event, None if its model is ignored."""
         metadata = model_metadata.get_metadata(sender)
         if not metadata.is_recorded:
             return None
@@ -236,12 +280,12 @@ class PostDeleteHandler(BaseHandler):
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Note a receiver that raised; the collector's transaction decides on the rest."""
+        """Record that a receiver raised. The outcome is that of the collector's transaction."""
         _complete(event, error)
 
 
 def _encode_origin(named: dict[str, Any]) -> Any:
-    """Return the arguments of a delete: what it began with, where that is another object."""
+    """Return the arguments of a delete: its origin, None if that is the deleted instance."""
     origin = named.get("origin")
     return (
         None if origin is None or origin is named["instance"] else signal_arguments.encode_arguments({"origin": origin})
@@ -249,10 +293,10 @@ def _encode_origin(named: dict[str, Any]) -> Any:
 
 
 class M2MChangedHandler(BaseHandler):
-    """``m2m_changed``, within the manager's transaction; a ``pre_`` action that nobody heard makes no event."""
+    """Records ``m2m_changed`` in the transaction of the manager. A ``pre_`` action has an event only with receivers."""
 
     def start(self, sender: type[Model], named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event, unless the model of the instance or of the table is ignored."""
+        """Return the event, None if the model of the instance or of the table is ignored."""
         instance = named["instance"]
         through = model_metadata.get_metadata(sender)
         policy = model_metadata.get_m2m_policy(sender)
@@ -261,7 +305,7 @@ class M2MChangedHandler(BaseHandler):
         metadata = model_metadata.get_metadata(instance if isinstance(instance, type) else instance.__class__)
         if not metadata.is_recorded:
             return None
-        event = _build_event("m2m_changed", through.label, named["using"])
+        event = tracing.build_event("m2m_changed", through.label, named["using"])
         if not isinstance(instance, type):
             model_writes.set_object(event, metadata, instance, connections[named["using"]])
         encoded_args = {
@@ -286,26 +330,26 @@ class M2MChangedHandler(BaseHandler):
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """Note a receiver that raised."""
+        """Record that a receiver raised."""
         _complete(event, error)
 
     def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
-        """Make the event of what was done; what was about to be done is no news."""
+        """Record a ``post_`` action. A ``pre_`` action is not recorded."""
         if named["action"].startswith("post_"):
             super().handle_no_receivers(sender, named)
 
 
 def _get_changed_keys(action: str, operation: m2m.M2MOperation | None) -> list[dict[str, Any]]:
-    """Return the keys that a ``post_`` action really added or removed, as its statements told."""
+    """Return the keys that a ``post_`` action added or removed according to its statements."""
     if operation is None or not action.startswith("post_"):
         return [{}]
     return _encode_changed_keys("added" if action == "post_add" else "removed", operation, operation.get_changed_keys())
 
 
 def _encode_changed_keys(argument: str, operation: m2m.M2MOperation, keys: list[Any] | None) -> list[dict[str, Any]]:
-    """Return what is recorded of ``keys``: all of them, in as many parts as events are needed.
+    """Return ``keys`` as arguments, one dict for each event.
 
-    Of hidden keys it is their number, of unknown ones the number of rows and the reason.
+    For redacted keys the arguments are their number, for unknown keys (None) the number of rows and the reason.
     """
     manager = operation.manager
     if keys is None:
@@ -315,17 +359,46 @@ def _encode_changed_keys(argument: str, operation: m2m.M2MOperation, keys: list[
     model: type[Model] = manager.model
     encoded_args, max_keys = signal_arguments.encode_keys(keys, model), signal_arguments.MAX_KEYS_PER_EVENT
     if len(encoded_args) <= max_keys:
-        return [{argument: encoded_args}]
+        return [{argument: encoded_args, **_encode_labels(operation, encoded_args)}]
     parts = [encoded_args[start : start + max_keys] for start in range(0, len(encoded_args), max_keys)]
-    return [{argument: part, "part": number, "parts": len(parts)} for number, part in enumerate(parts, 1)]
+    return [
+        {argument: part, "part": number, "parts": len(parts), **_encode_labels(operation, part)}
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+MAX_M2M_LABELS: Final = 20
+"""Maximum number of labels of related objects in an event."""
+
+
+def _encode_labels(operation: m2m.M2MOperation, encoded_keys: list[int | str]) -> dict[str, Any]:
+    """Return the labels of the first changed objects as an argument, of those that were given as instances.
+
+    They cost no query. Objects that were given by their keys have no label. The name is that of the foreign key of the
+    through table, as in the labels of other events.
+    """
+    manager = operation.manager
+    if not manager.target_field.target_field.primary_key:
+        return {}
+    wanted, labels = set(encoded_keys[:MAX_M2M_LABELS]), {}
+    for instance in operation.objects:
+        if not wanted or not isinstance(instance, manager.model):
+            continue
+        [key] = signal_arguments.encode_keys([instance.pk], manager.model)
+        if key not in wanted:
+            continue
+        wanted.remove(key)
+        if label := model_metadata.get_metadata(instance.__class__).get_label(instance, None):
+            labels[str(key)] = label
+    return {"labels": {manager.target_field_name: labels}} if labels else {}
 
 
 def record_unsent_add(
     manager: Any, operation: m2m.M2MOperation, keys: list[Any] | None, connection: BaseDatabaseWrapper
 ) -> None:
-    """Make the event of an ``add()`` for which Django sent nothing, as nobody listens, in the open transaction."""
+    """Record an ``add()`` in the open transaction, if Django has sent nothing as the table has no receivers."""
     metadata = model_metadata.get_metadata(type(manager.instance))
-    event = _build_event("m2m_changed", model_metadata.get_metadata(manager.through).label, connection.alias)
+    event = tracing.build_event("m2m_changed", model_metadata.get_metadata(manager.through).label, connection.alias)
     model_writes.set_object(event, metadata, manager.instance, connection)
     first, *remaining_args = _encode_changed_keys("added", operation, keys)
     event.args = {
@@ -342,14 +415,14 @@ def record_unsent_add(
 
 
 def _add_split_events(first_event: PendingEvent, remaining_args: list[dict[str, Any]]) -> None:
-    """Let the keys of a large change that ``first`` does not tell be told by events of their own."""
+    """Add further events for the keys of a large change that ``first_event`` does not contain."""
     if not remaining_args:
         return
     encoded_args: dict[str, Any] = {
-        name: value for name, value in cast("Any", first_event.args).items() if name != "pk_set"
+        name: value for name, value in cast("Any", first_event.args).items() if name not in ("pk_set", "labels")
     }
     for part in remaining_args:
-        event = _build_event(first_event.signal, first_event.sender, first_event.using)
+        event = tracing.build_event(first_event.signal, first_event.sender, first_event.using)
         event.key, event.label = first_event.key, first_event.label
         event.args = {**encoded_args, **part}
         event.duration = 0
@@ -365,7 +438,7 @@ def _add_with_deliveries(event: PendingEvent) -> None:
     if exporter.in_event_loop():
         exporter.enqueue(event)
         return
-    connection = connections[event.using or exporter.get_events_database()]
+    connection = connections[event.using or routing.get_events_database()]
     if backends.in_transaction(connection):
         unit_of_work.get_or_attach(connection).add(event)
         return
@@ -376,10 +449,6 @@ def _add_with_deliveries(event: PendingEvent) -> None:
             f"{event.signal} was sent, but its durable receivers will not run, as their rows could not be written: "
             f"{error}"
         ) from error
-
-
-def _build_event(name: str, sender: str, using: str) -> PendingEvent:
-    return PendingEvent(tracing.now(), tracing.get_current_trace(), tracing.running_span.get(), name, sender, using)
 
 
 def _add_to_transaction(event: PendingEvent) -> None:
@@ -412,5 +481,5 @@ def _is_ignored(sender: Any) -> bool:
 
 
 def _get_app(sender: type) -> AppConfig | None:
-    """Return the app that a class belongs to, as the handler of the development server's static files does."""
+    """Return the app of a class, such as the static files handler of the development server; None without an app."""
     return apps.get_containing_app_config(sender.__module__) if apps.apps_ready else None

@@ -1,6 +1,6 @@
-"""``pre_init`` and ``post_init`` are counted per trace and model: a queryset sends them for every row it loads.
+"""Counts ``pre_init`` and ``post_init`` by trace and model, as a queryset sends them for every row that it loads.
 
-Their ``send`` is replaced, not wrapped: Django's own, without receivers, costs as much as a count.
+Their ``send`` is replaced, not wrapped: without receivers, Django's own takes as long as a count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _layers: dict[str, InstanceLayer] = {}
 
 
 def install(names: set[str]) -> None:
-    """Count the sends of those of the two signals that ``names`` holds."""
+    """Count the sends of ``pre_init`` and ``post_init`` if ``names`` contains them."""
     for name in names & INIT_SIGNALS.keys():
         signal = INIT_SIGNALS[name]
         layer = _layers.setdefault(name, InstanceLayer(signal))
@@ -47,7 +47,7 @@ def _build_counting_send(name: str, signal: Signal, layer: InstanceLayer) -> Cal
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         if not layer.is_active:
             return original(sender, **named)  # type: ignore[no-any-return]
-        (get_trace() or tracing._process_trace or process()).init_counts[name][sender] += 1
+        (get_trace() or tracing._process_trace or process()).send_counts[name][sender] += 1
         if not is_replaced and (not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS):
             return []
         return original(sender, **named)  # type: ignore[no-any-return]

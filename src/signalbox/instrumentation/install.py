@@ -1,22 +1,23 @@
-"""Recording: see every send and every row that is written, and disturb none."""
+"""Starts and stops recording in a process."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction
-from django.apps import apps
+from django.apps import AppConfig, apps
 from django.core.signals import request_finished, request_started, setting_changed
 from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.models.signals import m2m_changed, post_migrate
 from django.dispatch import Signal
+from django.urls import get_urlconf
 
 from signalbox import conf
-from signalbox.core import catalog, interrupts, naming
+from signalbox.core import catalog, interrupts, loggers, naming
+from signalbox.core.instance_layer import InstanceLayer
 from signalbox.core.text import fit_column
 from signalbox.instrumentation import (
     bulk,
@@ -35,7 +36,7 @@ from signalbox.instrumentation import (
     task_queues,
 )
 from signalbox.instrumentation.filter import RecordingFilter
-from signalbox.pipeline import deliveries, serializer, unit_of_work, writer
+from signalbox.pipeline import configured_processors, exporter, processors, serializer, unit_of_work, writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,14 +44,14 @@ if TYPE_CHECKING:
     from signalbox.instrumentation.signals import SignalHandler
 
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("recording")
 
 
 DISPATCH_UID: Final = "signalbox"
 
 
 class _State:
-    """What is installed."""
+    """The state of recording in this process."""
 
     def __init__(self) -> None:
         self.recording_filter: RecordingFilter | None = None
@@ -63,7 +64,7 @@ _state = _State()
 
 
 def is_recording() -> bool:
-    """Tell whether recording is on."""
+    """Return True if recording is on."""
     return _state.recording_filter is not None
 
 
@@ -82,17 +83,15 @@ def start_recording() -> None:
     if conf.is_disabled():
         return
     if not patching.has_connection_methods():
-        logger.error("Nothing is recorded: this version of Django calls the database in another way.")
+        logger.error(
+            "Nothing is recorded: database connections have other methods in this version of Django. "
+            "Use a version that Signalbox supports."
+        )
         return
     recording_filter = _state.recording_filter = RecordingFilter(conf.get())
-    for name, entry in catalog.BUILTIN_SIGNALS.items():
-        if (
-            entry.path
-            and name in recording_filter
-            and name not in init_counter.INIT_SIGNALS
-            and (signal := _get_loaded_signal(entry)) is not None
-        ):
-            _record_signal(signal, name)
+    if apps.ready:  # a project's processors may need its models
+        configured_processors.configure()
+    _record_builtin_signals(recording_filter)
     for signal, wrapper in _SIGNAL_WRAPPERS.items():
         if signal not in _state.recorded_signals:
             signals.wrap_sends(signal, wrapper)
@@ -101,12 +100,8 @@ def start_recording() -> None:
     model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
     row_state.install()
     returning.install()
-    subscribed = deliveries.get_source().get_subscribed_signals()
-    if "m2m_changed" in recording_filter or "m2m_changed" in subscribed:
+    if "m2m_changed" in recording_filter or processors.may_want("m2m_changed"):
         m2m.install(handlers.record_unsent_add)
-    bulk_signals = recording_filter.signal_names if conf.get().BULK != "off" else frozenset()
-    if bulk_signals or subscribed:
-        bulk.install(bulk_signals | subscribed, rows=conf.get().BULK == "rows")
     commands.install(discover_signals_if_imported)
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None:
@@ -118,24 +113,36 @@ def start_recording() -> None:
 
 
 def update_subscriptions() -> None:
-    """Record what durable receivers wait for, whatever the setting says."""
+    """Record the signals that event processors need, regardless of the RECORD setting."""
     recording_filter = _state.recording_filter
     if recording_filter is None:
         return
     model_metadata.clear_cache()
     model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
-    for name in deliveries.get_source().get_subscribed_signals():
+    wanted_signals = _get_wanted_signals()
+    for name in wanted_signals:
         entry = catalog.BUILTIN_SIGNALS.get(name)
-        signal = deliveries.get_source().get_signal(name) if entry is None or entry.path else None
+        signal = naming.find_signal(name) if entry is None or entry.path else None
         if signal is not None and signal not in _state.recorded_signals:
             _record_signal(signal, name)
         if name == "m2m_changed":
             m2m.install(handlers.record_unsent_add)
-        elif signal is None and name not in recording_filter:
-            bulk.install(recording_filter.signal_names | {name}, rows=conf.get().BULK == "rows")
+    recorded = recording_filter.signal_names
+    if conf.get().BULK == "off":  # only what a durable receiver or another processor names
+        recorded, wanted_signals = frozenset(), processors.get_wanted_signals() or frozenset()
+    bulk.install(recorded | wanted_signals, subscribed_only=wanted_signals - recorded, rows=conf.get().BULK == "rows")
 
 
-deliveries.on_subscription(update_subscriptions)
+def _get_wanted_signals() -> frozenset[str]:
+    """Return the names of the signals that event processors may want."""
+    names = processors.get_wanted_signals()
+    if names is not None:
+        return names
+    loaded = {name for name, entry in catalog.BUILTIN_SIGNALS.items() if not entry.path or _get_loaded_signal(entry)}
+    return frozenset(loaded - set(init_counter.INIT_SIGNALS))
+
+
+processors.on_change(update_subscriptions)
 
 
 def stop_recording() -> None:
@@ -166,20 +173,39 @@ def stop_recording() -> None:
 
 
 def discover_signals() -> None:
-    """Record the custom signals of modules that were imported since the last call, and give jobs their traces."""
+    """Record custom signals, and trace task queues, of modules that were imported since the last call."""
     recording_filter = _state.recording_filter
     if recording_filter is None:
         return
-    if recording_filter.records_all or recording_filter.signal_names - catalog.BUILTIN_SIGNALS.keys():
+    wanted = processors.get_wanted_signals()
+    if wanted is None or recording_filter.records_all or recording_filter.signal_names - catalog.BUILTIN_SIGNALS.keys():
         for signal, name in (*discovery.find_new_signals(), *naming.get_tracked_signals().items()):
-            if signal not in _state.recorded_signals and recording_filter.includes_custom(name):
+            if signal not in _state.recorded_signals and (wanted is None or recording_filter.includes_custom(name)):
                 _record_signal(signal, name)
-    for name, entry in catalog.BUILTIN_SIGNALS.items():  # those whose modules are imported late, as django.test's
-        if entry.path and name in recording_filter and name not in init_counter.INIT_SIGNALS:
-            late_signal = _get_loaded_signal(entry)
-            if late_signal is not None and late_signal not in _state.recorded_signals:
-                _record_signal(late_signal, name)
+    _record_builtin_signals(recording_filter)  # modules such as django.test are imported late
     task_queues.install()
+
+
+def discover_signals_after(last_app: AppConfig) -> None:
+    """Search for custom signals again, once, when ``last_app`` is ready.
+
+    Apps import modules in their ``ready()``, and the ``ready()`` of Signalbox runs before that of later apps.
+
+    Args:
+        last_app: The last of the installed apps, whose own ``ready`` is replaced until it has run.
+    """
+    if not patching.is_applicable(patching.get_patch(AppConfig, "ready"), type(last_app).ready):
+        return
+    layer = InstanceLayer(last_app)
+    original = layer.get_original("ready")
+
+    def ready() -> None:
+        layer.remove()
+        original()
+        with _log_errors():
+            discover_signals()
+
+    layer.replace("ready", ready)
 
 
 def register_signal(signal: Signal, name: str) -> None:
@@ -196,21 +222,32 @@ def register_signal(signal: Signal, name: str) -> None:
         raise TypeError(f"register_signal() was given {type(signal).__name__}; a django.dispatch.Signal was expected.")
     name = fit_column(name, 200)
     naming.track(signal, name)
-    deliveries.get_source().register_signal_name(signal, name)
+    processors.on_signal_named(signal, name)
     if _state.recording_filter is not None and _state.recording_filter.includes_custom(name):
         _record_signal(signal, name)
 
 
+def _record_builtin_signals(recording_filter: RecordingFilter) -> None:
+    """Record the signals of Django whose modules have been imported, and that are not recorded yet."""
+    for name, entry in catalog.BUILTIN_SIGNALS.items():
+        if entry.path and name in recording_filter and name not in init_counter.INIT_SIGNALS:
+            signal = _get_loaded_signal(entry)
+            if signal is not None and signal not in _state.recorded_signals:
+                _record_signal(signal, name)
+
+
 def _get_loaded_signal(entry: catalog.SignalInfo) -> Signal | None:
-    """Return the entry's signal if its module has been imported; nothing is imported for it."""
+    """Return the signal of ``entry``, None if its module has not been imported."""
     return catalog.import_signal(entry) if entry.path.rpartition(".")[0] in sys.modules else None
 
 
 def _record_signal(signal: Signal, name: str) -> None:
     _state.recorded_signals[signal] = name
     handler = _build_handler(name)
+    if name in catalog.START_UP_SIGNALS:
+        handler = handlers.CountedHandler(name, signal, handler)
     if name not in catalog.BUILTIN_SIGNALS:
-        deliveries.get_source().register_signal_name(signal, name)
+        processors.on_signal_named(signal, name)
     recording_filter = _state.recording_filter
     if recording_filter is not None and name not in recording_filter and not recording_filter.includes_custom(name):
         handler = handlers.SubscribedOnlyHandler(name, handler)
@@ -221,7 +258,7 @@ def _record_signal(signal: Signal, name: str) -> None:
     wrapper = _SIGNAL_WRAPPERS.get(signal) or task_queues.get_signal_wrapper(signal)
     if signal is m2m_changed:
         wrapper = m2m.wrap_m2m_changed
-    if wrapper is not None:  # a boundary stands around what records its signal
+    if wrapper is not None:  # outside of the method that records the signal
         signals.wrap_sends(signal, wrapper)
 
 
@@ -246,17 +283,17 @@ def _build_handler(name: str) -> SignalHandler:
     return handlers.PlainSignalHandler(name)
 
 
-# ------------------------------------------------------------------ boundaries
+# ------------------------------------------------------------------ traces and connections
 
 
 @contextmanager
 def _log_errors() -> Iterator[None]:
-    """Let nothing of Signalbox's own work at a boundary reach the application."""
+    """Log exceptions of the block, so that the application does not get them."""
     try:
         yield
     except Exception as error:
         interrupts.raise_if_interrupt(error)
-        logger.exception("A boundary of the application's work could not be noted.")
+        logger.exception("A trace could not be started or finished, or a setting could not be applied.")
 
 
 def _wrap_request_started(inner: Any) -> Any:
@@ -271,19 +308,21 @@ def _wrap_request_started(inner: Any) -> Any:
 
 def _wrap_request_finished(inner: Any) -> Any:
     async def asend(sender: Any, **named: Any) -> Any:
+        urlconf = get_urlconf()  # a receiver of Django resets it
         try:
             return await inner(sender, **named)
         finally:
             with _log_errors():
-                await requests.afinish_request()
+                await requests.afinish_request(urlconf=urlconf)
 
     def send(sender: Any, **named: Any) -> Any:
+        urlconf = get_urlconf()
         with requests.postpone_connection_close():
             try:
                 return inner(sender, **named)
             finally:
                 with _log_errors():
-                    requests.finish_request()
+                    requests.finish_request(urlconf=urlconf)
 
     return asend if iscoroutinefunction(inner) else send
 
@@ -292,7 +331,10 @@ def _wrap_connection_created(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
         with _log_errors():
             unit_of_work.attach(named["connection"])
-        return inner(sender, **named)
+        result = inner(sender, **named)
+        with _log_errors():
+            exporter.flush()  # events that waited for a connection, before the query that needed it
+        return result
 
     return send
 
@@ -328,11 +370,11 @@ _SIGNAL_WRAPPERS: dict[Signal, Any] = {
 
 
 _last_modules: tuple[int, str] = (0, "")
-"""How many modules there were when they were last looked through, and the newest."""
+"""The number of modules at the last search for signals, and the name of the newest."""
 
 
 def discover_signals_if_imported() -> None:
-    """Look for custom signals if something was imported since the last time."""
+    """Search for custom signals if a module was imported since the last search."""
     global _last_modules
     now = (len(sys.modules), next(reversed(sys.modules), ""))
     if now != _last_modules:

@@ -1,12 +1,11 @@
-"""Many-to-many changes: which keys were added and removed, without the SELECT that an ``m2m_changed`` receiver costs.
+"""Records which keys a many-to-many manager adds and removes, without the SELECT of an ``m2m_changed`` receiver.
 
-While a manager works, the statements on its through table say which rows they wrote; where nobody listens, and Django
-sends nothing for ``add()``, the event is made here.
+Within a call of a manager, the statements on its through table return the rows that they wrote. Django sends nothing
+for ``add()`` without receivers, so its event is built here.
 """
 
 from __future__ import annotations
 
-import logging
 import weakref
 from contextvars import ContextVar
 from functools import lru_cache, partial, update_wrapper
@@ -20,8 +19,8 @@ from django.db.models.fields import related_descriptors
 from django.db.models.fields.related_descriptors import ManyToManyDescriptor
 from django.db.models.signals import m2m_changed
 
-from signalbox.core import interrupts
-from signalbox.instrumentation import bulk, model_metadata, patching, returning
+from signalbox.core import interrupts, loggers
+from signalbox.instrumentation import bulk, model_metadata, patching, returning_request, row_reads
 from signalbox.instrumentation.autocommit import ensure_transaction
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Model
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("recording")
 
 
 class M2MOperation:
@@ -41,19 +40,19 @@ class M2MOperation:
     def __init__(self, manager: Any, objects: Sequence[Any] = ()) -> None:
         self.manager = manager
         self.objects = objects
-        """What the call was given."""
+        """The arguments of the call: objects or their keys."""
         self.through: type[Model] = manager.through
-        self.requested: returning.ReturningRequest | None = None
+        self.requested: returning_request.ReturningRequest | None = None
 
     def get_changed_keys(self) -> list[Any] | None:
-        """Return the primary keys on the other side of the rows that were written; ``None`` if they are unknown."""
+        """Return the related primary keys of the rows that were written, None if they are unknown."""
         requested = self.requested
         column = self.manager.target_field.target_field
         if requested is not None and requested.unknown_reason:
             related_values = self._get_given_values()
             if related_values is None:
                 return None
-        elif requested is None or requested.rows is None:  # there was nothing to write
+        elif requested is None or requested.rows is None:  # no statement was needed
             return []
         else:
             own_value = self.manager.related_val[0]
@@ -62,8 +61,9 @@ class M2MOperation:
         return related_values if column.primary_key else self._get_keys_for(related_values, column)
 
     def _get_given_values(self) -> list[Any] | None:
-        """Return what the rows that ``remove()`` deleted pointed at, if it deleted one for each object that it was
-        given; ``None`` otherwise. A table that Django made has each pair of objects once.
+        """Return the related values that ``remove()`` deleted, if it deleted one row for each of its arguments.
+
+        Returns None otherwise. An automatic through table has each pair of objects once.
         """
         requested, manager = self.requested, self.manager
         if requested is None or requested.kind != "delete" or not self.through._meta.auto_created:
@@ -77,24 +77,24 @@ class M2MOperation:
         return list(given) if is_complete and not getattr(manager, "symmetrical", False) else None
 
     def get_unknown_arguments(self) -> dict[str, Any]:
-        """Return what an event has in place of unknown keys: the number of rows, if it is known, and the reason."""
+        """Return the arguments of an event with unknown keys: the number of rows, None if unknown, and the reason."""
         requested = self.requested
         if requested is None:
             return {}
-        reason = requested.unknown_reason or returning.NOT_READABLE
+        reason = requested.unknown_reason or returning_request.NOT_READABLE
         return {"count": requested.row_count if requested.is_counted else None, "keys_unknown": reason}
 
     def _get_keys_for(self, values: list[Any], column: Any) -> list[Any] | None:
-        """Return the primary keys of the objects that hold ``values`` in ``column``, which the rows point at.
+        """Return the primary keys of the objects that have ``values`` in ``column``, the target of the rows.
 
-        ``None`` if they can't be read.
+        Returns None if they can't be read.
         """
         model = self.manager.model
         keys = {getattr(one, column.attname): one.pk for one in self.objects if isinstance(one, model)}
         if unknown := [value for value in values if value not in keys]:
             using = router.db_for_write(self.through, instance=self.manager.instance)
             objects: Any = QuerySet(model).using(using).filter(**{f"{column.name}__in": unknown})
-            found = returning.read(connections[using], partial(dict, objects.values_list(column.attname, "pk")))
+            found = row_reads.read(connections[using], partial(dict, objects.values_list(column.attname, "pk")))
             if found is None:
                 return None
             keys |= found
@@ -102,10 +102,10 @@ class M2MOperation:
 
 
 current_operation: ContextVar[M2MOperation | None] = ContextVar("signalbox_m2m_operation", default=None)
-"""The call that is under way."""
+"""The running call of a manager."""
 
 PATCHED_METHODS: Final = ("_add_items", "_remove_items", "_clear_base", "clear")
-"""``_clear_base`` came with Django 6.1; before, ``clear`` does the work itself."""
+"""Methods that are replaced. Before Django 6.1, ``clear`` is replaced, as there is no ``_clear_base``."""
 
 _original_factory: Any
 _replacements: weakref.WeakKeyDictionary[type, dict[str, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
@@ -114,7 +114,7 @@ _record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatabaseWrapper]
 
 
 def install(record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatabaseWrapper], None]) -> None:
-    """Record changes. ``record_add()`` makes the event of an ``add()`` that sent nothing."""
+    """Record changes. ``record_add()`` records an ``add()`` for which Django has sent nothing."""
     global _record_add, _original_factory
     _record_add = record_add
     _original_factory = patching.install(
@@ -125,7 +125,7 @@ def install(record_add: Callable[[Any, M2MOperation, list[Any] | None, BaseDatab
 
 
 def uninstall() -> None:
-    """Leave the managers as Django made them."""
+    """Restore the managers."""
     global _record_add
     _record_add = None
     patching.uninstall(related_descriptors, "create_forward_many_to_many_manager")
@@ -140,7 +140,7 @@ def _create_manager_class(*args: Any, **kwargs: Any) -> Any:
 
 
 def _iter_manager_classes() -> Iterator[type]:
-    """Return the manager classes that have been made so far; Django makes each when it is first asked for."""
+    """Yield the manager classes that exist. Django creates each when it is first used."""
     if not apps.models_ready:
         return
     for model in apps.get_models(include_auto_created=True, include_swapped=True):
@@ -150,7 +150,7 @@ def _iter_manager_classes() -> Iterator[type]:
 
 
 def _wrap_manager(manager_class: type) -> None:
-    if manager_class in _replacements:  # what another library has put on top stays there
+    if manager_class in _replacements:  # a wrapper of another library on top stays in place
         return
     replacements = _replacements[manager_class] = {}
     clear_method = "_clear_base" if "_clear_base" in manager_class.__dict__ else "clear"
@@ -163,7 +163,7 @@ def _wrap_manager(manager_class: type) -> None:
 
 
 def _unwrap_manager(manager_class: type) -> None:
-    """Restore the methods, unless another library has put a wrapper on top: then ours only call the originals."""
+    """Restore the methods. Below a wrapper of another library they stay, and only call the originals."""
     replacements = _replacements[manager_class]
     for name, reference in list(replacements.items()):
         replacement: Any = reference()
@@ -180,7 +180,7 @@ def _wrap_add(original: Any) -> Any:
         record_add = _record_add
         if record_add is None:  # recording has stopped, and another library keeps this wrapper
             return original(self, source_field_name, target_field_name, *objs, **kwargs)
-        # A symmetrical relation's mirrored rows are told with the first.
+        # The mirrored rows of a symmetrical relation belong to the event of the first call.
         if not objs or not _is_recorded(self) or source_field_name != self.source_field_name:
             with _suppress_bulk_events(self):
                 return original(self, source_field_name, target_field_name, *objs, **kwargs)
@@ -211,14 +211,14 @@ def _wrap_remove(original: Any) -> Any:
         if not _is_recorded(self):
             with _suppress_bulk_events(self):
                 return original(self, *args, **kwargs)
-        with _OperationContext(self, "delete", args[2:]):  # remove() has the names of two fields before the objects
+        with _OperationContext(self, "delete", args[2:]):  # the names of two fields come before the objects
             return original(self, *args, **kwargs)
 
     return removing
 
 
 def _suppress_bulk_events(manager: Any) -> Any:
-    """Return a block in which the rows of the manager's table make no events of their own."""
+    """Return a block in which statements on the manager's table have no bulk events."""
     return bulk.suppress_bulk_events(manager.through._meta.concrete_model)
 
 
@@ -226,14 +226,14 @@ _wrap_clear = _wrap_remove
 
 
 def wrap_m2m_changed(inner: Any) -> Any:
-    """Let what receivers of ``m2m_changed`` do on the manager's table be told as everywhere: it is none of its work."""
+    """Return a replacement of ``inner`` in which receivers' own statements on the manager's table are recorded."""
 
     async def asend(sender: Any, **named: Any) -> Any:
-        with bulk.suppress_bulk_events(None), returning.suspend_returning():
+        with bulk.suppress_bulk_events(None), returning_request.suspend_returning():
             return await inner(sender, **named)
 
     def send(sender: Any, **named: Any) -> Any:
-        with bulk.suppress_bulk_events(None), returning.suspend_returning():
+        with bulk.suppress_bulk_events(None), returning_request.suspend_returning():
             return inner(sender, **named)
 
     return asend if iscoroutinefunction(inner) else send
@@ -249,14 +249,16 @@ def _is_recorded(manager: Any) -> bool:
 
 
 class _OperationContext:
-    """The block of a call, whose statements say which rows they wrote, and make no events of their own."""
+    """The block of a call of a manager. Its statements return the rows that they wrote, and have no bulk events."""
 
     __slots__ = ("_returning_context", "_suppression", "_token", "operation")
 
     def __init__(self, manager: Any, kind: Any, objects: Sequence[Any] = ()) -> None:
         self.operation = operation = M2MOperation(manager, objects)
         ends = _get_foreign_keys(operation.through, manager.source_field_name, manager.target_field_name)
-        self._returning_context = returning.request_returning(kind, operation.through, ends, include_plain_inserts=True)
+        self._returning_context = returning_request.request_returning(
+            kind, operation.through, ends, include_plain_inserts=True
+        )
         self._suppression = _suppress_bulk_events(manager)
 
     def __enter__(self) -> M2MOperation:

@@ -1,26 +1,24 @@
-"""What recording needs to know of a model, worked out once: its label, its fields, how to name its objects."""
+"""Describes a model for recording, once: its label, its fields and the labels of its objects."""
 
 from __future__ import annotations
 
-import logging
 import time
 from operator import itemgetter
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.models import Field, Model
+from django.db.models import Model
 from django.utils.choices import BaseChoiceIterator, CallableChoiceIterator
 
 from signalbox import conf
-from signalbox.core import interrupts, object_keys, query_guard
+from signalbox.core import interrupts, loggers, object_keys, query_guard
 from signalbox.core.event import UNKNOWN
 from signalbox.core.text import fit_column, sanitize_text
-from signalbox.pipeline import deliveries
-from signalbox.serialization import encoder
+from signalbox.pipeline import processors
+from signalbox.serialization import encoder, field_values
 from signalbox.serialization.configured_redactor import get_redactor, reset_redactor
-from signalbox.serialization.diff import ExpressionText, FieldSet
+from signalbox.serialization.diff import FieldSet
 from signalbox.serialization.redaction import REDACTED, Redactor
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("recording")
 
 SCALAR_FIELD_TYPES = frozenset(
     {
@@ -58,12 +56,13 @@ SCALAR_FIELD_TYPES = frozenset(
 """Django's own field classes whose values JSON renders as they are."""
 
 MUTABLE_FIELD_TYPES = frozenset({"JSONField", "ArrayField", "HStoreField", "FileField"})
-"""Internal types of fields whose values are changed in place, so that a reference to the old value is not enough. A
-project's own fields may hold anything, and are taken for such."""
+"""Internal types of fields whose values can be changed in place, so that the old value has to be copied.
+
+Custom fields are treated like these."""
 
 
 class ModelMetadata:
-    """One model's plan."""
+    """The description of one model."""
 
     __slots__ = (
         "concrete_model",
@@ -99,13 +98,14 @@ class ModelMetadata:
         """``"exclude"`` or ``"redact"`` if the model's rows are a many-to-many field with this option."""
         relation = self.m2m_policy if meta.auto_created else ""
         self.is_recorded = relation != "exclude" and (
-            deliveries.get_source().is_subscribed_sender(meta.label) or not is_ignored(model, config)
+            processors.wants_sender(meta.label) or not is_ignored(model, config)
         )
         self.keeps_old_values = bool(self.is_recorded and _get_options(model).get("old_values", True))
         """Whether the values that a row had when it was read are kept."""
         concrete = list(meta.concrete_fields)
         self.field_count = len(concrete)
         attnames = tuple(field.attname for field in concrete)
+        recorders = tuple(field_values.build_recorder(field, redactor) for field in concrete)
         self.fields = FieldSet(
             names=tuple(field.name for field in concrete),
             attnames=attnames,
@@ -115,7 +115,7 @@ class ModelMetadata:
                 if is_redacted_field(field, model, redactor) or (relation == "redact" and field.is_relation)
             ),
             to_python=tuple(field.to_python for field in concrete),
-            non_scalar=frozenset(field.name for field in concrete if _get_scalar_type(field) not in SCALAR_FIELD_TYPES),
+            non_scalar=frozenset(field.name for field in concrete if not _is_scalar(field)),
             redactor=redactor,
             excluded=frozenset(
                 field.name
@@ -124,7 +124,12 @@ class ModelMetadata:
             ),
             choices={field.name: labels for field in concrete if (labels := self._get_choices(field))},
             primary_key=frozenset(field.name for field in meta.pk_fields),
-            to_text={field.name: _build_text_serializer(field) for field in concrete if _has_own_serializer(field)},
+            recorders=recorders,
+            exact_types=tuple(
+                recorder.exact_types | {dict, list} if recorder.is_json else recorder.exact_types
+                for recorder in recorders
+            ),
+            json_positions=tuple(i for i, recorder in enumerate(recorders) if recorder.is_json),
         )
         self.row_getter: Callable[[dict[str, Any]], tuple[Any, ...]] = (
             itemgetter(*attnames) if len(attnames) > 1 else lambda state: (state[attnames[0]],)
@@ -137,25 +142,25 @@ class ModelMetadata:
         self.mutable_positions_by_names: dict[tuple[str, ...], Sequence[int]] = {}
         """Positions of mutable values in rows that were read in part, by the names of their fields."""
         self.generated_positions = tuple(i for i, field in enumerate(concrete) if field.generated)
-        """Places of the fields that the database computes."""
+        """Positions of the fields that the database computes."""
         self.db_returning_attnames = frozenset(field.attname for field in meta.db_returning_fields)
-        """Attributes that an insert sets to what the database has made: an automatic key above all."""
+        """Attributes that an insert sets to values of the database, such as an automatic key."""
         self.pk_positions = tuple((attnames.index(field.attname), field.attname) for field in meta.pk_fields)
-        """Places and attributes of the primary key."""
+        """Positions and attributes of the primary key."""
         self.foreign_keys = {
             cast("Any", field).cache_name: (position, field.name)
             for position, field in enumerate(concrete)
             if field.is_relation and field.name not in self.fields.secret | self.fields.excluded
         }
-        """Names under which objects that foreign keys point at are cached, to the field's place and name."""
+        """Position and name of each foreign key, by the name under which its related object is cached."""
         self.has_str = model.__str__ is not Model.__str__
         self.pk_fields = list(meta.pk_fields)
         self.through_fields: list[Any] = (
             [] if relation or not meta.auto_created else [field for field in concrete if field.is_relation]
         )
-        """Of a many-to-many relation's own table, the foreign keys; none where they are to be hidden."""
+        """The foreign keys of an automatic many-to-many table. Empty if they are not recorded."""
         self.pk_attname = meta.pk.attname if len(meta.pk_fields) == 1 else None
-        """The attribute that holds the primary key; none where it is composite."""
+        """The attribute of the primary key; None if it is composite."""
         self.has_secret_pk = encoder.has_secret_pk(model, redactor)
 
     def _get_choices(self, field: Any) -> dict[Any, Any]:
@@ -177,37 +182,47 @@ class ModelMetadata:
             return {}
 
     def get_key(self, instance: Model) -> str:
-        """Return the primary key of ``instance`` as text; empty where it has none."""
+        """Return the primary key of ``instance`` as text; empty if it has none."""
         value = instance.pk if self.pk_attname is None else instance.__dict__.get(self.pk_attname)
         if type(value) is int and not self.has_secret_pk:
             return str(value)
-        if type(value) is str and self.pk_attname is not None:  # of a UUID there are several spellings
+        if type(value) is str and self.pk_attname is not None:  # a UUID has several spellings
             try:
                 value = self.pk_fields[0].to_python(value)
-            except Exception as error:  # noqa: BLE001 - a field's own code on what it can't read; then the text is the key
+            except Exception as error:  # noqa: BLE001 - the field's own code; the text is then the key
                 interrupts.raise_if_interrupt(error)
                 return self.format_key(value)
         return self.format_key(value)
 
     def format_key(self, value: Any) -> str:
-        """Return a primary key's value as text."""
+        """Return the value of a primary key as text."""
         if len(self.pk_fields) == 1 and not object_keys.has_text(value):
             value = _prepare_value(self.pk_fields[0], value)
-        return object_keys.key_to_text(value, secret=self.has_secret_pk)
+        if self.has_secret_pk:
+            return object_keys.key_to_text(value, secret=True)
+        return object_keys.key_to_text(value, redact=self.fields.redactor.redact_data)
+
+    def hides(self, name: str) -> bool:
+        """Return True if the values of the field are not recorded, or if the model could not be described."""
+        fields = getattr(self, "fields", None)
+        return fields is None or name in fields.secret or name in fields.excluded
 
     def get_label(self, instance: Model, connection: BaseDatabaseWrapper | None) -> str:
-        """Return what ``instance`` calls itself, without a query and without secrets; empty for Django's own name."""
+        """Return ``str(instance)`` without secrets; empty if the model has no ``__str__`` or if it fails.
+
+        Queries within it are blocked. At most 200 characters are returned.
+        """
         if not self.has_str:
             return ""
         state = instance.__dict__
         attribute_count = len(state)
         try:
             text = query_guard.call_without_queries(str, instance, connection=connection)
-        except Exception as error:  # noqa: BLE001 - the model's own __str__, which may raise anything, or ask the database
+        except Exception as error:  # noqa: BLE001 - the model's own __str__ may raise any exception
             interrupts.raise_if_interrupt(error)
             return ""
         finally:
-            if len(state) > attribute_count:  # a cached property, which would keep what is true now
+            if len(state) > attribute_count:  # a cached property, which would keep its present value
                 for name in list(state)[attribute_count:]:
                     del state[name]
         if self.fields.secret:
@@ -223,7 +238,7 @@ class ModelMetadata:
         return text
 
     def get_values(self, instance: Model) -> Sequence[Any]:
-        """Return the values of the concrete fields that ``instance`` holds; ``UNKNOWN`` for deferred ones."""
+        """Return the values of the concrete fields of ``instance``; ``UNKNOWN`` for deferred ones."""
         state = instance.__dict__
         try:
             return self.row_getter(state)
@@ -232,7 +247,7 @@ class ModelMetadata:
 
 
 def _prepare_value(field: Any, value: Any) -> Any:
-    """Return what the field sends to the database for ``value``, or ``value`` if it can't say that."""
+    """Return ``value`` as the field prepares it for the database, or ``value`` itself if that fails."""
     try:
         return field.get_db_prep_value(value, connections[DEFAULT_DB_ALIAS], prepared=False)
     except Exception as error:  # noqa: BLE001 - the field's own code
@@ -240,45 +255,23 @@ def _prepare_value(field: Any, value: Any) -> Any:
         return value
 
 
-def _has_own_serializer(field: Any) -> bool:
-    """Tell whether the field says itself how its values become text: a project's own, or one of PostgreSQL's."""
-    field_class = type(field)
-    return (
-        not field_class.__module__.startswith("django.db.") and field_class.value_to_string is not Field.value_to_string
-    )
-
-
-def _build_text_serializer(field: Any) -> Callable[[Any], Any]:
-    """Return what makes a text of a value by the field's own ``value_to_string``, where it needs one."""
-
-    def text(value: Any) -> Any:
-        if value is None or type(value) in (bool, int, float, str, dict, list, ExpressionText):
-            return value
-        try:
-            return field.value_to_string(SimpleNamespace(**{field.attname: value}))
-        except Exception as error:  # noqa: BLE001 - the field's own code, which may want a real object
-            interrupts.raise_if_interrupt(error)
-            return value
-
-    return text
-
-
-def _get_scalar_type(field: Any) -> str:
-    """Return the name of the field's class if it is Django's own; a foreign key is what it points at."""
-    if field.is_relation and field.many_to_one and isinstance(field.related_model, type):
-        field = field.target_field
-    kind = type(field)
-    return kind.__name__ if kind.__module__.startswith("django.db.models.fields") else ""
+def _is_scalar(field: Any) -> bool:
+    """Return True if the values of ``field`` are those of one of Django's own scalar fields."""
+    django_class = field_values.get_django_class(field_values.get_value_field(field))
+    return django_class is not None and django_class.__name__ in SCALAR_FIELD_TYPES
 
 
 def is_redacted_field(field: Any, model: type[Model], redactor: Redactor) -> bool:
-    """Tell whether a field's values are never stored: by its name, or as the setting says, of the model, of the one it
-    is a proxy of or of a parent; or as the key of an object whose key is secret."""
+    """Return True if the values of a field are never stored.
+
+    The reason is its name, the setting of ``model``, of a parent or of the concrete model of a proxy, or a foreign key
+    to an object whose key is secret.
+    """
     return redactor.is_secret(field.attname) or encoder.is_secret_field(field, model, redactor)
 
 
 def _get_model_labels(field: Any, model: type[Model]) -> set[str]:
-    """Return labels of the models of which is said how the field is recorded."""
+    """Return labels of the models whose options apply to the field."""
     return {one._meta.label_lower for one in (model, field.model, model._meta.concrete_model or model)}
 
 
@@ -290,6 +283,7 @@ class ModelOptions(TypedDict, total=False):
 
     exclude: list[str] | tuple[str, ...] | set[str] | frozenset[str]
     redact: list[str] | tuple[str, ...] | set[str] | frozenset[str]
+    clear: list[str] | tuple[str, ...] | set[str] | frozenset[str]
     record: bool
     old_values: bool
 
@@ -302,21 +296,22 @@ def configure_model(model: type[Model], **options: Unpack[ModelOptions]) -> None
     Args:
         model: The model class.
         exclude: Names of fields that are not recorded.
-        redact: Names of fields of which only the fact of a change is recorded, not the values.
+        redact: Names of fields whose changes are recorded without the values.
+        clear: Names of fields that a package encrypts and whose values are recorded in clear text.
         record: ``False`` records no events of the model.
         old_values: ``False`` does not keep the values of rows that are read. Events contain only new values.
 
     Raises:
-        TypeError: an option is unknown or has a wrong type.
-        ValueError: the model has no such field, or it is not stored in the model's table.
+        TypeError: An option is unknown or has a wrong type.
+        ValueError: The model has no such field, or it is not stored in the model's table.
     """
     if not conf.is_valid_model_options(options):
         raise TypeError(
-            f"configure_model() was given {options!r}; exclude=[...], redact=[...], record=False or "
-            "old_values=False was expected."
+            f"configure_model() was given {options!r}; exclude=[...], redact=[...], clear=[...], record=False "
+            "or old_values=False was expected."
         )
     names = get_recordable_fields(model)
-    for field in (*options.get("exclude", ()), *options.get("redact", ())):
+    for field in (*options.get("exclude", ()), *options.get("redact", ()), *options.get("clear", ())):
         if field not in names:
             raise ValueError(
                 f"{model._meta.label} has no field {field!r} that is recorded; it has {', '.join(sorted(names))}."
@@ -326,8 +321,9 @@ def configure_model(model: type[Model], **options: Unpack[ModelOptions]) -> None
 
 
 def get_recordable_fields(model: type[Model]) -> set[str]:
-    """Return names of the fields of which ``exclude`` and ``redact`` can be said: those that lie in the table, and the
-    many-to-many relations that the model itself declares."""
+    """Return the names that ``exclude`` and ``redact`` accept: fields of the table, and the model's own
+    many-to-many fields.
+    """
     meta = model._meta
     return {field.name for field in (*meta.concrete_fields, *meta.local_many_to_many)}
 
@@ -351,11 +347,11 @@ def _find_m2m_policy(through: type[Model]) -> str:
 
 
 def is_ignored(model: type[Model], config: conf.Config) -> bool:
-    """Tell whether the setting leaves ``model`` out; Signalbox's own tables always are."""
+    """Return True if the settings exclude ``model``. Signalbox's own models are always excluded."""
     meta = model._meta
     if meta.app_label == "signalbox":
         return True
-    if deliveries.get_source().is_subscribed_sender(meta.label):
+    if processors.wants_sender(meta.label):
         return False
     if any(meta.app_label == name or meta.label_lower == name.lower() for name in config.IGNORE):
         return True
@@ -363,7 +359,7 @@ def is_ignored(model: type[Model], config: conf.Config) -> bool:
 
 
 def _get_options(model: type[Model]) -> dict[str, Any]:
-    """Return the options of ``model``, with those of the model that it is a proxy of."""
+    """Return the options of ``model``. A proxy inherits those of its concrete model."""
     meta = model._meta
     concrete = meta.concrete_model or model
     return {**conf.get_model_options(concrete._meta.label_lower), **conf.get_model_options(meta.label_lower)}
@@ -371,10 +367,12 @@ def _get_options(model: type[Model]) -> dict[str, Any]:
 
 _metadata_cache: dict[type[Model], ModelMetadata] = {}
 get_cached_metadata: Final = _metadata_cache.get
-"""Return the metadata of a model that was described completely: no call of a Python function for each row."""
+"""Return the metadata of a model that was described completely, otherwise None.
+
+The method of the dict saves a call of a Python function for each row."""
 
 _incomplete: dict[type[Model], tuple[float, ModelMetadata]] = {}
-"""Models of which a part, or everything, could not be described, with the time to describe them again."""
+"""Models that could not be described completely, with the time to describe them again, in seconds."""
 
 RETRY_SECONDS: Final = 60.0
 """Seconds until a model that could not be described is described again."""
@@ -383,7 +381,7 @@ HISTORICAL_MODULE: Final = "__fake__"
 """The module of the models that migrations use."""
 
 _HISTORICAL_ATTRIBUTE: Final = "_signalbox_metadata"
-"""On a model of a migration, which lives no longer than the migration: its metadata, and when the cache was cleared."""
+"""On a model of a migration, which exists only during the migration: its metadata, with ``_cleared_count``."""
 
 _cleared_count = 0
 
@@ -428,7 +426,7 @@ def _describe(model: type[Model]) -> ModelMetadata:
 
 
 def clear_cache() -> None:
-    """Describe models again: the setting has changed."""
+    """Describe models again, after a setting has changed."""
     global _cleared_count
     _cleared_count += 1
     _metadata_cache.clear()

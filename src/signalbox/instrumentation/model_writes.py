@@ -1,12 +1,11 @@
-"""Rows recorded where they are written, so that row and event commit together.
+"""Records a row where it is written, so that row and event commit together.
 
-``post_save`` is sent after an autocommit save has been committed: an event made there could be lost, or stand for a
-row that never was. So the event is made in ``Model._save_table``, inside the transaction, and completed by the send.
+``post_save`` is sent after a save in autocommit is committed, so an event that is built then could be lost. The event
+is built in ``Model._save_table``, inside the transaction. The send adds its receivers.
 """
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,10 +14,11 @@ from django.db import connections
 from django.db.models import Model
 from django.db.models.deletion import Collector
 
-from signalbox.core import interrupts, tracing
+from signalbox.core import interrupts, loggers, tracing
 from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
 from signalbox.instrumentation import autocommit, bulk, model_metadata, patching, row_state
-from signalbox.pipeline import backends, deliveries, exporter, unit_of_work
+from signalbox.instrumentation.row_state import PENDING_POST_SAVE, PENDING_PRE_DELETE, PENDING_PRE_SAVE
+from signalbox.pipeline import backends, exporter, processors, unit_of_work
 from signalbox.serialization.diff import NON_EXPRESSION_TYPES, RowChange, is_expression
 
 if TYPE_CHECKING:
@@ -28,14 +28,7 @@ if TYPE_CHECKING:
 
     from signalbox.instrumentation.model_metadata import ModelMetadata
 
-logger = logging.getLogger("signalbox")
-
-PENDING_PRE_SAVE: Final = "_signalbox_pre_save"
-"""On ``instance._state``: the ``pre_save`` that waits for its write; its event, or its time if nobody heard it."""
-PENDING_PRE_DELETE: Final = "_signalbox_pre_delete"
-"""The same of a ``pre_delete`` that nobody heard."""
-PENDING_POST_SAVE: Final = "_signalbox_post_save"
-"""On ``instance._state``: the ``post_save`` event that waits for its send."""
+logger = loggers.get_logger("recording")
 
 POST_SAVE_ARGS: Final = {
     (created, raw): f'{{"created":{created},"raw":{raw},"update_fields":null}}'
@@ -47,46 +40,49 @@ UNSENT_DELETE_ARGS: Final = '{"unsent":true}'
 """Arguments of a delete for which Django sent nothing."""
 
 LEAVES_STALE_VALUES: Final = django.VERSION < (6, 0)
-"""Whether an update leaves expressions on the instance, and what the database had computed before it."""
+"""True if an update leaves expressions, and values that the database computed before, on the instance."""
 
 _original_save_table: Any
 _original_delete: Any
 _original_has_signal_listeners: Any
-"""What the methods were when recording was installed."""
+"""The predecessors of the replaced methods."""
 
 
 _record_all_saves = _record_all_deletes = False
-"""Whether all are recorded, or those alone that durable receivers wait for."""
+"""False if only models with a durable receiver are recorded."""
 
 
 def install(*, saves: bool, deletes: bool) -> None:
-    """Record rows that are saved and deleted, and those in any case that durable receivers wait for."""
+    """Record saves and deletes.
+
+    Args:
+        saves: Record all saves. Otherwise only those of models with a durable receiver.
+        deletes: The same for deletes.
+    """
     global _record_all_saves, _record_all_deletes
     global _original_save_table, _original_delete, _original_has_signal_listeners
     _record_all_saves, _record_all_deletes = saves, deletes
-    subscribed = deliveries.get_source().get_subscribed_signals()
-    if saves or "post_save" in subscribed:
+    if saves or processors.may_want("post_save"):
         _original_save_table = patching.install(Model, "_save_table", _save_table)
-    if deletes or "post_delete" in subscribed:
+    wants_deletes = processors.may_want("post_delete")
+    if deletes or wants_deletes:
         _original_delete = patching.install(Collector, "delete", _delete)
-    if "post_delete" in subscribed:
+    if wants_deletes:
         _original_has_signal_listeners = patching.install(Collector, "_has_signal_listeners", _has_signal_listeners)
 
 
 def uninstall() -> None:
-    """Leave the classes as Django made them."""
+    """Restore the classes."""
     patching.uninstall(Model, "_save_table")
     patching.uninstall(Collector, "delete")
     patching.uninstall(Collector, "_has_signal_listeners")
 
 
 def _has_signal_listeners(self: Collector, model: type[Model], *args: Any, **kwargs: Any) -> bool:
-    """A durable receiver of ``post_delete`` hears of each object, as a connected one does: of its model's objects they
-    are not deleted unseen."""
+    """Return True for models with a durable receiver of ``post_delete`` too: Django then sends it for each object."""
     found: bool = _original_has_signal_listeners(self, model, *args, **kwargs)
     return found or (
-        deliveries.get_source().has_subscriber("post_delete", model._meta.label)
-        and model_metadata.get_metadata(model).is_recorded
+        processors.wants("post_delete", model._meta.label) and model_metadata.get_metadata(model).is_recorded
     )
 
 
@@ -104,7 +100,7 @@ def _save_table(
     if (
         cls is not metadata.concrete_model
         or not metadata.is_recorded
-        or not (_record_all_saves or deliveries.get_source().has_subscriber("post_save", metadata.label))
+        or not (_record_all_saves or processors.wants("post_save", metadata.label))
     ):
         return _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields, **kwargs)
     connection = connections[using]
@@ -122,8 +118,11 @@ def _save_table(
 
 
 def _restore_attributes(instance: Model, metadata: ModelMetadata, original_state: dict[str, Any]) -> None:
-    """Take from ``instance`` what the database has told it of a row that it then refused: its COMMIT comes after the
-    statement, which would have failed by itself where a deferred constraint does not hold."""
+    """Remove values of the database from ``instance`` after the transaction of its save has failed.
+
+    In autocommit the statement itself fails if a deferred constraint does not hold, and the instance gets no values.
+    With a transaction, COMMIT fails after the statement has returned them.
+    """
     state = instance.__dict__
     for attname in metadata.fields.attnames:
         value = original_state.get(attname, UNKNOWN)
@@ -147,9 +146,8 @@ def _save_row(
 ) -> Any:
     using = connection.alias
     uow = unit_of_work.get_or_attach(connection)
-    before = (
-        () if LEAVES_STALE_VALUES else metadata.get_values(self)
-    )  # Django 6 replaces expressions by what the database returns
+    # Django 6 replaces expressions on the instance by the values that the database returns.
+    before = () if LEAVES_STALE_VALUES else metadata.get_values(self)
     try:
         updated = _original_save_table(self, raw, cls, force_insert, force_update, using, update_fields, **kwargs)
     except BaseException:
@@ -182,14 +180,7 @@ def _record_save(
     written = _get_written_values(metadata, instance, values_before, updated, update_fields)
     labels = _get_related_labels(metadata, state, known_row, written, connection) if metadata.foreign_keys else None
     row = RowChange(metadata.fields, known_row if updated else None, written, labels)
-    event = PendingEvent(
-        tracing.now(),
-        tracing.get_current_trace(),
-        tracing.running_span.get(),
-        "post_save",
-        metadata.label,
-        connection.alias,
-    )
+    event = tracing.build_event("post_save", metadata.label, connection.alias)
     set_object(event, metadata, instance, connection)
     if type(pre_save) is int:
         event.pre_signal_time = pre_save
@@ -210,8 +201,10 @@ def _record_save(
 
 
 def _mask_stale_values(row: Sequence[Any], generated: Sequence[int]) -> Sequence[Any]:
-    """Return what is known of a row of whose new values the database told none. An expression stays on the instance,
-    and the next save writes what it makes of it then."""
+    """Return ``row`` with ``UNKNOWN`` for values that the database computed and did not return.
+
+    An expression stays on the instance, and the next save evaluates it again.
+    """
     if not generated and NON_EXPRESSION_TYPES.issuperset(map(type, row)):
         return row
     return [UNKNOWN if position in generated or is_expression(value) else value for position, value in enumerate(row)]
@@ -220,7 +213,7 @@ def _mask_stale_values(row: Sequence[Any], generated: Sequence[int]) -> Sequence
 def _get_related_labels(
     metadata: ModelMetadata, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
 ) -> dict[str, dict[str, str]] | None:
-    """Return what the objects are called that changed foreign keys point at, where they are loaded: without a query."""
+    """Return labels for changed foreign keys whose related object is already cached."""
     cached = state.__dict__.get("fields_cache")
     if not cached:
         return None
@@ -238,7 +231,7 @@ def _get_related_labels(
 
 
 def _record_failed_pre_save(instance: Model, metadata: ModelMetadata, using: str) -> None:
-    """The write failed: its ``pre_save`` makes an event of its own."""
+    """Record the ``pre_save`` of a save that failed as a separate event."""
     try:
         pre_save = row_state.pop_attribute(instance._state, PENDING_PRE_SAVE)
         if type(pre_save) is int:
@@ -253,9 +246,7 @@ def _record_failed_pre_save(instance: Model, metadata: ModelMetadata, using: str
 
 def build_pre_save_event(metadata: ModelMetadata, instance: Model, using: str, sent_at: int) -> PendingEvent:
     """Return the event of a ``pre_save`` that was sent at ``sent_at``, in nanoseconds since the epoch."""
-    event = PendingEvent(
-        sent_at, tracing.get_current_trace(), tracing.running_span.get(), "pre_save", metadata.label, using
-    )
+    event = tracing.build_event("pre_save", metadata.label, using, sent_at)
     event.key = metadata.get_key(instance)
     event.duration = 0
     return event
@@ -273,7 +264,7 @@ def set_object(
 def _get_written_values(
     metadata: ModelMetadata, instance: Model, values_before: Sequence[Any], updated: bool, update_fields: Any
 ) -> Sequence[Any]:
-    """Return the values that were written; ``UNKNOWN`` where a field was not."""
+    """Return the values that were written; ``UNKNOWN`` for fields that were not."""
     values = metadata.get_values(instance)
     stale = LEAVES_STALE_VALUES and updated and metadata.generated_positions
     if type(values) is tuple and (update_fields is None or not updated) and not stale:
@@ -296,7 +287,7 @@ def _get_written_values(
 
 
 def _delete(self: Collector, *args: Any, **kwargs: Any) -> Any:
-    """Record the delete for which Django sends nothing: one object that nobody listens to and nothing points at."""
+    """Record the delete of a single object for which Django sends nothing: no receivers, no related objects."""
     single = _get_single_instance(self)
     if single is None:
         return _original_delete(self, *args, **kwargs)
@@ -306,7 +297,7 @@ def _delete(self: Collector, *args: Any, **kwargs: Any) -> Any:
         with autocommit.ensure_transaction(self.using, metadata.label, "post_delete") as connection:
             return _delete_row(metadata, instance, connection, partial(_original_delete, self, *args, **kwargs))
     except BaseException:
-        instance.pk = key  # as above: Django takes it away before the COMMIT
+        instance.pk = key  # Django sets it to None before the COMMIT
         raise
 
 
@@ -347,15 +338,8 @@ def _delete_row(
 
 
 def build_delete_event(instance: Model, metadata: ModelMetadata, connection: BaseDatabaseWrapper) -> PendingEvent:
-    """Return the event of a row that is about to be deleted, or just was."""
-    event = PendingEvent(
-        tracing.now(),
-        tracing.get_current_trace(),
-        tracing.running_span.get(),
-        "post_delete",
-        metadata.label,
-        connection.alias,
-    )
+    """Return the event of a row that is about to be deleted, or that was just deleted."""
+    event = tracing.build_event("post_delete", metadata.label, connection.alias)
     set_object(event, metadata, instance, connection)
     event.pre_signal_time = row_state.pop_attribute(instance._state, PENDING_PRE_DELETE)
     known_row = row_state.get_row_before_write(metadata, instance, connection.alias)
@@ -366,7 +350,7 @@ def build_delete_event(instance: Model, metadata: ModelMetadata, connection: Bas
 
 
 def _get_fallback_row(metadata: ModelMetadata, instance: Model) -> Sequence[Any]:
-    """Return what an instance without a snapshot tells of its row: all it carries if it is a copy, else its key."""
+    """Return the row of an instance without a known row: all values of a copy, otherwise only the key."""
     values = metadata.get_values(instance)
     state = instance._state
     if metadata.keeps_old_values and not state.adding and row_state.get_known_row(metadata, state) is UNKNOWN:

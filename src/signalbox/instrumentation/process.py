@@ -28,12 +28,11 @@ def disable_recording_for_process() -> None:
     process_trace = tracing.get_process_trace()
     process_trace.pending.clear()
     process_trace.updates.clear()
-    for counts in process_trace.init_counts.values():
-        counts.clear()
+    process_trace.send_counts.clear()
 
 
 def get_recorded_signals() -> dict[Signal, str]:
-    """Return the signals whose sends are recorded, or were before this process became quiet, by name."""
+    """Return the names of the recorded signals, by signal; those from before recording was disabled."""
     return install.get_recorded_signals() or dict(_recorded_signals)
 
 

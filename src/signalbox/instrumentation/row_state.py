@@ -26,17 +26,25 @@ if TYPE_CHECKING:
     from signalbox.instrumentation.model_metadata import ModelMetadata
 
 ROW_ATTRIBUTE: Final = "_signalbox_row"
-"""On ``instance._state``: the values of the concrete fields, in their order, ``UNKNOWN`` where they
-were not read. A sequence that is shorter than the fields belongs to ``from_db`` and names its fields beside it."""
+"""On ``instance._state``: the values of the concrete fields, in their order, ``UNKNOWN`` where they were not read.
 
-PRIVATE_ATTRIBUTES: Final = (ROW_ATTRIBUTE, "_signalbox_pre_save", "_signalbox_pre_delete", "_signalbox_post_save")
-"""What recording keeps in ``instance._state``; none of it is pickled or copied."""
+A row that ``from_db`` read in part is a ``PartialRow``."""
+
+PENDING_PRE_SAVE: Final = "_signalbox_pre_save"
+"""On ``instance._state``: a ``pre_save`` before its write, as its event, or as its time if it had no receivers."""
+PENDING_PRE_DELETE: Final = "_signalbox_pre_delete"
+"""On ``instance._state``: the time of a ``pre_delete`` without receivers, in nanoseconds since the epoch."""
+PENDING_POST_SAVE: Final = "_signalbox_post_save"
+"""On ``instance._state``: the ``post_save`` event before its send."""
+
+PRIVATE_ATTRIBUTES: Final = (ROW_ATTRIBUTE, PENDING_PRE_SAVE, PENDING_PRE_DELETE, PENDING_POST_SAVE)
+"""Attributes on ``instance._state``. They are neither pickled nor copied."""
 
 
 def pop_attribute(state: ModelState, name: str) -> Any:
-    """Return what was kept in ``state`` under ``name``, ``None`` if nothing was, and forget it.
+    """Delete the attribute ``name`` of ``state`` and return its value, None if it had none.
 
-    Nowhere is ``state.__dict__`` asked for: that would make a dict for each instance, which Python otherwise spares.
+    ``state.__dict__`` is not used: reading it would create a dict for each instance.
     """
     found = getattr(state, name, None)
     if found is not None:
@@ -45,22 +53,22 @@ def pop_attribute(state: ModelState, name: str) -> Any:
 
 
 def get_known_row(metadata: ModelMetadata, state: ModelState) -> Any:
-    """Return the row's known values in the order of the plan's fields; ``UNKNOWN`` if nothing was read."""
+    """Return the known values in the order of the concrete fields; ``UNKNOWN`` if nothing was read."""
     if not metadata.keeps_old_values:
         return UNKNOWN
     row: Any = getattr(state, ROW_ATTRIBUTE, UNKNOWN)
     if type(row) is PartialRow:
         row = row.get_values(metadata)
         setattr(state, ROW_ATTRIBUTE, row)
-    # A child that was given its parent's attributes has its state as well, and what is known there is another's row.
+    # A child that got a copy of its parent's attributes has the parent's state, with a shorter row.
     return row if row is UNKNOWN or len(row) == metadata.field_count else UNKNOWN
 
 
 def get_row_before_write(metadata: ModelMetadata, instance: Model, using: str) -> Any:
-    """Return the known values of the row that a write of ``instance`` to the database ``using`` meets.
+    """Return the known values of the row that a write of ``instance`` to the database ``using`` changes.
 
-    What was read of another row is no help: an object whose key was changed, or that comes from another database. One
-    that was read from a replica comes from the database that the routers say it is written to.
+    Returns ``UNKNOWN`` if another row was read: the key was changed, or the object is from another database. An object
+    from a replica counts as one from the database that the routers name for writing.
     """
     state = instance._state
     row = get_known_row(metadata, state)
@@ -82,17 +90,20 @@ def copy_mutable_values(metadata: ModelMetadata, values: Sequence[Any]) -> Seque
     for position in metadata.mutable_positions:
         value = copied[position]
         if value is not None:
-            copied[position] = _copy_value(value)
+            copied[position] = copy_value(value)
     return tuple(copied) if type(values) is tuple else copied
 
 
 def copy_mutable_partial(metadata: ModelMetadata, names: Sequence[str], values: Sequence[Any]) -> Sequence[Any]:
-    """Return the same of a row of which these attributes were read; the values are in the order of the fields."""
+    """Return the values of the attributes ``names``, with copies of those that can be changed in place.
+
+    ``values`` are in the order of the concrete fields.
+    """
     if not metadata.mutable_positions:
         return tuple(values)
     copied = list(values)
     for position in _get_mutable_positions(metadata, names):
-        copied[position] = _copy_value(copied[position])
+        copied[position] = copy_value(copied[position])
     return copied
 
 
@@ -113,7 +124,7 @@ MAX_CACHED_NAMES: Final = 100
 
 
 def merge_written(known: Any, written: Sequence[Any]) -> Sequence[Any]:
-    """Return the row as it is known after ``written`` was written over ``known``."""
+    """Return the known values after ``written`` has replaced ``known``. ``UNKNOWN`` replaces nothing."""
     if known is UNKNOWN or type(written) is tuple:
         return written
     return [was if value is UNKNOWN else value for was, value in zip(known, written, strict=True)]
@@ -122,10 +133,10 @@ def merge_written(known: Any, written: Sequence[Any]) -> Sequence[Any]:
 _IMMUTABLE_TYPES: Final = frozenset({type(None), bool, int, float, str, bytes, complex})
 
 
-def _copy_value(value: Any) -> Any:
-    """Return a copy of ``value`` that does not change with it: a container with its contents, the name of a file.
+def copy_value(value: Any) -> Any:
+    """Return an independent copy of ``value``: of a container with its contents, of a file its name.
 
-    A value of another class is expected not to change. ``UNKNOWN`` if the value's own code raises an exception.
+    Values of other classes are not copied. Returns ``UNKNOWN`` if the value's own code raises an exception.
     """
     kind = type(value)
     if kind in _IMMUTABLE_TYPES:
@@ -142,7 +153,7 @@ def _copy_value(value: Any) -> Any:
 
 
 def _copy_nested(root: Any) -> Any:
-    """Return a copy of ``root`` with copies of the dicts and lists in it. A value may be in several, or in itself."""
+    """Return a copy of ``root`` with copies of the dicts and lists in it, which may be shared or recursive."""
     copies: dict[int, Any] = {}
     pending: list[Any] = []
 
@@ -171,7 +182,7 @@ def _copy_nested(root: Any) -> Any:
 
 
 class PartialRow:
-    """The values of a row that was read in part."""
+    """The values of a row that was read in part, with the names of their attributes."""
 
     __slots__ = ("names", "raw_values")
 
@@ -180,13 +191,13 @@ class PartialRow:
         self.raw_values = raw_values
 
     def get_values(self, metadata: ModelMetadata) -> list[Any]:
-        """Return them in the order of the plan's fields."""
+        """Return the values in the order of the concrete fields; ``UNKNOWN`` for those that were not read."""
         read = iter(self.raw_values)
         return [next(read) if attname in self.names else UNKNOWN for attname in metadata.fields.attnames]
 
 
 class StateSavepoint:
-    """Takes a snapshot back to what it was before a write, or a reading of one, that was then rolled back."""
+    """Restores the known row of an instance if its write, or the write that it has read, is rolled back."""
 
     __slots__ = ("row", "state")
 
@@ -195,13 +206,13 @@ class StateSavepoint:
         self.row = row
 
     def restore(self) -> None:
-        """Let the instance know the old row again."""
+        """Restore the known row of the instance."""
         state = self.state()
         if state is not None:
             setattr(state, ROW_ATTRIBUTE, self.row)
 
     def forget(self) -> None:
-        """Mark the instance's row as unknown."""
+        """Mark the row of the instance as unknown."""
         state = self.state()
         if state is not None:
             setattr(state, ROW_ATTRIBUTE, UNKNOWN)
@@ -212,7 +223,7 @@ class StateSavepoint:
 
 
 class BulkStateSavepoint:
-    """The same of the many instances that one bulk operation wrote."""
+    """Like ``StateSavepoint``, for all instances of a bulk operation."""
 
     __slots__ = ("rows", "states")
 
@@ -222,7 +233,7 @@ class BulkStateSavepoint:
         self.rows = [getattr(state, ROW_ATTRIBUTE, UNKNOWN) for state in states]
 
     def restore(self) -> None:
-        """Let each instance know its old row again."""
+        """Restore the known row of each instance."""
         for found, row in zip(self.states, self.rows, strict=True):
             state = found()
             if state is not None:
@@ -241,7 +252,7 @@ class BulkStateSavepoint:
 
 
 def set_committed_state(metadata: ModelMetadata, instances: Sequence[Model]) -> BulkStateSavepoint:
-    """Note that ``instances`` are in the database as they are, and return how to forget it."""
+    """Keep the values of ``instances`` as their known rows. Returns a savepoint that restores the rows from before."""
     savepoint = BulkStateSavepoint(instances)
     for instance in instances:
         values = metadata.get_values(instance)
@@ -254,7 +265,7 @@ def set_committed_state(metadata: ModelMetadata, instances: Sequence[Model]) -> 
 
 
 def expire(instances: Sequence[Model]) -> BulkStateSavepoint:
-    """Know nothing any more of the rows of ``instances``, and return how to know it again."""
+    """Mark the rows of ``instances`` as unknown. Returns a savepoint that restores them."""
     savepoint = BulkStateSavepoint(instances)
     for instance in instances:
         pop_attribute(instance._state, ROW_ATTRIBUTE)
@@ -284,7 +295,7 @@ def _share_attribute_names() -> None:
     """Set the attributes on one state early.
 
     Python shares the names of attributes between instances if the first instances of a class have them. Otherwise each
-    state would need a dict of its own, of 180 bytes.
+    state needs a dict of its own, of 180 bytes.
     """
     state = ModelState()
     for name in PRIVATE_ATTRIBUTES:
@@ -350,7 +361,7 @@ def _refresh_from_db(
             )
         ]
     setattr(self._state, ROW_ATTRIBUTE, copy_mutable_values(metadata, values))
-    # What was read may be a change of the open transaction, and go with it.
+    # The values that were read may be rolled back with the open transaction.
     if (
         self._state.db
         and (found := unit_of_work.get_unit_of_work(connections[self._state.db])) is not None
@@ -361,7 +372,7 @@ def _refresh_from_db(
 
 
 def _get_refreshed_names(instance: Model, fields: set[str] | None, queryset: Any) -> set[str]:
-    """Return names of the fields that ``refresh_from_db`` reads: what the queryset defers stays as it is."""
+    """Return the names of the fields that ``refresh_from_db`` reads. Fields that the queryset defers are not read."""
     deferred = instance.get_deferred_fields()
     every = {name for field in instance._meta.concrete_fields for name in (field.name, field.attname)} - deferred
     names, deferring = (frozenset(), True) if queryset is None else queryset.query.deferred_loading
@@ -382,7 +393,7 @@ def _fetch_many(self: Any, instances: Any, *args: Any, **kwargs: Any) -> Any:
         row = get_known_row(metadata, instance._state)
         if row is not UNKNOWN and attname in instance.__dict__ and attname in metadata.fields.attnames:
             row = list(row)
-            row[metadata.fields.attnames.index(attname)] = _copy_value(instance.__dict__[attname])
+            row[metadata.fields.attnames.index(attname)] = copy_value(instance.__dict__[attname])
             setattr(instance._state, ROW_ATTRIBUTE, row)
     return result
 

@@ -1,4 +1,4 @@
-"""What is kept of a send: the label of its sender, the object it is about, its arguments in a form that is safe."""
+"""Encodes a send: the label of its sender, its object, and its arguments with a limited size and without secrets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from signalbox.core.event import PendingEvent
 
 MAX_KEYS_PER_EVENT = 1000
-"""Keys of a many-to-many change that one event tells; a larger one is told by several."""
+"""Keys of a many-to-many change in one event. A larger change has several events."""
 
 
 def get_sender_label(sender: Any) -> str:
-    """Return what a sender is called: a model's label, a class's dotted name, an app's name, a module's own name."""
-    if sender is None or sender is NoneType:  # Django logs out nobody with the class of nobody as the sender
+    """Return the label of a model, the dotted name of a class, the name of an app, or a string itself."""
+    if sender is None or sender is NoneType:  # user_logged_out of an anonymous user has NoneType as its sender
         return ""
     if isinstance(sender, type):
         meta = getattr(sender, "_meta", None)
@@ -40,12 +40,12 @@ def get_sender_label(sender: Any) -> str:
 
 
 def get_sender_model(sender: Any) -> type[Model] | None:
-    """Return the sender as a model, where it is one."""
+    """Return ``sender`` if it is a model class, otherwise None."""
     return sender if isinstance(sender, type) and issubclass(sender, Model) else None
 
 
 def set_object_if_model(event: PendingEvent, instance: Any) -> None:
-    """Set the event's object to ``instance``, if that is a model instance."""
+    """Set the event's object to ``instance`` if it is a model instance."""
     if isinstance(instance, Model):
         metadata = model_metadata.get_metadata(instance.__class__)
         event.key = metadata.get_key(instance)
@@ -53,7 +53,7 @@ def set_object_if_model(event: PendingEvent, instance: Any) -> None:
 
 
 def encode_arguments(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a send's arguments, bounded and without secrets."""
+    """Return the arguments of a send as JSON data, with a limited size and without secrets."""
     redactor = get_redactor()
     return {
         name: special(value)
@@ -66,7 +66,7 @@ def encode_arguments(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encode_environ(environ: Any) -> dict[str, Any]:
-    """Return what a WSGI environ says of the request: never all of it, which holds cookies and more."""
+    """Return the method, path, host and user agent of a WSGI environ. The rest holds cookies and other secrets."""
     get = environ.get
     facts = {
         "method": get("REQUEST_METHOD", ""),
@@ -78,7 +78,7 @@ def _encode_environ(environ: Any) -> dict[str, Any]:
 
 
 def _encode_asgi_scope(scope: Any) -> dict[str, Any]:
-    """Return the same of an ASGI scope."""
+    """Return the method, path, host and user agent of an ASGI scope."""
     headers = dict(scope.get("headers", ()))
     return _encode_texts(
         {
@@ -91,16 +91,16 @@ def _encode_asgi_scope(scope: Any) -> dict[str, Any]:
 
 
 def format_path(path: str, query: str | bytes) -> str:
-    """Return a request's path with its query as people read it, without secrets.
+    """Return a request's path with its query as readable text, without secrets.
 
-    An ASGI scope's query is bytes by the specification; Django's AsyncClient gives text.
+    The query of an ASGI scope is bytes by the specification. Django's AsyncClient passes text.
     """
     path, text = _decode_latin1(path), _decode_latin1(query if isinstance(query, str) else query.decode("latin-1"))
     return redact_path(f"{path}?{text}" if text else path, get_redactor())
 
 
 def _decode_latin1(text: str) -> str:
-    """Return the text of bytes that WSGI gives as Latin-1; what is text already stays."""
+    """Decode bytes that WSGI passes as Latin-1. Other text is returned as it is."""
     if text.isascii():
         return text
     try:
@@ -120,7 +120,7 @@ def _encode_request(request: Any) -> Any:
 
 
 def format_request_path(request: Any, path: str) -> str:
-    """Return ``path``, by which ``request`` came, with its query, without what its URL pattern names as secrets."""
+    """Return ``path`` with the query of ``request``, without the URL arguments that are secret by their names."""
     query = getattr(request, "META", {}).get("QUERY_STRING", "")
     return format_path(encoder.redact_request_path(path, request, redactor=get_redactor()), query)
 
@@ -135,7 +135,7 @@ def _encode_connection(connection: Any) -> dict[str, str]:
 
 
 def encode_keys(values: Any, model: type[Model]) -> list[int | str]:
-    """Return primary keys of ``model`` as events tell them: numbers first, in order."""
+    """Return primary keys of ``model`` as they are recorded, sorted: numbers first."""
     metadata = model_metadata.get_metadata(model)
     if not metadata.has_secret_pk and {int}.issuperset(map(type, values)):
         return sorted(values)
@@ -152,10 +152,13 @@ ARGUMENT_ENCODERS: Mapping[str, Callable[[Any], Any]] = {
     ),
     "connection": lambda value: _encode_connection(value) if hasattr(value, "vendor") else None,
 }
-"""Arguments that need more than the general rendering, by name."""
+"""Encoders of the arguments that the general encoder does not cover, by name."""
 
 
 def get_current_exception() -> dict[str, str] | None:
-    """Return the exception that is being handled, for a signal that tells of one without carrying it."""
+    """Return the exception that is being handled as an argument of the event, None if there is none.
+
+    For signals that report an exception but do not pass it.
+    """
     error = sys.exc_info()[1]
     return None if error is None else {"exception": encoder.format_exception(error, redactor=get_redactor())}

@@ -1,50 +1,53 @@
-"""Watching sends: a signal's own ``send`` is replaced on the instance, and disturbs none.
+"""Records the sends of a signal by replacing ``send`` and its variants on the instance.
 
-No receiver is connected, so ``has_listeners()``, fast deletes and the order of receivers stay as they are; the answer
-of ``send()`` names the original receivers; a signal that is not watched costs nothing.
+No receiver is connected, so ``has_listeners()``, fast deletes and the order of receivers do not change. ``send()``
+returns the original receivers. Signals that are not recorded are not changed.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 from contextvars import ContextVar
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgiref.sync import iscoroutinefunction
 from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
-from signalbox.core import interrupts, receivers, tracing
+from signalbox.core import clock, interrupts, loggers, observers, receivers, tracing
 from signalbox.core.event import ReceiverCall
 from signalbox.core.instance_layer import InstanceLayer
-from signalbox.instrumentation import patching
-from signalbox.pipeline.deliveries import DeliveryError
-from signalbox.serialization import encoder
-from signalbox.serialization.configured_redactor import get_redactor
+from signalbox.instrumentation import patches, patching
+from signalbox.instrumentation.receiver_calls import (
+    TimedSignal,
+    call_receivers,
+    collect_raised_errors,
+    raised_errors,
+    send_through_django,
+)
+from signalbox.pipeline.errors import DeliveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from signalbox.core.event import PendingEvent
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("recording")
 
-SEND_METHODS: Final = patching.SEND_METHODS
+SEND_METHODS: Final = patches.SEND_METHODS
 
 
 class SignalHandler(Protocol):
-    """How one signal's sends become events."""
+    """Builds events from the sends of one signal."""
 
     def start(self, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
-        """Return the event of a send that begins, ``None`` if it is not recorded."""
+        """Return the event of a send that starts, None if it is not recorded."""
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
-        """The receivers have run; ``error`` is what left the send."""
+        """Finish the event after the receivers have run. ``error`` is the exception that the send raises, or None."""
 
     def handle_no_receivers(self, sender: Any, named: dict[str, Any]) -> None:
-        """It was sent, and nobody listens."""
+        """Record a send without receivers."""
 
 
 _layers: dict[Signal, InstanceLayer] = {}
@@ -102,23 +105,26 @@ def _build_methods(signal: Signal, handler: SignalHandler, layer: InstanceLayer)
 
 def _start_event(handler: SignalHandler, sender: Any, named: dict[str, Any]) -> PendingEvent | None:
     try:
-        return handler.start(sender, named)
-    except DeliveryError:  # what a durable receiver would lose, its sender must hear of
+        event = handler.start(sender, named)
+    except DeliveryError:  # the sender must know that a durable receiver will not run
         raise
     except Exception as error:
         interrupts.raise_if_interrupt(error)
         logger.exception("A send could not be recorded.")
         return None
+    if observers.sends and event is not None:
+        event.observed = observers.start(observers.sends, "start_send", event)
+    return event
 
 
 def _finish_event(
     handler: SignalHandler, event: PendingEvent, named: dict[str, Any], start_ns: int, error: BaseException | None
 ) -> None:
     try:
-        event.duration = perf_counter_ns() - start_ns
-        if event.receiver_calls is not None:
-            event.errors = sum(run.error is not None for run in event.receiver_calls)
-            event.trace.errors += event.errors
+        event.duration = clock.monotonic_ns() - start_ns
+        if event.observed is not None:
+            observed, event.observed = event.observed, None
+            observers.finish(observed, "finish_send", event, error)
         handler.finish(event, named, error)
     except DeliveryError:
         raise
@@ -142,6 +148,9 @@ def _build_send(signal: Signal, handler: SignalHandler, method: str) -> Callable
     robust = method == "send_robust"
 
     def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        if getattr(type(signal), method) is not original:  # replaced after recording started, as by unittest.mock
+            replaced: list[tuple[Any, Any]] = _bind_replacement(signal, handler, method)(sender=sender, **named)
+            return replaced
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
             _handle_no_receivers(handler, sender, named)
             return []
@@ -153,151 +162,33 @@ def _build_send(signal: Signal, handler: SignalHandler, method: str) -> Callable
         if event is None:
             responses: list[tuple[Any, Any]] = original(signal, sender, **named)
             return responses
-        start_ns = perf_counter_ns()
+        is_outermost = collect_raised_errors()
+        start_ns = clock.monotonic_ns()
         failure: BaseException | None = None
         try:
             if async_receivers:
-                return _send_through_django(original, signal, sender, named, event, sync_receivers, async_receivers)
-            return _call_receivers(signal, sender, named, event, sync_receivers, robust)
+                return send_through_django(original, signal, sender, named, event, sync_receivers, async_receivers)
+            return call_receivers(signal, sender, named, event, sync_receivers, robust)
         except BaseException as error:
             failure = error
             raise
         finally:
+            if is_outermost:
+                raised_errors.set(None)
             _finish_event(handler, event, named, start_ns, failure)
+            failure = None  # its traceback refers to this frame: a reference cycle
 
     send.__name__ = method
     return send
-
-
-def _call_receivers(
-    signal: Signal, sender: Any, named: dict[str, Any], event: PendingEvent, sync_receivers: list[Any], robust: bool
-) -> list[tuple[Any, Any]]:
-    """Do what ``Signal.send`` does, in its order and with its answers, and take the times."""
-    responses: list[tuple[Any, Any]] = []
-    receiver_calls = event.receiver_calls = []
-    token = tracing.running_span.set(event.span)
-    try:
-        for receiver in sync_receivers:
-            start_ns = perf_counter_ns()
-            try:
-                response = receiver(signal=signal, sender=sender, **named)
-            except BaseException as error:
-                _record_receiver_error(receiver_calls, receiver, start_ns, error)
-                if not robust or not isinstance(error, Exception):
-                    raise
-                signal._log_robust_failure(receiver, error)  # type: ignore[attr-defined]
-                responses.append((receiver, error))
-            else:
-                receiver_calls.append(
-                    ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - start_ns, None)
-                )
-                responses.append((receiver, response))
-    finally:
-        tracing.running_span.reset(token)
-    return responses
-
-
-def _record_receiver_error(
-    receiver_calls: list[ReceiverCall], receiver: Any, start_ns: int, error: BaseException
-) -> None:
-    spent = perf_counter_ns() - start_ns
-    receiver_calls.append(
-        ReceiverCall(
-            receivers.get_code_location(receiver),
-            spent,
-            encoder.format_exception(error, redactor=get_redactor()),
-        )
-    )
-
-
-class _TimedSignal:
-    """Stands in for a signal within Django's own dispatch, whose asynchronous part differs by version."""
-
-    def __init__(
-        self, signal: Signal, event: PendingEvent, sync_receivers: list[Any], async_receivers: list[Any]
-    ) -> None:
-        self.receivers = True
-        self.sender_receivers_cache: dict[Any, Any] = {}
-        self._signal = signal
-        self._receiver_calls = event.receiver_calls = []
-        self._span = event.span
-        self._timed_receivers = (
-            [self._time_receiver(r) for r in sync_receivers],
-            [self._time_async_receiver(r) for r in async_receivers],
-        )
-        self._originals = {
-            id(timed): receiver
-            for timed, receiver in zip(
-                (*self._timed_receivers[0], *self._timed_receivers[1]), (*sync_receivers, *async_receivers), strict=True
-            )
-        }
-
-    def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
-        return self._timed_receivers
-
-    def _log_robust_failure(self, timed: Any, error: Exception) -> None:
-        self._signal._log_robust_failure(self._originals[id(timed)], error)  # type: ignore[attr-defined]
-
-    def _time_receiver(self, receiver: Any) -> Callable[..., Any]:
-        def timed(**named: Any) -> Any:
-            start_ns = perf_counter_ns()
-            token = tracing.running_span.set(self._span)
-            try:
-                response = receiver(**{**named, "signal": self._signal})
-            except BaseException as error:
-                _record_receiver_error(self._receiver_calls, receiver, start_ns, error)
-                raise
-            finally:
-                tracing.running_span.reset(token)
-            self._receiver_calls.append(
-                ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - start_ns, None)
-            )
-            return response
-
-        return timed
-
-    def _time_async_receiver(self, receiver: Any) -> Callable[..., Any]:
-        async def timed(**named: Any) -> Any:
-            start_ns = perf_counter_ns()
-            previous_span = tracing.running_span.get()
-            tracing.running_span.set(self._span)
-            try:
-                response = await receiver(**{**named, "signal": self._signal})
-            except BaseException as error:
-                _record_receiver_error(self._receiver_calls, receiver, start_ns, error)
-                raise
-            finally:
-                # Not by token: Django 6.1 runs receivers concurrently in one context, and they end in any order.
-                tracing.running_span.set(previous_span)
-            self._receiver_calls.append(
-                ReceiverCall(receivers.get_code_location(receiver), perf_counter_ns() - start_ns, None)
-            )
-            return response
-
-        return timed
-
-    def restore_receivers(self, responses: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        """Return what ``send()`` answers, with the original receivers."""
-        return [(self._originals[id(timed)], response) for timed, response in responses]
-
-
-def _send_through_django(
-    original: Any,
-    signal: Signal,
-    sender: Any,
-    named: dict[str, Any],
-    event: PendingEvent,
-    sync_receivers: list[Any],
-    async_receivers: list[Any],
-) -> list[tuple[Any, Any]]:
-    timed = _TimedSignal(signal, event, sync_receivers, async_receivers)
-    return timed.restore_receivers(original(timed, sender, **named))
 
 
 def _build_asend(signal: Signal, handler: SignalHandler, method: str) -> Callable[..., Any]:
     original = getattr(type(signal), method)
 
     async def send(sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+        if getattr(type(signal), method) is not original:
+            replaced: list[tuple[Any, Any]] = await _bind_replacement(signal, handler, method)(sender=sender, **named)
+            return replaced
         if not signal.receivers or signal.sender_receivers_cache.get(sender) is NO_RECEIVERS:
             _handle_no_receivers(handler, sender, named)
             return []
@@ -305,41 +196,53 @@ def _build_asend(signal: Signal, handler: SignalHandler, method: str) -> Callabl
         if event is None:
             responses: list[tuple[Any, Any]] = await original(signal, sender, **named)
             return responses
-        start_ns = perf_counter_ns()
+        is_outermost = collect_raised_errors()
+        start_ns = clock.monotonic_ns()
         failure: BaseException | None = None
         try:
-            timed = _TimedSignal(signal, event, *signal._live_receivers(sender))
+            timed = TimedSignal(signal, event, *signal._live_receivers(sender))
             return timed.restore_receivers(await original(timed, sender, **named))
         except BaseException as error:
             failure = error
             raise
         finally:
+            if is_outermost:
+                raised_errors.set(None)
             _finish_event(handler, event, named, start_ns, failure)
+            failure = None  # its traceback refers to this frame: a reference cycle
 
     send.__name__ = method
     return send
 
 
-# ------------------------------------------------------------------ signal classes with a ``send`` of their own
+# ------------------------------------------------------------------ subclasses that override ``send``
+
+
+def _bind_replacement(signal: Signal, handler: SignalHandler, method: str) -> Callable[..., Any]:
+    """Return a recorded form of the method that the class of ``signal`` has now."""
+    found = getattr(type(signal), method)
+    bound = found.__get__(signal, type(signal)) if hasattr(found, "__get__") else found
+    return _build_overridden_send(signal, handler, method, bound)
+
 
 _outer_send: ContextVar[tuple[Signal, PendingEvent] | None] = ContextVar("signalbox_outer_send", default=None)
-"""The signal whose class's own ``send`` is running, and its event."""
+"""The signal of a subclass whose ``send`` is running, and its event."""
 
 
 def _build_overridden_send(
     signal: Signal, handler: SignalHandler, method: str, original: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return a replacement of a class's own ``send``, or of one that another library has put on the signal.
+    """Return a replacement of ``original``: the ``send`` of a subclass, or of another library on the signal.
 
-    It runs as it is, with or without receivers, with whatever it takes. Receivers that it does not call by another of
-    the signal's methods are recorded without their times.
+    ``original`` is called in any case, with all of its arguments. Receivers are recorded without their times if it
+    does not call them through another method of the signal.
     """
     signature = inspect.signature(original)
 
     def begin(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[PendingEvent | None, dict[str, Any]]:
         try:
             arguments = dict(signature.bind(*args, **named).arguments)
-        except TypeError:  # it is the class's own to say what is wrong
+        except TypeError:  # ``original`` raises its own error
             return None, {}
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -374,24 +277,33 @@ def _build_overridden_send(
 
 
 class _OuterSend:
-    """The block in which a class's own ``send`` runs."""
+    """The block in which the ``send`` of a subclass runs."""
 
     def __init__(self, signal: Signal, handler: SignalHandler, event: PendingEvent, named: dict[str, Any]) -> None:
         self._signal, self._handler, self._event, self._named = signal, handler, event, named
 
     def __enter__(self) -> None:
-        self._tokens = _outer_send.set((self._signal, self._event)), tracing.running_span.set(self._event.span)
-        self._start_ns = perf_counter_ns()
+        self._is_outermost = collect_raised_errors()
+        self._tokens = (
+            _outer_send.set((self._signal, self._event)),
+            tracing.running_receiver.set((self._event.span, None)),
+        )
+        self._start_ns = clock.monotonic_ns()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         outer, running = self._tokens
         _outer_send.reset(outer)
-        tracing.running_span.reset(running)
+        tracing.running_receiver.reset(running)
+        if self._is_outermost:
+            raised_errors.set(None)
         _finish_event(self._handler, self._event, self._named, self._start_ns, error)
 
 
 def _build_delegated_send(signal: Signal, fallback: Callable[..., Any], method: str) -> Callable[..., Any]:
-    """Let what a class's own ``send`` leaves to another method be one send with it; else it is one by itself."""
+    """Return a replacement of ``method`` that belongs to the same send if the ``send`` of a subclass calls it.
+
+    Called by other code, it does the same as ``fallback``.
+    """
     original = getattr(Signal, method)
     robust = method == "send_robust"
 
@@ -399,12 +311,12 @@ def _build_delegated_send(signal: Signal, fallback: Callable[..., Any], method: 
         outer = _outer_send.get()
         if outer is None or outer[0] is not signal:
             return fallback(sender, **named)
-        token = _outer_send.set(None)  # what receivers send is a send of its own
+        token = _outer_send.set(None)  # sends by receivers are separate sends
         try:
             sync_receivers, async_receivers = signal._live_receivers(sender)
             if async_receivers:
-                return _send_through_django(original, signal, sender, named, outer[1], sync_receivers, async_receivers)
-            return _call_receivers(signal, sender, named, outer[1], sync_receivers, robust)
+                return send_through_django(original, signal, sender, named, outer[1], sync_receivers, async_receivers)
+            return call_receivers(signal, sender, named, outer[1], sync_receivers, robust)
         finally:
             _outer_send.reset(token)
 
@@ -414,7 +326,7 @@ def _build_delegated_send(signal: Signal, fallback: Callable[..., Any], method: 
             return await fallback(sender, **named)
         token = _outer_send.set(None)
         try:
-            timed = _TimedSignal(signal, outer[1], *signal._live_receivers(sender))
+            timed = TimedSignal(signal, outer[1], *signal._live_receivers(sender))
             return timed.restore_receivers(await original(timed, sender, **named))
         finally:
             _outer_send.reset(token)

@@ -10,7 +10,7 @@ from signalbox.core import tracing
 from signalbox.core.tracing import Trace
 from signalbox.instrumentation import patching
 from signalbox.instrumentation.traces import start_trace
-from signalbox.pipeline import exporter
+from signalbox.pipeline import exporter, routing
 
 if TYPE_CHECKING:
     from django.test import SimpleTestCase
@@ -22,13 +22,13 @@ _original_run: Any
 
 
 def start_test(name: str) -> Trace:
-    """Begin the trace of a test. What happened before it is not the test's."""
+    """Start the trace of a test, and discard events that are pending from before."""
     exporter.discard_pending()
     return start_trace("test", name)
 
 
 def finish_test(trace: Trace, status: str) -> None:
-    """End a test's trace while the test's database is still there: what can't be written now is no other test's."""
+    """Finish the trace of a test while its database exists. Events that can't be written now are discarded."""
     if tracing.deactivate(trace):
         trace.status = status
         if _is_database_allowed():
@@ -37,9 +37,9 @@ def finish_test(trace: Trace, status: str) -> None:
 
 
 def _is_database_allowed() -> bool:
-    """Tell whether the test may use the database: test tools put what raises in the place of this method."""
+    """Return True if the test may use the database. Test tools replace ``ensure_connection()`` to forbid it."""
     try:
-        connections[exporter.get_events_database()].ensure_connection()
+        connections[routing.get_events_database()].ensure_connection()
     except Exception:  # noqa: BLE001 - each tool raises an exception of its own
         return False
     return True
@@ -61,8 +61,8 @@ def uninstall() -> None:
 
 
 def _run_test(self: SimpleTestCase, result: Any = None) -> Any:
-    """Run ``setUp``, the test and ``tearDown`` as one trace; Django's fixtures stand around it."""
-    if tracing.get_current_trace().kind == "test":  # pytest's plugin was here first
+    """Run ``setUp``, the test and ``tearDown`` as one trace. Django's fixtures are outside of it."""
+    if tracing.get_current_trace().kind == "test":  # started by the pytest plugin
         return _original_run(self, result)
     trace = start_test(self.id())
     failures_before = _count_failures(result)
@@ -73,7 +73,7 @@ def _run_test(self: SimpleTestCase, result: Any = None) -> Any:
 
 
 def _count_failures(result: Any) -> int:
-    """Return how many tests have failed so far; in a parallel run's process the result is a list of calls."""
+    """Return how many tests have failed so far. In a process of a parallel run, the result is a list of calls."""
     calls = getattr(result, "events", None)
     if calls is not None:
         return sum(name in ("addError", "addFailure") for name, *_ in calls)

@@ -17,9 +17,10 @@ from django.db.models.signals import ModelSignal
 from django.dispatch import Signal
 
 from signalbox.core.receivers import make_id
-from signalbox.outbox.registry import DurableOptions, register_durable, resolve_signal
-from signalbox.outbox.source import OUTBOX
-from signalbox.pipeline import deliveries
+from signalbox.outbox.durable_receiver import DurableOptions
+from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.registration import register_durable, resolve_signal
+from signalbox.pipeline import processors
 
 ReceiverT = TypeVar("ReceiverT", bound=Callable[..., Any])
 
@@ -51,7 +52,7 @@ def receiver(
         retries: Attempts after the first one, 8 by default.
         backoff: Seconds before the first retry, doubled for each next one; 10 by default. Or a function that returns
             the seconds for an attempt (1, 2, ...).
-        key: What deliveries are ordered by: ``"pk"`` for the object (default), the name of a field or argument, a
+        key: The order of deliveries: ``"pk"`` for the object (default), the name of a field or argument, a
             function of these values, or ``None`` for no order.
         timeout: Seconds that an attempt may take, 300 by default; ``None`` for no limit.
         on_dead: ``"block"`` (default) holds back later deliveries with the key of a dead letter, ``"skip"`` does not.
@@ -69,7 +70,7 @@ def receiver(
 
     def decorate(function: ReceiverT) -> ReceiverT:
         if durable:
-            deliveries.install_source(OUTBOX)
+            processors.install(OUTBOX)
             register_durable(function, signals, sender, options)
             return function
         target: Callable[..., Any] = function
@@ -94,7 +95,7 @@ def _check_options(after_commit: bool, durable: bool, options: Mapping[str, Any]
             raise TypeError(f"receiver() has no option {name!r}; {hint}")
     if options and not durable:
         raise TypeError(
-            f"receiver() was given {', '.join(options)}, which durable receivers have alone: add durable=True."
+            f"receiver() was given {', '.join(options)}, which only durable receivers have: add durable=True."
         )
     if durable and after_commit:
         raise TypeError("A durable receiver runs after the commit anyway: leave out after_commit.")
@@ -113,13 +114,13 @@ _OPTION_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "key": (lambda v: v is None or callable(v) or (isinstance(v, str) and v != ""), "a name, a function or None"),
     "timeout": (lambda v: v is None or (_is_number(v) and v > 0), "a number of seconds, or None,"),
     "on_dead": (lambda v: v in ("block", "skip"), '"block" or "skip"'),
-    "queue": (lambda v: isinstance(v, str) and 0 < len(v) <= 64, "a name of at most 64 letters"),
+    "queue": (lambda v: isinstance(v, str) and 0 < len(v) <= 64, "a name of at most 64 characters"),
 }
 
 
 def _check_model_label(sender: str) -> None:
     if sender.count(".") != 1:
-        raise ValueError(f"sender={sender!r} names no model; 'app.Model' was expected.")
+        raise ValueError(f"sender={sender!r} is not the label of a model; 'app.Model' was expected.")
 
 
 def _connect(signal: Signal, target: Callable[..., Any], sender: object, weak: bool, uid: object) -> None:

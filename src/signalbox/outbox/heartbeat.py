@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from django.db import Error, connections
+from django.db import connections
 
-from signalbox import conf
-from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, build_failure_result, execute
-from signalbox.outbox.queue import AttemptResult, DeliveryQueue, LeasedDelivery
-from signalbox.outbox.registry import find_durable_receiver
+from signalbox.core import loggers
+from signalbox.outbox.execution import execute
+from signalbox.outbox.leases import HeldLeases, build_unending_result
+from signalbox.outbox.queue import DeliveryQueue
 
-logger = logging.getLogger("signalbox")
+if TYPE_CHECKING:
+    from signalbox.outbox.watchdog import RunningAttempt
+
+logger = loggers.get_logger("worker")
 
 TICK_SECONDS: Final = 0.5
 COMPLETION_RETRY_SECONDS: Final = 20.0
@@ -26,34 +28,23 @@ def execute_by_id(alias: str, delivery_id: int) -> bool:
     """Run one delivery if it is due; return whether it ran. Messages may arrive late or twice."""
     delivery_queue = DeliveryQueue(alias)
     keeper = _get_keeper()
-    if (alias, delivery_id) in keeper.leased:  # its lease may have expired, but it still runs here
-        return False
-    delivery = delivery_queue.acquire_by_id(delivery_id)
+    is_held = (alias, delivery_id) in keeper.leases.deliveries  # if its lease has expired, it still runs here
+    delivery = delivery_queue.acquire_by_id(delivery_id, takes_expired=not is_held)
     if delivery is None:
         return False
-    keeper.leased[alias, delivery_id] = delivery
+    keeper.leases.add(delivery)
     keeper.ensure_running()
     try:
-        result = execute(delivery, keeper.watchdog)
-    finally:
-        keeper.drop_lease(delivery)
-    if not _complete(delivery_queue, delivery, result):
-        logger.warning("%s has run (delivery %d), but its lease had expired.", delivery.receiver, delivery_id)
+        result = execute(delivery, keeper.leases.watchdog)
+    except BaseException:
+        keeper.leases.drop(delivery)
+        raise
+    keeper.leases.settle(delivery_queue, delivery, result, gives_up=_gives_up)
     return True
 
 
-def _complete(delivery_queue: DeliveryQueue, delivery: LeasedDelivery, result: AttemptResult) -> bool:
-    started_at, pause = time.monotonic(), 0.1
-    while True:
-        try:
-            return delivery_queue.complete(delivery, result)[0]
-        except Error as error:
-            if time.monotonic() - started_at > COMPLETION_RETRY_SECONDS:
-                logger.warning("The result of delivery %d could not be written: %s", delivery.id, error)
-                return False
-            connections[delivery_queue.alias].close_if_unusable_or_obsolete()
-            time.sleep(pause)
-            pause = min(2.0, pause * 2)
+def _gives_up(waited: float) -> bool:
+    return waited > COMPLETION_RETRY_SECONDS
 
 
 class LeaseKeeper:
@@ -61,8 +52,7 @@ class LeaseKeeper:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.watchdog = Watchdog()
-        self.leased: dict[tuple[str, int], LeasedDelivery] = {}
+        self.leases = HeldLeases()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -73,60 +63,35 @@ class LeaseKeeper:
                 self._thread = threading.Thread(target=self._run, name="signalbox-lease-keeper", daemon=True)
                 self._thread.start()
 
-    def drop_lease(self, delivery: LeasedDelivery) -> bool:
-        """Stop renewing the lease of ``delivery``; return whether it was held. A later lease of the row is kept."""
-        key = (delivery.alias, delivery.id)
-        if self.leased.get(key) is not delivery:
-            return False
-        del self.leased[key]
-        return True
-
     def _run(self) -> None:
-        last_renewed = time.monotonic()
         try:
             while True:
                 time.sleep(TICK_SECONDS)
                 with self._lock:
-                    if not self.leased:
+                    if not self.leases.deliveries:
                         self._thread = None
+                        self.leases.last_renewed.clear()
                         return
-                for running in list(self.watchdog.attempts.values()):
-                    overrun = running.get_overrun_seconds()
-                    if overrun > TIMEOUT_GRACE_SECONDS:
-                        self._abandon(running)
-                    elif overrun > 0:
-                        running.interrupt()
-                now = time.monotonic()
-                if now - last_renewed >= conf.get().DURABLE.LEASE / 3 and self._renew_leases():
-                    last_renewed = now
+                self.leases.interrupt_overdue(self._abandon)
+                for alias in {alias for alias, _ in list(self.leases.deliveries)}:
+                    self.leases.renew_due(DeliveryQueue(alias))
         finally:
             connections.close_all()
-
-    def _renew_leases(self) -> bool:
-        """Extend the leases of all deliveries; return whether that succeeded. If not, the next tick tries again."""
-        renewed = True
-        deliveries = list(self.leased.values())
-        for alias in {delivery.alias for delivery in deliveries}:
-            try:
-                DeliveryQueue(alias).renew_leases([delivery for delivery in deliveries if delivery.alias == alias])
-            except Error as error:
-                renewed = False
-                logger.warning("Leases could not be renewed: %s", error)
-                connections[alias].close_if_unusable_or_obsolete()
-        return renewed
 
     def _abandon(self, running_attempt: RunningAttempt) -> None:
         """Record that a receiver does not end. Its thread belongs to the dispatcher's worker and is not stopped."""
         delivery = running_attempt.delivery
-        if not self.drop_lease(delivery):
+        if not self.leases.drop(delivery):
             return
         logger.critical(
-            "%s does not end (delivery %d), and holds a thread of its worker.", delivery.receiver, delivery.id
+            "%s does not end (delivery %d), and holds a thread of its worker.",
+            delivery.receiver,
+            delivery.id,
+            extra=loggers.describe_delivery(delivery),
         )
-        durable = find_durable_receiver(delivery.receiver, delivery.signal, delivery.sender)
-        if durable is not None:
-            error = f"TimeLimitExceeded: it took longer than {durable.timeout:g} seconds, and did not end"
-            _complete(DeliveryQueue(delivery.alias), delivery, build_failure_result(delivery, durable, error))
+        result = build_unending_result(delivery)
+        if result is not None:
+            self.leases.settle(DeliveryQueue(delivery.alias), delivery, result, gives_up=_gives_up)
 
 
 _current_keeper: LeaseKeeper | None = None

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import connections, transaction
-from django.db.models import Q
+from django.db.models import F, Q
 
+from signalbox.core import loggers
 from signalbox.core.event import Outcome
 from signalbox.models import Delivery, Event
 from signalbox.outbox import ordering, registry
 from signalbox.outbox import replay as replay_source
-from signalbox.outbox.queue import DeliveryQueue, now_us
+from signalbox.outbox.queue import DeliveryQueue, get_deliveries_database, now_us
 from signalbox.pipeline import batches, writer
+from signalbox.serialization import encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from django.db.models import QuerySet
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("outbox")
 
-STATES = ("pending", "due", "running", "retrying", "done", "dead", "discarded")
+STATES = ("pending", "due", "waiting", "running", "abandoned", "retrying", "done", "dead", "discarded")
 """States that deliveries can be filtered by: the stored ones, and finer ones of pending deliveries."""
+
+
+def get_status(delivery: Delivery) -> str:
+    """Return the state of a delivery: one of ``STATES``, by which ``filter_by_state`` finds it."""
+    if delivery.state != Delivery.PENDING:
+        return str(delivery.state)
+    delivery_queue = DeliveryQueue(delivery._state.db or get_deliveries_database())
+    if delivery.lease_expires_at is not None:
+        return "running" if delivery.lease_expires_at > delivery_queue.lease_time else "abandoned"
+    if delivery.attempts:
+        return "retrying"
+    is_due = delivery.next_check_at is not None and delivery.next_check_at <= delivery_queue.due_time
+    return "due" if is_due else "waiting"
 
 
 def filter_deliveries(
@@ -48,18 +64,29 @@ def filter_by_state(queryset: QuerySet[Delivery], state: str) -> QuerySet[Delive
 
     Raises ``ValueError`` for an unknown state.
     """
-    now = now_us()
+    return queryset.filter(build_state_q(queryset.db, state)) if state else queryset
+
+
+def build_state_q(alias: str, state: str) -> Q:
+    """Return the condition on a delivery in a state of ``STATES``.
+
+    Raises ``ValueError`` for an unknown state.
+    """
+    delivery_queue = DeliveryQueue(alias)
     match state:
-        case "":
-            return queryset
         case "due":
-            return queryset.filter(next_check_at__lte=now, lease_expires_at=None)
+            return Q(next_check_at__lte=delivery_queue.due_time, lease_expires_at=None)
+        case "waiting":  # for an earlier delivery, for its message, or for a time
+            waiting = Q(state=Delivery.PENDING, attempts=0, lease_expires_at=None)
+            return waiting & (Q(next_check_at=None) | Q(next_check_at__gt=delivery_queue.due_time))
         case "running":
-            return queryset.filter(state=Delivery.PENDING, lease_expires_at__gt=now)
+            return Q(state=Delivery.PENDING, lease_expires_at__gt=delivery_queue.lease_time)
+        case "abandoned":
+            return Q(state=Delivery.PENDING, lease_expires_at__lte=delivery_queue.lease_time)
         case "retrying":
-            return queryset.filter(state=Delivery.PENDING, attempts__gt=0, lease_expires_at=None)
+            return Q(state=Delivery.PENDING, attempts__gt=0, lease_expires_at=None)
         case "pending" | "done" | "dead" | "discarded":
-            return queryset.filter(state=state)
+            return Q(state=state)
     raise ValueError(f"{state!r} is not a state of a delivery; one of {', '.join(STATES)} was expected.")
 
 
@@ -67,23 +94,29 @@ def retry(deliveries: Iterable[Delivery], alias: str) -> int:
     """Make deliveries that are dead, discarded or waiting due now, with all their attempts; return how many.
 
     Each takes its old place in the order of its key, before later ones that have not run yet. Running and done
-    deliveries are not changed.
+    deliveries are not changed, nor those whose payload was erased: their receivers would lack it.
     """
     count = 0
     for delivery in deliveries:
+        if encoder.is_erased(delivery.payload):
+            continue
         key = delivery.ordering_key
         partition_id = ordering.get_partition_id(delivery.receiver, key) if key else None
-        now = now_us()
         with transaction.atomic(using=alias):
+            now = DeliveryQueue(alias).lease_time
             unleased = _filter_unleased(delivery, alias, now)
+            _record_lost_attempt(unleased, delivery.pk)
             count += unleased.filter(state__in=("dead", "discarded", "pending")).update(
                 state="pending",
                 partition_id=partition_id,
                 run_at=now,
                 next_check_at=now,
                 lease_expires_at=None,
+                attempt_started=None,
                 finished=None,
                 attempts=0,
+                deferred_since=None,
+                chain_length=1,
             )
     return count
 
@@ -92,21 +125,70 @@ def discard(deliveries: Iterable[Delivery], alias: str) -> int:
     """Discard deliveries that are dead or waiting, so that later ones of their keys run; return how many."""
     count = 0
     for delivery in deliveries:
-        now = now_us()
         with transaction.atomic(using=alias):
-            unleased = _filter_unleased(delivery, alias, now)
+            delivery_queue = DeliveryQueue(alias)
+            unleased = _filter_unleased(delivery, alias, delivery_queue.lease_time)
+            _record_lost_attempt(unleased, delivery.pk)
             discarded = unleased.filter(state__in=("dead", "pending")).update(
-                state="discarded", partition_id=None, next_check_at=None, lease_expires_at=None, finished=now
+                state="discarded",
+                partition_id=None,
+                next_check_at=None,
+                lease_expires_at=None,
+                attempt_started=None,
+                finished=now_us(),
             )
             if discarded and delivery.partition_id is not None:
-                DeliveryQueue(alias).unblock_next(delivery.partition_id, delivery.pk)
+                delivery_queue.unblock_next(delivery.partition_id, delivery.pk)
             count += discarded
     return count
 
 
-def _filter_unleased(delivery: Delivery, alias: str, now: int) -> QuerySet[Delivery]:
-    """Return the row of ``delivery`` if no worker holds it."""
-    return Delivery.objects.using(alias).filter(Q(lease_expires_at=None) | Q(lease_expires_at__lt=now), pk=delivery.pk)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangeResult:
+    """What an action has done with a set of deliveries."""
+
+    changed: int
+    """Number of deliveries that were changed."""
+    unchanged: dict[str, int]
+    """Numbers of the others, by their state: one of ``STATES``, ``deleted``, or ``erased`` for an erased payload."""
+
+
+def apply_to_each(action: Callable[[Iterable[Delivery], str], int], ids: Sequence[int], alias: str) -> ChangeResult:
+    """Call ``retry`` or ``discard`` for each delivery of ``ids``, and say what happened to each.
+
+    Each is changed in a transaction of its own. One that finished in the meantime is reported and not changed.
+    """
+    changed = 0
+    unchanged: Counter[str] = Counter()
+    for start in range(0, len(ids), 500):
+        page = ids[start : start + 500]
+        found = Delivery.objects.using(alias).in_bulk(page)
+        for delivery_id in page:
+            delivery = found.get(delivery_id)
+            if delivery is not None and action([delivery], alias):
+                changed += 1
+                continue
+            current = Delivery.objects.using(alias).filter(pk=delivery_id).first()
+            unchanged["deleted" if current is None else _get_unchanged_state(current)] += 1
+    return ChangeResult(changed=changed, unchanged=dict(unchanged))
+
+
+def _get_unchanged_state(delivery: Delivery) -> str:
+    state = get_status(delivery)
+    is_finished = state in ("done", "running", "discarded")
+    return "erased" if encoder.is_erased(delivery.payload) and not is_finished else state
+
+
+def _filter_unleased(delivery: Delivery, alias: str, lease_time: int) -> QuerySet[Delivery]:
+    """Return the row of ``delivery`` if no worker holds it at ``lease_time``."""
+    is_unleased = Q(lease_expires_at=None) | Q(lease_expires_at__lte=lease_time)
+    return Delivery.objects.using(alias).filter(is_unleased, pk=delivery.pk)
+
+
+def _record_lost_attempt(unleased: QuerySet[Delivery], delivery_id: int) -> None:
+    # The update locks the row, so that no worker leases it and records the same attempt.
+    if unleased.filter(attempt_started__isnull=False).update(worker=F("worker")):
+        DeliveryQueue(unleased.db).record_lost_attempt(delivery_id)
 
 
 def replay(
@@ -119,14 +201,14 @@ def replay(
     delivered. Events of other signals are skipped, and counted in the log, if an argument that the receiver takes was
     truncated or redacted.
 
-    Raises ``LookupError`` if there is no durable receiver with this dotted name.
+    Raises ``LookupError`` if ``receiver`` is not the dotted name of a durable receiver.
     """
     subscriptions = [
         (signal, sender) for signal, sender, durable in registry.get_subscriptions() if durable.name == receiver
     ]
     if not subscriptions:
         known = ", ".join(sorted(registry.get_durable_receivers())) or "none"
-        raise LookupError(f"There is no durable receiver {receiver!r}; known: {known}.")
+        raise LookupError(f"{receiver!r} is not a durable receiver. Use one of: {known}.")
     count = incomplete = 0
     condition = Q()
     for signal, sender in subscriptions:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import logging
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
@@ -22,18 +21,18 @@ from django.db.models import Model, QuerySet
 from django.utils.duration import duration_iso_string
 from django.utils.functional import Promise
 
-from signalbox.core import object_keys
+from signalbox.core import loggers, object_keys
 from signalbox.core.text import digest, sanitize_text
-from signalbox.pipeline.deliveries import DeliveryError
-from signalbox.serialization import encoder
+from signalbox.pipeline.errors import DeliveryError
+from signalbox.serialization import encoder, field_values
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from signalbox.outbox.registry import DurableReceiver
+    from signalbox.outbox.durable_receiver import DurableReceiver
     from signalbox.serialization.redaction import Redactor
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("outbox")
 
 
 class OrderingKeyError(DeliveryError, DatabaseError):
@@ -133,7 +132,8 @@ def _normalize_field_value(model: type[Model], name: str, value: Any, redactor: 
     value = field.to_python(value)
     target = field.related_model if field.is_relation else None
     if value is None or target is None or not field.target_field.primary_key:
-        return value
+        recorded = field_values.build_recorder(field, redactor).record(value)
+        return value if isinstance(recorded, encoder.NotRestorable) else recorded
     return build_object_key(target._meta.label, _format_primary_key(target, value, redactor))
 
 
@@ -168,7 +168,8 @@ def find_model(label: str) -> type[Model] | None:
 
 
 def _format_primary_key(model: type[Model], value: Any, redactor: Redactor) -> str:
-    return object_keys.key_to_text(value, secret=encoder.has_secret_pk(model, redactor))
+    secret = encoder.has_secret_pk(model, redactor)
+    return object_keys.key_to_text(value, secret=secret, redact=redactor.redact_data)
 
 
 def build_instance_key(instance: Any, redactor: Redactor) -> str:
@@ -181,10 +182,22 @@ def build_instance_key(instance: Any, redactor: Redactor) -> str:
 def format_key(value: Any, redactor: Redactor) -> str:
     """Return the text of a key: the same for equal values, and never empty, because an empty text means no key.
 
-    Raises ``TypeError`` for an object that has no stable text.
+    A digest replaces a text that contains a secret. Raises ``TypeError`` for an object that has no stable text.
     """
     plain = _to_jsonable(value, redactor)
-    return _truncate_key(sanitize_text(plain) if isinstance(plain, str) and plain else encoder.dumps(plain))
+    text = sanitize_text(plain) if isinstance(plain, str) and plain else encoder.dumps(plain)
+    return _truncate_key(text) if redactor.redact_text(text) == text else object_keys.digest_secret(text)
+
+
+def build_secret_key(value: Any, redactor: Redactor) -> str:
+    """Return the digest that is the key of a secret value: the same for equal values.
+
+    It is the placeholder of secrets for an object that has no stable text.
+    """
+    try:
+        return object_keys.digest_secret(encoder.dumps(_to_jsonable(value, redactor)))
+    except TypeError:
+        return redactor.placeholder
 
 
 def _truncate_key(key: str) -> str:
@@ -200,6 +213,23 @@ def _to_jsonable(value: Any, redactor: Redactor) -> Any:
             return value
         case str() | Promise() | UUID():
             return str(value)
+        case Model():
+            if found := build_instance_key(value, redactor):
+                return found
+            raise TypeError(f"an unsaved {value._meta.label} has no key")
+        case type():
+            return value._meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"
+        case list() | tuple():
+            return [_to_jsonable(item, redactor) for item in value]
+        case set() | frozenset():
+            return sorted(format_key(item, redactor) for item in value)
+        case dict():
+            return {name: _to_jsonable(value[name], redactor) for name in sorted(value)}
+    return _scalar_to_text(value)
+
+
+def _scalar_to_text(value: Any) -> str:
+    match value:
         case Decimal():
             text = f"{value:f}"
             return text.rstrip("0").rstrip(".") if "." in text else text
@@ -211,16 +241,4 @@ def _to_jsonable(value: Any, redactor: Redactor) -> Any:
             return duration_iso_string(value)
         case bytes() | bytearray() | memoryview():
             return value.hex()
-        case Model():
-            if found := build_instance_key(value, redactor):
-                return found
-            raise TypeError(f"an unsaved {value._meta.label} makes no key")
-        case type():
-            return value._meta.label if issubclass(value, Model) else f"{value.__module__}.{value.__qualname__}"
-        case list() | tuple():
-            return [_to_jsonable(item, redactor) for item in value]
-        case set() | frozenset():
-            return sorted(format_key(item, redactor) for item in value)
-        case dict():
-            return {name: _to_jsonable(value[name], redactor) for name in sorted(value)}
     raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} can't be a key")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
 
-from signalbox.core import tracing
+from signalbox.core import clock, interrupts, tracing
 from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
 from signalbox.outbox import ordering, serializer
-from signalbox.outbox.registry import CannotBeDurable, DurableReceiver, get_subscribers
+from signalbox.outbox.durable_receiver import CannotBeDurable, DurableReceiver
+from signalbox.outbox.registry import get_subscribers
 from signalbox.pipeline import batches
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.diff import is_expression
+from signalbox.serialization.encoder import NotRestorable
 from signalbox.serialization.redaction import REDACTED, redact
 
 if TYPE_CHECKING:
@@ -45,7 +48,8 @@ def serialize_arguments(
     serialized = _serialize_arguments(signal, sender, bounded, recorded_arguments)
     object_key = ordering.build_instance_key(arguments.get("instance", arguments.get("user")), redactor)
     arguments_for_key = {
-        name: REDACTED if serialized.get(name) == REDACTED else value for name, value in arguments.items()
+        name: ordering.build_secret_key(value, redactor) if serialized.get(name) == REDACTED else value
+        for name, value in arguments.items()
     }
     ordering_keys = {
         durable.name: ordering.get_ordering_key(durable, object_key, arguments_for_key, redactor)
@@ -105,17 +109,28 @@ def _contains_secret(serialized: Any) -> bool:
     return any(map(_contains_secret, (*serialized, *serialized.values())))
 
 
+TRACE_CONTEXT_KEY: Final = "trace_context"
+"""Key of a payload: the headers of W3C Trace Context that name the cause."""
+
+
 def build_delivery_rows(event: PendingEvent) -> Sequence[batches.TableRow]:
     """Return the deliveries of a committed event, in the order of ``batches.DELIVERY_COLUMNS``."""
     subscribers = get_subscribers(event.signal, event.sender)
     if not subscribers or event.outcome is Outcome.ROLLED_BACK or _is_pre_change(event):
         return ()
-    now = tracing.now() // 1000
+    now = clock.now_us()
+    chain_length = event.trace.chain_length + 1
     values = _get_known_values(event)
     payload = _build_payload(event, values)
+    trace_context = tracing.get_trace_context(event.trace)
+    if trace_context is not None:
+        state = trace_context.get("tracestate", "")  # its content is up to the client
+        if get_redactor().redact_text(state) != state:
+            del trace_context["tracestate"]
+        payload = f'{payload[:-1]},"{TRACE_CONTEXT_KEY}":{encoder.dumps(trace_context)}}}'
     reference = (event.trace.id, event.span, event.signal, event.sender, event.key, event.using)
     return [
-        build_delivery_row(durable, reference, key, payload, now)
+        build_delivery_row(durable, reference, key, payload, now, chain_length)
         for durable, key in zip(subscribers, _get_ordering_keys(event, subscribers, values), strict=True)
     ]
 
@@ -133,6 +148,7 @@ def _get_ordering_keys(
     row = None
     if event.change is not None and any(durable.key not in ("pk", None) for durable in subscribers):
         model = ordering.find_model(event.sender)
+        values = _read_row_values(event.change, values)
         row = (
             None
             if model is None
@@ -164,7 +180,12 @@ EventReference = tuple[str, int, str, str, str, str]
 
 
 def build_delivery_row(
-    durable: DurableReceiver, event_reference: EventReference, ordering_key: str, payload: str, run_at: int
+    durable: DurableReceiver,
+    event_reference: EventReference,
+    ordering_key: str,
+    payload: str,
+    run_at: int,
+    chain_length: int,
 ) -> batches.TableRow:
     """Return the row of a delivery, in the order of ``batches.DELIVERY_COLUMNS``."""
     trace_id, span, signal, sender, object_key, using = event_reference
@@ -184,6 +205,7 @@ def build_delivery_row(
         run_at,
         run_at,
         payload,
+        chain_length,
     )
 
 
@@ -196,13 +218,8 @@ def _get_known_values(event: PendingEvent) -> dict[str, Any]:
     return dict(event.args) if isinstance(event.args, Mapping) else {}
 
 
-_EXACT_TYPE_NAMES: Final = frozenset(
-    {"str", "int", "float", "bool", "NoneType", "Decimal", "datetime", "date", "time", "timedelta", "UUID"}
-)
-
-
 def _get_row_values(change: RowChange) -> dict[str, Any]:
-    """Return the exact values of the row by field, without secret and unknown ones."""
+    """Return the recorded values of the row by field, without secret, unknown and not restorable ones."""
     fields, old, new = change.fields, change.old, change.new
     if new is None or new is UNKNOWN:
         old, new = None, old
@@ -210,18 +227,31 @@ def _get_row_values(change: RowChange) -> dict[str, Any]:
         return {}
     previous = new if old is None or old is UNKNOWN else old
     values = {}
-    for name, old_value, new_value in zip(fields.names, previous, new, strict=True):
+    for name, recorder, old_value, new_value in zip(fields.names, fields.recorders, previous, new, strict=True):
         value = old_value if new_value is UNKNOWN else new_value
         if value is UNKNOWN or name in fields.secret or name in fields.excluded or is_expression(value):
             continue
-        if name not in fields.non_scalar or type(value).__name__ in _EXACT_TYPE_NAMES:
-            values[name] = value
-        elif isinstance(value, dict | list):
-            if redact(value, fields.redactor) == value:
-                values[name] = value
-        elif hasattr(value, "field") and hasattr(value, "name"):  # a FieldFile is stored by its name
-            values[name] = value.name
+        recorded = recorder.record(value)
+        if type(recorded) is float and not math.isfinite(recorded):  # JSON has no such number
+            recorded = str(recorded)
+        if not isinstance(recorded, NotRestorable | bytes | bytearray | memoryview) and (
+            not isinstance(recorded, dict | list) or redact(recorded, fields.redactor) == recorded
+        ):
+            values[name] = recorded
     return values
+
+
+def _read_row_values(change: RowChange, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row as its fields read them, as in a replay."""
+    recorders = dict(zip(change.fields.names, change.fields.recorders, strict=True))
+    read = {}
+    for name, value in values.items():
+        try:
+            read[name] = None if value is None else recorders[name].read(value)
+        except Exception as error:  # noqa: BLE001 - a field's own code on a value that the database may refuse
+            interrupts.raise_if_interrupt(error)
+            read[name] = value
+    return read
 
 
 MAX_ROW_CHARS: Final = 256 * 1024

@@ -11,11 +11,14 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
-from django.db import router
+from django.db import Error as DatabaseError
+from django.db import connections, router
 from django.db.models import Model
 
 from signalbox import conf
 from signalbox.outbox import registry
+from signalbox.outbox.queue import TABLE
+from signalbox.outbox.unknown_receivers import UnknownReceiver, find_unknown_receivers
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -81,6 +84,34 @@ def _build_missing_table_warning(name: str, sender: str, alias: str) -> CheckMes
         hint=f"Make the router's allow_migrate() allow the app signalbox in {alias!r} as well.",
         id="signalbox.W010",
     )
+
+
+def check_unknown_receivers(
+    app_configs: Any = None, *, databases: Collection[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check that this code has the receivers of the deliveries in ``databases`` (W013). None is read without them."""
+    if not databases or not apps.is_installed("signalbox"):
+        return []
+    return [
+        CheckWarning(
+            f"In the database {alias!r}, {unknown}",
+            hint="Restore the name until its deliveries have run, or discard them and replay their events to the new "
+            'name. They become dead letters after DURABLE["UNKNOWN_AFTER"] seconds.',
+            obj=unknown.name,
+            id="signalbox.W013",
+        )
+        for alias in databases
+        for unknown in _find_unknown_receivers(alias)
+    ]
+
+
+def _find_unknown_receivers(alias: str) -> list[UnknownReceiver]:
+    """Return the unknown receivers in a database; none if it has no tables yet or is unavailable."""
+    try:
+        has_table = TABLE in connections[alias].introspection.table_names()
+        return find_unknown_receivers(alias, import_modules=True) if has_table else []
+    except DatabaseError:
+        return []
 
 
 def check_recording_enabled(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:

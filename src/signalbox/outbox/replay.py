@@ -1,4 +1,4 @@
-"""Build deliveries of past events from what was recorded.
+"""Build deliveries of past events from the recorded data.
 
 A stored delivery of the event has the exact arguments. Otherwise the recorded event is used, whose values may be
 truncated and are JSON types: objects and bytes are recognized by their form, dates and decimals stay texts.
@@ -10,10 +10,11 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from signalbox import conf
-from signalbox.core import catalog
+from signalbox.core import catalog, tracing
+from signalbox.core.event import ERASED_COLUMNS_KEY
 from signalbox.models import Delivery
 from signalbox.outbox import ordering, payload, queue, serializer
-from signalbox.serialization import encoder
+from signalbox.serialization import encoder, field_values
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.redaction import REDACTED
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from django.db.models import Model
 
     from signalbox.models import Event
-    from signalbox.outbox.registry import DurableReceiver
+    from signalbox.outbox.durable_receiver import DurableReceiver
     from signalbox.pipeline import batches
 
 RECORDED_FORM_ARGUMENTS: Final = frozenset({"request", "credentials"})
@@ -44,7 +45,11 @@ def get_stored_payloads(events: Sequence[Event], alias: str) -> dict[tuple[str, 
     spans = {(event.trace_id, event.span) for event in events}
     stored = Delivery.objects.using(alias).filter(trace_id__in={trace for trace, _ in spans}).order_by("-id")
     rows = stored.values_list("trace_id", "span", "payload").iterator()
-    return {(trace, span): payload for trace, span, payload in rows if (trace, span) in spans}
+    return {
+        (trace, span): payload
+        for trace, span, payload in rows
+        if (trace, span) in spans and not encoder.is_erased(payload)
+    }
 
 
 def build_row(
@@ -52,10 +57,12 @@ def build_row(
 ) -> batches.TableRow:
     """Return the row of a delivery of ``event``. ``stored_payload`` is that of an earlier delivery of it.
 
-    Raises ``IncompleteRecord`` if an argument that the receiver takes is missing, ``ordering.OrderingKeyError`` if the
-    ordering key can't be determined.
+    Raises ``IncompleteRecord`` if an argument that the receiver takes is missing or was erased, and
+    ``ordering.OrderingKeyError`` if the ordering key can't be determined.
     """
     args = event.data.get("args") or {}
+    if encoder.contains_erased(args) or "object_key" in event.data.get(ERASED_COLUMNS_KEY, ()):
+        raise IncompleteRecord("erased")
     content = stored_payload or _build_recorded_payload(event, args)
     serialized = content.get("serialized")
     if serialized is not None:
@@ -63,7 +70,9 @@ def build_row(
     object_key = ordering.build_object_key(ordering.get_model_label(event.signal, event.sender, args), event.object_key)
     key = object_key if durable.key == "pk" else _get_ordering_key(durable, object_key, event, content)
     reference = (event.trace_id, event.span, event.signal, event.sender, event.object_key, event.database)
-    return payload.build_delivery_row(durable, reference, key, encoder.dumps(content), run_at)
+    # A replay begins a new chain, as its event may have come at the end of an old one.
+    chain_length = tracing.get_current_trace().chain_length + 1
+    return payload.build_delivery_row(durable, reference, key, encoder.dumps(content), run_at, chain_length)
 
 
 def _build_recorded_payload(event: Event, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +114,9 @@ def _get_ordering_key(durable: DurableReceiver, object_key: str, event: Event, p
     if model is None or "row" not in payload:
         return ordering.get_ordering_key(durable, object_key, payload["args"], redactor)
     fields = {field.name: field for field in model._meta.concrete_fields}
-    values = {name: fields[name].to_python(value) for name, value in payload["row"].items() if name in fields}
+    values = {
+        name: field_values.read_value(fields[name], value) for name, value in payload["row"].items() if name in fields
+    }
     unloaded = fields.keys() - values.keys() - _get_unstored_fields(model)
     row = ordering.RowReference(model, event.database, event.object_key, unloaded)
     return ordering.get_ordering_key(durable, object_key, values, redactor, row)
@@ -124,7 +135,7 @@ def _get_unstored_fields(model: type[Model]) -> set[str]:
 
 def _is_complete_field_value(value: Any) -> bool:
     """Return whether the value of a field was recorded completely."""
-    return not encoder.is_recorded_expression(value) and _is_complete(value)
+    return not encoder.is_recorded_expression(value) and not encoder.is_not_restorable(value) and _is_complete(value)
 
 
 def _is_complete(value: Any) -> bool:
@@ -135,7 +146,7 @@ def _is_complete(value: Any) -> bool:
         return all(map(_is_complete, value))
     if not isinstance(value, dict):
         return True
-    if value.keys() in ({"queryset"}, {"bytes"}):
+    if value.keys() in ({"queryset"}, {"bytes"}) or encoder.is_erased(value):
         return False
     if value.keys() == {"bytes", "text"} and serializer.parse_recorded_bytes(value) is None:
         return False

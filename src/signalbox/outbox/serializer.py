@@ -17,6 +17,9 @@ from django.utils.dateparse import parse_duration
 from django.utils.duration import duration_iso_string
 from django.utils.functional import LazyObject, Promise, empty
 
+from signalbox.serialization import encoder, field_values
+from signalbox.serialization.configured_redactor import get_redactor
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -101,7 +104,7 @@ def _serialize_object(value: Any, depth: int) -> Any:
             raise NotSerializable(f"it is an unsaved {value._meta.label}; only saved objects can be loaded again")
         return {
             TYPE_TAG: "model",
-            "v": [value._meta.label, serialize(value.pk, depth + 1), value._state.db or "default"],
+            "v": [value._meta.label, _serialize_key(type(value), value.pk, depth + 1), value._state.db or "default"],
         }
     if isinstance(value, type):
         return {TYPE_TAG: "class", "v": _get_class_name(value)}
@@ -110,6 +113,25 @@ def _serialize_object(value: Any, depth: int) -> Any:
     if isinstance(value, int):
         return serialize(int(value), depth)
     raise NotSerializable(f"it is a {type(value).__module__}.{type(value).__qualname__}")
+
+
+def _serialize_key(model: type[Model], key: Any, depth: int) -> Any:
+    """Return a primary key as JSON types. A value of the application's own class is read by its field."""
+    fields: list[Any] = list(model._meta.pk_fields)
+    if len(fields) == 1:
+        return _serialize_field_value(fields[0], key, depth)
+    parts = [_serialize_field_value(field, part, depth + 1) for field, part in zip(fields, key, strict=True)]
+    return {TYPE_TAG: "tuple", "v": parts}
+
+
+def _serialize_field_value(field: Any, value: Any, depth: int) -> Any:
+    try:
+        return serialize(value, depth)
+    except NotSerializable:
+        recorded = field_values.build_recorder(field, get_redactor()).record(value)
+        if isinstance(recorded, encoder.NotRestorable):
+            raise
+        return {TYPE_TAG: "field", "v": [field.model._meta.label, field.name, serialize(recorded, depth)]}
 
 
 def _get_class_name(value: type) -> str:
@@ -143,6 +165,9 @@ def deserialize(value: Any) -> Any:
         return load_instance(label, deserialize(key), using)
     if kind == "class":
         return import_class(content)
+    if kind == "field":
+        label, name, recorded = content
+        return field_values.read_value(apps.get_model(label)._meta.get_field(name), deserialize(recorded))
     if collection := _COLLECTION_TYPES_BY_NAME.get(kind):
         return collection(deserialize(item) for item in content)
     return _DECODERS[kind](content)
@@ -174,7 +199,7 @@ def _parse_recorded_object(value: dict[str, Any], using: str) -> Any:
         return None  # a dict of the application
     return {
         TYPE_TAG: "model",
-        "v": [model._meta.label, serialize(parts[0] if len(parts) == 1 else tuple(parts)), using],
+        "v": [model._meta.label, _serialize_key(model, parts[0] if len(parts) == 1 else tuple(parts), 0), using],
     }
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
-from typing import TYPE_CHECKING
 
 from django.db import connections
 
+from signalbox.core import clock, observers
 from signalbox.outbox.wakeup import Notifier
 from signalbox.outbox.worker import _HANDLED_SIGNALS, Worker, WorkerOptions, logger
-
-if TYPE_CHECKING:
-    pass
 
 
 class Supervisor:
@@ -30,11 +26,13 @@ class Supervisor:
         """How often this process was asked to end."""
         self._forwarded_stop_requests: dict[int, int] = {}
         """How often each worker was asked to end."""
-        self._burst_finished = False
+        self._finished_count = 0
+        """Number of workers that ended a burst by themselves. These are not replaced."""
         self._restart_delay = 1.0
+        self._exit_status = 0
 
     def run(self) -> int:
-        """Supervise until a signal ends it."""
+        """Supervise until a signal or the end of a burst; return the exit status: 1 if a worker of a burst failed."""
         notifier = Notifier([])
         handlers = {
             signal.SIGTERM: self._on_terminate,
@@ -48,26 +46,26 @@ class Supervisor:
                 self._supervise(notifier)
         finally:
             notifier.close()
-        return 0
+        return self._exit_status
 
     def _supervise(self, notifier: Notifier) -> None:
         next_start = 0.0
         while True:
-            if time.monotonic() >= next_start:
-                while not self.stopping and len(self.children) < self.processes:
+            if clock.monotonic() >= next_start:
+                while not self.stopping and len(self.children) + self._finished_count < self.processes:
                     self._start_worker()
             self._forward_stop_requests()
             if not (self.stopping and not self.children):
                 notifier.wait(1.0)
             if self._reap_workers():
-                next_start = time.monotonic() + self._restart_delay
-            if (self.stopping or self.options.burst or self.options.once) and not self.children:
+                next_start = clock.monotonic() + self._restart_delay
+            if not self.children and (self.stopping or self._finished_count >= self.processes):
                 return
 
     @property
     def stopping(self) -> bool:
         """Whether no more workers are started."""
-        return bool(self._stop_requests) or self._burst_finished
+        return bool(self._stop_requests)
 
     def _start_worker(self) -> None:
         supervisor_pid = os.getpid()
@@ -75,7 +73,7 @@ class Supervisor:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
         pid = os.fork()
         if pid:
-            self.children[pid] = time.monotonic()
+            self.children[pid] = clock.monotonic()
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             return
         status = 1
@@ -85,7 +83,11 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             status = Worker(self.options, supervisor_pid=supervisor_pid).run()
+        except BaseException:
+            logger.critical("A worker process ended with an exception.", exc_info=True)
+            raise
         finally:
+            observers.notify(observers.attempts, "on_worker_end")
             logging.shutdown()
             os._exit(status)
 
@@ -105,12 +107,15 @@ class Supervisor:
                 continue
             del self.children[pid]
             self._forwarded_stop_requests.pop(pid, None)
-            finished = (self.options.burst or self.options.once) and status == 0
+            exit_code = os.waitstatus_to_exitcode(status)
+            # One that was killed, or has a stuck receiver, leaves deliveries that another must run.
+            finished = (self.options.burst or self.options.once) and exit_code in (0, 1)
             if finished:
-                self._burst_finished = True
+                self._finished_count += 1
+                self._exit_status = max(self._exit_status, exit_code)
             elif not self.stopping:
                 died = True
-                ended_early = time.monotonic() - started_at < 10
+                ended_early = clock.monotonic() - started_at < 10
                 self._restart_delay = min(30.0, self._restart_delay * 2) if ended_early else 1.0
                 logger.error(
                     "Worker %d ended with status %d and is replaced in %g s.", pid, status, self._restart_delay

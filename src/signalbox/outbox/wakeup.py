@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
 
+from signalbox.core import loggers
 from signalbox.pipeline import batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("worker")
 
 
 class Notifier:

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from django.db import Error, connections
 
 from signalbox import conf
-from signalbox.outbox.execution import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog, build_failure_result, execute
-from signalbox.outbox.queue import (
-    SECOND_US,
-    AttemptResult,
-    DeliveryQueue,
-    LeasedDelivery,
-    get_delivery_databases,
-    now_us,
-)
-from signalbox.outbox.registry import find_durable_receiver
+from signalbox.core import clock, loggers
+from signalbox.outbox.claiming import MAX_RUN_LENGTH
+from signalbox.outbox.deliveries import Run
+from signalbox.outbox.execution import execute
+from signalbox.outbox.leases import HeldLeases, build_unending_result
+from signalbox.outbox.outages import close_unusable_connections, retry_until_available, try_once
+from signalbox.outbox.queue import DeliveryQueue, get_delivery_databases
+from signalbox.outbox.upkeep import Upkeep, run_upkeep
 from signalbox.outbox.wakeup import Notifier
+from signalbox.outbox.worker_registry import WorkerRegistration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
-logger = logging.getLogger("signalbox")
+    from signalbox.outbox.deliveries import AttemptResult, LeasedDelivery
+    from signalbox.outbox.watchdog import RunningAttempt
 
-T = TypeVar("T")
+logger = loggers.get_logger("worker")
 
 MIN_POLL_SECONDS: Final = 0.02
 
@@ -52,7 +50,8 @@ time are released, because no other worker can run them."""
 TICK_SECONDS: Final = 0.25
 """Seconds between two checks of the main thread for receivers that exceed their timeouts."""
 
-PRUNE_INTERVAL_SECONDS: Final = 60.0
+RELEASE_RETRY_SECONDS: Final = 2.0
+"""Seconds for which a release is retried. After that, the deliveries are run when their leases expire."""
 
 _HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
@@ -73,9 +72,11 @@ class WorkerOptions:
     once: bool = False
     """Whether to end after one delivery, or if none is due."""
     burst: bool = False
-    """Whether to end when no delivery is due."""
+    """Whether to end when no delivery is due, and none is running that others of its key wait for."""
     grace: float = 30.0
     """Seconds that running deliveries have to end after the worker was asked to end."""
+    upkeep: Upkeep | None = None
+    """Work that a thread of its own does until the event is set, unless the worker ends by itself."""
 
 
 class Worker:
@@ -87,7 +88,7 @@ class Worker:
         """The worker ends if this process is no longer its parent."""
         self.delivery_queues: dict[str, DeliveryQueue] = {}
         self._queue_rotation: Iterator[DeliveryQueue] = cycle(())
-        self.watchdog = Watchdog()
+        self.leases = HeldLeases()
         self.stopping = threading.Event()
         self.reload = False
         self.attempts_made = 0
@@ -99,15 +100,16 @@ class Worker:
         """Number of prefetched deliveries that threads have taken."""
         self._stuck_threads: set[int | None] = set()
         """Ids of threads with a receiver that does not end."""
-        self._prefetched: deque[LeasedDelivery] = deque()
-        self._leased: dict[tuple[str, int], LeasedDelivery] = {}
-        """Leased deliveries, running or not, whose leases must be renewed."""
-        self._releasing = False
-        """Whether deliveries are being released and are not due in the database yet."""
-        self._last_renewed: dict[str, float] = {}
-        """When the leases in each database were last renewed."""
+        self._prefetched: deque[Run] = deque()
+        self._running: dict[int, Run] = {}
+        """The run of each thread, by its id."""
         self._lock = threading.Lock()
+        """Guards the runs of this worker and the deliveries that wait in them."""
+        self._release_lock = threading.Lock()
+        """Held while deliveries are released. They are neither held by this worker nor due in the database yet."""
         self._acquire_lock = threading.Lock()
+        self._poll_lock = threading.Lock()
+        """Held by the one idle thread that polls. The others wait for it."""
         self._idle_threads = 0
         self._average_seconds = 0.05
         """Moving average of the seconds per delivery, including the time to write its result."""
@@ -122,8 +124,8 @@ class Worker:
         """Run deliveries until ``stop()`` or a signal; return the exit status."""
         self.delivery_queues = {alias: DeliveryQueue(alias, self.options.queues) for alias in self._get_databases()}
         self._queue_rotation = cycle(self.delivery_queues.values())
-        self._last_renewed = dict.fromkeys(self.delivery_queues, time.monotonic())
         notifier = Notifier(list(self.delivery_queues))
+        registration = WorkerRegistration(self.delivery_queues, self.options.queues, self.options.threads)
         handlers = {
             signal.SIGTERM: self._on_terminate,
             signal.SIGINT: self._on_terminate,
@@ -132,11 +134,16 @@ class Worker:
         if self._supervisor_pid is not None:  # Ctrl-C reaches both processes, and the supervisor forwards it
             handlers[signal.SIGINT] = lambda: None
         try:
-            with notifier.handle_signals(handlers):
-                return self._monitor_threads(notifier)
+            upkeep = None if self._ends_by_itself else self.options.upkeep
+            with notifier.handle_signals(handlers), registration, run_upkeep(upkeep):
+                return self._monitor_threads(notifier, registration)
         finally:
             notifier.close()
             connections.close_all()
+
+    @property
+    def _ends_by_itself(self) -> bool:
+        return self.options.once or self.options.burst
 
     def _get_databases(self) -> list[str]:
         if self.options.databases:
@@ -160,29 +167,27 @@ class Worker:
     def _should_stop(self) -> bool:
         return bool(self._stop_requests) or (self._supervisor_pid is not None and os.getppid() != self._supervisor_pid)
 
-    def _monitor_threads(self, notifier: Notifier) -> int:
+    def _monitor_threads(self, notifier: Notifier, registration: WorkerRegistration) -> int:
         threads = [
             threading.Thread(target=self._run_thread, args=(notifier,), name=f"signalbox-{n}", daemon=True)
             for n in range(self.options.threads)
         ]
         for thread in threads:
             thread.start()
-        last_pruned = time.monotonic()
         deadline: float | None = None
         while any(thread.is_alive() for thread in threads):
+            registration.beat_if_due()
             notifier.listen()
             self._is_listening = notifier.is_listening()
             if notifier.wait(TICK_SECONDS):
                 self._work_available.set()
             if self._should_stop():
                 self.stop()
-            now = time.monotonic()
-            self._interrupt_overdue()
+            now = clock.monotonic()
+            self.leases.interrupt_overdue(self._abandon)
             self._release_prefetched(PREFETCH_SECONDS)
-            self._renew_leases()
-            if now - last_pruned >= PRUNE_INTERVAL_SECONDS:
-                last_pruned = now
-                self._prune()
+            for delivery_queue in self.delivery_queues.values():
+                self.leases.renew_due(delivery_queue)
             if self.stopping.is_set():
                 deadline = deadline or now + self.options.grace
                 self._release_prefetched()
@@ -190,21 +195,14 @@ class Worker:
                 if ended or self._stop_requests > 1 or now > deadline:
                     break
         self._release_prefetched()  # a thread may have leased deliveries just before it ended
-        if self._leased:
+        if self.leases.deliveries:
             logger.error(
-                "%d deliveries did not end; others run them when their leases have expired.", len(self._leased)
+                "%d deliveries did not end; others run them when their leases have expired.",
+                len(self.leases.deliveries),
             )
         if any(thread.is_alive() for thread in threads):
             return EXIT_STUCK_RECEIVER
         return 1 if self._thread_failed or (self._unavailable and (self.options.once or self.options.burst)) else 0
-
-    def _interrupt_overdue(self) -> None:
-        for running in list(self.watchdog.attempts.values()):
-            overrun = running.get_overrun_seconds()
-            if overrun > TIMEOUT_GRACE_SECONDS:
-                self._abandon(running)
-            elif overrun > 0:
-                running.interrupt()
 
     def _abandon(self, running_attempt: RunningAttempt) -> None:
         """Record that a receiver does not end even when interrupted, and end this process."""
@@ -212,85 +210,61 @@ class Worker:
             return
         self._stuck_threads.add(running_attempt.thread_id)
         delivery = running_attempt.delivery
-        durable = find_durable_receiver(delivery.receiver, delivery.signal, delivery.sender)
-        logger.critical("%s does not end (delivery %d): this worker ends instead.", delivery.receiver, delivery.id)
-        if durable is not None:
-            error = f"TimeLimitExceeded: it took longer than {durable.timeout:g} seconds, and did not end"
-            result = build_failure_result(delivery, durable, error)
+        logger.critical(
+            "%s does not end (delivery %d): this worker ends instead.",
+            delivery.receiver,
+            delivery.id,
+            extra=loggers.describe_delivery(delivery),
+        )
+        result = build_unending_result(delivery)
+        if result is not None:
             delivery_queue = self.delivery_queues[delivery.alias]
-            self._retry_until_available(lambda: delivery_queue.complete(delivery, result), timeout=5)
-        self._drop_lease(delivery)
+            self.leases.settle(delivery_queue, delivery, result, gives_up=lambda waited: waited > 5)
+        self.leases.drop(delivery)
         self.stop()
-
-    def _renew_leases(self) -> None:
-        """Extend the leases of all deliveries.
-
-        A database that is unavailable or locked is tried again at the next tick and does not delay the others.
-        """
-        for delivery_queue in self.delivery_queues.values():
-            if self._get_seconds_since_renewal(delivery_queue.alias) < conf.get().DURABLE.LEASE / 3:
-                continue
-            self._try_once(partial(self._renew_leases_in, delivery_queue))
-
-    def _get_seconds_since_renewal(self, alias: str) -> float:
-        """Return the number of seconds since the leases in a database were renewed."""
-        return time.monotonic() - self._last_renewed.get(alias, 0.0)
-
-    def _renew_leases_in(self, delivery_queue: DeliveryQueue) -> None:
-        now = time.monotonic()
-        deliveries = [delivery for delivery in list(self._leased.values()) if delivery.alias == delivery_queue.alias]
-        if deliveries:
-            lost_ids = delivery_queue.renew_leases(deliveries)
-            # A delivery that has just been completed is not leased any more.
-            lost = sorted(
-                delivery.id for delivery in deliveries if delivery.id in lost_ids and self._is_leased(delivery)
-            )
-            if lost:
-                logger.warning("The leases of the deliveries %s have expired, and another worker runs them.", lost)
-        self._last_renewed[delivery_queue.alias] = now
-
-    def _is_leased(self, delivery: LeasedDelivery) -> bool:
-        return self._leased.get((delivery.alias, delivery.id)) is delivery
-
-    def _drop_lease(self, delivery: LeasedDelivery) -> None:
-        """Stop renewing the lease of ``delivery``. A later lease of the same row is kept."""
-        if self._is_leased(delivery):
-            del self._leased[delivery.alias, delivery.id]
 
     def _release_prefetched(self, min_wait_seconds: float = 0.0) -> None:
         """Release deliveries that were leased and not started within ``min_wait_seconds``."""
-        released = []
-        acquired_before = time.monotonic() - min_wait_seconds
-        with self._lock:
-            while self._prefetched and self._prefetched[0].acquired_at <= acquired_before:
-                released.append(self._prefetched.popleft())
-                self._drop_lease(released[-1])
-            self._releasing = bool(released)
-        for alias, delivery_queue in self.delivery_queues.items():
-            deliveries = [delivery for delivery in released if delivery.alias == alias]
-            if deliveries:
-                self._try_once(partial(delivery_queue.release, deliveries))
-        self._releasing = False
+        acquired_before = clock.monotonic() - min_wait_seconds
+        with self._release_lock:
+            released: list[LeasedDelivery] = []
+            with self._lock:
+                while self._prefetched and self._prefetched[0].delivery.acquired_at <= acquired_before:
+                    run = self._prefetched.popleft()
+                    released += [run.delivery, *run.waiting]
+                for run in self._running.values():
+                    if run.waiting and run.waiting[0].acquired_at <= acquired_before:
+                        released += run.waiting
+                        run.waiting.clear()
+            self._release(released)
 
-    def _prune(self) -> None:
-        for delivery_queue in self.delivery_queues.values():
-            while not self.stopping.is_set() and not self._should_stop():
-                if (self._try_once(delivery_queue.prune) or 0) < 1000:
-                    break
-                time.sleep(0.05)  # other writers need SQLite's write lock too
+    def _release_waiting(self, run: Run, *others: LeasedDelivery) -> None:
+        """Release ``others`` and what waits in ``run``. Another thread's release of these has ended on return."""
+        with self._release_lock:
+            with self._lock:
+                released = [*others, *run.waiting]
+                run.waiting.clear()
+            self._release(released)
+
+    def _release(self, released: Sequence[LeasedDelivery]) -> None:
+        """Stop renewing the leases of ``released`` and make them due. ``_release_lock`` is held."""
+        for delivery in released:
+            self.leases.drop(delivery)
+        for alias in {delivery.alias for delivery in released}:
+            deliveries = [delivery for delivery in released if delivery.alias == alias]
+            delivery_queue = self.delivery_queues[alias]
+            # A deadlock or a locked table must not keep them leased until their leases expire.
+            retry_until_available(
+                partial(delivery_queue.release, deliveries), gives_up=lambda waited: waited > RELEASE_RETRY_SECONDS
+            )
 
     # ------------------------------------------------------------ the threads
 
     def _run_thread(self, notifier: Notifier) -> None:
-        next_delivery: LeasedDelivery | None = None
         try:
-            while True:
-                delivery = next_delivery or self._get_next()
-                next_delivery = None
-                if delivery is None:
-                    return
-                if self._start_attempt(delivery):
-                    next_delivery = self._run_delivery(delivery)
+            run = self._get_next()
+            while run is not None:
+                run = self._run_delivery(run) or self._get_next()
         except BaseException:
             logger.exception("A worker's thread failed.")
             self._thread_failed = True
@@ -299,74 +273,91 @@ class Worker:
             connections.close_all()
             notifier.wake_up()
 
+    def _run_delivery(self, run: Run) -> Run | None:
+        """Run the first delivery of ``run``; return the run that this thread continues with, if it has one."""
+        delivery = run.delivery
+        if not self._start_attempt(delivery):
+            self._end_run(run)
+            return None
+        started_at = clock.monotonic()
+        result = execute(delivery, self.leases.watchdog)
+        self.attempts_made += 1
+        if self.options.once:
+            self.stop()
+        if result.ends_partition:
+            self._release_waiting(run)  # while this delivery is leased, no other worker can acquire them
+        next_run = self._choose_next(run, result)
+        completed = self._settle(delivery, result, next_run)
+        self._average_seconds += 0.2 * (clock.monotonic() - started_at - self._average_seconds)
+        if next_run is run:
+            if completed and run.delivery.attempt_started:
+                return run
+            self._end_run(run)  # another worker has the lease of this delivery or of the next one
+            return None
+        self._end_run(run, settled=True)
+        if next_run is not None:
+            with self._lock:
+                self._running[threading.get_ident()] = next_run
+        return next_run
+
     def _start_attempt(self, delivery: LeasedDelivery) -> bool:
-        """Count the attempt, unless that was done with the lease or with the completion of the previous delivery."""
+        """Count the attempt, unless that was done with the lease or with the result of the previous delivery.
+
+        Return whether this worker still has the delivery.
+        """
         if delivery.attempt_started:
             return True
-        if self._retry_until_available(lambda: self.delivery_queues[delivery.alias].start_attempt(delivery)):
+        delivery_queue = self.delivery_queues[delivery.alias]
+        if retry_until_available(lambda: delivery_queue.start_attempt(delivery), self._gives_up):
             delivery.attempt_started = True
             delivery.attempts += 1
             return True
-        self._drop_lease(delivery)
         return False
 
-    def _run_delivery(self, delivery: LeasedDelivery) -> LeasedDelivery | None:
-        """Run ``delivery``; return the next one of this thread if its attempt is counted already."""
-        started_at = time.monotonic()
-        result = execute(delivery, self.watchdog)
-        self.attempts_made += 1
-        next_delivery = None
-        if self.options.once:
-            self.stop()
-        else:
-            next_delivery = self._pop_prefetched(delivery.alias)
-        self._complete(delivery, result, next_delivery)
-        self._average_seconds += 0.2 * (time.monotonic() - started_at - self._average_seconds)
-        self._drop_lease(delivery)
-        if next_delivery is None or next_delivery.attempt_started:
-            return next_delivery
-        self._drop_lease(next_delivery)
-        return None
+    def _gives_up(self, waited: float) -> bool:
+        return self.stopping.is_set() and waited > 5
 
-    def _complete(self, delivery: LeasedDelivery, result: AttemptResult, next_delivery: LeasedDelivery | None) -> None:
-        is_started = next_delivery is not None and next_delivery.attempt_started
-        to_start = None if is_started else next_delivery
-        delivery_queue = self.delivery_queues[delivery.alias]
-        written = self._retry_until_available(lambda: delivery_queue.complete(delivery, result, to_start))
-        completed, started = written or (False, False)
-        if not completed:
-            logger.warning(
-                "%s has run (delivery %d), but its lease had expired: another worker runs it too.",
-                delivery.receiver,
-                delivery.id,
-            )
-        if to_start is not None and started:
-            to_start.attempt_started = True
-            to_start.attempts += 1
-
-    def _pop_prefetched(self, alias: str) -> LeasedDelivery | None:
-        """Return the next prefetched delivery if it is of this database."""
+    def _choose_next(self, run: Run, result: AttemptResult) -> Run | None:
+        """Return ``run`` with its next delivery, or the next prefetched run of the same database, or neither."""
+        alias = run.delivery.alias
         with self._lock:
-            if self.stopping.is_set() or not self._prefetched or self._prefetched[0].alias != alias:
+            if self.stopping.is_set():
+                return None
+            if run.waiting and result.leaves_partition:
+                run.delivery = run.waiting.popleft()
+                return run
+            if not self._prefetched or self._prefetched[0].delivery.alias != alias:
                 return None
             return self._prefetched.popleft()
 
-    def _get_next(self) -> LeasedDelivery | None:
-        """Wait for the next delivery to run and return it; ``None`` if this worker must end."""
+    def _settle(self, delivery: LeasedDelivery, result: AttemptResult, next_run: Run | None) -> bool:
+        """Write ``result`` and start the attempt of the next delivery; return whether this worker had the first."""
+        to_start = None if next_run is None or next_run.delivery.attempt_started else next_run.delivery
+        delivery_queue = self.delivery_queues[delivery.alias]
+        return self.leases.settle(delivery_queue, delivery, result, to_start, gives_up=self._gives_up)[0]
+
+    def _end_run(self, run: Run, *, settled: bool = False) -> None:
+        """Release what waits in ``run``, and its delivery unless it is settled."""
+        with self._lock:
+            self._running.pop(threading.get_ident(), None)
+            is_empty = settled and not run.waiting
+        if not is_empty:
+            self._release_waiting(run, *([] if settled else [run.delivery]))
+
+    def _get_next(self) -> Run | None:
+        """Wait for the next run and return it; ``None`` if this worker must end."""
         self._idle_threads += 1
         try:
-            with self._acquire_lock:
+            if run := self._take():
+                return run
+            self._work_available.set()  # the thread that polls looks whether a burst has ended
+            with self._poll_lock:
                 poll_seconds = MIN_POLL_SECONDS
-                while not self.stopping.is_set() and not (self.options.once and self._started_count):
-                    with self._lock:
-                        if self._prefetched:
-                            self._started_count += 1
-                            return self._prefetched.popleft()
-                        is_releasing = self._releasing
+                while not self._is_ending():
                     self._work_available.clear()
-                    if self._acquire():
-                        continue
-                    if (self.options.once or self.options.burst) and not is_releasing:
+                    if run := self._take():
+                        return run
+                    if self.options.once or (self.options.burst and not self._has_work()):
                         self.stop()
                         break
                     self._work_available.wait(self._get_seconds_until_next_check(poll_seconds))
@@ -377,10 +368,35 @@ class Worker:
         finally:
             self._idle_threads -= 1
 
+    def _is_ending(self) -> bool:
+        """Return whether this worker starts no more deliveries."""
+        return self.stopping.is_set() or bool(self.options.once and self._started_count)
+
+    def _take(self) -> Run | None:
+        """Return a prefetched run, or one that is acquired now; ``None`` if there is none."""
+        with self._acquire_lock:
+            if self._is_ending() or not (self._prefetched or self._acquire()):
+                return None
+            with self._lock:
+                if not self._prefetched:  # the main thread has released them
+                    return None
+                run = self._running[threading.get_ident()] = self._prefetched.popleft()
+                self._started_count += 1
+                if self._prefetched:
+                    self._work_available.set()
+                return run
+
+    def _has_work(self) -> bool:
+        """Return whether a burst must go on: a delivery runs here, or may become due when another one ends."""
+        if self.leases.deliveries or self._release_lock.locked():  # in this order: a release drops the lease first
+            return True
+        return any(try_once(delivery_queue.has_work) for delivery_queue in self.delivery_queues.values())
+
     def _get_seconds_until_next_check(self, poll_seconds: float) -> float:
-        times = [self._try_once(delivery_queue.get_next_check_at) for delivery_queue in self.delivery_queues.values()]
-        now = now_us()
-        return min([poll_seconds, *(max(0.001, (at - now) / SECOND_US) for at in times if at is not None and at > now)])
+        waits = [
+            try_once(delivery_queue.get_seconds_until_next_check) for delivery_queue in self.delivery_queues.values()
+        ]
+        return min([poll_seconds, *(max(0.001, seconds) for seconds in waits if seconds is not None)])
 
     def _acquire(self) -> bool:
         """Lease due deliveries, as many as can be started soon; return whether there were any."""
@@ -391,77 +407,40 @@ class Worker:
                 start_count,
                 min(MAX_BATCH_SIZE, int(PREFETCH_SECONDS * self.options.threads / max(self._average_seconds, 0.001))),
             )
-        found = False
         for _ in self.delivery_queues:
             delivery_queue = next(self._queue_rotation)  # one database with many deliveries must not delay the others
-            for delivery in self._acquire_in(delivery_queue, limit, start_count):
-                found = True
-                self._leased[delivery.alias, delivery.id] = delivery
-                with self._lock:
-                    self._prefetched.append(delivery)
-            if found:
-                break
-        return found
+            runs = self._acquire_in(delivery_queue, limit, start_count)
+            with self._lock:
+                for run in runs:
+                    for delivery in (run.delivery, *run.waiting):
+                        self.leases.add(delivery)
+                self._prefetched += runs
+            if runs:
+                return True
+        return False
 
-    def _acquire_in(self, delivery_queue: DeliveryQueue, limit: int, start_count: int) -> list[LeasedDelivery]:
+    def _acquire_in(self, delivery_queue: DeliveryQueue, limit: int, start_count: int) -> list[Run]:
         """Lease deliveries in one database. An unavailable one is skipped for a while and does not delay the others."""
-        retry_at, delay = self._unavailable.get(delivery_queue.alias, (0.0, 0.1))
-        if time.monotonic() < retry_at:
+        alias = delivery_queue.alias
+        retry_at, delay = self._unavailable.get(alias, (0.0, 0.1))
+        if clock.monotonic() < retry_at:
             return []
+        deliveries: list[LeasedDelivery] = []
+        followers: dict[int, list[LeasedDelivery]] = {}
         try:
-            if self._get_seconds_since_renewal(delivery_queue.alias) > conf.get().DURABLE.LEASE / 2:
-                self._renew_leases_in(delivery_queue)  # it was unavailable: keep the running deliveries first
-            held_ids = [delivery_id for alias, delivery_id in list(self._leased) if alias == delivery_queue.alias]
+            if self.leases.get_seconds_since_renewal(alias) > conf.get().DURABLE.LEASE / 2:
+                self.leases.renew(delivery_queue)  # it was unavailable: keep the running deliveries first
+            held_ids = self.leases.get_ids(alias)
             deliveries = delivery_queue.acquire(limit, start_count, held_ids)
+            if deliveries and not self.options.once:
+                room = max(limit - len(deliveries), min(limit, MAX_RUN_LENGTH) - 1)
+                followers = delivery_queue.lease_followers(deliveries, room, held_ids)
         except Error as error:
-            _close_unusable_connections()
-            if delivery_queue.alias not in self._unavailable:
-                logger.warning(
-                    "Database %r is unavailable or locked and is tried again: %s", delivery_queue.alias, error
-                )
-            self._unavailable[delivery_queue.alias] = (time.monotonic() + delay, min(5.0, delay * 2))
-            return []
-        if self._unavailable.pop(delivery_queue.alias, None):
-            logger.info("Database %r is available again.", delivery_queue.alias)
-        return deliveries
-
-    # ------------------------------------------------------------ unavailable or locked databases
-
-    def _retry_until_available(self, call: Callable[[], T], *, timeout: float | None = None) -> T | None:
-        """Return the result of ``call``, which is repeated while the database is unavailable or locked.
-
-        Return ``None`` after ``timeout`` seconds, or 5 seconds after the first call if the worker was asked to end.
-        """
-        delay, started_at, logged = 0.05, time.monotonic(), False
-        while True:
-            try:
-                return call()
-            except Error as error:
-                _close_unusable_connections()
-                if not logged:
-                    logger.warning("The database is unavailable or locked and is tried again: %s", error)
-                    logged = True
-            waited = time.monotonic() - started_at
-            if (self.stopping.is_set() and waited > 5) or (timeout is not None and waited > timeout):
-                return None
-            time.sleep(delay)
-            delay = min(5.0, delay * 2)
-
-    def _try_once(self, call: Callable[[], T]) -> T | None:
-        """Return the result of ``call``; ``None`` if the database is unavailable or locked."""
-        try:
-            return call()
-        except Error as error:
-            _close_unusable_connections()
-            logger.debug("The database is unavailable or locked: %s", error)
-            return None
-
-
-def _close_unusable_connections() -> None:
-    """Close the unusable connections of this thread. The next statement opens another."""
-    for connection in connections.all(initialized_only=True):
-        if connection.connection is not None and not connection.in_atomic_block:
-            try:
-                connection.close_if_unusable_or_obsolete()
-            except Error:  # MySQL's driver raises if it is closed already
-                connection.connection = None
+            close_unusable_connections()
+            if alias not in self._unavailable:
+                logger.warning("Database %r is unavailable or locked and is tried again: %s", alias, error)
+            self._unavailable[alias] = (clock.monotonic() + delay, min(5.0, delay * 2))
+        else:
+            if self._unavailable.pop(alias, None):
+                logger.info("Database %r is available again.", alias)
+        return [Run(delivery=delivery, waiting=deque(followers.get(delivery.id, ()))) for delivery in deliveries]

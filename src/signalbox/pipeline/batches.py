@@ -1,14 +1,21 @@
-"""The columns of each table, and the rows that go into them together."""
+"""Columns of the tables, and batches of rows that are written together."""
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from signalbox.core.event import PendingEvent
 
 TableRow = tuple[Any, ...]
+
+FLUSH_THRESHOLD: Final = 1000
+"""Events that a trace or transaction keeps in memory until it ends. More are written before that."""
+MAX_BATCH_ROWS: Final = 2_000
+"""Maximum number of rows that are written together, to limit the memory of both sides."""
 
 EVENT_TABLE: Final = "signalbox_event"
 EVENT_COLUMNS: Final = (
@@ -26,8 +33,10 @@ EVENT_COLUMNS: Final = (
     ("outcome", "text"),
     ("duration", "bigint"),
     ("errors", "int"),
+    ("is_system", "boolean"),
     ("data", "jsonb"),
 )
+"""Columns of ``models.Event`` in the order of ``serializer.build_event_row()``, with their types on PostgreSQL."""
 TRACE_TABLE: Final = "signalbox_trace"
 TRACE_COLUMNS: Final = (
     ("trace_id", "text"),
@@ -59,13 +68,46 @@ DELIVERY_COLUMNS: Final = (
     ("next_check_at", "bigint"),
     ("created", "bigint"),
     ("payload", "jsonb"),
+    ("chain_length", "int"),
 )
+ERROR_TABLE: Final = "signalbox_error"
+ERROR_COLUMNS: Final = (
+    ("trace_id", "text"),
+    ("span", "bigint"),
+    ("position", "int"),
+    ("fingerprint", "text"),
+    ("time", "bigint"),
+    ("exception", "text"),
+    ("message", "text"),
+    ("file", "text"),
+    ("line", "int"),
+    ("function", "text"),
+    ("receiver", "text"),
+    ("data", "jsonb"),
+)
+"""Columns of ``models.Error`` that the pipeline writes, in the order of ``serializer.build_error_rows()``."""
 EPHEMERAL_SIGNALS: Final = frozenset({"request_started", "request_finished", "connection_created"})
 """Signals whose events contain only the fact of the send: see ``Batch.requires_durability``."""
-_SIGNAL_INDEX: Final = [name for name, _ in EVENT_COLUMNS].index("signal")
+RowKey: TypeAlias = tuple[str, int, bool]
+"""Identifier of a row: its trace's id, its span or start time, and whether it updates an event."""
+
+
+def _get_indexes(columns: Sequence[tuple[str, str]], *names: str) -> tuple[int, ...]:
+    return tuple([name for name, _ in columns].index(name) for name in names)
+
+
+_EVENT_TRACE, _EVENT_SPAN, _EVENT_SIGNAL = _get_indexes(EVENT_COLUMNS, "trace_id", "span", "signal")
+_TRACE_ID, _TRACE_TIME = _get_indexes(TRACE_COLUMNS, "trace_id", "time")
+_DELIVERY_TRACE, _DELIVERY_SPAN = _get_indexes(DELIVERY_COLUMNS, "trace_id", "span")
+_ERROR_TRACE, _ERROR_SPAN, _ERROR_POSITION = _get_indexes(ERROR_COLUMNS, "trace_id", "span", "position")
 NOTIFY_CHANNEL: Final = "signalbox"
 """Channel of PostgreSQL's NOTIFY for new deliveries."""
-TABLE_COLUMNS: Final = {EVENT_TABLE: EVENT_COLUMNS, TRACE_TABLE: TRACE_COLUMNS, DELIVERY_TABLE: DELIVERY_COLUMNS}
+TABLE_COLUMNS: Final = {
+    EVENT_TABLE: EVENT_COLUMNS,
+    TRACE_TABLE: TRACE_COLUMNS,
+    DELIVERY_TABLE: DELIVERY_COLUMNS,
+    ERROR_TABLE: ERROR_COLUMNS,
+}
 
 
 class Batch(NamedTuple):
@@ -77,33 +119,66 @@ class Batch(NamedTuple):
     deliveries: Sequence[TableRow] = ()
     trace_updates: Sequence[TableRow] = ()
     """Updates of traces that were written before they finished."""
+    pending: Sequence[PendingEvent] = ()
+    """The events of ``events``, in their order, if an event processor needs them after the commit."""
+    errors: Sequence[TableRow] = ()
+    """The exceptions that are counted with the events, and those with which the traces ended."""
 
     def __bool__(self) -> bool:
         return any(self)
 
     def requires_durability(self) -> bool:
-        """Return True if a crash of the server must not lose it.
+        """Return True if a crash of the server must not lose the rows.
 
-        That is a delivery, or an event that is not only about the start or end of a request or connection.
+        These are deliveries, and events that are not only about the start or end of a request or connection.
         """
-        return bool(self.deliveries) or any(row[_SIGNAL_INDEX] not in EPHEMERAL_SIGNALS for row in self.events)
+        return bool(self.deliveries) or any(row[_EVENT_SIGNAL] not in EPHEMERAL_SIGNALS for row in self.events)
+
+    def iter_keys(self) -> Iterator[RowKey]:
+        """Yield the identifier of each row, except deliveries. An update ends with the values that identify it."""
+        yield from ((row[_TRACE_ID], row[_TRACE_TIME], False) for row in self.traces)
+        yield from ((row[-2], row[-1], False) for row in self.trace_updates)
+        yield from ((row[_EVENT_TRACE], row[_EVENT_SPAN], False) for row in self.events)
+        yield from ((row[-2], row[-1], True) for row in self.event_updates)
+
+    def describe(self) -> str:
+        """Return a name for a batch of one row, for a message."""
+        if self.events:
+            return f"An event of {self.events[0][_EVENT_SIGNAL]}"
+        return "A trace" if self.traces else "An update of an event or trace"
 
     def split(self) -> list[Batch]:
-        """Return the rows one by one, the deliveries with their events."""
+        """Return a batch for each row. The deliveries and errors are with their events."""
         deliveries: dict[TableRow, list[TableRow]] = {}
         for row in self.deliveries:
-            deliveries.setdefault(row[4:6], []).append(row)
+            deliveries.setdefault((row[_DELIVERY_TRACE], row[_DELIVERY_SPAN]), []).append(row)
+        errors: dict[TableRow, list[TableRow]] = {}
+        for row in self.errors:
+            errors.setdefault((row[_ERROR_TRACE], row[_ERROR_SPAN]), []).append(row)
         return [
-            *(Batch(traces=[row]) for row in self.traces),
-            *(Batch(events=[row], deliveries=deliveries.pop(row[1:3], ())) for row in self.events),
-            *(Batch(event_updates=[row]) for row in self.event_updates),
+            *(Batch(traces=[row], errors=errors.pop((row[_TRACE_ID], None), ())) for row in self.traces),
+            *(
+                Batch(
+                    events=[row],
+                    deliveries=deliveries.pop((row[_EVENT_TRACE], row[_EVENT_SPAN]), ()),
+                    pending=[event] if event else (),
+                    errors=errors.pop((row[_EVENT_TRACE], row[_EVENT_SPAN]), ()),
+                )
+                for row, event in zip_longest(self.events, self.pending)
+            ),
+            *(Batch(event_updates=[row], errors=errors.pop((row[-2], row[-1]), ())) for row in self.event_updates),
             *(Batch(deliveries=rows) for rows in deliveries.values()),
-            *(Batch(trace_updates=[row]) for row in self.trace_updates),
+            *(Batch(trace_updates=[row], errors=errors.pop((row[-2], None), ())) for row in self.trace_updates),
         ]
 
 
+def get_error_key(row: TableRow) -> TableRow:
+    """Return the trace id, the span and the position of a row of ``ERROR_COLUMNS``. Other errors have another key."""
+    return (row[_ERROR_TRACE], row[_ERROR_SPAN], row[_ERROR_POSITION])
+
+
 def merge(batches: Iterable[Batch]) -> Batch:
-    """Return the rows of ``batches`` as one."""
+    """Return the rows of ``batches`` as one batch."""
     batches = list(batches)
     return (
         batches[0]

@@ -1,53 +1,42 @@
 """Events of a connection's open transaction, written just before its COMMIT.
 
 An event exists if and only if its change was committed. So it is written in the transaction of its change, and follows
-the savepoints of that transaction. For this, the methods with which a ``DatabaseWrapper`` calls its driver are replaced
-on the instance. Other hooks see less: ``commit()`` is not called by ``set_autocommit(True)``, ``Atomic.__exit__`` does
-not run in a transaction without ``atomic()``, and ``run_on_commit`` ignores savepoints that are not Django's.
+the savepoints of that transaction. The module is long because the states of one transaction belong together.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
-from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from django.db import DatabaseError, DataError, IntegrityError, connections
+from django.db import DatabaseError, connections
 
-from signalbox import conf
 from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN_SCHEMA, Outcome, PendingEvent, Rollbackable
-from signalbox.core.instance_layer import InstanceLayer, get_referent
-from signalbox.pipeline import backends, batches, exporter, serializer, writer
-from signalbox.pipeline.backends import base
-from signalbox.pipeline.deliveries import EnqueueError
+from signalbox.core.instance_layer import InstanceLayer
+from signalbox.pipeline import (
+    backends,
+    batches,
+    connection_methods,
+    exporter,
+    flushing,
+    processors,
+    routing,
+    writer,
+)
+from signalbox.pipeline.transaction_ends import OpenTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.core.event import Schema
 
-logger = logging.getLogger("signalbox")
-
-FLUSH_THRESHOLD: int = exporter.FLUSH_THRESHOLD
+FLUSH_THRESHOLD: int = batches.FLUSH_THRESHOLD
 """Events that a transaction keeps in memory. More are written before its COMMIT, within it."""
-
-_PATCHED_METHODS: Final = (
-    "_commit",
-    "_rollback",
-    "_close",
-    "_savepoint",
-    "_savepoint_rollback",
-    "_savepoint_commit",
-    "_set_autocommit",
-)
-
-without_query_logging = base.without_query_logging
 
 UNIT_OF_WORK_ATTRIBUTE: Final = "_signalbox_unit_of_work"
 
@@ -68,6 +57,7 @@ class UnitOfWork:
         "__weakref__",
         "_connection",
         "_segment_start",
+        "catalogue_answers",
         "commit_error",
         "events",
         "flushed_count",
@@ -82,6 +72,7 @@ class UnitOfWork:
         "rollbackables",
         "savepoints",
         "testcase_depth",
+        "transaction",
     )
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -103,6 +94,10 @@ class UnitOfWork:
         self._segment_start = 0
         self.rollbackables: list[Rollbackable] = []
         """State of instances to restore if this transaction is rolled back, oldest first."""
+        self.catalogue_answers: dict[Hashable, tuple[str | None, str]] = {}
+        """What the database's catalogue has answered in this transaction, with the savepoint in which it was asked."""
+        self.transaction: OpenTransaction | None = None
+        """The open transaction, from its first event on."""
         self.kept_after_prune = 0
         """Number of rollbackables after the last removal of those whose instances no longer exist."""
         self.savepoints: list[Savepoint] = []
@@ -121,8 +116,15 @@ class UnitOfWork:
         """Add ``event`` to the open transaction."""
         if event.rollbackable is not None:
             self.rollbackables.append(event.rollbackable)
+        event.trace.has_writes = True
+        if not processors.admits(event):
+            return
+        exporter.require_row(event.trace)
         if len(self.events) == self._segment_start:  # the first of the transaction, or since a savepoint
             self.testcase_depth = self._count_testcase_blocks()
+        if self.transaction is None:
+            self.transaction = OpenTransaction(event, event.using)
+        event.transaction_id = self.transaction.id
         connection = self._connection()
         if connection is not None:
             event.schema = writer.resolve_schema(connection)
@@ -133,10 +135,10 @@ class UnitOfWork:
             self.flush()
 
     def _note_schema(self, connection: BaseDatabaseWrapper, event: PendingEvent) -> None:
-        if event.schema == UNKNOWN_SCHEMA:  # the transaction is aborted: its last known schema is the best answer
+        if event.schema == UNKNOWN_SCHEMA:  # the transaction is aborted: use its last known schema
             event.schema = UNKNOWN_SCHEMA if self.last_schema is None else self.last_schema
         self.last_schema = event.schema
-        if connection.alias == exporter.get_events_database():
+        if connection.alias == routing.get_events_database():
             event.trace.row_schemas.setdefault(event.schema, 0)
 
     def add_rollbackable(self, rollbackable: Rollbackable) -> None:
@@ -148,8 +150,8 @@ class UnitOfWork:
     # ------------------------------------------------------------ called by the patched methods
 
     def is_empty(self) -> bool:
-        """Return True if nothing was recorded since the transaction started."""
-        return not (self.events or self.rollbackables or self.savepoints)
+        """Return True if nothing was recorded or asked since the transaction started."""
+        return not (self.events or self.rollbackables or self.savepoints or self.catalogue_answers)
 
     def add_savepoint(self, sid: str) -> None:
         """Handle a new savepoint."""
@@ -171,6 +173,7 @@ class UnitOfWork:
 
     def rollback_to(self, sid: str) -> None:
         """Handle the rollback to savepoint ``sid``, which stays open. Later events are rolled back."""
+        self.catalogue_answers.clear()
         position = self._find_savepoint(sid)
         if position is None:
             return
@@ -183,7 +186,7 @@ class UnitOfWork:
         self.flushed_count = savepoint.flushed_count
         if sid == self.outermost_savepoint:  # the transaction is empty again
             self.commit_error = None
-        self._handle_rollback(events, rollbackables)
+        self._handle_rollback(events, rollbackables, self.transaction, is_savepoint=True)
 
     def release(self, sid: str) -> None:
         """Handle the release of savepoint ``sid``. Its events now belong to the surrounding transaction."""
@@ -234,27 +237,20 @@ class UnitOfWork:
         unwritten = self.events[self.flushed_count :]
         if self.has_unwritten:
             unwritten = [event for event in self.events if not event.written_to]
+        if self.transaction is not None:
+            self.transaction.record_end(Outcome.COMMITTED, len(self.events))
         self.clear()
-        for event in unwritten:
-            event.outcome = event.outcome or Outcome.COMMITTED
-            self._move_to_events_database(event)
         if unwritten:
-            exporter.enqueue_committed(unwritten)
+            # Not with their trace, because a crash until then would lose them and their deliveries.
+            exporter.enqueue_committed(self._prepare_export(unwritten))
 
     def export_committed(self) -> None:
-        """Export the events of a statement that has committed by itself."""
+        """Export the events of a statement that was committed in autocommit."""
         events = self.events
         self.clear()
         for event in events:
-            event.outcome = event.outcome or Outcome.COMMITTED
-            self._move_to_events_database(event)
-            exporter.enqueue(event)
-
-    def _move_to_events_database(self, event: PendingEvent) -> None:
-        """Forget the schema of an event that another database is going to hold."""
-        connection = self._connection()
-        if event.schema is not None and (connection is None or connection.alias != exporter.get_events_database()):
-            event.schema = None
+            event.transaction_id = None
+        self._export(events)
 
     def write_into_foreign_transaction(self) -> None:
         """Write the events behind a savepoint into a transaction that Django does not know of.
@@ -266,44 +262,42 @@ class UnitOfWork:
         self.clear()
         for rollbackable in rollbackables:
             rollbackable.forget()
-        if connection is None or not events:
-            return
-        if not writer.has_tables(connection):
-            exporter.check_delivery_tables(connection, events)
-            for event in events:
-                event.outcome = event.outcome or Outcome.COMMITTED
-                self._move_to_events_database(event)
-                exporter.enqueue(event)
-            return
-        groups, waiting = writer.group_by_schema(connection, events, _get_schema)
-        for event in waiting:
-            event.outcome = event.outcome or Outcome.COMMITTED
+        for event in events:
+            event.transaction_id = None  # its end is not seen
+        if connection is not None and events:
+            self._export(flushing.write_into_foreign_transaction(connection, events))
+
+    def _export(self, events: list[PendingEvent]) -> None:
+        """Queue ``events``, which are not in a transaction any more, to be written with their traces."""
+        for event in self._prepare_export(events):
             exporter.enqueue(event)
-        for schema, group in groups.items():
-            batch = serializer.build_batch(group)
-            try:
-                writer.write(connection, batch, nested=True, schema=schema, lock_timeout=conf.get().LOCK_TIMEOUT)
-            except Exception as error:
-                interrupts.raise_if_interrupt(error)
-                if batch.deliveries:
-                    raise EnqueueError(
-                        f"The deliveries of {len(batch.deliveries)} durable receivers could not be written."
-                    ) from error
-                writer.write_stats.failures += 1
-                _count_dropped(connection, len(group), error)
-            else:
-                for event in group:
-                    event.written_to = connection.alias
+
+    def _prepare_export(self, events: list[PendingEvent]) -> list[PendingEvent]:
+        """Return ``events`` with an outcome, and without the schema of a database that will not contain them."""
+        connection = self._connection()
+        for event in events:
+            event.outcome = event.outcome or Outcome.COMMITTED
+            if event.schema is not None and (connection is None or connection.alias != routing.get_events_database()):
+                event.schema = None
+        return events
 
     def after_rollback(self) -> None:
         """Handle the rollback of the whole transaction."""
         events, rollbackables, testcase_depth = self.events, self.rollbackables, self.testcase_depth
+        transaction = self.transaction
         self.clear()
         self.testcase_depth = testcase_depth
-        self._handle_rollback(events, rollbackables)
+        self._handle_rollback(events, rollbackables, transaction)
         self.testcase_depth = 0
 
-    def _handle_rollback(self, events: list[PendingEvent], rollbackables: list[Rollbackable]) -> None:
+    def _handle_rollback(
+        self,
+        events: list[PendingEvent],
+        rollbackables: list[Rollbackable],
+        transaction: OpenTransaction | None,
+        *,
+        is_savepoint: bool = False,
+    ) -> None:
         """Restore the state of instances, newest first, and export the events as rolled back."""
         for rollbackable in reversed(rollbackables):
             rollbackable.restore()
@@ -312,20 +306,21 @@ class UnitOfWork:
         if self.testcase_depth and self._count_testcase_blocks() < self.testcase_depth:  # the end of a test
             exporter.discard_pending()
             return
+        if transaction is not None and (events or not is_savepoint):
+            transaction.record_end(Outcome.ROLLED_BACK, len(events), is_savepoint=is_savepoint)
         for event in events:
             event.outcome = Outcome.ROLLED_BACK
-            self._move_to_events_database(event)
             event.trace.rolled_back += 1
-            exporter.enqueue(event)
+        self._export(events)
+        processors.on_rollback(events)
 
     # ------------------------------------------------------------ writing
 
     def flush(self) -> None:
         """Write the events that are not written yet, in the open transaction.
 
-        Events that can't be written under ``ON_ERROR = "raise"``, and an error that ended the transaction itself, are
-        kept as its commit error: its COMMIT raises. Only what interrupts the process is raised here, in the middle of
-        the application's work.
+        An error of events that must not be dropped, and an error that ended the transaction, is kept as its commit
+        error, and its COMMIT raises it. Raises only exceptions that interrupt the process.
         """
         connection = self._connection()
         if self.flushed_count >= len(self.events) or self.is_flushing or self.commit_error is not None:
@@ -343,65 +338,26 @@ class UnitOfWork:
             self.is_flushing = False
 
     def _write(self, connection: BaseDatabaseWrapper) -> None:
-        if not writer.has_tables(connection):  # the events are exported to the default database after the commit
-            exporter.check_delivery_tables(connection, self.events[self.flushed_count :])
-            return
-        end = len(self.events)  # encoding may run the application's code, which may save
-        exporter.prepare_exit()
-        groups, waiting = writer.group_by_schema(connection, self.events[self.flushed_count : end], _get_schema)
-        if waiting:
-            self.has_unwritten = True
-        for schema, events in groups.items():
-            self._write_group(connection, schema, events)
+        end = len(self.events)  # an event processor may save
+        unwritten = self.events[self.flushed_count : end]
+        result = flushing.write_events(connection, unwritten, may_wait=not self.has_waited_for_lock)
+        self.has_unwritten = self.has_unwritten or not result.is_complete
+        self.has_waited_for_lock = self.has_waited_for_lock or result.has_waited_for_lock
         self.flushed_count = end
         if end >= FLUSH_THRESHOLD:
             self._trim()
 
-    def _write_group(self, connection: BaseDatabaseWrapper, schema: str | None, events: list[PendingEvent]) -> None:
-        backend = backends.get_backend(connection)
-        lock_timeout = 0.0 if self.has_waited_for_lock else conf.get().LOCK_TIMEOUT
-        droppable = False
-        try:
-            batch = serializer.build_batch(events)
-            # A change must not be committed without its deliveries, even if its event is dropped.
-            droppable = conf.get().ON_ERROR == "log" and not batch.deliveries
-            writer.write(connection, batch, schema=schema, lock_timeout=lock_timeout)
-        except Exception as error:
-            if (
-                interrupts.is_interrupt(error)
-                or not backend.is_transaction_alive(error)
-                or not droppable
-                or backend.is_conflict(error)  # the application may run the transaction again
-            ):
-                raise
-            writer.write_stats.failures += 1
-            if backend.is_lock_timeout(error):
-                self._postpone(events)
-                return
-            if backend.is_row_error(error):
-                _write_bisecting(connection, batch, schema)
-            elif backend.is_permission_error(error):
-                writer.count_denied(connection, len(events), error)
-            else:
-                _count_dropped(connection, len(events), error)
-        for event in events:
-            event.written_to = connection.alias
-
-    def _postpone(self, events: list[PendingEvent]) -> None:
-        """Export ``events`` after the commit, because the table is locked."""
-        self.has_unwritten = self.has_waited_for_lock = True
-        for event in events:
-            event.is_late = True
-
     def _trim(self) -> None:
         """Drop written events that will not be written again, so that a long transaction stays small.
 
-        An event has to stay while a savepoint is open that was set after the event was recorded and before it was
-        written: rolling back to that savepoint takes the row away, and the event must be written again. If the
-        transaction is rolled back after all, the dropped events are not recorded as rolled back.
+        An event is kept while a savepoint is open that was set after the event was recorded and before it was written.
+        A rollback to that savepoint removes the row, and the event must be written again. If the whole transaction is
+        rolled back later, the dropped events are not recorded as rolled back.
         """
         if self.has_unwritten:
             return
+        if self.transaction is not None:
+            self.transaction.is_trimmed = True
         start = self.savepoints[-1].event_count if self.savepoints else 0
         del self.events[start : self.flushed_count]
         self.flushed_count = start
@@ -431,55 +387,20 @@ class UnitOfWork:
         self.kept_after_prune = len(self.rollbackables)
 
     def build_commit_error(self) -> DatabaseError:
-        """Return the error that this transaction's COMMIT raises: the database's own, or one caused by it.
-
-        It is always a ``DatabaseError``: Django commits on SQLite and MariaDB after any other exception.
-        """
-        cause = self.commit_error
-        note = f"Signalbox could not write {len(self.events)} events, so their transaction is rolled back."
-        if isinstance(cause, DatabaseError) and not isinstance(cause, DataError | IntegrityError):
-            cause.add_note(note)  # the application may retry by its class and SQLSTATE
-            return cause
-        error = DatabaseError(
-            f'{note} The cause is {cause!r}. Set SIGNALBOX = {{"ON_ERROR": "log"}} to commit without them.'
-        )
-        error.__cause__ = cause
-        return error
+        """Return the error that the COMMIT of this transaction raises, which has a commit error."""
+        if self.commit_error is None:
+            raise ValueError("The transaction has no commit error.")
+        return flushing.build_commit_error(self.commit_error, len(self.events))
 
     def _rollback_connection(self, connection: Any) -> None:
         try:
             connection._rollback()
-        except Exception as error:  # noqa: BLE001 - the connection is beyond use: closing it rolls back as well
+        except Exception as error:  # noqa: BLE001 - the connection is beyond use: closing it rolls back too
             interrupts.raise_if_interrupt(error)
             connection.close()
 
 
-def _get_schema(event: PendingEvent) -> Schema:
-    return event.schema
-
-
-def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch, schema: str | None) -> None:
-    """Write the rows of a rejected ``batch`` that the database accepts, and drop the others."""
-    left = len(batch.events)
-    try:
-        for part, error in writer.write_bisecting(connection, batch, schema=schema):
-            left -= len(part.events)
-            if error is not None:
-                writer.count_dropped(part, error)
-    except Exception as error:
-        interrupts.raise_if_interrupt(error)
-        if not backends.get_backend(connection).is_transaction_alive(error):
-            raise
-        _count_dropped(connection, left, error)
-
-
-def _count_dropped(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
-    """Count and log events that are lost."""
-    writer.write_stats.dropped += count
-    logger.error("%d events of %r could not be written and are dropped.", count, connection.alias, exc_info=error)
-
-
-# ------------------------------------------------------------------ patched methods
+# ------------------------------------------------------------------ units of work by connection
 
 _units_of_work: weakref.WeakSet[UnitOfWork] = weakref.WeakSet()
 
@@ -515,8 +436,7 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     unit_of_work = UnitOfWork(connection)
     _units_of_work.add(unit_of_work)
     connection.__dict__[UNIT_OF_WORK_ATTRIBUTE] = unit_of_work
-    for name, replacement in _build_patched_methods(connection, unit_of_work).items():
-        unit_of_work.layer.replace(name, replacement)
+    connection_methods.replace(connection, unit_of_work)
 
 
 def detach_all() -> None:
@@ -533,103 +453,16 @@ def detach_all() -> None:
     _units_of_work.clear()
 
 
-def _finish_implicit(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork, finish: Callable[[], None]) -> None:
-    with without_query_logging(connection):
-        finish()
-    unit_of_work.is_implicit = False
+class FlushBeforeRead(processors.EventProcessor):
+    """Writes the events of this thread's open transactions before a read, so that a transaction reads its own."""
+
+    def before_read(self) -> None:
+        """Write the events of this thread's open transactions."""
+        flush_all()
 
 
-def _build_patched_methods(connection: BaseDatabaseWrapper, unit_of_work: UnitOfWork) -> dict[str, Callable[..., Any]]:
-    # The functions belong to the connection: strong references would make reference cycles.
-    work_reference = weakref.ref(unit_of_work)
-    connection_reference = weakref.ref(connection)
-    get_original = unit_of_work.layer.get_weak_original
-    original_commit = get_original("_commit")
-    original_rollback = get_original("_rollback")
-    original_close = get_original("_close")
-    original_savepoint = get_original("_savepoint")
-    original_savepoint_rollback = get_original("_savepoint_rollback")
-    original_savepoint_commit = get_original("_savepoint_commit")
-    original_set_autocommit = get_original("_set_autocommit")
-
-    def _commit() -> None:
-        unit_of_work = get_referent(work_reference)
-        connection = get_referent(connection_reference)
-        # Only the COMMIT itself: hooks of on_commit() run before the block around it has ended.
-        do_commit: Callable[[], None] = original_commit
-        if unit_of_work.is_implicit:
-            do_commit = partial(_finish_implicit, connection, unit_of_work, original_commit)
-        if unit_of_work.is_empty():
-            do_commit()
-        else:
-            unit_of_work.commit(do_commit)
-
-    def _rollback() -> None:
-        unit_of_work = get_referent(work_reference)
-        try:
-            if unit_of_work.is_implicit:
-                _finish_implicit(get_referent(connection_reference), unit_of_work, original_rollback)
-            else:
-                original_rollback()
-        finally:
-            unit_of_work.after_rollback()
-
-    def _close() -> None:
-        unit_of_work = get_referent(work_reference)
-        try:
-            original_close()
-        finally:
-            with exporter.suspended():
-                unit_of_work.after_rollback()
-
-    def _savepoint(sid: str) -> None:
-        unit_of_work = get_referent(work_reference)
-        # SQLite with autocommit off: a SAVEPOINT may itself open the transaction, and its RELEASE then commits it.
-        backend = backends.get_backend(get_referent(connection_reference))
-        opens = backend.opens_transaction_with_savepoint()
-        original_savepoint(sid)
-        if opens:
-            unit_of_work.outermost_savepoint = sid
-        unit_of_work.add_savepoint(sid)
-
-    def _savepoint_rollback(sid: str) -> None:
-        unit_of_work = get_referent(work_reference)
-        original_savepoint_rollback(sid)
-        unit_of_work.rollback_to(sid)
-
-    def _savepoint_commit(sid: str) -> None:
-        unit_of_work = get_referent(work_reference)
-        is_outermost = sid == unit_of_work.outermost_savepoint
-        if is_outermost:
-            unit_of_work.flush()
-            if unit_of_work.commit_error is not None:
-                raise unit_of_work.build_commit_error()  # Django rolls back to the savepoint
-        original_savepoint_commit(sid)
-        unit_of_work.release(sid)
-        if is_outermost:
-            unit_of_work.after_commit()
-
-    def _set_autocommit(autocommit: bool) -> None:
-        unit_of_work = get_referent(work_reference)
-        connection = get_referent(connection_reference)
-        if autocommit and not connection.autocommit and not unit_of_work.is_empty():
-            unit_of_work.commit(partial(original_set_autocommit, autocommit))
-        else:
-            original_set_autocommit(autocommit)
-        if autocommit and exporter.has_pending():
-            connection.autocommit = True  # already true, and Django sets it after this method
-            exporter.flush()
-
-    replacements = (
-        _commit,
-        _rollback,
-        _close,
-        _savepoint,
-        _savepoint_rollback,
-        _savepoint_commit,
-        _set_autocommit,
-    )
-    return dict(zip(_PATCHED_METHODS, replacements, strict=True))
+FLUSH_BEFORE_READ: Final = FlushBeforeRead()
+"""The processor that the app installs, once per process."""
 
 
 def flush_all() -> None:

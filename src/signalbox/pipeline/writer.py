@@ -1,31 +1,52 @@
-"""Writes batches of rows to the database, and drops only the rows that it refuses."""
+"""Writes batches of rows to the database, and drops only the rows that the database rejects."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from signalbox.core import interrupts
-from signalbox.pipeline import backends, deliveries
-from signalbox.pipeline.backends import postgresql
-from signalbox.pipeline.batches import Batch, merge
+from signalbox.core import clock, interrupts, loggers, observers
+from signalbox.pipeline import backends, batches, processors
+from signalbox.pipeline.backends import Grant, postgresql
+from signalbox.pipeline.batches import Batch, get_error_key, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.core.event import Schema
+    from signalbox.pipeline.batches import TableRow
 
 T = TypeVar("T")
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("recording")
 
 TABLE_CHECK_SECONDS: Final = 5.0
 """Seconds until a database without the tables is checked again, as another process may have migrated it."""
+
+
+class DropReason(StrEnum):
+    """Why events are dropped: the values are keys of the JSON of ``signalbox status``."""
+
+    REJECTED = "rejected"
+    """The database rejects the row: it is too large, or a constraint or a trigger refuses it."""
+    MISSING_GRANT = "missing_grant"
+    """The role of the database lacks a grant."""
+    LOCK_TIMEOUT = "lock_timeout"
+    """A table was locked for longer than ``LOCK_TIMEOUT``, in a transaction that Django does not know of."""
+    DATABASE_ERROR = "database_error"
+    """Another error of the database, within the transaction of the change."""
+    NOT_ENCODABLE = "not_encodable"
+    """A value raised an exception when it was encoded."""
+    MISSING_TABLE = "missing_table"
+    """The tables did not exist, and the queue of pending events was full."""
+    QUEUE_FULL = "queue_full"
+    """The database was unavailable or locked, and the queue of pending events was full."""
+    PROCESS_END = "process_end"
+    """The process ended while the database was unavailable."""
 
 
 @dataclass(slots=True)
@@ -33,8 +54,28 @@ class WriteStats:
     """Numbers of events that this process has written and dropped, and of failed writes."""
 
     written: int = 0
-    dropped: int = 0
     failures: int = 0
+    dropped_by_reason: dict[DropReason, int] = field(default_factory=dict)
+    dropped_at: float | None = None
+    """Time of the last drop, of the monotonic clock; None if no event was dropped."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of dropped events."""
+        return sum(list(self.dropped_by_reason.values()))
+
+    def add_dropped(self, reason: DropReason, count: int = 1) -> None:
+        """Count events that are dropped, and report them to the observers."""
+        self.dropped_by_reason[reason] = self.dropped_by_reason.get(reason, 0) + count
+        self.dropped_at = clock.monotonic()
+        if observers.writes:
+            observers.notify(observers.writes, "on_dropped", count, reason)
+
+    def add_failure(self) -> None:
+        """Count a write that failed, and report it to the observers."""
+        self.failures += 1
+        if observers.writes:
+            observers.notify(observers.writes, "on_write_failed")
 
 
 write_stats = WriteStats()
@@ -51,22 +92,37 @@ def write(
     schema: str | None = None,
     lock_timeout: float | None = None,
 ) -> None:
-    """Write ``batch`` in the transaction that is open on ``connection``, or in one of its own if none is.
+    """Write ``batch`` in the transaction that is open on ``connection``, or in a new one if none is open.
 
     Either all rows are written or none. A failure leaves the open transaction as it was, unless the database itself
     ends it (see ``DatabaseBackend.is_transaction_alive()``). ``nested`` says whether a transaction is open, if Django
     does not know. ``schema`` and ``lock_timeout`` are those of ``DatabaseBackend.write()``. Raises
     ``django.db.DatabaseError`` if the database rejects the rows.
     """
+    is_nested = _write(connection, batch, nested=nested, schema=schema, lock_timeout=lock_timeout)
+    processors.schedule_on_commit(connection, batch, is_nested=is_nested)
+
+
+def _write(
+    connection: BaseDatabaseWrapper,
+    batch: Batch,
+    *,
+    nested: bool | None = None,
+    schema: str | None,
+    lock_timeout: float | None,
+) -> bool:
+    """Write ``batch`` without calling event processors. Return True if its transaction is still open."""
     if connection.connection is None or (connection.autocommit and not connection.in_atomic_block):
         connection.ensure_connection()  # raises the error of pytest-django if a test may not use the database
     with connection.wrap_database_errors:
         backend = backends.get_backend(connection)
         is_nested = backend.in_transaction() if nested is None else nested
+        start_ns = clock.monotonic_ns() if observers.writes else 0
         backend.write(batch, nested=is_nested, schema=schema, lock_timeout=lock_timeout)
+    if observers.writes:
+        observers.notify(observers.writes, "on_write", batch, (clock.monotonic_ns() - start_ns) / 1e9)
     write_stats.written += len(batch.events)
-    if batch.deliveries:
-        deliveries.get_source().on_deliveries_written(connection)
+    return is_nested
 
 
 def write_bisecting(
@@ -75,6 +131,7 @@ def write_bisecting(
     """Write ``batch`` and yield it. If the database rejects some rows, yield the written parts, and each rejected row
     with its error.
 
+    Event processors are called for a part after it was yielded, when the caller already knows that it is written.
     Errors that are not about the rows are raised: an unavailable database, or an aborted transaction.
     """
     parts = deque([[batch]])
@@ -82,7 +139,7 @@ def write_bisecting(
         part = parts.popleft()
         whole = merge(part)
         try:
-            write(connection, whole, schema=schema, lock_timeout=lock_timeout)
+            is_nested = _write(connection, whole, schema=schema, lock_timeout=lock_timeout)
         except Exception as error:
             interrupts.raise_if_interrupt(error)
             backend = backends.get_backend(connection)
@@ -99,13 +156,29 @@ def write_bisecting(
                 parts.extendleft((part[middle:], part[:middle]))
         else:
             yield whole, None
+            processors.schedule_on_commit(connection, whole, is_nested=is_nested)
+
+
+def filter_unwritten_errors(
+    connection: BaseDatabaseWrapper, rows: list[TableRow], *, schema: str | None
+) -> list[TableRow]:
+    """Return the ``rows`` of errors that are not stored yet.
+
+    An update can be written twice: after a COMMIT without an answer, and if a rollback follows it. Only its errors are
+    inserted. Sends one statement if there are rows.
+    """
+    if not rows:
+        return rows
+    trace_ids = sorted({str(row[0]) for row in rows})
+    with connection.wrap_database_errors:
+        stored = backends.get_backend(connection).query_error_keys(trace_ids, schema)
+    return [row for row in rows if get_error_key(row) not in stored]
 
 
 def count_dropped(batch: Batch, error: Exception) -> None:
     """Count and log one row that the database rejected."""
-    write_stats.dropped += 1
-    what = f"An event of {batch.events[0][4]}" if batch.events else "A trace" if batch.traces else "A part of an event"
-    logger.error("%s could not be written and is dropped: %r", what, error)
+    write_stats.add_dropped(DropReason.REJECTED)
+    logger.error("%s could not be written and is dropped: %r", batch.describe(), error)
 
 
 _LOG_INTERVAL: Final = 60.0
@@ -116,8 +189,8 @@ _next_logs: dict[str, float] = {}
 
 def count_denied(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
     """Count events that the role of ``connection`` may not write, and log that at most once per minute."""
-    write_stats.dropped += count
-    now = time.monotonic()
+    write_stats.add_dropped(DropReason.MISSING_GRANT, count)
+    now = clock.monotonic()
     if now < _next_logs.get(connection.alias, 0):
         return
     _next_logs[connection.alias] = now + _LOG_INTERVAL
@@ -128,14 +201,22 @@ def count_denied(connection: BaseDatabaseWrapper, count: int, error: Exception) 
     )
 
 
-def get_missing_grants(connection: BaseDatabaseWrapper) -> list[str]:
-    """Return the grants that the role of ``connection`` lacks for the tables, such as ``INSERT ON signalbox_event``.
+RECORDING_GRANTS: Final = tuple(
+    Grant(privilege, table, columns[0][0])
+    for table, columns in batches.TABLE_COLUMNS.items()
+    for privilege in ("INSERT", "UPDATE", "SELECT")
+)
+"""What recording needs. An update of an event also reads: its condition names columns."""
 
-    Raises ``django.db.DatabaseError`` if the database can't be asked.
+
+def get_missing_grants(connection: BaseDatabaseWrapper, grants: Sequence[Grant] = RECORDING_GRANTS) -> list[Grant]:
+    """Return those of ``grants`` that the role of ``connection`` lacks. Their tables exist.
+
+    Raises ``django.db.DatabaseError`` if the query fails.
     """
     connection.ensure_connection()
     with connection.wrap_database_errors:
-        return backends.get_backend(connection).query_missing_grants()
+        return backends.get_backend(connection).query_missing_grants(grants)
 
 
 # ------------------------------------------------------------------ schemas
@@ -152,14 +233,16 @@ def group_by_schema(
     """Return ``items`` by the schema to write them to, and the items whose schema has no tables."""
     backend = backends.get_backend(connection)
     groups: dict[str | None, list[T]] = {}
-    waiting = []
+    waiting: list[T] = []
+    lists: dict[Schema, list[T]] = {}  # the backend is asked once for each schema
     for item in items:
-        try:
-            target = backend.get_target_schema(get_schema(item))
-        except LookupError:
-            waiting.append(item)
-        else:
-            groups.setdefault(target, []).append(item)
+        schema = get_schema(item)
+        if schema not in lists:
+            try:
+                lists[schema] = groups.setdefault(backend.get_target_schema(schema), [])
+            except LookupError:
+                lists[schema] = waiting
+        lists[schema].append(item)
     return groups, waiting
 
 
@@ -169,20 +252,38 @@ _table_checks: dict[tuple[str, str], float] = {}
 """By alias and database: infinity if the tables were found, otherwise the time of the next check."""
 
 
+_aliases_without_tables: set[str] = set()
+"""Databases for which the last answer of ``has_tables()`` was False."""
+
+
 def has_tables(connection: BaseDatabaseWrapper) -> bool:
     """Return True if the database of ``connection`` has Signalbox's tables."""
+    found = _has_tables(connection)
+    if not found:
+        _aliases_without_tables.add(connection.alias)
+    elif _aliases_without_tables:
+        _aliases_without_tables.discard(connection.alias)
+    return found
+
+
+def lacks_tables(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if the last answer of ``has_tables()`` was False. Sends no query."""
+    return connection.alias in _aliases_without_tables
+
+
+def _has_tables(connection: BaseDatabaseWrapper) -> bool:
     backend = backends.get_backend(connection)
     in_schemas = backend.has_tables_in_a_schema()
     if in_schemas is not None:
         return in_schemas
     key = (connection.alias, str(connection.settings_dict["NAME"]))
     known = _table_checks.get(key)
-    if known is not None and (known == _TABLES_FOUND or time.monotonic() < known):
+    if known is not None and (known == _TABLES_FOUND or clock.monotonic() < known):
         return known == _TABLES_FOUND
     connection.ensure_connection()
     with connection.wrap_database_errors:
         found = backend.query_has_tables()
-    _table_checks[key] = _TABLES_FOUND if found else time.monotonic() + TABLE_CHECK_SECONDS
+    _table_checks[key] = _TABLES_FOUND if found else clock.monotonic() + TABLE_CHECK_SECONDS
     return found
 
 
@@ -192,4 +293,5 @@ _TABLES_FOUND: Final = float("inf")
 def clear_table_cache() -> None:
     """Check the tables again, because a migration or a flush has run."""
     _table_checks.clear()
+    _aliases_without_tables.clear()
     postgresql.clear_table_cache()

@@ -1,32 +1,30 @@
-"""Ids that were given and not seen yet: an open transaction may still fill them."""
+"""Gaps in the ids that were read, which an open transaction may still fill."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from signalbox.pipeline.backends.base import TransactionSnapshot
 
 GAP_TIMEOUT: Final = 3600.0
-"""Seconds after which a missing id is given up where the database can't tell who may still fill it."""
+"""Seconds after which a missing id is dropped if the database does not show which transactions are open."""
 
 SNAPSHOT_GRACE_SECONDS: Final = 1.0
-"""Seconds between a transaction's taking an id and its showing among the running ones; in truth microseconds."""
+"""Upper bound in seconds until a transaction with an id is listed as running. It usually takes microseconds."""
 
 RECHECK_AGE_DIVISOR: Final = 8
-"""A gap is asked for again after an eighth of its age: what is missing for long is asked for seldom."""
+"""A gap is queried again after an eighth of its age, so that old gaps are queried rarely."""
 
 MAX_GAPS: Final = 10_000
-"""Gaps that are remembered; beyond that the oldest are given up."""
+"""Maximum number of remembered gaps; the oldest are dropped first."""
 
 
-class TransactionSnapshot(NamedTuple):
-    """Which transactions a database has, told by the numbers it gives them in the order of their beginning."""
-
-    xmin: int
-    """The oldest one that has not ended."""
-    xmax: int
-    """The number that the next one will get."""
+GAP_LOOKBACK_IDS: Final = 1_000
+"""Number of ids at the end of a table that are searched for gaps at the start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,13 +36,13 @@ class IdGap:
     detected_at: float
     """When it was noticed, in seconds."""
     checked_at: float
-    """When it was last asked for, in seconds."""
+    """When it was last queried, in seconds."""
     xid_limit: int | None = None
     """The number of the first transaction that began too late to fill it; ``None`` if that is not known yet."""
 
 
 class IdGapTracker:
-    """The gaps that are still open. Times are seconds of a clock that only goes forward."""
+    """The gaps that are still open. Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._gaps: list[IdGap] = []
@@ -56,15 +54,14 @@ class IdGapTracker:
         return any(gap.first <= event_id <= gap.last for gap in self._gaps)
 
     def add(self, after: int, ids: Iterable[int], now: float) -> None:
-        """Note what is missing between ``after`` and the ``ids`` that were seen above it, given in their order."""
-        for number in ids:
-            if number > after + 1:
-                self._gaps.append(IdGap(first=after + 1, last=number - 1, detected_at=now, checked_at=now))
-            after = number
+        """Add the gaps between ``after`` and the ``ids`` above it, which are in rising order."""
+        seen = list(ids)
+        for first, last in find_missing_ids(after + 1, max([after, *seen[-1:]]), seen):
+            self._gaps.append(IdGap(first=first, last=last, detected_at=now, checked_at=now))
         del self._gaps[:-MAX_GAPS]
 
     def get_due(self, now: float) -> list[IdGap]:
-        """Return the gaps to ask for now."""
+        """Return the gaps to query now."""
         return [
             gap
             for gap in self._gaps
@@ -72,29 +69,29 @@ class IdGapTracker:
         ]
 
     def update_checked(self, checked: Iterable[IdGap], now: float, snapshot: TransactionSnapshot | None) -> None:
-        """Give up those of the ``checked`` gaps that nobody can fill any more.
+        """Drop those of the ``checked`` gaps that no open transaction can fill.
 
-        ``snapshot`` was read before they were asked for; ``None`` where the database doesn't tell.
+        ``snapshot`` was read before they were asked for; ``None`` if the database does not show its transactions.
         """
         concerned = set(checked)
         judged = [_update_gap(gap, now, snapshot) if gap in concerned else gap for gap in self._gaps]
         self._gaps = [gap for gap in judged if gap is not None]
 
     def remove_ids(self, ids: Iterable[int]) -> None:
-        """Take out ids that are no longer missing."""
+        """Remove ids that were found."""
         numbers = sorted(ids)
         if numbers:
             self._gaps = [
-                left
+                replace(gap, first=first, last=last)
                 for gap in self._gaps
-                for left in _subtract_ids(
-                    gap, numbers[bisect_left(numbers, gap.first) : bisect_right(numbers, gap.last)]
+                for first, last in find_missing_ids(
+                    gap.first, gap.last, numbers[bisect_left(numbers, gap.first) : bisect_right(numbers, gap.last)]
                 )
             ]
 
 
 def _update_gap(gap: IdGap, now: float, snapshot: TransactionSnapshot | None) -> IdGap | None:
-    """Return the gap as it is to be kept; ``None`` if nobody can fill it any more."""
+    """Return the gap to keep; ``None`` if no open transaction can fill it."""
     if snapshot is None:
         return None if now - gap.detected_at >= GAP_TIMEOUT else replace(gap, checked_at=now)
     if gap.xid_limit is None:
@@ -104,12 +101,14 @@ def _update_gap(gap: IdGap, now: float, snapshot: TransactionSnapshot | None) ->
     return None if snapshot.xmin >= gap.xid_limit else replace(gap, checked_at=now)
 
 
-def _subtract_ids(gap: IdGap, ids: Iterable[int]) -> Iterator[IdGap]:
-    """Return what is left of a gap without ``ids``, given in their order."""
-    first = gap.first
-    for number in ids:
+def find_missing_ids(first: int, last: int, seen: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of ids from ``first`` to ``last`` that are not in ``seen``, as first and last id.
+
+    ``seen`` is in rising order and within these bounds.
+    """
+    for number in seen:
         if number > first:
-            yield replace(gap, first=first, last=number - 1)
+            yield first, number - 1
         first = number + 1
-    if first <= gap.last:
-        yield replace(gap, first=first)
+    if first <= last:
+        yield first, last

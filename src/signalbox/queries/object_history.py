@@ -1,10 +1,10 @@
-"""One object's life: its events, what it was at a time, what changed between two; still there after it was deleted."""
+"""The history of one object, which may be deleted: its events, its state at a time, and the difference of two times."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final, cast, overload
@@ -18,48 +18,21 @@ from django.utils import timezone
 
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata
-from signalbox.models import Event, to_microseconds
+from signalbox.models import Event, to_datetime, to_microseconds
 from signalbox.pipeline import writer
+from signalbox.queries import row_effects
+from signalbox.queries.erasure_records import ErasureRecord, contains_erased_key, get_erasure_records
+from signalbox.queries.events import is_key_erased
+from signalbox.queries.model_keys import get_sender_labels, normalize_pk, shares_pk
+from signalbox.queries.object_state import ObjectState
+from signalbox.queries.relation_state import get_relation_fields, get_relation_keys
+from signalbox.queries.row_effects import BULK_SIGNALS, DELETE_SIGNALS
+from signalbox.retention import watermarks
 from signalbox.serialization import encoder
-from signalbox.serialization.diff import build_row
-
-BULK_SIGNALS: Final = frozenset({"bulk_create", "bulk_update", "update", "bulk_delete"})
-
-DELETE_SIGNALS: Final = frozenset({"post_delete", "bulk_delete"})
+from signalbox.serialization.diff import build_row, get_choice_labels
 
 FETCH_SIZE: Final = 100
 """Events that are read at a time on the way to an object's state."""
-
-
-class ObjectState(Mapping[str, Any]):
-    """Values of an object's fields at one time: a mapping of field names to JSON values.
-
-    A value that cannot be derived from the events is ``UNKNOWN``. The mapping is empty if the object did not exist.
-    """
-
-    def __init__(self, at: dt.datetime, values: Mapping[str, Any] | None) -> None:
-        self.at = at
-        """The time, an aware datetime."""
-        self.exists = values is not None
-        """Whether the object existed."""
-        self._values = values or {}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"<ObjectState at {self.at.isoformat()}: {dict(self._values) if self.exists else 'not there'}>"
-
-    @property
-    def unknown_fields(self) -> frozenset[str]:
-        """Names of the fields with the value ``UNKNOWN``."""
-        return frozenset(name for name, value in self._values.items() if value is UNKNOWN)
 
 
 @overload
@@ -85,8 +58,8 @@ def history(instance_or_model: Model | type[Model], pk: object = None, *, using:
         key = instance_or_model.pk if pk is None else pk
         if key is None:
             raise TypeError(
-                f"history() was given an unsaved {instance_or_model._meta.label}: it has no key yet. "
-                f"Of a deleted object, write history({type(instance_or_model).__name__}, key)."
+                f"history() was given an unsaved {instance_or_model._meta.label}: it has no primary key. "
+                f"For a deleted object, write history({type(instance_or_model).__name__}, key)."
             )
         alias = using or router.db_for_write(type(instance_or_model), instance=instance_or_model)
         return ObjectHistory(type(instance_or_model), key, alias)
@@ -109,7 +82,7 @@ class ObjectHistory:
 
     def __init__(self, model: type[Model], pk: object, using: str) -> None:
         self.model = model
-        self.pk: object = _normalize_pk(model, pk)
+        self.pk: object = normalize_pk(model, pk)
         self.using = using
         """Alias of the database that the object and its events are written to."""
         self.key = model_metadata.get_metadata(model).format_key(self.pk)
@@ -142,57 +115,103 @@ class ObjectHistory:
         A field has the value of the last event before the time. Without one, it has the old value of the next event.
         Without both, it has the current value in the database, because no recorded event has changed it since.
 
+        Before the time up to which events of the object were purged, nothing is known: ``exists`` is ``None``, and each
+        field is ``UNKNOWN``.
+
         Args:
             when: An aware datetime. With ``USE_TZ = False`` also a naive one, in the current time zone.
 
         Raises:
             TypeError: ``when`` is not such a datetime.
         """
-        return self._build_state(
-            when, self._build_row_effects(self._get_events_for_state(when)), self._get_current_values()
-        )
+        horizon, events = self._get_horizon(), None
+        while events is None:
+            if _to_microseconds(when) < horizon:
+                return self._build_purged_state(when)
+            events = self._get_events_for_state(when, horizon)
+            before, horizon = horizon, self._get_horizon()
+            if horizon != before:  # a purge has begun, and may have deleted some of them
+                events = None
+        return self._build_state(when, self._build_row_effects(events), self._get_current_values(), horizon, events)
+
+    @property
+    def purged_before(self) -> dt.datetime | None:
+        """The time before which events of the object may have been purged; ``None`` if none were."""
+        horizon = self._get_horizon()
+        return to_datetime(horizon) if horizon else None
+
+    def get_relation_keys(self, when: dt.datetime) -> dict[str, Any]:
+        """Return the keys of the object's many-to-many relations at a time, by field.
+
+        Only relations whose tables Django created are included. Changes from both sides are considered. A value is
+        ``UNKNOWN`` if a later event does not contain the changed keys or may have been purged. A relation with the
+        option ``redact`` has the text that replaces redacted values.
+
+        Args:
+            when: An aware datetime. With ``USE_TZ = False`` also a naive one, in the current time zone.
+
+        Raises:
+            TypeError: ``when`` is not such a datetime.
+        """
+        time, events = _to_microseconds(when), Event.objects.using(self._get_events_alias())
+        erased_until = max((one.time for one in self._erasures if one.with_keys), default=None)
+        return {
+            field.name: get_relation_keys(field, self.pk, self.key, self.using, events, time, erased_until)
+            for field in get_relation_fields(self.model)
+        }
 
     def diff(self, start: dt.datetime, end: dt.datetime) -> dict[str, list[Any]]:
         """Return the fields whose values differ between two times, as ``{field: [value at start, value at end]}``.
 
-        ``None`` is the value of a field while the object did not exist. For times and errors see ``as_of()``.
+        ``None`` is the value of a field while the object did not exist. A field that is ``UNKNOWN`` at both times is
+        left out, because no event proves a difference. For times and errors see ``as_of()``.
         """
-        steps, present = self._build_row_effects(self), self._get_current_values()
-        old, new = self._build_state(start, steps, present), self._build_state(end, steps, present)
+        events = self._get_candidates().order_by("-id").iterator(chunk_size=500)
+        steps = self._build_row_effects(self._filter_relevant(events, with_erased=True))
+        present, horizon = self._get_current_values(), self._get_horizon()
+        old, new = (self._build_state(when, steps, present, horizon) for when in (start, end))
         names = list(dict.fromkeys([*old, *new]))
         return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
 
-    # ------------------------------------------------------------ which events
+    # ------------------------------------------------------------ events
+
+    def _get_events_alias(self) -> str:
+        return self.using if writer.has_tables(connections[self.using]) else router.db_for_read(Event)
+
+    def was_created_after_purge(self) -> bool:
+        """Return whether a stored event proves that the object was created after the last purged event of its model."""
+        creations = self._get_candidates().filter(
+            object_key=self.key, signal="post_save", outcome="committed", data__has_key="row"
+        )
+        return creations.filter(time__gte=self._get_horizon(), sender__in=self._model_and_child_labels).exists()
+
+    def _get_horizon(self) -> int:
+        """Return the time (µs) before which events that change the row may have been purged; 0 if none were."""
+        return watermarks.get_horizon(self._get_events_alias(), self._sender_labels)
 
     def _get_candidates(self) -> QuerySet[Any]:
-        alias = self.using if writer.has_tables(connections[self.using]) else router.db_for_read(Event)
         own_events = Q(sender__in=self._sender_labels) & (
             Q(object_key=self.key) | Q(object_key="", signal__in=BULK_SIGNALS)
         )
         related_events = Q(sender__in=self._through_models, signal="m2m_changed") | Q(
             sender__in=self._through_foreign_keys, signal__in=DELETE_SIGNALS
         )
-        return Event.objects.using(alias).filter(own_events | related_events, database=self.using)
+        return Event.objects.using(self._get_events_alias()).filter(own_events | related_events, database=self.using)
 
     @cached_property
     def _sender_labels(self) -> list[str]:
-        """Labels under which events tell of the object: its model's, its proxies', and those of the models that it
-        extends or that extend it, where they share its key."""
-        return [
-            model._meta.label
-            for model in apps.get_models(include_auto_created=True)
-            if _shares_pk(model, self.model) or _shares_pk(self.model, model)
-        ]
+        """Senders of the object's events: its model, the proxies, and the parents and children with the same key."""
+        return get_sender_labels(self.model)
 
     @cached_property
     def _model_and_child_labels(self) -> frozenset[str]:
-        """Those of them under which events tell that the object is there: its model's, and those that extend it."""
-        return frozenset(model._meta.label for model in apps.get_models() if _shares_pk(model, self.model))
+        """Senders whose events prove that the object exists: labels of its model and child models."""
+        return frozenset(model._meta.label for model in apps.get_models() if shares_pk(model, self.model))
 
     @cached_property
     def _model_and_parent_labels(self) -> frozenset[str]:
-        """Those whose deletion takes the object along: its model's, and those that it extends."""
-        return frozenset(model._meta.label for model in apps.get_models() if _shares_pk(self.model, model))
+        """Senders whose deletion deletes the object: labels of its model and parent models."""
+        return frozenset(model._meta.label for model in apps.get_models() if shares_pk(self.model, model))
 
     @cached_property
     def _through_models(self) -> dict[str, type[Model]]:
@@ -204,8 +223,7 @@ class ObjectHistory:
 
     @cached_property
     def _through_foreign_keys(self) -> dict[str, list[str]]:
-        """Labels of those that Django made, whose rows hold nothing else, to the names of the foreign keys in them that
-        point at the object."""
+        """Labels of the through models that Django created, and the names of their foreign keys to the object."""
         return {
             label: self._find_foreign_keys(through)
             for label, through in self._through_models.items()
@@ -220,15 +238,25 @@ class ObjectHistory:
             if field.is_relation and field.related_model._meta.label in self._sender_labels
         ]
 
-    def _filter_relevant(self, events: Iterable[Event]) -> Iterator[Event]:
+    @cached_property
+    def _erasures(self) -> list[ErasureRecord]:
+        """The erasures of the object, oldest first."""
+        return get_erasure_records(self._sender_labels, self.key, self._get_events_alias())
+
+    def _filter_relevant(self, events: Iterable[Event], *, with_erased: bool = False) -> Iterator[Event]:
+        """Yield the events that concern the object. ``with_erased`` adds those that may do so, as a key was erased."""
         for event in events:
             verdict = self._is_relevant(event)
+            if with_erased and verdict is False and event.sender in self._sender_labels:
+                verdict = None if contains_erased_key(event) and self._erasures else False
             if verdict is not False:
                 event.uncertain = verdict is None
                 yield event
 
     def _is_relevant(self, event: Event) -> bool | None:
-        """Tell whether ``event`` is about the object; ``None`` if it leaves that open."""
+        """Return whether ``event`` concerns the object; ``None`` if it is not known."""
+        if is_key_erased(event):  # the object's own key may be that text
+            return False
         args = event.data.get("args") or {}
         if event.signal == "m2m_changed":
             if event.object_key == self.key and args.get("object") in self._sender_labels:
@@ -255,13 +283,16 @@ class ObjectHistory:
             return True
         return None if named is None or renamed is None or args.get("omitted_keys") else False
 
-    # ------------------------------------------------------------ what it was
+    # ------------------------------------------------------------ state
 
-    def _get_events_for_state(self, when: dt.datetime) -> list[Event]:
-        """Return those of its events, newest first, without which its state at ``when`` can't be told: from then
-        backwards until each field is told, and forwards for what is not. The others would change nothing."""
+    def _get_events_for_state(self, when: dt.datetime, horizon: int) -> list[Event]:
+        """Return the events that determine the state at ``when``, newest first.
+
+        Events before ``horizon`` (µs) are left out, because a later one may have been purged. The others are read
+        backwards from ``when`` until each field is known, and forwards for the other fields.
+        """
         timestamp_us = _to_microseconds(when)
-        before, is_complete = self._collect_events(Q(time__lte=timestamp_us), "-id")
+        before, is_complete = self._collect_events(Q(time__lte=timestamp_us, time__gte=horizon), "-id")
         after = [] if is_complete else self._collect_events(Q(time__gt=timestamp_us), "id")[0]
         return [*reversed(after), *before]
 
@@ -270,8 +301,8 @@ class ObjectHistory:
 
         The second value is True if no other events are needed.
 
-        Once something is known to have touched the row, those alone are read that make it, take it away, may do so, or
-        change a field that was not met before.
+        Once an event changed the row, only events are read that create it, delete it, may do so, or change another
+        field.
         """
         query = (
             self._get_candidates().filter(condition, outcome="committed").exclude(signal="m2m_changed").order_by(order)
@@ -288,7 +319,7 @@ class ObjectHistory:
                 changing = Q(data__changes__has_any_keys=sorted(open_names)) if open_names else Q()
                 rows = rows.filter(Q(signal__in=BULK_SIGNALS | DELETE_SIGNALS) | Q(data__has_key="row") | changing)
             page = list(rows[:FETCH_SIZE])
-            for event in self._filter_relevant(page):
+            for event in self._filter_relevant(page, with_erased=True):
                 found.append(event)
                 if (
                     event.signal in DELETE_SIGNALS
@@ -297,7 +328,7 @@ class ObjectHistory:
                 ):
                     return found, len(found) == 1
                 if event.signal in BULK_SIGNALS:
-                    values_are_final = False  # it tells no more than that a value was written
+                    values_are_final = False  # it contains no values
                     continue
                 is_full_row, is_own_row = (
                     event.signal not in DELETE_SIGNALS and "row" in event.data,
@@ -315,64 +346,61 @@ class ObjectHistory:
             if len(page) < FETCH_SIZE:
                 return found, False
 
-    def _build_row_effects(self, events: Iterable[Event]) -> list[_RowEffect]:
-        """Return what was done to the row and committed, oldest first."""
+    def _build_row_effects(self, events: Iterable[Event]) -> list[row_effects.RowEffect]:
+        """Return the committed changes of the row, oldest first."""
         steps = [self._build_row_effect(event) for event in events if event.outcome == "committed"]
+        steps += [row_effects.build_erasure_effect(one.time) for one in self._erasures if one.with_keys]
         return [step for step in reversed(steps) if step is not None]
 
-    def _build_row_effect(self, event: Event) -> _RowEffect | None:
-        step = _effect_of_event(event, event.sender in self._model_and_parent_labels, self.key)
+    def _build_row_effect(self, event: Event) -> row_effects.RowEffect | None:
+        step = row_effects.build_row_effect(event, event.sender in self._model_and_parent_labels, self.key)
         if step is None or step.deleted or event.sender in self._model_and_child_labels:
             return step
-        return replace(step, created=False, is_certain=False)  # a parent's row may be there without the object
+        return replace(step, created=False, is_certain=False)  # a parent's row may exist without the object
 
     def _build_state(
-        self, when: dt.datetime, effects: list[_RowEffect], current: Mapping[str, Any] | None
+        self,
+        when: dt.datetime,
+        effects: list[row_effects.RowEffect],
+        current: Mapping[str, Any] | None,
+        horizon: int = 0,
+        events: Sequence[Event] = (),
     ) -> ObjectState:
+        """Return the state at a time, with the labels that ``events``, newest first, contain.
+
+        Events before ``horizon`` (µs) may have been purged.
+        """
         timestamp_us = _to_microseconds(when)
-        before = [step for step in effects if step.time <= timestamp_us]
+        if timestamp_us < horizon:
+            return self._build_purged_state(when)
+        before = [step for step in effects if horizon <= step.time <= timestamp_us]
         after = [step for step in effects if step.time > timestamp_us]
-        if not _existed(before, after, current is not None):
+        if not row_effects.existed(before, after, current is not None):
             return ObjectState(when, None)
         fields = self.model._meta.concrete_fields
-        return ObjectState(
-            when, {field.name: _get_field_value(field, before, after, current or {}) for field in fields}
-        )
+        values = {field.name: row_effects.get_field_value(field, before, after, current or {}) for field in fields}
+        labels = row_effects.collect_labels(events, timestamp_us)
+        for name, found in get_choice_labels(values, model_metadata.get_metadata(self.model).fields).items():
+            labels[name] = {**found, **labels.get(name, {})}
+        return ObjectState(when, {**values, **self.get_relation_keys(when)}, labels)
+
+    def _build_purged_state(self, when: dt.datetime) -> ObjectState:
+        names = [field.name for field in (*self.model._meta.concrete_fields, *get_relation_fields(self.model))]
+        return ObjectState(when, dict.fromkeys(names, UNKNOWN), is_purged=True)
 
     def _get_current_values(self) -> Mapping[str, Any] | None:
-        """Return what the database holds now, as an event would tell it; ``None`` if the object is not there."""
+        """Return the values in the database as an event has them; ``None`` if the object does not exist."""
         try:
             rows: QuerySet[Any] = QuerySet(self.model, using=self.using)  # the managers may hide some
             found: Model | None = rows.filter(pk=self.pk).first()
-        except (TypeError, ValueError, ValidationError):  # no such key can be there
+        except (TypeError, ValueError, ValidationError):  # not a key of this model
             return None
         if found is None:
             return None
         plan = model_metadata.get_metadata(self.model)
-        return _decode_values(
+        return row_effects.decode_values(
             encoder.encode_fields(build_row(plan.get_values(found), plan.fields), redactor=plan.fields.redactor)
         )
-
-
-def _normalize_pk(model: type[Model], pk: Any) -> Any:
-    """Return a primary key as its fields read it: a UUID's text in any form is that UUID. What they can't read, as the
-    digest of a secret one, stays as it is."""
-    fields: list[Any] = list(model._meta.pk_fields)
-    parts = (pk,) if len(fields) == 1 else pk
-    if not isinstance(parts, tuple | list) or len(parts) != len(fields):
-        return pk
-    try:
-        read = tuple(_resolve_target_field(field).to_python(part) for field, part in zip(fields, parts, strict=True))
-    except Exception:  # noqa: BLE001 - a field's own code on a value that it may not know
-        return pk
-    return read[0] if len(fields) == 1 else read
-
-
-def _resolve_target_field(field: Any) -> Any:
-    """Return the field whose values ``field`` holds: of a foreign key the one that it points at."""
-    while field.is_relation:
-        field = field.target_field
-    return field
 
 
 def _to_strings(keys: Any) -> list[str]:
@@ -386,137 +414,6 @@ def _to_microseconds(when: dt.datetime) -> int:
     if not isinstance(when, dt.datetime) or timezone.is_naive(when):  # type: ignore[redundant-expr]
         raise TypeError(f"as_of() was given {when!r}; an aware datetime was expected, as timezone.now() returns.")
     return to_microseconds(when)
-
-
-def _shares_pk(child: type[Model], parent: type[Model]) -> bool:
-    """Tell whether an object of ``child`` is one of ``parent`` with the same primary key."""
-    child, parent = child._meta.concrete_model or child, parent._meta.concrete_model or parent
-    if not issubclass(child, parent):
-        return False
-    return all(path.join_field.primary_key for path in child._meta.get_path_to_parent(parent))
-
-
-def _existed(before: list[_RowEffect], after: list[_RowEffect], exists_now: bool) -> bool:
-    may_have_changed = False
-    for step in reversed(before):
-        if step.is_certain:
-            return not step.deleted
-        if step.may_change_existence:
-            may_have_changed = True
-            break
-    for step in after:
-        if step.is_certain:
-            return not step.created
-    return exists_now or (not may_have_changed and any(step.may_change_existence for step in after))
-
-
-def _get_field_value(field: Any, before: list[_RowEffect], after: list[_RowEffect], current: Mapping[str, Any]) -> Any:
-    name = field.name
-    for step in reversed(before):
-        if name in step.new:
-            if step.new[name] is not UNKNOWN:
-                return step.new[name]
-            break
-        if step.created or step.deleted or field.generated:  # the database may have computed it anew, and told nobody
-            break
-    for step in after:
-        if name in step.old:
-            return step.old[name]
-        if step.created or step.deleted or field.generated:
-            return UNKNOWN
-    return current.get(name, UNKNOWN)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RowEffect:
-    """What one event did to the row."""
-
-    time: int
-    old: Mapping[str, Any]
-    """Field to value before, for the fields that it touched; ``UNKNOWN`` where it does not tell."""
-    new: Mapping[str, Any]
-    """The same after."""
-    created: bool = False
-    deleted: bool = False
-    is_certain: bool = True
-    """Whether it tells that the row is there: before and after it, but for what it made or took away."""
-    may_change_existence: bool = False
-    """Whether it may have made the row, or taken it away."""
-
-
-def _effect_of_event(event: Event, is_owner: bool, key: str) -> _RowEffect | None:
-    """Return what ``event`` did to the row; ``None`` if it did not change it.
-
-    ``is_owner`` is True if deleting a row of the event's sender deletes the object.
-    """
-    data, time = event.data, event.time
-    args = data.get("args") or {}
-    if event.uncertain:
-        return _possible_effect_of_event(event, is_owner, args)
-    if event.signal in DELETE_SIGNALS:
-        return (
-            _RowEffect(time=time, old=_decode_values(data.get("row") or {}), new={}, deleted=True) if is_owner else None
-        )
-    if "row" in data:
-        return _RowEffect(time=time, old={}, new=_decode_values(data["row"]), created=True)
-    if "changes" in data:
-        changes = data["changes"]
-        old = {name: pair[0] if len(pair) == 2 else UNKNOWN for name, pair in changes.items()}
-        new = {name: pair[-1] for name, pair in changes.items()}
-        return _RowEffect(
-            time=time, old=_decode_values(old, encoder.unwrap_literal), new=_decode_values(new, encoder.unwrap_literal)
-        )
-    match event.signal:
-        case "update":
-            values = _decode_values(args.get("values", {}))
-            if "new_keys" in args:
-                was, is_now = (key in map(str, args[name] or ()) for name in ("keys", "new_keys"))
-                if was is not is_now:
-                    return _RowEffect(time=time, old={}, new={} if was else values, deleted=was, created=is_now)
-            return _RowEffect(time=time, old=dict.fromkeys(values, UNKNOWN), new=values)
-        case "bulk_update":
-            nothing = dict.fromkeys(args.get("fields", ()), UNKNOWN)
-            return _RowEffect(time=time, old=nothing, new=nothing)
-        case "bulk_create" if args.get("update_conflicts"):  # it may have been there
-            all_fields = _AllFieldsUnknown()
-            return _RowEffect(time=time, old=all_fields, new=all_fields)
-        case "bulk_create":
-            return _RowEffect(time=time, old={}, new={}, created=True)
-    return None
-
-
-def _possible_effect_of_event(event: Event, is_owner: bool, args: Mapping[str, Any]) -> _RowEffect | None:
-    """Return what ``event`` may have done: the fields that it wrote are not known any more."""
-    written: Mapping[str, Any] = dict.fromkeys([*args.get("values", ()), *args.get("fields", ())], UNKNOWN)
-    if args.get("update_conflicts"):
-        written = _AllFieldsUnknown()
-    moved = event.signal == "bulk_create" or "new_keys" in args
-    if event.signal in DELETE_SIGNALS and not is_owner:
-        return None
-    return _RowEffect(
-        time=event.time,
-        old=written,
-        new=written,
-        is_certain=False,
-        may_change_existence=moved or event.signal in DELETE_SIGNALS,
-    )
-
-
-class _AllFieldsUnknown(dict[str, Any]):
-    """Any field, with a value that nobody knows."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> Any:
-        return UNKNOWN
-
-
-def _decode_values(
-    values: Mapping[str, Any], decode: Callable[[Any], Any] = encoder.unwrap_row_literal
-) -> dict[str, Any]:
-    """Return values as an event tells them; what the database computed is not known."""
-    return {name: UNKNOWN if encoder.is_recorded_expression(value) else decode(value) for name, value in values.items()}
 
 
 __all__ = ["UNKNOWN", "ObjectHistory", "ObjectState", "history"]

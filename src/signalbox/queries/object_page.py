@@ -1,7 +1,8 @@
-"""One object's life, found by the names that its events give it."""
+"""The history of an object for the page, by the sender and key of its events."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,24 +11,25 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 
-from signalbox.models import Event
+from signalbox.models import Event, to_datetime
 from signalbox.queries.object_history import ObjectHistory, ObjectState, history
+from signalbox.retention import watermarks
 
 PAGE_SIZE: Final = 100
-"""Events of an object on one page."""
+"""Maximum number of an object's events on one page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedObject:
-    """An object, or what is left of it."""
+    """An object, which may be deleted or have a model that was removed."""
 
     sender: str
     key: str
     history: ObjectHistory | None
-    """``None`` where the model is gone, or the key is none of its keys."""
+    """``None`` if the model was removed, or does not have such keys."""
 
     def get_events(self, before: int | None = None) -> tuple[list[Event], int | None]:
-        """Return its events below the key ``before``, newest first, and where the next ones begin."""
+        """Return its events below the key ``before``, newest first, and ``before`` of the next page."""
         if self.history is None:
             query = Event.objects.filter(sender=self.sender, object_key=self.key)
             found = query.filter(id__lt=before) if before is not None else query
@@ -37,12 +39,19 @@ class RecordedObject:
         return rows[:PAGE_SIZE], rows[PAGE_SIZE - 1].id if len(rows) > PAGE_SIZE else None
 
     def get_state(self, event: Event) -> ObjectState | None:
-        """Return its fields after ``event``; ``None`` where its model is gone."""
+        """Return its fields after ``event``; ``None`` if its model was removed."""
         return None if self.history is None else self.history.as_of(event.timestamp)
+
+    def get_purged_before(self) -> dt.datetime | None:
+        """Return the time before which its events may have been purged; ``None`` if none were."""
+        if self.history is not None:
+            return self.history.purged_before
+        horizon = watermarks.get_horizon(Event.objects.db, [self.sender])
+        return to_datetime(horizon) if horizon else None
 
 
 def find_object(sender: str, key: str) -> RecordedObject:
-    """Return the object that events call ``sender`` and ``key``."""
+    """Return the object of the events with this sender and key."""
     try:
         model: type[Model] = apps.get_model(sender)
         pk: Any = tuple(json.loads(key)) if len(model._meta.pk_fields) > 1 else model._meta.pk.to_python(key)

@@ -1,70 +1,141 @@
-"""Putting back what an event changed, through the model's own ``save()``: all of it or nothing, and recorded itself."""
+"""Revert the change of an event with the model's ``save()``, completely or not at all. The revert is recorded."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from django.apps import apps
-from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connections, models, transaction
 
-from signalbox.core import object_keys
+from signalbox.core import loggers, object_keys
+from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata
-from signalbox.models import Event
-from signalbox.serialization import encoder
+from signalbox.models import Event, to_datetime
+from signalbox.queries.child_deletions import find_child_deletion, find_purged_child
+from signalbox.queries.events import is_key_erased
+from signalbox.queries.object_history import ObjectHistory, history
+from signalbox.queries.relation_state import get_relation_fields
+from signalbox.queries.revert_preview import (
+    FieldRestoration,
+    FieldStatus,
+    Plan,
+    RevertError,
+    RevertPreview,
+    all_rows,
+    build_preview,
+    find_instance,
+    get_field,
+    get_field_labels,
+    get_model,
+    read_row,
+)
+from signalbox.queries.revert_relations import RelationPlan, plan_relation
+from signalbox.serialization import encoder, field_values
 from signalbox.serialization.redaction import REDACTED
 
+logger = loggers.get_logger("queries")
+
 TRUNCATION_PATTERN: Final = re.compile(rf"{encoder.ELLIPSIS} \((too long|too deep|cycle|[\d,]+ more)\)\Z")
-"""The end of a recorded text, or the last item of a list, of which something was left out."""
+"""The end of a truncated text, or the last item of a truncated list."""
 
 BIG_INTEGER_PATTERN: Final = re.compile(r"(-?[1-9][0-9]{18,})\Z|<integer of \d+ bits>\Z")
-"""A text that stands for a number beyond 64 bits, or is one of so many digits."""
+"""The text form of an integer that may have more than 64 bits."""
 
 REPLACEMENT_CHARACTER: Final = "\ufffd"
-"""What stands for a character that not every database takes; it may have been there itself."""
+"""Replaces characters that not every database accepts. It may also be part of the value."""
 
 
-class RevertError(Exception):
-    """An event cannot be reverted. The message gives the reason."""
-
-
-def revert(event: Event) -> models.Model:
+def revert(event: Event, *, use_newer_state: bool = True, restore_relations: bool = False) -> models.Model:
     """Undo the change of an event, and return the object as it is afterwards.
 
-    The old values of an update are written by ``save(update_fields=...)``. A deleted object is created again with its
-    primary key. Keys added to a many-to-many relation are removed, and removed ones are added. Later changes of the
-    same fields are overwritten. The revert runs in a transaction and is recorded as an event of its own.
+    The old values of an update are written by ``save(update_fields=...)``; redacted fields are left unchanged. A
+    deleted object is created again with its primary key; redacted fields are set to their defaults. Keys added to a
+    many-to-many relation are removed, and removed ones are added. Later changes of the same fields are overwritten.
+    The revert runs in a transaction and is recorded as an event of its own.
 
     Args:
         event: A committed event of an update, a deletion or a many-to-many change.
+        use_newer_state: The instance that was deleted may have had older values than its row. If other events recorded
+            newer values before the deletion, these are restored, and a warning names the fields. ``False`` restores
+            the values of the event.
+        restore_relations: Also restore the many-to-many relations that the object had before its deletion.
 
     Raises:
-        RevertError: the event changed nothing or created its object, a value was not recorded completely (redacted,
-            excluded or too long), the object or field does not exist, or the database refuses. Nothing is changed.
+        RevertError: the event changed nothing or created its object, a value was not recorded completely (excluded,
+            too long, or redacted without a default), the object or field does not exist, or the database refuses.
+            Nothing is changed.
     """
-    if event.outcome != "committed":
-        raise RevertError(f"Event {event.pk} was not committed ({event.outcome}): there is nothing to put back.")
-    using = event.database
-    if using not in connections:
-        raise RevertError(f"Event {event.pk} changed the database {using!r}, which the settings don't know any more.")
+    using = _get_database(event)
     try:
         with transaction.atomic(using=using):
-            return _revert_event(event, using)
+            plan = _build_plan(event, using, use_newer_state, restore_relations)
+            reasons = [field.reason for field in plan.fields if field.status == FieldStatus.REFUSED]
+            if reasons:
+                raise RevertError(" ".join(reasons))
+            plan.find()
+            found = plan.apply()
     except (DatabaseError, ValidationError) as error:
         raise RevertError(f"Event {event.pk} can't be reverted: {error}") from error
+    if newer := [field.name for field in plan.fields if field.is_newer]:
+        logger.warning(
+            "Event %s has older values of %s %s than other events: the newer values of %s were restored.",
+            event.pk,
+            event.sender,
+            event.object_key,
+            ", ".join(newer),
+        )
+    return found
 
 
-def _revert_event(event: Event, using: str) -> models.Model:
+def preview_revert(event: Event, *, use_newer_state: bool = True, restore_relations: bool = False) -> RevertPreview:
+    """Return what ``revert()`` with the same arguments would do, without doing it.
+
+    Args:
+        event: The event to revert.
+        use_newer_state: As for ``revert()``.
+        restore_relations: As for ``revert()``.
+
+    Returns:
+        The fields with their current and restored values. A reason against the revert is not raised. It is the
+        ``error`` of the preview, or the ``reason`` of a field.
+    """
+    try:
+        using = _get_database(event)
+        return build_preview(event, _build_plan(event, using, use_newer_state, restore_relations))
+    except RevertError as error:
+        return RevertPreview(event=event, error=str(error))
+    except (DatabaseError, ValidationError) as error:
+        return RevertPreview(event=event, error=f"Event {event.pk} can't be reverted: {error}")
+
+
+def _get_database(event: Event) -> str:
+    if event.outcome != "committed":
+        raise RevertError(f"Event {event.pk} was not committed ({event.outcome}): there is nothing to revert.")
+    if event.database not in connections:
+        raise RevertError(
+            f"Event {event.pk} changed the database {event.database!r}, which the settings don't know any more."
+        )
+    return event.database
+
+
+def _build_plan(event: Event, using: str, use_newer_state: bool, restore_relations: bool) -> Plan:
     data = event.data
+    if is_key_erased(event):
+        raise RevertError(f"The key of the object of event {event.pk} was erased: the event can't be reverted.")
     if event.signal == "m2m_changed":
-        return _revert_m2m(event, data.get("args") or {}, using)
+        return RelationPlan(event, data.get("args") or {}, using)
     if event.signal in ("post_delete", "bulk_delete") and data.get("row"):
-        return _recreate_object(_get_model(event.sender), event, data["row"], using)
+        plan = _RecreationPlan(event, data["row"], using)
+        if use_newer_state and event.signal == "post_delete":  # the row of a bulk operation is read while it is deleted
+            plan.use_newer_state()
+        plan.add_relations(restore=restore_relations)
+        return plan
     if data.get("changes"):
-        return _revert_update(_get_model(event.sender), event, data["changes"], using)
+        return _UpdatePlan(event, data["changes"], using)
     raise RevertError(_explain_refusal(event))
 
 
@@ -73,223 +144,261 @@ def _explain_refusal(event: Event) -> str:
         return f"Event {event.pk} created {event.sender} {event.object_key}: delete it instead."
     if "count" in (event.data.get("args") or {}):
         return (
-            f"Event {event.pk} tells the rows of a bulk operation, not their values: "
-            'with SIGNALBOX = {"BULK": "rows"} it would.'
+            f"Event {event.pk} contains the keys of a bulk operation, not the rows' values. "
+            'Set SIGNALBOX = {"BULK": "rows"} to record them.'
         )
     return f"Event {event.pk} ({event.signal}) changed nothing."
 
 
-def _get_model(label: str) -> type[models.Model]:
-    try:
-        return apps.get_model(label)
-    except (LookupError, ValueError):
-        raise RevertError(f"The model {label} is gone: it can't be reverted.") from None
+class _UpdatePlan:
+    """Write the old values of an update."""
+
+    creates = False
+    purged_before = None
+
+    def __init__(self, event: Event, changes: Mapping[str, Any], using: str) -> None:
+        self.fields: list[FieldRestoration] = []
+        self._event, self._using = event, using
+        self._model = get_model(event.sender)
+        self._values: dict[Any, Any] = {}
+        secret = model_metadata.get_metadata(self._model).fields.secret
+        for name, pair in changes.items():
+            field = get_field(self._model, name)
+            if field.generated:  # the database computes it from the other values
+                continue
+            if name in secret or all(value == REDACTED for value in pair):
+                reason = f"{name!r} is redacted: its value was not recorded."
+                self._add(name, FieldStatus.UNCHANGED, UNKNOWN, reason)
+            elif len(pair) != 2:
+                reason = f"The value that {name!r} had before event {event.pk} is not known."
+                self._add(name, FieldStatus.REFUSED, UNKNOWN, reason)
+            else:
+                self._add_value(field, pair[0])
+        if not self.fields:
+            raise RevertError(f"Event {event.pk} changed only columns that the database computes.")
+        if all(field.status == FieldStatus.UNCHANGED for field in self.fields):
+            raise RevertError(" ".join(field.reason for field in self.fields))
+
+    def _add(self, name: str, status: FieldStatus, restored: Any, reason: str = "") -> None:
+        self.fields.append(FieldRestoration(name=name, status=status, restored=restored, reason=reason))
+
+    def _add_value(self, field: Any, stored: Any) -> None:
+        try:
+            self._values[field] = _parse_value(field, stored, self._using, encoder.unwrap_literal)
+        except RevertError as error:
+            self._add(field.name, FieldStatus.REFUSED, encoder.unwrap_literal(stored), str(error))
+        else:
+            self._add(field.name, FieldStatus.RESTORED, encoder.unwrap_literal(stored))
+
+    def find(self) -> None:
+        self._instance = find_instance(self._model, self._event.object_key, self._using)
+
+    def read_current(self) -> Mapping[str, Any]:
+        return read_row(self._instance)
+
+    def get_labels(self, values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        return get_field_labels(self._model, values, self._using)
+
+    def apply(self) -> models.Model:
+        for field, value in self._values.items():
+            setattr(self._instance, field.attname, value)
+        self._instance.save(using=self._using, update_fields=[field.name for field in self._values])
+        values = {field.attname: value for field, value in self._values.items()}
+        _restore_auto_values(self._instance, values, self._using)
+        return self._instance
 
 
-def _revert_update(model: type[models.Model], event: Event, changes: Mapping[str, Any], using: str) -> models.Model:
-    values = {}
-    for name, pair in changes.items():
-        field = _get_field(model, name)
-        if field.generated:  # the database computes it from what is put back
-            continue
-        if len(pair) != 2:
-            raise RevertError(f"The value that {name!r} had before event {event.pk} is not known.")
-        values[field] = _parse_value(field, pair[0], using, encoder.unwrap_literal)
-    if not values:
-        raise RevertError(f"Event {event.pk} changed nothing but what the database computes.")
-    instance = _find_instance(model, event.object_key, using)
-    if instance is None:
-        raise RevertError(f"{event.sender} {event.object_key} is gone: revert the event that deleted it first.")
-    for field, value in values.items():
-        setattr(instance, field.attname, value)
-    instance.save(using=using, update_fields=[field.name for field in values])
-    _restore_auto_values(instance, {field.attname: value for field, value in values.items()}, using)
-    return instance
+class _RecreationPlan:
+    """Create a deleted object again."""
+
+    creates = True
+
+    def __init__(self, event: Event, row: Mapping[str, Any], using: str) -> None:
+        self._event, self._row, self._using = event, row, using
+        self._model = get_model(event.sender)
+        for name in row:
+            get_field(self._model, name)
+        self._fields: list[Any] = [field for field in self._model._meta.concrete_fields if not field.generated]
+        self._secret = model_metadata.get_metadata(self._model).fields.secret
+        self._values: dict[str, Any] = {}
+        self._relations: dict[str, list[models.Model]] = {}
+        self.purged_before: dt.datetime | None = None
+        self.fields = [self._plan_field(field) for field in self._fields]
+
+    def _plan_field(self, field: Any) -> FieldRestoration:
+        name = field.name
+        if name not in self._row:
+            return _refuse(name, UNKNOWN, f"The value of {name!r} was not recorded.")
+        recorded = encoder.unwrap_row_literal(self._row[name])
+        if recorded == REDACTED and name in self._secret:
+            return _plan_redacted_field(field)
+        try:
+            self._values[field.attname] = _parse_value(field, self._row[name], self._using)
+        except RevertError as error:
+            return _refuse(name, recorded, str(error))
+        return FieldRestoration(name=name, status=FieldStatus.RESTORED, restored=recorded)
+
+    def _get_history(self) -> ObjectHistory | None:
+        """Return the object's history, if its primary key can be restored."""
+        names = [field.attname for field in self._model._meta.pk_fields]
+        if not all(name in self._values for name in names):
+            return None
+        pk = tuple(self._values[name] for name in names)
+        return history(self._model, pk if len(pk) > 1 else pk[0], using=self._using)
+
+    def use_newer_state(self) -> None:
+        """Replace values by those that other events recorded before the deletion, where these differ."""
+        found = self._get_history()
+        if found is not None and not found.was_created_after_purge():
+            self.purged_before = found.purged_before
+        state: Mapping[str, Any] = {} if found is None else found.as_of(to_datetime(self._event.time - 1))
+        for position, (field, planned) in enumerate(zip(self._fields, self.fields, strict=True)):
+            newer = state.get(field.name, UNKNOWN)
+            is_redacted = planned.restored is UNKNOWN and field.name in self._row
+            if newer in (UNKNOWN, REDACTED, planned.restored) or is_redacted:
+                continue
+            try:
+                value = _parse_value(field, {encoder.LITERAL_KEY: newer}, self._using, encoder.unwrap_literal)
+            except RevertError as error:
+                self._values.pop(field.attname, None)
+                reason = f"A newer value than the event's was recorded. {error}"
+                self.fields[position] = _refuse(field.name, newer, reason)
+                continue
+            if field.attname in self._values and _is_stored_equally(field, value, self._values[field.attname]):
+                continue
+            self._values[field.attname] = value
+            self.fields[position] = FieldRestoration(
+                name=field.name, status=FieldStatus.RESTORED, restored=newer, is_newer=True
+            )
+
+    def add_relations(self, *, restore: bool) -> None:
+        """Plan the object's relations as they were before the deletion began."""
+        found = self._get_history() if get_relation_fields(self._model) else None
+        if found is None:
+            return
+        began = self._event.data.get("pre_signal_time") or self._event.time
+        keys_by_name = found.get_relation_keys(to_datetime(began - 1))
+        for name, keys in keys_by_name.items():
+            if restore:
+                planned, self._relations[name] = plan_relation(self._model._meta.get_field(name), keys, self._using)
+                self.fields.append(planned)
+            elif keys:
+                reason = f"The relation {name!r} is restored only on request."
+                self.fields.append(
+                    FieldRestoration(name=name, status=FieldStatus.OMITTED, restored=UNKNOWN, reason=reason)
+                )
+
+    def find(self) -> None:
+        if (found := self._get_history()) is not None and all_rows(self._model, self._using).filter(
+            pk=found.pk
+        ).exists():
+            raise RevertError(f"{self._model._meta.label} {object_keys.key_to_text(found.pk)} already exists.")
+        child_event = find_child_deletion(self._model, self._event)
+        if child_event is not None:
+            raise RevertError(
+                f"Event {self._event.pk} has only the parent's part of the object. Revert event {child_event.pk} "
+                f"of the {child_event.sender} instead, which restores both parts."
+            )
+        if (child := find_purged_child(self._model, self._event)) is not None:
+            raise RevertError(
+                f"Event {self._event.pk} may have only the parent's part of the object. "
+                f"The event of a {child} that was deleted with it may have been purged."
+            )
+
+    def read_current(self) -> Mapping[str, Any]:
+        return {}
+
+    def get_labels(self, values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+        return get_field_labels(self._model, values, self._using)
+
+    def apply(self) -> models.Model:
+        instance = self._model(**self._values)
+        instance.save(using=self._using, force_insert=True)
+        _restore_auto_values(instance, self._values, self._using)
+        for name, objects in self._relations.items():
+            getattr(instance, name).add(*objects)
+        return instance
 
 
-def _recreate_object(model: type[models.Model], event: Event, row: Mapping[str, Any], using: str) -> models.Model:
-    for name in row:
-        _get_field(model, name)
-    values = {}
-    for field in model._meta.concrete_fields:
-        if field.generated:
-            continue
-        if field.name not in row:
-            raise RevertError(f"The value of {field.name!r} was not recorded.")
-        values[field.attname] = _parse_value(field, row[field.name], using)
-    instance = model(**values)
-    if _all_rows(model, using).filter(pk=instance.pk).exists():
-        raise RevertError(f"{model._meta.label} {object_keys.key_to_text(instance.pk)} is there already.")
-    child_event = _find_child_deletion(model, event)
-    if child_event is not None:
-        raise RevertError(
-            f"Event {event.pk} tells of half an object: revert event {child_event.pk}, "
-            f"that of the {child_event.sender}, which brings back both."
-        )
-    instance.save(using=using, force_insert=True)
-    _restore_auto_values(instance, values, using)
-    return instance
+def _refuse(name: str, restored: Any, reason: str) -> FieldRestoration:
+    return FieldRestoration(name=name, status=FieldStatus.REFUSED, restored=restored, reason=reason)
+
+
+def _plan_redacted_field(field: Any) -> FieldRestoration:
+    reason = f"The value of {field.name!r} was not recorded, as it is redacted."
+    if field.primary_key:
+        return _refuse(field.name, UNKNOWN, reason)
+    if field.has_default() or field.has_db_default() or field.null:
+        return FieldRestoration(name=field.name, status=FieldStatus.DEFAULT, restored=UNKNOWN, reason=reason)
+    return _refuse(field.name, UNKNOWN, f"{reason} The field has no default and does not allow NULL.")
+
+
+def _is_stored_equally(field: Any, first: Any, second: Any) -> bool:
+    """Return whether the database stores both values in the same way: it rounds numbers to the column's places."""
+    if isinstance(field, models.DecimalField) and None not in (first, second):
+        first, second = (round(value, field.decimal_places or 0) for value in (first, second))
+    return bool(first == second)
 
 
 def _restore_auto_values(instance: models.Model, values: Mapping[str, Any], using: str) -> None:
-    """Put back what set itself when ``instance`` was saved, as a time of creation or change does: the row is to hold
-    ``values``."""
+    """Write the ``values`` that ``save()`` has replaced, as it does with a time of creation or change."""
     reset = {attname: value for attname, value in values.items() if getattr(instance, attname) != value}
     if reset:
         for attname, value in reset.items():
             setattr(instance, attname, value)
-        _all_rows(type(instance), using).filter(pk=instance.pk).update(**reset)
-
-
-def _find_child_deletion(model: type[models.Model], event: Event) -> Event | None:
-    """Return the event of the child's row that was deleted together with the parent's row of which ``event`` tells:
-    the last that is told of the object before it."""
-    relations: list[Any] = [one for one in model._meta.related_objects if getattr(one, "parent_link", False)]
-    children = {one.related_model._meta.label for one in relations if one.field.primary_key}
-    if not children:
-        return None
-    earlier_events = Event.objects.using(event._state.db).filter(
-        sender__in={*children, event.sender},
-        signal__in=("post_save", "post_delete"),
-        object_key=event.object_key,
-        database=event.database,
-        trace_id=event.trace_id,
-        outcome="committed",
-        id__lt=event.pk,
-    )
-    last: Event | None = earlier_events.order_by("-id").first()
-    return last if last is not None and last.signal == "post_delete" and last.sender in children else None
-
-
-def _revert_m2m(event: Event, args: Mapping[str, Any], using: str) -> models.Model:
-    added, removed = args.get("added"), args.get("removed")
-    recorded_keys = removed if added is None else added
-    if recorded_keys == REDACTED:
-        raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
-    if not isinstance(recorded_keys, list) or not recorded_keys:
-        raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
-    if args.get("omitted_keys"):
-        raise RevertError(f"Event {event.pk} tells {len(recorded_keys)} keys and leaves out {args['omitted_keys']}.")
-    model = _get_model(str(args.get("object")))
-    instance = _find_instance(model, event.object_key, using)
-    if instance is None:
-        raise RevertError(f"{model._meta.label} {event.object_key} is gone: revert the event that deleted it first.")
-    manager = getattr(instance, _get_m2m_accessor(model, event.sender, bool(args.get("reverse"))))
-    if model_metadata.get_metadata(manager.model).has_secret_pk:
-        raise RevertError(f"The keys of {manager.model._meta.label} are secret and were not recorded.")
-    # Objects and not keys: a relation's rows may point at another column.
-    others = _all_rows(manager.model, using).in_bulk(_parse_keys(manager.model, recorded_keys))
-    if added is not None:
-        manager.remove(*others.values())
-        return instance
-    if not manager.through._meta.auto_created:
-        raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
-    missing_keys = set(recorded_keys) - set(map(_recorded_form, others))
-    if missing_keys:
-        raise RevertError(f"{manager.model._meta.label} {', '.join(sorted(map(str, missing_keys)))} is gone.")
-    manager.add(*others.values())
-    return instance
-
-
-def _parse_keys(model: type[models.Model], recorded_keys: list[Any]) -> list[Any]:
-    """Return primary keys as Python values."""
-    return [model._meta.pk.to_python(key) for key in recorded_keys]
-
-
-def _recorded_form(key: Any) -> Any:
-    return key if type(key) is int else object_keys.key_to_text(key)
-
-
-def _get_m2m_accessor(model: type[models.Model], through: str, reverse: bool) -> str:
-    """Return the name of the manager on ``model`` that works on the table of the model labelled ``through``."""
-    if reverse:
-        relations: list[Any] = [relation for relation in model._meta.related_objects if relation.many_to_many]
-        for relation in relations:
-            if relation.through._meta.label == through:
-                return str(relation.get_accessor_name())
-    fields: list[Any] = list(model._meta.many_to_many)
-    for field in fields:
-        if field.remote_field.through._meta.label == through:
-            return str(field.name)
-    raise RevertError(f"{model._meta.label} has no relation by {through} any more.")
-
-
-def _all_rows(model: type[models.Model], using: str) -> models.QuerySet[Any]:
-    """Return all rows of the model's table: its managers, the base manager among them, may hide some."""
-    return models.QuerySet(model, using=using)
-
-
-def _find_instance(model: type[models.Model], key: str, using: str) -> models.Model | None:
-    """Return the object whose key's text is ``key``."""
-    if model_metadata.get_metadata(model).has_secret_pk:
-        raise RevertError(f"The key of {model._meta.label} is secret and was not recorded.")
-    if len(key) >= object_keys.MAX_LENGTH - 3:  # it may end in a digest
-        raise RevertError(f"The key of {model._meta.label} is too long to have been recorded whole.")
-    pk: Any = tuple(json.loads(key)) if len(model._meta.pk_fields) > 1 else key
-    try:
-        found: models.Model | None = _all_rows(model, using).filter(pk=pk).first()
-    except (TypeError, ValueError, ValidationError):
-        raise RevertError(f"{key!r} is no primary key of {model._meta.label}.") from None
-    return found
-
-
-def _get_field(model: type[models.Model], name: str) -> Any:
-    try:
-        field = model._meta.get_field(name)
-    except FieldDoesNotExist:
-        field = None
-    if field is None or not field.concrete:
-        raise RevertError(f"{model._meta.label} has no field {name!r} any more.")
-    return field
+        all_rows(type(instance), using).filter(pk=instance.pk).update(**reset)
 
 
 def _parse_value(field: Any, stored: Any, using: str, decode: Callable[[Any], Any] = encoder.unwrap_row_literal) -> Any:
-    """Return the Python value of what was recorded of ``field``."""
+    """Return the Python value of a recorded value of ``field``."""
     recorded = decode(stored)
+    if encoder.is_erased(stored):
+        raise RevertError(f"The value of {field.name!r} was erased: it can't be restored.")
     if encoder.is_recorded_expression(stored):
         raise RevertError(
             f"The database computed {field.name!r} ({recorded['expression']}): its value was not recorded."
         )
+    if encoder.is_not_restorable(stored):
+        raise RevertError(
+            f"The value of {field.name!r} ({recorded[encoder.NOT_RESTORABLE_KEY]}) can't be restored: "
+            "its field can't read the recorded form."
+        )
     if _is_incomplete(recorded):
-        raise RevertError(f"The value of {field.name!r} was not recorded whole, as it is secret or too long.")
+        raise RevertError(f"The value of {field.name!r} was not recorded completely, because it is secret or too long.")
     if REPLACEMENT_CHARACTER in json.dumps(recorded, ensure_ascii=False):
         raise RevertError(
-            f"The value of {field.name!r} holds U+FFFD, which may stand for a NUL or a lone surrogate: "
-            "those are not recorded."
+            f"The value of {field.name!r} holds U+FFFD, which may replace a NUL or a lone surrogate: "
+            "these are not recorded."
         )
     if recorded is None:
         return None
     try:
-        value = _to_python(field.target_field if field.is_relation else field, recorded)
+        value = _to_python(field, recorded)
     except (ValidationError, ValueError, TypeError) as error:
         raise RevertError(f"{recorded!r} can't be read as a value of {field.name!r}: {error}") from error
     if field.is_relation and not field.remote_field.parent_link:  # a child is saved with its parent
-        targets = _all_rows(field.related_model, using).filter(**{field.target_field.name: value})
+        targets = all_rows(field.related_model, using).filter(**{field.target_field.name: value})
         if not targets.exists():
             raise RevertError(
-                f"{field.related_model._meta.label} {recorded}, to which {field.name!r} pointed, is gone."
+                f"{field.related_model._meta.label} {recorded}, the target of {field.name!r}, does not exist."
             )
     return value
 
 
 def _to_python(field: Any, recorded: Any) -> Any:
-    if isinstance(field, models.BinaryField):
-        raise RevertError(f"The value of {field.name!r} was not recorded: it is binary.")
-    if isinstance(field, models.JSONField):
-        if text := next(filter(_may_be_big_integer, _iter_strings(recorded)), None):
-            raise RevertError(
-                f"The value of {field.name!r} holds {text!r}, which may have been a number: "
-                "those beyond 64 bits are recorded as text."
-            )
-        return recorded
-    element = getattr(field, "base_field", None)
-    if element is not None and isinstance(recorded, list):  # PostgreSQL's arrays
-        return [None if item is None else _to_python(element, item) for item in recorded]
-    return field.to_python(recorded)
+    value_field = field_values.get_value_field(field)
+    if isinstance(value_field, models.JSONField) and (
+        text := next(filter(_may_be_big_integer, _iter_strings(recorded)), None)
+    ):
+        raise RevertError(
+            f"The value of {field.name!r} holds {text!r}, which may have been a number: "
+            "those beyond 64 bits are recorded as text."
+        )
+    return field_values.read_value(value_field, recorded)
 
 
 def _is_incomplete(value: Any) -> bool:
-    """Tell whether something of ``value`` was hidden or left out when it was recorded."""
+    """Return whether a part of ``value`` was redacted or truncated when it was recorded."""
     if isinstance(value, str):
         return REDACTED in value or TRUNCATION_PATTERN.search(value) is not None
     if isinstance(value, dict):
@@ -300,7 +409,7 @@ def _is_incomplete(value: Any) -> bool:
 
 
 def _iter_strings(value: Any) -> Iterator[str]:
-    """Return each text that ``value`` holds, but no keys."""
+    """Yield each text in a JSON value, except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -309,9 +418,9 @@ def _iter_strings(value: Any) -> Iterator[str]:
 
 
 def _may_be_big_integer(text: str) -> bool:
-    """Tell whether ``text`` may stand for a number beyond 64 bits."""
+    """Return whether ``text`` may be the text form of an integer of more than 64 bits."""
     found = BIG_INTEGER_PATTERN.match(text)
     return found is not None and (found[1] is None or not -(2**63) <= int(found[1]) < 2**63)
 
 
-__all__ = ["RevertError", "revert"]
+__all__ = ["RevertError", "RevertPreview", "preview_revert", "revert"]

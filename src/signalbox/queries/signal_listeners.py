@@ -1,4 +1,4 @@
-"""The catalogue, with what listens to each signal in this process."""
+"""The signals of the catalogue and of the project, with their receivers in this process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from django.dispatch import Signal
 
 from signalbox.core import catalog, receivers
 from signalbox.core.catalog import BUILTIN_SIGNALS, SignalInfo
-from signalbox.models import Event
 from signalbox.queries.filters import EventFilter
-from signalbox.queries.stats import DEFAULT_LIMIT, count_signals_in_traces, filter_newest
+from signalbox.queries.stats import DEFAULT_LIMIT, count_signals_in_traces
+from signalbox.queries.window_search import EventSearch
 
 if TYPE_CHECKING:
     from signalbox.core.receivers import ConnectedReceiver
 
 UNKNOWN_SENDER: Final = "?"
-"""A sender of which Django keeps nothing but an id."""
+"""A sender for which Django stores only an id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +31,13 @@ class Listener:
     name: str
     """Dotted name; empty for a dead one."""
     location: str
-    """``file:line`` of its definition; empty where there is none."""
+    """``file:line`` of its definition; empty if it has none."""
     sender: str | None
-    """Whom it hears, as ``shop.Order``; ``None`` for every sender, ``?`` where Django keeps nothing but an id."""
+    """Its sender, as ``shop.Order``; ``None`` for every sender, ``?`` if Django stores only an id."""
     weak: bool
-    """Whether the signal holds it by a weak reference: it stops listening when nothing else holds it."""
+    """Whether the signal has only a weak reference to it: it is disconnected once it is garbage-collected."""
     dispatch_uid: str
-    """What it was connected with to be connected once; empty if nothing."""
+    """Its ``dispatch_uid``; empty if it has none."""
     is_async: bool
     """Whether it is a coroutine function."""
     dead: bool
@@ -48,12 +48,12 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignalListeners:
-    """A signal, and what listens to it."""
+    """A signal and its receivers."""
 
     name: str
     """As in the events: ``post_save``, ``shop.signals.order_paid``."""
     info: SignalInfo | None
-    """What the catalogue says of it; ``None`` for a project's own signals."""
+    """Its entry in the catalogue; ``None`` for a project's own signals."""
     is_recorded: bool
     """Whether its sends are recorded, or counted."""
     event_count: int
@@ -76,7 +76,7 @@ def get_signal_listeners(
     limit: int = DEFAULT_LIMIT,
     using: str | None = None,
 ) -> list[SignalListeners]:
-    """Return the signals of the catalogue and of ``custom_signals``, with what listens to each.
+    """Return the signals of the catalogue and of ``custom_signals``, with their receivers.
 
     ``custom_signals`` maps signals to their names, ``recorded_signals`` holds the names of recorded signals, and
     ``durable_receivers`` holds a signal's name, a sender (``None`` for any) and a receiver. ``signal`` and ``group`` of
@@ -87,8 +87,10 @@ def get_signal_listeners(
     event_filter = event_filter or EventFilter()
     counted: Counter[str] = Counter()
     oldest: int | None = None
-    sends = filter_newest(Event.objects.using(using), replace(event_filter, signal=(), group=()), limit)
-    for name, pre_signal_time, time in sends.values_list("signal", "data__pre_signal_time", "time"):
+    columns = ("signal", "data__pre_signal_time", "time")
+    for name, pre_signal_time, time in EventSearch(
+        _without_signals(event_filter), limit=limit, using=using, columns=columns
+    ):
         counted[name] += 1
         oldest = time if oldest is None else min(oldest, time)
         counterpart = BUILTIN_SIGNALS[name].counterpart if name in BUILTIN_SIGNALS else None
@@ -97,7 +99,7 @@ def get_signal_listeners(
     counted.update(count_signals_in_traces(oldest, using=using))
     durable_listeners: defaultdict[str, list[Listener]] = defaultdict(list)
     for name, sender, receiver in durable_receivers:
-        durable_listeners[name].append(_build_durable_listener(receiver, sender))
+        durable_listeners[name].append(build_durable_listener(receiver, sender))
     custom_by_name = {name: signal for signal, name in custom_signals.items() if name not in BUILTIN_SIGNALS}
     found: list[tuple[str, SignalInfo | None, Signal | None]] = [
         *((name, entry, _load_signal(entry)) for name, entry in BUILTIN_SIGNALS.items()),
@@ -110,29 +112,29 @@ def get_signal_listeners(
             is_recorded=name in recorded_signals,
             event_count=counted[name],
             listeners=(
-                *(
-                    _build_listener(one)
-                    for one in ([] if signal is None else receivers.get_connected_receivers(signal))
-                ),
+                *(build_listener(one) for one in ([] if signal is None else receivers.get_connected_receivers(signal))),
                 *durable_listeners[name],
             ),
         )
         for name, entry, signal in found
     )
-    return [one for one in listening if _matches(one, event_filter)]
+    return [one for one in listening if event_filter.matches_signal(one.name, one.group)]
 
 
-def _matches(listeners: SignalListeners, event_filter: EventFilter) -> bool:
-    return (not event_filter.signal or listeners.name in event_filter.signal) and (
-        not event_filter.group or listeners.group in event_filter.group
-    )
+def _without_signals(event_filter: EventFilter) -> EventFilter:
+    """Return the filter without what selects signals by their name and group."""
+    excluded = event_filter.excluded
+    if excluded is not None:
+        excluded = replace(excluded, signal=(), group=()) or None
+    return replace(event_filter, signal=(), group=(), excluded=excluded)
 
 
 def _load_signal(info: SignalInfo) -> Signal | None:
     return catalog.import_signal(info) if info.path else None
 
 
-def _build_listener(connected: ConnectedReceiver) -> Listener:
+def build_listener(connected: ConnectedReceiver) -> Listener:
+    """Return the description of one entry in a signal's list of receivers."""
     receiver = connected.receiver
     return Listener(
         name="" if receiver is None else receivers.get_name(receiver),
@@ -145,7 +147,8 @@ def _build_listener(connected: ConnectedReceiver) -> Listener:
     )
 
 
-def _build_durable_listener(receiver: Callable[..., Any], sender: str | None) -> Listener:
+def build_durable_listener(receiver: Callable[..., Any], sender: str | None) -> Listener:
+    """Return the description of a subscription of a durable receiver."""
     return Listener(
         name=receivers.get_name(receiver),
         location=receivers.get_location(receiver),
@@ -159,7 +162,7 @@ def _build_durable_listener(receiver: Callable[..., Any], sender: str | None) ->
 
 
 def _sender_label(sender: Any) -> str:
-    """Return what a sender is called, as its events call it."""
+    """Return the label of a sender, as in its events."""
     if isinstance(sender, type):
         label = getattr(getattr(sender, "_meta", None), "label", None)
         return label if isinstance(label, str) else f"{sender.__module__}.{sender.__qualname__}"
@@ -171,5 +174,5 @@ def _sender_label(sender: Any) -> str:
 
 
 def _format_dispatch_uid(uid: object) -> str:
-    """Return a ``dispatch_uid``, which may be any hashable object, without running what it brings along."""
+    """Return a ``dispatch_uid``, which may be any hashable object, as text without running its own methods."""
     return str(uid) if type(uid) in (str, int) else f"{type(uid).__module__}.{type(uid).__qualname__}"

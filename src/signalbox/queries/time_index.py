@@ -18,14 +18,14 @@ MAX_WRITE_DELAY: Final = dt.timedelta(hours=1)
 is away. The events of a transaction that stays open for longer are found by asking for a wider stretch."""
 
 WINDOW_ROWS: Final = 100
-"""Rows that are looked at in each step."""
+"""Rows that each step reads."""
 
 WRITE_TIME_EXPRESSIONS: Final[dict[type[Event | Trace], Combinable]] = {
     Event: F("time"),
-    # The sum of two big integers is a plain one to Django, which finds microseconds too great for it.
+    # Django gives the sum of two big integers the type IntegerField, which is too small for microseconds.
     Trace: ExpressionWrapper(F("time") + Coalesce(F("duration"), 0), output_field=BigIntegerField()),
 }
-"""What stands in a row of the time at which it could be written: when an event was sent, when a trace ended."""
+"""The earliest time of a row's write: when the event was sent, or when the trace ended."""
 
 
 def filter_by_time(
@@ -33,11 +33,10 @@ def filter_by_time(
 ) -> QuerySet[EventOrTrace]:
     """Return the rows of ``queryset`` between two moments: an event at its own time, a trace at the time of its end.
 
-    Ids are given when rows are written, so they follow the time, but for what had to wait: a row may have been written
-    up to ``MAX_WRITE_DELAY`` after the time that stands in it, and never before. Hence
+    A row gets its id when it is written, up to ``MAX_WRITE_DELAY`` after its time and never before it. Therefore
 
-    - a row as old as ``since - MAX_WRITE_DELAY`` was written before ``since``, and so was all that has a smaller id;
-    - a row as young as ``until + MAX_WRITE_DELAY`` was written after all that can be older than ``until``.
+    - a row as old as ``since - MAX_WRITE_DELAY`` was written before ``since``, and so was each row with a smaller id;
+    - a row as young as ``until + MAX_WRITE_DELAY`` was written after each row that can be older than ``until``.
 
     Both ids are searched by halves: some 25 steps for a hundred million rows, each a few rows by primary key. Rows
     between the ids are then compared by their exact time.
@@ -60,7 +59,7 @@ def filter_by_time(
 
 def earliest_write_us(since: dt.datetime) -> int:
     """Return a moment (µs) before which nothing younger than ``since`` was written."""
-    # In microseconds: there is no datetime before the year 1 or after the year 9999, while either may be asked for.
+    # In microseconds: a datetime can't be before the year 1 or after 9999, but a filter can.
     return to_microseconds(since) - MAX_WRITE_DELAY // dt.timedelta(microseconds=1)
 
 

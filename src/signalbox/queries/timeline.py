@@ -1,193 +1,48 @@
-"""What the page reads of the tables: by key, newest first, never counting a table and never skipping rows by number."""
+"""Queries of the timeline. They read ranges of keys, newest first, without COUNT or OFFSET on a whole table."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-from django.db import connections
-from django.db.models import Count, F, IntegerField, Q, QuerySet, Value
+from django.db import router
+from django.db.models import Count, F, QuerySet
 
 from signalbox.core import labels
-from signalbox.models import Event, Trace
-from signalbox.queries import time_index
-from signalbox.queries.timeline_query import ERRORS_ONLY, REQUEST_EXCEPTION_SIGNAL, TimelineQuery
-
-EventOrTrace = TypeVar("EventOrTrace", Event, Trace)
+from signalbox.core.tracing import SYSTEM_KINDS
+from signalbox.models import Error, Event, Trace
+from signalbox.queries import trace_summary
+from signalbox.queries.errors import count_trace_errors
+from signalbox.queries.event_errors import ERRORS_ONLY
+from signalbox.queries.events import load_client_addresses
+from signalbox.queries.related_names import load_current_names
+from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.trace_rows import select_trace_rows
+from signalbox.queries.trace_summary import SUMMARY_FIELDS, TraceSummary
+from signalbox.queries.window_search import DEFAULT_BUDGET, Windows, get_id_bounds
 
 PAGE_SIZE: Final = 40
 """Traces on one page of the timeline."""
 
 FETCH_SIZE: Final = 400
-"""Events that one statement of a search reads at most."""
+"""Maximum number of events that one statement of a search reads."""
 
-SEARCH_WINDOWS: Final = (1_000, 20_000)
-"""Keys that one statement of a search looks through where no index leads to what is looked for: at first, and at most.
-Each statement looks through twice as many as the one before."""
+SEARCH_BUDGET: Final = DEFAULT_BUDGET
+"""Seconds after which a search stops and returns how far it came."""
 
-SEARCH_BUDGET: Final = 0.06
-"""Seconds after which a search rests and says how far it came."""
+NEAR_IDS: Final = 20_000
+"""Keys near an event in which other events of its trace are searched."""
 
 MAX_PREVIEW_EVENTS: Final = 100
-"""Events up to which a trace's line shows what it is made of, all of it."""
-
-RUNNING_TIMEOUT_US: Final = 3_600_000_000
-"""Microseconds without an event after which a trace without a row is no longer said to run."""
-
-MAX_ROWS_PER_TRACE: Final = 20
-"""Rows of one trace that are read, the newest; there are more where a caller gives many requests the same id."""
+"""Maximum number of events of a trace whose line counts all of them."""
 
 MAX_TRACE_ROWS: Final = 500
-"""Rows of traces that one statement reads for the lines of a page."""
-
-MAX_LIVE_TRACES: Final = 100
-"""Traces that one answer of the live timeline holds at most; where more are new, the page asks for its list anew."""
+"""Maximum number of rows of traces that one statement reads."""
 
 MAX_HISTOGRAM_EVENTS: Final = 20_000
-"""Keys that the strip chart looks back over; a quarter of them where each one's data must be searched for a text."""
-
-
-@dataclass(slots=True)
-class TraceSummary:
-    """A trace as one line of the timeline."""
-
-    trace_id: str
-    traces: list[Trace] = field(default_factory=list)
-    """Its rows, the first to begin first: several where a request took up another's trace, none while it runs."""
-    has_more_traces: bool = False
-    """Whether it has more rows than were read."""
-    last_event_id: int = 0
-    """The newest of its events that were seen."""
-    first_event_time: int = 0
-    last_event_time: int = 0
-    """When the newest of its events that were seen was sent, in microseconds."""
-    signal_counts: Counter[str] = field(default_factory=Counter)
-    """What of it was looked at, by signal."""
-    seen_errors: int = 0
-    seen_rolled_back: int = 0
-    seen_actor: str = ""
-    match_count: int = 0
-    """How many of its events a search found, on this page."""
-
-    @property
-    def trace(self) -> Trace | None:
-        """The row of the work that began the trace."""
-        return self.traces[0] if self.traces else None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its row is still to come, as far as can be told: it has none, and something happened of late."""
-        return not self.traces and self.last_event_time > time.time_ns() // 1_000 - RUNNING_TIMEOUT_US
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether its row will hardly come: its process may have been killed."""
-        return not self.traces and not self.is_running
-
-    @property
-    def kind(self) -> str:
-        """Its kind; empty while it is not known."""
-        return self.traces[0].kind if self.traces else ""
-
-    @property
-    def name(self) -> str:
-        """What the work is called; while it runs, the signals that it has sent most."""
-        if self.traces:
-            return self.traces[0].name
-        return ", ".join(labels.short_name(signal) for signal, _ in self.signal_counts.most_common(3)) or "no event yet"
-
-    @property
-    def actor(self) -> str:
-        """Who did it."""
-        return next((row.actor_label for row in self.traces if row.actor_label), self.seen_actor)
-
-    @property
-    def time(self) -> int:
-        """When it began, in microseconds."""
-        return min(row.time for row in self.traces) if self.traces else self.first_event_time
-
-    @property
-    def duration(self) -> int | None:
-        """Microseconds from its beginning to its end."""
-        ends = [row.time + row.duration for row in self.traces if row.duration is not None]
-        return max(ends) - self.time if ends else None
-
-    @property
-    def events(self) -> int:
-        """How many events it holds."""
-        return max(sum(row.events for row in self.traces), self.signal_counts.total())
-
-    @property
-    def errors(self) -> int:
-        """How many receivers, operations and requests raised, as far as was looked."""
-        crashed = sum(row.status == "500" for row in self.traces)
-        return max(sum(row.errors for row in self.traces), crashed, self.seen_errors)
-
-    @property
-    def rolled_back(self) -> int:
-        """How many of its events were undone."""
-        return max(sum(row.rolled_back for row in self.traces), self.seen_rolled_back)
-
-    @property
-    def status(self) -> str:
-        """Its status; ``running`` or ``unfinished`` where it has no row."""
-        return self.traces[-1].status if self.traces else "running" if self.is_running else "unfinished"
-
-    @property
-    def tone(self) -> str:
-        """Whether the status is good, bad or a warning, or what it is where it has no row; empty if there is none."""
-        status = self.status
-        if not self.traces:
-            return status
-        if status.startswith("5") or status == "failed":
-            return "bad"
-        return "warning" if status.startswith("4") else "good" if status else ""
-
-    def count_groups(self) -> list[tuple[str, int]]:
-        """Return how many events of each group were looked at, in the groups' order."""
-        found: Counter[str] = Counter()
-        for signal, number in self.signal_counts.items():
-            found[labels.get_signal_group(signal)] += number
-        return [(group, found[group]) for group in GROUP_ORDER if found[group]]
-
-    def describe_groups(self) -> str:
-        """Say what it is made of."""
-        return ", ".join(f"{number} {group}" for group, number in self.count_groups()) or "no events"
-
-    def get_bar_segments(self) -> list[tuple[str, str, str]]:
-        """Return each group with its beginning and its width on a bar of 100."""
-        found, left = [], 0.0
-        total = self.signal_counts.total() or 1
-        for group, number in self.count_groups():
-            width = 100 * number / total
-            found.append((group, f"{left:.2f}", f"{width:.2f}"))
-            left += width
-        return found
-
-    def set_traces(self, traces: Sequence[Trace]) -> None:
-        """Set its rows, given by rising keys: the newest ``MAX_ROWS_PER_TRACE`` of them."""
-        self.has_more_traces = len(traces) > MAX_ROWS_PER_TRACE
-        self.traces = sorted(traces[-MAX_ROWS_PER_TRACE:], key=lambda row: (row.time, row.id))
-
-    def add_event(self, values: Sequence[Any]) -> None:
-        """Count one event, given in the order of ``SUMMARY_FIELDS``."""
-        event_id, _, time_us, signal, outcome, errors, actor = values
-        self.last_event_id = max(self.last_event_id, event_id)
-        self.first_event_time = min(self.first_event_time or time_us, time_us)
-        self.last_event_time = max(self.last_event_time, time_us)
-        self.signal_counts[signal] += 1
-        self.seen_errors += errors or (signal == REQUEST_EXCEPTION_SIGNAL or outcome == "failed")
-        self.seen_rolled_back += outcome == "rolled_back"
-        self.seen_actor = self.seen_actor or actor
-
-
-GROUP_ORDER: Final = ("model", "bulk", "auth", "custom", "task", "management", "database", "request", "test")
-"""The groups of signals, in the order in which the page shows them."""
-
-SUMMARY_FIELDS: Final = ("id", "trace_id", "time", "signal", "outcome", "errors", "actor_label")
+"""Newest keys that the histogram covers; a quarter of them if the filter reads the data of each event."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,9 +53,13 @@ class TimelinePage:
     next_cursor: int | None
     """Where the next page begins; ``None`` at the end of the table."""
     is_complete: bool
-    """Whether the page is full, or the table at its end; else the search rested."""
+    """Whether the page is full, or the table was read to its end; False if ``SEARCH_BUDGET`` was used up."""
     searched_until: int | None
-    """The time up to which was searched, in microseconds, where the search rested."""
+    """Where an incomplete search stopped: a time in microseconds."""
+    has_system: bool
+    """Whether there are events, and all of them are of traces of the system that are left out."""
+    newest_id: int | None
+    """The greatest key of an event that the first page may show. The next pages need it."""
 
 
 class _SearchResult(NamedTuple):
@@ -208,73 +67,71 @@ class _SearchResult(NamedTuple):
     next_cursor: int | None
     is_complete: bool
     searched_until: int | None
+    newest_id: int | None
 
 
-def get_timeline_page(timeline_query: TimelineQuery, before: int | None = None, size: int = PAGE_SIZE) -> TimelinePage:
-    """Return the traces of the newest events that ``timeline_query`` finds, below the key ``before``."""
-    found = _search(timeline_query, before, size)
+def get_timeline_page(
+    timeline_query: TimelineQuery, before: int | None = None, size: int = PAGE_SIZE, *, newest_id: int | None = None
+) -> TimelinePage:
+    """Return the traces of the newest events that ``timeline_query`` finds, below the key ``before``.
+
+    A trace that an earlier page has shown is left out. ``newest_id`` is that of the first page: a trace with newer
+    events was not on it because of them.
+    """
+    found = _search(timeline_query, before, size, newest_id)
     lines = list(found.summaries.values())
-    _load_details(lines)
+    _load_details(lines, keep_highlights=bool(timeline_query))
+    _load_highlights(lines)
+    lines.sort(key=_get_order, reverse=True)
     return TimelinePage(
         summaries=lines,
         next_cursor=found.next_cursor,
         is_complete=found.is_complete,
         searched_until=found.searched_until,
+        has_system=not lines and timeline_query.is_quiet and Event.objects.exists(),
+        newest_id=found.newest_id,
     )
 
 
-def _search(timeline_query: TimelineQuery, before: int | None, size: int) -> _SearchResult:
-    started_at = time.monotonic()
-    floor, cursor = _get_id_bounds(timeline_query, before)
-    matching = Event.objects.filter(timeline_query.to_q()).order_by("-id")
+def _search(timeline_query: TimelineQuery, before: int | None, size: int, newest_id: int | None) -> _SearchResult:
+    first_id, below = get_id_bounds(timeline_query.event_filter, before)
+    if before is None:
+        newest_id = below - 1
+    given = timeline_query.event_filter
+    windows = Windows(
+        first_id, below, budget=SEARCH_BUDGET, is_indexed=given.is_indexed, reads_traces=given.reads_traces
+    )
+    matching = timeline_query.select(Event.objects.all())
     lines: dict[str, TraceSummary] = {}
-    large_trace_ids: set[str] = set()
-    window, widest = SEARCH_WINDOWS
-    while cursor > floor:
-        bottom = floor if timeline_query.is_indexed and not large_trace_ids else max(floor, cursor - window)
-        query = matching.filter(id__lt=cursor, id__gte=bottom)
-        if large_trace_ids:
-            query = query.exclude(trace_id__in=large_trace_ids)
+    skipped: set[str] = set()
+    while windows.has_more:
+        first, last = windows.start_statement()
+        query = matching.filter(windows.to_q(first, last)).exclude(trace_id__in=skipped)
         rows = list(query.values_list(*SUMMARY_FIELDS)[:FETCH_SIZE])
-        shown_earlier = _find_already_shown(timeline_query, before, {row[1] for row in rows} - lines.keys())
+        found = {row[1] for row in rows} - lines.keys()
+        already_shown = _find_already_shown(timeline_query, before, newest_id, found)
         for row in rows:
-            if row[1] in shown_earlier:
+            if row[1] in already_shown:
                 continue
             line = lines.get(row[1])
             if line is None:
                 if len(lines) == size:
-                    return _SearchResult(lines, row[0] + 1, True, None)
+                    return _SearchResult(lines, row[0] + 1, True, None, newest_id)
                 line = lines[row[1]] = TraceSummary(row[1])
             line.add_event(row)
             line.match_count += 1
-        if len(rows) == FETCH_SIZE:
-            cursor = rows[-1][0]
-            if len({row[1] for row in rows}) <= size // 4:  # a trace of very many events would be all that is read
-                large_trace_ids |= {row[1] for row in rows}
-        else:
-            cursor, window = bottom, min(2 * window, widest)
-        if cursor > floor and time.monotonic() - started_at > SEARCH_BUDGET:
-            reached = rows[-1][2] if rows else _get_time_at(cursor)
-            if reached is None:  # nothing lies further back
+        is_full = len(rows) == FETCH_SIZE
+        windows.finish_statement(rows[-1][0] if is_full else first, is_window_done=not is_full)
+        if is_full and len({row[1] for row in rows}) <= size // 4:  # do not read only events of a very large trace
+            skipped |= {row[1] for row in rows}
+            # An index leads to far more rows than the statement returns.
+            windows.is_indexed, matching = False, matching.order_by("-id")
+        if windows.cursor > first_id and windows.is_over_budget:
+            reached = rows[-1][2] if rows else _get_time_at(windows.cursor)
+            if reached is None:  # the table has no older events
                 break
-            return _SearchResult(lines, cursor, False, reached)
-    return _SearchResult(lines, None, True, None)
-
-
-def _get_id_bounds(timeline_query: TimelineQuery, before: int | None) -> tuple[int, int]:
-    """Return the least key to look at, and the one to look below."""
-    newest = get_newest_event_id()
-    first, below = 0, newest + 1 if before is None else min(before, newest + 1)
-    since, until = timeline_query.event_filter.since, timeline_query.event_filter.until
-    if since is not None:
-        first = _find_first_id(time_index.earliest_write_us(since)) or newest + 1
-    if until is not None:
-        below = min(below, _find_first_id(time_index.latest_write_us(until)) or newest + 1)
-    return first, below
-
-
-def _find_first_id(timestamp_us: int) -> int | None:
-    return time_index.find_first_id(Event.objects.all(), time_index.WRITE_TIME_EXPRESSIONS[Event], timestamp_us)
+            return _SearchResult(lines, windows.cursor, False, reached, newest_id)
+    return _SearchResult(lines, None, True, None, newest_id)
 
 
 def _get_time_at(event_id: int) -> int | None:
@@ -282,21 +139,62 @@ def _get_time_at(event_id: int) -> int | None:
     return found
 
 
-def _find_already_shown(timeline_query: TimelineQuery, before: int | None, trace_ids: set[str]) -> set[str]:
-    """Return those traces that an earlier page has shown, by a newer event.
+def _find_already_shown(
+    timeline_query: TimelineQuery, before: int | None, newest_id: int | None, trace_ids: set[str]
+) -> set[str]:
+    """Return the traces that an earlier page has shown, because of a newer event.
 
-    It looks no further than one step of a search does: a trace with nothing in between for longer is shown twice.
+    It scans as many keys as one statement of a search: a trace with a longer pause is shown twice.
     """
     if before is None or not trace_ids:
         return set()
-    near = (before, before + SEARCH_WINDOWS[1])
-    query = Event.objects.filter(timeline_query.to_q(), trace_id__in=trace_ids, id__range=near)
+    near = (before, before + NEAR_IDS if newest_id is None else min(newest_id, before + NEAR_IDS))
+    query = timeline_query.select(Event.objects.filter(trace_id__in=trace_ids, id__range=near))
     return set(query.order_by().values_list("trace_id", flat=True).distinct())
 
 
-def _load_details(summaries: Sequence[TraceSummary]) -> None:
-    """Give each line its trace's rows and, where the trace is small, the whole of its events."""
+def _get_order(summary: TraceSummary) -> tuple[int, int]:
+    """Return what lines are sorted by: what they show. A transaction can write its events later than others."""
+    return summary.shown_time, summary.last_event_id
+
+
+def _load_highlights(summaries: Sequence[TraceSummary]) -> None:
+    """Load the event that each line shows, and the data of its first row, with at most three queries for all lines."""
+    ids = [line.highlight_id for line in summaries if line.highlight_id]
+    by_id = {event.id: event for event in Event.objects.filter(id__in=ids).order_by()} if ids else {}
+    load_client_addresses(by_id.values())
+    load_current_names(by_id.values())
+    for line in summaries:
+        line.highlight = by_id.get(line.highlight_id)
+    plain = {line.trace.id: line for line in summaries if line.trace and line.highlight is None}
+    if plain:
+        for row_id, data in Trace.objects.filter(id__in=plain).order_by().values_list("id", "data"):
+            plain[row_id].view = str(data.get("view") or "")
+
+
+def _load_details(summaries: Sequence[TraceSummary], *, keep_highlights: bool = False) -> None:
+    """Load each line's rows and, of a small trace, all events.
+
+    With ``keep_highlights``, the highlighted event stays one of those that a search found.
+    """
     by_id = {line.trace_id: line for line in summaries}
+    _load_trace_rows_and_events(summaries, by_id, keep_highlights=keep_highlights)
+    _load_errors([line for line in summaries if line.errors])
+
+
+def _load_errors(summaries: Sequence[TraceSummary]) -> None:
+    """Load the groups of the errors of lines, and how many of them are muted."""
+    if not summaries:
+        return
+    found = count_trace_errors(router.db_for_read(Error), [line.trace_id for line in summaries])
+    for line in summaries:
+        if line.trace_id in found:
+            line.muted_errors, line.error_fingerprint = found[line.trace_id]
+
+
+def _load_trace_rows_and_events(
+    summaries: Sequence[TraceSummary], by_id: Mapping[str, TraceSummary], *, keep_highlights: bool
+) -> None:
     for trace_id, rows in _fetch_traces(by_id).items():
         by_id[trace_id].set_traces(rows)
     partial = [
@@ -309,40 +207,36 @@ def _load_details(summaries: Sequence[TraceSummary]) -> None:
         return
     for line in partial:
         line.signal_counts.clear()
-        line.seen_errors = line.seen_rolled_back = 0
+        line.seen_errors = line.seen_rolled_back = line.seen_changes = 0
     for row in _fetch_nearby_events(partial):
-        by_id[row[1]].add_event(row)
+        line = by_id[row[1]]
+        kept = line.highlight_id, line.highlight_rank
+        line.add_event(row)
+        if keep_highlights and kept[0]:
+            line.highlight_id, line.highlight_rank = kept
 
 
 def _fetch_nearby_events(summaries: Sequence[TraceSummary]) -> list[Any]:
     """Return the newest events of these traces, ``SUMMARY_FIELDS`` of each."""
     least, greatest = min(line.last_event_id for line in summaries), max(line.last_event_id for line in summaries)
-    near = SEARCH_WINDOWS[1]
+    near = NEAR_IDS
     if greatest - least <= 2 * near:
-        # No further than one search goes: of a trace that is larger than it looks, a part will do.
+        # As many keys as one statement of a search: of a larger trace, some events are enough.
         query = Event.objects.filter(trace_id__in=[line.trace_id for line in summaries])
         query = query.filter(id__range=(least - near, greatest + near)).order_by("-id")
         return list(query.values_list(*SUMMARY_FIELDS)[: MAX_PREVIEW_EVENTS * PAGE_SIZE])
-    # Lines that a filter found far apart: one statement for all would read what lies between them.
+    # The lines are far apart: one statement for all would read the events between them.
     return [
         row
         for line in summaries
-        for row in _order_trace_events(line.trace_id, "-").values_list(*SUMMARY_FIELDS)[:MAX_PREVIEW_EVENTS]
+        for row in select_trace_rows(Event.objects.all(), line.trace_id, newest_first=True).values_list(
+            *SUMMARY_FIELDS
+        )[:MAX_PREVIEW_EVENTS]
     ]
 
 
-def _order_trace_events(trace_id: str, direction: str = "") -> QuerySet[Event]:
-    """Return a trace's events in the order of their keys.
-
-    With ``=`` and an order by the key alone, PostgreSQL reads the whole table in that order where it takes the trace
-    for a large one; in the order of both it has the trace's index.
-    """
-    events = Event.objects.filter(trace_id__range=(trace_id, trace_id))
-    return events.order_by(f"{direction}trace_id", f"{direction}id")
-
-
 def _fetch_traces(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
-    """Return the newest rows of each trace, ``MAX_ROWS_PER_TRACE`` of them and one more where there are more."""
+    """Return the newest rows of each trace: ``MAX_ROWS_PER_TRACE``, and one more if it exists."""
     found: dict[str, list[Trace]] = {}
     left = set(trace_ids)
     while left:
@@ -351,10 +245,9 @@ def _fetch_traces(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
         for row in rows:
             of_each.setdefault(row.trace_id, []).append(row)
         if len(rows) < MAX_TRACE_ROWS:
-            return found | {
-                trace_id: sorted(of, key=_get_id)[-MAX_ROWS_PER_TRACE - 1 :] for trace_id, of in of_each.items()
-            }
-        # A caller that gives everybody the same id would have all of its rows read: it is asked for by itself.
+            newest = -trace_summary.MAX_ROWS_PER_TRACE - 1
+            return found | {trace_id: sorted(of, key=_get_id)[newest:] for trace_id, of in of_each.items()}
+        # Many requests may share an id. That trace is read separately, to limit its rows.
         shared = max(of_each, key=lambda trace_id: len(of_each[trace_id]))
         found[shared] = _fetch_newest_traces(Trace.objects.defer("data"), shared)
         left.discard(shared)
@@ -362,7 +255,8 @@ def _fetch_traces(trace_ids: Iterable[str]) -> dict[str, list[Trace]]:
 
 
 def _fetch_newest_traces(queryset: QuerySet[Trace], trace_id: str) -> list[Trace]:
-    return list(queryset.filter(trace_id=trace_id).order_by("-id")[: MAX_ROWS_PER_TRACE + 1])[::-1]
+    newest = select_trace_rows(queryset, trace_id, newest_first=True)
+    return list(newest[: trace_summary.MAX_ROWS_PER_TRACE + 1])[::-1]
 
 
 def _get_id(trace: Trace) -> int:
@@ -370,196 +264,90 @@ def _get_id(trace: Trace) -> int:
 
 
 def get_newest_event_id() -> int:
-    """Return the greatest key of an event, 0 where there is none."""
+    """Return the greatest key of an event; 0 if the table is empty."""
     return Event.objects.order_by("-id").values_list("id", flat=True).first() or 0
-
-
-# ------------------------------------------------------------------ what is new
-
-
-class PositionGap(NamedTuple):
-    """Keys that were passed and not there: their transaction may still be open."""
-
-    table: int
-    """0 for events, 1 for traces."""
-    first: int
-    last: int
-    detected_at: int
-    """When they were missed, in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """How far a live page has read. It travels in the page, so that the server keeps nothing."""
-
-    event_id: int
-    trace_row_id: int
-    gaps: tuple[PositionGap, ...] = ()
-
-    @classmethod
-    def at_end(cls) -> Self:
-        """Return the position at the end of the tables, with what is missing before it: where a transaction is open,
-        keys will come that lie below the greatest."""
-        ends: list[int] = []
-        gaps: list[PositionGap] = []
-        now = int(time.time())
-        for table, rows in enumerate((Event.objects.all(), Trace.objects.all())):
-            # SQLite has one writer at a time: nothing comes there below the greatest key.
-            look_back = 1 if connections[rows.db].vendor == "sqlite" else GAP_LOOKBACK_IDS
-            keys = list(rows.order_by("-id").values_list("id", flat=True)[:look_back])[::-1]
-            ends.append(keys[-1] if keys else 0)
-            if look_back > 1 and keys:
-                # The table's beginning is known only where it was reached.
-                first = keys[0] if len(keys) == look_back else 1
-                gaps += _subtract_ids(PositionGap(table, first, keys[-1], now), keys)[-MAX_POSITION_GAPS:]
-        return cls(ends[0], ends[1], tuple(gaps[-MAX_POSITION_GAPS:]))
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the position that ``text`` says, the end of the tables where it says none."""
-        try:
-            keys, *gaps = (
-                [_parse_id(part) for part in parts.split(".")] for parts in text.split("~")[: MAX_POSITION_GAPS + 1]
-            )
-            event, trace = keys
-            missing = tuple(PositionGap(*gap) for gap in gaps)
-        except (ValueError, TypeError):
-            return cls.at_end()
-        return cls(event, trace, missing) if all(gap.table in (0, 1) for gap in missing) else cls.at_end()
-
-    def __str__(self) -> str:
-        return "~".join([f"{self.event_id}.{self.trace_row_id}", *(".".join(map(str, gap)) for gap in self.gaps)])
-
-
-def _parse_id(text: str) -> int:
-    """Return a number that every database takes for a key."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ValueError(text)
-    return int(text)
-
-
-MAX_POSITION_GAPS: Final = 20
-"""Gaps that a position remembers, the newest first."""
-
-POSITION_GAP_TIMEOUT: Final = 60
-"""Seconds after which a gap is taken for one that stays: its transaction was rolled back."""
-
-
-GAP_LOOKBACK_IDS: Final = 1_000
-"""Keys among which a page that is opened looks for gaps."""
-
-MAX_UPDATE_ROWS: Final = 2_000
-"""Rows of each table that one look for news reads."""
-
-
-class LiveUpdate(NamedTuple):
-    """What is new since a position."""
-
-    trace_ids: list[str]
-    """The traces of which something is new, the newest last."""
-    position: Position
-    """The position after them."""
-    is_behind: bool
-    """Whether more is new than one look reads or one answer holds: the list is to be asked for anew."""
-
-
-def get_live_update(position: Position) -> LiveUpdate:
-    """Return what is new since ``position``.
-
-    One statement, which finds nothing where nothing is new. A key's order is not the order of commits: keys that are
-    missing are looked for again.
-    """
-    conditions = [Q(id__gt=position.event_id), Q(id__gt=position.trace_row_id)]
-    for gap in position.gaps:
-        conditions[gap.table] |= Q(id__range=(gap.first, gap.last))
-    events, traces = (
-        _take_lowest_ids(queryset.filter(condition), MAX_UPDATE_ROWS)
-        .annotate(table=Value(table, output_field=IntegerField()))
-        .values_list("table", "id", "trace_id")
-        for table, (queryset, condition) in enumerate(
-            zip((Event.objects.all(), Trace.objects.all()), conditions, strict=True)
-        )
-    )
-    rows = sorted(events.union(traces, all=True))
-    now = int(time.time())
-    after: list[int] = []
-    gaps: list[PositionGap] = []
-    behind = False
-    for table, before in enumerate((position.event_id, position.trace_row_id)):
-        keys = [key for found, key, _ in rows if found == table]
-        behind |= len(keys) == MAX_UPDATE_ROWS
-        after.append(max([before, *keys]))
-        gaps += _update_gaps(table, before, [gap for gap in position.gaps if gap.table == table], keys, now)
-    newest: dict[str, int] = {}
-    for _, key, trace_id in rows:
-        newest.pop(trace_id, None)
-        newest[trace_id] = key
-    reached = Position(after[0], after[1], tuple(sorted(gaps, key=lambda gap: gap.detected_at)[-MAX_POSITION_GAPS:]))
-    return LiveUpdate(list(newest), reached, behind or len(newest) > MAX_LIVE_TRACES)
-
-
-def _take_lowest_ids(queryset: QuerySet[EventOrTrace], limit: int) -> QuerySet[EventOrTrace]:
-    """Return the ``limit`` rows with the least keys, so that they can be part of a union."""
-    least = queryset.order_by("id")[:limit]
-    if connections[queryset.db].features.supports_slicing_ordering_in_compound:
-        return least
-    return queryset.model._base_manager.using(queryset.db).filter(id__in=least.values("id")).order_by()
-
-
-def _update_gaps(
-    table: int, before: int, gaps: Iterable[PositionGap], keys: Sequence[int], now: int
-) -> list[PositionGap]:
-    """Return the gaps that stay open and those that ``keys``, in rising order, leave beyond ``before``."""
-    found = []
-    for gap in gaps:
-        if now - gap.detected_at <= POSITION_GAP_TIMEOUT:
-            inside = [key for key in keys if gap.first <= key <= gap.last]
-            found += _subtract_ids(gap, inside)
-    above = [key for key in keys if key > before]
-    return found + (_subtract_ids(PositionGap(table, before + 1, above[-1], now), above) if above else [])
-
-
-def _subtract_ids(gap: PositionGap, ids: Iterable[int]) -> list[PositionGap]:
-    """Return what is left of ``gap`` without ``ids``."""
-    found, first = [], gap.first
-    for key in ids:
-        if key > first:
-            found.append(gap._replace(first=first, last=key - 1))
-        first = key + 1
-    if first <= gap.last:
-        found.append(gap._replace(first=first))
-    return found
 
 
 def get_trace_summaries(
     trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int
 ) -> list[TraceSummary]:
-    """Return the lines of these traces, in this order, without those in which ``timeline_query`` finds nothing;
-    ``newest_event_id`` is the greatest key that was seen."""
-    found: Mapping[str, int] = dict.fromkeys(trace_ids, 0)
-    if timeline_query and trace_ids:
-        found = count_matches(trace_ids, timeline_query, newest_event_id)
+    """Return the lines of these traces, in this order, without those that ``timeline_query`` does not match.
+
+    ``newest_event_id`` is the greatest key that was read.
+    """
+    found = count_matches(trace_ids, timeline_query, newest_event_id) if trace_ids else {}
     lines = [
         TraceSummary(trace_id, last_event_id=newest_event_id, match_count=found[trace_id])
         for trace_id in trace_ids
         if trace_id in found
     ]
-    _load_details(lines)
+    if timeline_query:
+        _find_matching_highlights(lines, timeline_query, newest_event_id)
+    _load_details(lines, keep_highlights=bool(timeline_query))
+    _load_highlights(lines)
+    lines.sort(key=_get_order, reverse=True)
     return lines
 
 
-def count_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> dict[str, int]:
-    """Return the number of newest events that ``timeline_query`` matches, by trace; traces without any are left out.
+def _find_matching_highlights(
+    summaries: Sequence[TraceSummary], timeline_query: TimelineQuery, newest_event_id: int
+) -> None:
+    """Highlight an event that ``timeline_query`` matches, as a search does."""
+    by_id = {line.trace_id: line for line in summaries}
+    near = _select_matches(list(by_id), timeline_query, newest_event_id).order_by("-id")
+    for row in near.values_list(*SUMMARY_FIELDS)[: MAX_PREVIEW_EVENTS * PAGE_SIZE] if by_id else ():
+        seen = TraceSummary(row[1])
+        seen.add_event(row)
+        line = by_id[row[1]]
+        if seen.highlight_rank >= line.highlight_rank and seen.highlight_id:
+            line.highlight_id, line.highlight_rank = seen.highlight_id, seen.highlight_rank
 
-    It reads no more ids than one step of a search does.
+
+def count_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> dict[str, int]:
+    """Return the number of newest events that ``timeline_query`` matches, by trace, without traces that it leaves out.
+
+    It scans ``NEAR_IDS`` keys. Without a filter nothing is counted, and the numbers are 0.
     """
-    near = Event.objects.filter(
-        timeline_query.to_q(), trace_id__in=trace_ids, id__gt=newest_event_id - SEARCH_WINDOWS[1]
-    )
+    if not timeline_query:
+        system = _find_system_traces(trace_ids, newest_event_id) if timeline_query.is_quiet else set()
+        return {trace_id: 0 for trace_id in trace_ids if trace_id not in system}
+    near = _select_matches(trace_ids, timeline_query, newest_event_id)
     return dict(near.order_by().values_list("trace_id").annotate(number=Count("id")))
 
 
-# ------------------------------------------------------------------ one trace, one event, one object
+def find_removed_traces(
+    trace_ids: Sequence[str], summaries: Sequence[TraceSummary], timeline_query: TimelineQuery, newest_event_id: int
+) -> list[str]:
+    """Return the changed traces that a live page must no longer show: with the row of its end, a trace may not match.
+
+    ``summaries`` are the lines that ``get_trace_summaries()`` has returned for ``trace_ids``. A trace with events that
+    it did not search is not among those returned.
+    """
+    excluded = timeline_query.event_filter.excluded
+    if excluded is None or not excluded.reads_traces:
+        return []
+    shown = {line.trace_id for line in summaries}
+    left = [trace_id for trace_id in trace_ids if trace_id not in shown]
+    older = Event.objects.filter(trace_id__in=left, id__lte=newest_event_id - NEAR_IDS).order_by()
+    unknown = set(older.values_list("trace_id", flat=True).distinct()) if left else set()
+    return [trace_id for trace_id in left if trace_id not in unknown]
+
+
+def _find_system_traces(trace_ids: Sequence[str], newest_event_id: int) -> set[str]:
+    """Return those of ``trace_ids`` whose newest events are of the system, or which have only a row of the system."""
+    rows = Trace.objects.filter(trace_id__in=trace_ids, kind__in=SYSTEM_KINDS).order_by()
+    system = set(rows.values_list("trace_id", flat=True).distinct()[: len(trace_ids)])  # many rows may share an id
+    near = Event.objects.filter(trace_id__in=trace_ids, id__gt=newest_event_id - NEAR_IDS).order_by()
+    by_kind = set(near.values_list("trace_id", "is_system").distinct())
+    shown = {trace_id for trace_id, is_system in by_kind if not is_system}
+    return (system | {trace_id for trace_id, is_system in by_kind if is_system}) - shown
+
+
+def _select_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> QuerySet[Event]:
+    return Event.objects.filter(timeline_query.to_q(), trace_id__in=trace_ids, id__gt=newest_event_id - NEAR_IDS)
+
+
+# ------------------------------------------------------------------ one trace, event or object
 
 
 def get_trace_summary(trace_id: str) -> TraceSummary:
@@ -570,22 +358,22 @@ def get_trace_summary(trace_id: str) -> TraceSummary:
 
 
 def get_trace_name(trace_id: str) -> str:
-    """Return what the work of a trace is called; empty while it runs."""
+    """Return the name of a trace; empty while it runs."""
     line = TraceSummary(trace_id)
     line.set_traces(_fetch_newest_traces(Trace.objects.defer("data"), trace_id))
     return line.trace.name if line.trace else ""
 
 
 def get_trace_events(trace_id: str, after: int = 0, limit: int = 500) -> tuple[list[Event], int | None]:
-    """Return a trace's events beyond the key ``after``, in the order of their keys, and where the next ones begin."""
-    rows = list(_order_trace_events(trace_id).filter(id__gt=after)[: limit + 1])
+    """Return a trace's events above the key ``after``, by rising keys, and ``after`` of the next page."""
+    rows = list(select_trace_rows(Event.objects.filter(id__gt=after), trace_id)[: limit + 1])
     return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
 
 
 def get_object_events(
     sender: str, key: str, before: int | None = None, limit: int = 100
 ) -> tuple[list[Event], int | None]:
-    """Return the events of an object below the key ``before``, newest first, and where the next ones begin."""
+    """Return the events of an object below the key ``before``, newest first, and ``before`` of the next page."""
     query = Event.objects.filter(sender=sender, object_key=key)
     if before is not None:
         query = query.filter(id__lt=before)
@@ -605,12 +393,17 @@ def get_adjacent_events(event: Event) -> tuple[Event | None, Event | None]:
 # ------------------------------------------------------------------ sums over the latest events
 
 
-def get_histogram(timeline_query: TimelineQuery, since: int, step: int) -> list[tuple[int, str, int, int]]:
-    """Return ``(time, group, events, errors)`` of each step since ``since``; all times in microseconds."""
-    floor = get_newest_event_id() - (
-        MAX_HISTOGRAM_EVENTS // 4 if timeline_query.event_filter.text else MAX_HISTOGRAM_EVENTS
-    )
+def get_histogram(
+    timeline_query: TimelineQuery, since: int, step: int, *, has_system: bool = True
+) -> list[tuple[int, str, int, int]]:
+    """Return ``(time, group, events, errors)`` of each step since ``since``; all times in microseconds.
+
+    Without ``has_system``, events of traces of the system are left out, as the list leaves them out.
+    """
+    floor = _get_histogram_floor(timeline_query)
     query = Event.objects.filter(timeline_query.to_q(), id__gt=floor, time__gte=since).order_by()
+    if not has_system:
+        query = query.filter(is_system=False)
     rows = query.annotate(bucket=F("time") - F("time") % step).values_list("bucket", "signal")
     found: Counter[tuple[int, str]] = Counter()
     failed: Counter[tuple[int, str]] = Counter()
@@ -620,10 +413,16 @@ def get_histogram(timeline_query: TimelineQuery, since: int, step: int) -> list[
     return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]
 
 
-def get_histogram_start(since: int) -> int | None:
-    """Return the time before which the strip does not look, where its limit is the reason, in microseconds."""
-    reached = _get_time_at(get_newest_event_id() - MAX_HISTOGRAM_EVENTS)
+def get_histogram_start(timeline_query: TimelineQuery, since: int) -> int | None:
+    """Return the start of the histogram in microseconds, if its limit of keys cuts it off; else ``None``."""
+    reached = _get_time_at(_get_histogram_floor(timeline_query))
     return reached if reached is not None and reached > since else None
+
+
+def _get_histogram_floor(timeline_query: TimelineQuery) -> int:
+    """Return the greatest key that the histogram does not cover."""
+    limit = MAX_HISTOGRAM_EVENTS // 4 if timeline_query.event_filter.reads_data else MAX_HISTOGRAM_EVENTS
+    return get_newest_event_id() - limit
 
 
 def get_recent_names(scanned: int = 3000) -> dict[str, list[str]]:
@@ -637,7 +436,7 @@ def get_recent_names(scanned: int = 3000) -> dict[str, list[str]]:
 
 
 def get_recent_objects(scanned: int = 3000, limit: int = 200) -> dict[str, str]:
-    """Return the objects of the latest events, the newest first: how each is asked for, and what it is called."""
+    """Return the objects of the latest events, newest first: ``{"shop.Order:17": label}``."""
     query = Event.objects.filter(id__gt=get_newest_event_id() - scanned).exclude(object_key="").order_by("-id")
     found: dict[str, str] = {}
     for sender, key, label in query.values_list("sender", "object_key", "object_label").iterator():

@@ -1,4 +1,4 @@
-"""A trace as a tree: each event below the one in whose receiver it happened."""
+"""A trace as a tree: the parent of an event is the event whose receiver caused it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Final
 
 from signalbox.core.tracing import SPAN_BITS
 from signalbox.models import Event, Trace
-from signalbox.queries.filters import trace_id_prefix_q
+from signalbox.queries.filter_conditions import trace_id_prefix_q
+from signalbox.queries.trace_rows import select_trace_rows
 
 MAX_EVENTS: Final = 1000
-"""Events of a trace that are read, unless another number is asked for."""
+"""Default number of events of a trace that are read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """An event, with what happened in its receivers."""
+    """An event, with the events that its receivers caused."""
 
     event: Event
     children: tuple[Node, ...]
@@ -26,14 +27,13 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceTree:
-    """What happened in one trace."""
+    """The events of one trace."""
 
     trace_id: str
     traces: tuple[Trace, ...]
-    """The work that bore this id, in the order of its beginning: none if it has not ended, several where a caller's
-    ``traceparent`` was taken over more than once."""
+    """Rows with this id, by start: none if the trace has not ended, several if a ``traceparent`` was continued."""
     roots: tuple[Node, ...]
-    """Events that happened in no other's receiver, or in that of an event which is not there."""
+    """Events without a parent, or whose parent was not read."""
     is_complete: bool
     """Whether these are all its events."""
 
@@ -47,10 +47,12 @@ class TraceTree:
 
 
 def get_trace_tree(trace_id: str, *, limit: int = MAX_EVENTS, using: str | None = None) -> TraceTree | None:
-    """Return the trace with this id (32 hexadecimal digits), with the first ``limit`` events that were written of it;
-    ``None`` if there is neither a row nor an event of it."""
+    """Return a trace with its first ``limit`` events; ``None`` if it has neither a row nor an event.
+
+    ``trace_id`` has 32 hexadecimal digits.
+    """
     rows = tuple(Trace.objects.using(using).filter(trace_id=trace_id).order_by("time", "id")[:limit])
-    events = list(Event.objects.using(using).filter(trace_id=trace_id).order_by("id")[: limit + 1])
+    events = list(select_trace_rows(Event.objects.using(using), trace_id)[: limit + 1])
     if not rows and not events:
         return None
     return TraceTree(
@@ -59,11 +61,11 @@ def get_trace_tree(trace_id: str, *, limit: int = MAX_EVENTS, using: str | None 
 
 
 def find_trace_ids(prefix: str, *, using: str | None = None) -> list[str]:
-    """Return the ids of traces that begin with ``prefix``: of several, the first and the last."""
+    """Return the trace ids that begin with ``prefix``; the first and the last if there are several."""
     found: set[str] = set()
     for table in (Event, Trace):
         ids = table.objects.using(using).filter(trace_id_prefix_q([prefix]))
-        for order in ("trace_id", "-trace_id"):  # an index leads to either end
+        for order in ("trace_id", "-trace_id"):  # both use an index
             found.update(ids.order_by(order).values_list("trace_id", flat=True)[:1])
     return sorted({min(found), max(found)}) if found else []
 
@@ -77,10 +79,10 @@ def build_trees(events: Iterable[Event]) -> tuple[Node, ...]:
     children: defaultdict[int | None, list[int]] = defaultdict(list)
     for position, event in enumerate(ordered):
         parent = None if event.parent is None else positions.get(event.parent)
-        # A parent is sent before its children; anything else would be a circle.
+        # A parent is sent before its children. This also excludes cycles.
         children[parent if parent is not None and parent < position else None].append(position)
     nodes: dict[int, Node] = {}
-    for position in range(len(ordered) - 1, -1, -1):  # the last first: what is below an event is made before it
+    for position in range(len(ordered) - 1, -1, -1):  # children are built before their parent
         nodes[position] = Node(event=ordered[position], children=tuple(nodes[child] for child in children[position]))
     return tuple(nodes[position] for position in children[None])
 

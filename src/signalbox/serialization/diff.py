@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import compress, count
-from operator import is_not
+from operator import contains, is_not
 from types import NoneType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from django.utils.duration import duration_iso_string
@@ -17,41 +17,49 @@ from django.utils.duration import duration_iso_string
 from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN, Unknown
 from signalbox.serialization import expressions
+from signalbox.serialization.encoder import NotRestorable
 from signalbox.serialization.redaction import REDACTED, Redactor
+
+if TYPE_CHECKING:
+    from signalbox.serialization.field_values import ValueRecorder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldSet:
-    """What a model's row is made of; built once per model."""
+    """Describes the fields of a model that are recorded. Built once per model."""
 
     names: tuple[str, ...]
     """Names of the concrete fields, in the model's order."""
     attnames: tuple[str, ...]
-    """Their attributes on an instance: a foreign key's holds the key."""
+    """Names of their attributes on an instance. A foreign key's attribute contains the key."""
     secret: frozenset[str]
     """Names of fields whose values are never stored."""
     to_python: tuple[Callable[[Any], Any], ...]
-    """Each field's own reading of a raw value, so that ``"72"`` is no change of ``72``."""
+    """Each field's ``to_python()``, so that ``"72"`` is equal to ``72``."""
     non_scalar: frozenset[str]
-    """Names of fields whose values may be containers, floats or a project's own objects."""
+    """Names of fields whose values may be containers, floats or objects of the application."""
     redactor: Redactor
-    """Hides what is secret within the values."""
+    """Redacts secrets within the values."""
     excluded: frozenset[str]
-    """Names of fields that are left out."""
+    """Names of fields that are not recorded."""
     choices: Mapping[str, Mapping[Any, str]]
-    """Field with choices to value to what it is called."""
-    to_text: Mapping[str, Callable[[Any], Any]]
-    """Field of a project's own making to what makes a text of its values, as its serializer does."""
+    """The labels of the choices, by field and value."""
+    recorders: tuple[ValueRecorder, ...]
+    """For each field, the object that converts its values to their recorded form."""
+    exact_types: tuple[Container[type], ...]
+    """For each field, types whose values are stored as they are; for JSON also containers."""
+    json_positions: tuple[int, ...]
+    """Indexes of the fields whose containers are compared as JSON."""
     primary_key: frozenset[str]
     """Names of the fields of the primary key; an update does not change them."""
 
 
 class RowChange(NamedTuple):
-    """A row before and after one write. Values stand in the order of ``fields``; ``UNKNOWN`` was never read."""
+    """A row before and after one write. Values are in the order of ``fields``; ``UNKNOWN`` was never read."""
 
     fields: FieldSet
     old: Any
-    """Values before: a sequence, ``None`` if there was no row, ``UNKNOWN`` if nothing was read."""
+    """Values before: a sequence, ``None`` if the row did not exist, ``UNKNOWN`` if nothing was read."""
     new: Any
     """Values after: a sequence, or ``None`` if the row was deleted. ``UNKNOWN`` marks what was not written."""
     labels: dict[str, dict[str, str]] | None = None
@@ -59,13 +67,13 @@ class RowChange(NamedTuple):
 
 
 NON_EXPRESSION_TYPES: Final = frozenset(
-    {NoneType, bool, int, float, str, Decimal, datetime, date, time, UUID, dict, list, Unknown}
+    {NoneType, bool, int, float, str, Decimal, datetime, date, time, timedelta, UUID, dict, list, Unknown}
 )
-"""Classes of values that are surely no expressions: asking each value for its methods takes longer."""
+"""Types that are not expressions. A look-up is faster than the test of each value for a method."""
 
 
 def is_expression(value: Any) -> bool:
-    """Tell whether ``value`` is an expression, whose value the database works out."""
+    """Return whether ``value`` is an expression, whose value the database computes."""
     return type(value) not in NON_EXPRESSION_TYPES and hasattr(value, "resolve_expression")
 
 
@@ -74,19 +82,29 @@ def build_row(values: Any, fields: FieldSet) -> dict[str, Any]:
     found = dict(zip(fields.names, values, strict=True))
     if type(values) is not tuple:  # a tuple holds every value
         found = {name: value for name, value in found.items() if value is not UNKNOWN}
-    if not NON_EXPRESSION_TYPES.issuperset(map(type, values)):
-        for name, value in found.items():
-            if is_expression(value):
-                found[name] = expression_text(value, fields)
     for name in fields.secret:
         if found.get(name) is not None:
             found[name] = REDACTED
     for name in fields.excluded:
         found.pop(name, None)
-    for name, to_text in fields.to_text.items():
-        if name in found:
-            found[name] = to_text(found[name])
+    for position in fields.json_positions:
+        value = values[position]
+        if type(value) in (dict, list) and value:
+            _record_in_row(found, position, value, fields)
+    # Most values are of exact types, and take no call of a Python function.
+    if not all(map(contains, fields.exact_types, map(type, values))):
+        for position, value in enumerate(values):
+            if type(value) not in fields.exact_types[position]:
+                _record_in_row(found, position, value, fields)
     return found
+
+
+def _record_in_row(found: dict[str, Any], position: int, value: Any, fields: FieldSet) -> None:
+    """Set what is recorded of a value, unless its field is secret or excluded."""
+    name = fields.names[position]
+    if name in found and name not in fields.secret:
+        recorder = fields.recorders[position]
+        found[name] = expression_text(value, fields) if is_expression(value) else recorder.record(value)
 
 
 def diff(change: RowChange) -> dict[str, list[Any]]:
@@ -101,7 +119,7 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
             if after is UNKNOWN:
                 continue
             name = fields.names[position]
-            entry = _diff_value(name, before, after, fields.to_python[position], fields)
+            entry = _diff_value(position, before, after, fields)
             if entry is not None and name not in fields.primary_key:
                 found[name] = entry
     for name in fields.excluded:
@@ -109,41 +127,50 @@ def diff(change: RowChange) -> dict[str, list[Any]]:
     for name in fields.secret:
         if name in found:
             found[name] = [None if value is None else REDACTED for value in found[name]]
-    for name, to_text in fields.to_text.items():
-        if name in found:
-            found[name] = [to_text(value) for value in found[name]]
     return found
 
 
-def _diff_value(
-    name: str, before: Any, after: Any, to_python: Callable[[Any], Any], fields: FieldSet
-) -> list[Any] | None:
-    """Return ``[old, new]`` where the two differ, ``[new]`` where the old is unknown, ``None`` where they do not."""
-    if is_expression(after):
-        after = expression_text(after, fields)
+def _diff_value(position: int, before: Any, after: Any, fields: FieldSet) -> list[Any] | None:
+    """Return what is recorded of ``[old, new]`` where the two differ, of ``[new]`` where the old is unknown.
+
+    ``None`` where they do not differ.
+    """
+    recorder = fields.recorders[position]
+    after_is_expression = is_expression(after)
     if before is UNKNOWN or is_expression(before):
-        return [after]
-    are_equal = is_json_equal if name in fields.non_scalar else is_equal
+        return [expression_text(after, fields) if after_is_expression else recorder.record(after)]
+    if after_is_expression:
+        return [recorder.record(before), expression_text(after, fields)]
+    are_equal = is_json_equal if fields.names[position] in fields.non_scalar else is_equal
     if are_equal(before, after):
         return None
-    if type(before) is not type(after):
-        try:
-            if are_equal(to_python(before), to_python(after)):
-                return None
-        except Exception as error:  # noqa: BLE001 - a field's own code on a value that it may not know; the raw values speak
-            interrupts.raise_if_interrupt(error)
-            return [before, after]
-    return [before, after]
+    if type(before) is not type(after) and _are_read_as_equal(fields.to_python[position], before, after, are_equal):
+        return None
+    recorded = [recorder.record(before), recorder.record(after)]
+    # Both are read back, so what is recorded of them is equal only if the values are.
+    if are_equal(*recorded) and not isinstance(recorded[0], NotRestorable):
+        return None
+    return recorded
+
+
+def _are_read_as_equal(
+    to_python: Callable[[Any], Any], before: Any, after: Any, are_equal: Callable[[Any, Any], bool]
+) -> bool:
+    try:
+        return are_equal(to_python(before), to_python(after))
+    except Exception as error:  # noqa: BLE001 - a field's own code on a value that it may not know
+        interrupts.raise_if_interrupt(error)
+        return False
 
 
 class ExpressionText(dict[str, str]):
-    """What is told of a value that the database computed. By its class it is no value of a JSON field."""
+    """Text form of an expression. Its class distinguishes it from the value of a JSON field."""
 
 
 def expression_text(
     expression: Any, fields: FieldSet, annotations: Mapping[str, Any] = expressions.NO_ANNOTATIONS
 ) -> ExpressionText:
-    """Return what is told of a value that the database computed, and did not say; by its query's ``annotations``."""
+    """Return the text form of an expression. ``annotations`` are those of its query."""
     hidden = fields.secret | fields.excluded
     if not hidden.isdisjoint(fields.primary_key):
         hidden |= {"pk"}
@@ -151,7 +178,7 @@ def expression_text(
 
 
 def is_equal(before: Any, after: Any) -> bool:
-    """Tell whether two values are equal; values that can't be compared are not."""
+    """Return whether two values are equal. Values that can't be compared are not."""
     try:
         return bool(before == after)
     except Exception as error:  # noqa: BLE001 - a value's own __eq__ may raise anything
@@ -160,12 +187,12 @@ def is_equal(before: Any, after: Any) -> bool:
 
 
 def is_json_equal(before: Any, after: Any) -> bool:
-    """Tell the same of what may be JSON, which parts ``1`` from ``true`` where Python takes them for equal."""
+    """Return whether two JSON values are equal. Unlike in Python, ``1`` and ``True`` are not."""
     return is_equal(before, after) and _has_equal_bools(before, after)
 
 
 def _has_equal_bools(before: Any, after: Any) -> bool:
-    """Tell whether two equal values have their truth values in the same places."""
+    """Return whether two equal values have booleans in the same places."""
     if type(before) is dict and type(after) is dict:
         return all(_has_equal_bools(value, after[key]) for key, value in before.items())
     if type(before) in (list, tuple) and type(after) in (list, tuple):
@@ -174,7 +201,7 @@ def _has_equal_bools(before: Any, after: Any) -> bool:
 
 
 def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
-    """Return what an event stores of ``change``, with its name: ``row`` on create and delete, else ``changes``."""
+    """Return the name and the value under which an event stores ``change``: a ``row``, or ``changes`` of an update."""
     if change.old is None:
         return "row", build_row(change.new, change.fields)
     if change.new is None:
@@ -183,7 +210,7 @@ def describe(change: RowChange) -> tuple[str, dict[str, Any]]:
 
 
 def _is_choice(value: Any, choices: Mapping[Any, str]) -> bool:
-    """Tell whether a field's value is one of its choices; one that can't be hashed is none."""
+    """Return whether a field's value is one of its choices. A value that can't be hashed is not."""
     try:
         return value in choices
     except Exception as error:  # noqa: BLE001 - a value's own __hash__ and __eq__ may raise anything
@@ -192,7 +219,7 @@ def _is_choice(value: Any, choices: Mapping[Any, str]) -> bool:
 
 
 def _format_choice(value: Any) -> str:
-    """Return a choice as the text that stands for it in an event."""
+    """Return a choice as the text that an event stores for it."""
     if isinstance(value, timedelta):
         return duration_iso_string(value)
     return value.isoformat() if isinstance(value, date | time) else str(value)

@@ -1,7 +1,7 @@
-"""What is told of an expression that the database computes: its classes and fields, and literals without secrets.
+"""Formats expressions of the database: their classes, fields, and literals without secrets.
 
-An expression's own text would show every literal, and a queryset's runs a query. So only attributes are read here,
-past whatever a project's own class makes of them.
+``str()`` of an expression contains every literal, and that of a queryset runs a query. So only attributes are read,
+without calling the code of the application's classes.
 """
 
 from __future__ import annotations
@@ -22,35 +22,37 @@ from signalbox.serialization import encoder
 from signalbox.serialization.redaction import Redactor
 
 MAX_LENGTH: Final = 500
-"""Characters of the whole."""
+"""Characters of the text of an expression."""
 MAX_PARTS: Final = 100
-"""Expressions within one that are looked at, at any depth."""
+"""Parts of an expression that are formatted, at any depth."""
 ELLIPSIS: Final = "…"
 
 NO_ANNOTATIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _SKIPPED_ATTRIBUTES: Final = frozenset({"_constructor_args", "output_field", "extra"})
-"""Attributes that repeat what others say, or say nothing of the values."""
+"""Attributes that repeat others, or do not describe the values."""
 _SQL_STRING: Final = re.compile(r"'(?:[^']|'')*+'?")
 
 
 def format_expression(
     expression: Any, redactor: Redactor, hidden: Collection[str] = (), annotations: Mapping[str, Any] = NO_ANNOTATIONS
 ) -> str:
-    """Return ``expression`` as text. Literals that meet a secret field, or one of ``hidden``, are not told, nor are
-    those beside a literal that names a secret. ``annotations`` are those of its query: a field by another name. It
-    never raises, and runs neither a query nor a project's code."""
+    """Return ``expression`` as text of at most `MAX_LENGTH` characters. Raise nothing, and run no query.
+
+    Literals are redacted if they are compared or joined with a secret field, with a field of ``hidden``, or with a
+    literal that is a secret name. ``annotations`` are those of the query, which give other names to fields.
+    """
     try:
         return fit_column(
             _ExpressionFormatter(redactor, hidden, annotations).render(expression, secret=False), MAX_LENGTH
         )
-    except Exception as error:  # noqa: BLE001 - attributes may hold anything; the class alone is always there to be told
+    except Exception as error:  # noqa: BLE001 - attributes may have any value; the class is always known
         interrupts.raise_if_interrupt(error)
         return type(expression).__name__
 
 
 class _ExpressionFormatter:
-    """One rendering, and how many parts it may still look at."""
+    """Formats one expression, and counts the parts that it may still format."""
 
     def __init__(self, redactor: Redactor, hidden: Collection[str], annotations: Mapping[str, Any]) -> None:
         self._redactor = redactor
@@ -108,8 +110,10 @@ class _ExpressionFormatter:
         return f"'{encoded}'" if isinstance(encoded, str) else encoder.dumps(encoded)
 
     def _contains_secret(self, value: Any, depth: int = 0) -> bool:
-        """Tell whether a field below ``value`` is secret, or a literal names one as a key of JSON does: then so may be
-        what it is compared or joined with. What is chosen under a condition is not."""
+        """Return whether ``value`` contains a secret field, or a literal that is a secret name such as a key of JSON.
+
+        Values that are compared or joined with ``value`` may then be secret. Those of a condition's branches are not.
+        """
         kind, attributes = type(value), _get_instance_dict(value)
         if issubclass(kind, F):
             name = str(attributes.get("name"))
@@ -128,7 +132,7 @@ class _ExpressionFormatter:
         return any(self._contains_secret(part, depth + 1) for part in _get_children(value) if _is_expression(part))
 
     def _is_secret(self, lookup: str) -> bool:
-        """Tell whether what is looked up so is secret, through whichever relations: ``customer__api_token__in``."""
+        """Return whether a lookup such as ``customer__api_token__in`` has a secret name."""
         names = (lookup, *lookup.split("__"))
         return any(name in self._hidden or self._redactor.is_secret(name) for name in names)
 
@@ -151,7 +155,7 @@ def _is_expression(value: Any) -> bool:
 
 
 def _get_instance_dict(value: Any) -> dict[str, Any]:
-    """Return an object's attributes, past its properties."""
+    """Return an object's attributes without calling its properties."""
     try:
         attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:

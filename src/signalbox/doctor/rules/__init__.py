@@ -1,4 +1,4 @@
-"""The rules, one module each family; the table of them is the doctor's documentation."""
+"""The registry of rules. Each module of the package has the rules on one subject."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from signalbox.doctor.project import Project
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """What a rule says of one place."""
+    """A defect that a rule found at one place."""
 
     path: str
     """Absolute path of the file; empty if unknown."""
     line: int
     """Line in the file; 0 if unknown."""
     signal: str
-    """The signal by name."""
+    """Name of the signal."""
     receiver: str = ""
     """Dotted name of the receiver."""
     message: str
@@ -27,9 +27,9 @@ class Fault:
     reason: str
     """Why it happens."""
     hint: str
-    """What to write instead."""
+    """What to change."""
     severity: Severity | None = None
-    """How much it hurts, where that differs from the rule's."""
+    """Its severity; ``None`` for that of the rule."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,19 +37,19 @@ class Rule:
     """One rule."""
 
     id: str
-    """Its id for Django's checks."""
+    """Its id in Django's system checks, such as ``signalbox.D001``."""
     name: str
-    """Its name on the command line."""
+    """Its name on the command line, such as ``dead-receiver``."""
     severity: Severity
-    """How much its findings hurt, as a rule."""
+    """The severity of its findings, unless a finding has another."""
     include_packages: bool
-    """Whether it speaks of installed packages unasked; else only when their app is named."""
+    """Whether it reports on installed packages by default; else only if their app is selected."""
     needs_recorded_events: bool
-    """Whether it needs recorded events."""
+    """Whether it reads recorded events or deliveries."""
     description: str
-    """What it finds, in one line."""
+    """Its row in the documentation."""
     check: Callable[[Project], Iterator[Fault]]
-    """Finds it."""
+    """Yields the defects in a project."""
 
 
 RULES: Final[dict[str, Rule]] = {}
@@ -87,6 +87,7 @@ def _load_rules() -> None:
         asynchrony,
         connect_in_request,
         connections,
+        deliveries,
         effects,
         failures,
         fixtures,
@@ -95,6 +96,7 @@ def _load_rules() -> None:
         recursion,
         secrets,
         senders,
+        short_lived_receivers,
         signatures,
         unused_signals,
     )

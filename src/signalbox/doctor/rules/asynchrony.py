@@ -1,4 +1,4 @@
-"""Receivers and sends that don't agree on being async."""
+"""Async receivers of synchronous sends, and the reverse."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FREQUENT_SIGNALS: Final = frozenset(
     "async-mismatch",
     Severity.WARNING,
     "an async receiver on a signal that is sent synchronously in hot code, and the other way round; an object whose "
-    "`__call__()` nobody awaits",
+    "`__call__()` is never awaited",
 )
 def async_mismatch(project: Project) -> Iterator[Fault]:
-    """Find sends that must build a bridge between sync and async code each time."""
+    """Find sends that switch between sync and async code each time."""
     for subscription in project.subscriptions:
         if subscription.after_commit:
             continue
@@ -50,7 +50,7 @@ def async_mismatch(project: Project) -> Iterator[Fault]:
 
 
 def _check_never_awaited(subscription: Subscription) -> tuple[str, str, str, Severity] | None:
-    """Judge an object whose call is a coroutine: Django asks the object, which is none."""
+    """Check an object with an async ``__call__()``, which Django does not recognize as async."""
     function = subscription.function
     is_not_marked_async = subscription.connection is not None and not subscription.connection.is_async
     if not (is_not_marked_async and function.is_coroutine and function.is_method and function.name == "__call__"):
@@ -58,12 +58,12 @@ def _check_never_awaited(subscription: Subscription) -> tuple[str, str, str, Sev
     if function.decorators:
         return None
     return (
-        "It never runs: each send makes a coroutine and throws it away.",
+        "It never runs: each send creates a coroutine and discards it.",
         (
-            "Django asks the object whether it is a coroutine function; it isn't, whatever its __call__() is. So it "
-            "is called as a plain function, and nobody awaits what it returns."
+            "Django checks whether the object is a coroutine function, not its __call__(). It calls the object as a "
+            "plain function, and does not await the result."
         ),
-        "Connect an async function; or call asgiref.sync.markcoroutinefunction(self) in __init__().",
+        "Connect an async function, or call asgiref.sync.markcoroutinefunction(self) in __init__().",
         Severity.ERROR,
     )
 
@@ -74,12 +74,12 @@ def _check_async_receiver(project: Project, subscription: Subscription) -> tuple
     )
     if is_frequent:
         return (
-            "Each send starts an event loop for it and throws it away, which takes far longer than the call itself.",
+            "Each send starts and closes an event loop for it, which takes far longer than the call itself.",
             (
-                f"{subscription.signal} is sent by send(), under asave() too: Django runs async ones by "
-                "async_to_sync() then."
+                f"{subscription.signal} is sent by send(), also in asave(). Django then runs async receivers by "
+                "async_to_sync()."
             ),
-            "Write it as a plain function; put what waits into a task.",
+            "Write it as a plain function, and move slow work to a task.",
             Severity.WARNING,
         )
     if subscription.signal in catalog.BUILTIN_SIGNALS:
@@ -110,11 +110,11 @@ def _check_sync_receiver(project: Project, subscription: Subscription) -> tuple[
     if not sends or any(send.method in {"send", "send_robust"} for send in sends):
         return None
     return (
-        "Each send hands it to a thread and waits for it.",
+        "Each send runs it in a thread and waits for it.",
         (
             f"{subscription.signal} is sent by {sends[0].method}() only: Django then runs plain receivers by "
             "sync_to_async()."
         ),
-        "Write it with `async def`, if what it calls can be awaited.",
+        "Write it with `async def`, if the functions that it calls can be awaited.",
         Severity.INFO,
     )

@@ -13,7 +13,7 @@ from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.source_model import ConnectCall, Function
 
 MIN_DUPLICATES: Final = 25
-"""Receivers of one sender with one piece of code from which on they are taken for a leak."""
+"""Number of receivers with the same code and sender that is reported as a leak."""
 _REQUEST_METHODS: Final = frozenset(
     """get post put patch delete head options dispatch form_valid form_invalid get_queryset get_context_data list
     retrieve create update partial_update destroy perform_create perform_update perform_destroy process_request
@@ -33,7 +33,7 @@ _REQUEST_CLASS_SUFFIXES: Final = (
     "Consumer",
 )
 _PER_REQUEST_CLASS_SUFFIXES: Final = ("Form", "Serializer", "View", "ViewSet")
-"""Bases of classes of which each request makes an object; of middleware and admin classes there is one."""
+"""Bases of classes that are instantiated for each request, unlike middleware and admin classes."""
 _REQUEST_TIME_SIGNALS: Final = frozenset(
     """request_started request_finished user_logged_in user_logged_out pre_init post_init pre_save post_save pre_delete
     post_delete m2m_changed got_request_exception""".split()
@@ -48,7 +48,7 @@ _REQUEST_TIME_SIGNALS: Final = frozenset(
     include_packages=True,
 )
 def connect_in_request(project: Project) -> Iterator[Fault]:
-    """Find connections made again and again."""
+    """Find connections that are made repeatedly."""
     request_time_functions = {
         (subscription.function.path, subscription.function.line)
         for subscription in project.subscriptions
@@ -65,8 +65,8 @@ def connect_in_request(project: Project) -> Iterator[Fault]:
                     line=connect.line,
                     signal=signal,
                     receiver=connect.receiver_path or connect.receiver_text,
-                    message="Each call adds one more receiver, which is never taken away: every send gets slower, "
-                    "and the memory of the process grows.",
+                    message="Each call adds a receiver that is never disconnected: every send gets slower, and the "
+                    "memory of the process grows.",
                     reason=f"{connect.receiver_text} is another object, or has another dispatch_uid or sender, each "
                     f"time that {request_function} runs, and Django keeps them all.",
                     hint="Connect one function once, in ready() of the app config.",
@@ -78,9 +78,9 @@ def connect_in_request(project: Project) -> Iterator[Fault]:
                     line=connect.line,
                     signal=signal,
                     receiver=connect.receiver_path,
-                    message=f"Until {request_function} has run in a process, that process has no such receiver; then "
-                    "it has it for good.",
-                    reason="The connection is made while work is done, and it belongs to the process, not to the "
+                    message=f"A process has this receiver only after {request_function} has run once, and then "
+                    "permanently.",
+                    reason="The connection is made during a request, and it belongs to the process, not to the "
                     "request.",
                     hint="Connect it once, in ready() of the app config.",
                 )
@@ -88,7 +88,7 @@ def connect_in_request(project: Project) -> Iterator[Fault]:
 
 
 def _get_request_function(function: Function | None, request_time_functions: set[tuple[str, int]]) -> str:
-    """Return the function that runs for a request, in words; nothing if it may be one that runs once."""
+    """Return a description of the enclosing function that runs for each request; empty if there is none."""
     while function is not None:
         parameters = [argument.arg for argument in (*function.parameters.posonlyargs, *function.parameters.args)]
         call_parameters = parameters[1:] if function.is_method else parameters
@@ -114,13 +114,13 @@ def _get_request_function(function: Function | None, request_time_functions: set
 
 
 def _has_disconnect(connect: ConnectCall) -> bool:
-    """Whether the function takes back what it connects."""
+    """Return True if the enclosing function also disconnects."""
     nodes = ast.walk(connect.enclosing_function.node) if connect.enclosing_function else ()
     return any(isinstance(node, ast.Attribute) and node.attr == "disconnect" for node in nodes)
 
 
 def _adds_connection_each_call(connect: ConnectCall) -> bool:
-    """Whether each call leaves one more connection: of an object that is kept, or of a key that changes."""
+    """Return True if each call adds a connection: its receiver is a new object, or its ``dispatch_uid`` changes."""
     if connect.dispatch_uid is not None and not isinstance(connect.dispatch_uid, ast.Constant):
         return connect.kind == "function" or connect.weak is False
     if isinstance(connect.dispatch_uid, ast.Constant):
@@ -138,7 +138,7 @@ def _adds_connection_each_call(connect: ConnectCall) -> bool:
 
 
 def _find_duplicates(project: Project) -> Iterator[Fault]:
-    """Find crowds of living receivers that share their code and their sender: one more came each time."""
+    """Find many live receivers with the same code and sender."""
     duplicates = Counter(
         (c.signal, c.path, c.line, c.sender_key, c.receiver)
         for c in project.runtime.connections
@@ -151,9 +151,8 @@ def _find_duplicates(project: Project) -> Iterator[Fault]:
                 line=line,
                 signal=signal,
                 receiver=receiver,
-                message=f"{count} receivers with the same code hear the same sender, so that each send runs it "
+                message=f"{count} receivers with the same code are connected to the same sender, so each send runs it "
                 f"{count} times.",
-                reason="A new function or object is connected again and again, strongly or held by something, and none "
-                "is ever disconnected.",
-                hint="Connect one function once, in ready(); or give them one dispatch_uid.",
+                reason="A new function or object is connected repeatedly, and none is ever disconnected.",
+                hint="Connect one function once, in ready(), or use a constant dispatch_uid.",
             )

@@ -1,4 +1,4 @@
-"""Connections made twice, never, or too late."""
+"""Connections that are made twice, never or too late."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from signalbox.doctor.findings import Severity
 from signalbox.doctor.import_order import ImportOrder
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.runtime import Connection
+from signalbox.doctor.runtime_model import Connection
 from signalbox.doctor.source_model import ConnectCall
 
 _CONVENTIONAL_MODULES: Final = frozenset({"admin", "asgi", "celery", "cron", "jobs", "routing", "tasks", "wsgi"})
-"""Modules that servers, workers and the admin look for by name in each app."""
+"""Modules that servers, workers and the admin import by name from each app."""
 
 
 @rule(
@@ -26,7 +26,7 @@ _CONVENTIONAL_MODULES: Final = frozenset({"admin", "asgi", "celery", "cron", "jo
     include_packages=True,
 )
 def connected_twice(project: Project) -> Iterator[Fault]:
-    """Find receivers that run twice for one send, and connections that change nothing."""
+    """Find receivers that run twice for one send, and connections without effect."""
     reported: set[tuple[str, str, int]] = set()
     for key, connections in project.live_connections.items():
         kept = [connection for connection in connections if not connection.kept_by_debug_cache]
@@ -43,7 +43,7 @@ def connected_twice(project: Project) -> Iterator[Fault]:
 def _check_double_import(project: Project, connections: list[Connection]) -> Fault | None:
     first = connections[0]
     other = next((c for c in connections if c.module != first.module and c.identity != first.identity), None)
-    # Methods of one class in one file, called by way of subclasses elsewhere, name one module; so do wrapped ones.
+    # Methods that subclasses in other modules inherit, and wrapped functions, have the same __module__.
     if other is None or not {first.module, other.module} <= project.runtime.modules:
         return None
     if first.receiver.removeprefix(first.module) != other.receiver.removeprefix(other.module):
@@ -54,9 +54,9 @@ def _check_double_import(project: Project, connections: list[Connection]) -> Fau
         signal=first.signal,
         receiver=first.receiver,
         message="The receiver runs twice for each send.",
-        reason=f"Its file is imported under two names, {first.module} and {other.module}: Python runs it once for "
-        "each, and Django can't see that both functions are the same.",
-        hint="Import the module by one name everywhere: by the one that its app has in INSTALLED_APPS.",
+        reason=f"Its file is imported under two names, {first.module} and {other.module}. Python runs it once for "
+        "each name, and Django sees two different functions.",
+        hint="Import the module everywhere by the name that its app has in INSTALLED_APPS.",
     )
 
 
@@ -83,14 +83,14 @@ def _check_double_connection(project: Project, connections: list[Connection]) ->
                 message=f"The receiver runs twice {affected_sends}.",
                 reason="It is connected twice, with "
                 + ("different dispatch_uids" if first.sender_key == second.sender_key else "a sender and without one")
-                + ", and Django takes these for two receivers.",
+                + ", and Django treats these as two receivers.",
                 hint="Connect it once.",
             )
     return None
 
 
 def _do_overlap(one: Connection, other: Connection) -> bool:
-    """Whether one send reaches both."""
+    """Return True if one send reaches both connections."""
     return one.sender_key == other.sender_key or 0 in {one.sender_key, other.sender_key}
 
 
@@ -122,10 +122,9 @@ def _find_redundant(project: Project, signal: str, connect_calls: list[ConnectCa
                 line=connect_call.line,
                 signal=signal,
                 receiver=connect_call.receiver_path,
-                message="Nothing: this second connection of the receiver is thrown away, it runs once for each send.",
-                reason=f"It is connected already, in line {first.line} of {first.module}: Django keeps one connection "
-                "of one receiver and one sender. With a dispatch_uid or another sender in one of them it would run "
-                "twice.",
+                message="This second connection of the receiver has no effect.",
+                reason=f"It is already connected in line {first.line} of {first.module}. Django keeps one connection "
+                "for a receiver and a sender. With another dispatch_uid or sender it would run twice.",
                 hint="Remove one of the two.",
                 severity=Severity.INFO,
             )
@@ -138,10 +137,10 @@ def _find_redundant(project: Project, signal: str, connect_calls: list[ConnectCa
     5,
     "never-imported",
     Severity.ERROR,
-    "an app's module with receivers that nothing imports by the time setup() is done",
+    "an app's module with receivers that is not imported when setup() ends",
 )
 def never_imported(project: Project) -> Iterator[Fault]:
-    """Find modules whose receivers don't exist, since nobody runs them."""
+    """Find modules with receivers that are not imported."""
     missing: dict[str, list[ConnectCall]] = defaultdict(list)
     for connect in project.source.connect_calls:
         is_unloaded = connect.enclosing_function is None and not project.is_loaded(connect.module)
@@ -159,10 +158,9 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 line=first.line,
                 signal=", ".join(first.signals),
                 receiver=first.receiver_path,
-                message="Management commands, workers and the shell run without this receiver; a web process has it "
-                f"once its first request has come.{others}",
-                reason=f"After setup() nothing has imported {name}: that happens with the URLconf, or within a "
-                "function.",
+                message="Management commands, workers and the shell run without this receiver. A web process has it "
+                f"only after its first request.{others}",
+                reason=f"{name} is not imported during setup(), only later: with the URLconf or in a function.",
                 hint=f"Import {name} in ready() of {config}.",
                 severity=Severity.WARNING,
             )
@@ -172,8 +170,8 @@ def never_imported(project: Project) -> Iterator[Fault]:
                 line=first.line,
                 signal=", ".join(first.signals),
                 receiver=first.receiver_path,
-                message=f"The receiver never runs: it doesn't exist.{others}",
-                reason=f"Nothing imports {name}, so that its decorators and connect() calls are never reached.",
+                message=f"The receiver never runs.{others}",
+                reason=f"No code imports {name}, so its decorators and connect() calls never run.",
                 hint=f"Import {name} in ready() of {config}.",
             )
 
@@ -188,7 +186,7 @@ def _is_importable(project: Project, name: str) -> bool:
 
 
 def _get_late_import_roots(project: Project) -> list[str]:
-    """Return what brings imports in time: functions of imported modules, commands, the URLconf, what settings name."""
+    """Return modules that may import others later: loaded modules, commands and modules named in settings."""
     imports = project.source.imports
     loaded_or_command = [name for name in imports if project.is_loaded(name) or ".management.commands." in f"{name}."]
     entry_points = [name for entry in project.runtime.entry_points for name in (entry, entry.rpartition(".")[0])]
@@ -212,7 +210,7 @@ def _get_late_import_roots(project: Project) -> list[str]:
     include_packages=True,
 )
 def connected_too_late(project: Project) -> Iterator[Fault]:
-    """Find connections that are made when the signal has been sent already."""
+    """Find connections that are made after the signal was sent."""
     import_order = ImportOrder(project=project)
     for connect in project.source.connect_calls:
         for signal in connect.signals:
@@ -238,9 +236,9 @@ def _check_class_prepared(import_order: ImportOrder, connect: ConnectCall) -> Fa
         line=connect.line,
         signal="class_prepared",
         receiver=connect.receiver_path,
-        message="The receiver sees none of the project's models; only such as are made later, if any.",
-        reason="class_prepared is sent while the models' modules are imported. All of them are when ready() runs.",
-        hint="Connect it in __init__() of the app config, which runs before; or go through apps.get_models() in "
+        message="The receiver runs for none of the project's models, only for classes that are created later.",
+        reason="class_prepared is sent while the modules of the models are imported, before ready() runs.",
+        hint="Connect it in __init__() of the app config, which runs earlier, or iterate over apps.get_models() in "
         "ready().",
     )
 
@@ -257,7 +255,7 @@ def _check_migrate(import_order: ImportOrder, connect: ConnectCall, signal: str)
         or not _is_importable(project, connect.module)
     ):
         return None
-    # migrate imports the management package of each app, and flush does.
+    # migrate and flush import the management package of each app.
     if connect.module in import_order.find_reachable([f"{app.module}.management" for app in project.runtime.apps]):
         return None
     return Fault(
@@ -266,7 +264,7 @@ def _check_migrate(import_order: ImportOrder, connect: ConnectCall, signal: str)
         signal=signal,
         receiver=connect.receiver_path,
         message="manage.py migrate runs without this receiver.",
-        reason=f"After setup() nothing has imported {connect.module}, and migrate imports no URLconf and no views.",
+        reason=f"{connect.module} is not imported during setup(), and migrate imports neither URLconf nor views.",
         hint="Connect it in ready() of the app config, with sender=self.",
     )
 
@@ -281,7 +279,7 @@ def _check_after_send(import_order: ImportOrder, connect: ConnectCall, signal: s
     if sender_app is None:
         return None
     if send.enclosing_function is None:
-        # A module that ready() doesn't import has sent it before any ready() ran.
+        # A module that no ready() imports has sent it before any ready() ran.
         sent_at = import_order.get_ready_position(send.module) or (
             (-1, send.line) if project.is_loaded(send.module) else None
         )

@@ -1,4 +1,4 @@
-"""Receivers that act before commit what can't be taken back."""
+"""Receivers with irreversible effects before commit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TASK_SIGNATURE_METHODS: Final = frozenset({"s", "si", "signature", "subtask", "
     "mail, HTTP, `.delay()`, `.enqueue()` or another effect in a receiver that runs before commit",
 )
 def effect_before_commit(project: Project) -> Iterator[Fault]:
-    """Find effects that can't be taken back, done while the transaction still can."""
+    """Find irreversible effects in a transaction that may still be rolled back."""
     reported: set[tuple[str, int]] = set()
     for subscription in project.subscriptions:
         if subscription.signal not in _TRANSACTIONAL_SIGNALS or subscription.after_commit:
@@ -46,18 +46,18 @@ def effect_before_commit(project: Project) -> Iterator[Fault]:
                         line=call.lineno,
                         signal=subscription.signal,
                         receiver=subscription.receiver,
-                        message=f"It {effect} for a change that may still be rolled back, and that nobody else can "
-                        "see yet.",
-                        reason="Where a transaction is open, as in the admin or under ATOMIC_REQUESTS, "
-                        f"{subscription.signal} is sent within it. A worker that is told of the row looks for it "
-                        "before it is committed; a rollback takes the row back, and not the effect.",
-                        hint="Say transaction.on_commit(...), or let signalbox do it: @receiver(..., "
-                        "after_commit=True), and durable=True if it has to be done surely.",
+                        message=f"It {effect} for a change that may still be rolled back, and that other connections "
+                        "do not see yet.",
+                        reason="In an open transaction, as in the admin or under ATOMIC_REQUESTS, "
+                        f"{subscription.signal} is sent before commit. A worker may look for the row before it is "
+                        "committed, and a rollback removes the row but not the effect.",
+                        hint="Use transaction.on_commit(...) or @receiver(..., after_commit=True). Use durable=True "
+                        "if the effect must not be lost.",
                     )
 
 
 def _describe_effect(frame: Frame, call: ast.Call) -> str:
-    """Return what the call does, as a verb; nothing if it has no effect outside."""
+    """Return a verb for the call's effect; empty if it has no external effect."""
     name = syntax.get_called_name(frame.function, call)
     owner, _, method = name.rpartition(".")
     return (
@@ -70,7 +70,7 @@ def _describe_effect(frame: Frame, call: ast.Call) -> str:
 
 
 def _resolve_owner_factory(frame: Frame, call: ast.Call) -> str:
-    """Return what made the object whose method is called, as a dotted path: ``requests.Session``."""
+    """Return the dotted path of the class or factory of the method's object, such as ``requests.Session``."""
     owner = frame.resolve_value(call.func.value) if isinstance(call.func, ast.Attribute) else None
     return frame.function.resolve(owner.func) if isinstance(owner, ast.Call) else ""
 
@@ -118,7 +118,7 @@ def _describe_queueing(frame: Frame, call: ast.Call, name: str) -> str:
 
 
 def _may_be_task(frame: Frame, call: ast.Call) -> bool:
-    """Whether ``delay()`` is called on what a module holds, or on a signature of it; other objects have one too."""
+    """Return True if ``delay()`` is called on an object of a module or on its task signature."""
     node = frame.resolve_value(call.func.value) if isinstance(call.func, ast.Attribute) else None
     while node is not None:
         if isinstance(node, ast.Call):

@@ -1,4 +1,4 @@
-"""Receivers that swallow errors, raise them, or take their time."""
+"""Receivers that swallow exceptions, raise them or are slow."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import ast
 from collections.abc import Iterator
 from typing import Final
 
+from signalbox.core.receiver_stats import ReceiverStats
+from signalbox.core.text import format_duration
 from signalbox.doctor import syntax
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
-from signalbox.doctor.recorded_stats import ReceiverStats
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.runtime import Connection
+from signalbox.doctor.runtime_model import Connection
 from signalbox.doctor.source_model import Function
 
 SLOW_P95_US: Final = 100_000
-"""Microseconds of the 95th percentile from which on a receiver is called slow."""
+"""95th percentile of the duration above which a receiver is slow, in microseconds."""
 MIN_RUNS: Final = 20
-"""How many runs it takes to speak of a percentile."""
+"""Minimum number of runs for a percentile."""
 
 
 @rule(
     15,
     "swallowed-exception",
     Severity.WARNING,
-    "a receiver with a bare `except:`, or one that drops every exception without a word",
+    "a receiver with a bare `except:`, or one that discards every exception silently",
 )
 def swallowed_exception(project: Project) -> Iterator[Fault]:
-    """Find receivers whose errors nobody will hear of."""
+    """Find receivers whose exceptions are never reported."""
     reported: set[tuple[str, int]] = set()
     for subscription in project.subscriptions:
         for step in subscription.function.steps:
@@ -42,14 +43,14 @@ def swallowed_exception(project: Project) -> Iterator[Fault]:
                         receiver=subscription.receiver,
                         message=message,
                         reason="A database error that is caught within a transaction leaves the transaction broken: "
-                        "the next query fails, at another place. And a mistake in the receiver's own code looks "
-                        "like work done.",
+                        "the next query fails, at another place. An error in the receiver's own code looks like "
+                        "success.",
                         hint="Catch the exceptions that you expect, and log the rest with logger.exception().",
                     )
 
 
 def _iter_broad_handlers(function: Function, node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield line and effect of what catches too much."""
+    """Yield line and effect of each handler that catches too much."""
     if isinstance(node, ast.Try):
         for handler in node.handlers:
             if any(isinstance(inner, ast.Raise) for inner in ast.walk(handler)):
@@ -59,13 +60,12 @@ def _iter_broad_handlers(function: Function, node: ast.AST) -> Iterator[tuple[in
                 stop_requests = "Ctrl-C and a worker's shutdown"
                 yield (
                     handler.lineno,
-                    f"Whatever goes wrong in the receiver goes unseen, {stop_requests} too."
+                    f"No exception in the receiver is reported, including {stop_requests}."
                     if is_silent
-                    else f"It catches everything, {stop_requests} too: the process goes on as if nobody had asked it "
-                    "to stop.",
+                    else f"It catches every exception, including {stop_requests}: the process does not stop.",
                 )
             elif is_silent and _is_broad(function, handler.type):
-                yield handler.lineno, "Whatever goes wrong in the receiver goes unseen."
+                yield handler.lineno, "No exception in the receiver is reported."
     elif isinstance(node, ast.With):
         for item in node.items:
             call = item.context_expr
@@ -74,7 +74,7 @@ def _iter_broad_handlers(function: Function, node: ast.AST) -> Iterator[tuple[in
                 and function.resolve(call.func) == "contextlib.suppress"
                 and any(_is_broad(function, argument) for argument in call.args)
             ):
-                yield call.lineno, "Whatever goes wrong within goes unseen."
+                yield call.lineno, "No exception in the block is reported."
 
 
 def _is_broad(function: Function, node: ast.expr) -> bool:
@@ -84,7 +84,7 @@ def _is_broad(function: Function, node: ast.expr) -> bool:
 
 
 def _is_silent(node: ast.stmt) -> bool:
-    """Whether the statement leaves no trace of the exception: nothing is called, and no other value is made of it."""
+    """Return True if the statement ignores the exception: it calls nothing and assigns only constants."""
     match node:
         case ast.Pass() | ast.Continue() | ast.Break():
             return True
@@ -107,18 +107,18 @@ def _is_silent(node: ast.stmt) -> bool:
     include_packages=True,
 )
 def raising_receiver(project: Project) -> Iterator[Fault]:
-    """Find receivers that fail in practice."""
+    """Find receivers that raised in the recorded events."""
     for stats in project.receiver_stats:
-        if stats.failures:
-            share = f"{stats.failures} of {stats.runs} recorded runs"
+        if stats.errors:
+            share = f"{stats.errors} of {stats.calls} recorded runs"
             yield _build_fault(
                 project,
                 stats,
                 message=f"It raised in {share}, last: {stats.last_error}.",
-                reason="send() stops at the first receiver that raises: those after it don't run, and the save, the "
-                "login or the request that sent the signal fails.",
-                hint="Mend the cause. What the sender can do without belongs after commit: @receiver(..., "
-                "durable=True) tries it again.",
+                reason="send() stops at the first receiver that raises: the receivers after it don't run, and the "
+                "save, login or request that sent the signal fails.",
+                hint="Fix the cause. Run work that the sender does not need after commit: @receiver(..., "
+                "durable=True) retries it.",
             )
 
 
@@ -131,16 +131,17 @@ def raising_receiver(project: Project) -> Iterator[Fault]:
     include_packages=True,
 )
 def slow_receiver(project: Project) -> Iterator[Fault]:
-    """Find receivers that make their senders wait."""
+    """Find receivers that were slow in the recorded events."""
     for stats in project.receiver_stats:
-        if stats.runs >= MIN_RUNS and stats.p95_us > SLOW_P95_US:
+        if stats.calls >= MIN_RUNS and stats.p95_us > SLOW_P95_US:
+            limit = format_duration(stats.p95_us)
             yield _build_fault(
                 project,
                 stats,
-                message=f"Of {stats.runs} recorded runs, one in twenty took more than {stats.p95_us / 1000:.0f} ms.",
+                message=f"Of {stats.calls} recorded runs, one in twenty took more than {limit}.",
                 reason="A receiver runs inside save(), the login or the request that sends its signal, and inside the "
                 "open transaction with its locks.",
-                hint="Do the slow part after commit in a worker: @receiver(..., durable=True).",
+                hint="Run the slow part after commit in a worker: @receiver(..., durable=True).",
             )
 
 

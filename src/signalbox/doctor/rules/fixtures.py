@@ -1,4 +1,4 @@
-"""Receivers that get in the way while fixtures are loaded."""
+"""Receivers that break the loading of fixtures."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from signalbox.doctor.rules import Fault, rule
     12,
     "unguarded-fixture",
     Severity.WARNING,
-    "a pre_save or post_save receiver that reads or writes other rows without looking at `raw`",
+    "a pre_save or post_save receiver that reads or writes other rows without checking `raw`",
 )
 def unguarded_fixture(project: Project) -> Iterator[Fault]:
-    """Find receivers that get in the way of ``loaddata``."""
+    """Find receivers that use other rows during ``loaddata``."""
     for subscription in project.subscriptions:
         function = subscription.function
         if (
@@ -38,9 +38,9 @@ def unguarded_fixture(project: Project) -> Iterator[Fault]:
                 line=call.lineno,
                 signal=subscription.signal,
                 receiver=subscription.receiver,
-                message=f"manage.py loaddata {access} while it loads its own rows: rows are missing that come later in "
-                "the fixture, and those that it makes collide with those that the fixture brings.",
+                message=f"manage.py loaddata {access} while it loads the fixture: later rows are missing, and rows "
+                "that the receiver creates collide with those of the fixture.",
                 reason="Fixtures are saved with raw=True, in any order, and send the same signals.",
-                hint="Begin with `if raw: return`, and take `raw` into the signature.",
+                hint="Add `raw` to the signature, and begin with `if raw: return`.",
             )
             break

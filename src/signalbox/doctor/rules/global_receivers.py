@@ -1,4 +1,4 @@
-"""Receivers that cost where nobody looks."""
+"""Receivers of every sender, which have a hidden cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COSTLY_SIGNALS: Final = frozenset({"pre_delete", "post_delete", "pre_init", "po
     include_packages=True,
 )
 def global_receiver(project: Project) -> Iterator[Fault]:
-    """Find receivers that slow every model down."""
+    """Find receivers that slow down every model."""
     for connection in project.runtime.connections:
         if connection.signal not in _COSTLY_SIGNALS or connection.sender.kind != "any" or not connection.is_alive:
             continue
@@ -43,7 +43,7 @@ def global_receiver(project: Project) -> Iterator[Fault]:
 
 
 def _describe_cost(project: Project, signal: str) -> tuple[str, str, str]:
-    connect_hint = "Connect it once for each model that it is about, with sender=."
+    connect_hint = "Connect it once for each model that it handles, with sender=."
     if signal in {"pre_delete", "post_delete"}:
         models = project.runtime.fast_deletable_models
         model_list = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
@@ -51,24 +51,24 @@ def _describe_cost(project: Project, signal: str) -> tuple[str, str, str]:
             "Deleting many rows loads each of them first and then deletes them by key, in place of one statement"
             + (f": {model_list}." if models else "."),
             (
-                f"Django deletes in one statement where nobody listens to {signal}; without a sender this receiver "
-                "listens to every model's."
+                f"Django deletes in one statement if {signal} has no receivers for the model. Without a sender this "
+                "receiver is connected to every model."
             ),
             connect_hint,
         )
     if signal in {"pre_init", "post_init"}:
         return (
-            "Each object that is made or loaded, of every model, calls the receiver: once for each row of every query.",
-            f"{signal} is sent in Model.__init__(), and without a sender the receiver hears every model.",
+            "Each object of every model calls the receiver when it is created or loaded: once for each row of a query.",
+            f"{signal} is sent in Model.__init__(). Without a sender the receiver is connected to every model.",
             f"{connect_hint} For old values override from_db().",
         )
     return (
-        "Each add() to any many-to-many field asks the database first which rows are there already.",
+        "Each add() to any many-to-many field first queries the existing rows.",
         (
-            "Django leaves that query out where nobody listens to m2m_changed; without a sender this receiver "
-            "listens to every such field's."
+            "Django skips that query if m2m_changed has no receivers for the field. Without a sender this receiver "
+            "is connected to every field."
         ),
-        "Connect it once for each field that it is about, with sender=Model.field.through.",
+        "Connect it once for each field that it handles, with sender=Model.field.through.",
     )
 
 
@@ -76,10 +76,10 @@ def _describe_cost(project: Project, signal: str) -> tuple[str, str, str]:
     14,
     "runs-once-per-app",
     Severity.INFO,
-    "a pre_migrate or post_migrate receiver without sender that never asks which app it is",
+    "a pre_migrate or post_migrate receiver without sender that does not read the app",
 )
 def runs_once_per_app(project: Project) -> Iterator[Fault]:
-    """Find receivers of migrate that do their work again for each app."""
+    """Find receivers of migrate signals that run once for each app."""
     for subscription in project.subscriptions:
         if (
             subscription.signal in {"pre_migrate", "post_migrate"}
@@ -95,8 +95,8 @@ def runs_once_per_app(project: Project) -> Iterator[Fault]:
                 signal=subscription.signal,
                 receiver=subscription.receiver,
                 message=f"One `manage.py migrate` runs it once for each app with models: {count} times here.",
-                reason=f"{subscription.signal} is sent for one app after the other, and the receiver neither has a "
-                "sender nor asks for app_config.",
+                reason=f"{subscription.signal} is sent once for each app, and the receiver neither has a sender nor "
+                "reads app_config.",
                 hint="Connect it in ready() of the app config, with sender=self.",
                 severity=Severity.WARNING if _writes_database(subscription) else Severity.INFO,
             )
@@ -109,6 +109,6 @@ def _reads_sender(subscription: Subscription) -> bool:
 
 
 def _writes_database(subscription: Subscription) -> bool:
-    """Whether it visibly touches the database: then the repetition is more than a waste of time."""
+    """Return True if the receiver writes to the database, so that its repetition may change data."""
     names = [syntax.get_dotted_name(call.func).split(".") for call, _ in subscription.function.calls]
     return any("objects" in name or name[-1] in {"save", "delete", "execute", "call_command"} for name in names)

@@ -1,4 +1,4 @@
-"""Receivers that are gone, or will be: dead, shadowed, short-lived."""
+"""Receivers that were collected, or whose function loses its name."""
 
 from __future__ import annotations
 
@@ -7,26 +7,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-from signalbox.doctor import app_ready
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
+from signalbox.doctor.rules.short_lived_receivers import DEBUG_NOTE, short_lived_receiver
 from signalbox.doctor.source_model import ConnectCall, Function, Module
-from signalbox.doctor.syntax import get_dotted_name
+from signalbox.doctor.syntax import is_weak_connect
 
 _StatementPath: TypeAlias = tuple[tuple[int, int], ...]
-"""Where a statement stands: block and index in it, from the outermost block to its own."""
+"""The position of a statement: block and index, from the outermost block to its own."""
 _NameBindings: TypeAlias = dict[str, list[tuple[_StatementPath, ast.stmt]]]
-"""What binds each name at the level of a module, in order."""
-
-_DEBUG_NOTE: Final = (
-    "It works as long as DEBUG is on, by accident: Django's check of the signature keeps it in a cache. With DEBUG "
-    "off it is collected."
-)
+"""The statements that bind each name at module level, in order."""
 
 _DJANGO_INTERNAL_SIGNALS: Final = frozenset({"setting_changed"})
-"""Signals to which Django connects methods of its own passing objects, as of each storage: that one is gone is no news.
-A place in a signal's list doesn't tell whose it was."""
+"""Signals with receivers of Django on temporary objects, such as storages. They are often collected."""
 
 
 @rule(
@@ -37,7 +31,7 @@ A place in a signal's list doesn't tell whose it was."""
     include_packages=True,
 )
 def dead_receiver(project: Project) -> Iterator[Fault]:
-    """Find receivers that the process has lost, and that no other rule of this family explains."""
+    """Find collected receivers that neither D002 nor D003 explains."""
     explained = {
         (fault.path, fault.line, fault.signal)
         for find in (shadowed_receiver, short_lived_receiver)
@@ -54,8 +48,8 @@ def dead_receiver(project: Project) -> Iterator[Fault]:
                     signal=signal,
                     receiver=connect.receiver_path,
                     message=f"{connect.receiver_text} never runs."
-                    + (f" {_DEBUG_NOTE}" if project.find_connections(connect, signal) else ""),
-                    reason="It was connected weakly, nothing else in the process holds it any more, and so it was "
+                    + (f" {DEBUG_NOTE}" if project.find_connections(connect, signal) else ""),
+                    reason="It was connected weakly. No other reference to it is left in the process, so it was "
                     "collected.",
                     hint="Keep it under its name in the module, or connect it with weak=False.",
                 )
@@ -67,14 +61,14 @@ def dead_receiver(project: Project) -> Iterator[Fault]:
                 line=0,
                 signal=signal,
                 message=f"{count - reported[signal]} receiver(s) of this signal will never run again.",
-                reason="They were connected weakly and have been collected: Django keeps nothing but their places.",
-                hint="If they should live on, keep a reference to them, or connect them with weak=False.",
+                reason="They were connected weakly and have been collected. Django keeps only their list entries.",
+                hint="Keep a reference to them, or connect them with weak=False.",
                 severity=Severity.WARNING,
             )
 
 
 def _find_kept_by_debug_cache(project: Project, explained: set[tuple[str, int, str]]) -> Iterator[Fault]:
-    """Find what only the cache of DEBUG keeps, of which the source doesn't show where it is connected."""
+    """Find receivers that only the cache of ``DEBUG`` keeps alive and whose connecting call is unknown."""
     known_keys: set[tuple[str, str, int]] = set(project.connect_calls)
     unsure: set[str] = set()
     for connect in project.source.connect_calls:
@@ -83,7 +77,7 @@ def _find_kept_by_debug_cache(project: Project, explained: set[tuple[str, int, s
             if made:
                 known_keys.add((signal, made.path, made.line))
             if (connect.path, connect.line, signal) in explained and not project.find_connections(connect, signal):
-                # A partial, an object or a wrapper: which of the connections is its own can't be told.
+                # A partial, an object or a wrapper: its connection is unknown.
                 unsure.add(signal)
     for connection in project.runtime.connections:
         app = project.runtime.find_app_by_path(connection.path)
@@ -100,14 +94,14 @@ def _find_kept_by_debug_cache(project: Project, explained: set[tuple[str, int, s
                 line=connection.line,
                 signal=connection.signal,
                 receiver=connection.receiver,
-                message=f"The receiver never runs in production. {_DEBUG_NOTE}",
-                reason="It is connected weakly, and nothing but that cache holds it.",
+                message=f"The receiver never runs in production. {DEBUG_NOTE}",
+                reason="It is connected weakly, and only that cache holds it.",
                 hint="Keep it under a name in the module, or connect it with weak=False and a dispatch_uid.",
             )
 
 
 def _is_lost(project: Project, connect: ConnectCall, signal: str) -> bool:
-    """Whether the module has run, connected a function of its own, and the process has neither any more."""
+    """Return True if a loaded module connected its own function and the process has neither any more."""
     function = connect.function
     if (
         function is None
@@ -123,17 +117,7 @@ def _is_lost(project: Project, connect: ConnectCall, signal: str) -> bool:
         or project.runtime.module_functions.get(function.dotted_name) == (function.path, function.line)
     ):
         return False
-    return _is_up_to_date(project, function) and not project.is_kept_alive(connect, signal)
-
-
-def _is_up_to_date(project: Project, function: Function) -> bool:
-    """Whether the process runs the file as it is now: each function that its module holds stands in the source."""
-    prefix = f"{function.module}."
-    return all(
-        (path, line) in project.source.functions
-        for name, (path, line) in project.runtime.module_functions.items()
-        if name.startswith(prefix) and path == function.path
-    )
+    return project.is_up_to_date(function) and not project.is_kept_alive(connect, signal)
 
 
 @rule(
@@ -165,8 +149,8 @@ def shadowed_receiver(project: Project) -> Iterator[Fault]:
             if rebinding_line is None:
                 continue
             for signal in connect.signals:
-                # In a loop the last one lives, and shares its line with those that don't. What signalbox runs after
-                # commit lives in a circle with its function, until that is collected.
+                # In a loop, the last function is alive and has the same line as the collected ones. Functions that
+                # run after commit stay alive in a reference cycle until the next collection.
                 if connect.in_loop or connect.after_commit or not project.is_kept_alive(connect, signal):
                     yield _build_shadowed_fault(project, connect, signal, rebinding_line)
 
@@ -174,32 +158,32 @@ def shadowed_receiver(project: Project) -> Iterator[Fault]:
 def _build_shadowed_fault(project: Project, connect: ConnectCall, signal: str, rebinding_line: int) -> Fault:
     if rebinding_line == connect.line or connect.in_loop:
         reason = (
-            f"Each turn of the loop binds the name {connect.receiver_text} again; all functions but the last are "
+            f"Each iteration binds the name {connect.receiver_text} again. All functions except the last one are "
             "collected."
         )
     else:
         reason = (
             f"The name {connect.receiver_text} is bound again in line {rebinding_line}. The signal holds the function "
-            "weakly, so that with its name it loses the last thing that kept it."
+            "weakly, and its name was the last reference to it."
         )
     return Fault(
         path=connect.path,
         line=connect.line,
         signal=signal,
         receiver=connect.receiver_path,
-        message=f"This {connect.receiver_text} never runs in production. {_DEBUG_NOTE}"
+        message=f"This {connect.receiver_text} never runs in production. {DEBUG_NOTE}"
         if project.runtime.debug
-        else f"This {connect.receiver_text} never runs. With DEBUG on it would, by accident: Django keeps it in a "
-        "cache then.",
+        else f"This {connect.receiver_text} never runs. With DEBUG on it would run by accident, as Django keeps it in "
+        "a cache then.",
         reason=reason,
-        hint="Give each function a name of its own.",
+        hint="Give each function its own name.",
     )
 
 
 def _find_rebinding_line(
     module: Module, name_bindings: _NameBindings, connect: ConnectCall, function: Function
 ) -> int | None:
-    """Return the line in which the function surely loses its name; ``None`` if it keeps it, or is held elsewhere."""
+    """Return the line that binds the function's name again; ``None`` if the function stays referenced."""
     name = function.name
     bindings = name_bindings.get(name, [])
     own_chain = next((chain for chain, node in bindings if node is function.node), None)
@@ -210,16 +194,16 @@ def _find_rebinding_line(
     for chain, node in bindings:
         block, index = chain[-1]
         follows = any(block == own_block and index > own_index for own_block, own_index in own_chain)
-        # Between the function and its connect() the name meant the same; what comes after both takes it away.
+        # Only a binding after both the function and its connect() removes the reference.
         if follows and (connect.is_decorator or node.lineno > connect.line):
             if isinstance(node, ast.Delete):
-                return None  # the rule of dead receivers tells it better
+                return None  # D001 reports this
             return None if _is_used(module, name, function.node.end_lineno or 0, node, connect) else node.lineno
     return None
 
 
 def _get_defining_block(module: Module, function: Function) -> list[ast.stmt]:
-    """Return the block of the module or class that the function is defined in, however deep."""
+    """Return the block of the module or class that defines the function."""
     body = module.tree.body
     for name in function.qualname.split(".")[:-1]:
         body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
@@ -227,7 +211,7 @@ def _get_defining_block(module: Module, function: Function) -> list[ast.stmt]:
 
 
 def _collect_bindings(body: list[ast.stmt]) -> _NameBindings:
-    """Return what binds each name at the level of a module or class, in order."""
+    """Return the statements that bind each name at the level of a module or class, in order."""
     bindings: _NameBindings = {}
 
     def walk(body: list[ast.stmt], chain: _StatementPath) -> None:
@@ -264,14 +248,14 @@ def _iter_bound_names(node: ast.stmt) -> Iterator[str]:
 
 
 def _iter_target_names(target: ast.expr) -> Iterator[str]:
-    """Yield the names that a target binds or deletes; in ``order.total = 1`` there is none."""
+    """Yield the names that a target binds or deletes; none for ``order.total = 1``."""
     for node in ast.walk(target):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             yield node.id
 
 
 def _is_used(module: Module, name: str, start: int, end: ast.stmt, connect: ConnectCall) -> bool:
-    """Whether the name is handed to anything that may keep the function before it is bound again."""
+    """Return True if code that may keep the function uses its name before the name is bound again."""
     for node in ast.walk(module.tree):
         for child in ast.iter_child_nodes(node):
             if (
@@ -279,180 +263,7 @@ def _is_used(module: Module, name: str, start: int, end: ast.stmt, connect: Conn
                 and child.id == name
                 and isinstance(child.ctx, ast.Load)
                 and start < child.lineno <= (end.end_lineno or end.lineno)
-                and not (isinstance(node, ast.Call) and (node.func is child or _is_weak_connect(node)))
+                and not (isinstance(node, ast.Call) and (node.func is child or is_weak_connect(node)))
             ):
                 return True
-    return False
-
-
-def _is_weak_connect(node: ast.Call) -> bool:
-    """Whether it is a weak ``connect()``, or a ``disconnect()``: neither keeps its argument."""
-    weak = next((keyword.value for keyword in node.keywords if keyword.arg == "weak"), None)
-    return (
-        isinstance(node.func, ast.Attribute)
-        and node.func.attr in {"connect", "disconnect"}
-        and (weak is None or (isinstance(weak, ast.Constant) and bool(weak.value)))
-    )
-
-
-@rule(
-    3,
-    "short-lived-receiver",
-    Severity.ERROR,
-    "a lambda, nested function, partial or method of a temporary object connected weakly",
-    include_packages=True,
-)
-def short_lived_receiver(project: Project) -> Iterator[Fault]:
-    """Find receivers that nothing holds once their statement, or the function around it, is done."""
-    executed = app_ready.find_executed_functions(project)
-    for connect in project.source.connect_calls:
-        description = _describe_temporary(project, connect, executed) if connect.weak is True else None
-        if description is None:
-            continue
-        for signal in connect.signals:
-            if not project.is_kept_alive(connect, signal) and not _is_alive(project, connect, signal):
-                yield Fault(
-                    path=connect.path,
-                    line=connect.line,
-                    signal=signal,
-                    receiver=connect.function.dotted_name if connect.function else connect.receiver_text,
-                    message=f"The receiver is collected at once and never runs. {_DEBUG_NOTE}"
-                    if connect.kind not in {"method", "other"}
-                    else "The receiver is collected at once and never runs, whatever DEBUG says.",
-                    reason=f"connect() holds it weakly, and nothing else holds {description}.",
-                    hint="Connect a function of the module, or say weak=False and give a dispatch_uid.",
-                )
-
-
-def _is_alive(project: Project, connect: ConnectCall, signal: str) -> bool:
-    """Whether an object of the class lives as a receiver: it may have seen to that itself, in its ``__init__()``."""
-    expected = connect.receiver_path
-    if connect.kind == "method":
-        expected += f".{connect.receiver_text.rpartition('.')[2]}"
-    return connect.kind in {"method", "temporary", "other"} and any(
-        c.signal == signal and c.receiver == expected and not c.kept_by_debug_cache for c in project.runtime.connections
-    )
-
-
-def _describe_temporary(project: Project, connect: ConnectCall, executed: frozenset[Function]) -> str | None:
-    """Return what the receiver is, in words, if nothing keeps it."""
-    function = connect.function
-    match connect.kind:
-        case "lambda":
-            return "the lambda" if _is_only_connected(connect) else None
-        case "partial":
-            return "the partial" if _is_only_connected(connect) else None
-        case "method":
-            owner = connect.receiver_path.rpartition(".")[2]
-            return (
-                f"the {owner} that the method belongs to"
-                if owner[:1].isupper() and _is_only_connected(connect)
-                else None
-            )
-        case "temporary":
-            owner = connect.receiver_path.rpartition(".")[2]
-            if project.get_factory_product(connect):
-                return f"the function that {owner}() makes" if _is_only_connected(connect) else None
-            return f"the {owner} made here" if owner[:1].isupper() and _is_only_connected(connect) else None
-        case "other" if _connects_own_method(project, connect, executed):
-            owner = connect.receiver_path.rpartition(".")[0].rpartition(".")[2]
-            return f"the {owner} that the method belongs to"
-        case "function" if (
-            function
-            and function.enclosing_function
-            and function.enclosing_function is connect.enclosing_function
-            and not function.has_unknown_decorator
-        ):
-            return (
-                f"the function {connect.receiver_text} once {function.enclosing_function.name}() returns"
-                if _is_only_connected(connect)
-                else None
-            )
-        case _:
-            return None
-
-
-def _connects_own_method(project: Project, connect: ConnectCall, executed: frozenset[Function]) -> bool:
-    """Whether an object has surely connected its own method, and the process doesn't have that any more."""
-    function, scope = connect.function, connect.enclosing_function
-    return (
-        function is not None
-        and function.is_method
-        and not function.decorators
-        and connect.receiver_text.startswith("self.")
-        and scope in executed
-        and not connect.is_conditional
-        and not connect.in_loop
-        and connect.dispatch_uid is None
-        and app_ready.is_always_called(scope, connect.line)
-        and not any((signal, function.name) in project.source.disconnected for signal in connect.signals)
-        and not any((signal, "*") in project.source.disconnected for signal in connect.signals)
-        and _is_up_to_date(project, function)
-        and _is_sender_loaded(project, connect)
-    )
-
-
-def _is_sender_loaded(project: Project, connect: ConnectCall) -> bool:
-    """Whether Django didn't wait for the sender, a model by its label, when the connection was made."""
-    if isinstance(connect.sender_node, ast.Constant):
-        return str(connect.sender_node.value).lower() in project.runtime.models
-    return not connect.sender_path.endswith("AUTH_USER_MODEL")
-
-
-def _is_only_connected(connect: ConnectCall) -> bool:
-    """Whether nothing but connect() gets hold of the receiver, and the function around it is done after that."""
-    owner = (
-        connect.receiver_node.value
-        if connect.kind == "method" and isinstance(connect.receiver_node, ast.Attribute)
-        else connect.receiver_node
-    )
-    if isinstance(owner, ast.Call | ast.Lambda):
-        return True  # made in the call itself: nothing else can hold it
-    if isinstance(owner, ast.Name):
-        name = owner.id
-    elif connect.function and owner is None:
-        name = connect.function.name
-    else:
-        return False
-    scope = connect.enclosing_function
-    if scope is None:
-        return False  # a name of the module holds it
-    used_by_calls: set[ast.AST] = set()
-    for node in ast.walk(scope.node):
-        if isinstance(node, ast.Yield | ast.YieldFrom | ast.Await | ast.Global | ast.Nonlocal):
-            return False
-        if isinstance(node, ast.Call):
-            used_by_calls.add(node.func)
-            if isinstance(node.func, ast.Attribute) and node.func.attr == "disconnect":
-                return False
-            if _is_weak_connect(node):
-                for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
-                    used_by_calls.update(ast.walk(argument))
-    for node in ast.walk(scope.node):
-        if (
-            isinstance(node, ast.Name)
-            and node.id == name
-            and isinstance(node.ctx, ast.Load)
-            and node not in used_by_calls
-        ):
-            return False
-    return not _makes_later_calls(scope, connect)
-
-
-def _makes_later_calls(scope: Function, connect: ConnectCall) -> bool:
-    """Whether the function goes on to call other things while its local names still hold the receiver."""
-    for statement in scope.body:
-        if statement.lineno <= connect.line <= (statement.end_lineno or 0):
-            continue
-        if statement.lineno > connect.line and not isinstance(
-            statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
-        ):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Call):
-                    called_name = get_dotted_name(node.func).rpartition(".")[2]
-                    if (
-                        called_name not in {"connect", "debug", "info", "partial", "wraps"}
-                        and not called_name[:1].isupper()
-                    ):
-                        return True
     return False

@@ -1,4 +1,4 @@
-"""Receivers that bring about the send that they answer."""
+"""Receivers that send their own signal again."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _Resend(NamedTuple):
 
     text: str
     created: bool | None
-    """What ``created`` is in the send that it brings about; ``None`` if that isn't known."""
+    """The argument ``created`` of the new send; ``None`` if unknown."""
 
 
 @rule(
     10, "recursive-save", Severity.ERROR, "a pre_save or post_save receiver that saves its own sender again, unguarded"
 )
 def recursive_save(project: Project) -> Iterator[Fault]:
-    """Find receivers that bring about the very send that they answer, without end."""
+    """Find receivers that send their own signal again, without a condition that ends the recursion."""
     for subscription in project.subscriptions:
         if subscription.signal in {"pre_save", "post_save"} and not subscription.function.has_unknown_decorator:
             fault = next(
@@ -46,7 +46,7 @@ def recursive_save(project: Project) -> Iterator[Fault]:
 
 
 def _disconnects_receiver(subscription: Subscription) -> bool:
-    """Whether it disconnects something while it works."""
+    """Return True if the receiver calls ``disconnect()``."""
     return any(isinstance(n, ast.Attribute) and n.attr == "disconnect" for n in ast.walk(subscription.function.node))
 
 
@@ -64,20 +64,20 @@ def _find_endless(project: Project, subscription: Subscription, frame: Frame) ->
                 line=call.lineno,
                 signal=subscription.signal,
                 receiver=subscription.receiver,
-                message="RecursionError, or rows without end.",
-                reason=f"{resend.text} sends {subscription.signal} again, which runs this receiver again; no condition "
-                "ends it.",
-                hint="Use sender.objects.filter(pk=instance.pk).update(...), which sends nothing; or ask for "
-                "`created`, or for what changed, first. To ask for `raw` ends nothing.",
+                message="It ends in RecursionError, or creates rows endlessly.",
+                reason=f"{resend.text} sends {subscription.signal} again, which runs this receiver again. No condition "
+                "ends the recursion.",
+                hint="Use sender.objects.filter(pk=instance.pk).update(...), which sends no signal, or check `created` "
+                "or the changed fields first. A check of `raw` does not end the recursion.",
             )
 
 
 def _is_reached_again(frame: Frame | None, conditions: syntax.Conditions, resend: _Resend) -> bool:
-    """Whether the send that the call brings about surely comes to the call again."""
+    """Return True if the new send always reaches the call again."""
 
     def evaluate(test: ast.expr) -> bool | None:
         if frame and frame.is_argument(test, "raw"):
-            return False  # true for fixtures alone
+            return False  # true only for fixtures
         return resend.created if frame and frame.is_argument(test, "created") else None
 
     return syntax.is_reached(conditions, evaluate) is True

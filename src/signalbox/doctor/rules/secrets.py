@@ -1,4 +1,4 @@
-"""Receivers that give secrets away."""
+"""Receivers that print, log or store secrets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CACHE_METHODS: Final = frozenset({"set", "aset", "add", "aadd", "set_many", "as
     "a receiver that prints, logs or stores a password, credentials, a token, a cookie or the whole environ",
 )
 def exposed_secret(project: Project) -> Iterator[Fault]:
-    """Find secrets that a receiver hands to print(), a logger, a file, a cache or a table."""
+    """Find secrets that a receiver passes to ``print()``, a logger, a file, a cache or a table."""
     reported: set[tuple[str, int, str]] = set()
     for subscription in project.subscriptions:
         for frame in project.get_frames(subscription):
@@ -49,15 +49,15 @@ def exposed_secret(project: Project) -> Iterator[Fault]:
                         signal=subscription.signal,
                         receiver=subscription.receiver,
                         message=f"It {sink} {text}: {secret.description}.",
-                        reason="Output and logs are kept, copied and read by more people than may know it, and so are "
-                        "caches, and tables that aren't made for it.",
-                        hint="Leave it out; name the user by key, the request by path.",
+                        reason="Output, logs, caches and ordinary tables are copied and read by people who must not "
+                        "know the secret.",
+                        hint="Remove it. Name the user by key, the request by path.",
                         severity=secret.severity,
                     )
 
 
 def _find_sink(project: Project, frame: Frame, call: ast.Call) -> tuple[str, list[ast.expr]]:
-    """Return what the call does, as a verb, and with what; nothing if it gives nothing away."""
+    """Return a verb for the call's effect and the exposed arguments; an empty list if the call exposes nothing."""
     name = syntax.get_called_name(frame.function, call)
     owner, _, method = name.rpartition(".")
     values = [*call.args, *(keyword.value for keyword in call.keywords)]
@@ -79,5 +79,5 @@ def _find_sink(project: Project, frame: Frame, call: ast.Call) -> tuple[str, lis
 
 
 def _get_stored_values(call: ast.Call) -> list[ast.expr]:
-    """Return what is stored, but for what goes into a field that is made for secrets."""
+    """Return the stored arguments, except those for a field with a secret name."""
     return [*call.args, *(keyword.value for keyword in call.keywords if not is_secret_name(keyword.arg or ""))]

@@ -1,4 +1,4 @@
-"""Senders that the signal never sends with."""
+"""Connections to a sender that the signal never has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.runtime import Connection, Model, Sender
+from signalbox.doctor.runtime_model import Connection, Model, Sender
 from signalbox.doctor.source_model import ConnectCall
 
 _MODEL_SIGNALS = frozenset(
@@ -26,7 +26,7 @@ _MODEL_SIGNALS = frozenset(
     include_packages=True,
 )
 def wrong_sender(project: Project) -> Iterator[Fault]:
-    """Find connections that no send ever reaches."""
+    """Find connections that match no send."""
     reported: set[tuple[str, int, str]] = set()
     for connection in project.runtime.connections:
         if connection.signal not in catalog.BUILTIN_SIGNALS or connection.sender.kind in {"any", "unknown"}:
@@ -47,7 +47,7 @@ def wrong_sender(project: Project) -> Iterator[Fault]:
 
 
 def _receives_concrete_model(project: Project, connection: Connection) -> bool:
-    """Whether the same code hears the model that a proxy stands for, too."""
+    """Return True if the same code is also connected to the concrete model of a proxy."""
     model = connection.sender.model
     connections = project.live_connections.get((connection.signal, connection.path, connection.line), ())
     return model is not None and any(
@@ -80,7 +80,7 @@ def _build_fault(
 
 
 def _get_sender_from_source(project: Project, connect: ConnectCall, signal: str) -> Sender | None:
-    """Return the sender as far as the source tells it surely, where the process doesn't know the connection's."""
+    """Return the sender from the source; ``None`` if that is uncertain or the process knows the sender."""
     known_connections = [c for c in project.find_connections(connect, signal) if c.sender.kind != "unknown"]
     if connect.sender_node is None or known_connections:
         return None
@@ -108,7 +108,7 @@ def _get_sender_from_source(project: Project, connect: ConnectCall, signal: str)
 
 
 def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, str, Severity] | None:
-    """Return why the signal never sends with the sender, and what to write; ``None`` if it may."""
+    """Return reason, hint and severity for a sender that the signal never has; ``None`` for a possible sender."""
     if signal in _MODEL_SIGNALS:
         return _check_model_sender(project, signal, sender)
     if signal in {"user_logged_in", "user_logged_out"}:
@@ -116,7 +116,7 @@ def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, 
     if signal == "got_request_exception":
         return (
             "got_request_exception is always sent with sender=None, which no other sender equals.",
-            "Leave the sender out.",
+            "Remove the sender.",
             Severity.ERROR,
         )
     if signal in {"request_started", "request_finished"}:
@@ -124,10 +124,10 @@ def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, 
             return None
         return (
             (
-                f"{signal} is sent with the class of the handler, as WSGIHandler or ASGIHandler; "
-                f"{_describe_sender(sender)} is none."
+                f"{signal} is sent with the class of the handler, such as WSGIHandler or ASGIHandler, not with "
+                f"{_describe_sender(sender)}."
             ),
-            "Leave the sender out; look at the request in a middleware if it is about one view.",
+            "Remove the sender. To handle one view, inspect the request in a middleware.",
             Severity.ERROR,
         )
     if signal in {"pre_migrate", "post_migrate"}:
@@ -135,16 +135,16 @@ def _find_mismatch(project: Project, signal: str, sender: Sender) -> tuple[str, 
     if signal == "connection_created" and sender.kind in {"string", "instance", "module", "model"}:
         return (
             (
-                "connection_created is sent with the DatabaseWrapper class of the backend; "
-                f"{_describe_sender(sender)} is none."
+                "connection_created is sent with the DatabaseWrapper class of the backend, not with "
+                f"{_describe_sender(sender)}."
             ),
-            "Leave the sender out and compare connection.alias or connection.vendor.",
+            "Remove the sender, and compare connection.alias or connection.vendor.",
             Severity.ERROR,
         )
     if signal == "user_login_failed" and sender.kind != "string":
         return (
-            f"user_login_failed is sent with the text 'django.contrib.auth'; {_describe_sender(sender)} is none.",
-            "Leave the sender out.",
+            f"user_login_failed is sent with the text 'django.contrib.auth', not with {_describe_sender(sender)}.",
+            "Remove the sender.",
             Severity.ERROR,
         )
     return None
@@ -165,39 +165,39 @@ def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[
             return None
         if signal == "class_prepared":
             return (
-                "class_prepared compares senders as they are: a text is no class.",
-                "Give it no sender.",
+                "class_prepared is sent with the class, and a text is not resolved to a class.",
+                "Remove the sender.",
                 Severity.ERROR,
             )
         return (
-            f"There is no model {sender.name!r}: Django waits for it for ever, and connects nothing.",
+            f"Unknown model {sender.name!r}: Django waits for the model before it connects the receiver.",
             "Write the sender as 'app_label.ModelName' of an installed app.",
             Severity.ERROR,
         )
-    expected = "the table's model, as Model.field.through" if signal == "m2m_changed" else "a model class"
+    expected = "the through model, such as Model.field.through," if signal == "m2m_changed" else "a model class"
     if sender.kind != "model" or sender.model is None:
         hint = (
-            "Give it the table's model: sender=Model.field.through."
+            "Use the through model: sender=Model.field.through."
             if signal == "m2m_changed"
-            else ("Give it the class, not an object." if sender.kind == "instance" else "Give it the model class.")
+            else ("Use the class, not an object." if sender.kind == "instance" else "Use the model class.")
         )
         if sender.kind == "class":
-            hint = "Give it a model class; for every model below a mixin, leave the sender out and look at the class."
-        return (f"{signal} is sent with {expected}; {_describe_sender(sender)} is none.", hint, Severity.ERROR)
+            hint = "Use a model class. For all subclasses of a mixin, remove the sender and check the class."
+        return (f"{signal} is sent with {expected}, not with {_describe_sender(sender)}.", hint, Severity.ERROR)
     model = sender.model
     if model.swapped:
         return (
-            f"{model.label} is not in use: the settings put {model.swapped} in its place.",
-            "Give it settings.AUTH_USER_MODEL, or get_user_model().",
+            f"{model.label} is not in use: the settings replace it by {model.swapped}.",
+            "Use settings.AUTH_USER_MODEL or get_user_model().",
             Severity.ERROR,
         )
     if model.abstract and signal != "class_prepared":
         return (
             (
-                f"{model.label} is abstract: it has no objects, and a signal's sender is the class of the object "
-                "itself, never a class that it inherits from."
+                f"{model.label} is abstract: it has no objects, and the sender of a signal is the class of the "
+                "object, not a base class."
             ),
-            "Connect once for each model below it, or leave the sender out and ask issubclass(sender, ...).",
+            "Connect it once for each subclass, or remove the sender and check issubclass(sender, ...).",
             Severity.ERROR,
         )
     if signal == "m2m_changed":
@@ -205,8 +205,8 @@ def _check_model_sender(project: Project, signal: str, sender: Sender) -> tuple[
     if model.proxy and signal not in {"class_prepared", "pre_init", "post_init"}:
         return (
             (
-                f"{model.label} is a proxy of {model.concrete_model}: an object is sent with the class that it was "
-                f"loaded as, and most are loaded as {model.concrete_model}, or deleted with what they belong to."
+                f"{model.label} is a proxy of {model.concrete_model}. The sender is the class that an object was "
+                f"loaded as, and most objects are loaded, or deleted by a cascade, as {model.concrete_model}."
             ),
             f"Connect {model.concrete_model} as well.",
             Severity.INFO,
@@ -219,7 +219,7 @@ def _build_through_mismatch(model: Model) -> tuple[str, str, Severity]:
     fields = ", ".join(f"sender={name}.{relation}.through" for relation in model.m2m_fields)
     return (
         f"m2m_changed is sent with the model of the many-to-many table, not with {model.label}.",
-        f"Write {fields}." if fields else "Give it the table's model: sender=Model.field.through.",
+        f"Write {fields}." if fields else "Use the through model: sender=Model.field.through.",
         Severity.ERROR,
     )
 
@@ -229,13 +229,13 @@ def _check_login_sender(project: Project, signal: str, sender: Sender) -> tuple[
         return None
     if sender.kind == "model" and sender.model and (sender.model.is_user or not project.runtime.user_model):
         return None
-    hint = " Unlike the models' signals it takes no text for a model." if sender.kind == "string" else ""
+    hint = " Unlike the signals of models it does not accept a model label." if sender.kind == "string" else ""
     return (
         (
-            f"{signal} is sent with the class of the user, {project.runtime.user_model or 'the user model'} here; "
-            f"{_describe_sender(sender)} is another.{hint}"
+            f"{signal} is sent with the class of the user, {project.runtime.user_model or 'the user model'} here, "
+            f"not with {_describe_sender(sender)}.{hint}"
         ),
-        "Leave the sender out, or give it get_user_model() in ready().",
+        "Remove the sender, or use get_user_model() in ready().",
         Severity.ERROR,
     )
 
@@ -246,11 +246,11 @@ def _check_migrate_sender(signal: str, sender: Sender) -> tuple[str, str, Severi
             return None
         return (
             f"{signal} is sent for apps with models only, and {sender.name} has no models module.",
-            "Listen to an app that has models, or give the app a models.py.",
+            "Use an app that has models, or add a models.py to the app.",
             Severity.ERROR,
         )
     return (
-        f"{signal} is sent with an app config, the object; {_describe_sender(sender)} is none.",
+        f"{signal} is sent with an AppConfig instance, not with {_describe_sender(sender)}.",
         "Connect it in ready() of the app config, with sender=self.",
         Severity.ERROR,
     )

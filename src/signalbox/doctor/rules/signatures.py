@@ -1,4 +1,4 @@
-"""Signatures that don't fit what the signal sends."""
+"""Receivers whose signature does not match the signal's arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from signalbox.core import catalog
 from signalbox.doctor.findings import Severity
 from signalbox.doctor.project import Project, Subscription
 from signalbox.doctor.rules import Fault, rule
-from signalbox.doctor.runtime import Parameter
+from signalbox.doctor.runtime_model import Parameter
 
 
 @rule(
@@ -20,7 +20,7 @@ from signalbox.doctor.runtime import Parameter
     include_packages=True,
 )
 def wrong_signature(project: Project) -> Iterator[Fault]:
-    """Find receivers that a send can't call, and arguments that are never filled."""
+    """Find receivers that a send can't call, and parameters that never receive a value."""
     reported: set[tuple[str, str, int]] = set()
     for connection in project.runtime.connections:
         key = (connection.signal, connection.path, connection.line)
@@ -43,12 +43,12 @@ def wrong_signature(project: Project) -> Iterator[Fault]:
 
 
 def _get_sent_arguments(project: Project, signal: str) -> tuple[frozenset[str], frozenset[str]] | None:
-    """Return the arguments that each send carries, and those that some carry; ``None`` if they can't be told."""
+    """Return the arguments of every send and those of any send; ``None`` if they are unknown."""
     entry = catalog.BUILTIN_SIGNALS.get(signal)
     if entry:
         optional = set(entry.optional)
         if signal == "request_started" and not project.runtime.asgi:
-            optional.discard("environ")  # WSGI alone
+            optional.discard("environ")  # sent under WSGI only
         always = {"sender", "signal", *entry.args} - optional
         return frozenset(always), frozenset({"sender", "signal", *entry.args})
     sends = [send for send in project.source.send_calls if send.signal == signal]
@@ -109,8 +109,8 @@ def _check_parameters(
     if positional:
         yield fault(
             "Each send raises TypeError.",
-            f"{' and '.join(positional)} can't be given by keyword, and Django gives every argument by keyword.",
-            "Take the slash out of the signature.",
+            f"{' and '.join(positional)} can't be passed by keyword, and Django passes every argument by keyword.",
+            "Remove the slash from the signature.",
         )
     for parameter in parameters:
         if parameter.kind == "keyword" and parameter.name not in possible:
@@ -118,21 +118,21 @@ def _check_parameters(
             if parameter.required and parameter.name == "self":
                 yield fault(
                     "Each send raises TypeError.",
-                    "The function is connected while its class is made: it is no method of an object yet, and "
-                    "nobody gives it self.",
+                    "The function is connected while its class is created. It is not a bound method yet, so Django "
+                    "passes no self.",
                     "Make it a function of the module, or connect the bound method.",
                 )
             elif parameter.required:
                 yield fault(
                     "Each send raises TypeError.",
                     f"{signal} sends no {parameter.name}" + (f"; it sends {suggestion}." if suggestion else "."),
-                    f"Call it {suggestion}." if suggestion else f"Take {parameter.name} out, or give it a default.",
+                    f"Rename it to {suggestion}." if suggestion else f"Remove {parameter.name}, or give it a default.",
                 )
             elif suggestion:
                 yield fault(
                     f"{parameter.name} always has its default.",
                     f"{signal} sends no {parameter.name}; it sends {suggestion}, which goes into **kwargs.",
-                    f"Call it {suggestion}.",
+                    f"Rename it to {suggestion}.",
                     Severity.WARNING,
                 )
     sometimes_missing = [
@@ -145,7 +145,7 @@ def _check_parameters(
         yield fault(
             "Each send raises TypeError; with DEBUG on, connect() refuses it."
             if missing
-            else "It runs; with DEBUG on, connect() refuses it, and an argument that a later Django adds breaks it.",
+            else "It runs. With DEBUG on, connect() refuses it, and an argument that a later Django adds breaks it.",
             "It has no **kwargs" + (f" and takes no {', '.join(missing)}." if missing else "."),
             "Add **kwargs to the signature.",
             Severity.ERROR if missing else Severity.WARNING,
@@ -173,6 +173,6 @@ def _build_sometimes_fault(project: Project, names: list[str], signal: str, buil
         )
     return build_fault(
         "Some sends raise TypeError.",
-        f"Not every send of {signal} carries {name_list}.",
-        f"Write {defaults}, or send it everywhere.",
+        f"Not every send of {signal} passes {name_list}.",
+        f"Write {defaults}, or pass it in every send.",
     )

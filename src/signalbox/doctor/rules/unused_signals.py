@@ -1,4 +1,4 @@
-"""Custom signals without a sender or without a hearer."""
+"""Custom signals that are never sent or have no receivers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from signalbox.doctor.rules import Fault, rule
 from signalbox.doctor.source_model import SignalDefinition
 
 
-@rule(20, "never-sent", Severity.WARNING, "a custom signal that nobody sends")
+@rule(20, "never-sent", Severity.WARNING, "a custom signal that is never sent")
 def never_sent(project: Project) -> Iterator[Fault]:
-    """Find signals that no code sends, nor hands to other code that might."""
+    """Find signals that no code sends or passes to other code."""
     sent = {send.signal for send in project.source.send_calls}
     received_signals = {signal for connect in project.source.connect_calls for signal in connect.signals}
     for definition in _iter_custom_definitions(project):
@@ -23,17 +23,16 @@ def never_sent(project: Project) -> Iterator[Fault]:
                 path=definition.path,
                 line=definition.line,
                 signal=signal,
-                message="Its receivers never run." if signal in received_signals else "Nothing.",
-                reason="No installed app's code sends it.",
-                hint="Send it where the thing happens, or remove it"
-                + (" with its receivers." if signal in received_signals else "."),
+                message="Its receivers never run." if signal in received_signals else "The signal has no effect.",
+                reason="No code of the installed apps sends it.",
+                hint="Send it, or remove it" + (" with its receivers." if signal in received_signals else "."),
                 severity=None if signal in received_signals else Severity.INFO,
             )
 
 
-@rule(21, "never-received", Severity.INFO, "a custom signal that nobody hears")
+@rule(21, "never-received", Severity.INFO, "a custom signal without receivers")
 def never_received(project: Project) -> Iterator[Fault]:
-    """Find signals that are sent to nobody."""
+    """Find signals that are sent but have no receivers."""
     received_signals = {signal for connect in project.source.connect_calls for signal in connect.signals}
     received_signals |= {connection.signal for connection in project.runtime.connections}
     sent = {send.signal for send in project.source.send_calls}
@@ -44,9 +43,9 @@ def never_received(project: Project) -> Iterator[Fault]:
                 path=definition.path,
                 line=definition.line,
                 signal=signal,
-                message="It is sent, and nothing happens.",
-                reason="No receiver is connected in this process, and no installed app's code connects one.",
-                hint="Connect the receiver that is missing; or leave it, if it is meant for other projects.",
+                message="It is sent without effect.",
+                reason="No receiver is connected in this process, and no code of the installed apps connects one.",
+                hint="Connect the missing receiver. Ignore the finding if the signal is meant for other projects.",
             )
 
 

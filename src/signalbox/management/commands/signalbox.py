@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -13,8 +15,10 @@ from typing import Any, Final, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
+from django.utils import timezone
 
 from signalbox.instrumentation import process
+from signalbox.management.subcommands import options as shared
 from signalbox.models import Event, Trace
 from signalbox.queries.filters import FilterError
 
@@ -23,55 +27,85 @@ class Subcommand(NamedTuple):
     """A word after ``signalbox``: a module with ``add_arguments(parser)`` and ``run(options, stdout)`` -> exit code."""
 
     help: str
-    """What it does, for the list."""
+    """Short description, after "Shows"."""
     module: str
     """Dotted path."""
     is_read_only: bool = True
-    """Whether it only reads, and is not to be recorded."""
+    """Whether it only reads, so that it is not recorded."""
 
 
 _PACKAGE: Final = "signalbox.management.subcommands"
 
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = MappingProxyType(
     {
-        "status": Subcommand("whether everything is recorded, and what is replaced in Django", f"{_PACKAGE}.status"),
+        "status": Subcommand("the state of recording, and the parts of Django that it replaces", f"{_PACKAGE}.status"),
         "tail": Subcommand("events as they are recorded, until Ctrl-C", f"{_PACKAGE}.tail"),
         "events": Subcommand("the newest events", f"{_PACKAGE}.events"),
+        "export": Subcommand("events as a file for other programs; each export is recorded", f"{_PACKAGE}.export"),
         "show": Subcommand("everything about one event, or one trace", f"{_PACKAGE}.show"),
-        "history": Subcommand("one object's life, or what it was at a time", f"{_PACKAGE}.history"),
-        "signals": Subcommand("every signal, and what listens to it", f"{_PACKAGE}.signals"),
+        "history": Subcommand("the history of one object, or its state at a time", f"{_PACKAGE}.history"),
+        "revert": Subcommand(
+            "the preview of a revert, and reverts the event after confirmation",
+            f"{_PACKAGE}.revert",
+            is_read_only=False,
+        ),
+        "erase": Subcommand(
+            "what would be erased with --dry-run, and erases a person's data from the event log",
+            f"{_PACKAGE}.erase",
+            is_read_only=False,
+        ),
+        "signals": Subcommand("every signal and its receivers", f"{_PACKAGE}.signals"),
+        "errors": Subcommand(
+            "exceptions by class and place; resolves, mutes and reopens them",
+            f"{_PACKAGE}.errors",
+            is_read_only=False,
+        ),
         "stats": Subcommand("how often signals were sent, how long receivers ran", f"{_PACKAGE}.stats"),
         "work": Subcommand(
-            "durable receivers at work, until told to stop", "signalbox.management.subcommands.work", is_read_only=False
+            "the work of durable receivers, which it runs until it is stopped",
+            "signalbox.management.subcommands.work",
+            is_read_only=False,
         ),
         "deliveries": Subcommand(
-            "how durable receivers get on; retry, discard, replay",
+            "the state of durable receivers; retries, discards and replays deliveries",
             "signalbox.management.subcommands.deliveries",
             is_read_only=False,
         ),
-        "doctor": Subcommand("what is wrong with this project's receivers", "signalbox.management.subcommands.doctor"),
+        "purge": Subcommand(
+            "the rows that retention does not keep, and deletes them", f"{_PACKAGE}.purge", is_read_only=False
+        ),
+        "doctor": Subcommand("the problems of this project's receivers", "signalbox.management.subcommands.doctor"),
     }
 )
 
 GLOBAL_OPTIONS: Final = ("--no-color", "--force-color", "--traceback", "--settings", "--pythonpath", "-v")
-"""Django's own options that are understood after the subcommand's name as well."""
+"""Django's own options that are also accepted after the subcommand's name."""
 
 
 class Command(BaseCommand):
-    """Exit codes: 0 fine, 1 not found or not readable, 2 not understood."""
+    """Run a subcommand. Exit codes are 0, 1 (nothing found, not healthy or not readable) and 2 (bad usage)."""
 
-    help = "Sees every signal of this project, and what became of it."
+    help = "Shows the recorded signals of this project, and their outcomes."
     requires_system_checks = []
     _runs_from_argv = False
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run as a process's one task."""
+        """Run the command as the main task of this process. Without a subcommand, print the list of them and exit."""
+        if len(argv) == 2:
+            self.create_parser(*argv).print_help(sys.stderr)
+            sys.exit(2)
         self._runs_from_argv = True
         super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the subcommands."""
-        subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND", title="subcommands")
+        subparsers = parser.add_subparsers(
+            dest="subcommand",
+            required=True,
+            metavar="SUBCOMMAND",
+            title="subcommands",
+            parser_class=shared.SubcommandParser,
+        )
         for name, subcommand in SUBCOMMANDS.items():
             subparser = subparsers.add_parser(name, help=subcommand.help, description=f"Shows {subcommand.help}.")
             import_module(subcommand.module).add_arguments(subparser)
@@ -83,23 +117,24 @@ class Command(BaseCommand):
         if subcommand.is_read_only and self._runs_from_argv:
             process.disable_recording_for_process()
         try:
-            code = import_module(subcommand.module).run(options, self.stdout)
+            with timezone.override(dt.UTC) if options.get("utc") else nullcontext():
+                code = import_module(subcommand.module).run(options, self.stdout)
             self.stdout.flush()
-        except BrokenPipeError:  # as of `| head`: who reads has seen enough
+        except BrokenPipeError:  # the reader has ended, such as `| head`
             _discard_stdout()
             return
         except FilterError as error:
             raise CommandError(str(error), returncode=2) from error
         except DatabaseError as error:
             raise CommandError(_describe_error(error, options.get("using")), returncode=1) from error
-        except ImproperlyConfigured as error:  # as of a database that the settings lack
+        except ImproperlyConfigured as error:  # such as a database without settings
             raise CommandError(str(error), returncode=1) from error
         if code:
             sys.exit(code)
 
 
 def _add_global_options(parser: argparse.ArgumentParser) -> None:
-    """Let Django's own options stand after the subcommand's name; its list of options stays short."""
+    """Accept Django's own options after the subcommand's name, without listing them in its help."""
     for option in GLOBAL_OPTIONS:
         kwargs: dict[str, Any] = {"action": "store_true"} if option.endswith(("color", "traceback")) else {}
         if option == "-v":
@@ -108,12 +143,12 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _discard_stdout() -> None:
-    """Give the interpreter, which flushes at exit, nowhere to fail."""
+    """Redirect stdout to the null device, so that the interpreter's flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _describe_error(error: DatabaseError, using: str | None) -> str:
-    """Say what stands between the tables and their reader."""
+    """Return the reason why the tables can't be read."""
     alias = using or router.db_for_read(Event)
     try:
         tables = connections[alias].introspection.table_names()

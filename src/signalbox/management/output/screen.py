@@ -1,4 +1,4 @@
-"""Where a command writes: a terminal of some width, in colour or not, or a file or pipe."""
+"""Output of a command to a terminal, with its width and colours, or to a file or pipe."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from signalbox.management.output.text import escape_unprintable
 
 
 class Output(Protocol):
-    """What is written to: a command's ``stdout``."""
+    """The ``stdout`` of a command."""
 
     def write(self, text: str, /) -> object:
         """Write ``text``."""
 
     def flush(self) -> object:
-        """Let what was written be seen."""
+        """Flush the output."""
 
     def isatty(self) -> bool:
-        """Tell whether a person looks at it."""
+        """Return whether it is a terminal."""
 
 
 MIN_WIDTH: Final = 20
-"""Columns that are used even where a terminal says it has fewer."""
+"""Minimum width in columns, also if the terminal reports less."""
 
 
 class Screen:
-    """Lines and tables, for a person or for a file."""
+    """Writes lines and tables to a terminal or a file."""
 
     def __init__(self, output: Output, options: Mapping[str, Any]) -> None:
         """``options`` are the command's: ``no_color`` and ``force_color`` decide as in all of Django's commands."""
         self._output = output
         self.is_terminal = output.isatty()
-        """Whether a person looks at it."""
+        """Whether the output is a terminal."""
         self.width: int | None = max(shutil.get_terminal_size().columns, MIN_WIDTH) if self.is_terminal else None
-        """Columns of the terminal; ``None`` for a file or pipe, where nothing is cut."""
+        """Columns of the terminal; ``None`` for a file or pipe, where nothing is truncated."""
         self._paint = _get_painter() if _should_colorize(self.is_terminal, options) else None
         self._encoding = getattr(output, "encoding", None) or "utf-8"
 
@@ -54,7 +54,7 @@ class Screen:
         self._output.write(painted.encode(self._encoding, "backslashreplace").decode(self._encoding) + "\n")
 
     def write_text(self, text: str, style: str = "") -> None:
-        """Write lines that come from somewhere else."""
+        """Write text of any origin, with unprintable characters escaped."""
         for line in text.splitlines() or [""]:
             self.write_line([Cell(escape_unprintable(line), style)])
 
@@ -75,7 +75,7 @@ class Screen:
         self.write_line([Cell(cell.text, "bold") if cell.text.strip() else cell for cell in layout.build_heading()])
 
     def flush(self) -> None:
-        """Let what was written be seen."""
+        """Flush the output."""
         self._output.flush()
 
     def _render_cell(self, cell: Cell) -> str:
@@ -83,7 +83,7 @@ class Screen:
 
 
 def _should_colorize(is_terminal: bool, options: Mapping[str, Any]) -> bool:
-    """Tell whether colours are wanted; see https://no-color.org for the variable."""
+    """Return whether to use colours. For ``NO_COLOR`` see https://no-color.org."""
     if options.get("force_color"):
         return True
     is_disabled = options.get("no_color") or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -91,7 +91,7 @@ def _should_colorize(is_terminal: bool, options: Mapping[str, Any]) -> bool:
 
 
 def _get_painter() -> Callable[[str, str], str] | None:
-    """Return what colours a text by the name of a style; ``None`` where rich is not installed."""
+    """Return a function that colours a text in a style; ``None`` if rich is not installed."""
     try:
         from rich.color import ColorSystem
         from rich.style import Style
@@ -99,7 +99,7 @@ def _get_painter() -> Callable[[str, str], str] | None:
         return None
 
     def paint(text: str, style: str) -> str:
-        # The sixteen colours that a terminal's owner has chosen.
+        # The sixteen colours that the user configures in the terminal.
         return Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
 
     return paint

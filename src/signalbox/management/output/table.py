@@ -1,4 +1,4 @@
-"""Tables that fit: columns give way to a narrow terminal, the least important first."""
+"""Tables that fit the terminal: the least important columns are dropped first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLUMN_GAP: Final = "  "
 
 
 class Cell(NamedTuple):
-    """A text, and how it is shown where there is colour."""
+    """A text and its style."""
 
     text: str
     style: str = ""
@@ -25,24 +25,24 @@ class Column:
     title: str
     """Its heading."""
     width: int
-    """What it takes where there is room."""
+    """Width if there is enough space."""
     min_width: int
-    """What it takes where there is little."""
+    """Width if there is little space."""
     drop_order: int = 0
-    """Columns with the greatest rank are left out first; those with 0 never."""
+    """Columns with the greatest number are dropped first; those with 0 never."""
     align_right: bool = False
     """Whether it is set to the right, as numbers are."""
     keep_end: bool = False
-    """Whether a text that is cut keeps its end, as a dotted name should."""
+    """Whether a truncated text keeps its end, as a dotted name should."""
 
 
 class Layout:
-    """Which columns are shown, and how wide."""
+    """The columns that are shown, and their widths."""
 
     def __init__(
         self, columns: Sequence[Column], max_width: int | None, rows: Sequence[Sequence[Cell]] | None = None
     ) -> None:
-        """``max_width`` is the width of the terminal; ``None`` cuts nothing. ``rows`` narrow the columns."""
+        """``max_width`` is the width of the terminal; ``None`` truncates nothing. ``rows`` narrow the columns."""
         self._columns = columns
         self._max_width = max_width
         wished = [column.width for column in columns]

@@ -1,4 +1,4 @@
-"""Text as a terminal shows it: what is safe to write there, how wide it is, how it is cut."""
+"""Text for a terminal: escaping, width and truncation."""
 
 from __future__ import annotations
 
@@ -50,14 +50,3 @@ def pad(text: str, width: int, *, align_right: bool = False) -> str:
     """Return ``text`` with blanks up to ``width`` columns, before it if ``align_right``."""
     blanks = " " * (width - display_width(text))
     return blanks + text if align_right else text + blanks
-
-
-def format_duration(microseconds: int | None) -> str:
-    """Return a duration in three digits and a unit; nothing for an unknown one."""
-    if microseconds is None:
-        return ""
-    for size, unit in ((1_000_000, "s"), (1_000, "ms")):
-        if microseconds >= size:
-            amount = microseconds / size
-            return f"{amount:.{2 if amount < 10 else 1 if amount < 100 else 0}f} {unit}"
-    return f"{microseconds} µs"

@@ -1,23 +1,28 @@
-"""``manage.py signalbox deliveries``: how durable receivers get on, and what to do where they don't."""
+"""``manage.py signalbox deliveries``: show, retry, discard and replay deliveries of durable receivers."""
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import CommandError
 from django.db import connections
-from django.forms.models import model_to_dict
 
+from signalbox.management.output.attempts import ATTEMPT_COLUMNS, build_attempt_cells
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.models import Delivery, to_microseconds
-from signalbox.outbox import health, operations, queue
+from signalbox.outbox import health, operations, queue, unknown_receivers
 from signalbox.outbox.queue import SECOND_US, now_us
+from signalbox.queries.delivery_filters import DeliveryTokens
+from signalbox.queries.export import attempt_to_dict, delivery_to_dict
 from signalbox.queries.filters import EventFilter
+from signalbox.queries.trace_deliveries import get_attempts
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ACTIONS = ("health", "list", "show", "retry", "discard", "replay")
 
@@ -34,12 +39,18 @@ COLUMNS = (
 )
 
 
+def _parse_id(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ArgumentTypeError(f"{text[:40]!r} is not the id of a delivery, a number of at most 19 digits")
+    return int(text)
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument(
         "action", nargs="?", choices=ACTIONS, default="health", help=f"{', '.join(ACTIONS)}; health if left out"
     )
-    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="deliveries, for show, retry and discard")
+    parser.add_argument("ids", nargs="*", type=_parse_id, metavar="ID", help="deliveries, for show, retry and discard")
     parser.add_argument("--json", action="store_true", help="JSON; of list, one object a line")
     parser.add_argument(
         "--using",
@@ -54,20 +65,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--receiver", default="", metavar="NAME", help="dotted name; of replay the whole of it, else a part"
     )
     parser.add_argument("--queue", default="", metavar="NAME", help="deliveries of this queue")
-    parser.add_argument("--key", metavar="KEY", help="deliveries ordered by this")
+    parser.add_argument("--key", metavar="KEY", help="deliveries with this ordering key")
+    parser.add_argument(
+        "--filter",
+        default="",
+        metavar="TEXT",
+        help="of list, retry and discard: tokens such as 'state:dead error:TimeoutError', as on the page",
+    )
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="of list: at most this many (50)")
     parser.add_argument("--before", type=int, metavar="ID", help="of list: older than this delivery, the next page")
-    parser.add_argument("--all", action="store_true", help="of retry and discard: every one that the options choose")
+    parser.add_argument(
+        "--all", action="store_true", help="of retry and discard: every delivery that matches the options"
+    )
     parser.add_argument("--since", metavar="TIME", help='of replay: "2h" or "3d" ago, a day, or a moment')
     parser.add_argument("--until", metavar="TIME", help="of replay: the same")
-    parser.add_argument(
-        "--missing", action="store_true", help="of replay: events alone that were never delivered to it"
-    )
+    parser.add_argument("--missing", action="store_true", help="of replay: only events that were never delivered to it")
     parser.add_argument("--dry-run", action="store_true", help="of replay: count, and do nothing")
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
-    """Do what was asked; return the exit status: 1 if something is wrong or nothing was found."""
+    """Run the action. Return 1 if deliveries are not processed, or nothing was found."""
     screen = Screen(stdout, options)
     if options["action"] == "health":
         return _health(screen, options)
@@ -92,21 +109,26 @@ def _health(screen: Screen, options: Mapping[str, Any]) -> int:
     aliases = (
         [options["using"]] if options["using"] else queue.get_delivery_databases() or [queue.get_deliveries_database()]
     )
-    found = health.build_report(aliases)
+    databases = [health.get_health(alias) for alias in aliases]
+    unknown = {alias: unknown_receivers.find_unknown_receivers(alias) for alias in aliases}
     if options["json"]:
+        found = health.build_report(databases)
+        for one in found["databases"]:
+            one["unknown_receivers"] = [asdict(receiver) for receiver in unknown[one["database"]]]
         screen.write_json(found)
-        return 0
-    for one in found["databases"]:
+        return 0 if found["healthy"] else 1
+    for figures in databases:
         if len(aliases) > 1:
-            screen.write_text(f"{'database':10} {one['database']:>8}")
-        for name in ("pending", "due", "running", "retrying", "blocked", "dead"):
-            screen.write_text(f"{name:10} {one[name]:>8}")
-        screen.write_text(f"{'oldest':10} {one['oldest_due_seconds']:>8.1f} s due")
-        screen.write_text(f"{'rate':10} {one['done_per_second']:>8.2f} done a second, over a minute")
-    if not found["healthy"]:
-        screen.write_text("Nobody works: start manage.py signalbox work.", "red")
-        return 1
-    return 0
+            screen.write_text(f"{'database':10} {figures.database:>8}")
+        for name in ("pending", "due", "running", "retrying", "blocked", "dead", "unknown"):
+            screen.write_text(f"{name:10} {getattr(figures, name):>8}")
+        screen.write_text(f"{'oldest':10} {figures.oldest_due_seconds:>8.1f} s due")
+        screen.write_text(f"{'rate':10} {figures.done_per_second:>8.2f} done a second, over a minute")
+        for receiver in unknown[figures.database]:
+            screen.write_text(str(receiver), "yellow")
+    if not all(figures.is_processing for figures in databases):
+        screen.write_text("No worker is running: start manage.py signalbox work.", "red")
+    return 0 if all(figures.is_healthy for figures in databases) else 1
 
 
 def _list(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
@@ -120,21 +142,40 @@ def _list(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     elif rows:
         screen.write_table(COLUMNS, [_build_cells(one) for one in rows])
     else:
-        screen.write_text("There are no such deliveries.")
-    return 0
+        screen.write_text("No deliveries match.")
+    return 0 if rows else 1
 
 
 def _show(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
-    found = list(operations.filter_deliveries(alias).filter(id__in=options["ids"]))
-    for one in found:
+    for one in _get_deliveries(alias, options["ids"]):
+        attempts = get_attempts(one.pk, alias)
         record = _build_record(one) | {"payload": one.payload, "traceback": one.traceback}
         if options["json"]:
-            screen.write_json(record)
+            screen.write_json(record | {"attempts_made": [attempt_to_dict(attempt) for attempt in attempts]})
         else:
             for name, value in record.items():
                 text = "" if value is None else f"\n{value}" if name == "traceback" else value
-                screen.write_text(f"{name:12} {text}")
-    return 0 if found else 1
+                screen.write_text(f"{name:16} {text}")
+            if attempts:
+                screen.write_line()
+                screen.write_table(ATTEMPT_COLUMNS, map(build_attempt_cells, attempts))
+    return 0
+
+
+def _get_deliveries(alias: str, ids: Sequence[int]) -> list[Delivery]:
+    """Return the deliveries with these ids. Raises ``CommandError`` if one does not exist, or if none is given."""
+    if not ids:
+        raise CommandError("show needs the ids of deliveries.", returncode=2)
+    storable = [number for number in ids if 0 < number < 2**63]
+    found = list(operations.filter_deliveries(alias).filter(id__in=storable).order_by("id"))
+    if missing := sorted({*ids} - {delivery.id for delivery in found}):
+        numbers = ", ".join(map(str, missing))
+        raise CommandError(
+            f"These deliveries do not exist in the database {alias!r}: {numbers}. The list shows the stored ones: "
+            "manage.py signalbox deliveries list. Name another database with --using.",
+            returncode=1,
+        )
+    return found
 
 
 def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
@@ -159,41 +200,39 @@ def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
 
 def _select_deliveries(alias: str, options: Mapping[str, Any]) -> list[Delivery]:
     if options["ids"]:
-        return list(operations.filter_deliveries(alias).filter(id__in=options["ids"]).order_by("id"))
+        return _get_deliveries(alias, options["ids"])
     if not options["all"]:
         raise CommandError(
             f"{options['action']} needs the ids of deliveries, or --all with --state and others.", returncode=2
         )
-    chosen = {**options, "state": options["state"] or "dead"}
-    return list(_filter_deliveries(alias, chosen).order_by("id"))
+    state = options["state"] or ("" if _parse_tokens(options).has_states else "dead")
+    return list(_filter_deliveries(alias, {**options, "state": state}).order_by("id"))
 
 
 def _filter_deliveries(alias: str, options: Mapping[str, Any]) -> Any:
-    return operations.filter_deliveries(
+    found = operations.filter_deliveries(
         alias,
         state=options["state"] or "",
         receiver=options["receiver"],
         queue=options["queue"],
         key=options["key"],
     )
+    return found.filter(_parse_tokens(options).to_q(alias))
+
+
+def _parse_tokens(options: Mapping[str, Any]) -> DeliveryTokens:
+    tokens = DeliveryTokens.parse(options["filter"])
+    if tokens.error:
+        raise CommandError(tokens.error, returncode=2)
+    return tokens
 
 
 def _build_record(delivery: Delivery) -> dict[str, Any]:
-    fields = model_to_dict(delivery, exclude=["payload", "partition_id", "traceback"])
-    return {"id": delivery.id, **fields, "status": get_status(delivery), "at": delivery.timestamp.isoformat()}
-
-
-def get_status(delivery: Delivery) -> str:
-    """Return what a delivery is doing, finer than its state."""
-    if delivery.state != Delivery.PENDING:
-        return str(delivery.state)
-    if delivery.lease_expires_at is not None:
-        return "running" if delivery.lease_expires_at > now_us() else "abandoned"
-    return "retrying" if delivery.attempts and delivery.run_at > now_us() else "due"
+    return {**delivery_to_dict(delivery), "status": operations.get_status(delivery)}
 
 
 def _build_cells(delivery: Delivery) -> list[Cell]:
-    shown = get_status(delivery)
+    shown = operations.get_status(delivery)
     style = {"dead": "red", "retrying": "yellow", "abandoned": "yellow", "running": "green"}.get(shown, "")
     due = (delivery.run_at - now_us()) / SECOND_US
     return [

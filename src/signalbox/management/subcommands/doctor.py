@@ -33,26 +33,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--rule",
         action="append",
         metavar="NAME",
-        help=f"ask this rule alone, by name or id; may be repeated. Rules: {', '.join(RULES)}",
+        help=f"use only this rule, by name or id; may be repeated. Rules: {', '.join(RULES)}",
     )
     parser.add_argument(
         "--app",
         action="append",
         metavar="LABEL",
-        help="report on this app alone, and on all of it if it is an installed package; may be repeated",
+        help="report only this app, completely if it is an installed package; may be repeated",
     )
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
-    """Examine, write the report, and return the exit code: 1 where ``--fail-on`` is met, else 0.
+    """Examine, write the report, and return the exit code: 1 if ``--fail-on`` matches a finding, else 0.
 
     Raises:
-        CommandError: ``--rule`` or ``--app`` names something that isn't there.
+        CommandError: ``--rule`` or ``--app`` names a rule or app that does not exist.
     """
     try:
         findings = examine(rules=options.get("rule"), apps=options.get("app"))
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(str(error), returncode=2) from error
     if options.get("json"):
         for line in report.format_json_lines(findings):
             stdout.write(line)

@@ -12,25 +12,27 @@ from django.core.exceptions import ValidationError
 from django.core.management import CommandError
 from django.db import connections
 from django.db.models import Model
+from django.utils import timezone
 
 from signalbox.core.event import UNKNOWN
 from signalbox.management.output import events
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.output.text import escape_unprintable
+from signalbox.management.output.values import format_field, format_labelled
 from signalbox.management.subcommands import options as shared
-from signalbox.models import Event, utc_now
-from signalbox.queries.export import event_to_dict
-from signalbox.queries.filters import parse_time
+from signalbox.models import Event, to_microseconds, utc_now
+from signalbox.queries.export import event_to_dict, format_iso
+from signalbox.queries.filter_values import parse_time
 from signalbox.queries.object_history import ObjectHistory, ObjectState, history
 from signalbox.serialization import encoder
 
 EVENT_COLUMNS: Final = (
     Column(title="id", width=9, min_width=5, align_right=True),
-    Column(title="time", width=16, min_width=16, drop_order=1),
-    Column(title="signal", width=14, min_width=11),
+    Column(title="time", width=16, min_width=16, drop_order=2),
+    Column(title="signal", width=14, min_width=11, drop_order=1),
     Column(title="actor", width=12, min_width=6, drop_order=3),
-    Column(title="outcome", width=11, min_width=11, drop_order=2),
+    Column(title="outcome", width=11, min_width=11),
     Column(title="summary", width=90, min_width=20),
 )
 FIELD_COLUMNS: Final = (Column(title="field", width=30, min_width=8), Column(title="value", width=120, min_width=10))
@@ -45,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=shared.positive_int, metavar="N", help="show the newest N events")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    shared.add_utc_option(parser)
     parser.add_argument(
         "--using",
         choices=tuple(connections),
@@ -54,8 +57,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
-    """Write the object's events, newest first, or its fields. Raises ``CommandError``, with 2 as exit code, for a model
-    or key that there can't be, and with 1 for an object of which nothing is known."""
+    """Write the object's events, newest first, or its fields.
+
+    Raises:
+        CommandError: the model or key is not valid (exit code 2), or the object has no events (exit code 1).
+    """
     screen = Screen(stdout, options)
     found = _get_history(options)
     if options["as_of"]:
@@ -63,24 +69,39 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
         _write_state(screen, found, found.as_of(when), options)
         return 0
     rows = list(found.events(limit=options["limit"]))
+    purged = _describe_purge(found)
     if not rows:
-        raise CommandError(f"Nothing is recorded of {options['model']} {options['key']}.", returncode=1)
+        raise CommandError(
+            f"Nothing is recorded of {options['model']} {options['key']}. {purged}".strip(), returncode=1
+        )
     if options["json"]:
         for event in rows:
             screen.write_json({**event_to_dict(event), "uncertain": event.uncertain})
     else:
-        screen.write_table(EVENT_COLUMNS, [_build_row(event, exact=not screen.is_terminal) for event in rows])
+        screen.write_table(
+            events.get_columns(EVENT_COLUMNS), [_build_row(event, exact=not screen.is_terminal) for event in rows]
+        )
+        if purged and len(rows) != options["limit"]:
+            screen.write_text(purged, "dim")
     return 0
+
+
+def _describe_purge(object_history: ObjectHistory) -> str:
+    """Return since when the object's events are complete, or an empty text if none were purged."""
+    purged_before = object_history.purged_before
+    if purged_before is None:
+        return ""
+    return f"Older events were purged, up to {timezone.localtime(purged_before):%Y-%m-%d %H:%M}."
 
 
 def _get_history(options: Mapping[str, Any]) -> ObjectHistory:
     label = options["model"]
+    if label.count(".") != 1:
+        raise CommandError(f"Unknown model {label!r}. Use app_label.Model.", returncode=2)
     try:
-        if label.count(".") != 1:
-            raise LookupError("an app's label and a model's name were expected, as shop.Order.")
         model: type[Model] = apps.get_model(label)
     except LookupError as error:
-        raise CommandError(f"{label!r} is no model: {error}", returncode=2) from error
+        raise CommandError(f"Unknown model {label!r}: {error}", returncode=2) from error
     meta = model._meta
     if meta.swapped:
         raise CommandError(f"{meta.label} is not in use: {meta.swapped} replaces it.", returncode=1)
@@ -88,20 +109,35 @@ def _get_history(options: Mapping[str, Any]) -> ObjectHistory:
         key: Any = options["key"]
         pk = tuple(json.loads(key)) if len(meta.pk_fields) > 1 else meta.pk.to_python(key)
     except (TypeError, ValueError, ValidationError) as error:
-        raise CommandError(f"{key!r} is no primary key of {meta.label}.", returncode=2) from error
+        raise CommandError(f"{key!r} is not a primary key of {meta.label}.", returncode=2) from error
     return history(model, pk, using=options["using"])
 
 
 def _write_state(screen: Screen, object_history: ObjectHistory, state: ObjectState, options: Mapping[str, Any]) -> None:
     fields = {name: None if value is UNKNOWN else value for name, value in state.items()}
     if options["json"]:
-        record: dict[str, Any] = {"at": state.at.isoformat(), "exists": state.exists}
-        screen.write_json({**record, "fields": fields, "unknown_fields": sorted(state.unknown_fields)})
+        record: dict[str, Any] = {
+            "at": format_iso(to_microseconds(state.at)),
+            "exists": state.exists,
+            "purged": state.is_purged,
+        }
+        labels = {name: label for name in state if (label := state.get_label(name))}
+        screen.write_json(
+            {**record, "fields": fields, "labels": labels, "unknown_fields": sorted(state.unknown_fields)}
+        )
+    elif state.is_purged:
+        name = f"{object_history.model._meta.label} {object_history.key}"
+        screen.write_text(f"The state of {name} at this time is unknown. {_describe_purge(object_history)}")
     elif not state.exists:
         screen.write_text(f"{object_history.model._meta.label} {object_history.key} was not there.")
     else:
         rows = [
-            [Cell(name), Cell("unknown", "dim") if name in state.unknown_fields else Cell(_format_value(value))]
+            [
+                Cell(name),
+                Cell("unknown", "dim")
+                if name in state.unknown_fields
+                else Cell(format_labelled(value, state.get_label(name))),
+            ]
             for name, value in fields.items()
         ]
         screen.write_table(FIELD_COLUMNS, rows)
@@ -121,9 +157,12 @@ def _build_row(event: Event, *, exact: bool) -> list[Cell]:
 def summarize_event(event: Event) -> str:
     """Return in one line what an event did to its object."""
     data = event.data
-    args = data.get("args") or {}
+    args, labels = data.get("args") or {}, data.get("labels")
     if "changes" in data:
-        pairs = (f"{name}: {' → '.join(map(_format_value, pair))}" for name, pair in data["changes"].items())
+        pairs = (
+            f"{name}: {' → '.join(format_field(labels, name, value) for value in pair)}"
+            for name, pair in data["changes"].items()
+        )
         return ", ".join(pairs) or "nothing changed"
     if "related_keys" in args:
         return f"removed {', '.join(f'{name} {_format_keys(keys)}' for name, keys in args['related_keys'].items())}"
@@ -136,7 +175,7 @@ def summarize_event(event: Event) -> str:
         keys = args.get(verb)
         return f"{verb} {args.get('model')} {_format_keys(keys)}" if keys else str(args.get("action", ""))
     if "values" in args:
-        values = (f"{name} = {_format_value(value)}" for name, value in args["values"].items())
+        values = (f"{name} = {format_field(args.get('labels'), name, value)}" for name, value in args["values"].items())
         return f"{', '.join(values)} ({args.get('count')} rows)"
     if "fields" in args:
         return f"{', '.join(args['fields'])} ({args.get('count')} rows)"
@@ -144,11 +183,5 @@ def summarize_event(event: Event) -> str:
 
 
 def _format_keys(keys: Any) -> str:
-    return ", ".join(map(str, dict.fromkeys(keys))) if isinstance(keys, list) else str(keys)
-
-
-def _format_value(value: Any) -> str:
-    if encoder.is_recorded_expression(value):
-        return str(value[encoder.EXPRESSION_KEY])
-    value = encoder.unwrap_literal(value)
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    found = keys if isinstance(keys, list) else [keys]
+    return ", ".join(dict.fromkeys(encoder.ERASED if encoder.is_erased(key) else str(key) for key in found))

@@ -1,4 +1,4 @@
-"""``manage.py signalbox signals``: every signal, and what listens to it."""
+"""``manage.py signalbox signals``: every signal and its receivers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
-    """Write the signals in the order of Django's groups, those of the project last."""
+    """Write the signals in the order of Django's groups, those of the project last. Return 1 without any."""
     screen = Screen(stdout, options)
     recorded_signals = process.get_recorded_signals()
     found = get_signal_listeners(
@@ -59,7 +59,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     else:
         screen.write_table(COLUMNS, [row for one in found for row in _build_rows(one)])
         screen.write_text(f"Counted over the newest {options['limit']} events that were asked for.", "dim")
-    return 0
+    return 0 if found else 1
 
 
 def signal_to_dict(listeners: SignalListeners) -> dict[str, Any]:

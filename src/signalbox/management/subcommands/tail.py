@@ -17,9 +17,14 @@ from signalbox.queries.tail import follow
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
     shared.add_output_options(parser)
+    shared.add_utc_option(parser)
     shared.add_filter_options(parser)
     parser.add_argument(
-        "-n", "--lines", type=shared.non_negative_int, default=10, help="so many that are there already (default 10)"
+        "-n",
+        "--lines",
+        type=shared.non_negative_int,
+        default=10,
+        help="number of existing events to show first, of those that 2 seconds of search find (default 10)",
     )
 
 
@@ -27,7 +32,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write events as they become visible, until Ctrl-C."""
     screen = Screen(stdout, options)
     following = follow(shared.parse_filter(options), lines=options["lines"], using=options["using"])
-    layout = Layout(events.COLUMNS, screen.width)
+    layout = Layout(events.get_columns(), screen.width)
     try:
         if screen.is_terminal and not options["json"]:
             screen.write_heading(layout)

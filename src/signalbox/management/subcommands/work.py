@@ -1,18 +1,21 @@
-"""``manage.py signalbox work``: run durable receivers, or hand them to the engine that does."""
+"""``manage.py signalbox work``: run durable receivers, or dispatch them to a task queue."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import CommandError
 from django.db import connections
 
 from signalbox import conf
+from signalbox.outbox import registry
 from signalbox.outbox.supervisor import Supervisor
 from signalbox.outbox.worker import EXIT_STUCK_RECEIVER, Worker, WorkerOptions
+from signalbox.retention.background import purge_hourly
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="deliveries at the same time (1)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes, each with its threads (1)")
     parser.add_argument(
-        "--queue", action="append", default=[], metavar="NAME", help="work for this queue alone; repeatable"
+        "--queue", action="append", default=[], metavar="NAME", help="process only this queue; repeatable"
     )
     parser.add_argument(
         "--database",
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"and this database, of {', '.join(connections)}; repeatable",
     )
     parser.add_argument(
-        "--grace", type=float, default=30, metavar="S", help="seconds for what runs when told to end (30)"
+        "--grace", type=float, default=30, metavar="S", help="seconds that running receivers get to end (30)"
     )
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--once", action="store_true", help="end after one delivery, or if none is due")
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
-    """Work until told to stop; return the exit status."""
+    """Run the worker until it is stopped. Return its exit code."""
     for name in ("threads", "processes"):
         if options[name] < 1:
             raise CommandError(f"--{name} {options[name]}: a number of 1 or more was expected.", returncode=2)
@@ -56,6 +59,7 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
         once=options["once"],
         burst=options["burst"],
         grace=options["grace"],
+        upkeep=partial(purge_hourly, databases=tuple(options["database"])),
     )
     if dispatcher in ("celery", "tasks"):
         from signalbox.outbox.dispatch.relay import Relay
@@ -65,12 +69,22 @@ def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
         worker = Supervisor(options["processes"], chosen)
     else:
         worker = Worker(chosen)
+    if stdout.isatty():
+        stdout.write(f"{_describe_receivers()} Ctrl-C stops the worker.")
+        stdout.flush()
     status = worker.run()
     if worker.reload:
         stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program, with new code
-    if status == EXIT_STUCK_RECEIVER:  # the interpreter would wait for threads that a receiver left behind
+    if status == EXIT_STUCK_RECEIVER:  # the interpreter would wait for the threads of stuck receivers
         stdout.flush()
         logging.shutdown()
         os._exit(status)
     return status
+
+
+def _describe_receivers() -> str:
+    number = len(registry.get_durable_receivers())
+    if not number:
+        return "No durable receiver is connected: import its module in ready() of its app."
+    return "1 durable receiver is connected." if number == 1 else f"{number} durable receivers are connected."

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from django.db import connections
 
+from signalbox.core import loggers
 from signalbox.outbox.execution import execute
 from signalbox.outbox.queue import DeliveryQueue
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("worker")
 
 _state = threading.local()
 

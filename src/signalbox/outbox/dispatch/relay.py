@@ -6,29 +6,30 @@ before the commit could finish before its mark is written. A mark without a mess
 
 from __future__ import annotations
 
-import logging
 import signal
-import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from django.db import Error, connections
+from django.db import connections
 
 from signalbox import conf
+from signalbox.core import loggers
+from signalbox.outbox.outages import close_unusable_connections
 from signalbox.outbox.queue import SECOND_US, DeliveryQueue, get_delivery_databases, now_us
+from signalbox.outbox.upkeep import run_upkeep
 from signalbox.outbox.wakeup import Notifier
+from signalbox.outbox.worker_registry import WorkerRegistration
 
 if TYPE_CHECKING:
     from signalbox.outbox.worker import WorkerOptions
 
-logger = logging.getLogger("signalbox")
+logger = loggers.get_logger("worker")
 
 MAX_IN_FLIGHT: Final = 1000
 """Maximum number of unprocessed messages per queue. The backlog stays in the database."""
 DISPATCH_BATCH_SIZE: Final = 200
 MIN_POLL_SECONDS: Final = 0.02
 MAX_POLL_SECONDS: Final = 0.5
-PRUNE_INTERVAL_SECONDS: Final = 60.0
 
 _MODULES: Final = {"celery": "celery", "tasks": "django_tasks"}
 """The module of each dispatcher."""
@@ -53,21 +54,20 @@ class Relay:
         aliases = self.options.databases or get_delivery_databases()
         delivery_queues = [DeliveryQueue(alias, self.options.queues) for alias in aliases]
         notifier = Notifier(list(aliases))
+        registration = WorkerRegistration(aliases, self.options.queues, threads=0)
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._on_hangup}
-        poll_seconds, error_delay, last_pruned = MIN_POLL_SECONDS, 0.0, time.monotonic()
+        upkeep = None if self.options.once or self.options.burst else self.options.upkeep
+        poll_seconds, error_delay = MIN_POLL_SECONDS, 0.0
         try:
-            with notifier.handle_signals(handlers):
+            with notifier.handle_signals(handlers), registration, run_upkeep(upkeep):
                 while not self.stopping:
+                    registration.beat_if_due()
                     notifier.listen()
                     try:
                         count = sum(self._relay_database(delivery_queue) for delivery_queue in delivery_queues)
-                        if time.monotonic() - last_pruned > PRUNE_INTERVAL_SECONDS:
-                            last_pruned = time.monotonic()
-                            for delivery_queue in delivery_queues:
-                                delivery_queue.prune()
                         error_delay = 0.0
                     except Exception as error:  # noqa: BLE001 - each broker has its own errors, which may be temporary
-                        self._close_unusable_connections()
+                        close_unusable_connections()
                         log = logger.debug if error_delay else logger.warning
                         log("Deliveries could not be published and are tried again: %r", error)
                         error_delay = min(5.0, error_delay * 2 or 0.1)
@@ -112,11 +112,3 @@ class Relay:
     def _on_hangup(self) -> None:
         self.reload = True
         self.stop()
-
-    @staticmethod
-    def _close_unusable_connections() -> None:
-        for connection in connections.all(initialized_only=True):
-            try:
-                connection.close_if_unusable_or_obsolete()
-            except Error:
-                connection.connection = None

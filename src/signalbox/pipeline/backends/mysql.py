@@ -6,11 +6,15 @@ import math
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from django.db import NotSupportedError
+
 from signalbox.pipeline import batches
 from signalbox.pipeline.backends.base import (
-    UPDATE_EVENT_SQL,
+    SELECT_ERROR_KEYS_SQL,
     UPDATE_TRACE_SQL,
     DatabaseBackend,
+    Storage,
+    TableSize,
     format_column_names,
     iter_inserts,
 )
@@ -18,16 +22,19 @@ from signalbox.pipeline.backends.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from signalbox.pipeline.batches import Batch
+    from signalbox.pipeline.backends.base import Grant
+    from signalbox.pipeline.batches import Batch, TableRow
 
 _ROW_ERRORS: Final = frozenset({1264, 1265, 1292, 1300, 1366, 1406, 1411, 1644, 3140, 3819, 3988, 4025})
-"""Errors about values, constraints, what a trigger raises: most of them come as ``OperationalError``."""
+"""Errors about values, about constraints, and of triggers. Most of them are ``OperationalError``."""
 _LOCK_TIMEOUT: Final = 1205
 _DEADLOCK: Final = 1213
 _ROLLBACK_ERRORS: Final = frozenset({_LOCK_TIMEOUT, _DEADLOCK})
-"""Errors that end the transaction: a lock's timeout, by configuration, and a deadlock."""
+"""Errors that end the transaction: a deadlock and, depending on the configuration, a lock timeout."""
 _PERMISSION_ERRORS: Final = frozenset({1044, 1142, 1143})
 """Access denied: to the database, to a statement on a table, to a column."""
+_READ_ONLY_ERRORS: Final = frozenset({1290, 1792, 1836})
+"""The server, the transaction or the database is read-only. A replica refuses each write, with any grants."""
 _MAX_INSERT_ROWS: Final = 500
 """Rows in one statement: 500 rows of 15 parameters remain far below the largest packet."""
 _SAVE_LOCK_TIMEOUTS: Final = (
@@ -40,15 +47,27 @@ _RESTORE_LOCK_TIMEOUTS: Final = (
 )
 
 
+_GRANT_TESTS: Final = {
+    "SELECT": "EXPLAIN SELECT {column} FROM {table}",
+    "INSERT": "EXPLAIN INSERT INTO {table} ({column}) VALUES (NULL)",
+    "UPDATE": "EXPLAIN UPDATE {table} SET {column} = NULL WHERE FALSE",
+    "DELETE": "EXPLAIN DELETE FROM {table} WHERE FALSE",
+}
+"""A statement by privilege that is not executed, and that fails without it."""
+
+
 class MySQLBackend(DatabaseBackend):
-    """MariaDB can be asked about its transaction by a statement, MySQL cannot. Both know whole seconds of waiting."""
+    """MariaDB has a statement that queries its transaction, MySQL has none. Their lock timeouts are whole seconds."""
+
+    hides_tables = True
 
     @property
-    def _is_mariadb(self) -> bool:
+    def is_mariadb(self) -> bool:
+        """Whether the server is MariaDB. Asks the server once if that is not known."""
         return bool(getattr(self.connection, "mysql_is_mariadb", False))
 
     def has_foreign_transaction(self) -> bool:
-        if self.connection.connection is None or not self._is_mariadb:
+        if self.connection.connection is None or not self.is_mariadb:
             return False
         with self.connection.wrap_database_errors:
             return self._query_in_transaction()
@@ -59,7 +78,7 @@ class MySQLBackend(DatabaseBackend):
             return bool(cursor.fetchone()[0])
 
     def is_transaction_alive(self, error: BaseException) -> bool:
-        if self._is_mariadb:
+        if self.is_mariadb:
             return self._query_in_transaction()
         return _get_code(error) not in (None, *_ROLLBACK_ERRORS)
 
@@ -81,7 +100,7 @@ class MySQLBackend(DatabaseBackend):
         with self.connection.connection.cursor() as cursor:
             if lock_timeout is not None:
                 row = max(1, math.ceil(lock_timeout))
-                if self._is_mariadb:  # for one statement: the session keeps its own setting
+                if self.is_mariadb:  # for one statement: the session keeps its own setting
                     table = math.ceil(lock_timeout)
                     prefix = f"SET STATEMENT lock_wait_timeout = {table}, innodb_lock_wait_timeout = {row} FOR "
                 else:
@@ -103,6 +122,16 @@ class MySQLBackend(DatabaseBackend):
                 if restore:
                     cursor.execute(restore)
 
+    def query_error_keys(self, trace_ids: Sequence[str], schema: str | None = None) -> set[TableRow]:
+        sql = SELECT_ERROR_KEYS_SQL.format(table=batches.ERROR_TABLE, p=", ".join(["%s"] * len(trace_ids)))
+        with self.connection.connection.cursor() as cursor:
+            cursor.execute(sql, tuple(trace_ids))
+            return set(cursor.fetchall())
+
+    def build_delete(self, table: str, ids: Sequence[int], condition: str = "") -> str:
+        # Without the order, many of a table's ids make it read and lock the whole table. An index hint changes nothing.
+        return f"{super().build_delete(table, ids, condition)} ORDER BY id LIMIT {len(ids)}"
+
     def query_has_tables(self) -> bool:
         with self.connection.connection.cursor() as cursor:
             cursor.execute(
@@ -112,26 +141,39 @@ class MySQLBackend(DatabaseBackend):
             )
             return bool(cursor.fetchone()[0] == 2)
 
-    def query_missing_grants(self, schema: str | None = None) -> list[str]:
+    def query_missing_grants(self, grants: Sequence[Grant]) -> list[Grant]:
         missing = []
         with self.connection.connection.cursor() as cursor:
-            for table, columns in batches.TABLE_COLUMNS.items():
-                column = columns[0][0]
-                for grant, sql in (
-                    ("INSERT", f"EXPLAIN INSERT INTO {table} ({column}) VALUES (NULL)"),
-                    ("UPDATE", f"EXPLAIN UPDATE {table} SET {column} = NULL WHERE id = 0"),
-                    ("SELECT", f"EXPLAIN SELECT {column} FROM {table}"),
-                ):
-                    try:
-                        cursor.execute(sql)
-                    except self.connection.Database.Error as error:
-                        if _get_code(error) not in _PERMISSION_ERRORS:
-                            raise
-                        missing.append(f"{grant} ON {table}")
+            for grant in grants:
+                try:
+                    cursor.execute(_GRANT_TESTS[grant.privilege].format(table=grant.table, column=grant.column))
+                except self.connection.Database.Error as error:
+                    code = _get_code(error)
+                    if code in _PERMISSION_ERRORS:
+                        missing.append(grant)
+                    elif code not in _READ_ONLY_ERRORS:
+                        raise
         return missing
+
+    def query_storage(self, tables: Sequence[str]) -> Storage:
+        with self.connection.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT table_name, table_rows, data_length + index_length FROM information_schema.tables "
+                f"WHERE table_schema = database() AND table_name IN ({', '.join(['%s'] * len(tables))})",
+                tuple(tables),
+            )
+            return Storage({name: TableSize(rows, size) for name, rows, size in cursor.fetchall()})
 
     def _is_row_error(self, error: BaseException) -> bool:
         return _get_code(error) in _ROW_ERRORS
+
+    vacuum_refusal = (
+        "MariaDB and MySQL use the space of deleted rows for new ones. Only OPTIMIZE TABLE shrinks the file. It waits "
+        "for open transactions and blocks new ones meanwhile. Run it yourself when the site is offline."
+    )
+
+    def vacuum(self, tables: Sequence[str]) -> None:
+        raise NotSupportedError(self.vacuum_refusal)
 
     def is_conflict(self, error: BaseException) -> bool:
         return _get_code(error) == _DEADLOCK
@@ -153,6 +195,13 @@ def _get_code(error: BaseException) -> int | None:
     return code if isinstance(code, int) else None
 
 
+# An event is updated soon after it was written. The newest one of its trace is found first, by the index of the trace.
+_UPDATE_EVENT_SQL: Final = (
+    f"UPDATE {batches.EVENT_TABLE} SET duration = %s, errors = %s, data = %s WHERE trace_id = %s AND span = %s "
+    "ORDER BY trace_id DESC, id DESC LIMIT 1"
+)
+
+
 def _iter_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
     for table, columns, rows in iter_inserts(batch):
         one = "(" + ", ".join(["%s"] * len(columns)) + ")"
@@ -161,6 +210,6 @@ def _iter_statements(batch: Batch) -> Iterable[tuple[str, Sequence[Any]]]:
             head = f"INSERT INTO {table} ({format_column_names(columns, '`')}) VALUES "
             yield head + ", ".join([one] * len(part)), list(chain.from_iterable(part))
     for row in batch.event_updates:
-        yield UPDATE_EVENT_SQL.format(table=batches.EVENT_TABLE, p="%s"), row
+        yield _UPDATE_EVENT_SQL, row
     for row in batch.trace_updates:
         yield UPDATE_TRACE_SQL.format(table=batches.TRACE_TABLE, p="%s"), row

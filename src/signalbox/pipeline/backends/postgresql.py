@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.conf import settings
 from django.db import DatabaseError
 
+from signalbox.core import clock
 from signalbox.core.event import UNKNOWN_SCHEMA
 from signalbox.pipeline import batches
-from signalbox.pipeline.backends.base import DatabaseBackend, format_column_names, iter_inserts, without_query_logging
+from signalbox.pipeline.backends.base import (
+    SELECT_ERROR_KEYS_SQL,
+    DatabaseBackend,
+    Storage,
+    TableSize,
+    TransactionSnapshot,
+    format_column_names,
+    iter_inserts,
+    without_query_logging,
+)
 from signalbox.serialization import encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from signalbox.core.event import Schema
+    from signalbox.pipeline.backends.base import Grant
     from signalbox.pipeline.batches import Batch, TableRow
 
 DISABLE_SYNCHRONOUS_COMMIT_SQL: Final = "SET LOCAL synchronous_commit TO off"
 """The COMMIT of the open transaction does not wait for the disk."""
 
 _ROW_ERRORS: Final = ("21", "22", "23", "44", "54", "P0")
-"""Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, what a trigger raises."""
+"""Classes of SQLSTATE: cardinality, data, constraints, check options, limits of size, and errors of triggers."""
 _CONFLICTS: Final = "40"
 """The class of SQLSTATE "transaction rollback"."""
 _IN_FAILED_TRANSACTION: Final = "25P02"
@@ -36,14 +46,14 @@ _IDLE, _ACTIVE, _INTRANS, _INERROR = range(4)
 PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 
 _MAX_VALUES_ROWS: Final = 5
-"""Up to 5 rows are written out one by one, more as one JSON document: planning what takes a document apart costs
-the server as much as five rows do, and less than parsing the values of more."""
+"""Up to 5 rows are written as VALUES, more as one JSON document. Planning the statement that splits a document costs
+the server as much as five rows. Parsing the values of more rows costs more."""
 
 _CURSOR_ATTRIBUTE: Final = "_signalbox_cursor"
-"""On the driver's connection: the cursor that writes. Making one takes psycopg a third of the time of using it."""
+"""Attribute of the driver's connection: the cursor that writes. Creating one takes a third of the time of a write."""
 
 _SHORTEST_LOCK_TIMEOUT_MS: Final = 10
-"""0 would switch the timeout off. Other sessions hold locks for a moment also in normal operation."""
+"""0 would disable the timeout. In normal operation too, other sessions hold locks for a moment."""
 _SET_LOCK_TIMEOUT_SQL: Final = (
     "SELECT set_config('signalbox.lock_timeout', current_setting('lock_timeout'), true), "
     "set_config('lock_timeout', '{}', true)"
@@ -73,6 +83,10 @@ class PostgreSQLBackend(DatabaseBackend):
     def is_transaction_alive(self, error: BaseException) -> bool:
         return self._get_transaction_status() == _INTRANS
 
+    def query_transaction_snapshot(self) -> TransactionSnapshot:
+        self.connection.ensure_connection()
+        return TransactionSnapshot(*self._fetch(_SNAPSHOT_SQL)[0])
+
     def _get_transaction_status(self) -> int:
         raw = self.connection.connection
         if raw is None:
@@ -97,8 +111,8 @@ class PostgreSQLBackend(DatabaseBackend):
         if nested:
             statements = ["SAVEPOINT signalbox", *statements, "RELEASE SAVEPOINT signalbox"]
         sql = "; ".join(statements)
-        if "\0" in sql:  # the message would end here
-            raise ValueError("PostgreSQL's texts can't hold the character NUL.")
+        if "\0" in sql:  # it would end the message
+            raise ValueError("The rows contain the character NUL, which PostgreSQL cannot store.")
         if self.is_pipeline_open():
             self._write_into_pipeline(statements, nested)
             return
@@ -127,13 +141,18 @@ class PostgreSQLBackend(DatabaseBackend):
                     cursor.execute("RELEASE SAVEPOINT signalbox")
                 raise
 
+    def query_error_keys(self, trace_ids: Sequence[str], schema: str | None = None) -> set[TableRow]:
+        table = qualify(batches.ERROR_TABLE, schema)
+        sql = SELECT_ERROR_KEYS_SQL.format(table=table, p=", ".join(["%s"] * len(trace_ids)))
+        return set(self._fetch(sql, tuple(trace_ids)))
+
     def create_cursor(self) -> Any:
-        """Return a cursor that takes several statements in one message, which server-side parameters forbid."""
+        """Return a cursor that can send several statements in one message, which server-side parameters forbid."""
         raw, driver = self.connection.connection, self.connection.Database
         return driver.ClientCursor(raw) if hasattr(driver, "ClientCursor") else raw.cursor()
 
     def _get_quote_function(self) -> Callable[[str], str]:
-        """Return a function that makes a literal of a text, by the driver's own means.
+        """Return a function that quotes a text as a literal, with the functions of the driver.
 
         A driver that binds fifteen parameters for each row takes longer than the server takes to write the row.
         """
@@ -160,7 +179,7 @@ class PostgreSQLBackend(DatabaseBackend):
     def resolve_schema(self) -> Schema:
         layout = self._get_layout()
         is_open = self.connection.connection is not None
-        if layout is not None and layout.only is not None and (is_open or layout.expires > time.monotonic()):
+        if layout is not None and layout.only is not None and (is_open or layout.expires > clock.monotonic()):
             return None
         if not is_open:
             return self._get_configured_path()
@@ -231,12 +250,17 @@ class PostgreSQLBackend(DatabaseBackend):
         layout = self._get_layout()
         return layout is not None and bool(layout.schemas)
 
+    def query_schemas(self) -> tuple[str | None, list[str]]:
+        layout = self._get_layout()
+        rows = self._fetch(_SCHEMA_SQL, (batches.EVENT_TABLE,))
+        return rows[0][0] if rows else None, sorted(layout.schemas if layout is not None else ())
+
     def _get_layout(self) -> TableLayout | None:
-        """Return which schemas have the tables, which one statement per second asks. None if that can't be asked."""
+        """Return the schemas that have the tables, or None if they can't be queried. Sends one statement per second."""
         connection = self.connection
         key = (connection.alias, str(connection.settings_dict["NAME"]))
         known = _layouts.get(key)
-        now = time.monotonic()
+        now = clock.monotonic()
         if known is not None and now < known.expires:
             return known
         if connection.connection is None or self.is_transaction_aborted() or self.is_pipeline_open():
@@ -260,15 +284,22 @@ class PostgreSQLBackend(DatabaseBackend):
             )
             return bool(cursor.fetchone()[0])
 
-    def query_missing_grants(self, schema: str | None = None) -> list[str]:
-        pairs = [(grant, qualify(table, schema)) for table in batches.TABLE_COLUMNS for grant in _GRANTS]
+    def query_missing_grants(self, grants: Sequence[Grant]) -> list[Grant]:
         with self.create_cursor() as cursor:
             cursor.execute(
-                "SELECT " + ", ".join(["has_table_privilege(to_regclass(%s), %s)"] * len(pairs)),
-                [value for grant, table in pairs for value in (table, grant)],
+                "SELECT " + ", ".join(["has_table_privilege(to_regclass(%s), %s)"] * len(grants)),
+                [value for grant in grants for value in (grant.table, grant.privilege)],
             )
             answers = cursor.fetchone()
-        return [f"{grant} ON {table}" for (grant, table), has in zip(pairs, answers, strict=True) if has is False]
+        return [grant for grant, has in zip(grants, answers, strict=True) if has is False]
+
+    def query_storage(self, tables: Sequence[str]) -> Storage:
+        sizes = {}
+        with self.create_cursor() as cursor:
+            for table in tables:
+                cursor.execute(_STORAGE_SQL, [table, table])
+                sizes[table] = TableSize(*cursor.fetchone())
+        return Storage(sizes)
 
     # ------------------------------------------------------------ errors
 
@@ -295,6 +326,10 @@ class PostgreSQLBackend(DatabaseBackend):
     def _is_row_error(self, error: BaseException) -> bool:
         return _get_sqlstate(error).startswith(_ROW_ERRORS)
 
+    def vacuum(self, tables: Sequence[str]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"VACUUM (ANALYZE) {', '.join(tables)}")
+
     def is_conflict(self, error: BaseException) -> bool:
         return _get_sqlstate(error).startswith(_CONFLICTS)
 
@@ -309,11 +344,11 @@ class PostgreSQLBackend(DatabaseBackend):
 
 
 class TableLayout(NamedTuple):
-    """Which schemas of a database have the tables."""
+    """The schemas of a database that have the tables."""
 
     schemas: frozenset[str]
     only: str | None
-    """The schema that every event is written to, if no other can be meant."""
+    """The schema of every event, if there is only one."""
     previous: str | None
     """The last ``only``."""
     expires: float
@@ -331,12 +366,19 @@ _LAYOUT_SQL: Final = (
     "WHERE c.relname IN (%s, %s, 'django_migrations') AND c.relkind IN ('r', 'p', 'v', 'f') "
     "AND c.relpersistence <> 't' GROUP BY n.nspname"
 )
+_SNAPSHOT_SQL: Final = (
+    "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s"
+)
 _RESOLVE_SQL: Final = (
     "SELECT coalesce((SELECT n.nspname::text FROM pg_catalog.pg_class c "
     "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)), "
     "current_schema()::text, current_setting('search_path'))"
 )
-"""The schema in which the name is found; where it is not found, the schema that would get a new table."""
+"""The schema in which the name is found, otherwise the schema that would get a new table."""
+_SCHEMA_SQL: Final = (
+    "SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.oid = to_regclass(%s)"
+)
 _DEFAULT_PATH_SQL: Final = (
     "SELECT ARRAY(SELECT CASE name WHEN '$user' THEN current_user::text ELSE name END FROM ("
     "SELECT btrim(part, ' \"') AS name FROM unnest(string_to_array(reset_val, ',')) AS part) AS parts) "
@@ -344,13 +386,20 @@ _DEFAULT_PATH_SQL: Final = (
 )
 
 
+_STORAGE_SQL: Final = (
+    "SELECT sum(CASE WHEN pg_relation_size(c.oid) = 0 THEN 0 "
+    "WHEN pg_stat_get_live_tuples(c.oid) > 0 THEN pg_stat_get_live_tuples(c.oid) "
+    "WHEN c.reltuples >= 0 THEN c.reltuples::bigint END)::bigint, "
+    "sum(pg_total_relation_size(c.oid))::bigint "
+    "FROM (SELECT to_regclass(%s)::oid UNION SELECT relid FROM pg_partition_tree(to_regclass(%s))) parts (relid) "
+    "JOIN pg_catalog.pg_class c ON c.oid = parts.relid WHERE c.relkind = 'r'"
+)
+"""Rows and bytes of a table with its partitions. Without statistics, as after a crash, the planner's number is used."""
+
+
 def clear_table_cache() -> None:
-    """Ask again which schemas have the tables."""
+    """Query again which schemas have the tables."""
     _layouts.clear()
-
-
-_GRANTS: Final = ("INSERT", "UPDATE", "SELECT")
-"""An update of an event also reads: its condition names columns."""
 
 
 def _get_sqlstate(error: BaseException) -> str:
@@ -384,12 +433,14 @@ def _build_values_insert(table: str, schema: str | None, columns: Sequence[tuple
 def _iter_statements(batch: Batch, schema: str | None, quote: Callable[[str], str]) -> Iterator[str]:
     for table, columns, rows in iter_inserts(batch):
         if len(rows) > _MAX_VALUES_ROWS:
-            document = quote(_rows_to_json(rows, len(columns) - 1))
+            document = quote(_rows_to_json(rows, _get_json_index(columns)))
             yield f"{_build_json_insert(table, schema, columns)}{document}::jsonb) x"
         else:
             texts = (", ".join([_to_literal(value, quote) for value in row]) for row in rows)
             yield f"{_build_values_insert(table, schema, columns)} ({'), ('.join(texts)})"
-    if batch.event_updates:
+    if len(batch.event_updates) == 1:
+        yield _build_event_update(qualify(batches.EVENT_TABLE, schema), batch.event_updates[0], quote)
+    elif batch.event_updates:
         yield (
             f"UPDATE {qualify(batches.EVENT_TABLE, schema)} e SET duration = (x->>0)::bigint, errors = (x->>1)::int, "
             f"data = x->2 FROM jsonb_array_elements({quote(_rows_to_json(batch.event_updates, 2))}::jsonb) x "
@@ -397,23 +448,50 @@ def _iter_statements(batch: Batch, schema: str | None, quote: Callable[[str], st
         )
     if batch.trace_updates:
         yield (
-            f"UPDATE {qualify(batches.TRACE_TABLE, schema)} t SET duration = (x->>0)::bigint, status = x->>1, "
-            "events = (x->>2)::int, errors = (x->>3)::int, rolled_back = (x->>4)::int, data = x->5 "
-            f"FROM jsonb_array_elements({quote(_rows_to_json(batch.trace_updates, 5))}::jsonb) x "
-            "WHERE t.trace_id = x->>6 AND t.time = (x->>7)::bigint"
+            f"UPDATE {qualify(batches.TRACE_TABLE, schema)} t SET kind = x->>0, name = x->>1, "
+            "duration = (x->>2)::bigint, status = x->>3, events = (x->>4)::int, errors = (x->>5)::int, "
+            "rolled_back = (x->>6)::int, data = x->7 "
+            f"FROM jsonb_array_elements({quote(_rows_to_json(batch.trace_updates, 7))}::jsonb) x "
+            "WHERE t.trace_id = x->>8 AND t.time = (x->>9)::bigint"
         )
     if batch.deliveries:
         yield f"NOTIFY {batches.NOTIFY_CHANNEL}"
+
+
+RECENT_IDS: Final = 1_000
+"""Newest ids among which an event is searched that is updated. Its trace can have very many older ones."""
+
+
+def _build_event_update(table: str, row: TableRow, quote: Callable[[str], str]) -> str:
+    """Return the UPDATE of one event, which was usually written just before.
+
+    The index of the trace contains the id, so a least id limits what is read. In the order of the ids, PostgreSQL reads
+    all events of the trace and sorts them.
+    """
+    duration, errors, data, trace_id, span = (_to_literal(value, quote) for value in row)
+    found = f"SELECT id FROM {table} WHERE trace_id = {trace_id} AND span = {span}"
+    recent = f"id > (SELECT max(id) FROM {table}) - {RECENT_IDS}"
+    return (
+        f"UPDATE {table} SET duration = {duration}, errors = {errors}, data = {data} "
+        f"WHERE id = COALESCE(({found} AND {recent} LIMIT 1), ({found} LIMIT 1))"
+    )
+
+
+@lru_cache(maxsize=64)
+def _get_json_index(columns: Sequence[tuple[str, str]]) -> int:
+    return [kind for _, kind in columns].index("jsonb")
 
 
 def _rows_to_json(rows: Iterable[TableRow], data_index: int) -> str:
     """Return rows as one JSON text. The column at ``data_index`` is already JSON text."""
     texts = []
     for row in rows:
-        before = encoder.dumps(row[:data_index])[:-1]
-        after = encoder.dumps(row[data_index + 1 :])
-        texts.append(f"{before},{row[data_index]}" + ("]" if after == "[]" else "," + after[1:]))
-    return "[" + ",".join(texts) + "]"
+        before, after = row[:data_index], row[data_index + 1 :]
+        values = [encoder.dumps_columns(before)[1:-1], row[data_index]]
+        if after:
+            values.append(encoder.dumps_columns(after)[1:-1])
+        texts.append(f"[{','.join(values)}]")
+    return f"[{','.join(texts)}]"
 
 
 def _to_literal(value: Any, quote: Callable[[str], str]) -> str:

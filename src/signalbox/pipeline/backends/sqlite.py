@@ -8,10 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from signalbox.pipeline import batches
+from signalbox.pipeline.backends import sqlite_threads
 from signalbox.pipeline.backends.base import (
-    UPDATE_EVENT_SQL,
+    SELECT_ERROR_KEYS_SQL,
     UPDATE_TRACE_SQL,
     DatabaseBackend,
+    Storage,
+    TableSize,
     format_column_names,
     iter_inserts,
 )
@@ -19,24 +22,29 @@ from signalbox.pipeline.backends.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from signalbox.pipeline.backends.base import Grant
     from signalbox.pipeline.batches import Batch, TableRow
 
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class SQLiteBackend(DatabaseBackend):
-    """SQLite has one write lock and no roles. How long a statement waits for the lock is the connection's option
-    ``timeout``, which is not changed: our statements wait as long as the application's."""
+    """SQLite has one write lock and no roles.
 
+    The option ``timeout`` of the connection limits the time that a statement waits for the lock. It is not changed.
+    """
+
+    has_server = False
+    has_concurrent_writers = False
     _journal_mode: tuple[Any, str] | None = None
-    """The driver's connection and its answer: asking about a file that is locked is an error."""
+    """The driver's connection and its journal mode. The query fails while the file is locked."""
 
     def has_foreign_transaction(self) -> bool:
         raw = self.connection.connection
         return raw is not None and bool(raw.in_transaction)
 
     def begin_immediate(self) -> AbstractContextManager[None]:
-        # A transaction that reads first and writes later fails with "database is locked" without waiting for its turn.
+        # A transaction that reads before it writes fails with "database is locked" without waiting.
         is_deferred = getattr(self.connection, "transaction_mode", "") is None
         return self._begin_immediate() if is_deferred else nullcontext()
 
@@ -48,6 +56,13 @@ class SQLiteBackend(DatabaseBackend):
         finally:
             self.connection.transaction_mode = None
 
+    def excluding_transactions(self) -> AbstractContextManager[bool]:
+        return sqlite_threads.excluding_transactions(self.connection)
+
+    def can_write_beside_readers(self) -> bool:
+        self.connection.ensure_connection()
+        return self._get_journal_mode() == "wal"
+
     def opens_transaction_with_savepoint(self) -> bool:
         # With autocommit off the driver begins a transaction before the first write.
         with self.connection.wrap_database_errors:
@@ -57,7 +72,7 @@ class SQLiteBackend(DatabaseBackend):
         raw = self.connection.connection
         if raw.in_transaction:
             return True
-        raw.execute("BEGIN")  # else each of the application's next statements would be committed by itself
+        raw.execute("BEGIN")  # otherwise each following statement would be committed separately
         return False
 
     def write(
@@ -73,7 +88,7 @@ class SQLiteBackend(DatabaseBackend):
             database.execute("BEGIN")
         statements = list(_iter_statements(batch))
         if not nested and not database.in_transaction:
-            # Take the write lock at once, see ``begin_immediate()``.
+            # Begin with the write lock, see ``begin_immediate()``.
             before, undo, after = "BEGIN IMMEDIATE", "ROLLBACK", "COMMIT"
         elif len(statements) == 1 and len(statements[0][1]) == 1:  # one statement is all or nothing by itself
             before = undo = after = ""
@@ -91,6 +106,10 @@ class SQLiteBackend(DatabaseBackend):
                 for sql in undo.split("; "):
                     database.execute(sql)
             raise
+
+    def query_error_keys(self, trace_ids: Sequence[str], schema: str | None = None) -> set[TableRow]:
+        sql = SELECT_ERROR_KEYS_SQL.format(table=batches.ERROR_TABLE, p=", ".join("?" * len(trace_ids)))
+        return set(self.connection.connection.execute(sql, tuple(trace_ids)).fetchall())
 
     @contextmanager
     def relaxed_durability(self) -> Iterator[None]:
@@ -128,11 +147,25 @@ class SQLiteBackend(DatabaseBackend):
         names = (batches.EVENT_TABLE, batches.TRACE_TABLE)
         return bool(self.connection.connection.execute(sql, names).fetchone()[0] == 2)
 
-    def query_missing_grants(self, schema: str | None = None) -> list[str]:
+    def query_missing_grants(self, grants: Sequence[Grant]) -> list[Grant]:
         return []
+
+    def query_storage(self, tables: Sequence[str]) -> Storage:
+        # SQLite optimizes only a single max() or min() of a query. The virtual table dbstat reads every page.
+        raw = self.connection.connection
+        sizes = {}
+        for table in tables:
+            bounds = f"(SELECT max(rowid) FROM {table}) - (SELECT min(rowid) FROM {table}) + 1"
+            sizes[table] = TableSize(raw.execute(f"SELECT coalesce({bounds}, 0)").fetchone()[0], None)
+        pages, page_size = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        return Storage(sizes, pages * page_size)
 
     def _is_row_error(self, error: BaseException) -> bool:
         return "binding parameter" in str(error)
+
+    def vacuum(self, tables: Sequence[str]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute("VACUUM")
 
     def is_lock_timeout(self, error: BaseException) -> bool:
         code = getattr(error.__cause__, "sqlite_errorcode", 0)
@@ -147,10 +180,17 @@ def _build_insert(table: str, columns: Sequence[tuple[str, str]]) -> str:
     return f"INSERT INTO {table} ({format_column_names(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
+# An event is updated soon after it was written. The newest one of its trace is found first, by the index of the trace.
+_UPDATE_EVENT_SQL: Final = (
+    f"UPDATE {batches.EVENT_TABLE} SET duration = ?, errors = ?, data = ? WHERE id = (SELECT id FROM "
+    f"{batches.EVENT_TABLE} WHERE trace_id = ? AND span = ? ORDER BY trace_id DESC, id DESC LIMIT 1)"
+)
+
+
 def _iter_statements(batch: Batch) -> Iterator[tuple[str, Sequence[TableRow]]]:
     for table, columns, rows in iter_inserts(batch):
         yield _build_insert(table, columns), rows
     if batch.event_updates:
-        yield UPDATE_EVENT_SQL.format(table=batches.EVENT_TABLE, p="?"), batch.event_updates
+        yield _UPDATE_EVENT_SQL, batch.event_updates
     if batch.trace_updates:
         yield UPDATE_TRACE_SQL.format(table=batches.TRACE_TABLE, p="?"), batch.trace_updates

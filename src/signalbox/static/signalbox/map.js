@@ -1,4 +1,4 @@
-// The map: dagre lays senders, signals and receivers out from left to right; the table below says the same in words.
+// The map: dagre computes the layout of senders, signals and receivers from left to right. The table has the same data.
 (() => {
   "use strict";
   const canvas = document.querySelector("[data-map]");
@@ -14,6 +14,9 @@
   };
   const shortName = (dotted) => dotted.slice(dotted.lastIndexOf(".") + 1);
   const truncate = (text, maxLength) => (text.length > maxLength ? `${text.slice(0, maxLength - 1)}…` : text);
+  // Touch targets of 44 pixels on a phone.
+  const nodeHeight = () => (matchMedia("(max-width: 760px)").matches ? 44 : 26);
+  const BADGE_WIDTH = 92;
   let edges = [];
 
   const buildPredicate = () => {
@@ -22,7 +25,7 @@
     return (edge) => (app.value ? edge.app_label === app.value : django.checked || !edge.is_django) && (!state || edge.health === state);
   };
 
-  // What the map is narrowed to stands in the address: it survives a reload, and can be shared.
+  // The filter is kept in the URL, for reloads and shared links.
   const readUrl = () => {
     const params = new URLSearchParams(location.search);
     form.reset();
@@ -44,7 +47,7 @@
     const nodes = new Map();
     const links = new Map();
     const node = (id, label, full, kind, extra) => {
-      if (!nodes.has(id)) nodes.set(id, { id, label, full, kind, width: Math.max(60, truncate(label, 30).length * 7.3 + 30), height: 26, health: "unmeasured", ...extra });
+      if (!nodes.has(id)) nodes.set(id, { id, label, full, kind, width: Math.max(60, truncate(label, 30).length * 7.3 + 30), height: nodeHeight(), health: "unmeasured", ...extra });
       return nodes.get(id);
     };
     const link = (from, to, edge) => {
@@ -56,24 +59,37 @@
     };
     shown.forEach((edge) => {
       node(`s ${edge.sender}`, edge.sender.includes(".") && edge.sender.split(".").length > 2 ? shortName(edge.sender) : edge.sender, edge.sender, "sender");
-      node(`g ${edge.signal}`, shortName(edge.signal), edge.signal, "signal", { group: edge.group });
-      const receiver = node(`r ${edge.receiver} ${edge.location}`, shortName(edge.receiver), `${edge.receiver}\n${edge.location}`, "receiver", { row: edge.row });
+      node(`g ${edge.signal}`, shortName(edge.signal), edge.signal, "signal", { group: edge.group, href: edge.signal_url });
+      const receiver = node(`r ${edge.receiver} ${edge.location}`, shortName(edge.receiver), `${edge.receiver}\n${edge.location}`, "receiver", { href: edge.receiver_url, dead: edge.dead_deliveries, deadHref: edge.dead_url });
       if (healthOrder.indexOf(edge.health) > healthOrder.indexOf(receiver.health)) receiver.health = edge.health;
       link(`s ${edge.sender}`, `g ${edge.signal}`, edge);
       link(`g ${edge.signal}`, receiver.id, edge);
     });
-    // One width for each column, and columns as far apart as there is room.
+    // Equal widths within a column, and equal space between columns.
     const widths = {};
     for (const item of nodes.values()) widths[item.kind] = Math.max(widths[item.kind] || 110, item.width);
-    const freeWidth = canvas.clientWidth - Object.values(widths).reduce((sum, width) => sum + width, 0) - 60;
-    graph.graph().ranksep = Math.min(Math.max(freeWidth / 2, 80), 340);
+    const badgeWidth = [...nodes.values()].some((item) => item.dead) ? BADGE_WIDTH : 0;
+    const freeWidth = canvas.clientWidth - badgeWidth - Object.values(widths).reduce((sum, width) => sum + width, 0) - 60;
+    graph.graph().ranksep = Math.min(Math.max(freeWidth / 2, 48), 340);
     for (const item of nodes.values()) {
       item.width = widths[item.kind];
       graph.setNode(item.id, item);
     }
     for (const item of links.values()) graph.setEdge(item.from, item.to, { item });
     dagre.layout(graph);
-    return { graph, nodes, links };
+    return { graph, nodes, links, badgeWidth };
+  };
+
+  // A link to the dead deliveries of a durable receiver, beside its node.
+  const createBadge = (item) => {
+    const left = item.x + item.width / 2 + 8;
+    const badge = createSvgElement("a", { href: item.deadHref, class: "dead-badge" });
+    const text = signalboxText("dead", { number: item.dead });
+    badge.append(createSvgElement("title", {}, `${item.full.split("\n")[0]}: ${text}`));
+    badge.append(createSvgElement("rect", { x: left, y: item.y - item.height / 2, width: BADGE_WIDTH - 14, height: item.height, rx: 6 }));
+    badge.append(createSvgElement("path", { d: `M${left + 9} ${item.y + 4}l5-9 5 9z`, class: "dead-mark" }));
+    badge.append(createSvgElement("text", { x: left + 25, y: item.y + 4 }, text));
+    return badge;
   };
 
   const draw = () => {
@@ -84,15 +100,16 @@
     });
     document.querySelector("[data-count]").textContent = String(shown.length);
     if (!shown.length) {
-      canvas.replaceChildren(Object.assign(document.createElement("p"), { className: "empty-message", textContent: "No receiver fits." }));
+      canvas.replaceChildren(Object.assign(document.createElement("p"), { className: "empty-message", textContent: signalboxText("no-receiver") }));
       return;
     }
-    const { graph, nodes, links } = layout(shown);
+    const { graph, nodes, links, badgeWidth } = layout(shown);
     const { width, height } = graph.graph();
-    const svg = createSvgElement("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "graph" });
+    const fullWidth = width + badgeWidth;
+    const svg = createSvgElement("svg", { viewBox: `0 0 ${fullWidth} ${height}`, width: fullWidth, height, class: "graph" });
     for (const kind of ["sender", "signal", "receiver"]) {
       const first = [...nodes.values()].find((item) => item.kind === kind);
-      svg.append(createSvgElement("text", { x: first.x - first.width / 2, y: 16, class: "column" }, `${kind[0].toUpperCase()}${kind.slice(1)}s`));
+      svg.append(createSvgElement("text", { x: first.x - first.width / 2, y: 16, class: "column" }, signalboxText(`${kind}s`)));
     }
     const maxCalls = Math.max(1, ...[...links.values()].map((item) => item.calls));
     const drawn = [];
@@ -106,18 +123,23 @@
         class: `link h-${item.health}`,
         "stroke-width": (1.2 + 5 * Math.sqrt(item.calls / maxCalls) * (item.calls ? 1 : 0)).toFixed(2),
       });
-      line.append(createSvgElement("title", {}, `${from.full} → ${to.full.split("\n")[0]}: ${item.calls} calls`));
+      line.append(createSvgElement("title", {}, signalboxText("calls", { from: from.full, to: to.full.split("\n")[0], number: item.calls })));
       drawn.push([item, line]);
       svg.append(line);
     }
     for (const item of nodes.values()) {
-      const href = item.kind === "receiver" ? `#r-${item.row}` : `${canvas.dataset.map}?${item.kind}=${encodeURIComponent(item.full)}`;
-      const box = /^any |^\?$/.test(item.full) ? createSvgElement("g") : createSvgElement("a", { href });
+      const href = item.kind === "sender" ? `${canvas.dataset.map}?sender=${encodeURIComponent(item.full)}` : item.href;
+      const box = !href || /^any |^\?$/.test(item.full) ? createSvgElement("g") : createSvgElement("a", { href });
       box.setAttribute("class", `node ${item.kind}`);
       box.append(createSvgElement("title", {}, item.full));
       box.append(createSvgElement("rect", { x: item.x - item.width / 2, y: item.y - item.height / 2, width: item.width, height: item.height, rx: 6 }));
       const mark = item.kind === "receiver" ? `dot h-${item.health}` : item.kind === "signal" ? `g-${item.group}` : "plain";
-      box.append(createSvgElement("circle", { cx: item.x - item.width / 2 + 12, cy: item.y, r: 3.5, class: mark }));
+      const markX = item.x - item.width / 2 + 12;
+      box.append(
+        item.health === "failing" && item.kind === "receiver"
+          ? createSvgElement("rect", { x: markX - 3.5, y: item.y - 3.5, width: 7, height: 7, class: mark })
+          : createSvgElement("circle", { cx: markX, cy: item.y, r: 3.5, class: mark }),
+      );
       box.append(createSvgElement("text", { x: item.x - item.width / 2 + 22, y: item.y + 4 }, truncate(item.label, 30)));
       const highlight = (on) => () => {
         svg.classList.toggle("has-highlight", on);
@@ -128,6 +150,7 @@
       box.addEventListener("focus", highlight(true));
       box.addEventListener("blur", highlight(false));
       svg.append(box);
+      if (item.dead) svg.append(createBadge(item));
     }
     canvas.replaceChildren(svg);
   };

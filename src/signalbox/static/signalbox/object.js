@@ -1,4 +1,4 @@
-// The slider over an object's history: each stop is a version, whose link htmx follows.
+// The slider over an object's history: each position is a version, and htmx requests its link.
 (() => {
   "use strict";
   const slider = document.querySelector("[data-slider]");
@@ -14,7 +14,7 @@
     if (versionIds.includes(id)) slider.value = versionIds.indexOf(id);
   });
   if (!slider) return;
-  // What is only passed on the way need not be fetched.
+  // Positions that the slider only passes are not requested.
   slider.addEventListener("input", () => {
     const version = document.querySelector(`[data-version="${CSS.escape(versionIds[slider.value])}"]`);
     slider.setAttribute("aria-valuetext", version.querySelector("time").textContent);

@@ -1,4 +1,4 @@
-// What every page does: colours, keyboard, copying, opening lines.
+// Behaviour of every page: colour scheme, keyboard, copy buttons, expandable rows.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -9,12 +9,15 @@
   };
   document.addEventListener("signalbox:announce", (event) => announce(event.detail));
 
-  // Colours: the system's, light, dark.
+  // Texts in the language of the page, with values for the words in braces.
+  const texts = JSON.parse(document.getElementById("texts").textContent);
+  window.signalboxText = (name, values = {}) => texts[name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+
+  // Colour scheme: system, light, dark.
   const schemes = ["system", "light", "dark"];
   const scheme = () => root.dataset.scheme || "system";
   const showSchemeName = () => {
-    const name = scheme();
-    queryOne("[data-scheme-name]").textContent = name[0].toUpperCase() + name.slice(1);
+    queryOne("[data-scheme-name]").textContent = signalboxText(`scheme-${scheme()}`);
   };
   const setScheme = (name) => {
     if (name === "system") delete root.dataset.scheme;
@@ -23,7 +26,7 @@
       if (name === "system") localStorage.removeItem("signalbox-scheme");
       else localStorage.setItem("signalbox-scheme", name);
     } catch {
-      // Storage may be forbidden: the choice then ends with the page.
+      // Storage may be blocked: the choice is then lost on reload.
     }
     showSchemeName();
     document.dispatchEvent(new CustomEvent("schemechange"));
@@ -36,7 +39,7 @@
     document.dispatchEvent(new CustomEvent("schemechange"));
   });
 
-  // Lines that open. htmx fetches what is inside, and again as long as it did not come; this shows and hides it.
+  // Expandable rows. htmx requests the content, and retries until it has loaded; this shows and hides it.
   const toggle = (button, open) => {
     const content = document.getElementById(button.getAttribute("aria-controls"));
     button.setAttribute("aria-expanded", String(open));
@@ -48,7 +51,7 @@
     if (!target?.matches("[data-events]") || queryOne(".tree", target)) return;
     const note = document.createElement("p");
     note.className = "empty-message bad";
-    note.textContent = "The server did not answer. Close and open the line to ask again.";
+    note.textContent = signalboxText("load-failed");
     target.replaceChildren(note);
   };
   for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) document.addEventListener(name, showLoadError);
@@ -69,7 +72,7 @@
       document.execCommand("copy");
       area.remove();
     }
-    announce("Copied");
+    announce(signalboxText("copied"));
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy], [data-copy-from]");
@@ -81,7 +84,7 @@
     });
   });
 
-  // What scrolls sideways can be reached by keyboard, as long as it does.
+  // Horizontally scrollable elements are focusable while they overflow.
   const scrollObserver = new ResizeObserver((entries) => {
     for (const { target } of entries) target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1;
   });
@@ -91,7 +94,7 @@
   observeScrollable(document);
   document.addEventListener("htmx:afterSettle", (event) => observeScrollable(event.target));
 
-  // Filters: empty fields stay out of the address.
+  // Empty filter fields are not added to the URL.
   document.addEventListener("htmx:configRequest", (event) => {
     const parameters = event.detail.parameters;
     for (const name of Object.keys(parameters)) if (parameters[name] === "") delete parameters[name];
@@ -120,8 +123,7 @@
     k: () => moveFocus(-1),
     o: () => queryOne("[data-expand]", document.activeElement?.closest("[data-line]") || document.createElement("i"))?.click(),
     p: () => queryOne("[data-pause]")?.click(),
-    f: () => queryOne("[data-filters]")?.click(),
-    "/": () => queryOne("#text")?.focus(),
+    "/": () => queryOne("#q")?.focus(),
     "?": () => help.showModal(),
   };
   let shortcutStartedAt = 0;
@@ -129,7 +131,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
     const field = event.target.closest("input, select, textarea");
     if (field) {
-      if (event.key === "Escape") field.blur();
+      if (event.key === "Escape" && field.getAttribute("aria-expanded") !== "true") field.blur();
       return;
     }
     if (Date.now() - shortcutStartedAt < 1200) {

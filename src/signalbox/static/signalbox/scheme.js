@@ -1,11 +1,11 @@
-// Before anything is painted: the colours that this browser was told to use.
+// Set the stored colour scheme before the first paint.
 (() => {
   "use strict";
   let storedScheme = null;
   try {
     storedScheme = localStorage.getItem("signalbox-scheme");
   } catch {
-    // Storage may be forbidden; the system's choice then holds.
+    // Storage may be blocked: the system's scheme is used.
   }
   if (storedScheme === "light" || storedScheme === "dark") document.documentElement.dataset.scheme = storedScheme;
 })();

@@ -1,49 +1,35 @@
-// The live timeline: what is new is put in its place, or counted while it is paused; and what if nothing is answered.
+// The live timeline: inserts new rows, counts them while paused, and reconnects after errors.
 (() => {
   "use strict";
   const queryOne = (selector, within = document) => within.querySelector(selector);
   const queryAll = (selector, within = document) => [...within.querySelectorAll(selector)];
   const announce = (text) => document.dispatchEvent(new CustomEvent("signalbox:announce", { detail: text }));
 
-  // Filters: opened by a button, and open from the start where one is in force and there is room for both.
-  const filters = queryOne("[data-filters]");
-  const fields = queryOne("#filters");
-  const showFields = (open) => {
-    fields.hidden = !open;
-    filters.setAttribute("aria-expanded", String(open));
-    if (open) htmx.trigger(fields, "filters-opened");
-  };
-  filters.addEventListener("click", () => {
-    showFields(fields.hidden);
-    if (!fields.hidden) queryOne("select, input", fields).focus();
-  });
-  const isWide = matchMedia("(min-width: 761px)").matches;
-  if (isWide && queryAll("select, input", fields).some((field) => field.value !== "")) showFields(true);
-
-  // Ranges of time that one press asks for; a second press asks for all of it again.
-  const ranges = queryAll("[data-since]", fields);
-  const [since, until] = ["since", "until"].map((name) => queryOne(`[name=${name}]`, fields));
-  const showRange = () => {
-    for (const button of ranges) button.setAttribute("aria-pressed", String(button.dataset.since === since.value && !until.value));
-  };
-  for (const button of ranges) {
-    button.addEventListener("click", () => {
-      since.value = button.getAttribute("aria-pressed") === "true" ? "" : button.dataset.since;
-      until.value = "";
-      since.dispatchEvent(new Event("change", { bubbles: true }));
+  // The menu of formats closes when a format was chosen, with Escape, and when something else is clicked.
+  const exportMenu = queryOne("[data-export]");
+  if (exportMenu) {
+    const close = () => { exportMenu.open = false; };
+    exportMenu.addEventListener("submit", () => setTimeout(close));
+    exportMenu.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !exportMenu.open) return;
+      event.stopPropagation();
+      close();
+      queryOne("summary", exportMenu).focus();
+    });
+    document.addEventListener("click", (event) => {
+      if (!exportMenu.contains(event.target)) close();
     });
   }
-  fields.addEventListener("change", showRange);
 
-  // A search that is being typed is one step back, not one for each letter.
+  // A typed search adds one entry to the browser's history, not one for each letter.
   document.addEventListener("htmx:beforeHistoryUpdate", (event) => {
     if (event.detail.target.id !== "results") return;
     const { history, requestConfig } = event.detail;
-    const typed = requestConfig.triggeringEvent?.target.id === "text" && new URLSearchParams(location.search).has("text");
+    const typed = requestConfig.triggeringEvent?.target.id === "q" && new URLSearchParams(location.search).has("q");
     if (typed || history.path === location.pathname + location.search) history.type = "replace";
   });
 
-  // What the page says of itself: live, paused, reconnecting (the server does not answer), logged out (it wants a login).
+  // The page's state: live, paused, reconnecting (the server does not respond) or logged out.
   const MAX_LINES = 400;
   const MAX_PREPENDED = 100;
   const MAX_RETRY_DELAY_MS = 30_000;
@@ -59,7 +45,6 @@
   let openButtonIds = [];
   let pending = { trace_count: 0, has_more: false };
 
-  const labels = { live: "Live", paused: "Paused", reconnecting: "Reconnecting…", "logged-out": "Logged out" };
   const updateState = () => {
     const state = loggedOut ? "logged-out" : failures ? "reconnecting" : paused ? "paused" : "live";
     const before = document.body.dataset.live;
@@ -70,8 +55,8 @@
     loggedOutLink.hidden = !loggedOut;
     loggedOutLink.href = location.href;
     pause.setAttribute("aria-pressed", String(paused));
-    queryOne("[data-pause-label]").textContent = labels[state];
-    if (before) announce(labels[state]);
+    queryOne("[data-pause-label]").textContent = signalboxText(state);
+    if (before) announce(signalboxText(state));
   };
   const poll = () => {
     const position = queryOne("#position");
@@ -79,14 +64,14 @@
   };
   const showNewCount = (number, more = false) => {
     newCount.hidden = number === 0;
-    const text = `${number}${more ? "+" : ""} new`;
+    const text = signalboxText("new", { number: `${number}${more ? "+" : ""}` });
     if (newCount.textContent !== text) newCount.textContent = text;
   };
   const clearPending = () => {
     pending = { trace_count: 0, has_more: false };
     showNewCount(0);
   };
-  // More is new than lines can say one by one: the list is fetched anew, and what was open in it is opened again.
+  // Too many new rows for one update: reload the list, and expand the same rows again.
   const reload = async () => {
     if (reloading) return;
     reloading = true;
@@ -94,7 +79,7 @@
     try {
       await htmx.ajax("GET", location.pathname + location.search, { target: "#results", swap: "outerHTML" });
     } catch {
-      // The next poll says again that the page is behind.
+      // The next poll reports again that the page is behind.
     }
     reloading = false;
   };
@@ -107,7 +92,7 @@
     if (!paused) reload();
   });
 
-  // While it is paused the page asks for a number, and no more once that is as good as it gets.
+  // While paused, request only the number of new traces, until it has reached its maximum.
   const countNew = async () => {
     if (counting || pending.has_more) return;
     counting = true;
@@ -176,7 +161,7 @@
     if (isIdle || paused) event.preventDefault();
     if (paused && !isIdle) countNew();
   });
-  // Whoever comes back, or has a network again, need not wait; who logged in elsewhere finds the page live again.
+  // Poll at once when the page becomes visible or the network returns, also after a login in another tab.
   const resume = () => {
     if (document.hidden || !(failures || loggedOut)) return;
     retryAt = 0;
@@ -187,7 +172,7 @@
   window.addEventListener("focus", resume);
   window.addEventListener("online", resume);
 
-  // A line that is here already stays where it is, open or in focus as it was; the others come on top.
+  // Existing rows keep their place, focus and expanded content. New rows are added at the top.
   const updateLine = (line, newer) => {
     const button = queryOne("[data-expand]", line);
     const content = queryOne("[data-events]", line);
@@ -197,18 +182,21 @@
     button.after(...[...queryOne(".row", newer).children].slice(1));
     line.className = newer.className.replace("is-new", "").trim();
     if (focused) queryOne("a.trace-link", line).focus({ preventScroll: true });
-    // What stands inside stays until what is there now has arrived.
+    // Keep the old content until the new content has loaded.
     if (content.hidden) content.replaceChildren();
     else htmx.trigger(button, "fetch");
   };
   const trimLines = () => {
     const lines = queryAll("[data-line]", queryOne("#results"));
     if (lines.length <= MAX_LINES) return;
-    for (const line of lines.slice(MAX_LINES)) line.remove();
+    // Lines are in the order of their times, and pages in that of the keys: the next page begins with the newest of these.
+    const trimmed = lines.slice(MAX_LINES);
+    const before = Math.max(...trimmed.map((line) => Number(line.dataset.lastEvent))) + 1;
+    for (const line of trimmed) line.remove();
     const nextLink = queryOne("#next-page a.button");
     if (!nextLink) return;
     const address = new URL(nextLink.href);
-    address.searchParams.set("before", lines[MAX_LINES - 1].dataset.lastEvent);
+    address.searchParams.set("before", String(before));
     nextLink.href = address.search;
     nextLink.setAttribute("hx-get", address.search);
     htmx.process(nextLink);
@@ -226,7 +214,7 @@
     const isAccessRefused = isRefused(xhr.status, xhr.responseURL);
     if (isAccessRefused) handleFailure(xhr.status, xhr.responseURL);
     else handleSuccess();
-    // An answer to what is not asked any more is left alone.
+    // Ignore responses to outdated requests.
     if (isAccessRefused || paused || requestConfig.elt !== queryOne("#position")) event.detail.shouldSwap = false;
     if (!event.detail.shouldSwap) return;
     const response = new DOMParser().parseFromString(event.detail.serverResponse, "text/html");
@@ -236,6 +224,10 @@
       if (!existing) continue;
       updateLine(existing, line);
       line.remove();
+    }
+    for (const removed of queryAll("[data-removed]", response)) {
+      document.getElementById(`t-${removed.dataset.removed}`)?.remove();
+      removed.remove();
     }
     event.detail.serverResponse = response.body.innerHTML;
     if (!lines.length) return;

@@ -1,1 +1,1 @@
-"""Stands for the package of this name."""
+"""Replaces the package with this name."""

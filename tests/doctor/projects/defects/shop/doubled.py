@@ -11,7 +11,7 @@ def doubled(sender, **kwargs):
     pass
 
 
-if __name__ == "shop.doubled":  # as if somebody had put the app's own folder on sys.path
+if __name__ == "shop.doubled":  # as if the app's own folder were on sys.path
     spec = importlib.util.spec_from_file_location("doubled", __file__)
     sys.modules["doubled"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

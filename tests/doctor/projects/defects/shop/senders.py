@@ -85,7 +85,7 @@ def the_far_side(sender, **kwargs):
 
 
 def connect_later():
-    """Not called: the source tells it."""
+    """Not called: found in the source."""
     class_prepared.connect(alias, sender="shop.Order")  # D007
     post_save.connect(alias, sender=Order(total=1))  # D007
     m2m_changed.connect(alias, sender=Order.tags)  # D007

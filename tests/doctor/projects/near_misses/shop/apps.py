@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 from quiet.signals import opened
 
@@ -47,6 +48,9 @@ class ShopConfig(AppConfig):
             twice,
             unused_signals,
         )
+
+        if getattr(settings, "SHOP_TRIAL", False):
+            from . import switched_off
 
         pre_migrate.connect(on_migrate, sender=self)
         post_migrate.connect(on_any_migrate)

@@ -1,4 +1,4 @@
-"""Signals that somebody else sends: by their bound method, by name, or in a package that is no installed app."""
+"""Signals that other code sends: by a bound method, by name, or in a package that is not an installed app."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

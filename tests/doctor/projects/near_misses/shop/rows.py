@@ -1,4 +1,4 @@
-"""The instance's own row, in every spelling, and what is no row at all."""
+"""The instance's own row, in every spelling, and values that are not rows."""
 
 from django.db.models.signals import post_save, pre_save
 from django.dispatch import receiver

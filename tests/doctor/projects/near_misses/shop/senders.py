@@ -67,5 +67,5 @@ def created(sender, **kwargs):
 
 
 def connect_later():
-    """Not called: the source tells it."""
+    """Not called: found in the source."""
     m2m_changed.connect(created, sender=Order.tags.field.remote_field.through)

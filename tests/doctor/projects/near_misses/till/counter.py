@@ -1,4 +1,4 @@
-"""In a package that is no installed app."""
+"""In a package that is not an installed app."""
 
 import till.drawer
 

@@ -1,0 +1,1 @@
+"""Trace ids and spans of OpenTelemetry."""

@@ -1,0 +1,1 @@
+"""Metrics of recording and of durable receivers for Prometheus."""

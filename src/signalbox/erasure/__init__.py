@@ -1,0 +1,1 @@
+"""Erasing a person's data from the event log: who is selected, what is replaced, and the writes."""
