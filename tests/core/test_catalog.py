@@ -88,6 +88,8 @@ def scratch(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def sends(name: str, request: pytest.FixtureRequest) -> list[tuple[Any, dict[str, Any]]]:
     """What the receivers of the signal ``name`` are given when Django is made to send it."""
     cause = CAUSES[name]
+    if cause in CLOSE_CONNECTIONS:
+        request.node.add_marker(pytest.mark.django_db(transaction=True))
     alias = request.getfixturevalue("scratch" if cause in NEED_SCRATCH else "db") or "default"
     with recorded_sends(catalog.import_signal(BUILTIN_SIGNALS[name])) as sends:
         cause(alias)
@@ -195,6 +197,7 @@ CAUSES: dict[str, Callable[[str], None]] = {
     "task_finished": run_a_task,
 }
 NEED_SCRATCH = {migrate_and_flush, open_a_connection}
+CLOSE_CONNECTIONS = {visit}  # and so end the transaction of a test that expects to be in one
 
 
 def is_of_kind(kind: str, sender: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from django.db import connections, transaction
 from django.dispatch import Signal
+from django.test import TestCase
 
 import signalbox
 from signalbox.models import Event
@@ -160,3 +162,18 @@ def test_transactions_and_events_of_threads_at_once_fail_nowhere() -> None:
     exporter.flush()
     assert sent == count_noted()
     assert 150 == Event.objects.filter(signal="post_save", sender="shop.Tag").count()
+
+
+def test_a_test_leaves_no_event_of_another_thread_that_waited_for_its_transaction() -> None:
+    class Waiting(TestCase):
+        def test_a_signal_of_a_thread(self) -> None:
+            run_in_thread(send_noted)
+            assert exporter.has_pending()
+
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(Waiting).run(result)
+
+    assert ([], []) == (result.errors, result.failures)
+    assert 1 == result.testsRun
+    assert not exporter.has_pending()
+    assert 0 == count_noted()
