@@ -328,7 +328,7 @@ def test_the_oldest_are_dropped_when_too_many_are_pending(
             ring(f"{number:02}")
     waiting = 30 - (writer.write_stats.dropped - before)
     assert 18 <= waiting <= 20
-    assert "unavailable for too long" in caplog.text
+    assert "could not be written for too long" in caplog.text
     with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
     exporter.flush()

@@ -16,7 +16,7 @@ from django.test import TestCase
 
 import signalbox
 from signalbox.models import Event
-from signalbox.pipeline import exporter, pending
+from signalbox.pipeline import exporter, pending, writer
 from signalbox.pipeline.backends import sqlite_threads
 from tests.connecting import get_connection
 from tests.shop.models import Tag
@@ -98,6 +98,27 @@ def test_the_number_of_waiting_events_is_bounded(monkeypatch: pytest.MonkeyPatch
         for _ in range(15):  # an event, and the row of a trace
             run_in_thread(send_noted)
         assert pending.count() <= 20
+
+
+def test_a_thread_waits_for_a_transaction_rather_than_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "MAX_PENDING", 4)
+    monkeypatch.setattr(exporter, "MAX_WAIT_FOR_TRANSACTIONS", 30.0)
+    monkeypatch.setattr(writer, "write_stats", stats := writer.WriteStats())
+
+    def send_eight() -> None:
+        for _ in range(8):
+            send_noted()
+
+    with ThreadPoolExecutor(1) as executor:
+        with transaction.atomic():
+            Tag.objects.count()
+            sent = executor.submit(run_in_thread, send_eight)
+            time.sleep(0.3)
+            assert 2 < pending.count() <= 4
+            assert not sent.done()
+        sent.result(30)
+    assert 8 == count_noted()
+    assert 0 == stats.dropped
 
 
 def test_a_transaction_begins_after_the_write_of_another_thread() -> None:

@@ -42,6 +42,9 @@ FLUSH_THRESHOLD: int = batches.FLUSH_THRESHOLD
 LONG_TRACE_NS: Final = 10_000_000_000
 """After this many nanoseconds a trace counts as long-running, and its events are written immediately."""
 
+MAX_WAIT_FOR_TRANSACTIONS: Final = 0.5
+"""Seconds that a thread waits for transactions of other threads on SQLite, if the queue is half full."""
+
 DELETED_DATABASE: Final = "(deleted)"
 """Placeholder for a trace row that was written to a test database which no longer exists."""
 
@@ -211,7 +214,8 @@ def flush(*, may_wait: bool = True) -> None:
     """Write pending events. Unwritten events stay pending. Errors are not raised to the application.
 
     On SQLite they wait for the transactions of other threads, which flush at their end. Their write could make these
-    fail. They don't wait with ``may_wait=False``, nor in WAL mode if they are more than ``FLUSH_THRESHOLD``.
+    fail. They don't wait with ``may_wait=False``, nor in WAL mode if they are more than ``FLUSH_THRESHOLD``. If half of
+    the queue is full, this thread waits too, so that threads don't add events faster than one of them writes them.
     """
     if not has_pending() or getattr(_flush_guard, "blocked", False) or not apps.ready:
         return
@@ -228,9 +232,10 @@ def flush(*, may_wait: bool = True) -> None:
             _flush(connection)
         else:
             backend = backends.get_backend(connection)
-            with backend.excluding_transactions() as is_excluded:
-                is_full = not is_excluded and pending.count() > FLUSH_THRESHOLD
-                if is_excluded or not may_wait or (is_full and backend.can_write_beside_readers()):
+            max_wait = MAX_WAIT_FOR_TRANSACTIONS if may_wait and pending.is_half_full() else 0.0
+            with backend.excluding_transactions(max_wait) as is_excluded:
+                is_long = not is_excluded and pending.count() > FLUSH_THRESHOLD
+                if is_excluded or not may_wait or (is_long and backend.can_write_beside_readers()):
                     _flush(connection)
                 else:
                     pending.drop_excess()

@@ -100,6 +100,11 @@ def count() -> int:
         return sum(len(trace.pending) for trace in _traces) + len(_finished_traces)
 
 
+def is_half_full() -> bool:
+    """Return True if more than half of ``MAX_PENDING`` events and traces are pending."""
+    return 2 * count() > MAX_PENDING
+
+
 def needs_database() -> bool:
     """Return True if a pending trace uses a database: by its kind, or because it changed something."""
     return any(map(_uses_database, (*_traces, *_finished_traces)))
@@ -217,7 +222,7 @@ def drop_excess(reason: writer.DropReason = writer.DropReason.QUEUE_FULL) -> Non
             _finished_traces.popleft()
             dropped += 1
         writer.write_stats.add_dropped(reason, dropped)
-    logger.error("The database was unavailable for too long: %d pending events are dropped.", dropped)
+    logger.error("Pending events could not be written for too long: %d of them are dropped.", dropped)
 
 
 def clear() -> None:

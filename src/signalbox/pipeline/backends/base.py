@@ -126,8 +126,11 @@ class DatabaseBackend(ABC):
         """Return a block in which a transaction begins with the write lock of the database, if it has one."""
         return nullcontext()
 
-    def excluding_transactions(self) -> AbstractContextManager[bool]:
-        """Return a block that yields whether a write in it can't make a transaction of another thread fail."""
+    def excluding_transactions(self, max_wait: float = 0.0) -> AbstractContextManager[bool]:
+        """Return a block that yields whether a write in it can't make a transaction of another thread fail.
+
+        It waits up to ``max_wait`` seconds for such transactions.
+        """
         return nullcontext(True)
 
     def can_write_beside_readers(self) -> bool:

@@ -56,8 +56,8 @@ class SQLiteBackend(DatabaseBackend):
         finally:
             self.connection.transaction_mode = None
 
-    def excluding_transactions(self) -> AbstractContextManager[bool]:
-        return sqlite_threads.excluding_transactions(self.connection)
+    def excluding_transactions(self, max_wait: float = 0.0) -> AbstractContextManager[bool]:
+        return sqlite_threads.excluding_transactions(self.connection, max_wait)
 
     def can_write_beside_readers(self) -> bool:
         self.connection.ensure_connection()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+
+from signalbox.core import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 MAX_WAIT: Final = 0.5
 """Seconds that the beginning of a transaction waits for a write of pending events. Such a write takes milliseconds,
 unless another process holds the lock of the file."""
+
+POLL_INTERVAL: Final = 0.001
+"""Seconds between two looks at the transactions of other connections."""
 
 
 class FileUsers:
@@ -62,11 +68,21 @@ def begin(connection: BaseDatabaseWrapper, do_begin: Callable[[], None]) -> None
 
 
 @contextmanager
-def excluding_transactions(connection: BaseDatabaseWrapper) -> Iterator[bool]:
-    """Return a block in which no transaction begins. It yields whether no other connection has one now."""
+def excluding_transactions(connection: BaseDatabaseWrapper, max_wait: float = 0.0) -> Iterator[bool]:
+    """Return a block in which no transaction begins. It yields whether no other connection has one.
+
+    It waits up to ``max_wait`` seconds for the transactions that other connections have.
+    """
     users = get_users(connection)
     with users.lock:
-        yield not any(other is not connection and _is_in_transaction(other) for other in users.connections)
+        give_up_at = clock.monotonic() + max_wait
+        while (is_used := _is_used_by_others(users, connection)) and clock.monotonic() < give_up_at:
+            time.sleep(POLL_INTERVAL)
+        yield not is_used
+
+
+def _is_used_by_others(users: FileUsers, connection: BaseDatabaseWrapper) -> bool:
+    return any(other is not connection and _is_in_transaction(other) for other in list(users.connections))
 
 
 def _is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
