@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import document_tables
 from benchmarks.comparison import report
 from benchmarks.comparison.peers import BARE, DATABASES, PEERS
 
@@ -26,11 +27,11 @@ def read_pins(name: str) -> dict[str, str]:
 
 
 def test_the_page_shows_the_tables_of_the_results() -> None:
-    assert report.build_comparison(report.read_results()) == report.read_generated(report.DOCUMENT)
+    assert report.build_comparison(report.read_results()) == document_tables.read(report.DOCUMENT, "comparison").strip()
 
 
 def test_the_readme_shows_a_part_of_the_same_results() -> None:
-    assert report.build_summary(report.read_results()) == report.read_generated(report.README)
+    assert report.build_summary(report.read_results()) == document_tables.read(report.README, "comparison").strip()
 
 
 def test_every_package_is_measured_on_each_of_its_databases_and_with_its_pinned_version() -> None:

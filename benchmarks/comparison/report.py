@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import document_tables
 from benchmarks.comparison.peers import DATABASES, PEERS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results.json"
 DOCUMENT, README = ROOT / "docs" / "comparison.md", ROOT / "README.md"
-BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
 COMMAND = "make bench-peers"
 
 Results = dict[str, Any]
@@ -195,19 +194,9 @@ def build_summary(results: Results) -> str:
 
 
 def write_documents(results: Results) -> None:
-    """Replace the generated parts of both documents. Raises ValueError if a marker is missing."""
-    for path, text in ((DOCUMENT, build_comparison(results)), (README, build_summary(results))):
-        document = path.read_text()
-        if read_generated(path) is None:
-            raise ValueError(f"{path} has no lines {BEGIN} and {END}. Put them where the tables belong.")
-        before, after = document.split(BEGIN)[0], document.split(END)[1]
-        path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
-def read_generated(path: Path) -> str | None:
-    """Return the text between the markers of a document, None if it has none."""
-    found = _PATTERN.search(path.read_text())
-    return found[1].strip() if found else None
+    """Replace the tables of both documents. Raises ``ValueError`` if the comments around them are missing."""
+    document_tables.replace(DOCUMENT, "comparison", build_comparison(results))
+    document_tables.replace(README, "comparison", build_summary(results))
 
 
 def read_results() -> Results:
@@ -219,9 +208,6 @@ def read_results() -> Results:
 def write_results(results: Results) -> None:
     """Keep the results of a whole run."""
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
-
-_PATTERN = re.compile(f"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", re.DOTALL)
 
 
 def _build_table(rows: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from typing import TYPE_CHECKING
 
 from signalbox.core import tracing
@@ -12,8 +13,17 @@ if TYPE_CHECKING:
 
 
 def get_system_actor() -> Actor:
-    """Return the user of the process; ``unknown`` if it has no name."""
+    """Return the user of the process; its number if it has no name, as in a container."""
+    return tracing.build_actor("", _get_name())
+
+
+def _get_name() -> str:
     try:
-        return tracing.build_actor("", getpass.getuser())
-    except (KeyError, OSError, ImportError):  # a container whose user has no name
-        return tracing.build_actor("", "unknown")
+        import pwd
+    except ImportError:  # on Windows
+        return getpass.getuser()
+    user_id = os.getuid()
+    try:
+        return pwd.getpwuid(user_id).pw_name  # getpass would first read LOGNAME, which anyone can set
+    except KeyError:
+        return f"uid {user_id}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import signal
 import sys
 import threading
@@ -15,7 +13,7 @@ from typing import Any, cast
 from django.core.management import CommandError
 
 from signalbox.core import tracing
-from signalbox.core.event import Actor
+from signalbox.core.system_user import get_system_actor
 from signalbox.instrumentation.traces import traced
 from signalbox.management.output.new_file import OutputFileError, open_new_file
 from signalbox.management.output.progress import Progress
@@ -47,7 +45,7 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the events, the oldest first. Return 1 if none meets the options, or if the export is incomplete."""
     queryset = shared.parse_filter(options).apply(Event.objects.using(options["using"]))
     export_format = FORMATS[options["format"]]
-    actor = tracing.get_current_trace().get_actor() or _get_system_user()
+    actor = tracing.get_current_trace().get_actor() or get_system_actor()
     with traced("command", "signalbox export") as trace:
         export = EventExport(
             queryset, export_format, described_filter=describe_params(options), origin="command", actor=actor
@@ -101,14 +99,6 @@ def _get_stdout_writer(stdout: Output) -> Callable[[bytes], object]:
         return lambda part: stdout.write(part.decode())
     stdout.flush()
     return cast(Callable[[bytes], object], buffer.write)
-
-
-def _get_system_user() -> Actor:
-    try:
-        name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container whose user has no name
-        name = f"uid {os.getuid()}"
-    return tracing.build_actor("", name)
 
 
 @contextmanager
