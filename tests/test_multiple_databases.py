@@ -18,7 +18,7 @@ import signalbox
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
 from signalbox.outbox.processor import OUTBOX
-from signalbox.pipeline import exporter, process_exit, processors, writer
+from signalbox.pipeline import dropped_events, exporter, process_exit, processors, writer
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import revert
 from tests.events import get_changes, get_events, get_newest_event, get_object_event
@@ -371,7 +371,7 @@ def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number
 ) -> None:
     tables("attic", Tag)
     monkeypatch.setattr(exporter, "_can_write", lambda connection: False)
-    dropped = writer.write_stats.dropped
+    dropped = dropped_events.write_stats.dropped
     signalbox.register_signal(bell, "tests.bell")
     connections["default"].ensure_connection()
     exporter.discard_pending()
@@ -385,4 +385,4 @@ def test_what_can_not_be_written_before_the_process_ends_is_told_with_its_number
     exporter.discard_pending()
     assert "2 events could not be written before the process ended, and are lost" in caplog.text
     assert "durable receivers waited for 1" in caplog.text
-    assert 2 == writer.write_stats.dropped - dropped
+    assert 2 == dropped_events.write_stats.dropped - dropped

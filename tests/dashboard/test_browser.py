@@ -146,7 +146,7 @@ def test_the_histogram_shows_that_a_limit_was_reached(
     window: OpenWindow, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visitor = window()
-    monkeypatch.setattr("signalbox.queries.timeline.MAX_HISTOGRAM_EVENTS", 2)
+    monkeypatch.setattr("signalbox.queries.histogram_counts.MAX_HISTOGRAM_EVENTS", 2)
     moment = int(time.time() * 1_000_000)
     for _ in range(3):
         add_event(time=moment)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 import signalbox
-from signalbox.dashboard import views
 from signalbox.doctor import Finding, Severity, SourceLine
 from signalbox.models import Delivery, Event, Trace
 from signalbox.queries import live_updates, object_page, trace_summary
@@ -442,32 +439,6 @@ def test_a_site_without_time_zones_has_its_page_too(operator_client: Client, add
     with override_settings(USE_TZ=False):
         answer = operator_client.get(f"/signalbox/{path.format(id=event.id, trace=event.trace_id)}", follow=True)
     assert 200 == answer.status_code
-
-
-def test_the_first_bar_of_the_histogram_is_complete(
-    operator_client: Client, add_event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1_800_000_003.7
-    monkeypatch.setattr(views, "time", SimpleNamespace(time=lambda: now))
-    add_event(time=1_799_999_400_000_000)
-    add_event(time=1_799_999_399_999_999)
-    answer = operator_client.get("/signalbox/histogram/").json()
-    assert [[1_799_999_400, "model", 1, 0]] == answer["buckets"]
-
-
-def test_the_histogram_counts_what_the_list_shows(
-    operator_client: Client, add_event: Callable[..., Event], add_trace: Callable[..., Trace]
-) -> None:
-    Event.objects.all().delete()
-    now = time.time_ns() // 1_000
-    add_event(time=now)
-    system = add_event(time=now, trace_id="d" * 32, is_system=True)
-    add_trace(trace_id=system.trace_id, kind="process")
-    for query, expected in ({}, 1), ({"system": "1"}, 2), ({"q": "since:5m"}, 2), ({"q": "kind:process"}, 1):
-        buckets = operator_client.get("/signalbox/histogram/", query).json()["buckets"]
-        shown = operator_client.get("/signalbox/", query).context["page"].summaries
-        assert expected == sum(number for _, _, number, _ in buckets)
-        assert expected == sum(line.events for line in shown)
 
 
 def test_the_objects_of_a_relation_have_names_on_each_page_and_present_ones_are_marked(operator_client: Client) -> None:

@@ -12,7 +12,7 @@ import pytest
 from django.db import OperationalError, connection, transaction
 
 from signalbox.models import Delivery
-from signalbox.outbox import heartbeat
+from signalbox.outbox import single_delivery
 from signalbox.outbox.queue import SECOND_US, SUCCEEDED, AttemptResult, DeliveryQueue, LeasedDelivery, now_us
 from signalbox.outbox.worker import Worker, WorkerOptions
 from tests.outbox import receivers
@@ -153,11 +153,11 @@ def test_a_repeated_message_does_not_run_a_running_delivery(
 
     def meanwhile(claimed: LeasedDelivery, watch: Any) -> AttemptResult:
         Delivery.objects.update(lease_expires_at=1, next_check_at=1)
-        answers.append(heartbeat.execute_by_id("default", number))
+        answers.append(single_delivery.execute_by_id("default", number))
         return SUCCEEDED
 
-    monkeypatch.setattr(heartbeat, "execute", meanwhile)
-    assert heartbeat.execute_by_id("default", number)
+    monkeypatch.setattr(single_delivery, "execute", meanwhile)
+    assert single_delivery.execute_by_id("default", number)
     assert [False] == answers
     assert "done" == Delivery.objects.get().state
 

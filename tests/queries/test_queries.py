@@ -16,8 +16,8 @@ import signalbox
 from signalbox.instrumentation import process
 from signalbox.models import Event, Trace
 from signalbox.queries import events, signal_listeners, stats, time_index, trace_tree
-from signalbox.queries.export import event_to_dict, trace_to_dict
 from signalbox.queries.filters import EventFilter, FilterError, ObjectReference
+from signalbox.queries.json_objects import event_to_dict, trace_to_dict
 from signalbox.queries.trace_tree import build_trees
 from tests.rows import NOON, TRACE_ID, build_event, create_event, create_trace
 from tests.shop.models import Order

@@ -10,7 +10,7 @@ from django.dispatch import Signal
 import signalbox
 from signalbox.models import Event
 from signalbox.outbox.processor import OUTBOX
-from signalbox.pipeline import exporter, pending, processors, writer
+from signalbox.pipeline import dropped_events, exporter, pending, processors
 from signalbox.testing import run_deliveries
 from tests.contrib.packages import require
 from tests.shop.models import Order
@@ -107,8 +107,8 @@ def test_dropped_events_and_failed_writes_are_counted_by_reason(
 
 
 def test_each_reason_of_a_loss_is_counted(sample: Samples) -> None:
-    for reason in writer.DropReason:
-        writer.write_stats.add_dropped(reason, 3)
+    for reason in dropped_events.DropReason:
+        dropped_events.write_stats.add_dropped(reason, 3)
         assert 3 == sample("signalbox_events_dropped_total", reason=reason)
 
 

@@ -16,8 +16,8 @@ from signalbox.models import Delivery, to_microseconds
 from signalbox.outbox import health, operations, queue, unknown_receivers
 from signalbox.outbox.queue import SECOND_US, now_us
 from signalbox.queries.delivery_filters import DeliveryTokens
-from signalbox.queries.export import attempt_to_dict, delivery_to_dict
 from signalbox.queries.filters import EventFilter
+from signalbox.queries.json_objects import attempt_to_dict, delivery_to_dict
 from signalbox.queries.trace_deliveries import get_attempts
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event
 from signalbox.queries.events import load_client_addresses
-from signalbox.queries.export import event_to_dict, format_iso
+from signalbox.queries.json_objects import event_to_dict, format_iso
 from signalbox.queries.window_search import EventSearch
 
 

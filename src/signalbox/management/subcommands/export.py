@@ -22,9 +22,9 @@ from signalbox.management.output.progress import Progress
 from signalbox.management.output.screen import Output
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event
-from signalbox.queries.event_export import EventExport
 from signalbox.queries.export_formats import FORMATS
 from signalbox.queries.filters import describe_params
+from signalbox.queries.recorded_export import EventExport
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -22,8 +22,8 @@ from signalbox.management.output.text import escape_unprintable
 from signalbox.management.output.values import format_field, format_labelled
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event, to_microseconds, utc_now
-from signalbox.queries.export import event_to_dict, format_iso
 from signalbox.queries.filter_values import parse_time
+from signalbox.queries.json_objects import event_to_dict, format_iso
 from signalbox.queries.object_history import ObjectHistory, ObjectState, history
 from signalbox.serialization import encoder
 

@@ -17,7 +17,7 @@ from signalbox.management.output.progress import Progress
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.export import format_iso
+from signalbox.queries.json_objects import format_iso
 from signalbox.queries.local_time import get_zone_name
 from signalbox.queries.stats import DEFAULT_LIMIT, EventStats, SignalStats, compute_stats
 
