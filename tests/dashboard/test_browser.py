@@ -111,7 +111,7 @@ def test_the_first_tab_stop_skips_the_navigation(window: OpenWindow, sample_even
     assert "main" == visitor.page.evaluate("document.activeElement.id")
 
 
-def test_the_chosen_colours_are_kept(window: OpenWindow, sample_event: Event) -> None:
+def test_the_chosen_colours_are_stored(window: OpenWindow, sample_event: Event) -> None:
     visitor = window(color_scheme="light")
     visitor.open("/signalbox/doctor/")
     ground = "getComputedStyle(document.body).backgroundColor"

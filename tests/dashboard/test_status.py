@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import OperationalError, connections
-from django.test import override_settings
+from django.test import RequestFactory, override_settings
 from django.urls import include, path
 
 import signalbox
@@ -122,7 +122,7 @@ def test_only_one_thread_waits_for_a_slow_database(client: Client, monkeypatch: 
 
     monkeypatch.setattr(probe_module, "get_status", hang)
     monkeypatch.setattr(probe_module, "CACHE_SECONDS", 0.0)
-    thread = threading.Thread(target=probe_module._get_problems)
+    thread = threading.Thread(target=probe, args=(RequestFactory().get("/healthz/"),))
     thread.start()
     try:
         assert checking.wait(20)

@@ -45,7 +45,7 @@ def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_
     assert ["django_session", "auth_user", "auth_permission", "auth_permission", "signalbox_event"] == tables
 
 
-def test_a_page_that_is_far_behind_is_asked_to_reload_its_list(
+def test_a_page_that_is_far_behind_reloads_its_list(
     operator_client: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "MAX_LIVE_TRACES", 2)
@@ -153,7 +153,7 @@ def test_an_invalid_id_is_ignored(operator_client: Client, add_event: AddEvent, 
     assert 200 == operator_client.get(f"/signalbox/?{query}").status_code
 
 
-def test_a_trace_of_more_events_than_a_page_goes_on(operator_client: Client, add_event: AddEvent) -> None:
+def test_a_trace_with_more_events_than_a_page_has_a_next_page(operator_client: Client, add_event: AddEvent) -> None:
     events = [add_event(trace_id="d" * 32) for _ in range(501)]
     answer = operator_client.get(f"/signalbox/trace/{'d' * 32}/").content.decode()
     assert f"?after={events[499].id}" in answer
@@ -441,7 +441,7 @@ def test_a_site_without_time_zones_has_its_page_too(operator_client: Client, add
     assert 200 == answer.status_code
 
 
-def test_the_objects_of_a_relation_have_names_on_each_page_and_present_ones_are_marked(operator_client: Client) -> None:
+def test_each_page_names_the_objects_of_a_relation_and_marks_present_ones(operator_client: Client) -> None:
     order = Order.objects.create(number="1")
     red, blue = Tag.objects.create(name="<red>"), Tag.objects.create(name="blue")
     with signalbox.trace("relations") as trace:

@@ -59,7 +59,7 @@ def count_noted() -> int:
     return Event.objects.filter(signal="tests.noted").count()
 
 
-def test_a_transaction_that_has_read_can_still_write_after_an_event_of_another_thread() -> None:
+def test_a_transaction_that_has_read_can_write_after_an_event_of_another_thread() -> None:
     with transaction.atomic():
         assert 1 == Tag.objects.count()
         run_in_thread(send_noted)

@@ -378,7 +378,7 @@ def test_a_rule_is_due_for_as_long_as_its_oldest_row() -> None:
 
 
 @pytest.mark.usefixtures("_no_rows")
-def test_a_rule_is_due_behind_kept_rows() -> None:
+def test_a_rule_is_overdue_after_rows_that_another_rule_keeps() -> None:
     for sender in ("shop.Order", "shop.Order", "shop.Tag"):
         create_event(at=dt.datetime.now(dt.UTC) - dt.timedelta(days=9), sender=sender)
     retention, found = get_retention({"events": 5, "shop.Order": None})

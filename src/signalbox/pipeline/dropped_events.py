@@ -46,6 +46,8 @@ class WriteStats:
     dropped_by_reason: dict[DropReason, int] = field(default_factory=dict)
     dropped_at: float | None = None
     """Time of the last drop, of the monotonic clock; None if no event was dropped."""
+    next_grant_logs: dict[str, float] = field(default_factory=dict)
+    """By alias: when a missing grant may be logged again, of the monotonic clock."""
 
     @property
     def dropped(self) -> int:
@@ -77,17 +79,15 @@ def count_dropped(batch: Batch, error: Exception) -> None:
 
 LOG_INTERVAL_SECONDS: Final = 60.0
 """Seconds between two messages about the same missing grant."""
-_next_logs: dict[str, float] = {}
-"""By alias: when a missing grant may be logged again."""
 
 
 def count_denied(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
     """Count events that the role of ``connection`` may not write, and log that at most once per minute."""
     write_stats.add_dropped(DropReason.MISSING_GRANT, count)
     now = clock.monotonic()
-    if now < _next_logs.get(connection.alias, 0):
+    if now < write_stats.next_grant_logs.get(connection.alias, 0):
         return
-    _next_logs[connection.alias] = now + LOG_INTERVAL_SECONDS
+    write_stats.next_grant_logs[connection.alias] = now + LOG_INTERVAL_SECONDS
     logger.error(
         "Events of %r are dropped, as the database's role lacks a grant (logged once per minute): %s",
         connection.alias,

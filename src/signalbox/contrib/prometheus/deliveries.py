@@ -47,10 +47,11 @@ class DeliveryCollector(Collector):
 
     def __init__(self, cache_seconds: float = CACHE_SECONDS) -> None:
         self._cache_seconds = cache_seconds
-        self._reset()
+        self.reset()
         _collectors.add(self)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forget the figures, so that the next scrape queries the databases."""
         self._lock = threading.Lock()
         self._expires = 0.0
         self._figures = _Figures()
@@ -175,7 +176,7 @@ _collectors: weakref.WeakSet[DeliveryCollector] = weakref.WeakSet()
 def _after_fork() -> None:
     """Give each collector a new lock in a forked child: a thread of the parent may have held it."""
     for collector in _collectors:
-        collector._reset()
+        collector.reset()
 
 
 os.register_at_fork(after_in_child=_after_fork)
