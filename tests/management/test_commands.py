@@ -364,6 +364,8 @@ def test_only_an_event_below_the_newest_is_said_to_be_purged() -> None:
         (["stats", "--kind", "foo"], "kind is 'foo'; one of request, command, task, test, shell, process, custom or"),
         (["events", "--database", "defualt"], "Did you mean 'default'?"),
         (["events", "--limit", "0"], "'0' is not a number above 0"),
+        (["deliveries", "list", "--limit", "-1"], "-1' is not a number above 0"),
+        (["deliveries", "list", "--before", "9" * 20], "'99999999999999999999' is greater than"),
         (["events", "--limit", "many"], "'many' is not a number above 0"),
         (["events", "--outcome", "lost"], "invalid choice: 'lost'"),
         (["events", "--using", "nowhere"], "invalid choice: 'nowhere'"),

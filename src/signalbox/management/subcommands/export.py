@@ -44,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
-    """Write the events, the oldest first. Return 1 if none meets the options, or if the export is incomplete."""
+    """Write the events, the oldest first. Return 1 if none matches the options, or if the export is incomplete."""
     queryset = shared.parse_filter(options).apply(Event.objects.using(options["using"]))
     export_format = FORMATS[options["format"]]
     actor = tracing.get_current_trace().get_actor() or _get_system_user()
