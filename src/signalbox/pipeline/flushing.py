@@ -20,10 +20,10 @@ logger = loggers.get_logger("recording")
 
 
 class FlushResult(NamedTuple):
-    """What a flush has done."""
+    """The result of a flush."""
 
     is_complete: bool = True
-    """Whether no event remains. The others are exported after the commit."""
+    """Whether every event was written. The others are exported after the commit."""
     has_waited_for_lock: bool = False
     """Whether the table was locked."""
 
@@ -80,7 +80,7 @@ def _write_group(
 
 
 def write_into_foreign_transaction(connection: BaseDatabaseWrapper, events: list[PendingEvent]) -> list[PendingEvent]:
-    """Write ``events`` behind a savepoint into a transaction that Django does not know of.
+    """Write ``events`` within a savepoint into a transaction that Django does not know of.
 
     Returns the events without tables. Raises ``EnqueueError`` if events with deliveries can't be written.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = loggers.get_logger("telemetry")
 
 CACHE_SECONDS: Final = 5.0
-"""Seconds for which the figures are kept. Several scrapes within that time cost the queries of one."""
+"""Seconds for which the figures are cached. Scrapes within that time send no further queries."""
 
 QUERY_SECONDS: Final = 2.0
 """Seconds for which a scrape waits for a database server. Without an answer the figures are missing."""
@@ -42,7 +42,7 @@ class DeliveryCollector(Collector):
     you use one: ``registry.register(DeliveryCollector())``. If a database is unavailable, its figures are missing.
 
     Args:
-        cache_seconds: Seconds for which the figures are kept.
+        cache_seconds: Seconds for which the figures are cached.
     """
 
     def __init__(self, cache_seconds: float = CACHE_SECONDS) -> None:
@@ -51,7 +51,7 @@ class DeliveryCollector(Collector):
         _collectors.add(self)
 
     def reset(self) -> None:
-        """Forget the figures, so that the next scrape queries the databases."""
+        """Discard the figures, so that the next scrape queries the databases."""
         self._lock = threading.Lock()
         self._expires = 0.0
         self._figures = _Figures()
@@ -142,9 +142,9 @@ class _Query:
 
 
 def _may_block() -> bool:
-    """Return True if a query can take as long as a server does not answer.
+    """Return True if a query may wait for a server that does not answer.
 
-    In an open transaction, such as that of a test, only its own connection reads what it has written.
+    In an open transaction, such as that of a test, only its own connection can read its rows.
     """
     every = connections.all()
     has_server = any(backends.get_backend(connection).has_server for connection in every)
