@@ -49,7 +49,7 @@ def test_a_block_is_a_trace_with_an_actor_and_a_kind() -> None:
 
 
 @pytest.mark.django_db
-def test_a_block_s_name_is_told_without_secrets() -> None:
+def test_secrets_are_redacted_from_the_name_of_a_block() -> None:
     with signalbox.trace("import password=hunter2") as trace:
         Tag.objects.create(name="steam")
 

@@ -176,7 +176,7 @@ def test_standing_behind_other_apps_is_a_warning_that_names_them(monkeypatch: py
         ((OURS,), []),
     ],
 )
-def test_the_middleware_stands_first(middleware: list[str], expected: list[str]) -> None:
+def test_the_middleware_must_be_the_first(middleware: list[str], expected: list[str]) -> None:
     with override_settings(MIDDLEWARE=middleware):
         messages = found(checks.check_installation_order)
 

@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
 LEVELS = {"Error": "error", "CheckWarning": "warning", "Warning": "warning"}
 CONSTANTS = {
     "conf.DISABLED_VARIABLE": conf.DISABLED_VARIABLE,
-    "_NOT_INSTALLED": registration._NOT_INSTALLED,
+    "NOT_INSTALLED": registration.NOT_INSTALLED,
     "ours": "signalbox.middleware.TraceMiddleware",
 }
 """Expressions whose value is the same in each project."""

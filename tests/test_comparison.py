@@ -34,7 +34,7 @@ def test_the_readme_shows_a_part_of_the_same_results() -> None:
     assert report.build_summary(report.read_results()) == document_tables.read(report.README, "comparison").strip()
 
 
-def test_every_package_is_measured_on_each_of_its_databases_and_with_its_pinned_version() -> None:
+def test_every_package_is_measured_on_its_databases_with_its_pinned_version() -> None:
     results = report.read_results()
     for database in DATABASES:
         names = {peer.name for peer in PEERS if database in peer.databases}

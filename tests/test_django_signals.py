@@ -192,7 +192,7 @@ def test_a_receiver_must_take_the_wildcard_keyword_arguments() -> None:
 
 
 @pytest.mark.django_db
-def test_a_weak_local_function_is_gone_and_one_that_is_not_weak_stays() -> None:
+def test_only_a_weakly_connected_local_function_is_collected() -> None:
     called = []
 
     def connect() -> None:
@@ -520,7 +520,7 @@ def test_a_delete_is_recorded_from_the_instance_and_from_the_queryset(by: str) -
 
 
 @pytest.mark.django_db
-def test_a_delete_of_several_rows_is_told_for_each() -> None:
+def test_a_delete_of_several_rows_has_an_event_for_each() -> None:
     for name in ("steam", "coal"):
         Tag.objects.create(name=name)
     with heard(pre_delete) as before, heard(post_delete) as after:
@@ -815,7 +815,7 @@ WITH_MODELS = [config for config in apps.get_app_configs() if config.models_modu
 WITHOUT_MODELS = [config for config in apps.get_app_configs() if config.models_module is None]
 
 
-def test_migrating_is_told_before_and_after_for_each_app_that_has_models(scratch: str) -> None:
+def test_migrations_have_events_before_and_after_for_each_app_with_models(scratch: str) -> None:
     begin = mark()
     with heard(pre_migrate) as before, heard(post_migrate) as after:
         migrate(scratch)
@@ -927,7 +927,7 @@ def test_setting_changed_of_a_setting_that_did_not_exist_ends_with_none() -> Non
 
 
 @pytest.mark.django_db
-def test_setting_changed_of_a_secret_setting_tells_no_value() -> None:
+def test_the_event_of_a_changed_secret_setting_has_no_value() -> None:
     with signalbox.trace("seed") as trace, override_settings(SECRET_KEY="s3cr3t-key"):
         pass
 

@@ -115,7 +115,7 @@ def test_the_json_holds_the_same() -> None:
         (["shop.Order", "99"], "Nothing is recorded of shop.Order 99", 1),
     ],
 )
-def test_what_is_not_there_is_named(words: list[str], text: str, code: int) -> None:
+def test_the_error_names_a_missing_object(words: list[str], text: str, code: int) -> None:
     from django.core.management import CommandError
 
     with pytest.raises(CommandError, match=text) as caught:
@@ -133,7 +133,7 @@ def test_a_model_that_another_replaces_is_named_with_it() -> None:
     assert 1 == caught.value.returncode
 
 
-def test_the_address_of_the_objects_page_is_the_one_that_is_told() -> None:
+def test_the_address_of_the_object_page_is_the_documented_one() -> None:
     assert f"`{get_object_url('shop.Order', '17')}`" in DOCS.read_text()
 
 

@@ -233,7 +233,7 @@ def saved(**fields: Any) -> Event:
 
 
 @pytest.mark.django_db
-def test_a_request_is_told_by_its_view_s_name_and_its_status() -> None:
+def test_a_request_is_recorded_with_the_name_of_its_view_and_its_status() -> None:
     Client().get("/tag/coal/")
 
     assert ("tag-by-name", "200") == (newest().data["view"], newest().status)
@@ -241,7 +241,7 @@ def test_a_request_is_told_by_its_view_s_name_and_its_status() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("rest", ["", "in/", "broken/"])
-def test_what_a_url_pattern_names_as_a_secret_is_not_told(ann: User, rest: str) -> None:
+def test_a_url_parameter_with_a_secret_name_is_redacted(ann: User, rest: str) -> None:
     Client(raise_request_exception=False).get(f"/activate/hunter2x/{rest}?a=1")
 
     row = newest()
@@ -253,7 +253,7 @@ def test_what_a_url_pattern_names_as_a_secret_is_not_told(ann: User, rest: str) 
 
 
 @pytest.mark.django_db
-def test_a_secret_that_the_url_pattern_changed_is_not_told_either() -> None:
+def test_a_secret_that_a_converter_changed_is_redacted() -> None:
     Client().get("/mapped/hunter2x/?a=1")
 
     row = newest()
@@ -262,7 +262,7 @@ def test_a_secret_that_the_url_pattern_changed_is_not_told_either() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_an_asynchronous_sites_url_pattern_names_as_a_secret_is_not_told() -> None:
+def test_a_secret_url_parameter_of_an_asynchronous_site_is_redacted() -> None:
     async_to_sync(AsyncClient().get)("/activate/hunter2x/")
 
     row = newest()
@@ -340,7 +340,7 @@ def test_without_the_middleware_a_request_is_a_trace_without_view_and_status() -
 
 
 @pytest.mark.django_db
-def test_a_request_that_does_nothing_is_recorded_by_its_signals_alone() -> None:
+def test_a_request_without_changes_has_only_the_events_of_its_signals() -> None:
     with override_settings(SIGNALBOX={"RECORD": "audit"}):
         Client().get("/nowhere/")
         assert not Trace.objects.filter(kind="request").exists()
@@ -376,7 +376,7 @@ def test_an_anonymous_visitor_is_no_actor() -> None:
     assert ("401", "", "") == (newest().status, newest().actor_key, newest().actor_label)
 
 
-def test_who_logs_out_is_the_actor_of_the_logout(ann: User) -> None:
+def test_a_user_who_logs_out_is_the_actor_of_the_logout(ann: User) -> None:
     client = Client()
     client.force_login(ann)
     client.get("/leave/")
@@ -385,7 +385,7 @@ def test_who_logs_out_is_the_actor_of_the_logout(ann: User) -> None:
     assert "ann" == newest().actor_label
 
 
-def test_who_logs_in_is_the_actor_from_then_on(ann: User) -> None:
+def test_a_user_who_logs_in_is_the_actor_of_later_events(ann: User) -> None:
     def enter(request: HttpRequest) -> HttpResponse:
         login(request, ann)
         return tag(request)
@@ -624,7 +624,7 @@ def test_an_asynchronous_stream_belongs_to_its_request() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_visitor_who_goes_away_ends_the_request() -> None:
+def test_a_closed_connection_of_the_client_ends_the_request() -> None:
     STARTED.clear()
 
     async def visit() -> None:

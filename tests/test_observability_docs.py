@@ -16,7 +16,7 @@ import pytest
 
 import signalbox
 from signalbox.core import loggers, tracing
-from signalbox.pipeline import writer
+from signalbox.pipeline import dropped_events
 from tests.contrib import packages
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def test_every_metric_in_an_alert_exists_and_every_reason_is_explained() -> None
     names = set(re.findall(r"signalbox_[a-z_]+", alerts))
     assert len(names) >= 6
     assert [] == sorted(name for name in names if name.removesuffix("_bucket") not in known)
-    assert [] == [reason for reason in writer.DropReason if f"`{reason}`" not in TEXT]
+    assert [] == [reason for reason in dropped_events.DropReason if f"`{reason}`" not in TEXT]
 
 
 def test_the_table_of_loggers_is_that_of_the_code() -> None:

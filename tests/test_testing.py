@@ -102,7 +102,7 @@ def test_events_of_a_block_are_collected_with_what_is_recorded_of_them() -> None
 
 
 @pytest.mark.django_db
-def test_what_is_rolled_back_is_told_so() -> None:
+def test_rolled_back_events_are_marked() -> None:
     with capture_events() as events, transaction.atomic():
         Tag.objects.create(name="steam")
         assert events[0].outcome is None
@@ -111,7 +111,7 @@ def test_what_is_rolled_back_is_told_so() -> None:
     assert Outcome.ROLLED_BACK == events[0].outcome
 
 
-def test_what_receivers_raised_is_told() -> None:
+def test_exceptions_of_receivers_are_in_the_message() -> None:
     with connected(order_paid, fails), capture_events() as events:
         order_paid.send_robust(sender=None)
 
@@ -229,7 +229,7 @@ def test_every_way_of_sending_counts() -> None:
 
 
 @pytest.mark.django_db
-def test_a_send_that_is_missing_is_told_with_those_that_were_there() -> None:
+def test_the_message_of_a_missing_send_lists_the_actual_ones() -> None:
     message = failure(
         assert_sent(post_save, sender="shop.Order", created=False, times=2),
         lambda: Order.objects.create(number="A-1"),
@@ -243,17 +243,17 @@ def test_a_send_that_is_missing_is_told_with_those_that_were_there() -> None:
     assert "<Order: Order A-1>" in message
 
 
-def test_a_signal_that_was_not_sent_at_all_is_told_so() -> None:
+def test_the_message_says_that_a_signal_was_not_sent_at_all() -> None:
     expected = "was expected to be sent at least once, but was sent never."
     assert f"{NAME} {expected} No {NAME} was sent at all." == failure(assert_sent(order_paid))
     assert f"The signal {expected} It was not sent at all." == failure(assert_sent(Signal()))
 
 
-def test_an_argument_that_does_not_exist_is_told() -> None:
+def test_an_unknown_argument_is_in_the_message() -> None:
     assert "[no argument colour]" in failure(assert_sent(order_paid, colour="red"), lambda: pay(order=1))
 
 
-def test_a_send_too_many_is_told() -> None:
+def test_a_send_too_many_is_in_the_message() -> None:
     assert "expected to be sent once, but was sent 12 times" in failure(assert_sent(order_paid, times=1), *[pay] * 12)
 
 
@@ -261,7 +261,7 @@ def test_a_long_list_is_cut() -> None:
     assert "and 3 more" in failure(assert_sent(order_paid, sender=Tag), *[pay] * 13)
 
 
-def test_a_value_whose_repr_raises_can_be_told() -> None:
+def test_a_value_whose_repr_raises_can_be_in_the_message() -> None:
     class Hostile:
         def __repr__(self) -> str:
             raise ValueError("no")
@@ -280,7 +280,7 @@ def test_an_exception_of_the_block_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize("check", [assert_sent, assert_not_sent])
-def test_what_is_no_signal_is_refused(check: Any) -> None:
+def test_an_argument_that_is_not_a_signal_is_refused(check: Any) -> None:
     with pytest.raises(TypeError, match=r"signal is 'post_save'. Expected a .*Signal"), check("post_save"):
         pass
 
@@ -299,7 +299,7 @@ def test_the_signal_is_as_before_afterwards(installed: bool) -> None:
         signalbox.start_recording()
 
 
-def test_recording_that_is_installed_anew_meanwhile_stays_installed() -> None:
+def test_recording_that_was_installed_again_meanwhile_stays_installed() -> None:
     with assert_sent(setting_changed), assert_sent(order_paid):
         order_paid.send(sender=None)
         with override_settings(SIGNALBOX={"RECORD": "audit"}):
@@ -320,7 +320,7 @@ def test_a_send_that_does_not_fit_is_no_offence() -> None:
 
 
 @pytest.mark.django_db
-def test_a_send_that_should_not_be_is_told() -> None:
+def test_an_unexpected_send_is_in_the_message() -> None:
     message = failure(assert_not_sent(post_save, sender=Tag), lambda: Tag.objects.create(name="steam"))
     assert message.startswith(
         "post_save from shop.Tag was expected not to be sent, but was sent once:\n  from shop.Tag"
@@ -465,7 +465,7 @@ def test_the_examples_of_the_document_work(capsys: pytest.CaptureFixture[str]) -
             test(**collected)
 
 
-def test_the_document_tells_of_every_tool() -> None:
+def test_the_document_describes_every_tool() -> None:
     from signalbox import testing
 
     text = DOCUMENT.read_text(encoding="utf-8")

@@ -237,7 +237,7 @@ def test_arguments_that_django_refuses_are_refused() -> None:
     assert [TypeError] * 5 == both(observe)
 
 
-def test_a_receiver_that_is_gone_is_gone() -> None:
+def test_a_collected_receiver_is_not_called() -> None:
     def observe() -> list[Any]:
         signal = new_signal()
 
@@ -254,7 +254,7 @@ def test_a_receiver_that_is_gone_is_gone() -> None:
     assert [["here"], True, [], False, 0] == both(observe)
 
 
-def test_an_instance_that_is_gone_takes_its_method_with_it() -> None:
+def test_a_method_is_disconnected_with_its_collected_instance() -> None:
     def observe() -> list[Any]:
         signal = new_signal()
         listener = Listener()
@@ -386,7 +386,7 @@ def test_a_send_of_ones_own(method: str) -> None:
     both(observe)
 
 
-def test_methods_are_what_they_were() -> None:
+def test_recorded_signals_have_the_methods_of_django() -> None:
     def observe() -> list[Any]:
         signal = new_signal()
         return [
@@ -577,7 +577,7 @@ def test_a_save_in_autocommit_is_one_query(django_assert_num_queries: DjangoAsse
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_a_commit_runs_afterwards_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_of_on_commit_hooks_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     insert: Any = Tag._do_insert  # type: ignore[attr-defined]
     seen: list[int] = []
 
@@ -636,7 +636,7 @@ def test_fast_deletes_stay_fast() -> None:
     assert 1 == both(observe)
 
 
-def test_what_delete_answers() -> None:
+def test_delete_returns_the_same_numbers() -> None:
     def observe() -> Any:
         with transaction.atomic():
             order = Order.objects.create(number="a")
@@ -649,7 +649,7 @@ def test_what_delete_answers() -> None:
     both(observe)
 
 
-def test_execute_wrappers_see_the_applications_statements_alone() -> None:
+def test_execute_wrappers_see_only_the_statements_of_the_application() -> None:
     def observe() -> int:
         seen = []
 
@@ -788,7 +788,7 @@ def test_a_name_that_tries_to_write_costs_nothing_that_was_written(monkeypatch: 
     assert ["Ada", "Bob"] == both(observe)
 
 
-def test_a_name_is_not_kept_where_the_application_would_make_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_property_that_a_label_computes_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     title = cached_property(lambda self: f"{self.name} of {self.email or 'nowhere'}")
     title.__set_name__(Customer, "title")
     monkeypatch.setattr(Customer, "title", title, raising=False)

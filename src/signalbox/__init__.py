@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from signalbox.instrumentation.model_metadata import configure_model
     from signalbox.outbox.decorator import receiver
     from signalbox.outbox.durable_receiver import CannotBeDurable
-    from signalbox.pipeline.errors import DeliveryError
+    from signalbox.pipeline.delivery_errors import DeliveryError
     from signalbox.pipeline.processors import EventProcessor
     from signalbox.pipeline.standard_processors import Enrich, Sample
     from signalbox.queries.object_history import ObjectHistory, ObjectState, history
@@ -27,7 +27,7 @@ else:
 
     _MODULES = {
         "CannotBeDurable": "signalbox.outbox.durable_receiver",
-        "DeliveryError": "signalbox.pipeline.errors",
+        "DeliveryError": "signalbox.pipeline.delivery_errors",
         "Enrich": "signalbox.pipeline.standard_processors",
         "Erasure": "signalbox.erasure.erase",
         "ErasureError": "signalbox.erasure.erase",

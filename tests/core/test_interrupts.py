@@ -92,7 +92,7 @@ def test_an_interrupt_is_found_behind_the_error_that_replaced_it() -> None:
     assert isinstance(found, TimeLimit)
 
 
-def test_the_variables_of_other_frames_are_not_kept_alive() -> None:
+def test_no_references_to_variables_of_other_frames_remain() -> None:
     class Value:
         pass
 

@@ -70,7 +70,7 @@ def test_a_block_that_was_left_behind_removes_itself() -> None:
     assert "cursor" not in get_connection().__dict__
 
 
-def test_a_cursor_method_of_another_tool_is_kept() -> None:
+def test_a_cursor_method_of_another_tool_is_restored() -> None:
     def cursor(*args: Any, **kwargs: Any) -> Any:
         return type(get_connection()).cursor(get_connection(), *args, **kwargs)
 

@@ -153,9 +153,10 @@ def test_outside_of_every_trace_it_is_the_process_s() -> None:
 
 
 def test_the_process_s_trace_is_written_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_process_trace", None)
+    tracing.release_process_trace(tracing.get_process_trace())
     monkeypatch.setattr("sys.argv", ["/srv/import.py", "--password=hunter2", "x"])
     row = serializer.build_trace_row(tracing.get_process_trace())
+    tracing.release_process_trace(tracing.get_process_trace())
     assert "import.py --password=[redacted]" == row[[name for name, _ in batches.TRACE_COLUMNS].index("name")]
 
 
@@ -262,7 +263,7 @@ def test_a_user_whom_the_request_keeps_aside_counts(name: str) -> None:
     assert Actor(key="7", label="ann") == trace.get_actor()
 
 
-def test_an_actor_that_was_set_goes_before_the_request_s_user() -> None:
+def test_an_explicit_actor_has_precedence_over_the_user_of_the_request() -> None:
     trace, _ = request_of(user=user())
     assert trace.set_actor(BEN) is None
     assert BEN == trace.get_actor()
@@ -270,7 +271,7 @@ def test_an_actor_that_was_set_goes_before_the_request_s_user() -> None:
     assert Actor(key="7", label="ann") == trace.get_actor()
 
 
-def test_who_logged_out_is_still_whose_trace_it_was() -> None:
+def test_a_user_who_logged_out_is_the_actor_of_the_trace() -> None:
     trace, request = request_of(user=user())
     trace.get_actor()
     request.user = AnonymousUser()

@@ -101,7 +101,7 @@ def test_a_trace_id_is_compared_as_it_is(boss: Client, add_event: AddEvent, add_
         ("trace/", "kind, among the newest 50,000 rows"),
     ],
 )
-def test_the_list_says_what_it_leaves_out(
+def test_the_list_names_the_events_that_it_leaves_out(
     boss: Client, add_event: AddEvent, add_trace: Any, address: str, said: str
 ) -> None:
     add_event()

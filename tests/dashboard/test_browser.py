@@ -111,7 +111,7 @@ def test_the_first_tab_stop_skips_the_navigation(window: OpenWindow, sample_even
     assert "main" == visitor.page.evaluate("document.activeElement.id")
 
 
-def test_the_chosen_colours_are_kept(window: OpenWindow, sample_event: Event) -> None:
+def test_the_chosen_colours_are_stored(window: OpenWindow, sample_event: Event) -> None:
     visitor = window(color_scheme="light")
     visitor.open("/signalbox/doctor/")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -146,7 +146,7 @@ def test_the_histogram_shows_that_a_limit_was_reached(
     window: OpenWindow, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visitor = window()
-    monkeypatch.setattr("signalbox.queries.timeline.MAX_HISTOGRAM_EVENTS", 2)
+    monkeypatch.setattr("signalbox.queries.histogram_counts.MAX_HISTOGRAM_EVENTS", 2)
     moment = int(time.time() * 1_000_000)
     for _ in range(3):
         add_event(time=moment)

@@ -24,11 +24,11 @@ COMPLETE = {"RETENTION": {"events": 90}}
 @pytest.fixture(autouse=True)
 def _clean_doctor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test project has findings on purpose, and an examination takes seconds."""
-    monkeypatch.setattr(checklist, "_findings", None)
+    checklist.clear_cache()
     monkeypatch.setattr(doctor, "examine", list)
     monkeypatch.setattr(registry, "get_durable_receivers", dict)
     yield
-    checklist._findings = None
+    checklist.clear_cache()
 
 
 def get_open_titles() -> list[str]:

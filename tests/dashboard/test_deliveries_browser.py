@@ -72,7 +72,7 @@ def test_selected_deliveries_are_retried_after_a_confirmation(window: OpenWindow
     assert ["dead", "done", "pending"] == [states[one.pk] for one in dead]
 
 
-def test_a_filter_is_completed_and_kept_in_the_address(
+def test_a_filter_is_completed_and_part_of_the_address(
     window: OpenWindow, dead: list[Delivery], add_delivery: AddDelivery
 ) -> None:
     late = add_delivery(object_key="a, b: 50%", queue="mail")

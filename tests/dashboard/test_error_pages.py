@@ -36,7 +36,7 @@ def get_address(name: str) -> str:
     return reverse(f"signalbox:{name}", args=ARGUMENTS.get(name, []))
 
 
-def test_staff_without_the_permission_is_told_its_name_and_a_command(client: Client) -> None:
+def test_staff_without_the_permission_sees_its_name_and_a_command(client: Client) -> None:
     client.force_login(User.objects.create_user("ada", is_staff=True))
     answer = client.get(get_address("timeline"))
     page = answer.content.decode()

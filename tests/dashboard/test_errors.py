@@ -171,7 +171,7 @@ def test_an_unknown_action_is_not_found(clerk: Client, add_error: AddError, give
     assert 404 == clerk.post(f"{ADDRESS}{FINGERPRINT}/change/", {"version": "0", **given}).status_code
 
 
-def test_the_second_of_two_users_is_told_who_was_first(clerk: Client, add_error: AddError) -> None:
+def test_the_second_of_two_users_sees_who_was_first(clerk: Client, add_error: AddError) -> None:
     add_error()
     post(clerk, "mute")
     response = post(clerk, "resolve")

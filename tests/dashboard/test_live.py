@@ -95,7 +95,7 @@ def test_a_paused_page_counts_new_traces_and_shows_them_on_resuming(window: Open
     assert visitor.page.locator("[data-new-count]").is_hidden()
 
 
-def test_a_line_that_is_open_stays_open_when_its_trace_goes_on(
+def test_an_open_line_stays_open_when_its_trace_continues(
     window: OpenWindow, sample_event: Event, add_event: AddEvent
 ) -> None:
     visitor = window()
@@ -116,7 +116,7 @@ HEIGHTS = """(line) => {
 }"""
 
 
-def test_an_open_line_neither_jumps_nor_loses_focus_when_its_trace_goes_on(
+def test_an_open_line_neither_moves_nor_loses_focus_when_its_trace_continues(
     window: OpenWindow, sample_event: Event, add_event: AddEvent
 ) -> None:
     visitor = window()

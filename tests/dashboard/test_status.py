@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import OperationalError, connections
-from django.test import override_settings
+from django.test import RequestFactory, override_settings
 from django.urls import include, path
 
 import signalbox
@@ -16,7 +16,7 @@ from signalbox.dashboard import probe as probe_module
 from signalbox.instrumentation import process
 from signalbox.models import Event, Trace
 from signalbox.outbox.worker_registry import WorkerRegistration
-from signalbox.pipeline import writer
+from signalbox.pipeline import dropped_events
 from signalbox.queries import status
 from signalbox.urls import probe
 
@@ -35,7 +35,7 @@ urlpatterns = [path("healthz/", probe), path("signalbox/", include("signalbox.ur
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(writer, "write_stats", writer.WriteStats())
+    monkeypatch.setattr(dropped_events, "write_stats", dropped_events.WriteStats())
     monkeypatch.setattr(process, "_patch_states", None)  # another test may have run a command that only reads
     probe_module.clear_cache()
     yield
@@ -51,7 +51,7 @@ def ask(client: Client) -> tuple[int, Any]:
 @pytest.mark.every_database
 def test_a_probe_needs_no_login_and_gets_the_codes_of_problems(client: Client) -> None:
     assert (200, {"status": "ok", "problems": []}) == ask(client)
-    writer.write_stats.add_dropped(writer.DropReason.REJECTED)
+    dropped_events.write_stats.add_dropped(dropped_events.DropReason.REJECTED)
     assert (200, {"status": "ok", "problems": []}) == ask(client)  # the last check answers
     probe_module.clear_cache()
     assert (503, {"status": "unhealthy", "problems": ["events_dropped"]}) == ask(client)
@@ -122,7 +122,7 @@ def test_only_one_thread_waits_for_a_slow_database(client: Client, monkeypatch: 
 
     monkeypatch.setattr(probe_module, "get_status", hang)
     monkeypatch.setattr(probe_module, "CACHE_SECONDS", 0.0)
-    thread = threading.Thread(target=probe_module._get_problems)
+    thread = threading.Thread(target=probe, args=(RequestFactory().get("/healthz/"),))
     thread.start()
     try:
         assert checking.wait(20)
@@ -148,7 +148,7 @@ def test_the_page_shows_each_section_and_the_workers(operator_client: Client) ->
 
 
 def test_the_page_shows_problems_and_updates_its_part(operator_client: Client) -> None:
-    writer.write_stats.add_dropped(writer.DropReason.REJECTED, 2)
+    dropped_events.write_stats.add_dropped(dropped_events.DropReason.REJECTED, 2)
     part = operator_client.get("/signalbox/health/", headers={"HX-Request": "true", "HX-Target": "status"})
     text = part.content.decode()
     assert text.startswith('<div id="status"')

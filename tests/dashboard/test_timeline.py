@@ -512,32 +512,6 @@ def test_looking_for_what_matches_is_bounded_by_keys(add_event: AddEvent, monkey
 # ------------------------------------------------------------------ sums
 
 
-def test_the_strip_sums_up_events_by_step_and_group(add_event: AddEvent) -> None:
-    add_event(time=11_000_000)
-    add_event(time=14_999_999, errors=1)
-    add_event(time=15_000_000, signal="update")
-    add_event(time=9_000_000)
-    add_event(time=15_000_000, signal="got_request_exception", outcome="sent")
-    expected = [(10_000_000, "model", 2, 1), (15_000_000, "bulk", 1, 0), (15_000_000, "request", 1, 1)]
-    assert expected == timeline.get_histogram(ask(), 10_000_000, 5_000_000)
-
-
-def test_the_strip_of_a_text_looks_less_far_back(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "MAX_HISTOGRAM_EVENTS", 8)
-    for _ in range(10):
-        add_event(time=15_000_000)
-    numbers = [timeline.get_histogram(asked, 10_000_000, 5_000_000)[0][2] for asked in (ask(), ask(text="order"))]
-    assert [8, 2] == numbers
-
-
-def test_the_strip_says_where_its_limit_cuts_it_off(add_event: AddEvent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "MAX_HISTOGRAM_EVENTS", 8)
-    for number in range(8):
-        add_event(time=11_000_000 + number)
-    assert None is timeline.get_histogram_start(ask(), 10_000_000)
-    assert 11_000_005 == timeline.get_histogram_start(ask(text="order"), 10_000_000)
-
-
 def test_names_are_those_of_the_latest_events(add_event: AddEvent) -> None:
     add_event(sender="shop.Tag", actor_label="")
     assert {"signal": ["post_save"], "sender": ["shop.Tag"], "actor_label": []} == timeline.get_recent_names()

@@ -148,7 +148,7 @@ def test_a_page_is_english_in_a_language_without_a_catalogue(operator_client: Cl
     assert ">Duration<" in content
 
 
-def test_a_variant_of_english_is_kept() -> None:
+def test_a_variant_of_english_is_not_replaced() -> None:
     with translation.override("en-gb"), languages.use_complete_language():
         assert "en-gb" == translation.get_language()
 

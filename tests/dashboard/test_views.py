@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 import signalbox
-from signalbox.dashboard import views
 from signalbox.doctor import Finding, Severity, SourceLine
 from signalbox.models import Delivery, Event, Trace
 from signalbox.queries import live_updates, object_page, trace_summary
@@ -48,7 +45,7 @@ def test_an_idle_poll_asks_for_the_session_the_user_the_permissions_and_what_is_
     assert ["django_session", "auth_user", "auth_permission", "auth_permission", "signalbox_event"] == tables
 
 
-def test_a_page_that_is_far_behind_is_asked_to_reload_its_list(
+def test_a_page_that_is_far_behind_reloads_its_list(
     operator_client: Client, add_event: AddEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_updates, "MAX_LIVE_TRACES", 2)
@@ -156,7 +153,7 @@ def test_an_invalid_id_is_ignored(operator_client: Client, add_event: AddEvent, 
     assert 200 == operator_client.get(f"/signalbox/?{query}").status_code
 
 
-def test_a_trace_of_more_events_than_a_page_goes_on(operator_client: Client, add_event: AddEvent) -> None:
+def test_a_trace_with_more_events_than_a_page_has_a_next_page(operator_client: Client, add_event: AddEvent) -> None:
     events = [add_event(trace_id="d" * 32) for _ in range(501)]
     answer = operator_client.get(f"/signalbox/trace/{'d' * 32}/").content.decode()
     assert f"?after={events[499].id}" in answer
@@ -444,33 +441,7 @@ def test_a_site_without_time_zones_has_its_page_too(operator_client: Client, add
     assert 200 == answer.status_code
 
 
-def test_the_first_bar_of_the_histogram_is_complete(
-    operator_client: Client, add_event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1_800_000_003.7
-    monkeypatch.setattr(views, "time", SimpleNamespace(time=lambda: now))
-    add_event(time=1_799_999_400_000_000)
-    add_event(time=1_799_999_399_999_999)
-    answer = operator_client.get("/signalbox/histogram/").json()
-    assert [[1_799_999_400, "model", 1, 0]] == answer["buckets"]
-
-
-def test_the_histogram_counts_what_the_list_shows(
-    operator_client: Client, add_event: Callable[..., Event], add_trace: Callable[..., Trace]
-) -> None:
-    Event.objects.all().delete()
-    now = time.time_ns() // 1_000
-    add_event(time=now)
-    system = add_event(time=now, trace_id="d" * 32, is_system=True)
-    add_trace(trace_id=system.trace_id, kind="process")
-    for query, expected in ({}, 1), ({"system": "1"}, 2), ({"q": "since:5m"}, 2), ({"q": "kind:process"}, 1):
-        buckets = operator_client.get("/signalbox/histogram/", query).json()["buckets"]
-        shown = operator_client.get("/signalbox/", query).context["page"].summaries
-        assert expected == sum(number for _, _, number, _ in buckets)
-        assert expected == sum(line.events for line in shown)
-
-
-def test_the_objects_of_a_relation_have_names_on_each_page_and_present_ones_are_marked(operator_client: Client) -> None:
+def test_each_page_names_the_objects_of_a_relation_and_marks_present_ones(operator_client: Client) -> None:
     order = Order.objects.create(number="1")
     red, blue = Tag.objects.create(name="<red>"), Tag.objects.create(name="blue")
     with signalbox.trace("relations") as trace:

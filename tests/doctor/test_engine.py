@@ -155,7 +155,7 @@ def popped(directory: Path) -> Path:
     return directory
 
 
-def test_with_debug_on_a_receiver_kept_only_by_the_cache_is_found(tmp_path: Path) -> None:
+def test_a_receiver_that_only_the_cache_references_is_found_with_debug_on(tmp_path: Path) -> None:
     (finding,) = examine_project(popped(tmp_path), debug=True)
 
     assert ("signalbox.D001", "shop/apps.py:15", "shop.apps.make.<locals>.made", "error") == (

@@ -167,7 +167,7 @@ def test_with_debug_off_no_cache_keeps_a_receiver() -> None:
 
 
 @override_settings(DEBUG=True)
-def test_a_strongly_connected_receiver_is_not_kept_by_the_cache() -> None:
+def test_the_cache_does_not_reference_a_strongly_connected_receiver() -> None:
     SIGNAL.connect(make(), weak=False)
 
     assert [False] == [connection.kept_by_debug_cache for connection in connections()]

@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test import override_settings
 
 import signalbox
-from signalbox.pipeline import unit_of_work, writer
+from signalbox.pipeline import dropped_events, unit_of_work, writer
 from tests.exactness import register
 from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 from tests.shop.models import Place, Tag, Uniq
@@ -84,8 +84,8 @@ def broken(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def dropped() -> Callable[[], int]:
     """Return a function that counts the events dropped since the start of the test."""
-    before = writer.write_stats.dropped
-    return lambda: writer.write_stats.dropped - before
+    before = dropped_events.write_stats.dropped
+    return lambda: dropped_events.write_stats.dropped - before
 
 
 def names() -> list[str]:

@@ -169,7 +169,7 @@ def test_an_error_from_before_the_write_does_not_replace_the_error_of_the_write(
 
 
 @pytest.mark.postgres
-def test_the_connection_s_isolation_level_is_kept(separate: Any) -> None:
+def test_the_isolation_level_of_the_connection_does_not_change(separate: Any) -> None:
     import psycopg
 
     separate.ensure_connection()

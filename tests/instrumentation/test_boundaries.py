@@ -317,7 +317,7 @@ def test_a_request_opens_one_connection_and_closes_it(url: str, opened: list[str
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("site")
-def test_a_connection_that_may_be_kept_is_kept(opened: list[str]) -> None:
+def test_a_persistent_connection_stays_open(opened: list[str]) -> None:
     connection.close()
     connection.settings_dict["CONN_MAX_AGE"] = None
     try:

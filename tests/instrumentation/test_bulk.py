@@ -431,7 +431,7 @@ def test_a_raw_delete_is_recorded_too() -> None:
     assert ("bulk_delete", 2, sorted(tag.pk for tag in made)) == (signal, count, sorted(keys))
 
 
-def test_a_cascade_records_each_table_it_goes_through() -> None:
+def test_a_cascade_records_each_of_its_tables() -> None:
     customer = Customer.objects.create(name="Ada")
     order = Order.objects.create(number="A-1", customer=customer)
     line = OrderLine.objects.create(order=order, sku="a")
@@ -758,7 +758,7 @@ def test_an_operation_that_a_processor_names_is_recorded_only_for_its_sender(box
 # ------------------------------------------------------------------ the same as without recording
 
 
-def test_each_method_looks_as_it_did() -> None:
+def test_replaced_methods_have_the_signatures_of_django() -> None:
     def looks() -> dict[str, Any]:
         return {
             name: (

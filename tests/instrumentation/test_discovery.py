@@ -199,7 +199,7 @@ def test_an_object_that_is_not_a_signal_can_not_be_tracked(wrong: Any) -> None:
         signalbox.register_signal(wrong, "x")
 
 
-def test_a_tracked_signal_is_not_kept_alive_by_its_name() -> None:
+def test_the_name_of_a_tracked_signal_does_not_keep_it_alive() -> None:
     import gc
     import weakref
 

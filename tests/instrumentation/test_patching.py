@@ -142,7 +142,7 @@ def test_the_declared_parameters_are_those_of_django(patch: patches.Patch, monke
     assert [] == [found.target for found in patching.find_inapplicable() if found is patch]
 
 
-def test_attributes_of_a_replaced_function_are_kept() -> None:
+def test_a_replacement_has_the_attributes_of_the_original_function() -> None:
     insert: Any = QuerySet._insert  # type: ignore[attr-defined]
     assert (insert.queryset_only, insert.alters_data, insert.__name__) == (False, True, "_insert")
     assert Model.refresh_from_db.__doc__

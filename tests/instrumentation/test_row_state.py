@@ -309,7 +309,7 @@ def test_a_row_that_is_read_becomes_the_same_object_as_in_django(read: str, mode
     theirs = original(Order, "default", names, list(values), **mode)
     ours = Order.from_db("default", names, tuple(values) if read == "a tuple" else list(values), **mode)
     assert _as_told(theirs) == _as_told(ours)
-    assert ["_signalbox_row"] == private(ours)
+    assert [row_state.ROW_ATTRIBUTE] == private(ours)
 
 
 def test_a_from_db_that_is_not_djangos_is_called() -> None:
@@ -323,7 +323,7 @@ def test_a_from_db_that_is_not_djangos_is_called() -> None:
         patch.setattr(Model, "from_db", classmethod(theirs))
         signalbox.start_recording()
         tag: Any = Tag.from_db("default", ["id", "name"], [1, "read"])
-        assert (1, "read", True, ["_signalbox_row"]) == (tag.pk, tag.name, tag.theirs, private(tag))
+        assert (1, "read", True, [row_state.ROW_ATTRIBUTE]) == (tag.pk, tag.name, tag.theirs, private(tag))
         signalbox.stop_recording()
     signalbox.start_recording()
 

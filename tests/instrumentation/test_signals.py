@@ -243,7 +243,7 @@ def test_an_exception_object_that_is_raised_again_later_counts_again(signal: Sig
 
 
 @pytest.mark.django_db
-def test_exceptions_are_kept_no_longer_than_the_outermost_send(signal: Signal, inner_signal: Signal) -> None:
+def test_exceptions_are_released_after_the_outermost_send(signal: Signal, inner_signal: Signal) -> None:
     class Loss(Exception):
         """An exception that weak references can refer to."""
 
@@ -761,7 +761,7 @@ def test_how_long_receivers_took_is_recorded_in_microseconds(signal: Signal) -> 
 
 
 @pytest.mark.django_db
-def test_signalbox_s_own_failure_is_logged_and_the_send_goes_on(
+def test_a_failure_of_recording_is_logged_and_the_send_continues(
     signal: Signal, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:

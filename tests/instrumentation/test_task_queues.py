@@ -193,7 +193,7 @@ def test_a_receiver_s_exception_that_fails_the_job_is_one_error(app: Any) -> Non
 
 
 @pytest.mark.django_db
-def test_the_failure_of_a_job_that_ran_in_another_process_does_not_change_the_current_trace() -> None:
+def test_a_failed_job_of_another_process_does_not_change_the_current_trace() -> None:
     with signalbox.trace("around") as around:
         signals.task_failure.send(None, task_id="unknown", exception=ValueError("lost"), traceback="text")
 
@@ -215,7 +215,7 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # by Celery
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])  # the worker checks the project
 @pytest.mark.usefixtures("_logging_as_it_was")
-def test_a_worker_goes_on_with_the_trace_and_the_actor_of_the_request(app: Any, redis_url: str) -> None:
+def test_a_job_continues_the_trace_and_the_actor_of_the_request(app: Any, redis_url: str) -> None:
     user = User.objects.create_user("ann")
     app.conf.update(task_always_eager=False, broker_url=redis_url, result_backend=redis_url)
     with start_worker(app, perform_ping_check=False, pool="solo", loglevel=logging.ERROR):

@@ -238,7 +238,7 @@ def test_the_keys_that_show_and_history_add_to_an_event_are_documented() -> None
 
 
 @pytest.mark.usefixtures("shop")
-def test_a_durable_receiver_is_told_beside_those_that_are_connected() -> None:
+def test_durable_receivers_are_listed_with_the_connected_ones() -> None:
     signalbox.receiver("post_save", sender="shop.Order", durable=True)(waits)
     try:
         shown = run("signals", "--signal", "post_save")
@@ -263,7 +263,7 @@ def test_events_are_chosen_by_the_same_options_everywhere() -> None:
 
 
 @pytest.mark.usefixtures("_alone")
-def test_an_empty_register_is_told_as_such() -> None:
+def test_an_empty_catalog_has_a_message() -> None:
     for words, shown in ((["events"], "No events match.\n"), (["stats"], "No events match.\n")):
         out = StringIO()
         assert (1, shown) == (exit_code(*words, out=out), out.getvalue())
@@ -272,7 +272,7 @@ def test_an_empty_register_is_told_as_such() -> None:
 
 
 @pytest.mark.usefixtures("shop")
-def test_show_tells_where_an_event_happened_and_what_it_led_to() -> None:
+def test_show_prints_the_place_and_the_effects_of_an_event() -> None:
     (first,) = records("show", "4101")
     assert (None, [4102]) == (first["parent_event_id"], first["child_event_ids"])
     assert ["POST /shop/orders/17/"] == [found["name"] for found in first["traces"]]
@@ -292,7 +292,7 @@ def test_an_exception_that_passed_through_a_receiver_is_shown_and_not_counted() 
 
 
 @pytest.mark.usefixtures("shop")
-def test_a_trace_is_shown_with_what_happened_in_it() -> None:
+def test_show_prints_a_trace_with_its_events() -> None:
     lines = run("show", TRACE_ID).splitlines()
     assert f"trace {TRACE_ID}" == lines[0]
     assert "  request POST /shop/orders/17/ 200 48.2 ms" == lines[1]
@@ -324,7 +324,7 @@ def test_a_beginning_of_several_traces_is_an_error_that_names_two() -> None:
 
 @pytest.mark.usefixtures("_alone")
 @pytest.mark.parametrize("wanted", ["17", "12345678", "9" * 30, TRACE_ID[:8], TRACE_ID])
-def test_what_is_not_there_is_an_error(wanted: str) -> None:
+def test_a_missing_event_or_trace_is_an_error(wanted: str) -> None:
     with pytest.raises(CommandError, match=f"(Event|Trace) {wanted} does not exist. ") as raised:
         run("show", wanted)
     assert 1 == raised.value.returncode
@@ -364,6 +364,8 @@ def test_only_an_event_below_the_newest_is_said_to_be_purged() -> None:
         (["stats", "--kind", "foo"], "kind is 'foo'; one of request, command, task, test, shell, process, custom or"),
         (["events", "--database", "defualt"], "Did you mean 'default'?"),
         (["events", "--limit", "0"], "'0' is not a number above 0"),
+        (["deliveries", "list", "--limit", "-1"], "-1' is not a number above 0"),
+        (["deliveries", "list", "--before", "9" * 20], "'99999999999999999999' is greater than"),
         (["events", "--limit", "many"], "'many' is not a number above 0"),
         (["events", "--outcome", "lost"], "invalid choice: 'lost'"),
         (["events", "--using", "nowhere"], "invalid choice: 'nowhere'"),
@@ -374,7 +376,7 @@ def test_only_an_event_below_the_newest_is_said_to_be_purged() -> None:
         (["show", TRACE_ID[:7]], "is neither an event's number"),
     ],
 )
-def test_what_is_not_understood_is_an_error(words: list[str], message: str) -> None:
+def test_invalid_options_are_errors(words: list[str], message: str) -> None:
     with pytest.raises(CommandError, match=re.escape(message)) as raised:
         run(*words)
     # Outside of a process of its own, argparse's errors have no code.
@@ -423,7 +425,7 @@ def test_the_tables_of_another_database_are_read_with_using() -> None:
 
 @pytest.mark.usefixtures("_alone")
 @pytest.mark.parametrize("word", ["events", "doctor"])
-def test_a_site_without_a_database_is_told_so(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_without_a_database_gets_an_error(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def complain(*args: Any, **options: Any) -> None:
         raise ImproperlyConfigured("settings.DATABASES is improperly configured.")
 
@@ -434,7 +436,7 @@ def test_a_site_without_a_database_is_told_so(word: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("shop")
-def test_options_may_stand_after_the_subcommand() -> None:
+def test_options_are_allowed_after_the_subcommand() -> None:
     assert run("events") == run("events", "--no-color", "--traceback", "-v", "2")
 
 
@@ -563,7 +565,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("shop", "colours")
 @pytest.mark.parametrize("words", [["events"], ["stats"], ["signals"], ["show", "4101"], ["show", TRACE_ID]])
-def test_colours_are_for_terminals_alone(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_are_only_for_terminals(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()  # dead receivers must not be collected between two runs
     coloured = run(*words, out=Terminal())
     assert "\x1b[" in coloured
@@ -718,7 +720,7 @@ def test_reading_is_not_recorded(word: str) -> None:
 
 
 @pytest.mark.skipif(settings.DATABASE != "sqlite", reason="an empty database is a file that is not there")
-def test_tables_that_are_missing_are_told_with_the_remedy() -> None:
+def test_the_error_of_missing_tables_names_the_remedy() -> None:
     run_ = f"{settings.RUN_ID}_empty"
     try:
         done = process("events", SIGNALBOX_TEST_RUN=run_)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from io import StringIO
-from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
 import signalbox
-from signalbox.erasure.database import DatabaseEraser
+from signalbox.management.output.progress import Progress
 from signalbox.models import Delivery, Event
 from tests.erasure.seeding import CANARY, add_delivery, read_tables
 from tests.events import get_object_event
@@ -100,14 +99,11 @@ def test_a_bad_selector_is_an_error(words: list[str], code: int, message: str) -
 
 
 def test_an_interrupted_erasure_says_how_much_was_done(customer: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = DatabaseEraser._report
-
-    def interrupt(self: Any) -> None:
-        write(self)
-        if self.rows:
+    def interrupt(self: Progress, name: str, fraction: float | None, text: str) -> None:
+        if not text.endswith(" 0 rows erased"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(DatabaseEraser, "_report", interrupt)
+    monkeypatch.setattr(Progress, "update", interrupt)
     with pytest.raises(CommandError, match=r"Interrupted: 2 rows were erased\. Run the command again") as raised:
         run("--object", f"shop.Customer:{customer.pk}", "--database", "default")
     assert 130 == raised.value.returncode

@@ -101,7 +101,7 @@ def test_a_text_that_would_control_the_terminal_is_escaped() -> None:
         (["--mute"], "--mute needs the ids of errors"),
         (["99999999", "--mute"], "no stored error has this id"),
         (["xyz", "--mute"], "8 to 32 hexadecimal digits"),
-        (["--limit", "0"], "--limit is 0"),
+        (["--limit", "0"], "'0' is not a number above 0"),
     ],
 )
 def test_a_wrong_use_changes_nothing(words: list[str], message: str) -> None:

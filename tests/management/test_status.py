@@ -23,7 +23,7 @@ import signalbox
 from signalbox.instrumentation import patches, process
 from signalbox.models import Attempt, Delivery, Error, ErrorState, Event, PurgeState, Trace, Worker
 from signalbox.outbox.worker_registry import WorkerRegistration
-from signalbox.pipeline import writer
+from signalbox.pipeline import dropped_events
 from signalbox.queries.status_problems import RECENT_DROP_SECONDS, ProblemCode
 from tests.json_tables import find_differences, read_types
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
 @pytest.fixture(autouse=True)
 def reinstalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(writer, "write_stats", writer.WriteStats())
+    monkeypatch.setattr(dropped_events, "write_stats", dropped_events.WriteStats())
     monkeypatch.setattr(process, "_patch_states", None)  # of a command that another test has run in this process
     yield
     signalbox.stop_recording()
@@ -107,9 +107,9 @@ def test_recording_that_is_off_is_a_problem() -> None:
 
 
 def test_lost_events_are_a_problem() -> None:
-    writer.write_stats.add_dropped(writer.DropReason.MISSING_TABLE, 2)
-    writer.write_stats.add_dropped(writer.DropReason.REJECTED)
-    writer.write_stats.failures = 1
+    dropped_events.write_stats.add_dropped(dropped_events.DropReason.MISSING_TABLE, 2)
+    dropped_events.write_stats.add_dropped(dropped_events.DropReason.REJECTED)
+    dropped_events.write_stats.failures = 1
     code, found = status_json()
     assert (1, 3, 1) == (code, found["dropped"], found["failures"])
     assert {"missing_table": 2, "rejected": 1} == found["dropped_by_reason"]
@@ -119,9 +119,9 @@ def test_lost_events_are_a_problem() -> None:
 
 
 def test_events_that_were_lost_long_ago_are_a_warning() -> None:
-    writer.write_stats.add_dropped(writer.DropReason.QUEUE_FULL)
-    assert writer.write_stats.dropped_at is not None
-    writer.write_stats.dropped_at -= RECENT_DROP_SECONDS
+    dropped_events.write_stats.add_dropped(dropped_events.DropReason.QUEUE_FULL)
+    assert dropped_events.write_stats.dropped_at is not None
+    dropped_events.write_stats.dropped_at -= RECENT_DROP_SECONDS
     code, found = status_json()
     assert (0, ["events_dropped"]) == (code, [one["code"] for one in found["warnings"]])
     assert "WARNING: 1 event was dropped" in status()[1]
@@ -137,7 +137,7 @@ def test_every_code_and_every_reason_is_documented() -> None:
     text = (ROOT / "docs" / "commands.md").read_text()
     for mark, end, names in (
         ("codes of problems", "end of codes", ProblemCode),
-        ("reasons of drops", "end of reasons", writer.DropReason),
+        ("reasons of drops", "end of reasons", dropped_events.DropReason),
     ):
         section = text.partition(f"<!-- {mark} -->")[2].partition(f"<!-- {end} -->")[0]
         assert {name.value for name in names} == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))

@@ -10,8 +10,8 @@ from django.db.models.signals import post_save
 import signalbox
 from signalbox.models import Attempt, Delivery, Error, Trace
 from signalbox.outbox import operations
-from signalbox.outbox.heartbeat import execute_by_id
 from signalbox.outbox.queue import now_us
+from signalbox.outbox.single_delivery import execute_by_id
 from tests.shop.models import Order, Tag
 
 if TYPE_CHECKING:

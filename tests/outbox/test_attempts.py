@@ -12,8 +12,8 @@ from signalbox.core.attempt import AttemptOutcome
 from signalbox.core.tracing import SPAN_BITS
 from signalbox.models import Attempt, Delivery, Event, Trace
 from signalbox.outbox import operations
-from signalbox.outbox.heartbeat import execute_by_id
 from signalbox.outbox.queue import FIRST_POSITION, SECOND_US, SUCCEEDED, DeliveryQueue, now_us
+from signalbox.outbox.single_delivery import execute_by_id
 from signalbox.outbox.worker_name import get_worker_name
 from tests.outbox import receivers
 from tests.shop.models import Order

@@ -10,7 +10,7 @@ from django.db import transaction
 
 import signalbox
 from signalbox.models import Delivery
-from signalbox.outbox import heartbeat, operations
+from signalbox.outbox import operations, single_delivery
 from signalbox.outbox.execution import execute
 from signalbox.outbox.queue import DeliveryQueue
 from signalbox.outbox.run_pending import run_deliveries
@@ -35,7 +35,7 @@ def _limit_chains(settings: Any) -> None:
 def run_by_id() -> None:
     """Run deliveries by id, as Celery and Django's Tasks do."""
     while ids := list(Delivery.objects.filter(state="pending").order_by("id").values_list("id", flat=True)[:1]):
-        assert heartbeat.execute_by_id("default", ids[0])
+        assert single_delivery.execute_by_id("default", ids[0])
 
 
 def run_by_queue() -> None:

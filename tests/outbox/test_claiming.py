@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
+from signalbox.core import clock
 from signalbox.models import Delivery
 from signalbox.outbox import database_clock
 from signalbox.outbox.claiming import MAX_RUN_LENGTH
@@ -152,7 +154,7 @@ def test_a_machine_whose_clock_is_ahead_acquires_nothing_that_is_leased(
     [held] = delivery_queue.acquire(10, 1)
     host_time = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: host_time() + 10 * SECOND_US * 1000)
-    monkeypatch.setattr(database_clock, "_readings", {})
+    monkeypatch.setattr(database_clock, "READING_SECONDS", 0.0)
     ahead = DeliveryQueue("default")
     assert [] == ahead.acquire(10, 10)
     assert ahead.acquire_by_id(number) is None
@@ -170,7 +172,7 @@ def test_a_machine_whose_clock_is_behind_keeps_its_leases(
     host_time = time.time_ns
     with monkeypatch.context() as patch:
         patch.setattr(time, "time_ns", lambda: host_time() - 10 * SECOND_US * 1000)
-        patch.setattr(database_clock, "_readings", {})
+        patch.setattr(database_clock, "READING_SECONDS", 0.0)
         assert 1 == len(DeliveryQueue("default").acquire(10, 1))
     assert [] == delivery_queue.acquire(10, 1)
 
@@ -180,10 +182,15 @@ def test_the_clock_of_the_database_is_read_again_after_some_seconds(
 ) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite has no clock of its own")
-    monkeypatch.setattr(database_clock, "_readings", {"default": (1, time.monotonic() - 1)})
-    assert delivery_queue.lease_time < 2 * SECOND_US
-    monkeypatch.setattr(database_clock, "_readings", {"default": (1, time.monotonic() - 11)})
-    assert abs(delivery_queue.lease_time - now_us()) < 60 * SECOND_US
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    counts = []
+    for seconds in (20, 9, 2):
+        now += seconds
+        with CaptureQueriesContext(connection) as queries:
+            assert abs(delivery_queue.lease_time - now_us()) < 60 * SECOND_US
+        counts.append(len(queries))
+    assert [1, 0, 1] == counts
 
 
 # ------------------------------------------------------------------ the log

@@ -12,7 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from signalbox.instrumentation.traces import traced
 from signalbox.models import Delivery, Event
 from signalbox.pipeline import writer
-from signalbox.pipeline.errors import EnqueueError
+from signalbox.pipeline.delivery_errors import EnqueueError
 from tests.outbox import receivers
 from tests.shop.models import Order
 from tests.shop.signals import order_paid

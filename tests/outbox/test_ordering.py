@@ -158,7 +158,7 @@ def test_a_digest_is_the_key_if_its_text_contains_a_secret(make_durable: Callabl
 
 
 @pytest.mark.usefixtures("empty_tables")
-def test_the_order_by_a_secret_is_kept_while_the_secret_key_is_rotated(
+def test_the_order_by_a_secret_survives_a_rotation_of_the_secret_key(
     make_durable: Callable[..., None], settings: Any
 ) -> None:
     make_durable(receivers.saved, signals.order_paid, None, key="token")

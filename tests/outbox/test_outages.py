@@ -12,7 +12,8 @@ import pytest
 from django.db import OperationalError, connection, transaction
 
 from signalbox.models import Delivery
-from signalbox.outbox import heartbeat
+from signalbox.outbox import single_delivery
+from signalbox.outbox.leases import HeldLeases
 from signalbox.outbox.queue import SECOND_US, SUCCEEDED, AttemptResult, DeliveryQueue, LeasedDelivery, now_us
 from signalbox.outbox.worker import Worker, WorkerOptions
 from tests.outbox import receivers
@@ -94,17 +95,19 @@ def test_a_worker_renews_its_running_deliveries_and_does_not_acquire_them(
 
 
 def test_a_failed_renewal_is_retried_immediately(
-    make_durable: Callable[..., None], mine: Worker, monkeypatch: pytest.MonkeyPatch
+    make_durable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
-    assert mine._acquire()
+    delivery_queue, leases = DeliveryQueue("default"), HeldLeases()
+    [delivery] = delivery_queue.acquire(1, 1)
+    leases.add(delivery)
     Delivery.objects.update(lease_expires_at=1, next_check_at=1)
-    mine.leases.last_renewed["default"] = 0.0
+    leases.last_renewed["default"] = 0.0
     with monkeypatch.context() as patch:
         patch.setattr(DeliveryQueue, "renew_leases", away)
-        mine.leases.renew_due(mine.delivery_queues["default"])
-    mine.leases.renew_due(mine.delivery_queues["default"])
+        leases.renew_due(delivery_queue)
+    leases.renew_due(delivery_queue)
     assert Delivery.objects.filter(lease_expires_at__gt=now_us()).exists()
 
 
@@ -112,16 +115,16 @@ def away(*_: Any) -> None:
     raise OperationalError("database is locked")
 
 
-def test_the_end_of_an_attempt_does_not_drop_a_later_lease(make_durable: Callable[..., None], mine: Worker) -> None:
+def test_the_end_of_an_attempt_does_not_drop_a_later_lease(make_durable: Callable[..., None]) -> None:
     make_durable(receivers.saved)
     Order.objects.create(number="1")
-    assert mine._acquire()
-    [run] = mine._prefetched
-    first = run.delivery
+    leases = HeldLeases()
+    [first] = DeliveryQueue("default").acquire(1, 1)
     second = replace(first, fencing_token=first.fencing_token + 1)
-    mine.leases.deliveries["default", first.id] = second
-    mine.leases.drop(first)
-    assert [second] == list(mine.leases.deliveries.values())
+    leases.add(first)
+    leases.add(second)
+    leases.drop(first)
+    assert [second] == list(leases.deliveries.values())
 
 
 def test_an_attempt_starts_only_within_its_lease_and_restarts_it(
@@ -138,7 +141,7 @@ def test_an_attempt_starts_only_within_its_lease_and_restarts_it(
     assert row.lease_expires_at == row.next_check_at
     assert row.lease_expires_at is not None
     assert row.lease_expires_at > soon
-    Delivery.objects.update(lease_expires_at=now_us() - 1)
+    Delivery.objects.update(lease_expires_at=now_us() - SECOND_US)
     assert not delivery_queue.start_attempt(one)
     assert 1 == Delivery.objects.get().attempts
 
@@ -153,11 +156,11 @@ def test_a_repeated_message_does_not_run_a_running_delivery(
 
     def meanwhile(claimed: LeasedDelivery, watch: Any) -> AttemptResult:
         Delivery.objects.update(lease_expires_at=1, next_check_at=1)
-        answers.append(heartbeat.execute_by_id("default", number))
+        answers.append(single_delivery.execute_by_id("default", number))
         return SUCCEEDED
 
-    monkeypatch.setattr(heartbeat, "execute", meanwhile)
-    assert heartbeat.execute_by_id("default", number)
+    monkeypatch.setattr(single_delivery, "execute", meanwhile)
+    assert single_delivery.execute_by_id("default", number)
     assert [False] == answers
     assert "done" == Delivery.objects.get().state
 

@@ -160,7 +160,7 @@ def test_a_receiver_is_found_with_the_options_of_its_signal_and_sender(make_dura
 
 def count_pending_traces() -> int:
     """Return the number of traces with deliveries that are written after the transaction."""
-    return len([trace for trace in pending._traces if any(draft.outbox_arguments for draft in trace.pending)])
+    return len({event.trace for event in pending.get_lost_events() if event.outbox_arguments})
 
 
 @pytest.mark.usefixtures("empty_tables")

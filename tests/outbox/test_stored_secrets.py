@@ -20,7 +20,7 @@ import signalbox
 from signalbox.core.event import Actor
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox.durable_receiver import CannotBeDurable
-from signalbox.outbox.heartbeat import execute_by_id
+from signalbox.outbox.single_delivery import execute_by_id
 from signalbox.pipeline import exporter
 from signalbox.pipeline.batches import TABLE_COLUMNS
 from tests.shop import signals

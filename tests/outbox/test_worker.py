@@ -231,7 +231,9 @@ def test_a_receiver_that_can_not_be_interrupted_only_ends_its_worker(
 
 
 @every_database
-def test_done_deliveries_are_kept_for_the_time_of_the_setting(make_durable: Callable[..., None], settings: Any) -> None:
+def test_done_deliveries_are_stored_for_the_time_of_the_setting(
+    make_durable: Callable[..., None], settings: Any
+) -> None:
     make_durable(receivers.saved)
     delivery_queue = DeliveryQueue("default")
     for days, left in ((7, 1), (0, 1)):
@@ -741,12 +743,11 @@ def test_a_receiver_that_calls_exit_fails_and_its_worker_continues(
 
 
 def test_a_worker_with_a_failed_thread_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError
 
-    mine = Worker(WorkerOptions(databases=("default",)))
-    monkeypatch.setattr(mine, "_get_next", fails)
-    assert 1 == mine.run()
+    monkeypatch.setattr(DeliveryQueue, "acquire", fail)
+    assert 1 == Worker(WorkerOptions(databases=("default",))).run()
 
 
 @pytest.mark.slow

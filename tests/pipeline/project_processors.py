@@ -9,14 +9,12 @@ from typing import Any
 from django.test import override_settings
 
 from signalbox.core.event import PendingEvent
-from signalbox.pipeline import processors
 from signalbox.pipeline.processors import EventBatch, EventProcessor
 
 
 @contextmanager
 def configured(*entries: Any, **settings: Any) -> Iterator[None]:
     """Use the entries as the setting ``PROCESSORS`` in the block."""
-    processors._logged.clear()
     with override_settings(SIGNALBOX={"PROCESSORS": list(entries), **settings}):
         yield
 

@@ -13,7 +13,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.models import Event, Trace
-from signalbox.pipeline import exporter, writer
+from signalbox.pipeline import dropped_events, exporter
 from signalbox.pipeline.backends import get_backend
 from tests.connecting import get_connection
 from tests.shop.models import Tag
@@ -161,7 +161,7 @@ def test_the_exporter_retries_after_a_conflict_with_another_transaction() -> Non
             "IF nextval('conflicts') <= TG_ARGV[0]::int THEN "
             "RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END IF; RETURN NEW; END $$"
         )
-        dropped = writer.write_stats.dropped
+        dropped = dropped_events.write_stats.dropped
         try:
             for losses, is_written in ((exporter.MAX_CONFLICTS, True), (exporter.MAX_CONFLICTS + 1, False)):
                 cursor.execute("ALTER SEQUENCE conflicts RESTART")
@@ -177,7 +177,7 @@ def test_the_exporter_retries_after_a_conflict_with_another_transaction() -> Non
             cursor.execute("DROP SEQUENCE conflicts")
     exporter.flush()
     assert 2 == Event.objects.filter(signal="tests.noted").count()
-    assert dropped == writer.write_stats.dropped
+    assert dropped == dropped_events.write_stats.dropped
 
 
 @pytest.mark.postgres

@@ -30,7 +30,7 @@ from tests.shop.models import Order, Tag
 pytestmark = [pytest.mark.every_database, pytest.mark.django_db]
 
 
-def test_a_dropped_event_is_not_recorded_and_its_change_is_kept() -> None:
+def test_a_dropped_event_is_not_recorded_and_its_change_is_committed() -> None:
     with configured(f"{__name__}.NoTags"):
         Tag.objects.create(name="a")
         Order.objects.create(number="A-1")

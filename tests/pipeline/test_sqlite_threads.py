@@ -16,7 +16,7 @@ from django.test import TestCase
 
 import signalbox
 from signalbox.models import Event
-from signalbox.pipeline import exporter, pending, writer
+from signalbox.pipeline import dropped_events, exporter, pending
 from signalbox.pipeline.backends import sqlite_threads
 from tests.connecting import get_connection
 from tests.shop.models import Tag
@@ -59,7 +59,7 @@ def count_noted() -> int:
     return Event.objects.filter(signal="tests.noted").count()
 
 
-def test_a_transaction_that_has_read_can_still_write_after_an_event_of_another_thread() -> None:
+def test_a_transaction_that_has_read_can_write_after_an_event_of_another_thread() -> None:
     with transaction.atomic():
         assert 1 == Tag.objects.count()
         run_in_thread(send_noted)
@@ -103,7 +103,7 @@ def test_the_number_of_waiting_events_is_bounded(monkeypatch: pytest.MonkeyPatch
 def test_a_thread_waits_for_a_transaction_rather_than_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "MAX_PENDING", 4)
     monkeypatch.setattr(exporter, "MAX_WAIT_FOR_TRANSACTIONS", 30.0)
-    monkeypatch.setattr(writer, "write_stats", stats := writer.WriteStats())
+    monkeypatch.setattr(dropped_events, "write_stats", stats := dropped_events.WriteStats())
 
     def send_eight() -> None:
         for _ in range(8):

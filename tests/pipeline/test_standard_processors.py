@@ -43,7 +43,7 @@ def test_the_function_of_enrich_can_be_a_dotted_path() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_added_data_is_kept_when_the_receivers_have_run() -> None:
+def test_added_data_remains_after_the_receivers_have_run() -> None:
     def receive(**kwargs: Any) -> None:
         pass
 

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from signalbox.core import clock, tracing
 from signalbox.core.event import Actor, Outcome, PendingEvent
 from signalbox.models import Event, Trace
-from signalbox.pipeline import batches, serializer, writer
+from signalbox.pipeline import batches, dropped_events, serializer, writer
 from signalbox.pipeline.backends import postgresql
 from tests.connecting import get_connection
 
@@ -188,11 +188,11 @@ def test_the_query_log_contains_no_statement_of_recording() -> None:
 
 
 def test_an_event_that_cannot_be_encoded_does_not_affect_others(caplog: pytest.LogCaptureFixture) -> None:
-    before = writer.write_stats.dropped
+    before = dropped_events.write_stats.dropped
     with caplog.at_level(logging.ERROR, "signalbox"):
         write(build_event("a"), build_event("broken", time="now"), build_event("b"))
     assert ["a", "b"] == stored()
-    assert 1 == writer.write_stats.dropped - before
+    assert 1 == dropped_events.write_stats.dropped - before
     assert "could not be encoded" in caplog.text
 
 
@@ -223,13 +223,3 @@ def test_the_tables_are_checked_again_after_a_while(monkeypatch: pytest.MonkeyPa
     assert writer.has_tables(get_connection())
     writer.clear_table_cache()
     assert writer.has_tables(get_connection())
-
-
-def test_dropped_events_are_counted_by_reason() -> None:
-    stats = writer.WriteStats()
-    assert (0, None) == (stats.dropped, stats.dropped_at)
-    stats.add_dropped(writer.DropReason.REJECTED)
-    stats.add_dropped(writer.DropReason.QUEUE_FULL, 10)
-    stats.add_dropped(writer.DropReason.REJECTED)
-    assert (12, {"rejected": 2, "queue_full": 10}) == (stats.dropped, stats.dropped_by_reason)
-    assert stats.dropped_at is not None

@@ -197,7 +197,7 @@ def test_each_exception_of_a_loop_is_one_error_although_their_addresses_are_the_
     assert 6 == Error.objects.count()
 
 
-def test_an_exception_of_a_trace_in_a_thread_is_one_error_in_the_receiver_that_waits_for_it() -> None:
+def test_an_exception_from_a_trace_in_a_thread_is_one_error_in_the_receiver() -> None:
     def work() -> None:
         with closing(connection), signalbox.trace("thread"):
             refuse()

@@ -11,8 +11,8 @@ import pytest
 from django.test import override_settings
 
 from signalbox.core.catalog import BUILTIN_SIGNALS
-from signalbox.queries.export import event_to_dict
 from signalbox.queries.export_formats import FORMATS, event_to_cloudevent
+from signalbox.queries.json_objects import event_to_dict
 from tests.json_tables import find_differences, read_types
 from tests.rows import TRACE_ID, build_event
 

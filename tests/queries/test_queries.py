@@ -16,8 +16,8 @@ import signalbox
 from signalbox.instrumentation import process
 from signalbox.models import Event, Trace
 from signalbox.queries import events, signal_listeners, stats, time_index, trace_tree
-from signalbox.queries.export import event_to_dict, trace_to_dict
 from signalbox.queries.filters import EventFilter, FilterError, ObjectReference
+from signalbox.queries.json_objects import event_to_dict, trace_to_dict
 from signalbox.queries.trace_tree import build_trees
 from tests.rows import NOON, TRACE_ID, build_event, create_event, create_trace
 from tests.shop.models import Order
@@ -391,7 +391,7 @@ def signals(**given: Any) -> dict[str, signal_listeners.SignalListeners]:
     return {one.name: one for one in signal_listeners.get_signal_listeners({}, {"post_save"}, EventFilter.parse(given))}
 
 
-def test_the_catalogue_tells_what_listens_and_how() -> None:
+def test_the_catalog_describes_each_receiver_and_its_connection() -> None:
     post_save.connect(hears_orders, sender=Order, weak=False, dispatch_uid="once")
     post_save.connect(hears_everything)
     try:
@@ -415,7 +415,7 @@ def test_the_catalogue_tells_what_listens_and_how() -> None:
     assert (None, True, "", True) == (everything.sender, everything.weak, everything.dispatch_uid, everything.is_async)
 
 
-def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
+def test_a_collected_receiver_is_listed_as_dead() -> None:
     signal = Signal()
 
     def local(sender: object, **kwargs: object) -> None: ...
@@ -431,7 +431,7 @@ def test_a_receiver_that_was_collected_is_told_as_dead() -> None:
     assert [(True, "")] == [(listener.dead, listener.name) for listener in found.listeners]
 
 
-def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
+def test_durable_receivers_are_listed_for_signals_without_connected_receivers() -> None:
     durable = [("post_save", "shop.Order", hears_orders), ("bulk_create", None, hears_everything)]
     found = {one.name: one for one in signal_listeners.get_signal_listeners({}, (), durable_receivers=durable)}
     orders, everything = found["post_save"].listeners[-1], found["bulk_create"].listeners[-1]
@@ -445,7 +445,7 @@ def test_durable_receivers_are_told_where_nothing_is_connected_too() -> None:
     assert (None, True, True) == (everything.sender, everything.durable, everything.is_async)
 
 
-def test_signals_that_are_not_recorded_are_told_too() -> None:
+def test_signals_that_are_not_recorded_are_listed_too() -> None:
     found = signals()
     assert [] == [name for name, one in found.items() if one.is_recorded and name != "post_save"]
     assert {"user_logged_in", "pre_init", "request_started", "update"} <= found.keys()
@@ -456,7 +456,7 @@ def test_signals_are_chosen_by_name_and_group() -> None:
     assert {"pre_save"} == signals(signal="pre_save").keys()
 
 
-def test_signals_are_counted_over_the_newest_events_alone() -> None:
+def test_only_the_newest_events_of_signals_are_counted() -> None:
     for _ in range(5):
         create_event(signal="post_save", data={"pre_signal_time": 5})
     create_event(signal="post_delete")

@@ -42,7 +42,7 @@ def tags(*names: str) -> list[int]:
     return [Tag.objects.create(name=name).pk for name in names]
 
 
-def test_names_are_found_with_one_query_for_a_model_and_the_summary_says_that_they_are_present_ones() -> None:
+def test_names_are_read_with_one_query_per_model_and_marked_as_present() -> None:
     red, blue = tags("red", "blue")
     first, second = build(added=[red, blue]), build(action="post_remove", removed=[blue, 4711])
     assert 1 == len(load(first, second))
@@ -51,7 +51,7 @@ def test_names_are_found_with_one_query_for_a_model_and_the_summary_says_that_th
     assert summarize_event(first).has_current_names
 
 
-def test_a_recorded_label_is_kept_without_a_query() -> None:
+def test_a_recorded_label_needs_no_query() -> None:
     [red] = tags("red")
     event = build(added=[red], labels={"tag": {str(red): "crimson"}})
     assert [] == load(event)
@@ -84,7 +84,7 @@ def test_only_shown_keys_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
         {"added": [1], "labels": {"tag": "red"}},
     ],
 )
-def test_what_has_no_name_keeps_its_key(given: dict[str, Any]) -> None:
+def test_an_object_without_a_name_is_shown_by_its_key(given: dict[str, Any]) -> None:
     event = build(**given)
     load(event)
     assert {} == event.current_names

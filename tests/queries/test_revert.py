@@ -91,7 +91,7 @@ def test_an_updates_old_values_are_put_back_and_recorded() -> None:
     assert "number" not in get_changes(order)
 
 
-def test_what_sets_itself_on_saving_is_put_back_too() -> None:
+def test_a_field_that_save_sets_is_restored_too() -> None:
     order = Order.objects.create(number="A-1")
     before = order.updated
     order.number = "A-2"
@@ -181,7 +181,7 @@ def test_a_childs_fields_and_its_parents_come_back() -> None:
     assert ("Lion", 1) == Restaurant.objects.values_list("name", "stars").get()
 
 
-def test_what_the_database_computes_is_left_to_it() -> None:
+def test_the_database_computes_fields_again_after_a_revert() -> None:
     measure = Measure.objects.create(width=6, height=7)
     measure.refresh_from_db()
     measure.width = 7
@@ -210,7 +210,7 @@ def test_the_models_own_save_and_receivers_run_and_can_refuse() -> None:
     assert "b" == Tag.objects.get().name
 
 
-def test_a_row_of_a_bulk_operation_is_put_back_where_rows_are_told() -> None:
+def test_a_row_of_a_bulk_operation_is_restored_if_rows_are_recorded() -> None:
     with override_settings(SIGNALBOX={"BULK": "rows"}):
         tag = Tag.objects.create(name="a")
         Tag.objects.update(name="b")
@@ -474,7 +474,7 @@ def test_a_deleted_child_comes_back_with_its_parent() -> None:
 
 
 @pytest.mark.parametrize("whose", ["child", "parent"])
-def test_of_a_deleted_child_its_parents_row_alone_stays_away(whose: str) -> None:
+def test_the_revert_of_a_deleted_child_does_not_restore_only_its_parent_row(whose: str) -> None:
     lion = Restaurant.objects.create(name="Lion", stars=1)
     (lion if whose == "child" else Place.objects.get()).delete()
     childs, parents = get_newest_event(Restaurant, "post_delete"), get_newest_event(Place, "post_delete")
@@ -486,7 +486,7 @@ def test_of_a_deleted_child_its_parents_row_alone_stays_away(whose: str) -> None
     assert ("Lion", 1) == Restaurant.objects.values_list("name", "stars").get()
 
 
-def test_a_parent_that_had_no_child_any_more_comes_back_alone() -> None:
+def test_a_parent_whose_child_was_deleted_before_is_restored_without_it() -> None:
     lion = Restaurant.objects.create(name="Lion", stars=1)
     lion.delete(keep_parents=True)
     place = Place.objects.get()
@@ -522,7 +522,7 @@ def test_an_object_is_there_though_its_managers_hide_it() -> None:
             revert(get_newest_event(Paper, "update"))
 
 
-def test_a_deleted_object_of_which_not_all_was_recorded_stays_away() -> None:
+def test_a_deleted_object_with_unrecorded_values_is_not_restored() -> None:
     tag = Tag.objects.create(name="a")
     Tag(pk=tag.pk).delete()
     with refused("The value of 'name' was not recorded"):
@@ -555,7 +555,7 @@ def test_an_addition_is_taken_back_and_a_removal_too() -> None:
     assert set() == set(order.tags.all())
 
 
-def test_keys_of_a_relation_that_are_gone_are_named() -> None:
+def test_deleted_keys_of_a_relation_are_named() -> None:
     tag = Tag.objects.create(pk=8, name="a")
     order = Order.objects.create(number="A-1")
     order.tags.add(tag)
@@ -579,7 +579,7 @@ def test_rows_that_hold_more_than_keys_are_not_made_up() -> None:
         revert(get_newest_event(Club.members.through, "m2m_changed"))
 
 
-def test_a_relation_of_which_not_all_keys_are_told_stays_as_it_is() -> None:
+def test_a_relation_with_unrecorded_keys_is_not_changed() -> None:
     order = Order.objects.create(number="A-1")
     order.tags.add(Tag.objects.create(name="a"))
     event = get_newest_event(Order.tags.through, "m2m_changed")
@@ -626,7 +626,7 @@ def test_a_related_key_that_its_field_cannot_read_is_refused() -> None:
 # ------------------------------------------------------------------ clear errors, and nothing half done
 
 
-def test_what_can_not_be_put_back_says_why() -> None:
+def test_a_refused_revert_has_a_reason() -> None:
     customer = Customer.objects.create(name="Ada", email="a@example.org", api_token="veil-1")
     with refused("created shop.Customer .*: delete it instead"):
         revert(get_object_event(customer))
@@ -650,7 +650,7 @@ def test_what_can_not_be_put_back_says_why() -> None:
 
 
 @pytest.mark.parametrize("value", ["x" * 5_000, "ß" * 5_000, "$2b$12$" + "a" * 53])
-def test_a_text_that_was_not_kept_whole_is_not_put_back(value: str) -> None:
+def test_a_truncated_text_is_not_restored(value: str) -> None:
     order = Order.objects.create(number="A-1", note=value)
     order.note = "short"
     order.save()
@@ -661,7 +661,7 @@ def test_a_text_that_was_not_kept_whole_is_not_put_back(value: str) -> None:
 @pytest.mark.parametrize(
     "value", [list(range(60)), {str(n): n for n in range(60)}, {"password": "veil"}, [[[[[[[[1]]]]]]]]], ids=str
 )
-def test_a_container_that_was_not_kept_whole_is_not_put_back(value: Any) -> None:
+def test_a_truncated_container_is_not_restored(value: Any) -> None:
     order = Order.objects.create(number="A-1", meta=value)
     order.meta = {}
     order.save()
@@ -677,7 +677,7 @@ def test_a_number_that_was_recorded_as_text_is_not_put_back_as_text(value: Any) 
         revert(event)
 
 
-def test_a_number_or_text_of_many_digits_that_was_kept_is_put_back() -> None:
+def test_a_complete_number_or_text_of_many_digits_is_restored() -> None:
     kept = [2**63 - 1, -(2**63), "9223372036854775807", "00000000000000000000000001", "1234567890123456789a"]
     order = Order.objects.create(number="9" * 20, meta=kept)
     order.number, order.meta = "", {}
@@ -687,7 +687,7 @@ def test_a_number_or_text_of_many_digits_that_was_kept_is_put_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["note", "meta"])
-def test_a_character_that_stands_for_another_is_not_put_back(name: str) -> None:
+def test_a_text_with_a_replacement_character_is_not_restored(name: str) -> None:
     order = Order.objects.create(number="A-1")
     value: Any = "a\0b" if name == "note" else {"a": ["\ud800"]}
     event = lost(get_object_event(order), changes=told_change(order, value, name))
@@ -695,7 +695,7 @@ def test_a_character_that_stands_for_another_is_not_put_back(name: str) -> None:
         revert(event)
 
 
-def test_a_field_or_model_that_is_gone_is_named() -> None:
+def test_a_removed_field_or_model_is_named() -> None:
     tag = Tag.objects.create(name="a")
     tag.name = "b"
     tag.save()
@@ -733,7 +733,7 @@ def test_what_the_database_computed_and_did_not_say_is_not_put_back() -> None:
         revert(lost(get_object_event(order), changes={"total": [{"expression": str(F("total") + 1)}, "3"]}))
 
 
-def test_what_a_foreign_key_pointed_at_may_be_gone() -> None:
+def test_a_deleted_target_of_a_foreign_key_is_an_error() -> None:
     ada = Customer.objects.create(pk=9, name="Ada")
     order = Order.objects.create(number="A-1", customer=ada)
     order.customer = None
@@ -763,7 +763,7 @@ def test_bytes_that_were_not_recorded_completely_are_not_restored() -> None:
         apps.clear_cache()
 
 
-def test_what_the_database_refuses_is_undone_whole() -> None:
+def test_a_revert_that_the_database_refuses_is_undone_completely() -> None:
     one = Uniq.objects.create(k="a")
     one.k = "b"
     one.save()
@@ -774,7 +774,7 @@ def test_what_the_database_refuses_is_undone_whole() -> None:
     assert {"a", "b"} == set(Uniq.objects.values_list("k", flat=True))
 
 
-def test_bulk_operations_tell_no_values() -> None:
+def test_bulk_operations_have_no_values() -> None:
     Tag.objects.bulk_create([Tag(name="a")])
     Tag.objects.update(name="b")
     for signal in ("bulk_create", "update"):
@@ -782,7 +782,7 @@ def test_bulk_operations_tell_no_values() -> None:
             revert(get_newest_event(Tag, signal))
 
 
-def test_what_was_never_committed_has_nothing_to_put_back() -> None:
+def test_an_event_that_was_not_committed_is_not_reverted() -> None:
     tag = Tag.objects.create(name="a")
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         tag.name = "b"

@@ -23,7 +23,7 @@ from signalbox.outbox import health, registry
 from signalbox.outbox.database_clock import SECOND_US, get_lease_time
 from signalbox.outbox.processor import OUTBOX
 from signalbox.outbox.worker_registry import LOST_AFTER_SECONDS
-from signalbox.pipeline import backends, exporter, processors, writer
+from signalbox.pipeline import backends, dropped_events, exporter, processors, writer
 from signalbox.queries.status import LOG_TABLES, Status, get_status
 from signalbox.queries.status_export import status_to_dict
 from signalbox.queries.status_problems import Problem, find_problems, is_healthy
@@ -45,7 +45,7 @@ MINUTES_AGO = 300 * SECOND_US
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(writer, "write_stats", writer.WriteStats())
+    monkeypatch.setattr(dropped_events, "write_stats", dropped_events.WriteStats())
     Worker.objects.all().delete()
     yield
     for name in list(registry.get_durable_receivers()):
@@ -378,7 +378,7 @@ def test_a_rule_is_due_for_as_long_as_its_oldest_row() -> None:
 
 
 @pytest.mark.usefixtures("_no_rows")
-def test_a_rule_is_due_behind_kept_rows() -> None:
+def test_a_rule_is_overdue_after_rows_that_another_rule_keeps() -> None:
     for sender in ("shop.Order", "shop.Order", "shop.Tag"):
         create_event(at=dt.datetime.now(dt.UTC) - dt.timedelta(days=9), sender=sender)
     retention, found = get_retention({"events": 5, "shop.Order": None})

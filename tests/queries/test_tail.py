@@ -3,8 +3,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
@@ -48,13 +50,13 @@ def missing(gaps: IdGapTracker, most: int) -> list[int]:
     return [number for number in range(most) if number in gaps]
 
 
-def test_what_is_missing_between_ids_is_a_gap() -> None:
+def test_missing_ids_are_a_gap() -> None:
     gaps = IdGapTracker()
     gaps.add(3, [4, 7, 8, 10], now=0)
     assert [5, 6, 9] == missing(gaps, 20)
 
 
-def test_what_was_found_is_no_gap_any_more() -> None:
+def test_found_ids_are_removed_from_the_gaps() -> None:
     gaps = IdGapTracker()
     gaps.add(0, [10], now=0)
     gaps.remove_ids([5, 1, 9])
@@ -88,7 +90,7 @@ def test_a_gap_is_asked_for_at_once_and_ever_more_seldom() -> None:
     assert max(after - before for before, after in pairwise(asked)) < GAP_TIMEOUT / 8
 
 
-def test_a_database_that_tells_nothing_is_waited_for_an_hour() -> None:
+def test_gaps_are_forgotten_after_an_hour_without_a_snapshot() -> None:
     gaps = IdGapTracker()
     gaps.add(0, [2], now=0)
     gaps.update_checked(gaps.get_due(1.0), 1.0, None)
@@ -167,7 +169,7 @@ class TestFollowing:
         assert ["b", "c"] == labels(list(follow(after=first.id, stop=stopped())))
         assert ["a", "b", "c"] == labels(list(follow(after=0, stop=stopped())))
 
-    def test_it_yields_what_the_filter_wants_and_looks_at_nothing_twice(self) -> None:
+    def test_each_matching_event_is_returned_once(self) -> None:
         follower = EventFollower(EventFilter(outcome=("failed",)))
         create_event(object_label="a")
         create_event(object_label="b", outcome="failed")
@@ -186,7 +188,7 @@ class TestFollowing:
         Event._base_manager.filter(object_label__in="bd").delete()
         assert ["a", "c", "e"] == labels(list(follow(after=0, stop=stopped())))
 
-    def test_a_filter_by_kind_is_refused_as_it_could_not_be_kept(self) -> None:
+    def test_a_filter_by_kind_is_refused(self) -> None:
         with pytest.raises(FilterError, match="kind is 'request'; none was expected: a running trace"):
             follow(EventFilter(kind=("request",)))
 
@@ -214,42 +216,38 @@ class TestFollowing:
 
 @pytest.mark.every_database
 @pytest.mark.django_db(transaction=True)
-class TestADatabaseThatIsAway:
+class TestAnUnavailableDatabase:
     @pytest.fixture(autouse=True)
     def _patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tail, "MAX_POLL_INTERVAL", 0.01)
         monkeypatch.setattr(tail, "MAX_FAILED_POLLS", 3)
 
-    def failing(self, monkeypatch: pytest.MonkeyPatch, times: int) -> EventFollower:
-        """A follower whose database breaks off in the middle of a look, ``times`` times."""
-        follower = EventFollower(EventFilter(sender=("shop.Order",)))
-        original = follower._fetch_events
-        left = [times]
+    @contextmanager
+    def failing(self, times: int) -> Iterator[EventFollower]:
+        """A follower whose database closes the connection in the middle of a poll, ``times`` times."""
+        left = times
 
-        def events(ids: list[int]) -> list[Event]:
-            if left[0]:
-                left[0] -= 1
+        def fail(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+            nonlocal left
+            if left and " IN (" in sql:  # the query of the events, after that of their ids
+                left -= 1
                 raise OperationalError("the server closed the connection")
-            return original(ids)
+            return execute(sql, *args)
 
-        monkeypatch.setattr(follower, "_fetch_events", events)
-        return follower
+        with connection.execute_wrapper(fail):
+            yield EventFollower(EventFilter(sender=("shop.Order",)))
 
-    def test_it_is_asked_again_on_a_new_connection_and_nothing_is_missed(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        follower = self.failing(monkeypatch, 2)
-        create_event(object_label="a")
-        raw = connection.connection
-        with caplog.at_level(logging.WARNING, "signalbox"):
+    def test_a_poll_is_repeated_on_a_new_connection_and_misses_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.WARNING, "signalbox"), self.failing(2) as follower:
+            create_event(object_label="a")
+            raw = connection.connection
             assert ["a"] == labels(follower.poll_with_retry(threading.Event()))
         assert raw is not connection.connection
         assert 2 == caplog.text.count("Events can't be followed, retrying: the server closed the connection")
 
-    def test_it_is_given_up_at_last(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        follower = self.failing(monkeypatch, 3)
-        create_event()
-        with pytest.raises(OperationalError, match="the server closed the connection"):
+    def test_the_error_is_raised_after_the_last_poll(self) -> None:
+        with self.failing(3) as follower, pytest.raises(OperationalError, match="the server closed the connection"):
+            create_event()
             follower.poll_with_retry(threading.Event())
 
 

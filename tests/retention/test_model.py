@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -259,15 +259,15 @@ def purge(world: World, raw: Rules, mode: str = "", limit: int = 0) -> None:
 
     calls = iter(range(limit))
     found = Purge("default", should_stop=lambda: mode == "stop" and next(calls, None) is None)
-    if mode == "kill":
-        original = found._delete_ids
 
-        def delete_or_end(table: str, ids: Any) -> int:
-            if next(calls, None) is None:
-                raise KilledError
-            return original(table, ids)
+    run = found.pace.run
 
-        found._delete_ids = delete_or_end  # type: ignore[method-assign]
+    def run_or_end(delete: Callable[[], Any]) -> Any:
+        if mode == "kill" and next(calls, None) is None:
+            raise KilledError
+        return run(delete)
+
+    found.pace.run = run_or_end  # type: ignore[method-assign]
     has_ended = False
     try:
         found.apply_rules(rules)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from itertools import count
 from pathlib import Path
@@ -251,7 +251,7 @@ def count_read_rows(retention: dict[str, float | None], monkeypatch: pytest.Monk
 
 
 @every_database
-def test_kept_rows_at_the_beginning_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_to_keep_at_the_beginning_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "WINDOW_ROWS", 10)
     Event.objects.bulk_create([build_event(at=days_ago(90 - number / 10), span=number) for number in range(300)])
     retention: dict[str, float | None] = {"events": 70, "shop.Order": None}
@@ -319,14 +319,14 @@ def test_a_stopped_purge_ends_after_its_statement_and_is_continued() -> None:
     stopped = threading.Event()
     found = Purge("default", should_stop=stopped.is_set)
     found.pace.rows = 10
-    delete = found._delete_ids
 
-    def delete_and_stop(table: str, ids: Any) -> int:
-        stopped.set()
-        return delete(table, ids)
+    def stop(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        if sql.startswith("DELETE"):
+            stopped.set()
+        return execute(sql, *args)
 
-    found._delete_ids = delete_and_stop  # type: ignore[method-assign]
-    found.apply_rules(RetentionRules({"events": 5}))
+    with connection.execute_wrapper(stop):
+        found.apply_rules(RetentionRules({"events": 5}))
     assert {"events": 10} == found.deleted
     assert {"events": 40} == purge({"events": 5})
 

@@ -156,7 +156,7 @@ def test_redaction_finds_secrets_in_the_text_of_a_value() -> None:
     assert "hunter2" not in marked
 
 
-def test_a_field_that_asks_the_database_is_kept_from_it() -> None:
+def test_a_field_that_queries_the_database_is_blocked() -> None:
     assert isinstance(build(QueryingField()).record(Ref(1)), NotRestorable)
 
 

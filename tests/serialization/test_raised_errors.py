@@ -192,7 +192,7 @@ def test_a_file_that_does_not_exist_and_whose_name_no_database_stores_is_a_place
     assert ("gone/\ufffd.py", 2) == (found.place.file[-9:], found.place.line)
 
 
-def test_the_twenty_innermost_frames_of_a_recursion_are_kept() -> None:
+def test_the_twenty_innermost_frames_of_a_recursion_are_recorded() -> None:
     def descend() -> None:
         descend()
 

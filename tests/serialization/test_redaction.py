@@ -132,7 +132,7 @@ def test_an_extra_name_without_a_word_is_refused(name: str) -> None:
 
 def test_a_redactor_cannot_be_changed() -> None:
     with pytest.raises(AttributeError, match="immutable"):
-        REDACTOR._extra = ("x",)
+        REDACTOR.names = ("x",)
     assert "Redactor(['iban'])" == repr(Redactor(["iban"]))
 
 

@@ -38,7 +38,7 @@ def has_text(value: Any) -> bool:
 
 
 def _to_text(value: Any) -> str:
-    """Return ``value`` as text, or the name of its class if its own ``__str__`` fails: no event is lost for its key.
+    """Return ``value`` as text, or the name of its class if its ``__str__`` fails, so that the event is recorded.
 
     An enum's member has the text of its value, as in the database.
     """
@@ -59,16 +59,16 @@ def digest_secret(text: str) -> str:
 
 
 def key_to_text(value: Any, *, secret: bool = False, redact: Callable[[str], str] | None = None) -> str:
-    """Return a primary key's value as text: empty for none, a JSON array if composite, a digest if secret.
+    """Return a primary key as text: a JSON array if it is composite, a digest if it is secret, empty for ``None``.
 
-    A key is secret also if ``redact`` changes its text.
+    A key is also secret if ``redact`` changes its text.
     """
     if type(value) is int and not secret:
         return str(value)
     if value is None:
         return ""
     if isinstance(value, tuple | list):
-        if any(part is None for part in value):  # Django takes it for unset
+        if any(part is None for part in value):  # Django treats it as unset
             return ""
         found = json.dumps([part if isinstance(part, int) else _to_text(part) for part in value], separators=(",", ":"))
     else:

@@ -34,7 +34,7 @@ class Observer:
         """Handle that a write failed. Its rows are written again, or dropped."""
 
     def on_dropped(self, count: int, reason: str) -> None:
-        """Handle that ``count`` events are lost. ``reason`` is a value of ``writer.DropReason``."""
+        """Handle that ``count`` events are lost. ``reason`` is a value of ``pipeline.dropped_events.DropReason``."""
 
     def on_queue_length(self, length: int) -> None:
         """Handle that the exporter has written what it could. ``length`` events and traces are still pending."""

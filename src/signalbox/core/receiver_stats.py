@@ -1,4 +1,4 @@
-"""What receivers did in recorded events: calls, exceptions and times. Everything that shows them computes them here."""
+"""Statistics of receivers in recorded events: calls, exceptions and times. All pages and commands compute them here."""
 
 from __future__ import annotations
 

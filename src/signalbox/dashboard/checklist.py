@@ -99,6 +99,12 @@ def _count_findings() -> int:
     return _findings[1]
 
 
+def clear_cache() -> None:
+    """Examine the process again at the next request."""
+    global _findings
+    _findings = None
+
+
 @dashboard_view
 @require_GET
 def checklist(request: HttpRequest) -> HttpResponse:

@@ -15,9 +15,9 @@ from django.views.decorators.http import require_POST
 from signalbox.core import tracing
 from signalbox.dashboard.access import dashboard_view
 from signalbox.models import Event, utc_now
-from signalbox.queries.event_export import EventExport
 from signalbox.queries.export_formats import FORMATS
 from signalbox.queries.filters import FILTER_PARAM
+from signalbox.queries.recorded_export import EventExport
 from signalbox.queries.timeline_query import TimelineQuery
 
 EXPORT_PERMISSION: Final = "signalbox.export_event"

@@ -11,6 +11,7 @@ from signalbox.dashboard import (
     demo_login,
     errors,
     exports,
+    histogram,
     receiver_page,
     signal_page,
     status,
@@ -23,7 +24,7 @@ app_name = "signalbox"
 urlpatterns = [
     path("", views.timeline, name="timeline"),
     path("live/", views.live, name="live"),
-    path("histogram/", views.histogram, name="histogram"),
+    path("histogram/", histogram.histogram, name="histogram"),
     path("export/", exports.export, name="export"),
     path("suggestions/", views.suggestions, name="suggestions"),
     path("trace/<str:trace_id>/", views.trace, name="trace"),

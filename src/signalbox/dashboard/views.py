@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from signalbox import conf
 from signalbox.core import catalog
-from signalbox.dashboard import deliveries, delivery_rows, formats, graph, permissions
+from signalbox.dashboard import deliveries, delivery_rows, formats, graph, histogram, permissions
 from signalbox.dashboard.access import dashboard_view, is_storable_id, require_permission
 from signalbox.dashboard.exports import EXPORT_PERMISSION
 from signalbox.dashboard.htmx import retarget
@@ -22,29 +22,15 @@ from signalbox.dashboard.links import get_object_url
 from signalbox.dashboard.trace_errors import get_trace_errors
 from signalbox.dashboard.waterfall import build_rows, build_waterfall
 from signalbox.outbox import queue
-from signalbox.queries import filter_suggestions, live_updates, local_time, object_page, trace_deliveries, trace_summary
+from signalbox.queries import filter_suggestions, live_updates, object_page, trace_deliveries, trace_summary
 from signalbox.queries import revert as revert_queries
 from signalbox.queries import timeline as timeline_queries
 from signalbox.queries.events import get_event, load_client_addresses
-from signalbox.queries.export import event_to_dict
 from signalbox.queries.export_formats import FORMATS
-from signalbox.queries.filter_conditions import ANY
-from signalbox.queries.filter_language import Token
 from signalbox.queries.filters import EventFilter
+from signalbox.queries.json_objects import event_to_dict
 from signalbox.queries.related_names import load_current_names
 from signalbox.queries.timeline_query import TimelineQuery, clean_param, has_old_params
-
-HISTOGRAM_SECONDS: Final = 600
-"""Length of the histogram's time axis, in seconds."""
-
-HISTOGRAM_STEP_SECONDS: Final = 5
-"""Width of one bar of the histogram, in seconds."""
-
-CHART_TOKENS: Final = (
-    *(Token("group", ":", (group,)) for group in trace_summary.GROUP_ORDER),
-    Token("error", ":", (ANY,)),
-)
-"""Tokens that the legend of the histogram adds and removes."""
 
 AXIS_CHOICES: Final = {"whole": True, "events": False}
 
@@ -97,7 +83,7 @@ def timeline(request: HttpRequest) -> HttpResponse:
         context
         | {
             "active_page": "timeline",
-            "histogram_minutes": HISTOGRAM_SECONDS // 60,
+            "histogram_minutes": histogram.RANGE_SECONDS // 60,
         },
     )
 
@@ -136,47 +122,6 @@ def live(request: HttpRequest) -> HttpResponse:
         "timeline_query": timeline_query,
     }
     return render(request, "signalbox/parts/live_update.html", context)
-
-
-@dashboard_view
-@require_GET
-def histogram(request: HttpRequest) -> JsonResponse:
-    """Return the numbers of events by time step and group as JSON, and the range of time of the filter.
-
-    The range of the filter does not limit the events, so that the page can show it as a part of the chart.
-    """
-    now = time.time()
-    # The start of a bar, so that the first one is complete.
-    since = (int(now) // HISTOGRAM_STEP_SECONDS * HISTOGRAM_STEP_SECONDS - HISTOGRAM_SECONDS) * 1_000_000
-    timeline_query = TimelineQuery.parse(request.GET)
-    filter_range = timeline_query.event_filter
-    charted = timeline_query.without_time()
-    step = HISTOGRAM_STEP_SECONDS * 1_000_000
-    buckets = timeline_queries.get_histogram(charted, since, step, has_system=not timeline_query.is_quiet)
-    start = timeline_queries.get_histogram_start(charted, since)
-    return JsonResponse(
-        {
-            "now": now,
-            # The page moves the axis without a request, so an hour in advance.
-            "utc_offsets": local_time.get_offset_changes(now - HISTOGRAM_SECONDS, now + 3_600),
-            "range_seconds": HISTOGRAM_SECONDS,
-            "step_seconds": HISTOGRAM_STEP_SECONDS,
-            "groups": trace_summary.GROUP_ORDER,
-            "start": start and start / 1_000_000,
-            "text_without_time": charted.text,
-            "choices": [
-                {
-                    "token": str(token),
-                    "is_chosen": timeline_query.has_token(token),
-                    "text": timeline_query.toggle(token).text,
-                }
-                for token in CHART_TOKENS
-            ],
-            "since": filter_range.since and filter_range.since.timestamp(),
-            "until": filter_range.until and filter_range.until.timestamp(),
-            "buckets": [[time_us // 1_000_000, group, number, errors] for time_us, group, number, errors in buckets],
-        }
-    )
 
 
 @dashboard_view

@@ -44,7 +44,7 @@ SCAN_SIZE: Final = 1_000
 """Ids of one query that reads a table by its primary key."""
 
 MODEL_SIGNALS: Final = [entry.name for entry in BUILTIN_SIGNALS.values() if entry.group in ("model", "bulk")]
-"""Signals whose events contain nothing of a request."""
+"""Signals whose events contain no data of a request."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the database, the number of rows that were examined, and the number that were erased."""
@@ -89,7 +89,7 @@ class DatabaseEraser:
                 ) from error
 
     def has_match(self, part: Selection) -> bool:
-        """Return whether the log contains something of an actor, or of an object."""
+        """Return whether the log contains events of an actor, or of an object."""
         if part.actor:
             if self._events.filter(actor_key=part.actor).exists() or self._traces.filter(actor_key=part.actor).exists():
                 return True
@@ -169,7 +169,7 @@ class DatabaseEraser:
                 self._write_record(is_complete=True)
 
     def _find_names(self) -> Selection:
-        """Return the selection with the names of the actor and the objects, also earlier ones."""
+        """Return the selection with the names of the actor and the objects, including earlier ones."""
         actor = self._selection.actor
         logins = [*find_logins(actor), *self._find_actor_labels(), *self._find_earlier_logins()] if actor else []
         found = self._selection.with_names(logins, self._find_object_labels())

@@ -19,7 +19,7 @@ from signalbox.core.text import fit_column
 from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state, signal_arguments
 from signalbox.instrumentation.row_state import PENDING_POST_SAVE, PENDING_PRE_DELETE, PENDING_PRE_SAVE
 from signalbox.pipeline import backends, exporter, processors, routing, unit_of_work
-from signalbox.pipeline.errors import EnqueueError
+from signalbox.pipeline.delivery_errors import EnqueueError
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.raised_errors import describe_error
 from signalbox.serialization.redaction import REDACTED

@@ -25,7 +25,7 @@ from signalbox.instrumentation.receiver_calls import (
     raised_errors,
     send_through_django,
 )
-from signalbox.pipeline.errors import DeliveryError
+from signalbox.pipeline.delivery_errors import DeliveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

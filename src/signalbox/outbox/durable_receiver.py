@@ -1,26 +1,13 @@
-"""A durable receiver with its options, and the delay before its retries."""
+"""A durable receiver with its options."""
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
-from signalbox.core import loggers
-from signalbox.pipeline.errors import DeliveryError
-
-logger = loggers.get_logger("outbox")
-
-DEFAULT_BACKOFF_SECONDS: Final = 10.0
-"""Seconds until the first retry."""
-
-MAX_BACKOFF_SECONDS: Final = 3600.0
-"""Maximum number of seconds before a retry."""
-
-MAX_CUSTOM_BACKOFF_SECONDS: Final = 10 * 366 * 86_400.0
-"""Maximum number of seconds that a ``backoff`` function may return. Columns and dates can store such times."""
+from signalbox.outbox.retry_delay import DEFAULT_BACKOFF_SECONDS, compute_retry_delay
+from signalbox.pipeline.delivery_errors import DeliveryError
 
 
 class CannotBeDurable(DeliveryError, TypeError):
@@ -62,21 +49,4 @@ class DurableReceiver:
 
     def get_retry_delay(self, attempt: int) -> float:
         """Return the seconds to wait after the failure of ``attempt``, which is 1 or more. Errors are only logged."""
-        backoff = self.backoff
-        if callable(backoff):
-            try:
-                seconds = float(backoff(attempt))
-                if math.isfinite(seconds):
-                    return min(MAX_CUSTOM_BACKOFF_SECONDS, max(0.0, seconds))
-                raise ValueError(f"{seconds} is not a number of seconds.")
-            except BaseException:  # the receiver's error must be written, and the worker must go on
-                if self.name not in _invalid_backoffs_logged:
-                    _invalid_backoffs_logged.add(self.name)
-                    logger.exception("The backoff of %s returned no valid time; the default is used.", self.name)
-            backoff = DEFAULT_BACKOFF_SECONDS
-        delay = min(MAX_BACKOFF_SECONDS, backoff * 2.0 ** min(attempt - 1, 32))
-        return delay * random.uniform(0.75, 1.25)  # noqa: S311 - to keep retries apart, no secret
-
-
-_invalid_backoffs_logged: Final[set[str]] = set()
-"""Names of receivers whose invalid backoff was logged."""
+        return compute_retry_delay(self.backoff, attempt, receiver_name=self.name)

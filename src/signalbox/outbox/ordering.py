@@ -23,7 +23,7 @@ from django.utils.functional import Promise
 
 from signalbox.core import loggers, object_keys
 from signalbox.core.text import digest, sanitize_text
-from signalbox.pipeline.errors import DeliveryError
+from signalbox.pipeline.delivery_errors import DeliveryError
 from signalbox.serialization import encoder, field_values
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ class DeliveryParking(DeliveryTable):
         self.next_parking_check = now + SECOND_US
         deadline = clock.monotonic() + 0.2
         try:
-            while (blocked := self.find_blocked(now)) and self.park(blocked, now) > MIN_BLOCKED_TO_PARK:
+            while self.park(self.find_blocked(now), now) > MIN_BLOCKED_TO_PARK:
                 if clock.monotonic() > deadline:
                     self.next_parking_check = 0
                     return
@@ -77,6 +77,8 @@ class DeliveryParking(DeliveryTable):
         The blocking rows are locked during the update. One that has left its partition before parks nothing, and one
         that leaves it later sees the parked rows.
         """
+        if not blocked:
+            return 0
         with self._write_transaction(), self.connection.cursor() as cursor:
             locked = self.connection.features.has_select_for_update_skip_locked
             cursor.execute(

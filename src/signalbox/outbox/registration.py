@@ -72,7 +72,7 @@ def register_durable(
     """
     name = _get_importable_name(function)
     if apps.apps_ready and not apps.is_installed("signalbox"):
-        raise CannotBeDurable(f"{name} can't be a durable receiver: {_NOT_INSTALLED}")
+        raise CannotBeDurable(f"{name} can't be a durable receiver: {NOT_INSTALLED}")
     checks.register(check_installed, "signalbox")
     if sender is not None and not isinstance(sender, str | type):
         raise CannotBeDurable(
@@ -91,7 +91,7 @@ def register_durable(
     processors.notify_changed()
 
 
-_NOT_INSTALLED: Final = '"signalbox" is not in INSTALLED_APPS, so nothing is recorded and no delivery is created.'
+NOT_INSTALLED: Final = '"signalbox" is not in INSTALLED_APPS, so nothing is recorded and no delivery is created.'
 
 
 def check_installed(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -100,7 +100,7 @@ def check_installed(app_configs: Any = None, **kwargs: Any) -> list[checks.Check
         return []
     return [
         checks.Error(
-            f"{name} is a durable receiver, but {_NOT_INSTALLED}",
+            f"{name} is a durable receiver, but {NOT_INSTALLED}",
             hint='Put "signalbox" first in INSTALLED_APPS.',
             id="signalbox.E013",
         )

@@ -26,7 +26,7 @@ class TimeLimitExceeded(BaseException):
 
 @dataclass(kw_only=True, slots=True)
 class RunningAttempt:
-    """A running receiver, as the watchdog sees it."""
+    """A running receiver, with its thread and its timeout."""
 
     delivery: LeasedDelivery
     timeout: float | None

@@ -20,7 +20,18 @@ from django.db import DatabaseError, connections
 
 from signalbox import conf
 from signalbox.core import catalog, interrupts, loggers, observers, tracing
-from signalbox.pipeline import backends, batches, pending, process_exit, processors, routing, serializer, writer
+from signalbox.pipeline import (
+    backends,
+    batches,
+    dropped_events,
+    pending,
+    process_exit,
+    processors,
+    routing,
+    serializer,
+    writer,
+)
+from signalbox.pipeline.dropped_events import DropReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -244,8 +255,8 @@ def flush(*, may_wait: bool = True) -> None:
         pending.drop_excess()
     except Exception as error:  # noqa: BLE001 - the database may be unavailable
         interrupts.raise_if_interrupt(error)
-        writer.write_stats.add_failure()
-        level = logging.ERROR if writer.write_stats.failures == 1 else logging.DEBUG
+        dropped_events.write_stats.add_failure()
+        level = logging.ERROR if dropped_events.write_stats.failures == 1 else logging.DEBUG
         logger.log(level, "Events could not be written and stay pending: %r", error)
         pending.drop_excess()
     finally:
@@ -258,9 +269,9 @@ def _report_queue_length() -> None:
         observers.notify(observers.writes, "on_queue_length", pending.count())
 
 
-def _get_drop_reason(connection: BaseDatabaseWrapper) -> writer.DropReason:
+def _get_drop_reason(connection: BaseDatabaseWrapper) -> DropReason:
     """Return why events can't be written on ``connection``, without a query."""
-    return writer.DropReason.MISSING_TABLE if writer.lacks_tables(connection) else writer.DropReason.QUEUE_FULL
+    return DropReason.MISSING_TABLE if writer.lacks_tables(connection) else DropReason.QUEUE_FULL
 
 
 @contextmanager
@@ -374,7 +385,7 @@ def _write_group(connection: BaseDatabaseWrapper, rows: list[PendingRow], schema
             for part, error in writer.write_bisecting(connection, batch, schema=schema, lock_timeout=lock_timeout):
                 written.append(part)
                 if error is not None:
-                    writer.count_dropped(part, error)
+                    dropped_events.count_dropped(part, error)
         except BaseException as error:
             done = {key for part in written for key in part.iter_keys()}
             rows[: len(now)] = [one for one in now if one.key not in done]
@@ -384,7 +395,7 @@ def _write_group(connection: BaseDatabaseWrapper, rows: list[PendingRow], schema
                 continue
             if isinstance(error, DatabaseError) and backend.is_permission_error(error):
                 denied = sum(row.event is not None for row in rows)
-                writer.count_denied(connection, denied, error)
+                dropped_events.count_denied(connection, denied, error)
                 rows.clear()
                 return
             raise

@@ -8,8 +8,8 @@ from django.db import DatabaseError, DataError, IntegrityError
 
 from signalbox import conf
 from signalbox.core import interrupts, loggers
-from signalbox.pipeline import backends, batches, process_exit, routing, serializer, writer
-from signalbox.pipeline.errors import EnqueueError
+from signalbox.pipeline import backends, batches, dropped_events, process_exit, routing, serializer, writer
+from signalbox.pipeline.delivery_errors import EnqueueError
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,10 +20,10 @@ logger = loggers.get_logger("recording")
 
 
 class FlushResult(NamedTuple):
-    """What a flush has done."""
+    """The result of a flush."""
 
     is_complete: bool = True
-    """Whether no event remains. The others are exported after the commit."""
+    """Whether every event was written. The others are exported after the commit."""
     has_waited_for_lock: bool = False
     """Whether the table was locked."""
 
@@ -63,7 +63,7 @@ def _write_group(
             or backend.is_conflict(error)  # the application may run the transaction again
         ):
             raise
-        writer.write_stats.add_failure()
+        dropped_events.write_stats.add_failure()
         if backend.is_lock_timeout(error):
             for event in events:
                 event.is_late = True
@@ -71,7 +71,7 @@ def _write_group(
         if backend.is_row_error(error):
             _write_bisecting(connection, batch, schema)
         elif backend.is_permission_error(error):
-            writer.count_denied(connection, len(events), error)
+            dropped_events.count_denied(connection, len(events), error)
         else:
             _count_dropped(connection, len(events), error)
     for event in events:
@@ -80,7 +80,7 @@ def _write_group(
 
 
 def write_into_foreign_transaction(connection: BaseDatabaseWrapper, events: list[PendingEvent]) -> list[PendingEvent]:
-    """Write ``events`` behind a savepoint into a transaction that Django does not know of.
+    """Write ``events`` within a savepoint into a transaction that Django does not know of.
 
     Returns the events without tables. Raises ``EnqueueError`` if events with deliveries can't be written.
     """
@@ -95,7 +95,7 @@ def write_into_foreign_transaction(connection: BaseDatabaseWrapper, events: list
                 raise EnqueueError(
                     f"The deliveries of {len(batch.deliveries)} durable receivers could not be written."
                 ) from error
-            writer.write_stats.add_failure()
+            dropped_events.write_stats.add_failure()
             _count_dropped(connection, len(group), error)
         else:
             for event in group:
@@ -110,7 +110,7 @@ def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch, sche
         for part, error in writer.write_bisecting(connection, batch, schema=schema):
             left -= len(part.events)
             if error is not None:
-                writer.count_dropped(part, error)
+                dropped_events.count_dropped(part, error)
     except Exception as error:
         interrupts.raise_if_interrupt(error)
         if not backends.get_backend(connection).is_transaction_alive(error):
@@ -121,8 +121,8 @@ def _write_bisecting(connection: BaseDatabaseWrapper, batch: batches.Batch, sche
 def _count_dropped(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
     """Count and log events that are lost."""
     is_lock_timeout = backends.get_backend(connection).is_lock_timeout(error)
-    reason = writer.DropReason.LOCK_TIMEOUT if is_lock_timeout else writer.DropReason.DATABASE_ERROR
-    writer.write_stats.add_dropped(reason, count)
+    reason = dropped_events.DropReason.LOCK_TIMEOUT if is_lock_timeout else dropped_events.DropReason.DATABASE_ERROR
+    dropped_events.write_stats.add_dropped(reason, count)
     logger.error("%d events of %r could not be written and are dropped.", count, connection.alias, exc_info=error)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signalbox.core import loggers, tracing
 from signalbox.core.event import Outcome
-from signalbox.pipeline import routing, writer
+from signalbox.pipeline import dropped_events, routing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -200,7 +200,7 @@ def _requeue(rows: list[PendingRow]) -> None:
 # ------------------------------------------------------------------ dropping
 
 
-def drop_excess(reason: writer.DropReason = writer.DropReason.QUEUE_FULL) -> None:
+def drop_excess(reason: dropped_events.DropReason = dropped_events.DropReason.QUEUE_FULL) -> None:
     """Drop the oldest events beyond ``MAX_PENDING``, and a tenth more, so that not every event logs a line.
 
     ``reason`` is why they could not be written.
@@ -221,7 +221,7 @@ def drop_excess(reason: writer.DropReason = writer.DropReason.QUEUE_FULL) -> Non
         while dropped < excess and _finished_traces:
             _finished_traces.popleft()
             dropped += 1
-        writer.write_stats.add_dropped(reason, dropped)
+        dropped_events.write_stats.add_dropped(reason, dropped)
     logger.error("Pending events could not be written for too long: %d of them are dropped.", dropped)
 
 

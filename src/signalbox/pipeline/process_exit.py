@@ -12,7 +12,7 @@ from django.apps import apps
 from django.db import connections
 
 from signalbox.core import loggers
-from signalbox.pipeline import backends, pending, routing, writer
+from signalbox.pipeline import backends, dropped_events, pending, routing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,7 @@ def write_at_exit() -> None:
         logger.error("The database does not answer. The process ends without waiting for it.")
     lost = pending.get_lost_events()
     if lost:
-        writer.write_stats.add_dropped(writer.DropReason.PROCESS_END, len(lost))
+        dropped_events.write_stats.add_dropped(dropped_events.DropReason.PROCESS_END, len(lost))
         logger.error(
             "%d events could not be written before the process ended, and are lost: durable receivers waited for %d.",
             len(lost),

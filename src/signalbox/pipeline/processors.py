@@ -179,6 +179,7 @@ def uninstall(processor: EventProcessor) -> None:
 def set_project_processors(found: Iterable[EventProcessor]) -> None:
     """Install the processors of the project in place of the previous ones."""
     _project_processors[:] = found
+    _logged.clear()
     _update_hooks()
 
 
@@ -400,6 +401,7 @@ def before_read() -> None:
 
 _FAILED: Final = object()
 _logged: set[tuple[str, str]] = set()
+"""Processors and messages about them that were logged since the project's were set."""
 
 
 class _Running(threading.local):

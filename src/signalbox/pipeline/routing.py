@@ -10,7 +10,7 @@ from django.db import connections, router
 from signalbox.core import tracing
 from signalbox.core.event import Outcome
 from signalbox.pipeline import processors, writer
-from signalbox.pipeline.errors import EnqueueError
+from signalbox.pipeline.delivery_errors import EnqueueError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

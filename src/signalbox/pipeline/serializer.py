@@ -10,10 +10,10 @@ from signalbox.core.event import Outcome, PendingEvent, ReceiverCall, Transactio
 from signalbox.core.receiver_stats import PASSED_THROUGH_KEY
 from signalbox.core.text import fit_column
 from signalbox.core.tracing import SYSTEM_KINDS
-from signalbox.pipeline import processors
+from signalbox.pipeline import dropped_events, processors
 from signalbox.pipeline.batches import DELIVERY_COLUMNS, Batch, TableRow
+from signalbox.pipeline.dropped_events import DropReason
 from signalbox.pipeline.processors import EventBatch
-from signalbox.pipeline.writer import DropReason, logger, write_stats
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.diff import RowChange, describe, get_choice_labels
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ChangeDescription = tuple[str, dict[str, Any]]
 
 T = TypeVar("T")
+
+logger = loggers.get_logger("recording")
 
 record_unchanged = True
 """Whether a save without a change and without a failed receiver has an event."""
@@ -96,9 +98,9 @@ def _build_event_rows(
             ):
                 continue
             rows.append((event, build_event_row(event, stored_outcome, described)))
-        except Exception as error:  # noqa: BLE001 - values come from the application and may raise any error
+        except Exception as error:
             interrupts.raise_if_interrupt(error)
-            write_stats.add_dropped(DropReason.NOT_ENCODABLE)
+            dropped_events.write_stats.add_dropped(DropReason.NOT_ENCODABLE)
             logger.exception(
                 "An event of %s could not be encoded and is dropped.", event.signal, extra=loggers.describe_event(event)
             )
@@ -330,8 +332,8 @@ def _build_rows(build: Callable[[T], TableRow], items: Iterable[T], label: str) 
     for item in items:
         try:
             rows.append(build(item))
-        except Exception as error:  # noqa: BLE001 - values come from the application and may raise any error
+        except Exception as error:
             interrupts.raise_if_interrupt(error)
-            write_stats.add_dropped(DropReason.NOT_ENCODABLE)
+            dropped_events.write_stats.add_dropped(DropReason.NOT_ENCODABLE)
             logger.exception("%s could not be encoded and is dropped.", label)
     return rows

@@ -253,7 +253,7 @@ class UnitOfWork:
         self._export(events)
 
     def write_into_foreign_transaction(self) -> None:
-        """Write the events behind a savepoint into a transaction that Django does not know of.
+        """Write the events within a savepoint into a transaction that Django does not know of.
 
         Raises ``EnqueueError`` if events with deliveries can't be written.
         """

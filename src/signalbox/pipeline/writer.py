@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from signalbox.core import clock, interrupts, loggers, observers
-from signalbox.pipeline import backends, batches, processors
+from signalbox.core import clock, interrupts, observers
+from signalbox.pipeline import backends, batches, dropped_events, processors
 from signalbox.pipeline.backends import Grant, postgresql
 from signalbox.pipeline.batches import Batch, get_error_key, merge
 
@@ -22,63 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = loggers.get_logger("recording")
-
 TABLE_CHECK_SECONDS: Final = 5.0
 """Seconds until a database without the tables is checked again, as another process may have migrated it."""
-
-
-class DropReason(StrEnum):
-    """Why events are dropped: the values are keys of the JSON of ``signalbox status``."""
-
-    REJECTED = "rejected"
-    """The database rejects the row: it is too large, or a constraint or a trigger refuses it."""
-    MISSING_GRANT = "missing_grant"
-    """The role of the database lacks a grant."""
-    LOCK_TIMEOUT = "lock_timeout"
-    """A table was locked for longer than ``LOCK_TIMEOUT``, in a transaction that Django does not know of."""
-    DATABASE_ERROR = "database_error"
-    """Another error of the database, within the transaction of the change."""
-    NOT_ENCODABLE = "not_encodable"
-    """A value raised an exception when it was encoded."""
-    MISSING_TABLE = "missing_table"
-    """The tables did not exist, and the queue of pending events was full."""
-    QUEUE_FULL = "queue_full"
-    """The database was unavailable or locked, and the queue of pending events was full."""
-    PROCESS_END = "process_end"
-    """The process ended while the database was unavailable."""
-
-
-@dataclass(slots=True)
-class WriteStats:
-    """Numbers of events that this process has written and dropped, and of failed writes."""
-
-    written: int = 0
-    failures: int = 0
-    dropped_by_reason: dict[DropReason, int] = field(default_factory=dict)
-    dropped_at: float | None = None
-    """Time of the last drop, of the monotonic clock; None if no event was dropped."""
-
-    @property
-    def dropped(self) -> int:
-        """Number of dropped events."""
-        return sum(list(self.dropped_by_reason.values()))
-
-    def add_dropped(self, reason: DropReason, count: int = 1) -> None:
-        """Count events that are dropped, and report them to the observers."""
-        self.dropped_by_reason[reason] = self.dropped_by_reason.get(reason, 0) + count
-        self.dropped_at = clock.monotonic()
-        if observers.writes:
-            observers.notify(observers.writes, "on_dropped", count, reason)
-
-    def add_failure(self) -> None:
-        """Count a write that failed, and report it to the observers."""
-        self.failures += 1
-        if observers.writes:
-            observers.notify(observers.writes, "on_write_failed")
-
-
-write_stats = WriteStats()
 
 
 # ------------------------------------------------------------------ rows to the database
@@ -121,7 +64,7 @@ def _write(
         backend.write(batch, nested=is_nested, schema=schema, lock_timeout=lock_timeout)
     if observers.writes:
         observers.notify(observers.writes, "on_write", batch, (clock.monotonic_ns() - start_ns) / 1e9)
-    write_stats.written += len(batch.events)
+    dropped_events.write_stats.written += len(batch.events)
     return is_nested
 
 
@@ -173,32 +116,6 @@ def filter_unwritten_errors(
     with connection.wrap_database_errors:
         stored = backends.get_backend(connection).query_error_keys(trace_ids, schema)
     return [row for row in rows if get_error_key(row) not in stored]
-
-
-def count_dropped(batch: Batch, error: Exception) -> None:
-    """Count and log one row that the database rejected."""
-    write_stats.add_dropped(DropReason.REJECTED)
-    logger.error("%s could not be written and is dropped: %r", batch.describe(), error)
-
-
-_LOG_INTERVAL: Final = 60.0
-"""Seconds between two messages about the same missing grant."""
-_next_logs: dict[str, float] = {}
-"""By alias: when a missing grant may be logged again."""
-
-
-def count_denied(connection: BaseDatabaseWrapper, count: int, error: Exception) -> None:
-    """Count events that the role of ``connection`` may not write, and log that at most once per minute."""
-    write_stats.add_dropped(DropReason.MISSING_GRANT, count)
-    now = clock.monotonic()
-    if now < _next_logs.get(connection.alias, 0):
-        return
-    _next_logs[connection.alias] = now + _LOG_INTERVAL
-    logger.error(
-        "Events of %r are dropped, as the database's role lacks a grant (logged once per minute): %s",
-        connection.alias,
-        error,
-    )
 
 
 RECORDING_GRANTS: Final = tuple(

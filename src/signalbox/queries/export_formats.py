@@ -16,7 +16,7 @@ from django.conf import settings
 from signalbox import conf
 from signalbox.core.catalog import BUILTIN_SIGNALS
 from signalbox.models import Event
-from signalbox.queries.export import event_to_dict, format_span
+from signalbox.queries.json_objects import event_to_dict, format_span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

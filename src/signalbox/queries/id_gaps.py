@@ -71,7 +71,7 @@ class IdGapTracker:
     def update_checked(self, checked: Iterable[IdGap], now: float, snapshot: TransactionSnapshot | None) -> None:
         """Drop those of the ``checked`` gaps that no open transaction can fill.
 
-        ``snapshot`` was read before they were asked for; ``None`` if the database does not show its transactions.
+        ``snapshot`` was read before they were queried; ``None`` if the database does not show its transactions.
         """
         concerned = set(checked)
         judged = [_update_gap(gap, now, snapshot) if gap in concerned else gap for gap in self._gaps]

@@ -24,7 +24,7 @@ from signalbox.outbox import health, registry, unknown_receivers, worker_registr
 from signalbox.outbox.health import Health, Lag
 from signalbox.outbox.unknown_receivers import UnknownReceiver
 from signalbox.outbox.worker_registry import RegisteredWorker
-from signalbox.pipeline import backends, pending, writer
+from signalbox.pipeline import backends, dropped_events, pending, writer
 from signalbox.pipeline.backends import Grant, Storage
 from signalbox.queries.answer_timeout import read_with_timeout
 from signalbox.retention import overdue
@@ -244,7 +244,7 @@ def _protect_transaction(alias: str) -> AbstractContextManager[object]:
 
 def _get_recording_status() -> RecordingStatus:
     is_recording, states = process.get_patch_states()
-    stats = writer.write_stats
+    stats = dropped_events.write_stats
     queued, late = pending.count_events()
     return RecordingStatus(
         is_on=is_recording,

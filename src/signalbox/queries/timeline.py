@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from django.db import router
-from django.db.models import Count, F, QuerySet
+from django.db.models import Count, QuerySet
 
-from signalbox.core import labels
 from signalbox.core.tracing import SYSTEM_KINDS
 from signalbox.models import Error, Event, Trace
 from signalbox.queries import trace_summary
 from signalbox.queries.errors import count_trace_errors
-from signalbox.queries.event_errors import ERRORS_ONLY
 from signalbox.queries.events import load_client_addresses
 from signalbox.queries.related_names import load_current_names
 from signalbox.queries.timeline_query import TimelineQuery
@@ -40,9 +37,6 @@ MAX_PREVIEW_EVENTS: Final = 100
 
 MAX_TRACE_ROWS: Final = 500
 """Maximum number of rows of traces that one statement reads."""
-
-MAX_HISTOGRAM_EVENTS: Final = 20_000
-"""Newest keys that the histogram covers; a quarter of them if the filter reads the data of each event."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,14 +121,15 @@ def _search(timeline_query: TimelineQuery, before: int | None, size: int, newest
             # An index leads to far more rows than the statement returns.
             windows.is_indexed, matching = False, matching.order_by("-id")
         if windows.cursor > first_id and windows.is_over_budget:
-            reached = rows[-1][2] if rows else _get_time_at(windows.cursor)
+            reached = rows[-1][2] if rows else get_time_at(windows.cursor)
             if reached is None:  # the table has no older events
                 break
             return _SearchResult(lines, windows.cursor, False, reached, newest_id)
     return _SearchResult(lines, None, True, None, newest_id)
 
 
-def _get_time_at(event_id: int) -> int | None:
+def get_time_at(event_id: int) -> int | None:
+    """Return the time of the newest event up to this key, in microseconds; ``None`` if there is none."""
     found: int | None = Event.objects.filter(id__lte=event_id).order_by("-id").values_list("time", flat=True).first()
     return found
 
@@ -390,39 +385,7 @@ def get_adjacent_events(event: Event) -> tuple[Event | None, Event | None]:
     return earlier, same.filter(id__gt=event.id).order_by("id").first()
 
 
-# ------------------------------------------------------------------ sums over the latest events
-
-
-def get_histogram(
-    timeline_query: TimelineQuery, since: int, step: int, *, has_system: bool = True
-) -> list[tuple[int, str, int, int]]:
-    """Return ``(time, group, events, errors)`` of each step since ``since``; all times in microseconds.
-
-    Without ``has_system``, events of traces of the system are left out, as the list leaves them out.
-    """
-    floor = _get_histogram_floor(timeline_query)
-    query = Event.objects.filter(timeline_query.to_q(), id__gt=floor, time__gte=since).order_by()
-    if not has_system:
-        query = query.filter(is_system=False)
-    rows = query.annotate(bucket=F("time") - F("time") % step).values_list("bucket", "signal")
-    found: Counter[tuple[int, str]] = Counter()
-    failed: Counter[tuple[int, str]] = Counter()
-    for bucket, signal, number, errors in rows.annotate(number=Count("id"), failed=Count("id", filter=ERRORS_ONLY)):
-        found[bucket, labels.get_signal_group(signal)] += number
-        failed[bucket, labels.get_signal_group(signal)] += errors
-    return [(bucket, group, number, failed[bucket, group]) for (bucket, group), number in sorted(found.items())]
-
-
-def get_histogram_start(timeline_query: TimelineQuery, since: int) -> int | None:
-    """Return the start of the histogram in microseconds, if its limit of keys cuts it off; else ``None``."""
-    reached = _get_time_at(_get_histogram_floor(timeline_query))
-    return reached if reached is not None and reached > since else None
-
-
-def _get_histogram_floor(timeline_query: TimelineQuery) -> int:
-    """Return the greatest key that the histogram does not cover."""
-    limit = MAX_HISTOGRAM_EVENTS // 4 if timeline_query.event_filter.reads_data else MAX_HISTOGRAM_EVENTS
-    return get_newest_event_id() - limit
+# ------------------------------------------------------------------ the latest events
 
 
 def get_recent_names(scanned: int = 3000) -> dict[str, list[str]]:

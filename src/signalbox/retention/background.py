@@ -1,4 +1,4 @@
-"""The purge of the workers: once an hour, in one worker of all that share a database."""
+"""The purge of the workers: once an hour (``watermarks.INTERVAL_US``), in one worker of all that share a database."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 An event's rule is the most specific one: of its model, then of its signal, then of the signal's group, then of the
 table. Of several equally specific rules, the one with the longest period applies.
+
+``purging`` keeps some rows regardless of their rule, such as events with pending deliveries.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Its results are one line of JSON. With ``serve PORT`` it serves the site instead
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -166,7 +167,8 @@ def get_results() -> dict[str, Any]:
     results["hidden"] = b"djDebug" in client.get("/change/?without-toolbar=1").content
     install.stop_recording()
     results["not_recording"] = _request(client, "/change/")
-    results["collectors"] = len(collector._collectors)
+    gc.collect()
+    results["collectors"] = sum(type(one) is collector.Collector for one in gc.get_objects())
     from django.db import connection
 
     results["wrappers"] = len(connection.execute_wrappers)

@@ -116,7 +116,7 @@ def test_a_trace_within_another_one_of_the_same_span_stays_a_separate_trace() ->
     assert 3 == len(set(ids))
 
 
-def test_two_traces_in_one_distributed_trace_share_its_id_and_keep_their_rows_and_events() -> None:
+def test_two_traces_of_a_distributed_trace_share_its_id() -> None:
     from signalbox.queries.trace_tree import get_trace_tree
 
     with TRACER.start_as_current_span("distributed") as span:
@@ -132,8 +132,8 @@ def test_two_traces_in_one_distributed_trace_share_its_id_and_keep_their_rows_an
     assert len(list(tree.walk())) == len({event.span for _, event in tree.walk()})
 
 
-def test_the_trace_of_the_process_does_not_take_the_id_of_a_span(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_process_trace", None)
+def test_the_trace_of_the_process_does_not_take_the_id_of_a_span() -> None:
+    tracing.release_process_trace(tracing.get_process_trace())
     with TRACER.start_as_current_span("request") as span:
         assert get_id(span) != tracing.get_process_trace().id
 
@@ -180,9 +180,11 @@ def test_an_id_that_was_written_or_sent_on_does_not_change() -> None:
 
 
 def test_the_header_for_a_job_names_the_current_span() -> None:
+    signals = pytest.importorskip("celery.signals")
+    task_queues.install()
     headers: dict[str, Any] = {}
     with TRACER.start_as_current_span("request") as span, signalbox.trace("work"):
-        task_queues._before_publish(headers)
+        signals.before_task_publish.send(None, headers=headers)
     context = span.get_span_context()
     assert f"00-{get_id(span)}-{context.span_id:016x}-01" == headers["traceparent"]
 
@@ -298,7 +300,7 @@ class SavingExporter(SpanExporter):
 
 @override_settings(SIGNALBOX={"SEND_SPANS": True})
 @pytest.mark.parametrize("processor", [SimpleSpanProcessor, BatchSpanProcessor])
-def test_what_an_exporter_saves_has_no_spans(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saves_of_a_span_exporter_have_no_spans(processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(processor(SavingExporter()))
     provider.add_span_processor(SimpleSpanProcessor(exporter))

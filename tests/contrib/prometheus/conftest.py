@@ -22,7 +22,7 @@ def sample() -> Iterator[Samples]:
     from signalbox.contrib.prometheus import metrics
 
     metrics.install()
-    metrics.COLLECTOR._reset()
+    metrics.COLLECTOR.reset()
     before = {
         (found.name, *sorted(found.labels.items())): found.value
         for family in REGISTRY.collect()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = loggers.get_logger("telemetry")
 
 CACHE_SECONDS: Final = 5.0
-"""Seconds for which the figures are kept. Several scrapes within that time cost the queries of one."""
+"""Seconds for which the figures are cached. Scrapes within that time send no further queries."""
 
 QUERY_SECONDS: Final = 2.0
 """Seconds for which a scrape waits for a database server. Without an answer the figures are missing."""
@@ -42,15 +42,16 @@ class DeliveryCollector(Collector):
     you use one: ``registry.register(DeliveryCollector())``. If a database is unavailable, its figures are missing.
 
     Args:
-        cache_seconds: Seconds for which the figures are kept.
+        cache_seconds: Seconds for which the figures are cached.
     """
 
     def __init__(self, cache_seconds: float = CACHE_SECONDS) -> None:
         self._cache_seconds = cache_seconds
-        self._reset()
+        self.reset()
         _collectors.add(self)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Discard the figures, so that the next scrape queries the databases."""
         self._lock = threading.Lock()
         self._expires = 0.0
         self._figures = _Figures()
@@ -141,9 +142,9 @@ class _Query:
 
 
 def _may_block() -> bool:
-    """Return True if a query can take as long as a server does not answer.
+    """Return True if a query may wait for a server that does not answer.
 
-    In an open transaction, such as that of a test, only its own connection reads what it has written.
+    In an open transaction, such as that of a test, only its own connection can read its rows.
     """
     every = connections.all()
     has_server = any(backends.get_backend(connection).has_server for connection in every)
@@ -175,7 +176,7 @@ _collectors: weakref.WeakSet[DeliveryCollector] = weakref.WeakSet()
 def _after_fork() -> None:
     """Give each collector a new lock in a forked child: a thread of the parent may have held it."""
     for collector in _collectors:
-        collector._reset()
+        collector.reset()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -48,7 +48,7 @@ def forget_ended_processes(folder: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere the call would end the process
+    if os.name != "posix":  # on Windows, os.kill() ends the process
         return True
     try:
         os.kill(pid, 0)
@@ -78,7 +78,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     return HttpResponse(encode(get_registry()), content_type=content_type)
 
 
-for _alias in connections:  # an unavailable database costs its figures only
+for _alias in connections:  # otherwise an unavailable database would be an error of the view
     transaction.non_atomic_requests(using=_alias)(metrics)
 
 

@@ -12,12 +12,13 @@ from django.db import connections
 from signalbox.management.output.attempts import ATTEMPT_COLUMNS, build_attempt_cells
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
+from signalbox.management.subcommands import options as shared
 from signalbox.models import Delivery, to_microseconds
 from signalbox.outbox import health, operations, queue, unknown_receivers
 from signalbox.outbox.queue import SECOND_US, now_us
 from signalbox.queries.delivery_filters import DeliveryTokens
-from signalbox.queries.export import attempt_to_dict, delivery_to_dict
 from signalbox.queries.filters import EventFilter
+from signalbox.queries.json_objects import attempt_to_dict, delivery_to_dict
 from signalbox.queries.trace_deliveries import get_attempts
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="TEXT",
         help="of list, retry and discard: tokens such as 'state:dead error:TimeoutError', as on the page",
     )
-    parser.add_argument("--limit", type=int, default=50, metavar="N", help="of list: at most this many (50)")
-    parser.add_argument("--before", type=int, metavar="ID", help="of list: older than this delivery, the next page")
+    shared.add_limit_option(parser, "of list: at most this many", 50)
+    parser.add_argument(
+        "--before", type=shared.positive_int, metavar="ID", help="of list: older than this delivery, the next page"
+    )
     parser.add_argument(
         "--all", action="store_true", help="of retry and discard: every delivery that matches the options"
     )

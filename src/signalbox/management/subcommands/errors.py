@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from django.core.management import CommandError
-from django.db import connections, router
+from django.db import router
 
 from signalbox.core.system_user import get_system_actor
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
+from signalbox.management.subcommands import options as shared
 from signalbox.models import Error, ErrorState, to_datetime
 from signalbox.queries import errors
 from signalbox.queries.error_states import ACTIONS, change_state
-from signalbox.queries.export import error_to_dict
+from signalbox.queries.json_objects import error_to_dict
 from signalbox.queries.timeline_query import clean_param
 
 ALL_STATES: Final = "all"
@@ -66,13 +67,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="open (if left out, with regressed ones), resolved, muted or all",
     )
     parser.add_argument("--text", default="", metavar="TEXT", help="part of the class, message, place or receiver")
-    parser.add_argument("--limit", type=int, default=errors.PAGE_SIZE, metavar="N", help="at most this many (50)")
-    parser.add_argument(
-        "--using",
-        choices=tuple(connections),
-        metavar="ALIAS",
-        help=f"the database that holds them, of {', '.join(connections)}; by default the router's",
-    )
+    shared.add_limit_option(parser, "at most this many", errors.PAGE_SIZE)
+    shared.add_using_option(parser, "the database that contains them")
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
@@ -81,8 +77,6 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     alias = options["using"] or router.db_for_read(Error)
     if options["action"] and not options["ids"]:
         raise CommandError(f"--{options['action']} needs the ids of errors, from the list.", returncode=2)
-    if options["limit"] < 1:
-        raise CommandError(f"--limit is {options['limit']}; a number from 1 on was expected.", returncode=2)
     if not options["ids"]:
         return _list(screen, alias, options)
     groups = [_find_group(alias, prefix) for prefix in options["ids"]]

@@ -13,7 +13,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event
 from signalbox.queries.events import load_client_addresses
-from signalbox.queries.export import event_to_dict, format_iso
+from signalbox.queries.json_objects import event_to_dict, format_iso
 from signalbox.queries.window_search import EventSearch
 
 
@@ -22,9 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     shared.add_output_options(parser)
     shared.add_filter_options(parser)
     shared.add_time_options(parser)
-    parser.add_argument(
-        "--limit", type=shared.positive_int, default=20, metavar="N", help="at most this many (default 20)"
-    )
+    shared.add_limit_option(parser, "at most this many", 20)
     shared.add_budget_option(parser)
     parser.add_argument("--before", type=shared.positive_int, metavar="ID", help="older than this event: the next page")
 

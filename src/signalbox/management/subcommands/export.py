@@ -20,9 +20,9 @@ from signalbox.management.output.progress import Progress
 from signalbox.management.output.screen import Output
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event
-from signalbox.queries.event_export import EventExport
 from signalbox.queries.export_formats import FORMATS
 from signalbox.queries.filters import describe_params
+from signalbox.queries.recorded_export import EventExport
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:
-    """Write the events, the oldest first. Return 1 if none meets the options, or if the export is incomplete."""
+    """Write the events, the oldest first. Return 1 if none matches the options, or if the export is incomplete."""
     queryset = shared.parse_filter(options).apply(Event.objects.using(options["using"]))
     export_format = FORMATS[options["format"]]
     actor = tracing.get_current_trace().get_actor() or get_system_actor()

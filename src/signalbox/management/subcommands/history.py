@@ -10,7 +10,6 @@ from typing import Any, Final
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError
-from django.db import connections
 from django.db.models import Model
 from django.utils import timezone
 
@@ -22,8 +21,8 @@ from signalbox.management.output.text import escape_unprintable
 from signalbox.management.output.values import format_field, format_labelled
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event, to_microseconds, utc_now
-from signalbox.queries.export import event_to_dict, format_iso
 from signalbox.queries.filter_values import parse_time
+from signalbox.queries.json_objects import event_to_dict, format_iso
 from signalbox.queries.object_history import ObjectHistory, ObjectState, history
 from signalbox.serialization import encoder
 
@@ -45,15 +44,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--as-of", metavar="TIME", help='show its fields at a time: "2h" or "3d" ago, or as 2026-03-01T12:30'
     )
-    parser.add_argument("--limit", type=shared.positive_int, metavar="N", help="show the newest N events")
+    shared.add_limit_option(parser, "show the newest N events")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     shared.add_utc_option(parser)
-    parser.add_argument(
-        "--using",
-        choices=tuple(connections),
-        metavar="ALIAS",
-        help=f"the database that holds the object, of {', '.join(connections)}; by default, the router's choice",
-    )
+    shared.add_using_option(parser, "the database that contains the object")
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:

@@ -54,14 +54,20 @@ def add_utc_option(parser: ArgumentParser) -> None:
     )
 
 
-def add_using_option(parser: ArgumentParser) -> None:
-    """Add the option of the database."""
+def add_using_option(parser: ArgumentParser, database: str = "the database whose tables are read") -> None:
+    """Add the option of the database. ``database`` is the beginning of its help."""
     parser.add_argument(
         "--using",
         choices=tuple(connections),
         metavar="ALIAS",
-        help=f"the database whose tables are read, of {', '.join(connections)}; by default, the router's choice",
+        help=f"{database}, of {', '.join(connections)}; by default, the router's choice",
     )
+
+
+def add_limit_option(parser: ArgumentParser, text: str, default: int | None = None) -> None:
+    """Add the option that limits the number of rows. ``text`` is the beginning of its help."""
+    help_text = text if default is None else f"{text} (default {default})"
+    parser.add_argument("--limit", type=positive_int, default=default, metavar="N", help=help_text)
 
 
 def add_filter_options(parser: ArgumentParser) -> None:

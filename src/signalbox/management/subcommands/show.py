@@ -22,8 +22,8 @@ from signalbox.models import Event, Trace
 from signalbox.queries import local_time
 from signalbox.queries.event_summary import summarize_event, to_terminal_text
 from signalbox.queries.events import get_event, get_events, load_client_addresses
-from signalbox.queries.export import attempt_to_dict, delivery_to_dict, event_to_dict, trace_to_dict
 from signalbox.queries.filter_values import EXPECTED_TRACE_ID, TRACE_ID_PREFIX
+from signalbox.queries.json_objects import attempt_to_dict, delivery_to_dict, event_to_dict, trace_to_dict
 from signalbox.queries.trace_calls import RecordedCall, walk_with_calls
 from signalbox.queries.trace_deliveries import DeliveryHistory, SplitTrace, get_trace_deliveries, split_trace
 from signalbox.queries.trace_tree import TraceTree, find_trace_ids, get_trace_tree

@@ -32,13 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     shared.add_output_options(parser)
     shared.add_filter_options(parser)
     shared.add_time_options(parser)
-    parser.add_argument(
-        "--limit",
-        type=shared.positive_int,
-        default=DEFAULT_LIMIT,
-        metavar="N",
-        help=f"count the newest N events (default {DEFAULT_LIMIT})",
-    )
+    shared.add_limit_option(parser, "count the newest N events", DEFAULT_LIMIT)
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:

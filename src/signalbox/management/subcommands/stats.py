@@ -17,7 +17,7 @@ from signalbox.management.output.progress import Progress
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.export import format_iso
+from signalbox.queries.json_objects import format_iso
 from signalbox.queries.local_time import get_zone_name
 from signalbox.queries.stats import DEFAULT_LIMIT, EventStats, SignalStats, compute_stats
 
@@ -55,13 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     shared.add_filter_options(parser)
     shared.add_time_options(parser)
     shared.add_budget_option(parser)
-    parser.add_argument(
-        "--limit",
-        type=shared.positive_int,
-        default=DEFAULT_LIMIT,
-        metavar="N",
-        help=f"read the newest N events (default {DEFAULT_LIMIT})",
-    )
+    shared.add_limit_option(parser, "read the newest N events", DEFAULT_LIMIT)
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:

@@ -10,7 +10,7 @@ from signalbox.management.output import events
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Layout
 from signalbox.management.subcommands import options as shared
-from signalbox.queries.export import event_to_dict
+from signalbox.queries.json_objects import event_to_dict
 from signalbox.queries.tail import follow
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery import shared_task
 
-from signalbox.outbox.heartbeat import execute_by_id
+from signalbox.outbox.single_delivery import execute_by_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

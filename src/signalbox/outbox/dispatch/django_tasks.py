@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from signalbox.outbox.heartbeat import execute_by_id
+from signalbox.outbox.single_delivery import execute_by_id
 
 try:
     from django.tasks import task

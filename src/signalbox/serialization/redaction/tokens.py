@@ -1,4 +1,4 @@
-"""The table of well-known credentials that begin with text of their own, and the search that is derived from it."""
+"""The table of well-known credentials that begin with a fixed prefix, and the search that is derived from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ALNUM: Final = "[A-Za-z0-9]"
 
 # Written in November 2026. Lengths are a little more liberal than the sources, as issuers have changed theirs before.
 # Each body begins with _MIN_RUN or more letters, digits, "_" and "-". With those at the end of its prefix they are
-# LONG_WORD or more. The first look depends on both.
+# LONG_WORD or more. The probes depend on both.
 TOKENS: Final = (
     Token(
         "AWS, id of an access key with the secret key if it follows",

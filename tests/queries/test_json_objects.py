@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models.signals import post_save
 
 import signalbox
-from signalbox.queries.export import event_to_dict
+from signalbox.queries.json_objects import event_to_dict
 from tests.events import get_events
 from tests.json_tables import find_differences, read_types
 from tests.shop.models import Order, Tag

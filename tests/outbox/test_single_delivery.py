@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 
 from signalbox.models import Delivery
-from signalbox.outbox import heartbeat, leases
+from signalbox.outbox import leases, single_delivery
 from tests.outbox import receivers
 from tests.shop.models import Order
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("empty_tables")
 def test_a_receiver_that_does_not_end_fails_while_its_thread_is_still_busy(
     make_durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(heartbeat, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(single_delivery, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(leases, "TIMEOUT_GRACE_SECONDS", 0.2)
     monkeypatch.setenv("SIGNALBOX_TEST_STUCK", "3")
     make_durable(getattr(receivers, name), retries=0, timeout=0.1)
@@ -39,7 +39,7 @@ def test_a_receiver_that_does_not_end_fails_while_its_thread_is_still_busy(
     number = Delivery.objects.get().pk
 
     def engine() -> None:
-        heartbeat.execute_by_id("default", number)
+        single_delivery.execute_by_id("default", number)
         connections.close_all()
 
     thread = threading.Thread(target=engine)
