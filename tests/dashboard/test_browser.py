@@ -179,6 +179,19 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
 """
 
 
+def test_a_short_change_is_not_truncated_on_a_wide_screen(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace
+) -> None:
+    now = time.time_ns() // 1_000  # an earlier day is shown with its date
+    event = add_event(time=now, object_label="Order A-1", data={"changes": {"status": ["open", "paid"]}})
+    add_trace(trace_id=event.trace_id, name="POST /admin/shop/order/1/change/", status="302", actor_label="ann")
+    visitor = window(viewport={"width": 1440, "height": 900})
+    visitor.open("/signalbox/")
+    shown = visitor.page.locator(".row-summary")
+    assert "status open → paid" in str(shown.text_content())
+    assert shown.evaluate("summary => summary.scrollWidth <= summary.clientWidth")
+
+
 @pytest.mark.parametrize("second", [1, 20, 40])
 def test_labels_of_the_histogram_are_not_truncated(window: OpenWindow, sample_event: Event, second: int) -> None:
     visitor = window()
