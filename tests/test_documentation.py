@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import subprocess
+import sys
 import textwrap
 import tomllib
 from dataclasses import dataclass
@@ -268,3 +270,30 @@ def test_no_address_of_a_package_index_is_written() -> None:
 def test_code_of_the_tutorial_names_its_file() -> None:
     steps = read_steps((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     assert [] == [step.name for step in steps if step.kind != "run" and not re.fullmatch(r"[\w/]+\.py", step.name)]
+
+
+def test_the_permissions_of_the_pages_are_listed() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "signalbox" / "dashboard").glob("*.py")]
+    used = set(re.findall(r'"(signalbox\.[a-z]+_[a-z]+)"', "".join(sources)))
+    page = (ROOT / "docs" / "production.md").read_text(encoding="utf-8").partition("## Permissions")[2]
+    assert len(used) > 2
+    assert used == set(re.findall(r"^\| `(signalbox\.\w+)`", page, re.MULTILINE))
+
+
+def test_the_app_of_celery_finds_the_settings_of_the_site(tmp_path: Path) -> None:
+    pytest.importorskip("celery")
+    page = (ROOT / "docs" / "celery.md").read_text(encoding="utf-8").partition("## Durable receivers on Django")[0]
+    for step in read_steps(page):
+        if step.kind != "run":
+            path = tmp_path / step.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(step.text)
+    code = (
+        "from django.conf import settings\nfrom mysite import app\n"
+        "assert app.conf.broker_url == settings.CELERY_BROKER_URL, app.conf.broker_url"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO", "CELERY"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=kept, capture_output=True, text=True, check=False
+    )
+    assert (0, "") == (done.returncode, done.stderr)
