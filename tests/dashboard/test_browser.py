@@ -15,7 +15,15 @@ from django.db.models.signals import post_save
 
 from signalbox.doctor import Finding, Severity, SourceLine
 from signalbox.models import Delivery, Event, Trace
-from tests.dashboard.browsing import FIRST_TRACE_ID, SECOND_TRACE_ID, AddDelivery, AddEvent, AddTrace, OpenWindow
+from tests.dashboard.browsing import (
+    FIRST_TRACE_ID,
+    SECOND_TRACE_ID,
+    AddDelivery,
+    AddError,
+    AddEvent,
+    AddTrace,
+    OpenWindow,
+)
 from tests.events import get_newest_event
 from tests.shop.models import Customer, Order, Tag
 
@@ -177,6 +185,28 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
   return fillText.call(this, text, x, y);
 };
 """
+
+
+FIND_COVERED_LINKS = """links => links.filter(link => {
+  link.scrollIntoView({block: "center"});
+  const box = link.getClientRects()[0];
+  return box && !link.contains(document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2));
+}).map(link => link.outerHTML)"""
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_nothing_covers_the_links_of_a_line_and_of_its_events(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_error: AddError, width: int
+) -> None:
+    event = add_event(trace_id=FIRST_TRACE_ID, errors=1)
+    add_trace(trace_id=event.trace_id, name="POST /buy/", status="500", errors=1, actor_label="ann")
+    add_error(trace_id=event.trace_id, span=event.span)
+    visitor = window(viewport={"width": width, "height": 900})
+    visitor.open("/signalbox/")
+    visitor.page.click("[data-expand]")
+    visitor.page.wait_for_selector(".leaf-link")
+    assert visitor.page.locator(".row .actor a, .row a.flag, .row a.trace-link").count() == 3
+    assert [] == visitor.page.eval_on_selector_all(".lines a", FIND_COVERED_LINKS)
 
 
 def test_a_short_change_is_not_truncated_on_a_wide_screen(
