@@ -44,6 +44,7 @@ OTHER_PROGRAMS = {
     ("uvicorn",): "the same",
     ("celery",): "the same",
     ("git",): "a step of a release",
+    ("django-admin",): "commands of Django, with the programs of GNU gettext",
     ("ruff",): "the same",
     ("pip",): "installs; make smoke installs the wheel",
     ("mkdir",): "executed by test_tutorial",
@@ -103,6 +104,11 @@ def test_every_block_has_a_language_that_is_checked_or_excepted() -> None:
     assert len(BLOCKS) > 60
     known = {"python", "console", *UNCHECKED_LANGUAGES}
     assert [] == [f"{block} {block.language!r}" for block in BLOCKS if block.language not in known]
+
+
+def test_each_console_block_begins_with_a_prompt() -> None:
+    """A command without one is not read by the tests below."""
+    assert [] == [str(block) for block in select("console") if not block.text.startswith("$ ")]
 
 
 @pytest.mark.parametrize("block", select("python"), ids=str)

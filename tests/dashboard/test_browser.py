@@ -521,6 +521,19 @@ def test_the_map_uses_one_label_for_a_receiver_s_state(window: OpenWindow, sampl
     assert said[0] > set(visitor.page.locator("[data-edges] .health").all_inner_texts())
 
 
+FIND_BROKEN_NAMES = """links => links.filter(
+  link => link.textContent.length < 22 && link.getClientRects().length > 1).map(link => link.textContent)"""
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_the_names_of_signals_are_on_one_line_in_the_map(window: OpenWindow, sample_event: Event, width: int) -> None:
+    visitor = window(viewport={"width": width, "height": 900})
+    visitor.open("/signalbox/map/?django=1")
+    names = visitor.page.locator("[data-edges] td:first-child a")
+    assert names.count() > 5
+    assert [] == names.evaluate_all(FIND_BROKEN_NAMES)
+
+
 @pytest.mark.parametrize("width", [1280, 1000, 700, 360])
 def test_a_row_shows_actor_and_number_of_events_at_any_width(
     window: OpenWindow, sample_event: Event, width: int
