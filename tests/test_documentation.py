@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import subprocess
+import sys
 import textwrap
 import tomllib
 from dataclasses import dataclass
@@ -42,6 +44,7 @@ OTHER_PROGRAMS = {
     ("uvicorn",): "the same",
     ("celery",): "the same",
     ("git",): "a step of a release",
+    ("django-admin",): "commands of Django, with the programs of GNU gettext",
     ("ruff",): "the same",
     ("pip",): "installs; make smoke installs the wheel",
     ("mkdir",): "executed by test_tutorial",
@@ -101,6 +104,11 @@ def test_every_block_has_a_language_that_is_checked_or_excepted() -> None:
     assert len(BLOCKS) > 60
     known = {"python", "console", *UNCHECKED_LANGUAGES}
     assert [] == [f"{block} {block.language!r}" for block in BLOCKS if block.language not in known]
+
+
+def test_each_console_block_begins_with_a_prompt() -> None:
+    """A command without one is not read by the tests below."""
+    assert [] == [str(block) for block in select("console") if not block.text.startswith("$ ")]
 
 
 @pytest.mark.parametrize("block", select("python"), ids=str)
@@ -268,3 +276,30 @@ def test_no_address_of_a_package_index_is_written() -> None:
 def test_code_of_the_tutorial_names_its_file() -> None:
     steps = read_steps((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
     assert [] == [step.name for step in steps if step.kind != "run" and not re.fullmatch(r"[\w/]+\.py", step.name)]
+
+
+def test_the_permissions_of_the_pages_are_listed() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "signalbox" / "dashboard").glob("*.py")]
+    used = set(re.findall(r'"(signalbox\.[a-z]+_[a-z]+)"', "".join(sources)))
+    page = (ROOT / "docs" / "production.md").read_text(encoding="utf-8").partition("## Permissions")[2]
+    assert len(used) > 2
+    assert used == set(re.findall(r"^\| `(signalbox\.\w+)`", page, re.MULTILINE))
+
+
+def test_the_app_of_celery_finds_the_settings_of_the_site(tmp_path: Path) -> None:
+    pytest.importorskip("celery")
+    page = (ROOT / "docs" / "celery.md").read_text(encoding="utf-8").partition("## Durable receivers on Django")[0]
+    for step in read_steps(page):
+        if step.kind != "run":
+            path = tmp_path / step.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(step.text)
+    code = (
+        "from django.conf import settings\nfrom mysite import app\n"
+        "assert app.conf.broker_url == settings.CELERY_BROKER_URL, app.conf.broker_url"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO", "CELERY"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=kept, capture_output=True, text=True, check=False
+    )
+    assert (0, "") == (done.returncode, done.stderr)

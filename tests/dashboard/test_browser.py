@@ -15,7 +15,15 @@ from django.db.models.signals import post_save
 
 from signalbox.doctor import Finding, Severity, SourceLine
 from signalbox.models import Delivery, Event, Trace
-from tests.dashboard.browsing import FIRST_TRACE_ID, SECOND_TRACE_ID, AddDelivery, AddEvent, AddTrace, OpenWindow
+from tests.dashboard.browsing import (
+    FIRST_TRACE_ID,
+    SECOND_TRACE_ID,
+    AddDelivery,
+    AddError,
+    AddEvent,
+    AddTrace,
+    OpenWindow,
+)
 from tests.events import get_newest_event
 from tests.shop.models import Customer, Order, Tag
 
@@ -177,6 +185,41 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
   return fillText.call(this, text, x, y);
 };
 """
+
+
+FIND_COVERED_LINKS = """links => links.filter(link => {
+  link.scrollIntoView({block: "center"});
+  const box = link.getClientRects()[0];
+  return box && !link.contains(document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2));
+}).map(link => link.outerHTML)"""
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_nothing_covers_the_links_of_a_line_and_of_its_events(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace, add_error: AddError, width: int
+) -> None:
+    event = add_event(trace_id=FIRST_TRACE_ID, errors=1)
+    add_trace(trace_id=event.trace_id, name="POST /buy/", status="500", errors=1, actor_label="ann")
+    add_error(trace_id=event.trace_id, span=event.span)
+    visitor = window(viewport={"width": width, "height": 900})
+    visitor.open("/signalbox/")
+    visitor.page.click("[data-expand]")
+    visitor.page.wait_for_selector(".leaf-link")
+    assert visitor.page.locator(".row .actor a, .row a.flag, .row a.trace-link").count() == 3
+    assert [] == visitor.page.eval_on_selector_all(".lines a", FIND_COVERED_LINKS)
+
+
+def test_a_short_change_is_not_truncated_on_a_wide_screen(
+    window: OpenWindow, add_event: AddEvent, add_trace: AddTrace
+) -> None:
+    now = time.time_ns() // 1_000  # an earlier day is shown with its date
+    event = add_event(time=now, object_label="Order A-1", data={"changes": {"status": ["open", "paid"]}})
+    add_trace(trace_id=event.trace_id, name="POST /admin/shop/order/1/change/", status="302", actor_label="ann")
+    visitor = window(viewport={"width": 1440, "height": 900})
+    visitor.open("/signalbox/")
+    shown = visitor.page.locator(".row-summary")
+    assert "status open → paid" in str(shown.text_content())
+    assert shown.evaluate("summary => summary.scrollWidth <= summary.clientWidth")
 
 
 @pytest.mark.parametrize("second", [1, 20, 40])
@@ -476,6 +519,19 @@ def test_the_map_uses_one_label_for_a_receiver_s_state(window: OpenWindow, sampl
     ]
     assert said[0] == said[1]
     assert said[0] > set(visitor.page.locator("[data-edges] .health").all_inner_texts())
+
+
+FIND_BROKEN_NAMES = """links => links.filter(
+  link => link.textContent.length < 22 && link.getClientRects().length > 1).map(link => link.textContent)"""
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_the_names_of_signals_are_on_one_line_in_the_map(window: OpenWindow, sample_event: Event, width: int) -> None:
+    visitor = window(viewport={"width": width, "height": 900})
+    visitor.open("/signalbox/map/?django=1")
+    names = visitor.page.locator("[data-edges] td:first-child a")
+    assert names.count() > 5
+    assert [] == names.evaluate_all(FIND_BROKEN_NAMES)
 
 
 @pytest.mark.parametrize("width", [1280, 1000, 700, 360])

@@ -540,6 +540,20 @@ def test_a_line_shows_the_first_change_and_the_number_of_the_others(add_event: A
     assert ("Order 7 · status open → paid", 1) == (describe(line), line.other_changes)
 
 
+@pytest.mark.parametrize("signal", ["class_prepared", "connection_created", "pre_migrate"])
+def test_a_line_shows_a_change_before_an_event_that_says_nothing(add_event: AddEvent, signal: str) -> None:
+    add_event(trace_id="a" * 32, signal=signal, sender="shop.Order", outcome="sent", object_key="", object_label="")
+    add_event(trace_id="a" * 32, signal="bulk_create", sender="shop.Order", object_key="", object_label="")
+    line = get_line()
+    assert line.highlight is not None
+    assert ("bulk_create", 0) == (line.highlight.signal, line.other_changes)
+
+
+def test_a_line_of_classes_shows_no_event(add_event: AddEvent) -> None:
+    add_event(signal="class_prepared", sender="shop.Order", outcome="sent", object_key="", object_label="")
+    assert get_line().highlight is None
+
+
 def test_an_error_is_shown_before_a_change(add_event: AddEvent) -> None:
     add_event(trace_id="a" * 32, data={"changes": {"status": ["open", "paid"]}})
     receivers = [{"name": "a", "error": "ValueError: no stock"}]

@@ -79,7 +79,7 @@ def test_pending_deliveries_are_reported_with_an_exit_code(customer: Customer) -
     add_delivery(get_object_event(customer), Delivery.PENDING)
     output, code = run("--object", f"shop.Customer:{customer.pk}")
     assert 1 == code
-    assert "1 pending deliveries and their events were left as they are. Run the command again" in output
+    assert "Left unchanged: 1 pending delivery and its event. Run the command again" in output
 
 
 @pytest.mark.parametrize(

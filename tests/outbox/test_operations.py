@@ -225,6 +225,13 @@ def test_the_json_is_the_documented_one(make_durable: Callable[..., None]) -> No
     assert [] == find_differences(read_types("Health of deliveries"), [json.loads(output.getvalue())])
 
 
+def test_the_age_of_the_oldest_delivery_is_shown_if_one_is_due(make_durable: Callable[..., None]) -> None:
+    assert "oldest" not in command("--using", "default")
+    make_durable(receivers.saved)
+    orders(1)
+    assert "s due" in command("--using", "default")
+
+
 def test_past_events_are_replayed_to_a_new_receiver_in_their_order(
     make_durable: Callable[..., None], notes: Notes
 ) -> None:

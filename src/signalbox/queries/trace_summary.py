@@ -199,13 +199,15 @@ class TraceSummary:
         self.seen_actor = self.seen_actor or actor
 
 
-HIGHLIGHT_RANKS: Final[Mapping[str, int]] = {"model": 3, "bulk": 3, "auth": 4, "custom": 2, "task": 1}
+HIGHLIGHT_RANKS: Final[Mapping[str, int]] = {"auth": 4, "custom": 2, "task": 1}
 
 
 def rank_highlight(signal: str, is_error: bool) -> int:
     """Return how much an event says about its trace: errors most, then logins, changes, custom signals; 0 nothing."""
     if is_error:
         return 5
+    if signal in CHANGE_SIGNALS:
+        return 3
     if signal in ("pre_save", "pre_delete"):  # the event of the write follows
         return 1
     return HIGHLIGHT_RANKS.get(labels.get_signal_group(signal), 0)

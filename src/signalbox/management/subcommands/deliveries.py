@@ -125,7 +125,8 @@ def _health(screen: Screen, options: Mapping[str, Any]) -> int:
             screen.write_text(f"{'database':10} {figures.database:>8}")
         for name in ("pending", "due", "running", "retrying", "blocked", "dead", "unknown"):
             screen.write_text(f"{name:10} {getattr(figures, name):>8}")
-        screen.write_text(f"{'oldest':10} {figures.oldest_due_seconds:>8.1f} s due")
+        if figures.due:
+            screen.write_text(f"{'oldest':10} {figures.oldest_due_seconds:>8.1f} s due")
         screen.write_text(f"{'rate':10} {figures.done_per_second:>8.2f} done a second, over a minute")
         for receiver in unknown[figures.database]:
             screen.write_text(str(receiver), "yellow")

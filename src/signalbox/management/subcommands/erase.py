@@ -12,6 +12,7 @@ from django.db import connections
 
 from signalbox.erasure.erase import Erasure, ErasureError, erase_selection
 from signalbox.erasure.selection import build_selection
+from signalbox.management.output.counts import format_count
 from signalbox.management.output.progress import Progress
 from signalbox.management.output.screen import Output, Screen
 
@@ -63,7 +64,8 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
     except KeyboardInterrupt:
         verb = "would be erased" if options["dry_run"] else "were erased"
         raise CommandError(
-            f"Interrupted: {counts.erased} rows {verb}. Run the command again to erase the others.", returncode=130
+            f"Interrupted: {format_count(counts.erased, 'row')} {verb}. Run the command again to erase the others.",
+            returncode=130,
         ) from None
     finally:
         counts.clear()
@@ -78,15 +80,16 @@ def _write_result(screen: Screen, result: Erasure) -> None:
     verb = "would be erased" if result.dry_run else "were erased"
     for name, count in result.places.items():
         screen.write_text(f"{name:24} {count:>8}")
-    screen.write_text(
-        f"Data of {result.events} events, {result.traces} traces and {result.deliveries} deliveries {verb} in "
-        f"{', '.join(result.databases)}.",
-        "bold",
-    )
+    events, traces = format_count(result.events, "event"), format_count(result.traces, "trace")
+    deliveries = format_count(result.deliveries, "delivery", "deliveries")
+    screen.write_text(f"Data of {events}, {traces} and {deliveries} {verb} in {', '.join(result.databases)}.", "bold")
     if result.pending_deliveries:
+        left = format_count(
+            result.pending_deliveries, "pending delivery and its event", "pending deliveries and their events"
+        )
         screen.write_text(
-            f"{result.pending_deliveries} pending deliveries and their events were left as they are. Run the command "
-            "again when they have run: manage.py signalbox deliveries list --state pending.",
+            f"Left unchanged: {left}. Run the command again when no delivery is pending: "
+            "manage.py signalbox deliveries list --state pending.",
             "bold red",
         )
     for alias, number in result.records.items():
@@ -106,7 +109,7 @@ class _Counts:
         """Show the numbers of rows of a database."""
         self._by_database[alias] = erased
         self.erased = sum(self._by_database.values())
-        self._progress.update(alias, None, f"{examined:,} events examined, {erased:,} rows erased")
+        self._progress.update(alias, None, f"{examined:,} events examined, {format_count(erased, 'row')} erased")
 
     def clear(self) -> None:
         """Remove the line."""

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from signalbox.core.event import UNKNOWN
 from signalbox.management.output import events
+from signalbox.management.output.counts import format_count
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.output.text import escape_unprintable
@@ -163,17 +164,23 @@ def summarize_event(event: Event) -> str:
     if event.signal in ("post_delete", "bulk_delete"):
         return "deleted"
     if "row" in data or event.signal == "bulk_create":
-        return "created" if "row" in data else f"created, with {args.get('count', 1) - 1} others"
+        others = 0 if "row" in data else args.get("count", 1) - 1
+        return f"created, with {format_count(others, 'other')}" if others else "created"
     if event.signal == "m2m_changed":
         verb = "added" if "added" in args else "removed"
         keys = args.get(verb)
         return f"{verb} {args.get('model')} {_format_keys(keys)}" if keys else str(args.get("action", ""))
     if "values" in args:
         values = (f"{name} = {format_field(args.get('labels'), name, value)}" for name, value in args["values"].items())
-        return f"{', '.join(values)} ({args.get('count')} rows)"
+        return f"{', '.join(values)}{_format_rows(args)}"
     if "fields" in args:
-        return f"{', '.join(args['fields'])} ({args.get('count')} rows)"
+        return f"{', '.join(args['fields'])}{_format_rows(args)}"
     return ""
+
+
+def _format_rows(args: Mapping[str, Any]) -> str:
+    count = args.get("count")
+    return f" ({format_count(count, 'row')})" if isinstance(count, int) else ""
 
 
 def _format_keys(keys: Any) -> str:
