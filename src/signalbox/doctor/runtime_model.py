@@ -105,7 +105,7 @@ class Connection:
     line: int
     """First line of its code, including decorators; 0 if unknown."""
     identity: tuple[int, ...]
-    """Equal for two connections of the same receiver object."""
+    """Equal for two connections of the same receiver object. A bound method has the ids of its object and function."""
     sender: Sender
     """The sender."""
     sender_key: int
@@ -122,6 +122,11 @@ class Connection:
     """Whether only a cache that Django fills under ``DEBUG`` keeps it alive."""
     parameters: tuple[Parameter, ...] | None
     """Its signature; ``None`` if unknown."""
+
+    @property
+    def ends_with_its_object(self) -> bool:
+        """Whether it is a method that is disconnected when its object is deleted."""
+        return self.weak and len(self.identity) > 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

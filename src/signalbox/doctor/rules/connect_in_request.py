@@ -142,7 +142,7 @@ def _find_duplicates(project: Project) -> Iterator[Fault]:
     duplicates = Counter(
         (c.signal, c.path, c.line, c.sender_key, c.receiver)
         for c in project.runtime.connections
-        if c.is_alive and c.path
+        if c.is_alive and c.path and not c.ends_with_its_object  # as Django's file storages connect theirs
     )
     for (signal, path, line, _, receiver), count in duplicates.items():
         if count >= MIN_DUPLICATES:

@@ -11,3 +11,7 @@ class Watcher:
 
 for model in apps.get_models():
     post_save.connect(Watcher().on_save, sender=model, weak=False)
+
+WATCHERS = [Watcher() for _ in range(30)]
+for watcher in WATCHERS:
+    post_save.connect(watcher.on_save, sender=Order)
