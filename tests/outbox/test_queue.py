@@ -223,6 +223,10 @@ def test_a_hot_key_slows_neither_other_keys_nor_itself(copies: Callable[..., Non
         for _ in range(20):
             assert [] == delivery_queue.acquire(1, 1)
             delivery_queue.next_parking_check = 0
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                # Otherwise index entries of parked rows stay while a transaction of any other database lasts.
+                cursor.execute("VACUUM signalbox_delivery")
         copies(2 * number, partition_id=None, run_at=moment, next_check_at=moment)
 
         def run() -> None:
@@ -240,8 +244,7 @@ def test_a_hot_key_slows_neither_other_keys_nor_itself(copies: Callable[..., Non
         return measure_work(run)
 
     alone, crowded = cost(2 * number + 1), cost(many)
-    # Reading all of them at each acquisition would read them 40 times. PostgreSQL keeps some index entries of parked
-    # rows until a vacuum.
+    # Reading all of them at each acquisition would read them 40 times.
     assert crowded < alone + 8 * many, (crowded, alone)
 
 
