@@ -22,8 +22,8 @@ _STATEMENT_EXCERPT = re.compile(r"^(LINE \d{1,6}: |CONTEXT:  JSON data, line \d{
 _DETAIL = re.compile(r"^DETAIL:[^\n]++", re.MULTILINE)
 _QUOTED = re.compile(r"(?<!table )(?<!column )(?<!relation )(?<!constraint )\"[^\"\n]*+\"?")
 INVALID_INPUT = re.compile(
-    r"(\b[Ii]nvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: |\b[Ii]ncorrect [A-Za-z]{1,20} value: "
-    r"|\bto use near )([\"'])(?:(?!\2).)*+(\2?)",
+    r"((?<![A-Za-z])(?:[Ii]nvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: "
+    r"|[Ii]ncorrect [A-Za-z]{1,20} value: |to use near ))([\"'])(?:(?!\2).)*+(\2?)",
     re.DOTALL,
 )
 

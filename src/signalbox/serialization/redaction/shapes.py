@@ -36,7 +36,7 @@ from signalbox.serialization.redaction.database_errors import (
     redact_excerpts,
 )
 from signalbox.serialization.redaction.headers import AUTH_SCHEME, SECRET_HEADER, redact_auth_scheme, redact_code
-from signalbox.serialization.redaction.markup import find_secret_elements, find_secret_parts, replace_spans
+from signalbox.serialization.redaction.markup import find_secret_elements, redact_secret_parts, replace_spans
 from signalbox.serialization.redaction.named_values import redact_json, redact_named, redact_options, redact_pairs
 from signalbox.serialization.redaction.percent_encoding import UNQUOTED_RUN, redact_decoded
 from signalbox.serialization.redaction.placeholder import REDACTED
@@ -77,7 +77,7 @@ TEXT_SHAPES: Final = (
     Shape([("'", '"'), ("nvalid ", "ncorrect ", "to use near ")], replace(INVALID_INPUT, rf"\1\2{REDACTED}\3")),
     Shape(["\n", ("LINE ", "CONTEXT:")], redact_excerpts),
     Shape(["\n", "DETAIL:"], redact_details),
-    Shape(['name="', "\n"], lambda text, redactor: replace_spans(text, find_secret_parts(text, redactor))),
+    Shape(['name="', ("\n", "\\n")], redact_secret_parts),
     Shape(["</"], lambda text, redactor: replace_spans(text, find_secret_elements(text, redactor))),
     Shape(["--"], redact_options),
     Shape(["b"], replace(AUTH_SCHEME, redact_auth_scheme), re.compile("b(?:asic|earer)").search, ignore_case=True),
