@@ -130,7 +130,10 @@ class DatabaseStatus:
     hides_tables: bool = False
     """Whether the database hides tables for which the role has no grant: they are then in ``missing``."""
     missing_columns: tuple[str, ...] = ()
-    """Columns of the tables in ``present`` that do not exist, with their table: a migration was not applied."""
+    """Columns that tables in ``present`` do not have, with their table: a migration was not applied.
+
+    Not read if brief, because a table that is locked would let a probe wait.
+    """
     missing_grants: tuple[str, ...] = ()
     """Grants for a site that the role of the connection lacks."""
     missing_job_grants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -296,7 +299,7 @@ def _get_database_status(alias: str, *, brief: bool) -> DatabaseStatus:
         hides_tables=backends.get_backend(connection).hides_tables,
         present=tuple(name for name in names if name in tables),
         missing=tuple(name for name in allowed if name not in tables),
-        missing_columns=tuple(_iter_missing_columns(connection, readable)),
+        missing_columns=() if brief else tuple(_iter_missing_columns(connection, readable)),
         missing_grants=missing_grants.pop("site", ()),
         missing_job_grants={job: grants for job, grants in missing_grants.items() if grants},
     )
