@@ -313,6 +313,21 @@ def test_a_secret_in_json_within_json_is_taken_out(redact_any: Any, password: st
     assert "kept" in clean
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "column \"a\" does not exist\nLINE 1: SELECT 'hunter2'\n               ^",
+        "syntax error\nLINE 1: SELECT E'a\\nhunter2'",
+        'for type json\nDETAIL:  Token "hunter2" is invalid.\nCONTEXT:  JSON data, line 1: hunter2',
+        "Duplicate entry 'hunter2' for key 'auth_user.token'",
+        "duplicate key\nDETAIL:  Key (token)=(hunter2) already exists.",
+    ],
+)
+def test_the_repr_of_a_database_error_has_no_secret(message: str) -> None:
+    for text in (message, repr(message), repr((repr(message), 1)), repr((f'it\'s "{message}"',))):
+        assert "hunter2" not in redact_text(text)
+
+
 @pytest.mark.parametrize("content", [["password", "hunter2"], {"name": "DB_PASSWORD", "value": "hunter2"}])
 def test_a_pair_in_json_within_json_is_taken_out(content: object) -> None:
     text = json.dumps({"body": json.dumps(content)})
