@@ -20,6 +20,7 @@ from django.utils import timezone
 import signalbox
 from signalbox.core import object_keys
 from signalbox.erasure import erase
+from signalbox.erasure.database import DatabaseEraser
 from signalbox.models import Delivery, Error, Event, Trace
 from signalbox.outbox import operations, replay
 from signalbox.pipeline.operations import ERASED as RECORD_SIGNAL
@@ -420,6 +421,7 @@ def test_a_dry_run_counts_what_is_erased_afterwards() -> None:
     assert before == read_tables()
     done = signalbox.erase(**selection)
     assert (planned.events, planned.traces, planned.deliveries) == (done.events, done.traces, done.deliveries)
+    assert planned.places == done.places
     assert {} == planned.records
 
 
@@ -496,6 +498,29 @@ signalbox.erase(objects=["shop.Customer:{customer.pk}"], using="default")
     assert 1 <= record.data["args"]["counts"]["events"] <= 2
     assert not record.data["args"]["complete"]
     signalbox.erase(objects=[customer])
+    assert CANARY not in read_tables()["signalbox_event"]
+
+
+def test_an_erasure_of_keys_that_was_interrupted_between_two_persons_can_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = (Customer.objects.create(name=f"{CANARY}{number}") for number in range(2))
+    selected = [("shop.Customer", first.pk), ("shop.Customer", second.pk)]
+    update_events = DatabaseEraser._update_events
+
+    def interrupt(self: DatabaseEraser, events: Any, scopes: Any) -> bool:
+        if any(event.object_key == str(second.pk) for event in events):
+            raise KeyboardInterrupt
+        return update_events(self, events, scopes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatabaseEraser, "_update_events", interrupt)
+        patch.setattr(DatabaseEraser, "_iter_mentions", lambda self, selection: iter(()))
+        with pytest.raises(KeyboardInterrupt):
+            signalbox.erase(objects=selected, keys=True, using="default")
+    assert f"{CANARY}0" not in read_tables()["signalbox_event"]
+    assert f"{CANARY}1" in read_tables()["signalbox_event"]
+    signalbox.erase(objects=selected, keys=True, using="default")
     assert CANARY not in read_tables()["signalbox_event"]
 
 

@@ -9,9 +9,11 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
+from django.db.models import QuerySet
 from django.db.models.signals import post_save
 from django.test import Client, override_settings
 from django.urls import reverse
@@ -23,6 +25,7 @@ from signalbox.outbox.durable_receiver import CannotBeDurable
 from signalbox.outbox.single_delivery import execute_by_id
 from signalbox.pipeline import exporter
 from signalbox.pipeline.batches import TABLE_COLUMNS
+from signalbox.queries.export_formats import FORMATS
 from tests.shop import signals
 from tests.shop.models import Customer, Order, Word
 
@@ -193,8 +196,8 @@ def _clean_user(empty_tables: None) -> Iterator[None]:
 def read_columns() -> dict[str, str]:
     """Return the values of each column of each table, as one text."""
     found: dict[str, str] = {}
-    for model in (Event, Trace, Delivery):
-        for row in model.objects.values():
+    for model in apps.get_app_config("signalbox").get_models():
+        for row in QuerySet(model).values():
             for name, value in row.items():
                 column = f"{model._meta.db_table}.{name}"
                 found[column] = found.get(column, "") + "\n" + (value if isinstance(value, str) else json.dumps(value))
@@ -203,7 +206,8 @@ def read_columns() -> dict[str, str]:
 
 def read_outputs() -> dict[str, str]:
     found: dict[str, str] = {}
-    commands = [["events"], ["events", "--json"], ["stats"], ["signals"], ["status"], ["deliveries"]]
+    commands = [["events"], ["events", "--json"], ["stats"], ["signals"], ["status"], ["deliveries"], ["doctor"]]
+    commands += [["errors"], ["errors", "--json"], *(["export", "--format", name] for name in FORMATS)]
     commands += [["deliveries", "--json"], ["show", str(event)] if (event := _last(Event)) else ["events"]]
     commands += [["deliveries", "show", str(delivery)] if (delivery := _last(Delivery)) else ["events"]]
     for arguments in commands:
@@ -219,6 +223,7 @@ def read_pages() -> dict[str, str]:
     client = Client()
     client.force_login(admin)
     paths = [reverse(f"signalbox:{name}") for name in ("timeline", "map", "deliveries", "suggestions", "histogram")]
+    paths += [reverse(f"signalbox:{name}") for name in ("errors", "findings", "status", "checklist")]
     paths += [reverse(f"admin:signalbox_{name}_changelist") for name in ("event", "trace", "delivery")]
     if event := _last(Event):
         paths += [reverse("signalbox:event", args=[event]), reverse("admin:signalbox_event_change", args=[event])]
@@ -280,6 +285,7 @@ def test_the_name_of_a_queue_must_not_be_a_secret(make_durable: Callable[..., No
 
 
 def test_every_column_of_every_table_is_read() -> None:
-    for model in (Event, Trace, Delivery):
-        written = {name for name, _ in TABLE_COLUMNS[model._meta.db_table]}
+    tables = {model._meta.db_table: model for model in apps.get_app_config("signalbox").get_models()}
+    for table, columns in TABLE_COLUMNS.items():
+        model, written = tables[table], {name for name, _ in columns}
         assert written <= {field.attname for field in model._meta.concrete_fields}

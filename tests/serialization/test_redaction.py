@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tracemalloc
 from time import process_time
@@ -237,6 +238,8 @@ def test_a_text_that_only_begins_as_a_credential_stays(token: str) -> None:
         "12:AM and 10:ABC",
         "{SHA}",
         "{'a': {1}}plain",
+        "paid to DE83 5500 0000 0000 0004 00, thanks",
+        "MT04 CBCC 4111 1111 1111 1111 0000 000",
         "4111.111111111111",
         "4111.1111.1111.1112",
         "1.4111111111111111",
@@ -277,6 +280,58 @@ def test_a_card_number_is_recognized_with_any_separator(separator: str, groups: 
 def test_a_secret_is_found_after_other_scripts_and_escaped_line_breaks(around: str, secret: str) -> None:
     for redact_any in (REDACTOR.redact_data, redact_text):
         assert secret not in redact_any(around.format(secret))
+
+
+def test_a_card_number_after_an_iban_is_recognized() -> None:
+    text = "DE89 3704 0044 0532 0130 00 {}"
+    assert text.format(REDACTED) == REDACTOR.redact_data(text.format(CARD))
+    assert text.format(REDACTED) == redact_text(text.format(CARD))
+
+
+@pytest.mark.parametrize("secret", [JWT, *HASHES])
+@pytest.mark.parametrize("before", ["session_", "user-"])
+def test_a_secret_is_found_after_a_name_that_is_joined_to_it(before: str, secret: str) -> None:
+    for redact_any in (REDACTOR.redact_data, redact_text):
+        assert before + REDACTED == redact_any(before + secret)
+
+
+def test_the_secret_key_of_a_pair_is_found_percent_encoded_and_before_a_slash() -> None:
+    key_id, secret = make_token("AKIA", 0) + "J7EXAMPLEQ3RS5TU", LETTERS[:20] + "/" + LETTERS[:19]
+    assert f"/x/{REDACTED}/y" == redact_text(f"/x/{key_id}:{secret}/y")
+    assert f"x={REDACTED}" == redact_text(f"x={key_id}%3A{secret.replace('/', '%2F')}")
+
+
+@pytest.mark.parametrize("depth", range(1, 5))
+@pytest.mark.parametrize("password", ["hunter2", 'a "hunter2', "it's hunter2", "\\hunter2"])
+@pytest.mark.parametrize("redact_any", [redact_text, REDACTOR.redact_data, lambda text: redact_text(repr(text))])
+def test_a_secret_in_json_within_json_is_taken_out(redact_any: Any, password: str, depth: int) -> None:
+    text = json.dumps({"password": password, "after": "kept"})
+    for _ in range(depth):
+        text = json.dumps({"body": text})
+    clean = redact_any(text)
+    assert "hunter2" not in clean
+    assert "kept" in clean
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "column \"a\" does not exist\nLINE 1: SELECT 'hunter2'\n               ^",
+        "syntax error\nLINE 1: SELECT E'a\\nhunter2'",
+        'for type json\nDETAIL:  Token "hunter2" is invalid.\nCONTEXT:  JSON data, line 1: hunter2',
+        "Duplicate entry 'hunter2' for key 'auth_user.token'",
+        "duplicate key\nDETAIL:  Key (token)=(hunter2) already exists.",
+    ],
+)
+def test_the_repr_of_a_database_error_has_no_secret(message: str) -> None:
+    for text in (message, repr(message), repr((repr(message), 1)), repr((f'it\'s "{message}"',))):
+        assert "hunter2" not in redact_text(text)
+
+
+@pytest.mark.parametrize("content", [["password", "hunter2"], {"name": "DB_PASSWORD", "value": "hunter2"}])
+def test_a_pair_in_json_within_json_is_taken_out(content: object) -> None:
+    text = json.dumps({"body": json.dumps(content)})
+    assert text.replace("hunter2", REDACTED) == redact_text(text)
 
 
 @pytest.mark.parametrize("text", ["ann,4111111111111111,12/27,123", "17,4111111111111111", "4111111111111111,Ann"])
@@ -391,6 +446,15 @@ def test_clean_data_is_recognized_by_its_json(text: str, left: bool) -> None:
         ("postgres://ada:pw@host:5432/db", "postgres://ada:[redacted]@host:5432/db"),
         ("postgres://ada:p/w#x@host/db", "postgres://ada:[redacted]@host/db"),
         ("redis://:pw@host", "redis://:[redacted]@host"),
+        ("smtp://ada@example.com:pw@host:587", "smtp://ada@example.com:[redacted]@host:587"),
+        ("?to=smtp%3A%2F%2Fada%2540example.com%3Apw%40host", "?to=smtp://ada@example.com:[redacted]@host"),
+        ("assert password == 'hunter2'", "assert password == '[redacted]'"),
+        ("token === abc", "token === [redacted]"),
+        ("if token != 'abc':", "if token != '[redacted]':"),
+        ("token := 'abc'", "token := '[redacted]'"),
+        ("password[]=hunter2&a=1", "password[]=[redacted]&a=1"),
+        ("密钥Basic dXNlcjpwYXNz", "密钥Basic [redacted]"),
+        ("错误Incorrect integer value: 'hunter2'", "错误Incorrect integer value: '[redacted]'"),
         ("password=hunter2, user=ada", "password=[redacted], user=ada"),
         ("password: hunter2", "password: [redacted]"),
         ("password=a,b)c next", "password=[redacted] next"),
@@ -421,7 +485,9 @@ def test_clean_data_is_recognized_by_its_json(text: str, left: bool) -> None:
         ("<user>ada</user><password>a b</password>", "<user>ada</user><password>[redacted]</password>"),
         ('<ns:token a="1"><b>x</b></ns:token>', '<ns:token a="1">[redacted]</ns:token>'),
         ('--x\r\nContent-Disposition: form-data; name="password"\r\n\r\na b\r\nc\r\n--x--',
-         '--x\r\nContent-Disposition: form-data; name="password"\r\n\r\n[redacted]\n--x--'),
+         '--x\r\nContent-Disposition: form-data; name="password"\r\n\r\n[redacted]\r\n--x--'),
+        ('b\'--x\\r\\nContent-Disposition: form-data; name="password"\\r\\n\\r\\nhunter2\\r\\n--x--\'',
+         'b\'--x\\r\\nContent-Disposition: form-data; name="password"\\r\\n\\r\\n[redacted]\\r\\n--x--\''),
         ('form-data; name="token"; filename="a"\nContent-Type: text/plain\n\nx',
          'form-data; name="token"; filename="a"\nContent-Type: text/plain\n\n[redacted]'),
         ("('password', 'a b')", "('password', '[redacted]')"),
@@ -460,6 +526,8 @@ def test_secrets_are_taken_out_of_text(text: str, expected: str) -> None:
         "Bearer authentication or token missing, bearer of news",
         "http://host:8000/x?mail=a@b.c",
         "ssh://git@host/repository",
+        "ssh://git@host:owner/repository@v1",
+        "https://ada@host:8443/image@2x.png",
         "Key (email)=(a@b.c) already exists.",
         "Duplicate entry 'a@b.c' for key 'auth_user.email'",
         "primary key: 7, sort_key=name, author: ada",
@@ -493,7 +561,9 @@ def test_text_is_searched_for_the_extra_names_too() -> None:
     "piece",
     ["a", "=", "a:", "token=", "token='", 'token="\\', "token=,", "token=[", "cookie:", "x-", " key: ", "--a ", "1 ",
      "1-4111", "4111", "eyJ", "eyJaaaaaaaaaaaaaa.", "$2b$", "md5$a", "://:a", "-----BEGIN ", "Key (a)=(",
-     "token=['", "token={\\'", "<token>", "</token><a ", 'name="token"\n\n', 'name="a"\na:b', "('token', ",
+     "token=['", "token={\\'",
+     "\\", '\\\\"token\\\\": \\\\"', "://a@b:", "AB12 ", 'name="a"\\n', "<token>", "</token><a ",
+     'name="token"\n\n', 'name="a"\na:b', "('token', ",
      "'--token','", '{"name":"token","value":', "a:1bcdef:", "a@", "%25", "%", "code=state=", "\nLINE 1: ",
      '\nDETAIL: "', "to use near '",
      "gh", "ghp_", "sk-", "xox", "AKIA", "gAAAAA", "1:A", "{SHA}a", "https://a1", "1.", "aB3=", "hooks.slack.com/",

@@ -69,8 +69,8 @@ class DatabaseEraser:
         self._selection, self._operator = selection, operator
         self._dry_run, self._progress = dry_run, progress
         self._examined = 0
-        self._counted: set[tuple[type[Model], int | str]] = set()
-        """Rows that were counted: with a dry run, a row is found again by each of its places."""
+        self._counted: set[tuple[type[Model], int | str, str]] = set()
+        """Rows that were counted, and their places. A row can be found more than once, in a dry run unchanged."""
 
     # ------------------------------------------------------------ before anything is changed
 
@@ -89,7 +89,18 @@ class DatabaseEraser:
                 ) from error
 
     def has_match(self, part: Selection) -> bool:
-        """Return whether the log contains events of an actor, or of an object."""
+        """Return whether the log contains something of an actor or an object, or the record of its erasure."""
+        return self._is_mentioned(part) or self._is_recorded(part)
+
+    def _is_recorded(self, part: Selection) -> bool:
+        """Return whether the keys of an actor or an object were erased. An interrupted erasure may be repeated."""
+        actor, objects = _describe(replace(part, keys=True))
+        return any(
+            record.data["args"]["actor"] == actor if actor else objects[0] in record.data["args"]["objects"]
+            for record in _iter_by_id(self._events.filter(signal=operations.ERASED))
+        )
+
+    def _is_mentioned(self, part: Selection) -> bool:
         if part.actor:
             if self._events.filter(actor_key=part.actor).exists() or self._traces.filter(actor_key=part.actor).exists():
                 return True
@@ -353,12 +364,13 @@ class DatabaseEraser:
             if isinstance(row, Delivery):
                 rows = rows.exclude(state=Delivery.PENDING)  # it may have been retried since it was read
             rows.update(**columns)
-        elif identity in self._counted:
-            return True
-        if identity not in self._counted:
-            self._counted.add(identity)
-            self.rows[_ROW_NAMES[type(row)]] += 1
-        self.places.update(places)
+        for place in ("", *places):
+            if (*identity, place) not in self._counted:
+                self._counted.add((*identity, place))
+                if place:
+                    self.places[place] += 1
+                else:
+                    self.rows[_ROW_NAMES[type(row)]] += 1
         return True
 
     def _report(self) -> None:
@@ -384,10 +396,10 @@ class DatabaseEraser:
     def _write_record(self, *, is_complete: bool = False) -> None:
         """Write the event that records the erasure, or update it, in the transaction of a batch."""
         selection = self._selection
-        describe = digest_secret if selection.keys else str
+        actor, objects = _describe(selection)
         args = {
-            "actor": describe(selection.actor) if selection.actor else None,
-            "objects": [f"{one.label}:{describe(one.key)}" for one in selection.objects],
+            "actor": actor,
+            "objects": objects,
             "keys": selection.keys,
             "counts": dict(sorted(self.rows.items())),
             "places": dict(sorted(self.places.items())),
@@ -434,6 +446,13 @@ _ROW_NAMES: Final[Mapping[type[Model], str]] = {
     Error: "errors",
     ErrorState: "error_states",
 }
+
+
+def _describe(selection: Selection) -> tuple[str | None, list[str]]:
+    """Return the actor and the objects as an erasure is recorded, with digests if their keys are erased."""
+    describe = digest_secret if selection.keys else str
+    actor = describe(selection.actor) if selection.actor else None
+    return actor, [f"{one.label}:{describe(one.key)}" for one in selection.objects]
 
 
 def find_logins(actor: str) -> list[str]:

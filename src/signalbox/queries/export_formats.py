@@ -49,8 +49,11 @@ def _to_json_line(event: Event) -> str:
 CSV_COLUMNS: Final = tuple(event_to_dict(Event(time=0, span=0)))
 """Columns of the CSV: the keys of the JSON object."""
 
-_FORMULA_START: Final = re.compile(r"^(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])(?!-[0-9]+(\.[0-9]+)?\Z)")
-"""The start of a cell that a spreadsheet could calculate (OWASP, CSV Injection). A negative number is only a number."""
+_FORMULA_START: Final = re.compile(r"^(?=[\t\r\n]|[\s\0]*[=+\-@\uff1d\uff0b\uff0d\uff20])(?!-[0-9]+(\.[0-9]+)?\Z)")
+"""The start of a cell that a spreadsheet could calculate (OWASP, CSV Injection), also if it leaves out the blanks.
+
+A negative number is only a number.
+"""
 
 _FORMULA_AFTER_SEPARATOR: Final = re.compile(r"(?<=[;|\t\r\n])(?=[\"' ]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 """The start of a formula in a program that uses another separator than the comma, and so splits the cell."""

@@ -5,11 +5,11 @@ No query counts events or scans their table. The numbers of rows are estimates o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import django
 from django.core.exceptions import ImproperlyConfigured
@@ -31,6 +31,9 @@ from signalbox.retention import overdue
 from signalbox.retention import rules as retention_rules
 from signalbox.retention.overdue import RetentionStatus
 from signalbox.retention.rules import RetentionRules
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 TABLE_MODELS: Final = (
     models.Event,
@@ -126,6 +129,11 @@ class DatabaseStatus:
     """Tables that a router allows and that do not exist."""
     hides_tables: bool = False
     """Whether the database hides tables for which the role has no grant: they are then in ``missing``."""
+    missing_columns: tuple[str, ...] = ()
+    """Columns that tables in ``present`` do not have, with their table: a migration was not applied.
+
+    Not read if brief, because a table that is locked would let a probe wait.
+    """
     missing_grants: tuple[str, ...] = ()
     """Grants for a site that the role of the connection lacks."""
     missing_job_grants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -229,6 +237,8 @@ class _DatabaseParts(NamedTuple):
 def _read_database(alias: str, rules: RetentionRules | None, *, brief: bool) -> _DatabaseParts:
     with _protect_transaction(alias):
         database = _get_database_status(alias, brief=brief)
+        if database.missing_columns:  # other queries would fail
+            return _DatabaseParts(database, None, None, None)
         return _DatabaseParts(
             database,
             None if brief else _get_storage_status(database),
@@ -276,6 +286,12 @@ def _get_database_status(alias: str, *, brief: bool) -> DatabaseStatus:
         for job, grants in (needed if has_log else {}).items()
     }
     schema, schemas = backends.query_schemas(connection)
+    missing_selects = missing_grants.get("site", ())
+    readable = [
+        model
+        for model in TABLE_MODELS
+        if model._meta.db_table in tables and f"SELECT ON {model._meta.db_table}" not in missing_selects
+    ]
     return DatabaseStatus(
         alias=alias,
         schema=schema,
@@ -283,9 +299,21 @@ def _get_database_status(alias: str, *, brief: bool) -> DatabaseStatus:
         hides_tables=backends.get_backend(connection).hides_tables,
         present=tuple(name for name in names if name in tables),
         missing=tuple(name for name in allowed if name not in tables),
+        missing_columns=() if brief else tuple(_iter_missing_columns(connection, readable)),
         missing_grants=missing_grants.pop("site", ()),
         missing_job_grants={job: grants for job, grants in missing_grants.items() if grants},
     )
+
+
+def _iter_missing_columns(connection: BaseDatabaseWrapper, found: Iterable[type[Model]]) -> Iterator[str]:
+    """Yield the columns, with their table, that tables of these models do not have."""
+    with connection.cursor() as cursor:
+        for model in found:
+            table = model._meta.db_table
+            name = connection.ops.quote_name(table)
+            cursor.execute(f"SELECT * FROM {name} WHERE 1 = 0")  # noqa: S608 - the name of a model's table
+            present = {column[0] for column in cursor.description}
+            yield from (f"{table}.{one.column}" for one in model._meta.concrete_fields if one.column not in present)
 
 
 def _get_storage_status(database: DatabaseStatus) -> StorageStatus | None:

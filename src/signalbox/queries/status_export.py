@@ -70,6 +70,7 @@ def _database_to_dict(database: DatabaseStatus) -> dict[str, Any]:
         "other_schemas": list(database.other_schemas),
         "tables": list(database.present),
         "missing": list(database.missing),
+        "missing_columns": list(database.missing_columns),
         "missing_grants": list(database.missing_grants),
         "missing_job_grants": {job: list(grants) for job, grants in database.missing_job_grants.items()},
         "error": database.error,

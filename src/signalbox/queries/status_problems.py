@@ -35,6 +35,7 @@ class ProblemCode(StrEnum):
     PATCH_NOT_APPLIED = "patch_not_applied"
     DATABASE_UNREADABLE = "database_unreadable"
     TABLE_MISSING = "table_missing"
+    COLUMN_MISSING = "column_missing"
     GRANT_MISSING = "grant_missing"
     EVENTS_DROPPED = "events_dropped"
     DELIVERIES_STALLED = "deliveries_stalled"
@@ -111,17 +112,18 @@ def _check_database(database: DatabaseStatus) -> Iterator[Problem]:
         text = _("Database '%(alias)s' can't be read: %(error)s")
         text %= {"alias": database.alias, "error": database.error}
         yield Problem(ProblemCode.DATABASE_UNREADABLE, text)
+    into = "" if database.alias == DEFAULT_DB_ALIAS else f" --database {database.alias}"
+    command = f"manage.py migrate{into}"
     if database.missing:
-        into = "" if database.alias == DEFAULT_DB_ALIAS else f" --database {database.alias}"
         text = _("Database '%(alias)s' has no table %(names)s: run %(command)s.")
-        text %= {
-            "alias": database.alias,
-            "names": ", ".join(database.missing),
-            "command": f"manage.py migrate{into}",
-        }
+        text %= {"alias": database.alias, "names": ", ".join(database.missing), "command": command}
         if database.hides_tables:
             text = f"{text} {_('MariaDB and MySQL also hide a table if the role has no grant for it.')}"
         yield Problem(ProblemCode.TABLE_MISSING, text)
+    if database.missing_columns:
+        text = _("Database '%(alias)s' has no column %(names)s: run %(command)s.")
+        text %= {"alias": database.alias, "names": ", ".join(database.missing_columns), "command": command}
+        yield Problem(ProblemCode.COLUMN_MISSING, text)
     if database.missing_grants:
         text = _("The role of database '%(alias)s' lacks grants: %(names)s.")
         text %= {"alias": database.alias, "names": ", ".join(database.missing_grants)}

@@ -133,8 +133,8 @@ def _iter_database(database: DatabaseStatus, storage: StorageStatus | None) -> I
             names = _("%(names)s and %(number)s more") % {"names": names, "number": f"{count - MAX_LISTED:,}"}
         not_read = _("not read: %(names)s") % {"names": names}
         yield Row(_("schema"), f"{database.schema}; {not_read}" if count else database.schema)
-    if database.missing:
-        yield Row(_("missing"), ", ".join(database.missing), "bad")
+    if missing := (*database.missing, *database.missing_columns):
+        yield Row(_("missing"), ", ".join(missing), "bad")
     yield (
         Row(_("grants"), _("missing: %(names)s") % {"names": ", ".join(database.missing_grants)}, "bad")
         if database.missing_grants

@@ -31,12 +31,18 @@ _CARD_BRANDS = re.compile(
     r"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|35(?:2[89]|[3-8][0-9])[0-9]{12}"
     r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12}|62[0-9]{14,17}"
 )
+_IBAN_BEGINNING = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2} (?:[A-Z0-9]{4} ){0,7}\Z")
+"""The groups of an IBAN (ISO 13616-1:2020, November 2026) before one of its groups."""
+_IBAN_GROUP = re.compile(r" ([A-Z0-9]{1,4})(?![A-Za-z0-9])")
+_MIN_IBAN: Final = 15
+_MAX_IBAN: Final = 34
 
 
 def redact_cards(match: re.Match[str]) -> str:
     """Replace the card numbers in a run of digit groups."""
-    parts = re.split(f"({_SEPARATOR})", match[0])
-    out: list[str] = []
+    done = max(0, _find_iban_end(match) - match.start())
+    parts = re.split(f"({_SEPARATOR})", match[0][done:])
+    out: list[str] = [match[0][:done]]
     start = 0
     while start < len(parts):
         is_fraction = start > 0 and parts[start - 1] == "."
@@ -65,7 +71,28 @@ def _find_card_end(parts: Sequence[str], start: int) -> int:
 def redact_payment_card(match: re.Match[str]) -> str:
     """Replace a number that is a payment card's by its beginning, its length and its check."""
     digits = re.sub(_SEPARATOR, "", match[0])
+    if _find_iban_end(match) >= match.end():
+        return match[0]
     return REDACTED if _CARD_BRANDS.fullmatch(digits) and _passes_luhn(digits) else match[0]
+
+
+def _find_iban_end(match: re.Match[str]) -> int:
+    """Return the index after the IBAN with right check digits in whose groups the number is, or 0."""
+    beginning = _IBAN_BEGINNING.search(match.string, max(0, match.start() - _MAX_IBAN - 9), match.start())
+    if beginning is None:
+        return 0
+    start = beginning.start()
+    iban, end, found = match.string[start : start + 4], start + 4, 0
+    while len(iban) < _MAX_IBAN and (group := _IBAN_GROUP.match(match.string, end)):
+        iban, end = iban + group[1], group.end()
+        if len(iban) >= _MIN_IBAN and _has_check_digits(iban):
+            found = end
+    return found
+
+
+def _has_check_digits(iban: str) -> bool:
+    """Return whether the check digits of an IBAN without blanks are right."""
+    return int("".join(str(int(char, 36)) for char in iban[4:] + iban[:4])) % 97 == 1
 
 
 def _is_card(digits: str) -> bool:

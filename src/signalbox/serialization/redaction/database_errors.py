@@ -15,27 +15,41 @@ FAILING_ROW = re.compile(r"(Failing row contains \().*", re.IGNORECASE | re.ASCI
 DETAIL_KEY = re.compile(
     r"(Key \(([^()\n]{1,200})\)=\()([^\n]{0,1000}?)(?=\)(?: (?:already|is|conflicts)\b|\.?$))", re.MULTILINE
 )
-DUPLICATE_ENTRY = re.compile(r"(Duplicate entry ')([^\n]{0,1000}?)(?=' for key '([^'\n]{1,200})')")
+# The `repr()` of such a message within another one has escaped quotation marks and line ends.
+_ESCAPED = r"\\{0,31}'"
+DUPLICATE_ENTRY = re.compile(
+    rf"(Duplicate entry {_ESCAPED})([^\n]{{0,1000}}?)(?={_ESCAPED} for key {_ESCAPED}([^'\n\\]{{1,200}}){_ESCAPED})"
+)
+_LINE = r"(?:^|(?P<escaped>\\n))(?P<start>{start})(?P<rest>(?(escaped)(?:[^\n\\]|\\[^n])++|[^\n]++))"
 # Messages of PostgreSQL `LINE 1: SELECT 'abc'`, `DETAIL:  Token "abc" is invalid.`,
 # `invalid input syntax for type integer: "abc"`, of MySQL `Incorrect integer value: 'abc'`, `syntax to use near 'abc'`.
-_STATEMENT_EXCERPT = re.compile(r"^(LINE \d{1,6}: |CONTEXT:  JSON data, line \d{1,6}: )[^\n]++", re.MULTILINE)
-_DETAIL = re.compile(r"^DETAIL:[^\n]++", re.MULTILINE)
+_STATEMENT_EXCERPT = re.compile(
+    _LINE.replace("{start}", r"LINE \d{1,6}: |CONTEXT:  JSON data, line \d{1,6}: "), re.MULTILINE
+)
+_DETAIL = re.compile(_LINE.replace("{start}", "DETAIL:"), re.MULTILINE)
 _QUOTED = re.compile(r"(?<!table )(?<!column )(?<!relation )(?<!constraint )\"[^\"\n]*+\"?")
 INVALID_INPUT = re.compile(
-    r"(\b[Ii]nvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: |\b[Ii]ncorrect [A-Za-z]{1,20} value: "
-    r"|\bto use near )([\"'])(?:(?!\2).)*+(\2?)",
+    r"((?<![A-Za-z])(?:[Ii]nvalid (?:input|hexadecimal|byte|symbol) [^\"'\n:]{0,80}+: "
+    r"|[Ii]ncorrect [A-Za-z]{1,20} value: |to use near ))([\"'])(?:(?!\2).)*+(\2?)",
     re.DOTALL,
 )
 
 
 def redact_excerpts(text: str, redactor: Names) -> str:
     """Take out the parts of a statement that PostgreSQL repeats on further lines of a message."""
-    return _STATEMENT_EXCERPT.sub(rf"\1{REDACTED}", text) if "\n" in text else text
+    if not _has_lines(text):
+        return text
+    return _STATEMENT_EXCERPT.sub(lambda line: f"{line['escaped'] or ''}{line['start']}{REDACTED}", text)
 
 
 def redact_details(text: str, redactor: Names) -> str:
     """Take out the texts that PostgreSQL quotes in the details of a message, on further lines."""
-    return _DETAIL.sub(lambda detail: _QUOTED.sub(f'"{REDACTED}"', detail[0]), text) if "\n" in text else text
+    return _DETAIL.sub(lambda line: _QUOTED.sub(f'"{REDACTED}"', line[0]), text) if _has_lines(text) else text
+
+
+def _has_lines(text: str) -> bool:
+    """Return whether the text, or one that it quotes, has several lines."""
+    return "\n" in text or "\\n" in text
 
 
 def redact_database_error(match: re.Match[str], names: str, redactor: Names) -> str:

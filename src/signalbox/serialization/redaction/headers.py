@@ -17,7 +17,7 @@ SECRET_HEADER = re.compile(
 # The answer of an OAuth provider: `?code=abc&state=xyz` (RFC 6749, 4.1.2).
 _OAUTH_CODE = re.compile(r"(?<![\w-])(code=)[^\s&;#\"'<>]++")
 AUTH_SCHEME = re.compile(
-    r"([bB](?<!\w[bB])(?ai:earer|asic))\s{1,4}"
+    r"([bB](?<![A-Za-z0-9_][bB])(?ai:earer|asic))\s{1,4}"
     r"(?!(?i:and|auth\w*+|credentials?|error|is|of|or|realm|scheme|tokens?|was|with)\b(?!\.\w))"
     r"([\w.~+/=-]++)"
 )

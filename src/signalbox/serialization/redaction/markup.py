@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signalbox.serialization.redaction.placeholder import REDACTED
 
@@ -13,9 +13,24 @@ if TYPE_CHECKING:
 
 _XML_START_TAG = re.compile(r"<([\w.:-]{1,80}+)(?:\s[^<>]{0,200}+)?+>")
 _MAX_ELEMENT_LENGTH: Final = 4096
-# The head of one part of a form's body (RFC 7578), up to its value.
-_MULTIPART_HEADER = re.compile(
-    r"\bname=\"([^\"\r\n]{1,80}+)\"[^\r\n]{0,200}+(?:\r?\n[^\r\n]{1,200}+){0,8}+\r?\n(?=\r?\n)"
+
+
+class _MultipartLines(NamedTuple):
+    """The patterns of a form's body (RFC 7578), for one form of its line ends."""
+
+    header: re.Pattern[str]
+    """The head of one part, up to its value."""
+    boundary: re.Pattern[str]
+
+
+def _build_multipart_lines(end: str, char: str) -> _MultipartLines:
+    header = rf"\bname=\"([^\"\r\n]{{1,80}}+)\"{char}{{0,200}}+(?:{end}{char}{{1,200}}+){{0,8}}+{end}{end}"
+    return _MultipartLines(re.compile(header), re.compile(f"{end}--"))
+
+
+_MULTIPART_LINES: Final = (
+    _build_multipart_lines(r"\r?\n", r"[^\r\n]"),
+    _build_multipart_lines(r"(?:\\r)?\\n", r"[^\r\n\\]"),  # in the ``repr()`` of bytes
 )
 
 
@@ -37,11 +52,18 @@ def find_secret_elements(text: str, redactor: Names) -> Iterator[tuple[int, int]
             yield tag.end(), text.find(f"</{tag[1]}", tag.end(), tag.end() + _MAX_ELEMENT_LENGTH)
 
 
-def find_secret_parts(text: str, redactor: Names) -> Iterator[tuple[int, int]]:
+def redact_secret_parts(text: str, redactor: Names) -> str:
+    """Take out the values with a secret name in a form's body."""
+    for lines in _MULTIPART_LINES:
+        text = replace_spans(text, _find_secret_parts(text, redactor, lines))
+    return text
+
+
+def _find_secret_parts(text: str, redactor: Names, lines: _MultipartLines) -> Iterator[tuple[int, int]]:
     """Return the spans of the values with a secret name in a form's body, up to the next boundary."""
     end = 0
-    for head in _MULTIPART_HEADER.finditer(text):
+    for head in lines.header.finditer(text):
         if head.start() >= end and redactor.is_secret(head[1]):
-            end = text.find("\n--", head.end())
-            end = len(text) if end < 0 else end
-            yield head.end() + (2 if text.startswith("\r", head.end()) else 1), end
+            boundary = lines.boundary.search(text, head.end())
+            end = boundary.start() if boundary else len(text)
+            yield head.end(), end

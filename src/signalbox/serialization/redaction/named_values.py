@@ -13,19 +13,25 @@ if TYPE_CHECKING:
     from signalbox.serialization.redaction.names import Names
 
 # A name is read backwards from its separator, with the word before it: other words are not read.
-_EQUALS = re.compile(r"=>?\s{0,8}")  # two patterns: one character is found much faster than one of two
-_COLON = re.compile(r":>?\s{0,8}")
-_REVERSED_NAME = re.compile(r"\s{0,8}\]?([\"']\\?)?([\w.-]{1,80}+)(?: ([\w.-]{1,40}+))?")
+_EQUALS = re.compile(r"={1,3}>?\s{0,8}")  # two patterns: one character is found much faster than one of two
+_COLON = re.compile(r":[>=]?\s{0,8}")
+# JSON within JSON has escaped quotation marks: one backslash, then three, seven, fifteen.
+_ESCAPES: Final = r"\\{0,31}"
+_REVERSED_NAME = re.compile(rf"!?\s{{0,8}}\]?\[?([\"']{_ESCAPES})?([\w.-]{{1,80}}+)(?: ([\w.-]{{1,40}}+))?")
 # A pair, or an option in a list of arguments: `('password', 'abc')`, `['mysql', '--password', 'abc']`.
-_QUOTED_PAIR = re.compile(r"([\[(]\s{0,8}[bB]?)?([\"'])(-{0,2}+)([\w.-]{1,80}+)\2,\s{0,8}(?:[bB](?=[\"']))?")
+_QUOTED_PAIR = re.compile(
+    rf"([\[(]\s{{0,8}}[bB]?)?({_ESCAPES}[\"'])(-{{0,2}}+)([\w.-]{{1,80}}+)\2,\s{{0,8}}(?:[bB](?=[\"']))?"
+)
 # `{"name": "DB_PASSWORD", "value": "abc"}`
 _NAMED_VALUE = re.compile(
-    rf"([\"'])(?:{'|'.join(NAME_KEYS)})\1\s{{0,8}}:\s{{0,8}}([\"'])([\w.-]{{1,80}}+)\2,"
-    rf"\s{{0,8}}([\"'])(?:{'|'.join(VALUE_KEYS)})\4\s{{0,8}}:\s{{0,8}}"
+    rf"({_ESCAPES}[\"'])(?:{'|'.join(NAME_KEYS)})\1\s{{0,8}}:\s{{0,8}}({_ESCAPES}[\"'])([\w.-]{{1,80}}+)\2,"
+    rf"\s{{0,8}}({_ESCAPES}[\"'])(?:{'|'.join(VALUE_KEYS)})\4\s{{0,8}}:\s{{0,8}}"
 )
 _CLI_OPTION = re.compile(r"--(?<!\S--)([\w-]{1,80}+)\s{1,8}(?!-)")
 _VALUE = re.compile(
-    r"(?P<escaped>\\[\"'])(?:[^\\]|\\(?![\"']))*+(?:\\[\"'])?"
+    # An escaped text ends at the mark with as many backslashes, or at one with fewer: the text around it ends there.
+    r"(?P<escaped>(?P<escapes>\\{1,31})(?P<mark>[\"']))"
+    r"(?:(?!(?P=mark))[^\\]|(?!(?P=escaped))(?=(?P=escapes))\\++.|(?!\\++(?P=mark))\\++)*+(?:(?P=escaped))?"
     r"|[bBrRuUfF]{0,2}(?P<quote>[\"'])(?:(?!(?P=quote))[^\\]|\\.)*+(?:(?P=quote))?"
     r"|[\[({][^\])}]*+[\])}]?"
     r"|(?:(?i:basic|bearer|digest|negotiate|token)\s{1,8})?"
@@ -35,7 +41,7 @@ _VALUE = re.compile(
 _BRACKET_OR_STRING = re.compile(
     r"\\.|[\[({]|[\])}]|(?<![a-zA-Z]{2})'(?:[^'\\]|\\.)*+'?|\"(?:[^\"\\]|\\.)*+\"?", re.DOTALL
 )
-_MAX_NAME_LENGTH: Final = 140
+_MAX_NAME_LENGTH: Final = 180
 """Characters before a separator in which a name is searched."""
 _PHRASE_LAST_WORDS: Final = frozenset(phrase.rpartition(" ")[2] for phrase in SECRET_PHRASES)
 

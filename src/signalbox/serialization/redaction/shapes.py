@@ -36,7 +36,7 @@ from signalbox.serialization.redaction.database_errors import (
     redact_excerpts,
 )
 from signalbox.serialization.redaction.headers import AUTH_SCHEME, SECRET_HEADER, redact_auth_scheme, redact_code
-from signalbox.serialization.redaction.markup import find_secret_elements, find_secret_parts, replace_spans
+from signalbox.serialization.redaction.markup import find_secret_elements, redact_secret_parts, replace_spans
 from signalbox.serialization.redaction.named_values import redact_json, redact_named, redact_options, redact_pairs
 from signalbox.serialization.redaction.percent_encoding import UNQUOTED_RUN, redact_decoded
 from signalbox.serialization.redaction.placeholder import REDACTED
@@ -75,16 +75,16 @@ TEXT_SHAPES: Final = (
     Shape([("=", ":")], redact_named),
     Shape([("',", '",')], redact_pairs),
     Shape([("'", '"'), ("nvalid ", "ncorrect ", "to use near ")], replace(INVALID_INPUT, rf"\1\2{REDACTED}\3")),
-    Shape(["\n", ("LINE ", "CONTEXT:")], redact_excerpts),
-    Shape(["\n", "DETAIL:"], redact_details),
-    Shape(['name="', "\n"], lambda text, redactor: replace_spans(text, find_secret_parts(text, redactor))),
+    Shape([("\n", "\\n"), ("LINE ", "CONTEXT:")], redact_excerpts),
+    Shape([("\n", "\\n"), "DETAIL:"], redact_details),
+    Shape(['name="', ("\n", "\\n")], redact_secret_parts),
     Shape(["</"], lambda text, redactor: replace_spans(text, find_secret_elements(text, redactor))),
     Shape(["--"], redact_options),
     Shape(["b"], replace(AUTH_SCHEME, redact_auth_scheme), re.compile("b(?:asic|earer)").search, ignore_case=True),
     Shape(["/", "-"], replace(RESET_LINK, "/" + REDACTED), has_long_word=True),
     Shape(["failing row contains ("], replace(FAILING_ROW, rf"\1{REDACTED})"), ignore_case=True),
     Shape(
-        ["Duplicate entry '"],
+        ["Duplicate entry "],
         ask(DUPLICATE_ENTRY, lambda match, redactor: redact_database_error(match, match[3], redactor)),
     ),
     Shape([_CARD_STARTS], replace(DIGIT_RUN, redact_cards), has_digits(SHORTEST_NUMBER)),

@@ -33,7 +33,8 @@ TOKENS: Final = (
     Token(
         "AWS, id of an access key with the secret key if it follows",
         ("AKIA", "ASIA", "ABIA", "ACCA"),
-        r"[A-Z0-9]{16}(?![A-Za-z0-9])(?:[\s:,;|\"']{1,5}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=]))?",
+        r"[A-Z0-9]{16}(?![A-Za-z0-9])"
+        r"(?:(?:[\s:,;|\"']|%3[Aa]){1,5}(?:[A-Za-z0-9/+]|%2[BbFf]){40}(?![A-Za-z0-9+=]))?",
         "docs.aws.amazon.com, IAM User Guide, 'IAM identifiers', 2024",
     ),
     Token(
