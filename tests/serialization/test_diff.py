@@ -59,6 +59,9 @@ class _Verbatim:
     def record(self, value: Any) -> Any:
         return value
 
+    def encodes(self, value: Any) -> bool:
+        return False
+
 
 def fields(*names: str, **options: Any) -> FieldSet:
     settled: dict[str, Any] = {

@@ -142,13 +142,17 @@ def _diff_value(position: int, before: Any, after: Any, fields: FieldSet) -> lis
     if after_is_expression:
         return [recorder.record(before), expression_text(after, fields)]
     are_equal = is_json_equal if fields.names[position] in fields.non_scalar else is_equal
-    if are_equal(before, after):
+    # Encoders write values that are equal in Python differently, as a number and a Decimal.
+    is_encoded = recorder.encodes(before) or recorder.encodes(after)
+    are_same = are_equal(before, after)
+    if are_same and not is_encoded:
         return None
-    if type(before) is not type(after) and _are_read_as_equal(fields.to_python[position], before, after, are_equal):
+    has_other_type = type(before) is not type(after) and not is_encoded
+    if has_other_type and _are_read_as_equal(fields.to_python[position], before, after, are_equal):
         return None
     recorded = [recorder.record(before), recorder.record(after)]
     # Both are read back, so what is recorded of them is equal only if the values are.
-    if are_equal(*recorded) and not isinstance(recorded[0], NotRestorable):
+    if are_same if isinstance(recorded[0], NotRestorable) else are_equal(*recorded):
         return None
     return recorded
 
