@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.utils.duration import duration_iso_string
 
-from signalbox.core import interrupts
+from signalbox.core import interrupts, query_guard
 from signalbox.core.event import UNKNOWN, Unknown
 from signalbox.serialization import expressions
 from signalbox.serialization.encoder import NotRestorable
@@ -229,6 +229,17 @@ def _format_choice(value: Any) -> str:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
+def _format_label(label: Any) -> str:
+    """Return the label of a choice as text, without queries; empty if it fails."""
+    if type(label) is str:
+        return label
+    try:
+        return query_guard.call_without_queries(str, label, connection=None)
+    except Exception as error:  # noqa: BLE001 - a lazy label may call any code of the application
+        interrupts.raise_if_interrupt(error)
+        return ""
+
+
 def get_choice_labels(values: Mapping[str, Any], fields: FieldSet) -> dict[str, dict[str, str]]:
     """Return what the values of fields with choices are called: ``{field: {value: label}}``."""
     labels: dict[str, dict[str, str]] = {}
@@ -238,9 +249,10 @@ def get_choice_labels(values: Mapping[str, Any], fields: FieldSet) -> dict[str, 
         value = values[name]
         choices = fields.choices[name]
         found = {
-            one if type(one) is str else _format_choice(one): str(choices[one])
+            one if type(one) is str else _format_choice(one): label
             for one in (value if type(value) is list else (value,))
             if (one in choices if type(one) is str else one is not None and _is_choice(one, choices))
+            and (label := _format_label(choices[one]))
         }
         if found:
             labels[name] = found
