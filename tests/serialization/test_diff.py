@@ -64,6 +64,9 @@ class _Verbatim:
     def encodes(self, value: Any) -> bool:
         return False
 
+    def stores_equally(self, first: Any, second: Any) -> bool:
+        return False
+
 
 def fields(*names: str, **options: Any) -> FieldSet:
     settled: dict[str, Any] = {

@@ -35,6 +35,7 @@ from signalbox.queries.revert_preview import (
 )
 from signalbox.queries.revert_relations import RelationPlan, plan_relation
 from signalbox.serialization import encoder, field_values
+from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.diff import is_equal
 from signalbox.serialization.redaction import REDACTED
 
@@ -338,7 +339,7 @@ def _is_stored_equally(field: Any, first: Any, second: Any) -> bool:
     """Return whether the database stores both values in the same way: it rounds numbers to the column's places."""
     if isinstance(field, models.DecimalField) and None not in (first, second):
         first, second = (round(value, field.decimal_places or 0) for value in (first, second))
-    return is_equal(first, second)
+    return is_equal(first, second) or field_values.build_recorder(field, get_redactor()).stores_equally(first, second)
 
 
 def _restore_auto_values(instance: models.Model, values: Mapping[str, Any], using: str) -> None:

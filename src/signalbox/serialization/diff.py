@@ -141,7 +141,8 @@ def _diff_value(position: int, before: Any, after: Any, fields: FieldSet) -> lis
         return [expression_text(after, fields) if after_is_expression else recorder.record(after)]
     if after_is_expression:
         return [recorder.record(before), expression_text(after, fields)]
-    are_equal = is_json_equal if fields.names[position] in fields.non_scalar else is_equal
+    non_scalar = fields.names[position] in fields.non_scalar
+    are_equal = is_json_equal if non_scalar else is_equal
     # Encoders write values that are equal in Python differently, as a number and a Decimal.
     is_encoded = recorder.encodes(before) or recorder.encodes(after)
     are_same = are_equal(before, after)
@@ -154,7 +155,8 @@ def _diff_value(position: int, before: Any, after: Any, fields: FieldSet) -> lis
     # Both are read back, so what is recorded of them is equal only if the values are.
     if are_same if isinstance(recorded[0], NotRestorable) else are_equal(*recorded):
         return None
-    return recorded
+    # A field of the application may write different values in the same way, as an empty list and an empty text.
+    return None if non_scalar and recorder.stores_equally(before, after) else recorded
 
 
 def _are_read_as_equal(

@@ -218,6 +218,14 @@ class ValueRecorder:
             interrupts.raise_if_interrupt(error)
             return False
 
+    def stores_equally(self, first: Any, second: Any) -> bool:
+        """Return whether the field writes the same into the column for both values."""
+
+        def compare() -> bool:
+            return _is_same(self._prepare(first), self._prepare(second))
+
+        return _try(lambda _: query_guard.call_without_queries(compare, connection=None), None) is True
+
     def _prepare(self, value: Any) -> Any:
         model = getattr(self.field, "model", None)
         alias = DEFAULT_DB_ALIAS if model is None else router.db_for_write(model)
