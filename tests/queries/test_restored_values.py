@@ -419,3 +419,20 @@ def test_a_deletion_with_a_value_that_is_written_equally_has_no_older_values(cap
         signalbox.revert(get_newest_event(model, "post_delete"))
         assert [""] == get_columns(model, model._base_manager.get().pk)
     assert "older values" not in caplog.text
+
+
+def test_a_row_is_found_by_a_key_that_its_field_does_not_prepare_as_text() -> None:
+    class Span(models.Model):
+        length = models.DurationField(primary_key=True)
+        value = models.TextField()
+
+        class Meta:
+            app_label = "shop"
+
+    with table(model=Span) as model:
+        row: Any = model._base_manager.create(length=dt.timedelta(days=1, microseconds=5), value="old")
+        row.value = "new"
+        row.save()
+        signalbox.revert(get_newest_event(model, "post_save"))
+        row.refresh_from_db()
+        assert "old" == row.value
