@@ -803,3 +803,21 @@ def test_a_cached_property_that_a_label_computes_is_not_stored(monkeypatch: pyte
         return [*names, str(customer)]
 
     assert ["Bob of nowhere", "Bob of nowhere"] == both(observe)
+
+
+def test_a_name_that_sets_attributes_leaves_the_object_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(self: Any) -> str:
+        self.name = self.name.upper()
+        del self.email
+        self.shown = True
+        return str(self.name)
+
+    monkeypatch.setattr(Customer, "__str__", named)
+
+    def observe() -> Any:
+        customer = Customer.objects.create(name="Ada", email="ada@example.org")
+        customer.save()
+        customer.refresh_from_db()
+        return customer.name, customer.email, hasattr(customer, "shown")
+
+    assert ("Ada", "ada@example.org", False) == both(observe)

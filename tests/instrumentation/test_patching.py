@@ -321,6 +321,12 @@ def test_a_method_of_a_base_class_that_is_replaced_later_is_called(monkeypatch: 
     assert ["SQLDeleteCompiler"] * 2 == statements
 
 
+def test_wrong_arguments_raise_the_error_of_django() -> None:
+    queryset: Any = Order.objects.all()
+    with pytest.raises(TypeError, match=r"^QuerySet\.update\(\) takes 1 positional argument but 2 were given$"):
+        queryset.update({"status": "open"})
+
+
 @pytest.mark.django_db
 def test_unknown_arguments_reach_a_wrapper_below(djangos: Any) -> None:
     signalbox.stop_recording()

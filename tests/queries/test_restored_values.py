@@ -263,7 +263,7 @@ def test_history_restores_a_foreign_key_to_a_key_of_ones_own_class(nullable: boo
 def assert_refused(field: models.Field[Any, Any], first: Any, second: Any, text: str = "") -> Any:
     """Assert that neither value is restored, and that the error names the field. Return what was recorded of them."""
     with table(field) as model:
-        row = model._base_manager.create(value=first)
+        row: Any = model._base_manager.create(value=first)
         row = model._base_manager.get(pk=row.pk)
         created = timezone.now()
         setattr(row, "value", second)  # noqa: B010 - a field that is made here
@@ -310,3 +310,129 @@ def test_null_of_a_file_field_is_restored_as_the_empty_text_that_django_saves() 
         model._base_manager.update(value=None)
         model._base_manager.get(pk=restored.pk).save()
         assert [""] == get_columns(model, restored.pk)
+
+
+def _save_and_get_changes(field: models.Field[Any, Any], first: Any, second: Any, *, reload: bool) -> Any:
+    """Save ``second`` over ``first``. Return the recorded changes, after a revert has restored the column."""
+    with table(field) as model:
+        row: Any = model._base_manager.create(value=first)
+        before = get_columns(model, row.pk)
+        if reload:
+            row = model._base_manager.get(pk=row.pk)
+        row.value = second
+        row.save()
+        event = get_newest_event(model, "post_save", object_key=str(row.pk))
+        changes = event.data["changes"]
+        if changes:
+            signalbox.revert(event)
+        assert before == get_columns(model, row.pk)
+        return changes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "recorded"),
+    [
+        ({"a": Decimal("1.50")}, {"a": Decimal("1.5")}, [{"a": "1.50"}, {"a": "1.5"}]),
+        ({"a": 1}, {"a": Decimal(1)}, [{"a": 1}, {"a": "1"}]),
+        (
+            [dt.datetime(2026, 1, 1, tzinfo=dt.UTC)],
+            [dt.datetime(2026, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))],
+            [["2026-01-01T00:00:00Z"], ["2026-01-01T02:00:00+02:00"]],
+        ),
+    ],
+)
+def test_values_that_are_equal_in_python_are_a_change_if_their_json_differs(
+    first: Any, second: Any, recorded: Any
+) -> None:
+    field = models.JSONField(encoder=DjangoJSONEncoder)
+    assert {"value": recorded} == _save_and_get_changes(field, first, second, reload=False)
+
+
+def test_a_number_that_becomes_a_text_of_json_is_a_change_of_a_loaded_row() -> None:
+    field = models.JSONField(encoder=DjangoJSONEncoder)
+    assert {"value": [{"a": 1}, {"a": "1"}]} == _save_and_get_changes(field, {"a": 1}, {"a": Decimal(1)}, reload=True)
+
+
+@pytest.mark.parametrize("reload", [True, False])
+def test_another_spelling_of_an_address_is_not_a_change(reload: bool) -> None:
+    field = models.GenericIPAddressField()
+    assert {} == _save_and_get_changes(field, "::1", "0:0:0:0:0:0:0:1", reload=reload)
+    assert {"value": ["::1", "::2"]} == _save_and_get_changes(field, "::1", "0:0::0:2", reload=reload)
+
+
+class Amount:
+    """A value that refuses to be compared, as amounts of different currencies do."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("these amounts can't be compared")
+
+
+class AmountField(models.CharField):  # type: ignore[type-arg]
+    """A text that is read as an ``Amount``."""
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return self.to_python(value)
+
+    def to_python(self, value: Any) -> Any:
+        return value if value is None or isinstance(value, Amount) else Amount(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else str(value)
+
+
+def test_history_restores_values_that_refuse_to_be_compared() -> None:
+    with table(AmountField(max_length=20)) as model:
+        check_restored(model, {"value": Amount("1 EUR")}, {"value": Amount("2 USD")})
+
+
+class WordsField(models.TextField):  # type: ignore[type-arg]
+    """Words that are written without their order and case, as an empty text if there are none."""
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return value.split()
+
+    def get_prep_value(self, value: Any) -> Any:
+        words = value.split() if isinstance(value, str) else value or ()
+        return " ".join(sorted(word.lower() for word in words))
+
+
+@pytest.mark.parametrize("reload", [True, False])
+@pytest.mark.parametrize(("first", "second"), [([], ""), (None, []), (["a", "b"], "B A")])
+def test_values_that_a_field_writes_equally_are_not_a_change(first: Any, second: Any, reload: bool) -> None:
+    assert {} == _save_and_get_changes(WordsField(null=True), first, second, reload=reload)
+
+
+def test_a_deletion_with_a_value_that_is_written_equally_has_no_older_values(caplog: pytest.LogCaptureFixture) -> None:
+    with table(WordsField(null=True)) as model:
+        model._base_manager.create(value=None)
+        row = model._base_manager.get()
+        row.save()
+        row.delete()
+        signalbox.revert(get_newest_event(model, "post_delete"))
+        assert [""] == get_columns(model, model._base_manager.get().pk)
+    assert "older values" not in caplog.text
+
+
+def test_a_row_is_found_by_a_key_that_its_field_does_not_prepare_as_text() -> None:
+    class Span(models.Model):
+        length = models.DurationField(primary_key=True)
+        value = models.TextField()
+
+        class Meta:
+            app_label = "shop"
+
+    with table(model=Span) as model:
+        row: Any = model._base_manager.create(length=dt.timedelta(days=1, microseconds=5), value="old")
+        row.value = "new"
+        row.save()
+        signalbox.revert(get_newest_event(model, "post_save"))
+        row.refresh_from_db()
+        assert "old" == row.value

@@ -16,6 +16,8 @@ import pytest
 from django.core.files.base import ContentFile
 from django.db import connection, models
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+from django.utils.functional import lazy
 from pytest_django import DjangoAssertNumQueries
 
 import signalbox
@@ -58,6 +60,12 @@ class _Verbatim:
 
     def record(self, value: Any) -> Any:
         return value
+
+    def encodes(self, value: Any) -> bool:
+        return False
+
+    def stores_equally(self, first: Any, second: Any) -> bool:
+        return False
 
 
 def fields(*names: str, **options: Any) -> FieldSet:
@@ -366,6 +374,25 @@ def test_a_range_is_recorded_as_its_serializer_writes_it_and_can_be_restored() -
         assert was == stretches.objects.get().miles
         stretches.objects.update(miles=was)
         assert old == get_newest_event(stretches, "update").data["args"]["values"]["miles"]
+
+
+@everywhere
+@pytest.mark.parametrize("label", [lazy(lambda: str(Tag.objects.count()), str)(), lazy(lambda: str(1 / 0), str)()])
+def test_a_label_that_queries_or_fails_is_left_out_and_no_event_is_lost(
+    label: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices: Any = model_metadata.get_metadata(Order).fields.choices
+    monkeypatch.setitem(choices["status"], "open", label)
+    with CaptureQueriesContext(connection) as captured:
+        order = Order.objects.create(number="A-1")
+        order.status = "paid"
+        order.save()
+        Order.objects.update(status="open")
+        created, saved = get_events(Order, "post_save")
+    assert not [query for query in captured if "shop_tag" in query["sql"]]
+    assert ("open", None) == (created.data["row"]["status"], created.data.get("labels"))
+    assert {"status": {"paid": "Paid"}} == saved.data["labels"]
+    assert {"status": "open"} == get_newest_event(Order, "update").data["args"]["values"]
 
 
 @everywhere

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack, cast
 
 from django.apps import apps
@@ -215,15 +215,17 @@ class ModelMetadata:
         if not self.has_str:
             return ""
         state = instance.__dict__
-        attribute_count = len(state)
+        before = state.copy()
         try:
             text = query_guard.call_without_queries(str, instance, connection=connection)
         except Exception as error:  # noqa: BLE001 - the model's own __str__ may raise any exception
             interrupts.raise_if_interrupt(error)
             return ""
         finally:
-            if len(state) > attribute_count:  # a cached property, which would keep its present value
-                for name in list(state)[attribute_count:]:
+            # A cached property would keep its present value, and an assignment would be saved later.
+            if len(state) != len(before) or not all(map(is_, state.values(), before.values())):
+                state.update(before)
+                for name in state.keys() - before.keys():
                     del state[name]
         if self.fields.secret:
             text = self._mask_secrets(text, instance)

@@ -166,6 +166,8 @@ def install(owner: Any, name: str, replacement: Callable[..., Any]) -> Callable[
     If this version of Django has another signature, nothing is replaced. If the replacement is installed already, it
     is switched on in its place, below a wrapper of another library.
     """
+    # Python's message for wrong arguments contains this name.
+    replacement.__qualname__ = getattr(getattr(owner, name, None), "__qualname__", replacement.__qualname__)
 
     def build(layer: Layer) -> Callable[..., Any]:
         original = layer.original

@@ -35,6 +35,8 @@ from signalbox.queries.revert_preview import (
 )
 from signalbox.queries.revert_relations import RelationPlan, plan_relation
 from signalbox.serialization import encoder, field_values
+from signalbox.serialization.configured_redactor import get_redactor
+from signalbox.serialization.diff import is_equal
 from signalbox.serialization.redaction import REDACTED
 
 logger = loggers.get_logger("queries")
@@ -337,12 +339,12 @@ def _is_stored_equally(field: Any, first: Any, second: Any) -> bool:
     """Return whether the database stores both values in the same way: it rounds numbers to the column's places."""
     if isinstance(field, models.DecimalField) and None not in (first, second):
         first, second = (round(value, field.decimal_places or 0) for value in (first, second))
-    return bool(first == second)
+    return is_equal(first, second) or field_values.build_recorder(field, get_redactor()).stores_equally(first, second)
 
 
 def _restore_auto_values(instance: models.Model, values: Mapping[str, Any], using: str) -> None:
     """Write the ``values`` that ``save()`` has replaced, as it does with a time of creation or change."""
-    reset = {attname: value for attname, value in values.items() if getattr(instance, attname) != value}
+    reset = {attname: value for attname, value in values.items() if not is_equal(getattr(instance, attname), value)}
     if reset:
         for attname, value in reset.items():
             setattr(instance, attname, value)

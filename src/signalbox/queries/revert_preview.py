@@ -18,6 +18,7 @@ from signalbox.core.event import UNKNOWN
 from signalbox.core.labels import get_value_label
 from signalbox.instrumentation import model_metadata
 from signalbox.models import Event
+from signalbox.queries.model_keys import normalize_pk
 from signalbox.serialization import encoder
 from signalbox.serialization.diff import build_row, get_choice_labels
 
@@ -212,7 +213,8 @@ def find_instance(model: type[models.Model], key: str, using: str) -> models.Mod
         raise RevertError(f"The key of {model._meta.label} contains a secret and was not recorded.")
     pk: Any = tuple(json.loads(key)) if len(model._meta.pk_fields) > 1 else key
     try:
-        found: models.Model | None = all_rows(model, using).filter(pk=pk).first()
+        # Not every field prepares the text of a key for a lookup.
+        found: models.Model | None = all_rows(model, using).filter(pk=normalize_pk(model, pk)).first()
     except (TypeError, ValueError, ValidationError):
         raise RevertError(f"{key!r} is not a primary key of {model._meta.label}.") from None
     if found is None:

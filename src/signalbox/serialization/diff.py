@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.utils.duration import duration_iso_string
 
-from signalbox.core import interrupts
+from signalbox.core import interrupts, query_guard
 from signalbox.core.event import UNKNOWN, Unknown
 from signalbox.serialization import expressions
 from signalbox.serialization.encoder import NotRestorable
@@ -141,16 +141,22 @@ def _diff_value(position: int, before: Any, after: Any, fields: FieldSet) -> lis
         return [expression_text(after, fields) if after_is_expression else recorder.record(after)]
     if after_is_expression:
         return [recorder.record(before), expression_text(after, fields)]
-    are_equal = is_json_equal if fields.names[position] in fields.non_scalar else is_equal
-    if are_equal(before, after):
+    non_scalar = fields.names[position] in fields.non_scalar
+    are_equal = is_json_equal if non_scalar else is_equal
+    # Encoders write values that are equal in Python differently, as a number and a Decimal.
+    is_encoded = recorder.encodes(before) or recorder.encodes(after)
+    are_same = are_equal(before, after)
+    if are_same and not is_encoded:
         return None
-    if type(before) is not type(after) and _are_read_as_equal(fields.to_python[position], before, after, are_equal):
+    has_other_type = type(before) is not type(after) and not is_encoded
+    if has_other_type and _are_read_as_equal(fields.to_python[position], before, after, are_equal):
         return None
     recorded = [recorder.record(before), recorder.record(after)]
     # Both are read back, so what is recorded of them is equal only if the values are.
-    if are_equal(*recorded) and not isinstance(recorded[0], NotRestorable):
+    if are_same if isinstance(recorded[0], NotRestorable) else are_equal(*recorded):
         return None
-    return recorded
+    # A field of the application may write different values in the same way, as an empty list and an empty text.
+    return None if non_scalar and recorder.stores_equally(before, after) else recorded
 
 
 def _are_read_as_equal(
@@ -225,6 +231,17 @@ def _format_choice(value: Any) -> str:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
+def _format_label(label: Any) -> str:
+    """Return the label of a choice as text, without queries; empty if it fails."""
+    if type(label) is str:
+        return label
+    try:
+        return query_guard.call_without_queries(str, label, connection=None)
+    except Exception as error:  # noqa: BLE001 - a lazy label may call any code of the application
+        interrupts.raise_if_interrupt(error)
+        return ""
+
+
 def get_choice_labels(values: Mapping[str, Any], fields: FieldSet) -> dict[str, dict[str, str]]:
     """Return what the values of fields with choices are called: ``{field: {value: label}}``."""
     labels: dict[str, dict[str, str]] = {}
@@ -234,9 +251,10 @@ def get_choice_labels(values: Mapping[str, Any], fields: FieldSet) -> dict[str, 
         value = values[name]
         choices = fields.choices[name]
         found = {
-            one if type(one) is str else _format_choice(one): str(choices[one])
+            one if type(one) is str else _format_choice(one): label
             for one in (value if type(value) is list else (value,))
             if (one in choices if type(one) is str else one is not None and _is_choice(one, choices))
+            and (label := _format_label(choices[one]))
         }
         if found:
             labels[name] = found

@@ -8,7 +8,6 @@ known which types it reads back.
 from __future__ import annotations
 
 import json
-import math
 from base64 import b64decode
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -26,6 +25,7 @@ from signalbox.core.event import Unknown
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.encoder import NotRestorable
+from signalbox.serialization.plain_json import is_plain_json
 from signalbox.serialization.redaction import Redactor, redact
 
 if TYPE_CHECKING:
@@ -81,13 +81,6 @@ _CONVERSIONS: Final = (
 
 _SCALAR_TYPES: Final = frozenset({str, int, float, bool, Decimal, datetime, date, timedelta, UUID})
 
-_JSON_SCALARS: Final = frozenset({str, int, bool, NoneType})
-
-_KEY_TYPES: Final = frozenset({str})
-
-_MAX_JSON_CONTAINERS: Final = 10_000
-"""Containers of one JSON value that are checked. A value that contains itself has more."""
-
 
 def get_value_field(field: Any) -> Any:
     """Return the field that converts the values of ``field``: the target of a foreign key, the output of a column that
@@ -122,6 +115,8 @@ def build_recorder(field: Any, redactor: Redactor) -> ValueRecorder:
         return _BinaryRecorder(field, redactor)
     if base is not None and issubclass(base, models.FileField):
         return _TextRecorder(field, redactor, _EXACT_TYPES[base], FieldFile, FieldFile.__str__)
+    if base is models.GenericIPAddressField:  # an IPv6 address has several spellings
+        return _TextRecorder(field, redactor, _EXACT_TYPES[base], str, field.get_prep_value)
     if base is models.TimeField:
         return _TextRecorder(field, redactor, _EXACT_TYPES[base], time, time.isoformat)
     if base is not None:
@@ -161,6 +156,10 @@ class ValueRecorder:
         if type(value) in self.exact_types or isinstance(value, NotRestorable):
             return value
         return query_guard.call_without_queries(self._record_checked, value, connection=None)
+
+    def encodes(self, value: Any) -> bool:
+        """Return whether ``value`` has parts that an encoder converts to JSON."""
+        return False
 
     def _record_checked(self, value: Any) -> Any:
         try:
@@ -218,6 +217,14 @@ class ValueRecorder:
         except Exception as error:  # noqa: BLE001 - the field's own code on a value that it may not know
             interrupts.raise_if_interrupt(error)
             return False
+
+    def stores_equally(self, first: Any, second: Any) -> bool:
+        """Return whether the field writes the same into the column for both values."""
+
+        def compare() -> bool:
+            return _is_same(self._prepare(first), self._prepare(second))
+
+        return _try(lambda _: query_guard.call_without_queries(compare, connection=None), None) is True
 
     def _prepare(self, value: Any) -> Any:
         model = getattr(self.field, "model", None)
@@ -285,6 +292,9 @@ class _JSONRecorder(ValueRecorder):
         if not self._encodes_plain and is_plain_json(value):
             return value
         return query_guard.call_without_queries(self._record_checked, value, connection=None)
+
+    def encodes(self, value: Any) -> bool:
+        return not is_plain_json(value)
 
     def _record_checked(self, value: Any) -> Any:
         try:
@@ -357,30 +367,6 @@ class _UnsupportedRecorder(ValueRecorder):
 
     def _record_checked(self, value: Any) -> Any:
         return NotRestorable(encoder.class_placeholder(value))
-
-
-def is_plain_json(value: Any) -> bool:
-    """Return whether ``value`` consists of JSON types, exactly, with texts as keys."""
-    pending = [value]
-    if type(value) not in (dict, list):
-        pending = [[value]]
-    for container in pending:
-        items = container
-        if type(container) is dict:
-            if not _KEY_TYPES.issuperset(map(type, container)):
-                return False
-            items = container.values()
-        if _JSON_SCALARS.issuperset(map(type, items)):
-            continue
-        for item in items:
-            kind = type(item)
-            if kind is dict or kind is list:
-                pending.append(item)
-            elif kind not in _JSON_SCALARS and not (kind is float and math.isfinite(item)):
-                return False
-        if len(pending) > _MAX_JSON_CONTAINERS:
-            return False
-    return True
 
 
 def _refuse_constant(name: str) -> None:
