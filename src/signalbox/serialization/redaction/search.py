@@ -71,6 +71,16 @@ class _Look(NamedTuple):
     take_out: Callable[[str, Names], str]
 
 
+class _Selection(NamedTuple):
+    """The shapes that a text can have, by the rare characters that it contains."""
+
+    looks: tuple[_Look, ...]
+    looks_without_word: tuple[_Look, ...]
+    """Those of them that need no long word."""
+    is_word_probed: bool
+    """Whether to search the text for a long word first."""
+
+
 class Search:
     """Takes several shapes out, in their order: a later shape is searched in the result of an earlier one.
 
@@ -84,7 +94,7 @@ class Search:
         """Derive the first look from ``shapes``. ``in_json``: expect the signs as JSON writes them."""
         self._looks = tuple(_build_look(shape, in_json) for shape in shapes)
         self._rare_chars = "".join(sorted({char for look in self._looks for char in look.rare_chars}))
-        self._selections: dict[str, tuple[tuple[_Look, ...], tuple[_Look, ...]]] = {}
+        self._selections: dict[str, _Selection] = {}
 
     def redact(self, text: str, redactor: Names) -> str:
         """Return the text without the secrets of these shapes."""
@@ -116,19 +126,20 @@ class Search:
         selection = self._selections.get(chars)
         if selection is None:
             selection = self._remember_selection(chars)
-        looks, looks_without_word = selection
-        return looks if looks is looks_without_word or _has_long_word(text) else looks_without_word
+        looks, looks_without_word, is_word_probed = selection
+        if len(text) < LONG_WORD or (is_word_probed and not _has_long_word(text)):
+            return looks_without_word
+        return looks
 
-    def _remember_selection(self, chars: str) -> tuple[tuple[_Look, ...], tuple[_Look, ...]]:
-        """Return the shapes that these rare characters allow, and those of them that need no long word."""
+    def _remember_selection(self, chars: str) -> _Selection:
+        """Return the shapes that these rare characters allow."""
         looks = tuple(look for look in self._looks if not look.rare_chars or not {*chars}.isdisjoint(look.rare_chars))
         without_word = tuple(look for look in looks if not look.has_long_word)
         if len(self._selections) >= _MAX_SELECTIONS:
             self._selections.clear()
-        if len(looks) - len(without_word) < _MIN_SHAPES_WITH_WORD:
-            without_word = looks
-        self._selections[chars] = looks, without_word
-        return looks, without_word
+        is_word_probed = len(looks) - len(without_word) >= _MIN_SHAPES_WITH_WORD
+        selection = self._selections[chars] = _Selection(looks, without_word, is_word_probed)
+        return selection
 
 
 def _build_look(shape: Shape, in_json: bool) -> _Look:
