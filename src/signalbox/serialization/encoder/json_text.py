@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import re
@@ -65,7 +64,7 @@ def dumps_stdlib(value: object) -> str:
 def dumps_row_stdlib(values: dict[str, Any]) -> str:
     """Return the JSON text of a row. To encode usual types one by one is faster than to convert them."""
     try:
-        members = [f"{_dump_name(name)}:{_ROW_ENCODERS[type(value)](value)}" for name, value in values.items()]
+        members = [_member_heads[name] + _ROW_ENCODERS[type(value)](value) for name, value in values.items()]
         return _check_storable(f"{{{','.join(members)}}}")
     except (KeyError, ValueError):  # another type, a number that JSON can't hold, NUL, a lone surrogate
         return dumps_stdlib(values)
@@ -108,7 +107,19 @@ def _dump_time(value: datetime | time) -> str:
 
 stdlib_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
-_dump_name = functools.lru_cache(maxsize=10_000)(stdlib_encode)
+
+class _MemberHeads(dict[str, str]):
+    """Names of fields as a JSON object has them, with the colon. ``lru_cache`` takes as long as encoding the name."""
+
+    def __missing__(self, name: str) -> str:
+        if len(self) >= _MAX_NAMES:
+            self.clear()
+        head = self[name] = f"{stdlib_encode(name)}:"
+        return head
+
+
+_MAX_NAMES: Final = 10_000
+_member_heads: Final = _MemberHeads()
 
 _SCALAR_ENCODERS: Final[Mapping[type, Callable[[Any], str]]] = {
     str: stdlib_encode,
