@@ -254,7 +254,7 @@ class PreDeleteHandler:
         event = tracing.build_event("pre_delete", metadata.label, connection.alias)
         model_writes.set_object(event, metadata, named["instance"], connection)
         event.args = _encode_origin(named)
-        _add_to_transaction(event)
+        _add_to_transaction(event, connection)
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
@@ -274,9 +274,10 @@ class PostDeleteHandler(BaseHandler):
         metadata = model_metadata.get_metadata(sender)
         if not metadata.is_recorded:
             return None
-        event = model_writes.build_delete_event(named["instance"], metadata, connections[named["using"]])
+        connection = connections[named["using"]]
+        event = model_writes.build_delete_event(named["instance"], metadata, connection)
         event.args = _encode_origin(named)
-        _add_to_transaction(event)
+        _add_to_transaction(event, connection)
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
@@ -305,9 +306,10 @@ class M2MChangedHandler(BaseHandler):
         metadata = model_metadata.get_metadata(instance if isinstance(instance, type) else instance.__class__)
         if not metadata.is_recorded:
             return None
-        event = tracing.build_event("m2m_changed", through.label, named["using"])
+        connection = connections[named["using"]]
+        event = tracing.build_event("m2m_changed", through.label, connection.alias)
         if not isinstance(instance, type):
-            model_writes.set_object(event, metadata, instance, connections[named["using"]])
+            model_writes.set_object(event, metadata, instance, connection)
         encoded_args = {
             name: value for name, value in named.items() if name not in ("instance", "using", "model", "pk_set")
         }
@@ -325,8 +327,8 @@ class M2MChangedHandler(BaseHandler):
             "object": metadata.label,
             "model": signal_arguments.get_sender_label(named["model"]),
         }
-        _add_to_transaction(event)
-        _add_split_events(event, remaining_args)
+        _add_to_transaction(event, connection)
+        _add_split_events(event, remaining_args, connection)
         return event
 
     def finish(self, event: PendingEvent, named: dict[str, Any], error: BaseException | None) -> None:
@@ -380,17 +382,19 @@ def _encode_labels(operation: m2m.M2MOperation, encoded_keys: list[int | str]) -
     manager = operation.manager
     if not manager.target_field.target_field.primary_key:
         return {}
-    wanted, labels = set(encoded_keys[:MAX_M2M_LABELS]), {}
+    metadata = model_metadata.get_metadata(manager.model)
+    wanted = set(encoded_keys[:MAX_M2M_LABELS])
+    changed: dict[int | str, Model] = {}
     for instance in operation.objects:
-        if not wanted or not isinstance(instance, manager.model):
-            continue
-        [key] = signal_arguments.encode_keys([instance.pk], manager.model)
-        if key not in wanted:
-            continue
-        wanted.remove(key)
-        if label := model_metadata.get_metadata(instance.__class__).get_label(instance, None):
-            labels[str(key)] = label
-    return {"labels": {manager.target_field_name: labels}} if labels else {}
+        if len(changed) < len(wanted) and isinstance(instance, manager.model):
+            key = signal_arguments.encode_key(instance.pk, metadata)
+            if key in wanted:
+                changed.setdefault(key, instance)
+    if not changed:
+        return {}
+    labels = zip(changed, model_metadata.get_labels(changed.values()), strict=True)
+    labelled = {str(key): label for key, label in labels if label}
+    return {"labels": {manager.target_field_name: labelled}} if labelled else {}
 
 
 def record_unsent_add(
@@ -411,10 +415,12 @@ def record_unsent_add(
     }
     event.duration = 0
     unit_of_work.get_or_attach(connection).add(event)
-    _add_split_events(event, remaining_args)
+    _add_split_events(event, remaining_args, connection)
 
 
-def _add_split_events(first_event: PendingEvent, remaining_args: list[dict[str, Any]]) -> None:
+def _add_split_events(
+    first_event: PendingEvent, remaining_args: list[dict[str, Any]], connection: BaseDatabaseWrapper
+) -> None:
     """Add further events for the keys of a large change that ``first_event`` does not contain."""
     if not remaining_args:
         return
@@ -426,7 +432,7 @@ def _add_split_events(first_event: PendingEvent, remaining_args: list[dict[str, 
         event.key, event.label = first_event.key, first_event.label
         event.args = {**encoded_args, **part}
         event.duration = 0
-        _add_to_transaction(event)
+        _add_to_transaction(event, connection)
         _complete(event, None)
 
 
@@ -451,9 +457,8 @@ def _add_with_deliveries(event: PendingEvent) -> None:
         ) from error
 
 
-def _add_to_transaction(event: PendingEvent) -> None:
+def _add_to_transaction(event: PendingEvent, connection: BaseDatabaseWrapper) -> None:
     """Add ``event`` to the open transaction. Without one it is exported when it is complete."""
-    connection = connections[event.using]
     if backends.in_transaction(connection):
         unit_of_work.get_or_attach(connection).add(event)
     else:

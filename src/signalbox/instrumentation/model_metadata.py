@@ -22,7 +22,7 @@ from signalbox.serialization.diff import FieldSet
 from signalbox.serialization.redaction import REDACTED, Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -214,10 +214,14 @@ class ModelMetadata:
         """
         if not self.has_str:
             return ""
+        return query_guard.call_without_queries(self.build_label, instance, connection=connection)
+
+    def build_label(self, instance: Model) -> str:
+        """Return the label of ``instance`` within ``call_without_queries()``. The model has a ``__str__``."""
         state = instance.__dict__
         before = state.copy()
         try:
-            text = query_guard.call_without_queries(str, instance, connection=connection)
+            text = str(instance)
         except Exception as error:  # noqa: BLE001 - the model's own __str__ may raise any exception
             interrupts.raise_if_interrupt(error)
             return ""
@@ -246,6 +250,14 @@ class ModelMetadata:
             return self.row_getter(state)
         except KeyError:
             return [state.get(attname, UNKNOWN) for attname in self.fields.attnames]
+
+
+def get_labels(instances: Iterable[Model]) -> list[str]:
+    """Return the label of each instance as ``get_label()`` does. To block queries once costs less than each time."""
+    described = [(get_metadata(one.__class__), one) for one in instances]
+    return query_guard.call_without_queries(
+        lambda: [metadata.build_label(one) if metadata.has_str else "" for metadata, one in described], connection=None
+    )
 
 
 def _prepare_value(field: Any, value: Any) -> Any:

@@ -188,8 +188,8 @@ def _execute_returning(compiler: Any, requested: ReturningRequest, execute: Call
         return _execute_and_compare(requested, execute, lambda: None, NOT_SUPPORTED)
     finally:
         compiler.__dict__.pop("as_sql", None)
-    if not hasattr(cursor, "fetchmany"):  # the statement could match nothing and was not sent
-        requested.count_rows(cursor or 0)
+    if not cursor:  # None or 0: the statement could match nothing and was not sent
+        requested.count_rows(0)
         requested.add_rows(())
         return cursor
     try:

@@ -139,8 +139,12 @@ def encode_keys(values: Any, model: type[Model]) -> list[int | str]:
     metadata = model_metadata.get_metadata(model)
     if not metadata.has_secret_pk and {int}.issuperset(map(type, values)):
         return sorted(values)
-    encoded = [key if type(key) is int and not metadata.has_secret_pk else metadata.format_key(key) for key in values]
-    return sorted(encoded, key=lambda key: (isinstance(key, str), key))
+    return sorted([encode_key(key, metadata) for key in values], key=lambda key: (isinstance(key, str), key))
+
+
+def encode_key(value: Any, metadata: model_metadata.ModelMetadata) -> int | str:
+    """Return a primary key of the model that ``metadata`` describes as it is recorded."""
+    return value if type(value) is int and not metadata.has_secret_pk else metadata.format_key(value)
 
 
 ARGUMENT_ENCODERS: Mapping[str, Callable[[Any], Any]] = {

@@ -112,4 +112,7 @@ def has_digits(number: int) -> Callable[[str], bool]:
     """Return a probe for a number of digits in a row, with separators between them or without."""
     row = b"0" * number
     separators = _SEPARATORS.encode()
-    return lambda text: text.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZERO, separators).find(row) >= 0
+    return lambda text: (
+        len(text) >= number
+        and text.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZERO, separators).find(row) >= 0
+    )

@@ -6,6 +6,7 @@ import json
 import math
 import string
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ _USUAL_CHARS: Final = '":,.-_'
 _MAX_SELECTIONS: Final = 4096
 
 
-class _Look(NamedTuple):
+@dataclass(frozen=True, slots=True)  # its attributes are read faster than those of a named tuple
+class _Look:
     """The tests of one shape, in the order of their cost."""
 
     rare_chars: str
@@ -69,6 +71,17 @@ class _Look(NamedTuple):
     """Every text with the shape contains one of each tuple."""
     probe: Callable[[str], object] | None
     take_out: Callable[[str, Names], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The shapes that a text can have, by the rare characters that it contains."""
+
+    looks: tuple[_Look, ...]
+    looks_without_word: tuple[_Look, ...]
+    """Those of them that need no long word."""
+    is_word_probed: bool
+    """Whether to search the text for a long word first."""
 
 
 class Search:
@@ -84,29 +97,33 @@ class Search:
         """Derive the first look from ``shapes``. ``in_json``: expect the signs as JSON writes them."""
         self._looks = tuple(_build_look(shape, in_json) for shape in shapes)
         self._rare_chars = "".join(sorted({char for look in self._looks for char in look.rare_chars}))
-        self._selections: dict[str, tuple[tuple[_Look, ...], tuple[_Look, ...]]] = {}
+        self._selections: dict[str, _Selection] = {}
 
     def redact(self, text: str, redactor: Names) -> str:
         """Return the text without the secrets of these shapes."""
         lower = ""
-        for _, _, ignore_case, sign, signs, probe, take_out in self._select(text):
-            if ignore_case and not lower:
+        for look in self._select(text):
+            if look.ignore_case and not lower:
                 lower = text.lower()
-            where = lower if ignore_case else text
+            where = lower if look.ignore_case else text
             if (
-                sign in where
-                and (not signs or _has(where, signs))
-                and (probe is None or probe(where))
-                and (clean := take_out(text, redactor)) != text
+                look.sign in where
+                and (not look.signs or _has(where, look.signs))
+                and (look.probe is None or look.probe(where))
+                and (clean := look.take_out(text, redactor)) != text
             ):
                 text, lower = clean, ""  # the placeholder adds no rare character, so the selection is still right
         return text
 
     def may_change(self, text: str) -> bool:
         """Return whether the text, or JSON, has the signs of one of these shapes. If not, `redact` changes nothing."""
-        for _, _, ignore_case, sign, signs, probe, _ in self._select(text):
-            where = text.lower() if ignore_case else text
-            if sign in where and (not signs or _has(where, signs)) and (probe is None or probe(where)):
+        for look in self._select(text):
+            where = text.lower() if look.ignore_case else text
+            if (
+                look.sign in where
+                and (not look.signs or _has(where, look.signs))
+                and (look.probe is None or look.probe(where))
+            ):
                 return True
         return False
 
@@ -116,19 +133,19 @@ class Search:
         selection = self._selections.get(chars)
         if selection is None:
             selection = self._remember_selection(chars)
-        looks, looks_without_word = selection
-        return looks if looks is looks_without_word or _has_long_word(text) else looks_without_word
+        if len(text) < LONG_WORD or (selection.is_word_probed and not _has_long_word(text)):
+            return selection.looks_without_word
+        return selection.looks
 
-    def _remember_selection(self, chars: str) -> tuple[tuple[_Look, ...], tuple[_Look, ...]]:
-        """Return the shapes that these rare characters allow, and those of them that need no long word."""
+    def _remember_selection(self, chars: str) -> _Selection:
+        """Return the shapes that these rare characters allow."""
         looks = tuple(look for look in self._looks if not look.rare_chars or not {*chars}.isdisjoint(look.rare_chars))
         without_word = tuple(look for look in looks if not look.has_long_word)
         if len(self._selections) >= _MAX_SELECTIONS:
             self._selections.clear()
-        if len(looks) - len(without_word) < _MIN_SHAPES_WITH_WORD:
-            without_word = looks
-        self._selections[chars] = looks, without_word
-        return looks, without_word
+        is_word_probed = len(looks) - len(without_word) >= _MIN_SHAPES_WITH_WORD
+        selection = self._selections[chars] = _Selection(looks, without_word, is_word_probed)
+        return selection
 
 
 def _build_look(shape: Shape, in_json: bool) -> _Look:

@@ -45,7 +45,7 @@ from signalbox.serialization.redaction.tokens import TOKEN_SHAPES
 
 _CREDENTIAL_SHAPES: Final = (
     Shape(["$"], replace(PASSWORD_HASH, REDACTED), re.compile(r"\$[^\s\"'<>]{8}").search),
-    Shape(["J"], replace(SIGNED_TOKEN, REDACTED), re.compile(r"J(?<=eyJ)[\w-]{12}").search),
+    Shape(["eyJ"], replace(SIGNED_TOKEN, REDACTED), re.compile(r"J(?<=eyJ)[\w-]{12}").search),
     Shape(["-----BEGIN"], replace(PRIVATE_KEY, REDACTED)),
     Shape(["}"], replace(DIRECTORY_HASH, REDACTED), may_have_directory_hash),
     *TOKEN_SHAPES,
