@@ -2,7 +2,7 @@
 
 They are queued in their trace and written together when it finishes. If they can't be written then, because a
 transaction is open, an event loop is running, the tables are missing or the database is unavailable, they stay pending
-until the next flush.
+until the next flush. The module is long because when an event is queued and when it is written depend on each other.
 """
 
 from __future__ import annotations

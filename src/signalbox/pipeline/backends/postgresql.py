@@ -1,4 +1,7 @@
-"""PostgreSQL, with psycopg or psycopg2."""
+"""PostgreSQL, with psycopg or psycopg2.
+
+The module is long because it has schemas and pipelines, which no other database has, besides what each database has.
+"""
 
 from __future__ import annotations
 
