@@ -302,7 +302,7 @@ def _delete(self: Collector, *args: Any, **kwargs: Any) -> Any:
 
 
 def _get_single_instance(collector: Collector) -> tuple[ModelMetadata, Model] | None:
-    if len(collector.data) != 1 or collector.fast_deletes:  # rows of related models: not a single object
+    if len(collector.data) != 1:
         return None
     model, instances = next(iter(collector.data.items()))
     if len(instances) != 1:
