@@ -76,7 +76,7 @@ def test_an_error_of_the_code_itself_is_not_an_interrupt() -> None:
     error = catch(raise_it)
     assert not is_interrupt(error)
     raise_if_interrupt(error)
-    assert find_interrupt(error) is None
+    assert find_interrupt(error, outside=None) is None
 
 
 def test_an_interrupt_is_found_behind_the_error_that_replaced_it() -> None:
@@ -88,8 +88,23 @@ def test_an_interrupt_is_found_behind_the_error_that_replaced_it() -> None:
 
     with pytest.raises(ValueError, match="cleaning up failed") as caught:
         handle()
-    found = find_interrupt(caught.value)
+    found = find_interrupt(caught.value, outside=None)
     assert isinstance(found, TimeLimit)
+
+
+def test_an_interrupt_of_earlier_work_is_not_found_behind_an_error_of_this_one() -> None:
+    """The application handles its time limit with work of its own, which fails."""
+    limit = interrupt(with_frame)
+
+    def handle() -> None:
+        try:
+            raise limit
+        except TimeLimit:
+            raise ValueError("its own") from None
+
+    with pytest.raises(ValueError, match="its own") as caught:
+        handle()
+    assert find_interrupt(caught.value, outside=limit) is None
 
 
 def test_no_references_to_variables_of_other_frames_remain() -> None:

@@ -20,7 +20,7 @@ from signalbox.models import Delivery, Event
 from signalbox.outbox.processor import OUTBOX
 from signalbox.pipeline import exporter, processors
 from tests.connecting import get_connection
-from tests.shop.models import Order, Tag, Uniq
+from tests.shop.models import Order, Ref, Tag, Uniq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -293,6 +293,43 @@ def test_a_save_within_a_transaction_of_psycopg_is_undone_with_it() -> None:
     assert not Tag.objects.exists()
 
 
+@contextmanager
+def driver_without_autocommit() -> Iterator[None]:
+    """Switch off autocommit of the driver or the session. Django does not know of it."""
+    connection = get_connection()
+    connection.ensure_connection()
+    raw: Any = connection.connection
+    match connection.vendor:
+        case "postgresql":
+            raw.autocommit = False
+        case "sqlite":
+            raw.isolation_level = "DEFERRED"
+        case _:
+            end("SET autocommit = 0")
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("mode", ["atomic", "after"])
+def test_a_save_without_the_driver_s_autocommit_is_not_committed_by_recording(mode: str) -> None:
+    with override_settings(SIGNALBOX={"AUTOCOMMIT": mode}):
+        with driver_without_autocommit():
+            raw: Any = get_connection().connection
+            Tag.objects.create(name="undone")
+            Tag.objects.filter(name="undone").update(name="changed")
+            exporter.flush()
+            raw.rollback()
+            Tag.objects.create(name="kept")
+            raw.commit()
+            Tag.objects.create(name="not committed")
+        assert ["kept"] == list(Tag.objects.values_list("name", flat=True))
+        exporter.flush()
+        assert ["kept"] == saves(outcome="committed")
+        assert not Event.objects.filter(signal="update").exists()
+
+
 # ------------------------------------------------------------------ AUTOCOMMIT = "after"
 
 
@@ -418,6 +455,41 @@ def test_a_time_limit_reaches_the_application_unchanged_wherever_it_strikes() ->
     exporter.flush()
     committed = Event.objects.filter(signal="post_save", outcome="committed").count()
     assert committed == Order.objects.count()
+
+
+@pytest.mark.skipif(connections["default"].vendor == "mysql", reason="MySQL has no deferred constraints")
+def test_a_failure_while_a_time_limit_is_handled_is_the_application_s() -> None:
+    def handler(*args: Any) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    except TimeLimit:
+        with pytest.raises(IntegrityError):
+            Ref.objects.create(order_id=999)  # fails at COMMIT
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert is_idle(get_connection())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.postgres
+def test_a_time_limit_within_a_query_of_the_catalogue_is_not_swallowed() -> None:
+    """PostgreSQL: an update asks first whether it may return rows."""
+    struck = 0
+    with alarms():
+        for step in range(150):
+            get_connection().ensure_connection()
+            signal.setitimer(signal.ITIMER_REAL, 0.00003 * (step + 1))
+            try:
+                Tag.objects.filter(name="a").update(name="b")
+            except TimeLimit:
+                struck += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            get_connection().close()  # the interrupted statement may still be in progress
+    assert struck
 
 
 @pytest.fixture

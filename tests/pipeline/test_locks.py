@@ -13,7 +13,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.models import Event, Trace
-from signalbox.pipeline import dropped_events, exporter
+from signalbox.pipeline import dropped_events, exporter, unit_of_work
 from signalbox.pipeline.backends import get_backend
 from tests.connecting import get_connection
 from tests.shop.models import Tag
@@ -88,6 +88,49 @@ def test_a_locked_event_table_delays_a_transaction_once_and_its_events_are_late(
     assert [("a", True), ("b", True), ("c", True)] == late_events()
     Tag.objects.create(name="d")
     assert ("d", False) == late_events()[-1]
+
+
+@contextmanager
+def refusing_writes() -> Iterator[None]:
+    """Refuse further writes in the session or the open transaction, at least to the tables of events."""
+    before, after = {
+        "postgresql": ("SET TRANSACTION READ ONLY", None),
+        "sqlite": ("PRAGMA query_only = 1", "PRAGMA query_only = 0"),
+    }.get(get_connection().vendor, ("LOCK TABLES shop_tag WRITE", "UNLOCK TABLES"))
+    with get_connection().cursor() as cursor:
+        cursor.execute(before)
+        yield
+        if after:
+            cursor.execute(after)
+
+
+@pytest.mark.every_database
+def test_events_of_a_transaction_that_refuses_further_writes_are_late() -> None:
+    with transaction.atomic():
+        Tag.objects.create(name="a")
+        with refusing_writes():
+            unit_of_work.flush_all()
+    exporter.flush()
+    assert [("a", True)] == late_events()
+    assert {"first", "a"} == set(Tag.objects.values_list("name", flat=True))
+
+
+@pytest.mark.mariadb
+def test_pending_events_do_not_release_the_application_s_locks() -> None:
+    other: Any = get_connection().copy("reader")
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("SET SESSION lock_wait_timeout = 1")
+            with refusing_writes():
+                noted.send(sender=None)
+                Tag.objects.create(name="a")
+                exporter.flush()
+                with pytest.raises(OperationalError):
+                    cursor.execute("SELECT count(*) FROM shop_tag")
+    finally:
+        other.close()
+    exporter.flush()
+    assert [("a", True)] == late_events()
 
 
 @pytest.mark.every_database

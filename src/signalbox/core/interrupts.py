@@ -41,11 +41,14 @@ def raise_if_interrupt(error: BaseException) -> None:
         raise error
 
 
-def find_interrupt(error: BaseException) -> BaseException | None:
-    """Return the interrupt that ``error`` is, or that it took the place of while it was being handled."""
+def find_interrupt(error: BaseException, *, outside: BaseException | None) -> BaseException | None:
+    """Return the interrupt that ``error`` is, or that it took the place of while it was being handled.
+
+    ``outside`` is the exception that was being handled before. It and those behind it belong to earlier work.
+    """
     found: BaseException | None = error
     seen: set[int] = set()
-    while found is not None and id(found) not in seen:
+    while found is not None and found is not outside and id(found) not in seen:
         if is_interrupt(found):
             return found
         seen.add(id(found))

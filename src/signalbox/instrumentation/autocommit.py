@@ -74,7 +74,7 @@ class ImplicitTransaction:
                 self._atomic.__enter__()
         except BaseException as error:
             self._unit_of_work.is_implicit = False
-            _raise_interrupt(connection, error)
+            self._raise_interrupt(error)
             raise
         return connection
 
@@ -90,7 +90,7 @@ class ImplicitTransaction:
         try:
             self._atomic.__exit__(exc_type, error, traceback)
         except BaseException as raised:
-            _raise_interrupt(self._connection, raised)
+            self._raise_interrupt(raised)
             raise
         finally:
             self._unit_of_work.is_implicit = False
@@ -98,16 +98,15 @@ class ImplicitTransaction:
         if first is not None and first is not error:
             raise first
 
+    def _raise_interrupt(self, error: BaseException) -> None:
+        """Raise the interrupt behind ``error``, if there is one, and leave no block of ours open.
 
-def _raise_interrupt(connection: BaseDatabaseWrapper, error: BaseException) -> None:
-    """Raise the interrupt behind ``error``, if there is one, and leave no block of ours open.
-
-    ``Atomic`` does not roll back after an interrupt, and a write in autocommit would not have needed it.
-    """
-    interrupt = interrupts.find_interrupt(error)
-    if interrupt is not None:
-        leave_autocommit_block(connection)
-        raise interrupt
+        ``Atomic`` does not roll back after an interrupt, and a write in autocommit would not have needed it.
+        """
+        interrupt = interrupts.find_interrupt(error, outside=self._outside)
+        if interrupt is not None:
+            leave_autocommit_block(self._connection)
+            raise interrupt
 
 
 def leave_autocommit_block(connection: BaseDatabaseWrapper) -> None:

@@ -82,8 +82,8 @@ def _find_obstacle(connection: Any, row: Any, columns: Sequence[str]) -> str:
     return ""
 
 
-_IDLE, _INTRANS = 0, 2
-"""libpq's PQTRANS_IDLE and PQTRANS_INTRANS."""
+_IDLE, _INTRANS, _INERROR = 0, 2, 3
+"""libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR."""
 
 
 def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
@@ -110,7 +110,9 @@ def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
                 cursor.execute("RELEASE SAVEPOINT signalbox")
         except BaseException:
             if status == _IDLE:
-                raw.rollback()
+                # A statement that an interrupt has left in progress can't be rolled back.
+                if int(raw.info.transaction_status) in (_INTRANS, _INERROR):
+                    raw.rollback()
             elif backends.is_transaction_aborted(connection):
                 cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")
             raise

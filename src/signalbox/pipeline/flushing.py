@@ -25,7 +25,7 @@ class FlushResult(NamedTuple):
     is_complete: bool = True
     """Whether every event was written. The others are exported after the commit."""
     has_waited_for_lock: bool = False
-    """Whether the table was locked."""
+    """Whether the table was locked, or the transaction refused to write."""
 
 
 def write_events(connection: BaseDatabaseWrapper, events: list[PendingEvent], *, may_wait: bool) -> FlushResult:
@@ -46,7 +46,7 @@ def write_events(connection: BaseDatabaseWrapper, events: list[PendingEvent], *,
 def _write_group(
     connection: BaseDatabaseWrapper, schema: str | None, events: list[PendingEvent], *, may_wait: bool
 ) -> bool:
-    """Write events of one schema. Return False if its table is locked."""
+    """Write events of one schema. Return False if its table is locked, or the transaction refuses to write."""
     backend, config = backends.get_backend(connection), conf.get()
     lock_timeout = config.LOCK_TIMEOUT if may_wait else 0.0
     droppable = False
@@ -64,7 +64,7 @@ def _write_group(
         ):
             raise
         dropped_events.write_stats.add_failure()
-        if backend.is_lock_timeout(error):
+        if backend.is_lock_timeout(error) or backend.is_refused_for_now(error):
             for event in events:
                 event.is_late = True
             return False

@@ -113,6 +113,7 @@ class DatabaseBackend(ABC):
     def has_foreign_transaction(self) -> bool:
         """Return True if a transaction is open that Django does not know of, such as after a raw BEGIN.
 
+        The same if the next statement opens one, as the application has switched off autocommit without Django.
         Call it only if ``in_transaction()`` is False. Raises ``django.db.DatabaseError`` if a statement is needed and
         fails.
         """
@@ -272,6 +273,10 @@ class DatabaseBackend(ABC):
 
     def is_lock_timeout(self, error: BaseException) -> bool:
         """Return True if a lock was not granted in time."""
+        return False
+
+    def is_refused_for_now(self, error: BaseException) -> bool:
+        """Return True if the transaction or the session refuses writes: it is read-only, or has locked other tables."""
         return False
 
     def is_permission_error(self, error: BaseException) -> bool:

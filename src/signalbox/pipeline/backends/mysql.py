@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from signalbox.pipeline.backends.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from signalbox.pipeline.backends.base import Grant
     from signalbox.pipeline.batches import Batch, TableRow
@@ -35,6 +36,8 @@ _PERMISSION_ERRORS: Final = frozenset({1044, 1142, 1143})
 """Access denied: to the database, to a statement on a table, to a column."""
 _READ_ONLY_ERRORS: Final = frozenset({1290, 1792, 1836})
 """The server, the transaction or the database is read-only. A replica refuses each write, with any grants."""
+_REFUSED_FOR_NOW: Final = frozenset({1099, 1100, 1792})
+"""The session has locked tables, but this one not or only for reading; the transaction is read-only."""
 _MAX_INSERT_ROWS: Final = 500
 """Rows in one statement: 500 rows of 15 parameters remain far below the largest packet."""
 _SAVE_LOCK_TIMEOUTS: Final = (
@@ -67,7 +70,12 @@ class MySQLBackend(DatabaseBackend):
         return bool(getattr(self.connection, "mysql_is_mariadb", False))
 
     def has_foreign_transaction(self) -> bool:
-        if self.connection.connection is None or not self.is_mariadb:
+        raw = self.connection.connection
+        if raw is None:
+            return False
+        if not raw.get_autocommit():
+            return True
+        if not self.is_mariadb:
             return False
         with self.connection.wrap_database_errors:
             return self._query_in_transaction()
@@ -79,16 +87,17 @@ class MySQLBackend(DatabaseBackend):
 
     def is_transaction_alive(self, error: BaseException) -> bool:
         if self.is_mariadb:
-            return self._query_in_transaction()
+            try:
+                return self._query_in_transaction()
+            except self.connection.Database.Error:  # the connection is lost
+                return False
         return _get_code(error) not in (None, *_ROLLBACK_ERRORS)
 
     def write(
         self, batch: Batch, *, nested: bool, schema: str | None = None, lock_timeout: float | None = None
     ) -> None:
         statements = list(_iter_statements(batch))
-        if not nested:
-            before, undo, after = "START TRANSACTION", "ROLLBACK", "COMMIT"
-        elif len(statements) > 1 and not batch.deliveries:
+        if nested and len(statements) > 1 and not batch.deliveries:
             before, undo, after = (
                 "SAVEPOINT signalbox",
                 "ROLLBACK TO SAVEPOINT signalbox",
@@ -97,7 +106,7 @@ class MySQLBackend(DatabaseBackend):
         else:  # one statement is all or nothing; deliveries that fail make the whole transaction fail
             before = undo = after = ""
         prefix = restore = ""
-        with self.connection.connection.cursor() as cursor:
+        with nullcontext() if nested else self._transaction(), self.connection.connection.cursor() as cursor:
             if lock_timeout is not None:
                 row = max(1, math.ceil(lock_timeout))
                 if self.is_mariadb:  # for one statement: the session keeps its own setting
@@ -121,6 +130,24 @@ class MySQLBackend(DatabaseBackend):
             finally:
                 if restore:
                     cursor.execute(restore)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Run the block in a transaction of its own.
+
+        START TRANSACTION would release the tables that the application has locked with LOCK TABLES.
+        """
+        raw = self.connection.connection
+        raw.autocommit(False)
+        try:
+            try:
+                yield
+            except BaseException:
+                raw.rollback()
+                raise
+            raw.commit()
+        finally:
+            raw.autocommit(True)
 
     def query_error_keys(self, trace_ids: Sequence[str], schema: str | None = None) -> set[TableRow]:
         sql = SELECT_ERROR_KEYS_SQL.format(table=batches.ERROR_TABLE, p=", ".join(["%s"] * len(trace_ids)))
@@ -180,6 +207,9 @@ class MySQLBackend(DatabaseBackend):
 
     def is_lock_timeout(self, error: BaseException) -> bool:
         return _get_code(error) == _LOCK_TIMEOUT
+
+    def is_refused_for_now(self, error: BaseException) -> bool:
+        return _get_code(error) in _REFUSED_FOR_NOW
 
     def is_permission_error(self, error: BaseException) -> bool:
         return _get_code(error) in _PERMISSION_ERRORS

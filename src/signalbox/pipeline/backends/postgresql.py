@@ -41,6 +41,7 @@ _ROW_ERRORS: Final = ("21", "22", "23", "44", "54", "P0")
 _CONFLICTS: Final = "40"
 """The class of SQLSTATE "transaction rollback"."""
 _IN_FAILED_TRANSACTION: Final = "25P02"
+_READ_ONLY_TRANSACTION: Final = "25006"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
@@ -70,10 +71,9 @@ class PostgreSQLBackend(DatabaseBackend):
     # ------------------------------------------------------------ transactions
 
     def has_foreign_transaction(self) -> bool:
-        return self.connection.connection is not None and self._get_transaction_status() in (
-            _ACTIVE,
-            _INTRANS,
-            _INERROR,
+        raw = self.connection.connection
+        return raw is not None and (
+            not raw.autocommit or self._get_transaction_status() in (_ACTIVE, _INTRANS, _INERROR)
         )
 
     def is_pipeline_open(self) -> bool:
@@ -338,6 +338,9 @@ class PostgreSQLBackend(DatabaseBackend):
 
     def is_lock_timeout(self, error: BaseException) -> bool:
         return _get_sqlstate(error) == _LOCK_NOT_AVAILABLE
+
+    def is_refused_for_now(self, error: BaseException) -> bool:
+        return _get_sqlstate(error) == _READ_ONLY_TRANSACTION
 
     def is_permission_error(self, error: BaseException) -> bool:
         return _get_sqlstate(error) == _INSUFFICIENT_PRIVILEGE

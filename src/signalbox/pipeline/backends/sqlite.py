@@ -41,7 +41,7 @@ class SQLiteBackend(DatabaseBackend):
 
     def has_foreign_transaction(self) -> bool:
         raw = self.connection.connection
-        return raw is not None and bool(raw.in_transaction)
+        return raw is not None and bool(raw.in_transaction or raw.isolation_level is not None)
 
     def begin_immediate(self) -> AbstractContextManager[None]:
         # A transaction that reads before it writes fails with "database is locked" without waiting.
@@ -168,11 +168,19 @@ class SQLiteBackend(DatabaseBackend):
             cursor.execute("VACUUM")
 
     def is_lock_timeout(self, error: BaseException) -> bool:
-        code = getattr(error.__cause__, "sqlite_errorcode", 0)
-        return code & 0xFF in _BUSY_CODES  # the low byte of an extended code is its primary code
+        return _get_code(error) in _BUSY_CODES
+
+    def is_refused_for_now(self, error: BaseException) -> bool:
+        return _get_code(error) == sqlite3.SQLITE_READONLY
 
     def is_commit_outcome_known(self, error: BaseException) -> bool:
         return True
+
+
+def _get_code(error: BaseException) -> int:
+    """Return the primary code of an error, which is the low byte of its extended code."""
+    code: int = getattr(error.__cause__, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 @cache
