@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from signalbox.models import Delivery, Event, Trace
 from signalbox.queries import live_updates, object_page, trace_summary
 from signalbox.queries.live_updates import Position
 from tests.events import get_newest_event
-from tests.shop.models import Customer, Order, Tag
+from tests.shop.models import Customer, Item10, Order, Tag
 
 pytestmark = pytest.mark.django_db
 
@@ -205,6 +206,25 @@ def test_an_event_names_its_neighbours(operator_client: Client, add_event: AddEv
 def test_a_foreign_key_is_shown_with_its_label(operator_client: Client, add_event: AddEvent) -> None:
     event = add_event(data={"row": {"customer": 4}, "labels": {"customer": {"4": "Ada & Co"}}})
     assert "Ada &amp; Co" in operator_client.get(f"/signalbox/event/{event.id}/").content.decode()
+
+
+def test_moments_of_values_are_shown_in_the_time_zone_of_the_page(operator_client: Client, operator: User) -> None:
+    operator.user_permissions.add(Permission.objects.get(codename="change_item10"))
+    item = Item10.objects.create(name="a", moment=dt.datetime(2026, 3, 1, 11, tzinfo=dt.UTC))
+    item.moment = dt.datetime(2026, 7, 1, 10, tzinfo=dt.UTC)
+    item.save()
+    change, creation = Event.objects.filter(sender="shop.Item10", signal="post_save").order_by("-id")
+    paths = [
+        f"/signalbox/event/{creation.id}/",
+        f"/signalbox/event/{change.id}/",
+        f"/signalbox/event/{change.id}/revert/",
+        f"/signalbox/object/?sender=shop.Item10&key={item.pk}",
+    ]
+    with override_settings(TIME_ZONE="Europe/Berlin"):
+        pages = [operator_client.get(path).content.decode() for path in paths]
+    winter, summer = "· 2026-03-01 12:00:00 UTC+01:00", "· 2026-07-01 12:00:00 UTC+02:00"
+    assert [True, True, True, False] == [winter in page for page in pages]
+    assert [False, True, True, True] == [summer in page for page in pages]
 
 
 def test_an_object_of_an_uninstalled_model_has_a_history(operator_client: Client, add_event: AddEvent) -> None:

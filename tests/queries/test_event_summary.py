@@ -212,6 +212,12 @@ def test_a_moment_is_shown_in_the_zone_of_the_page() -> None:
         assert "moment none → 2026-03-01 12:00:00" in say(sender="shop.Item10", data={"changes": changes})
 
 
+def test_a_moment_that_the_zone_of_the_page_does_not_have_is_shown_as_recorded() -> None:
+    changes = {"moment": [None, "9999-12-31T23:59:59+00:00"]}
+    with timezone.override(dt.timezone(dt.timedelta(hours=2))):
+        assert "none → 9999-12-31T23:59:59" in say(sender="shop.Item10", data={"changes": changes})
+
+
 def test_a_model_that_was_removed_has_a_summary() -> None:
     assert "Invoice #7 · total 1 → 2" == say(
         sender="gone.Invoice", object_label="", data={"changes": {"total": [1, 2]}}

@@ -64,3 +64,22 @@ def test_an_age_has_one_unit() -> None:
     now = time.time_ns() // 1000
     ages = [local_time.format_age(now - seconds * 1_000_000) for seconds in (5, 125, 7300, 200_000, -60)]
     assert ["5 s ago", "2 min ago", "2 h ago", "2 d ago", ""] == ages
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("2026-03-01T11:00:00.000123+00:00", "2026-03-01 12:00:00 UTC+01:00"),
+        ("2026-07-01T10:00:00Z", "2026-07-01 12:00:00 UTC+02:00"),
+        ("2026-03-01T12:00:00+01:00", ""),
+        ("2026-03-01T11:00:00", ""),
+        ("2026-13-01T11:00:00+00:00", ""),
+        ("9999-12-31T23:59:59+00:00", ""),
+        ("open", ""),
+        (7, ""),
+        (None, ""),
+    ],
+)
+def test_a_recorded_moment_of_another_zone_is_described_in_that_of_the_page(value: object, text: str) -> None:
+    with timezone.override(BERLIN):
+        assert text == local_time.describe_moment(value)

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from signalbox.core import text as core_text
 from signalbox.core.labels import get_value_label
+from signalbox.queries.local_time import describe_moment
 from signalbox.serialization import encoder
 
 LONG_TEXT_LENGTH: Final = 60
@@ -62,7 +63,7 @@ class FieldDiff(NamedTuple):
     parts: tuple[DiffPart, ...]
     """An inline diff of two long texts; else empty."""
     old_label: str = ""
-    """Label of the old value, if it is a choice or a foreign key."""
+    """Label of the old value, if it is a choice, a foreign key or a moment."""
     new_label: str = ""
 
 
@@ -79,11 +80,16 @@ def get_field_diffs(data: Mapping[str, Any]) -> list[FieldDiff]:
                 format_value(old) if has_old else "",
                 format_value(new),
                 parts,
-                get_value_label(labels, field, old) if has_old else "",
-                get_value_label(labels, field, new),
+                get_label(labels, field, old) if has_old else "",
+                get_label(labels, field, new),
             )
         )
     return found
+
+
+def get_label(labels: Any, field: str, value: Any) -> str:
+    """Return what is shown beside a field's value: its recorded label, or the local time of a moment; or nothing."""
+    return get_value_label(labels, field, value) or describe_moment(value)
 
 
 def diff_long_texts(old: Any, new: Any) -> tuple[DiffPart, ...]:

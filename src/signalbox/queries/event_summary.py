@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist
-from django.utils.dateparse import parse_datetime
-from django.utils.timezone import is_aware, localtime
 
 from signalbox.core.labels import get_value_label, short_name
+from signalbox.queries.local_time import parse_moment
 from signalbox.queries.related_names import MAX_SHOWN_KEYS, get_changed_keys, get_recorded_names
 from signalbox.serialization import encoder
 
@@ -387,13 +386,8 @@ def _format_field(sender: str, labels: Any, name: str, value: Any) -> str:
 
 def _format_moment(text: str) -> str:
     """Return a recorded moment in the current time zone. A text that is not a moment is returned as a value."""
-    try:
-        moment = parse_datetime(text)
-    except ValueError:
-        moment = None
-    if moment is None or not is_aware(moment):
-        return format_value(text)
-    return f"{localtime(moment):%Y-%m-%d %H:%M:%S}"
+    moment = parse_moment(text)
+    return format_value(text) if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _get_relation_name(through: str, sender: str, *, reverse: bool) -> str:

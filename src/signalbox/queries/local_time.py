@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final
 
-from django.utils.timezone import get_current_timezone, localtime
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import get_current_timezone, is_aware, localtime
 from django.utils.translation import gettext
 
 from signalbox.models import to_datetime, utc_now
@@ -68,6 +69,26 @@ def format_exact(microseconds: int) -> str:
     moment = to_local(microseconds)
     name, offset = get_zone_name(), format_offset(moment)
     return f"{moment:%Y-%m-%d %H:%M:%S.%f} {name}" + ("" if name == offset else f" ({offset})")
+
+
+def parse_moment(text: str) -> dt.datetime | None:
+    """Return a recorded moment, as ``2026-03-01T11:00:00+00:00``, in the current time zone; otherwise ``None``."""
+    try:
+        moment = parse_datetime(text)
+        return localtime(moment) if moment is not None and is_aware(moment) else None
+    except (ValueError, OverflowError):  # a part of it does not exist, as a month 13, or a year 10000 in this zone
+        return None
+
+
+def describe_moment(value: object) -> str:
+    """Return a recorded moment as ``2026-03-01 12:00:00 UTC+01:00``.
+
+    It is empty for every other value, and for a moment that was recorded with the same offset.
+    """
+    local = parse_moment(value) if isinstance(value, str) else None
+    if local is None or str(value).endswith(local.isoformat()[-6:]):
+        return ""
+    return f"{local:%Y-%m-%d %H:%M:%S} {format_offset(local)}"
 
 
 def format_age(microseconds: int) -> str:

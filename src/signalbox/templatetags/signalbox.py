@@ -210,14 +210,20 @@ def group_digits(number: int) -> str:
 
 @register.simple_tag
 def value_label(data: Mapping[str, Any], name: str, value: object) -> str:
-    """Return the recorded label of a field's value; empty without one."""
-    return labels.get_value_label(data.get("labels"), name, value)
+    """Return what is shown beside a field's value; or nothing."""
+    return formats.get_label(data.get("labels"), name, value)
 
 
 @register.simple_tag
 def state_label(state: ObjectState, name: str) -> str:
-    """Return the label of a field's value in an object's state; empty without one."""
-    return state.get_label(name)
+    """Return what is shown beside a field's value in an object's state; or nothing."""
+    return state.get_label(name) or local_time.describe_moment(state[name])
+
+
+@register.simple_tag
+def restoration_label(value: object, label: str) -> str:
+    """Return what is shown beside a value in the preview of a revert; or nothing."""
+    return label or local_time.describe_moment(value)
 
 
 @register.simple_tag(takes_context=True)
