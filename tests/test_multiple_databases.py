@@ -383,6 +383,6 @@ def test_the_number_of_events_that_a_process_loses_is_logged(
     process_exit.stop_thread()  # it would open a connection, which is an event of this process too
     process_exit.write_at_exit()
     exporter.discard_pending()
-    assert "2 events could not be written before the process ended, and are lost" in caplog.text
-    assert "durable receivers waited for 1" in caplog.text
+    assert "Events that could not be written before the process ended are lost: 2." in caplog.text
+    assert "Durable receivers waited for 1." in caplog.text
     assert 2 == dropped_events.write_stats.dropped - dropped

@@ -61,7 +61,7 @@ def run(mode: str) -> tuple[float, str]:
 def test_a_process_ends_within_two_seconds_if_the_server_does_not_answer() -> None:
     seconds, log = run("silent")
     assert seconds < 2
-    assert "3 events could not be written before the process ended" in log
+    assert "Events that could not be written before the process ended are lost: 3." in log
     assert Tag.objects.filter(name="written").exists()
     assert not Event.objects.filter(signal="tests.noted").exists()
 

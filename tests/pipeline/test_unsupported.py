@@ -35,5 +35,5 @@ def test_a_process_without_databases_ends_without_a_message() -> None:
 def test_a_process_without_databases_works_and_logs_the_number_of_lost_events() -> None:
     done = run_without_databases("with signalbox.trace('work'): print(done.send(sender=None))")
     assert (0, "[]\n") == (done.returncode, done.stdout), done.stderr
-    assert "1 events could not be written before the process ended" in done.stderr
+    assert "Events that could not be written before the process ended are lost: 1." in done.stderr
     assert "Traceback" not in done.stderr

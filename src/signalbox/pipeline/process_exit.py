@@ -105,7 +105,7 @@ def write_at_exit() -> None:
     if lost:
         dropped_events.write_stats.add_dropped(dropped_events.DropReason.PROCESS_END, len(lost))
         logger.error(
-            "%d events could not be written before the process ended, and are lost: durable receivers waited for %d.",
+            "Events that could not be written before the process ended are lost: %d. Durable receivers waited for %d.",
             len(lost),
             sum(map(routing.has_subscriber, lost)),
         )
