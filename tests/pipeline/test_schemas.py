@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.pipeline import batches, dropped_events, exporter, unit_of_work, writer
-from signalbox.pipeline.backends import get_backend
+from signalbox.pipeline.backends import get_backend, postgresql
 from tests.connecting import get_connection
 from tests.shop.models import Tag
 
@@ -172,6 +173,21 @@ def test_a_single_schema_is_used_whatever_the_search_path_is(django_assert_num_q
     with django_assert_num_queries(1):
         Tag.objects.create(name="of a")
     assert [("of a", "committed")] == in_schema("public")
+
+
+def test_a_second_schema_is_noticed_although_recording_did_not_create_it() -> None:
+    for schema in ("a", "b"):
+        sql(f"DROP SCHEMA {schema} CASCADE")
+    writer.clear_table_cache()
+    Tag.objects.create(name="of public")
+    sql("CREATE SCHEMA later")
+    for table in TABLES:
+        sql(f"CREATE TABLE later.{table} (LIKE public.{table} INCLUDING ALL)")
+    time.sleep(postgresql.LAYOUT_SECONDS)
+    sql("SET search_path = later, public")
+    Tag.objects.create(name="of later")
+    assert [("of later", "committed")] == in_schema("later")
+    assert [("of public", "committed")] == in_schema("public")
 
 
 def test_statements_of_resolving_are_not_in_the_query_log(django_assert_num_queries: Any) -> None:
