@@ -24,6 +24,7 @@ from django.db import (
 import signalbox
 from signalbox.models import Event
 from signalbox.pipeline import exporter, unit_of_work
+from signalbox.pipeline.backends import postgresql
 from tests.connecting import get_connection
 from tests.exactness import register
 from tests.exactness.blocks import create_tag, rolled_back_atomic
@@ -318,6 +319,17 @@ def test_closing_the_connection_within_a_block_rolls_back() -> None:
     assert ["b"] == register.assert_rows_match()
     exporter.flush()
     assert ["a"] == register.read_recorded_values("rolled_back", "post_save")
+
+
+@pytest.mark.postgres
+def test_closing_sends_no_question_about_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schema of the rolled back event is not known any more, as if a transaction had lasted long."""
+    monkeypatch.setattr(postgresql, "LAYOUT_SECONDS", 0.0)
+    with transaction.atomic():
+        create_tag("a")
+        connection.close()
+    create_tag("b")
+    assert ["b"] == register.assert_rows_match()
 
 
 def test_closing_within_a_request_opens_no_other_connection() -> None:

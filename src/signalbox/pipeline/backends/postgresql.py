@@ -181,7 +181,7 @@ class PostgreSQLBackend(DatabaseBackend):
 
     def resolve_schema(self) -> Schema:
         layout = self._get_layout()
-        is_open = self.connection.connection is not None
+        is_open = self._is_open()
         if layout is not None and layout.only is not None and (is_open or layout.expires > clock.monotonic()):
             return None
         if not is_open:
@@ -195,6 +195,11 @@ class PostgreSQLBackend(DatabaseBackend):
                 self.connection.cursor().close()
         found: str = self._fetch(_RESOLVE_SQL, (batches.EVENT_TABLE,))[0][0]
         return found
+
+    def _is_open(self) -> bool:
+        """Return True if statements can be sent. Django still has the driver's connection while it closes it."""
+        raw = self.connection.connection
+        return raw is not None and not raw.closed
 
     def _would_begin(self) -> bool:
         """Return True if a statement sent now would open a transaction."""
@@ -266,7 +271,7 @@ class PostgreSQLBackend(DatabaseBackend):
         now = clock.monotonic()
         if known is not None and now < known.expires:
             return known
-        if connection.connection is None or self.is_transaction_aborted() or self.is_pipeline_open():
+        if not self._is_open() or self.is_transaction_aborted() or self.is_pipeline_open():
             return known
         rows = self._fetch(_LAYOUT_SQL, (batches.EVENT_TABLE, batches.TRACE_TABLE) * 2)
         schemas = frozenset(name for name, has_tables in rows if has_tables)
