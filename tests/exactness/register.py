@@ -37,6 +37,7 @@ TABLES: Final = (
     "shop_uniq",
     "signalbox_event",
     "signalbox_trace",
+    "signalbox_error",
 )
 
 

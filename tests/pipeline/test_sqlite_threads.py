@@ -78,10 +78,10 @@ def test_events_wait_for_a_transaction_that_is_rolled_back() -> None:
 
 
 def test_many_waiting_events_are_written_if_the_journal_permits_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "FLUSH_THRESHOLD", 10)
+    monkeypatch.setattr(pending, "MAX_PENDING", 20)
     with transaction.atomic():
         Tag.objects.count()
-        for _ in range(10):
+        for _ in range(10):  # an event, and the row of a trace
             run_in_thread(send_noted)
         written = run_in_thread(count_noted)
     with get_connection().cursor() as cursor:
@@ -101,8 +101,8 @@ def test_the_number_of_waiting_events_is_bounded(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_thread_waits_for_a_transaction_rather_than_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "MAX_PENDING", 4)
-    monkeypatch.setattr(exporter, "MAX_WAIT_FOR_TRANSACTIONS", 30.0)
+    monkeypatch.setattr(exporter, "FLUSH_THRESHOLD", 2)
+    monkeypatch.setattr(exporter, "MAX_WAIT_FOR_TRANSACTIONS", (30.0, 30.0))
     monkeypatch.setattr(dropped_events, "write_stats", stats := dropped_events.WriteStats())
 
     def send_eight() -> None:

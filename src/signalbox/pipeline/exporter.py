@@ -53,8 +53,9 @@ FLUSH_THRESHOLD: int = batches.FLUSH_THRESHOLD
 LONG_TRACE_NS: Final = 10_000_000_000
 """After this many nanoseconds a trace counts as long-running, and its events are written immediately."""
 
-MAX_WAIT_FOR_TRANSACTIONS: Final = 0.5
-"""Seconds that a thread waits for transactions of other threads on SQLite, if the queue is half full."""
+MAX_WAIT_FOR_TRANSACTIONS: Final = (0.05, 0.5)
+"""Seconds that a thread waits for transactions of other threads on SQLite, if more than ``FLUSH_THRESHOLD`` events are
+pending, and if half of the queue is full."""
 
 DELETED_DATABASE: Final = "(deleted)"
 """Placeholder for a trace row that was written to a test database which no longer exists."""
@@ -225,8 +226,8 @@ def flush(*, may_wait: bool = True) -> None:
     """Write pending events. Unwritten events stay pending. Errors are not raised to the application.
 
     On SQLite they wait for the transactions of other threads, which flush at their end. Their write could make these
-    fail. They don't wait with ``may_wait=False``, nor in WAL mode if they are more than ``FLUSH_THRESHOLD``. If half of
-    the queue is full, this thread waits too, so that threads don't add events faster than one of them writes them.
+    fail. They don't wait with ``may_wait=False``, nor in WAL mode if the queue is nearly full. If there are more than
+    ``FLUSH_THRESHOLD``, this thread waits too, so that threads don't add events faster than one of them writes them.
     """
     if not has_pending() or getattr(_flush_guard, "blocked", False) or not apps.ready:
         return
@@ -243,10 +244,10 @@ def flush(*, may_wait: bool = True) -> None:
             _flush(connection)
         else:
             backend = backends.get_backend(connection)
-            max_wait = MAX_WAIT_FOR_TRANSACTIONS if may_wait and pending.is_half_full() else 0.0
-            with backend.excluding_transactions(max_wait) as is_excluded:
-                is_long = not is_excluded and pending.count() > FLUSH_THRESHOLD
-                if is_excluded or not may_wait or (is_long and backend.can_write_beside_readers()):
+            length = pending.count()
+            with backend.excluding_transactions(_get_max_wait(length) if may_wait else 0.0) as is_excluded:
+                is_nearly_full = 10 * length > 9 * pending.MAX_PENDING
+                if is_excluded or not may_wait or (is_nearly_full and backend.can_write_beside_readers()):
                     _flush(connection)
                 else:
                     pending.drop_excess()
@@ -262,6 +263,13 @@ def flush(*, may_wait: bool = True) -> None:
     finally:
         _flush_guard.blocked = False
         _report_queue_length()
+
+
+def _get_max_wait(length: int) -> float:
+    """Return how long a thread waits for transactions of other threads, in seconds."""
+    if length <= FLUSH_THRESHOLD:
+        return 0.0
+    return MAX_WAIT_FOR_TRANSACTIONS[2 * length > pending.MAX_PENDING]
 
 
 def _report_queue_length() -> None:

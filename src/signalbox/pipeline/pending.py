@@ -100,11 +100,6 @@ def count() -> int:
         return sum(len(trace.pending) for trace in _traces) + len(_finished_traces)
 
 
-def is_half_full() -> bool:
-    """Return True if more than half of ``MAX_PENDING`` events and traces are pending."""
-    return 2 * count() > MAX_PENDING
-
-
 def needs_database() -> bool:
     """Return True if a pending trace uses a database: by its kind, or because it changed something."""
     return any(map(_uses_database, (*_traces, *_finished_traces)))

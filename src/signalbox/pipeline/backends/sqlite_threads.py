@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-MAX_WAIT: Final = 0.5
+MAX_WAIT: Final = 2.0
 """Seconds that the beginning of a transaction waits for a write of pending events. Such a write takes milliseconds,
 unless another process holds the lock of the file."""
 
