@@ -296,6 +296,7 @@ def test_many_events_in_a_test_without_a_database_raise_nothing(
 @pytest.fixture
 def away() -> Iterator[None]:
     """The database refuses every event."""
+    assert writer.has_tables(get_connection())  # as it remembers from then on
     with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield
