@@ -14,6 +14,7 @@ from django.test import override_settings
 
 import signalbox
 from signalbox.pipeline import dropped_events, unit_of_work, writer
+from signalbox.pipeline.backends import postgresql
 from tests.exactness import register
 from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 from tests.shop.models import Place, Tag, Uniq
@@ -64,8 +65,10 @@ def poison() -> Iterator[None]:
 
 
 @pytest.fixture
-def tableless() -> Iterator[None]:
-    """Rename the table, which was found before."""
+def tableless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Rename the table, which was found before and is not searched again."""
+    monkeypatch.setattr(postgresql, "LAYOUT_SECONDS", 600.0)
+    writer.clear_table_cache()
     connection.ensure_connection()
     assert writer.has_tables(connection)
     connection.close()
