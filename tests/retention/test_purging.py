@@ -50,7 +50,7 @@ def _without_events_of_migrations(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Purge without the pauses for other writers, of which a test has many."""
+    """Purge without the pauses for other writers. A test would wait for many."""
     for name in ("PAUSE", "MIN_PAUSE_SECONDS"):
         monkeypatch.setattr(pace, name, 0.0)
 

@@ -20,6 +20,7 @@ from signalbox.instrumentation.returning_request import (
     RULES,
 )
 from signalbox.pipeline import backends
+from signalbox.pipeline.backends.postgresql import IDLE, INERROR, INTRANS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,10 +83,6 @@ def _find_obstacle(connection: Any, row: Any, columns: Sequence[str]) -> str:
     return ""
 
 
-_IDLE, _INTRANS, _INERROR = 0, 2, 3
-"""libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR."""
-
-
 def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
     """Return the first row of a query, within a savepoint if a transaction is open.
 
@@ -93,11 +90,11 @@ def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
     """
     raw, is_psycopg3 = connection.connection, hasattr(connection.Database, "ClientCursor")
     status = int(raw.info.transaction_status)
-    if status not in (_IDLE, _INTRANS) or (is_psycopg3 and raw.pgconn.pipeline_status):
+    if status not in (IDLE, INTRANS) or (is_psycopg3 and raw.pgconn.pipeline_status):
         raise DatabaseError("The transaction has failed, or a pipeline is open.")
     with closing(cast("PostgreSQLBackend", backends.get_backend(connection)).create_cursor()) as cursor:
         try:
-            if status == _IDLE:  # nothing is in the transaction that this may begin
+            if status == IDLE:  # nothing is in the transaction that this may begin
                 cursor.execute(sql, params)
                 return cursor.fetchone()
             # psycopg2 keeps only the last result of a message.
@@ -109,9 +106,9 @@ def _query(connection: Any, sql: str, params: Sequence[Any]) -> Any:
             if not is_psycopg3:
                 cursor.execute("RELEASE SAVEPOINT signalbox")
         except BaseException:
-            if status == _IDLE:
+            if status == IDLE:
                 # A statement that an interrupt has left in progress can't be rolled back.
-                if int(raw.info.transaction_status) in (_INTRANS, _INERROR):
+                if int(raw.info.transaction_status) in (INTRANS, INERROR):
                     raw.rollback()
             elif backends.is_transaction_aborted(connection):
                 cursor.execute("ROLLBACK TO SAVEPOINT signalbox; RELEASE SAVEPOINT signalbox")

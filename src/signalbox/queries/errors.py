@@ -18,7 +18,7 @@ MAX_ERRORS: Final = 20_000
 """Newest errors that the groups are computed from."""
 
 WINDOW_DAYS: Final = 30
-"""Age in days up to which errors are counted."""
+"""Older errors are not counted. In days."""
 
 PAGE_SIZE: Final = 50
 """Groups, or errors of one group, on one page."""

@@ -74,7 +74,7 @@ class EventFilter:
     until: dt.datetime | None = None
     """The moment after the last, aware."""
     excluded: EventFilter | None = None
-    """Conditions of which an event must meet none. It has neither times nor excluded conditions."""
+    """An event must meet none of these conditions. It has neither times nor excluded conditions."""
 
     @classmethod
     def parse(cls, params: Mapping[str, Any], *, now: dt.datetime | None = None) -> EventFilter:
@@ -91,7 +91,7 @@ class EventFilter:
     def parse_text(cls, text: str, *, now: dt.datetime | None = None) -> EventFilter:
         """Return the filter for a text such as ``receiver:send_invoice took>50ms``.
 
-        Raises ``FilterError`` with the position of what is not valid.
+        Raises ``FilterError`` with the position of the invalid part.
         """
         return _build(parse_tokens(text), now or utc_now())
 

@@ -62,7 +62,7 @@ class TimelineQuery:
     event_filter: EventFilter = field(default_factory=EventFilter)
     """The text as a filter of events; empty if it is not valid."""
     show_system: bool = False
-    """Whether traces of the system are shown too, if there is no filter."""
+    """Whether the unfiltered timeline also shows traces of the system."""
     error: str = ""
     """Why the text is not valid; empty if it is."""
 

@@ -68,8 +68,8 @@ def get_end(event: Event) -> int:
 def walk_with_calls(events: Iterable[Event]) -> Iterator[tuple[int, Event | RecordedCall]]:
     """Yield each event and each call of a receiver with its depth, in the order in which they were sent.
 
-    The events that a receiver has caused follow its call. An event of which only the parent is recorded follows the
-    calls of the parent.
+    The events that a receiver has caused follow its call. If only the parent of an event is recorded, the event
+    follows the calls of the parent.
     """
     stack: list[tuple[int, Node | RecordedCall]] = [(0, node) for node in reversed(build_trees(events))]
     while stack:

@@ -88,7 +88,7 @@ class Scan(Generic[RowT]):
     should_stop: Callable[[], bool]
     """Called after each window. If it returns True, the scan ends, and its next run reads this window again."""
     report: Callable[[int], object]
-    """Called after each window, with the id up to which the table was scanned."""
+    """Called after each window, with the last id that was scanned."""
 
     def run(self, watermark: Watermark | None) -> None:
         """Scan from the watermark; without one, scan the whole table."""

@@ -43,7 +43,7 @@ def _get_rule_name(rule: str) -> str:
 
 
 def get_position(alias: str, rule: str) -> int:
-    """Return the id up to which the rows of a rule are not scanned again; 0 before its first purge."""
+    """Return the last id that is not scanned again for a rule; 0 before its first purge."""
     found: int | None = _get_states(alias).filter(name=_get_rule_name(rule)).values_list("position", flat=True).first()
     return found or 0
 

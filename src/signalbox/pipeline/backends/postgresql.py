@@ -45,7 +45,7 @@ _READ_ONLY_TRANSACTION: Final = "25006"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
-_IDLE, _ACTIVE, _INTRANS, _INERROR = range(4)
+IDLE, ACTIVE, INTRANS, INERROR = range(4)
 """libpq's PQTRANS_IDLE: no transaction is open; PQTRANS_ACTIVE: a command is in progress (psycopg's pipeline mode);
 PQTRANS_INTRANS: a transaction is open; PQTRANS_INERROR: it has failed, and its COMMIT will be a ROLLBACK."""
 
@@ -72,19 +72,17 @@ class PostgreSQLBackend(DatabaseBackend):
 
     def has_foreign_transaction(self) -> bool:
         raw = self.connection.connection
-        return raw is not None and (
-            not raw.autocommit or self._get_transaction_status() in (_ACTIVE, _INTRANS, _INERROR)
-        )
+        return raw is not None and (not raw.autocommit or self._get_transaction_status() in (ACTIVE, INTRANS, INERROR))
 
     def is_pipeline_open(self) -> bool:
         libpq = getattr(self.connection.connection, "pgconn", None)  # psycopg's
         return libpq is not None and bool(libpq.pipeline_status)
 
     def is_transaction_aborted(self) -> bool:
-        return self._get_transaction_status() == _INERROR
+        return self._get_transaction_status() == INERROR
 
     def is_transaction_alive(self, error: BaseException) -> bool:
-        return self._get_transaction_status() == _INTRANS
+        return self._get_transaction_status() == INTRANS
 
     def query_transaction_snapshot(self) -> TransactionSnapshot:
         self.connection.ensure_connection()
@@ -93,7 +91,7 @@ class PostgreSQLBackend(DatabaseBackend):
     def _get_transaction_status(self) -> int:
         raw = self.connection.connection
         if raw is None:
-            return _INTRANS
+            return INTRANS
         libpq = raw.pgconn if hasattr(raw, "pgconn") else raw.info  # psycopg; psycopg2
         return int(libpq.transaction_status)
 
@@ -203,7 +201,7 @@ class PostgreSQLBackend(DatabaseBackend):
 
     def _would_begin(self) -> bool:
         """Return True if a statement sent now would open a transaction."""
-        return not self.connection.connection.autocommit and self._get_transaction_status() == _IDLE
+        return not self.connection.connection.autocommit and self._get_transaction_status() == IDLE
 
     def _fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one statement, and leave the connection's transaction as it was.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_WAIT: Final = 2.0
 """Seconds that the beginning of a transaction waits for a write of pending events. Such a write takes milliseconds,
-unless another process holds the lock of the file."""
+unless it waits for other transactions or another process holds the lock of the file."""
 
 POLL_INTERVAL: Final = 0.001
 """Seconds between two looks at the transactions of other connections."""
