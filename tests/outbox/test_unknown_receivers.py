@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.core import checks
 from django.core.management import CommandError, call_command
+from django.db.models import F
 from django.test import RequestFactory
 
 from signalbox.models import Delivery
@@ -40,7 +41,8 @@ def create_renamed(make_durable: Callable[..., None], number: int = 2) -> None:
 
 
 def run_next() -> None:
-    Delivery.objects.filter(state="pending").update(run_at=0, next_check_at=0)
+    """Run the oldest delivery. Of equal times, a database may acquire any."""
+    Delivery.objects.filter(state="pending").update(run_at=0, next_check_at=F("id"))
     delivery_queue = DeliveryQueue("default")
     [found] = delivery_queue.acquire(1, 1)
     delivery_queue.complete(found, execute(found))
