@@ -251,7 +251,7 @@ def __getattr__(name: str) -> Any:
     from django.contrib import admin
     from django.urls import include, path
 
-    from signalbox.dashboard.probe import probe
+    from signalbox.dashboard.health_probe import probe
 
     return [
         path("admin/", admin.site.urls),
@@ -476,10 +476,10 @@ def measure(runs: int, *, write: bool) -> int:
     from django.db import connection
     from django.test import Client
 
-    from signalbox.dashboard import probe
+    from signalbox.dashboard import health_probe
     from signalbox.models import Event
 
-    probe.CACHE_SECONDS = 0.0  # type: ignore[misc]
+    health_probe.CACHE_SECONDS = 0.0  # type: ignore[misc]
     delete_system_events()
     write_recent_events()
     user: Any = get_user_model()

@@ -17,8 +17,8 @@ from django.test.utils import CaptureQueriesContext
 import signalbox
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.outbox.processor import OUTBOX
-from signalbox.pipeline import backends, dropped_events, exporter, process_exit, processors, writer
+from signalbox.outbox.outbox_processor import OUTBOX
+from signalbox.pipeline import backends, dropped_events, exporter, missing_tables, process_exit, processors
 from signalbox.queries.object_history import history
 from signalbox.queries.revert import revert
 from tests.events import get_changes, get_events, get_newest_event, get_object_event
@@ -74,7 +74,7 @@ def drop(alias: str) -> None:
         dropped.close_pool()  # it would keep the database from being deleted
     del connections[alias]
     del connections.databases[alias]
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
 
 
 @pytest.fixture

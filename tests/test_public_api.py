@@ -19,7 +19,7 @@ import pytest
 
 import signalbox
 from signalbox.core import loggers
-from signalbox.pipeline.operations import OPERATIONS
+from signalbox.pipeline.recorded_operations import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 DOCS = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]

@@ -26,7 +26,7 @@ from signalbox.dashboard.formats import format_duration, format_json
 from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Delivery, Event, Trace, to_datetime
-from signalbox.outbox import operations, queue, registry
+from signalbox.outbox import manual_changes, queue, registry
 from signalbox.queries.event_summary import summarize_event
 
 if TYPE_CHECKING:  # generic only for type checkers
@@ -128,12 +128,12 @@ class StateFilter(_StaticChoicesFilter):
 
     title = "state"
     parameter_name = "state"
-    values = operations.STATES
+    values = manual_changes.STATES
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Return the deliveries in the state. Raise ``BadRequest`` if it is unknown."""
         try:
-            return operations.filter_by_state(queryset, self.value() or "")
+            return manual_changes.filter_by_state(queryset, self.value() or "")
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
@@ -359,12 +359,12 @@ class DeliveryAdmin(ReadOnlyAdmin):
     @admin.action(description="Retry: run now, with all attempts", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Retry the selected deliveries now."""
-        self._apply_action(request, queryset, operations.retry, "to be run now")
+        self._apply_action(request, queryset, manual_changes.retry, "to be run now")
 
     @admin.action(description="Discard: let go", permissions=["operate"])
     def discard(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         """Discard the selected deliveries."""
-        self._apply_action(request, queryset, operations.discard, "discarded")
+        self._apply_action(request, queryset, manual_changes.discard, "discarded")
 
     def _apply_action(
         self, request: HttpRequest, queryset: QuerySet[Any], action: Callable[..., int], result_text: str

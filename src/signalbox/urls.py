@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signalbox.dashboard.probe import probe
+from signalbox.dashboard.health_probe import probe
 from signalbox.dashboard.urls import app_name, urlpatterns
 
 __all__ = ["app_name", "probe", "urlpatterns"]

@@ -16,7 +16,7 @@ import signalbox
 from signalbox.core import clock
 from signalbox.models import Event, Trace
 from signalbox.outbox import health, registry
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.outbox.run_pending import run_deliveries
 from signalbox.pipeline import processors
 from tests.outbox import receivers

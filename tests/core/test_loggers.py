@@ -17,7 +17,7 @@ from signalbox.logs import TraceFilter
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
 from signalbox.outbox.execution import execute
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.outbox.queue import DeliveryQueue
 from signalbox.pipeline import processors
 from tests.shop.models import Order, Tag

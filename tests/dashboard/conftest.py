@@ -18,7 +18,7 @@ from signalbox.core.clock import now_us
 from signalbox.core.tracing import generate_trace_id
 from signalbox.models import Attempt, Delivery, Error, Event, Trace
 from signalbox.outbox import registry
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import exporter, processors
 from tests import services
 from tests.dashboard import browsing

@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import resolve, reverse
 
 from signalbox.models import Delivery, Error, Event, Trace
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 from signalbox.urls import urlpatterns
 
 pytestmark = pytest.mark.django_db(databases="__all__")  # the deliveries' page asks each one
@@ -99,7 +99,7 @@ def test_refused_requests_are_not_recorded(client: Client) -> None:
 def test_every_page_asks_for_migrate_without_tables(
     operator_client: Client, addresses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "has_tables", lambda connection: False)
+    monkeypatch.setattr(missing_tables, "has_tables", lambda connection: False)
     for address in addresses:
         answer = operator_client.get(address)
         assert (503, True) == (answer.status_code, b"manage.py migrate" in answer.content)

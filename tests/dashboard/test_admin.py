@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from signalbox import admin as signalbox_admin
 from signalbox.admin import HistoryAdminMixin
 from signalbox.models import Delivery, Event
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +59,7 @@ def test_the_list_does_not_count_the_table(
 
 @pytest.mark.parametrize("model", FILTERS)
 def test_the_list_asks_for_migrate_without_tables(boss: Client, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
-    monkeypatch.setattr(writer, "has_tables", lambda connection: False)
+    monkeypatch.setattr(missing_tables, "has_tables", lambda connection: False)
     answer = boss.get(f"/admin/signalbox/{model}/")
     assert (503, True) == (answer.status_code, b"manage.py migrate" in answer.content)
 

@@ -12,7 +12,7 @@ from django.test import Client, override_settings
 from django.urls import reverse
 
 from signalbox.models import Event, Trace
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 from signalbox.queries import timeline
 from signalbox.urls import urlpatterns
 from tests.dashboard.browsing import AddEvent
@@ -80,7 +80,7 @@ def test_what_is_missing_may_have_been_purged(operator_client: Client, name: str
 
 
 def test_a_page_without_tables_has_the_command(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "has_tables", lambda connection: False)
+    monkeypatch.setattr(missing_tables, "has_tables", lambda connection: False)
     answer = client.get(get_address("timeline"))
     assert (503, True) == (answer.status_code, b"<code>manage.py migrate</code>" in answer.content)
 

@@ -12,7 +12,7 @@ from django.test import Client
 
 from signalbox.models import Event, Trace
 from signalbox.queries.filter_language import Token
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 from tests.queries.test_filter_property import ODD
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -47,7 +47,7 @@ def test_a_link_finds_the_event_that_it_is_shown_with(
         found |= set(get_filters(operator_client.get(f"/signalbox/{path}/", {"name": name}).content.decode()))
     assert len(found) >= 4
     for text in found:
-        asked = TimelineQuery.parse({"q": text})
+        asked = TimelineFilter.parse({"q": text})
         assert "" == asked.error, text
         assert Event.objects.filter(asked.to_q(), id=event.id).exists(), text
 

@@ -4,7 +4,7 @@ from difflib import SequenceMatcher
 
 import pytest
 
-from signalbox.core import labels
+from signalbox.core import display_names
 from signalbox.dashboard import formats
 from signalbox.dashboard.formats import DiffPart, FieldDiff
 
@@ -15,13 +15,13 @@ def test_an_unknown_duration_is_a_dash() -> None:
 
 def test_a_signal_that_django_does_not_know_is_custom() -> None:
     assert ["model", "bulk", "custom"] == [
-        labels.get_signal_group(name) for name in ("post_save", "update", "shop.signals.paid")
+        display_names.get_signal_group(name) for name in ("post_save", "update", "shop.signals.paid")
     ]
 
 
 def test_a_model_s_label_stays_whole_and_a_dotted_name_is_shortened() -> None:
     names = ["auth.User", "django.core.handlers.wsgi.WSGIHandler", ""]
-    assert ["auth.User", "WSGIHandler", ""] == [labels.short_sender(name) for name in names]
+    assert ["auth.User", "WSGIHandler", ""] == [display_names.short_sender(name) for name in names]
 
 
 def test_changes_have_old_and_new_values() -> None:

@@ -10,7 +10,7 @@ from django.test import Client
 from signalbox.dashboard import histogram as view
 from signalbox.models import Event, Trace
 from signalbox.queries import histogram_counts
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
 
@@ -23,8 +23,8 @@ def empty(db: None) -> None:
     Trace.objects.all().delete()
 
 
-def ask(**parts: str) -> TimelineQuery:
-    return TimelineQuery.parse(parts)
+def ask(**parts: str) -> TimelineFilter:
+    return TimelineFilter.parse(parts)
 
 
 def test_the_first_bar_of_the_histogram_is_complete(

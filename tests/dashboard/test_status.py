@@ -12,8 +12,8 @@ from django.urls import include, path
 
 import signalbox
 from signalbox.core import clock
-from signalbox.dashboard import probe as probe_module
-from signalbox.instrumentation import process
+from signalbox.dashboard import health_probe as probe_module
+from signalbox.instrumentation import recording_state
 from signalbox.models import Event, Trace
 from signalbox.outbox.worker_registry import WorkerRegistration
 from signalbox.pipeline import dropped_events
@@ -36,7 +36,7 @@ urlpatterns = [path("healthz/", probe), path("signalbox/", include("signalbox.ur
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(dropped_events, "write_stats", dropped_events.WriteStats())
-    monkeypatch.setattr(process, "_patch_states", None)  # another test may have run a command that only reads
+    monkeypatch.setattr(recording_state, "_patch_states", None)  # another test may have run a command that only reads
     probe_module.clear_cache()
     yield
     probe_module.clear_cache()

@@ -14,7 +14,7 @@ from signalbox.models import Event, Trace
 from signalbox.queries import live_updates, timeline, trace_summary, window_search
 from signalbox.queries.event_summary import summarize_event
 from signalbox.queries.live_updates import Position, PositionGap
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
 
@@ -28,8 +28,8 @@ def empty(db: None) -> None:
     Trace.objects.all().delete()
 
 
-def ask(**parts: str) -> TimelineQuery:
-    return TimelineQuery.parse(parts)
+def ask(**parts: str) -> TimelineFilter:
+    return TimelineFilter.parse(parts)
 
 
 def narrow_windows(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -38,7 +38,7 @@ def narrow_windows(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(window_search, "WIDEST_WINDOW", size)
 
 
-def walk(asked: TimelineQuery, size: int) -> Iterator[str]:
+def walk(asked: TimelineFilter, size: int) -> Iterator[str]:
     """Yield the traces of every page, from the newest to the oldest."""
     before: int | None = None
     while True:
@@ -64,7 +64,7 @@ def test_each_trace_is_on_one_page_while_events_arrive(
     traces = [generate_trace_id() for _ in range(12)]
     for number in range(80):
         add_event(trace_id=traces[number % 12] if number < 12 else chooser.choice(traces))
-    asked, found = TimelineQuery.parse({"q": text}), []
+    asked, found = TimelineFilter.parse({"q": text}), []
     page = timeline.get_timeline_page(asked, None, size)
     while True:
         found += [line.trace_id for line in page.summaries]
@@ -294,7 +294,7 @@ def test_a_filter_that_an_index_answers_has_a_range_of_time(add_event: AddEvent)
 # ------------------------------------------------------------------ the system
 
 
-def list_shown(asked: TimelineQuery) -> list[str]:
+def list_shown(asked: TimelineFilter) -> list[str]:
     return [line.trace_id for line in timeline.get_timeline_page(asked).summaries]
 
 

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import translation
 
-from signalbox.instrumentation import process
+from signalbox.instrumentation import recording_state
 from signalbox.models import Delivery, Error, Event, Trace
 from tests.dashboard.browsing import ERROR_FINGERPRINT, FIRST_TRACE_ID, AddEvent
 from tests.dashboard.test_translation import CODE_ELEMENTS, TEXT_ATTRIBUTES, TextFinder
@@ -36,7 +36,7 @@ SHARED = re.compile(
 """Texts that the command line prints too: summaries, groups of signals, the documentation of signals, revert errors."""
 
 
-LOSSES = {" ".join(state.patch.lost_without.split()).strip(" ·,:") for state in process.get_patch_states()[1]}
+LOSSES = {" ".join(state.patch.lost_without.split()).strip(" ·,:") for state in recording_state.get_patch_states()[1]}
 """What is lost without each replaced method of Django. The command line prints the same."""
 
 

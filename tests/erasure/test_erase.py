@@ -22,8 +22,8 @@ from signalbox.core import object_keys
 from signalbox.erasure import erase
 from signalbox.erasure.database import DatabaseEraser
 from signalbox.models import Delivery, Error, Event, Trace
-from signalbox.outbox import operations, replay
-from signalbox.pipeline.operations import ERASED as RECORD_SIGNAL
+from signalbox.outbox import manual_changes, replay
+from signalbox.pipeline.recorded_operations import ERASED as RECORD_SIGNAL
 from tests.erasure.seeding import CANARY, add_delivery, contacted, read_tables, seed_club, seed_keys, seed_person
 from tests.events import get_newest_event, get_object_event
 from tests.shop.models import Coded, Customer, Holder, Holding, Order, Person, Phrase, Sentence, Tag, Word
@@ -397,7 +397,7 @@ def test_an_erased_delivery_is_not_run_again() -> None:
     delivery = add_delivery(get_object_event(customer), Delivery.DEAD)
     signalbox.erase(objects=[customer])
     delivery.refresh_from_db()
-    assert 0 == operations.retry([delivery], "default")
+    assert 0 == manual_changes.retry([delivery], "default")
     delivery.refresh_from_db()
     assert Delivery.DEAD == delivery.state
 

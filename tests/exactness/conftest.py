@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import connections
 
-from signalbox.pipeline import exporter, unit_of_work, writer
+from signalbox.pipeline import exporter, missing_tables, unit_of_work
 from tests.exactness import register
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _django_db_helper(
                 connection.close()
                 connection.in_atomic_block = False
                 connection.connection = None
-        writer.clear_table_cache()
+        missing_tables.clear_table_cache()
         flush_and_close()
 
 

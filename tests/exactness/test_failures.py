@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test import override_settings
 
 import signalbox
-from signalbox.pipeline import dropped_events, unit_of_work, writer
+from signalbox.pipeline import dropped_events, missing_tables, unit_of_work, writer
 from signalbox.pipeline.backends import postgresql
 from tests.exactness import register
 from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
@@ -68,9 +68,9 @@ def poison() -> Iterator[None]:
 def tableless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Rename the table, which was found before and is not searched again."""
     monkeypatch.setattr(postgresql, "LAYOUT_SECONDS", 600.0)
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     connection.ensure_connection()
-    assert writer.has_tables(connection)
+    assert missing_tables.has_tables(connection)
     connection.close()
     register.execute("default", "ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield

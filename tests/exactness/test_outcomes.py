@@ -8,7 +8,7 @@ import pytest
 from django.db import connections, transaction
 
 from signalbox.models import Event
-from signalbox.pipeline import exporter, unit_of_work, writer
+from signalbox.pipeline import exporter, missing_tables, unit_of_work
 from tests.exactness import register
 from tests.exactness.blocks import create_tag, rolled_back_atomic, savepoint
 from tests.shop.models import Tag
@@ -63,11 +63,11 @@ def without_tables() -> Iterator[None]:
     """The other database without the tables of Signalbox."""
     names = ("signalbox_event", "signalbox_trace")
     register.execute("other", *(f"ALTER TABLE {name} RENAME TO {name}_away" for name in names))
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     yield
     connections["other"].close()
     register.execute("other", *(f"ALTER TABLE {name}_away RENAME TO {name}" for name in names))
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
 
 
 @pytest.mark.usefixtures("without_tables")

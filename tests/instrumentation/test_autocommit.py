@@ -17,7 +17,7 @@ import signalbox
 from signalbox.core import query_guard
 from signalbox.instrumentation import autocommit
 from signalbox.models import Delivery, Event
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import exporter, processors
 from tests.connecting import get_connection
 from tests.shop.models import Order, Ref, Tag, Uniq

@@ -28,7 +28,7 @@ import signalbox
 from signalbox import conf
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox import registry
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import exporter, processors, unit_of_work
 from tests.instrumentation.test_boundaries import environ
 from tests.outbox import receivers

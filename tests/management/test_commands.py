@@ -26,7 +26,7 @@ from django.db.models.signals import post_save
 from django.test import override_settings
 
 import signalbox
-from signalbox.instrumentation import process as process_recording
+from signalbox.instrumentation import recording_state as process_recording
 from signalbox.management.commands.signalbox import SUBCOMMANDS, Command
 from signalbox.models import Delivery, Event, Trace, to_microseconds
 from signalbox.outbox import registry

@@ -20,7 +20,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 import signalbox
-from signalbox.instrumentation import process as process_recording
+from signalbox.instrumentation import recording_state as process_recording
 from signalbox.models import Event, Trace
 from tests.rows import TRACE_ID, build_event, create_event
 

@@ -20,7 +20,7 @@ from django.db.models import Model
 from django.test import override_settings
 
 import signalbox
-from signalbox.instrumentation import patches, process
+from signalbox.instrumentation import patches, recording_state
 from signalbox.models import Attempt, Delivery, Error, ErrorState, Event, PurgeState, Trace, Worker
 from signalbox.outbox.worker_registry import WorkerRegistration
 from signalbox.pipeline import dropped_events
@@ -38,7 +38,9 @@ pytestmark = pytest.mark.django_db(databases=["default", "other"])
 @pytest.fixture(autouse=True)
 def reinstalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(dropped_events, "write_stats", dropped_events.WriteStats())
-    monkeypatch.setattr(process, "_patch_states", None)  # of a command that another test has run in this process
+    monkeypatch.setattr(
+        recording_state, "_patch_states", None
+    )  # of a command that another test has run in this process
     yield
     signalbox.stop_recording()
     signalbox.start_recording()

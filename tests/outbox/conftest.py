@@ -19,7 +19,7 @@ from django.db.models.signals import post_save
 import signalbox
 from signalbox.models import Attempt, Delivery, Event
 from signalbox.outbox import registry
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import exporter, processors
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from django.db.models.signals import post_save
 
 import signalbox
 from signalbox.models import Attempt, Delivery, Error, Trace
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.outbox.queue import now_us
 from signalbox.outbox.single_delivery import execute_by_id
 from tests.shop.models import Order, Tag
@@ -100,4 +100,4 @@ def test_a_result_of_a_lost_lease_writes_no_error(make_durable: Callable[..., No
     Order.objects.create(number="1")
     run_once()
     assert not Error.objects.exists()
-    operations.discard(list(Delivery.objects.all()), "default")
+    manual_changes.discard(list(Delivery.objects.all()), "default")

@@ -11,7 +11,7 @@ import pytest
 from signalbox.core.attempt import AttemptOutcome
 from signalbox.core.tracing import SPAN_BITS
 from signalbox.models import Attempt, Delivery, Event, Trace
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.outbox.queue import FIRST_POSITION, SECOND_US, SUCCEEDED, DeliveryQueue, now_us
 from signalbox.outbox.single_delivery import execute_by_id
 from signalbox.outbox.worker_name import get_worker_name
@@ -145,7 +145,7 @@ def test_a_follower_with_an_expired_lease_has_lost_its_attempt() -> None:
     assert [(follower.pk, 1, "lost")] == list(Attempt.objects.values_list("delivery_id", "fencing_token", "outcome"))
 
 
-@pytest.mark.parametrize("action", [operations.retry, operations.discard])
+@pytest.mark.parametrize("action", [manual_changes.retry, manual_changes.discard])
 def test_an_operator_who_ends_an_expired_lease_records_its_attempt(action: Callable[..., int]) -> None:
     delivery = create()
     DeliveryQueue("default").acquire(1, start_count=1)

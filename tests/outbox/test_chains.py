@@ -10,7 +10,7 @@ from django.db import transaction
 
 import signalbox
 from signalbox.models import Delivery
-from signalbox.outbox import operations, single_delivery
+from signalbox.outbox import manual_changes, single_delivery
 from signalbox.outbox.execution import execute
 from signalbox.outbox.queue import DeliveryQueue
 from signalbox.outbox.run_pending import run_deliveries
@@ -122,7 +122,7 @@ def test_a_retried_delivery_begins_a_new_chain(make_durable: Callable[..., None]
     make_durable(receivers.saves_itself)
     Order.objects.create(number="1")
     run_by_queue()
-    assert 1 == operations.retry(Delivery.objects.filter(state="dead"), "default")
+    assert 1 == manual_changes.retry(Delivery.objects.filter(state="dead"), "default")
     run_by_queue()
     assert 2 * MAX_CHAIN == len(notes.lines("saved"))
     assert 1 == Delivery.objects.filter(state="dead").count()
@@ -133,7 +133,7 @@ def test_a_replayed_event_begins_a_new_chain_that_ends(make_durable: Callable[..
     Order.objects.create(number="1")
     run_by_queue()
     Delivery.objects.all().delete()
-    number = operations.replay("tests.outbox.receivers.saves_itself", "default", since=0)
+    number = manual_changes.replay("tests.outbox.receivers.saves_itself", "default", since=0)
     assert {1} == set(Delivery.objects.values_list("chain_length", flat=True))
     run_by_queue()
     assert MAX_CHAIN + number * MAX_CHAIN == len(notes.lines("saved"))

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connection, transaction
 
 from signalbox.instrumentation.traces import traced
 from signalbox.models import Delivery, Event
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 from signalbox.pipeline.delivery_errors import EnqueueError
 from tests.outbox import receivers
 from tests.shop.models import Order
@@ -73,11 +73,11 @@ def without_tables(transactional_db: None) -> Iterator[None]:
     table = Event._meta.db_table
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     yield
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
 
 
 @pytest.mark.every_database
@@ -125,10 +125,10 @@ def test_changes_of_a_migration_before_the_tables_exist_are_delivered_later(
     with traced("command", "migrate"):
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
-        writer.clear_table_cache()
+        missing_tables.clear_table_cache()
         Order.objects.create(number="A-1")
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
-        writer.clear_table_cache()
+        missing_tables.clear_table_cache()
     assert 1 == Order.objects.count()
     assert 1 == Delivery.objects.count()

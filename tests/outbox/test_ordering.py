@@ -13,7 +13,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 
 from signalbox.core import object_keys
 from signalbox.models import Delivery
-from signalbox.outbox import operations, ordering
+from signalbox.outbox import manual_changes, ordering
 from signalbox.serialization.redaction import Redactor
 from tests.outbox import receivers
 from tests.shop import signals
@@ -190,7 +190,7 @@ def test_a_retried_delivery_comes_back_to_its_partition(make_durable: Callable[.
     Order.objects.create(number="1")
     before = ordered()
     Delivery.objects.update(state="dead", partition_id=None)
-    operations.retry(Delivery.objects.all(), "default")
+    manual_changes.retry(Delivery.objects.all(), "default")
     assert before == ordered()
 
 

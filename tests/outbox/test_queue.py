@@ -9,7 +9,7 @@ import pytest
 from django.db import Error, OperationalError, connection, connections, transaction
 
 from signalbox.models import Delivery
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.outbox.attempt_connections import discard_connection
 from signalbox.outbox.parking import MIN_BLOCKED_TO_PARK, PARKED_RECHECK_US
 from signalbox.outbox.queue import (
@@ -68,7 +68,7 @@ def test_an_earlier_delivery_that_is_retried_waits_for_the_later_one_that_runs(
     delivery_queue.complete(one, SKIPPED)
     [other] = delivery_queue.acquire(10, 10)
     assert (first.pk, second.pk) == (one.id, other.id)
-    operations.retry(Delivery.objects.filter(pk=first.pk), "default")
+    manual_changes.retry(Delivery.objects.filter(pk=first.pk), "default")
     assert [] == delivery_queue.acquire(10, 10)
     assert delivery_queue.acquire_by_id(first.pk) is None
     assert [] == delivery_queue.dispatch(10, now_us() + 60 * SECOND_US)
@@ -82,7 +82,7 @@ def test_an_earlier_delivery_does_not_wait_for_a_later_one_whose_worker_died(mak
     [one] = delivery_queue.acquire(10, 10)
     delivery_queue.complete(one, SKIPPED)
     delivery_queue.acquire(10, 10)
-    operations.retry(Delivery.objects.filter(pk=first.pk), "default")
+    manual_changes.retry(Delivery.objects.filter(pk=first.pk), "default")
     Delivery.objects.filter(pk=second.pk).update(lease_expires_at=1, next_check_at=1)
     assert [first.pk] == [found.id for found in delivery_queue.acquire(10, 10)]
 
@@ -164,7 +164,7 @@ def test_a_delivery_that_leaves_its_partition_makes_the_next_one_due(
     Delivery.objects.exclude(pk=head.pk).update(next_check_at=moment + PARKED_RECHECK_US)
     delivery_queue = DeliveryQueue("default")
     if leave == "discarded":
-        operations.discard(Delivery.objects.filter(pk=head.pk), "default")
+        manual_changes.discard(Delivery.objects.filter(pk=head.pk), "default")
     else:
         [one] = delivery_queue.acquire(10, 10)
         delivery_queue.complete(one, SKIPPED if leave == "skipped" else SUCCEEDED)

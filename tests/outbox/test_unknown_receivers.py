@@ -13,7 +13,7 @@ from django.db.models import F
 from django.test import RequestFactory
 
 from signalbox.models import Delivery
-from signalbox.outbox import health, operations, queue
+from signalbox.outbox import health, manual_changes, queue
 from signalbox.outbox.claiming import MAX_RUN_LENGTH
 from signalbox.outbox.execution import execute
 from signalbox.outbox.queue import SECOND_US, DeliveryQueue, now_us
@@ -111,7 +111,7 @@ def test_a_retried_delivery_waits_the_whole_time_again(make_durable: Callable[..
     create_renamed(make_durable, 1)
     defer(DAY_US)
     run_next()
-    operations.retry(Delivery.objects.all(), "default")
+    manual_changes.retry(Delivery.objects.all(), "default")
     run_next()
     assert "pending" == Delivery.objects.get().state
 

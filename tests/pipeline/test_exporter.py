@@ -18,7 +18,7 @@ import signalbox
 from signalbox.core import clock, tracing
 from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Event, Trace
-from signalbox.pipeline import batches, dropped_events, exporter, pending, serializer, writer
+from signalbox.pipeline import batches, dropped_events, exporter, missing_tables, pending, serializer
 from tests.connecting import get_connection
 from tests.shop.models import Tag
 
@@ -296,7 +296,7 @@ def test_many_events_in_a_test_without_a_database_raise_nothing(
 @pytest.fixture
 def away() -> Iterator[None]:
     """The database refuses every event."""
-    assert writer.has_tables(get_connection())  # as it remembers from then on
+    assert missing_tables.has_tables(get_connection())  # as it remembers from then on
     with get_connection().cursor() as cursor:
         cursor.execute("ALTER TABLE signalbox_event RENAME TO signalbox_event_away")
     yield
@@ -304,7 +304,7 @@ def away() -> Iterator[None]:
         cursor.execute("SELECT name FROM sqlite_master WHERE name = 'signalbox_event_away'")
         if cursor.fetchone():
             cursor.execute("ALTER TABLE signalbox_event_away RENAME TO signalbox_event")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
 
 
 @pytest.mark.usefixtures("away")
@@ -340,7 +340,7 @@ def test_the_oldest_are_dropped_when_too_many_are_pending(
 @pytest.mark.usefixtures("away")
 def test_the_oldest_are_dropped_without_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "MAX_PENDING", 20)
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     before = dict(dropped_events.write_stats.dropped_by_reason)
     for number in range(30):
         ring(str(number))

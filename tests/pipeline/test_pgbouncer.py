@@ -21,7 +21,7 @@ import signalbox
 from signalbox import conf
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import processors
 from tests import services
 from tests.connecting import get_connection

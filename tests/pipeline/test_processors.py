@@ -19,7 +19,7 @@ from signalbox.core.event import PendingEvent
 from signalbox.core.query_guard import QueryForbidden
 from signalbox.models import Delivery, Event
 from signalbox.outbox import registry
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import backends, batches, exporter, processors
 from signalbox.pipeline.processors import EventBatch, EventProcessor
 from tests.events import get_events, get_newest_event

@@ -12,7 +12,7 @@ from django.db.models.signals import post_save
 from django.dispatch import Signal
 
 import signalbox
-from signalbox.pipeline import batches, dropped_events, exporter, unit_of_work, writer
+from signalbox.pipeline import batches, dropped_events, exporter, missing_tables, unit_of_work, writer
 from signalbox.pipeline.backends import get_backend, postgresql
 from tests.connecting import get_connection
 from tests.shop.models import Tag
@@ -39,7 +39,7 @@ def tenants() -> Iterator[None]:
         for table in TABLES:
             sql(f"CREATE TABLE {schema}.{table} (LIKE public.{table} INCLUDING ALL)")
     sql("CREATE SCHEMA empty")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     yield
     exporter.discard_pending()
     if get_connection().in_atomic_block:  # a test failed
@@ -47,7 +47,7 @@ def tenants() -> Iterator[None]:
     sql("RESET search_path")
     for schema in ("a", "b", "empty", "later"):
         sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
 
 
 def in_schema(schema: str) -> list[tuple[str, str]]:
@@ -131,7 +131,7 @@ def test_an_event_stays_pending_until_its_schema_has_the_tables() -> None:
     for table in batches.TABLE_COLUMNS:
         sql(f"CREATE TABLE later.{table} (LIKE public.{table} INCLUDING ALL)")
     sql("SET search_path = b")
-    writer.clear_table_cache()  # as post_migrate does
+    missing_tables.clear_table_cache()  # as post_migrate does
     assert [("early", "committed")] == in_schema("later")
     assert [] == in_schema("b")
 
@@ -167,7 +167,7 @@ def test_a_new_session_s_schema_is_that_of_events_sent_without_a_connection() ->
 def test_a_single_schema_is_used_whatever_the_search_path_is(django_assert_num_queries: Any) -> None:
     for schema in ("a", "b"):
         sql(f"DROP TABLE {', '.join(f'{schema}.{table}' for table in batches.TABLE_COLUMNS)}")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     sql("SET search_path = a")
     assert None is writer.resolve_schema(get_connection())
     with django_assert_num_queries(1):
@@ -178,7 +178,7 @@ def test_a_single_schema_is_used_whatever_the_search_path_is(django_assert_num_q
 def test_a_second_schema_is_noticed_although_recording_did_not_create_it() -> None:
     for schema in ("a", "b"):
         sql(f"DROP SCHEMA {schema} CASCADE")
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
     Tag.objects.create(name="of public")
     sql("CREATE SCHEMA later")
     for table in TABLES:

@@ -202,24 +202,3 @@ def test_json_text_is_valid_for_every_combination_of_parts() -> None:
     assert {"args": {"a": 1}, "receivers": []} == json.loads(
         serializer.build_data_json(build_event(args={"a": 1}, receiver_calls=[]))
     )
-
-
-def test_the_tables_are_checked_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = clock.monotonic()
-    monkeypatch.setattr(clock, "monotonic", lambda: now)
-    names = ("signalbox_event", "signalbox_trace")
-    with get_connection().cursor() as cursor:
-        for name in names:
-            cursor.execute(f"ALTER TABLE {name} RENAME TO {name}_away")
-    try:
-        writer.clear_table_cache()
-        assert not writer.has_tables(get_connection())
-    finally:
-        with get_connection().cursor() as cursor:
-            for name in names:
-                cursor.execute(f"ALTER TABLE {name}_away RENAME TO {name}")
-    assert not writer.has_tables(get_connection())
-    now += writer.TABLE_CHECK_SECONDS + 0.1
-    assert writer.has_tables(get_connection())
-    writer.clear_table_cache()
-    assert writer.has_tables(get_connection())

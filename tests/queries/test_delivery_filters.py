@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from signalbox.models import Delivery
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.outbox.queue import now_us
 from signalbox.queries.delivery_filters import DELIVERY_TOKEN_NAMES, DeliveryTokens
 from tests.queries.test_delivery_groups import build
@@ -41,11 +41,11 @@ def rows(db: None) -> list[Delivery]:
 
 
 def has_state(*states: str) -> Callable[[Delivery], bool]:
-    return lambda row: operations.get_status(row) in states
+    return lambda row: manual_changes.get_status(row) in states
 
 
 TOKENS: dict[str, Callable[[Delivery], bool]] = {
-    **{f"state:{state}": has_state(state) for state in operations.STATES if state not in ("pending", "due")},
+    **{f"state:{state}": has_state(state) for state in manual_changes.STATES if state not in ("pending", "due")},
     # A retry whose time has come is due too.
     "state:due": lambda row: row.lease_expires_at is None and 0 < (row.next_check_at or 0) <= now_us(),
     "state:pending": lambda row: row.state == "pending",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from signalbox.models import Delivery
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.queries import delivery_groups
 from signalbox.queries.delivery_groups import count_states, generalize_error, group_deliveries
 
@@ -58,7 +58,7 @@ def test_groups_are_by_receiver_and_error_the_largest_first() -> None:
     add(1, state="dead", error="ValueError: no customer 2")
     add(1, state="dead", error="OSError: refused")
     add(2, state="dead", receiver="shop.signals.tell_stock", error="OSError: refused")
-    found = group_deliveries(operations.filter_deliveries("default", state="dead"), "dead")
+    found = group_deliveries(manual_changes.filter_deliveries("default", state="dead"), "dead")
     assert [
         ("shop.signals.send_invoice", "ValueError: no customer …", 3),
         ("shop.signals.tell_stock", "OSError: refused", 2),
@@ -71,9 +71,9 @@ def test_groups_are_by_receiver_and_error_the_largest_first() -> None:
 def test_no_more_rows_than_the_limit_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_groups, "MAX_COUNTED", 5)
     add(8, state="dead")
-    found = group_deliveries(operations.filter_deliveries("default", state="dead"), "dead")
+    found = group_deliveries(manual_changes.filter_deliveries("default", state="dead"), "dead")
     assert (5, False) == (found.count, found.is_complete)
-    counts = count_states(operations.filter_deliveries("default"))
+    counts = count_states(manual_changes.filter_deliveries("default"))
     assert (5, False) == (counts.counts["dead"], counts.is_complete)
 
 
@@ -85,7 +85,7 @@ def test_states_are_counted_among_the_deliveries_of_the_filter() -> None:
     add(4, attempts=1)
     add(5, state="dead")
     add(7, state="dead", receiver="shop.signals.tell_stock")
-    counts = count_states(operations.filter_deliveries("default", receiver="send_invoice")).counts
+    counts = count_states(manual_changes.filter_deliveries("default", receiver="send_invoice")).counts
     assert {"due": 3, "waiting": 1, "running": 2, "retrying": 4, "dead": 5} == dict(counts)
 
 
@@ -93,7 +93,7 @@ def test_a_search_for_a_receiver_reads_only_the_newest_deliveries(monkeypatch: p
     monkeypatch.setattr(delivery_groups, "MAX_SEARCHED", 3)
     add(5, state="done")
     add(2, state="dead")
-    found = operations.filter_deliveries("default", receiver="invoice")
+    found = manual_changes.filter_deliveries("default", receiver="invoice")
     assert 3 == delivery_groups.limit_search(found, "").count()
-    dead = operations.filter_deliveries("default", receiver="invoice", state="dead")
+    dead = manual_changes.filter_deliveries("default", receiver="invoice", state="dead")
     assert 2 == delivery_groups.limit_search(dead, "dead").count()

@@ -17,7 +17,7 @@ from signalbox.models import Event, Trace
 from signalbox.queries.events import get_events
 from signalbox.queries.filter_language import Token
 from signalbox.queries.filters import EventFilter
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 from signalbox.queries.window_search import EventSearch
 from tests.rows import build_event, create_trace
 
@@ -382,5 +382,5 @@ def test_a_filter_selects_what_a_plain_reading_selects(rows: Rows, tokens: list[
     assert expected == [event.id for event in EventSearch(event_filter, limit=1_000)], text
     written = event_filter.to_text()
     assert written == EventFilter.parse_text(written).to_text()
-    chips = TimelineQuery.parse({"q": text}).list_chips()
+    chips = TimelineFilter.parse({"q": text}).list_chips()
     assert len(chips) == len(tokens)

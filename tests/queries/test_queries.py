@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext, override_settings
 from django.utils import timezone
 
 import signalbox
-from signalbox.instrumentation import process
+from signalbox.instrumentation import recording_state
 from signalbox.models import Event, Trace
 from signalbox.queries import events, signal_listeners, stats, time_index, trace_tree
 from signalbox.queries.filters import EventFilter, FilterError, ObjectReference
@@ -30,7 +30,7 @@ OTHER = "00f067aa0ba902b74bf92f3577b34da6"
 @pytest.fixture(autouse=True)
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    process.disable_recording_for_process()
+    recording_state.disable_recording_for_process()
     Event.objects.all().delete()
     Trace.objects.all().delete()
     yield

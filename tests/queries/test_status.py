@@ -21,9 +21,9 @@ from signalbox.core.event import Outcome, PendingEvent
 from signalbox.models import Delivery, Event, PurgeState, Trace, Worker
 from signalbox.outbox import health, registry
 from signalbox.outbox.database_clock import SECOND_US, get_lease_time
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.outbox.worker_registry import LOST_AFTER_SECONDS
-from signalbox.pipeline import backends, dropped_events, exporter, processors, writer
+from signalbox.pipeline import backends, dropped_events, exporter, missing_tables, processors
 from signalbox.queries.status import LOG_TABLES, Status, get_status
 from signalbox.queries.status_export import status_to_dict
 from signalbox.queries.status_problems import Problem, find_problems, is_healthy
@@ -314,10 +314,10 @@ def test_other_schemas_with_the_tables_are_named() -> None:
         cursor.execute("CREATE SCHEMA tenant")
         for table in ("signalbox_event", "signalbox_trace"):
             cursor.execute(f"CREATE TABLE tenant.{table} (LIKE public.{table})")
-        writer.clear_table_cache()
+        missing_tables.clear_table_cache()
         assert "public; not read: tenant" == get_text("Database default", "schema")
         transaction.set_rollback(True)
-    writer.clear_table_cache()
+    missing_tables.clear_table_cache()
 
 
 def test_ten_lost_workers_are_listed() -> None:

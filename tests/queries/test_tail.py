@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import signalbox
-from signalbox.instrumentation import process
+from signalbox.instrumentation import recording_state
 from signalbox.models import Event
 from signalbox.pipeline.backends.base import TransactionSnapshot
 from signalbox.queries import tail, window_search
@@ -27,7 +27,7 @@ from tests.rows import build_event, create_event
 @pytest.fixture
 def _alone(db: None) -> Iterator[None]:
     """The register holds what a test writes into it, and nothing of the test itself."""
-    process.disable_recording_for_process()
+    recording_state.disable_recording_for_process()
     Event.objects.all().delete()
     yield
     signalbox.start_recording()

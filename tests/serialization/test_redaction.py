@@ -23,10 +23,10 @@ from signalbox.serialization.redaction import (
     redact_query,
     redact_text,
 )
+from signalbox.serialization.redaction.api_tokens import TOKENS as TOKEN_TABLE
+from signalbox.serialization.redaction.api_tokens import Token
 from signalbox.serialization.redaction.search import Search, Shape
 from signalbox.serialization.redaction.shapes import DATA_SHAPES, TEXT_SHAPES
-from signalbox.serialization.redaction.tokens import TOKENS as TOKEN_TABLE
-from signalbox.serialization.redaction.tokens import Token
 
 REDACTOR = Redactor()
 SECRETS = """

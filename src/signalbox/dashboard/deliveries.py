@@ -21,10 +21,10 @@ from signalbox.dashboard.forms import ReplayForm
 from signalbox.dashboard.htmx import retarget
 from signalbox.dashboard.links import get_delivery_url
 from signalbox.models import Attempt, Delivery, Event, Trace
-from signalbox.outbox import blocking, health, operations, queue, unknown_receivers
+from signalbox.outbox import blocking, health, manual_changes, queue, unknown_receivers
 from signalbox.queries import delivery_groups, trace_deliveries
 from signalbox.queries.status import get_workers
-from signalbox.queries.timeline_query import TEXT_PARAM
+from signalbox.queries.timeline_filter import TEXT_PARAM
 from signalbox.queries.trace_rows import select_trace_rows
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def change(request: HttpRequest) -> HttpResponse:
     delivery_id = request.POST.get("id", "")
     if action not in ACTIONS or not is_storable_id(delivery_id):
         raise Http404(gettext("Unknown action. Use retry or discard, with a delivery's id."))
-    result = operations.apply_to_each(ACTIONS[action], [int(delivery_id)], alias)
+    result = manual_changes.apply_to_each(ACTIONS[action], [int(delivery_id)], alias)
     found = Delivery.objects.using(alias).filter(pk=int(delivery_id)).first()
     if found is not None and "from_detail" in request.POST:
         return HttpResponseRedirect(get_delivery_url(found))

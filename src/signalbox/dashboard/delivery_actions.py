@@ -15,11 +15,11 @@ from django.views.decorators.http import require_POST
 from signalbox.dashboard.access import dashboard_view, is_storable_id, require_permission
 from signalbox.dashboard.delivery_filter import DeliveryFilter, get_alias
 from signalbox.models import Delivery
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.queries import delivery_groups
 
 if TYPE_CHECKING:
-    from signalbox.outbox.operations import ChangeResult
+    from signalbox.outbox.manual_changes import ChangeResult
 
 CHANGE_PERMISSION: Final = "signalbox.change_delivery"
 
@@ -29,7 +29,7 @@ MAX_SELECTED: Final = 2_000
 MAX_LISTED: Final = 8
 """Number of receivers that the confirmation names."""
 
-ACTIONS: Final = {"retry": operations.retry, "discard": operations.discard}
+ACTIONS: Final = {"retry": manual_changes.retry, "discard": manual_changes.discard}
 
 UNCHANGEABLE: Final = {"retry": ("done", "running"), "discard": ("done", "running", "discarded")}
 """States that an action does not change."""
@@ -46,7 +46,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
         raise Http404(gettext("The filter is not valid: %(error)s") % {"error": delivery_filter.tokens.error})
     ids = _get_selected_ids(request.POST, delivery_filter)
     found = Delivery.objects.using(alias).in_bulk(ids[:MAX_SELECTED])
-    states = {delivery_id: operations.get_status(delivery) for delivery_id, delivery in found.items()}
+    states = {delivery_id: manual_changes.get_status(delivery) for delivery_id, delivery in found.items()}
     changeable = [one for one in ids[:MAX_SELECTED] if one in found and states[one] not in UNCHANGEABLE[action]]
     receivers = Counter(found[delivery_id].receiver for delivery_id in changeable)
     return render(
@@ -80,7 +80,7 @@ def apply(request: HttpRequest) -> HttpResponse:
     if not all(map(is_storable_id, ids)) or len(ids) > MAX_SELECTED:
         text = gettext("The parameter ids is not valid. Use up to %(number)d ids, separated by commas.")
         raise Http404(text % {"number": MAX_SELECTED})
-    result = operations.apply_to_each(ACTIONS[action], list(dict.fromkeys(map(int, ids))), alias)
+    result = manual_changes.apply_to_each(ACTIONS[action], list(dict.fromkeys(map(int, ids))), alias)
     return redirect_to_list(delivery_filter, action, result, open=request.POST.get("open"))
 
 
@@ -136,7 +136,7 @@ def _describe_unchanged(state: str, count: int) -> str:
         text = ngettext("%(count)d is running", "%(count)d are running", count)
     elif state == "erased":
         text = ngettext("%(count)d has an erased payload", "%(count)d have an erased payload", count)
-    elif state in operations.STATES:
+    elif state in manual_changes.STATES:
         text = ngettext("%(count)d was already %(state)s", "%(count)d were already %(state)s", count)
     else:
         return gettext("%(count)d were not changed") % {"count": count}

@@ -15,7 +15,7 @@ from signalbox.outbox import queue
 from signalbox.queries import delivery_groups
 from signalbox.queries.delivery_filters import DeliveryTokens
 from signalbox.queries.filter_language import Token
-from signalbox.queries.timeline_query import TEXT_PARAM, clean_param
+from signalbox.queries.timeline_filter import TEXT_PARAM, clean_param
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet

@@ -14,7 +14,7 @@ from django.utils.translation import gettext
 from signalbox import conf
 from signalbox.core import loggers
 from signalbox.models import Event
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 
 if TYPE_CHECKING:
     from django.http import HttpRequest, HttpResponse
@@ -63,7 +63,7 @@ def describe_retention() -> str:
 def get_missing_tables_response(request: HttpRequest) -> HttpResponse | None:
     """Return a page with status 503 if the tables do not exist; ``None`` if they do."""
     alias = router.db_for_read(Event)
-    if writer.has_tables(connections[alias]):
+    if missing_tables.has_tables(connections[alias]):
         return None
     into = "" if alias == "default" else f" --database {alias}"
     title = gettext("Signalbox has no tables in database “%(alias)s”.") % {"alias": alias}

@@ -22,7 +22,7 @@ from signalbox.models import Delivery, Error, ErrorState
 from signalbox.outbox import queue
 from signalbox.queries import errors as error_queries
 from signalbox.queries.error_states import ACTIONS, StateConflictError, change_state
-from signalbox.queries.timeline_query import clean_param
+from signalbox.queries.timeline_filter import clean_param
 
 CHANGE_PERMISSION: Final = "signalbox.change_errorstate"
 

@@ -18,7 +18,7 @@ from signalbox.models import Event, utc_now
 from signalbox.queries.export_formats import FORMATS
 from signalbox.queries.filters import FILTER_PARAM
 from signalbox.queries.recorded_export import EventExport
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 
 EXPORT_PERMISSION: Final = "signalbox.export_event"
 
@@ -58,13 +58,13 @@ def export(request: HttpRequest) -> HttpResponseBase:
     export_format = FORMATS.get(request.POST.get("format", ""))
     if export_format is None:
         raise Http404(gettext("Unknown format. Use one of: %(names)s.") % {"names": ", ".join(FORMATS)})
-    timeline_query = TimelineQuery.parse(request.POST)
-    if timeline_query.error:
-        return HttpResponse(f"{timeline_query.error}\n", "text/plain; charset=utf-8", status=400)
+    timeline_filter = TimelineFilter.parse(request.POST)
+    if timeline_filter.error:
+        return HttpResponse(f"{timeline_filter.error}\n", "text/plain; charset=utf-8", status=400)
     started = EventExport(
-        timeline_query.apply(Event.objects.all()),
+        timeline_filter.apply(Event.objects.all()),
         export_format,
-        described_filter={FILTER_PARAM: timeline_query.text} if timeline_query.text else {},
+        described_filter={FILTER_PARAM: timeline_filter.text} if timeline_filter.text else {},
         origin="page",
         actor=tracing.actor_from_user(request.user),
     )

@@ -9,7 +9,7 @@ from re import findall
 from typing import Any, Final, NamedTuple
 
 from signalbox.core import text as core_text
-from signalbox.core.labels import get_value_label
+from signalbox.core.display_names import get_value_label
 from signalbox.queries.local_time import describe_moment
 from signalbox.serialization import encoder
 

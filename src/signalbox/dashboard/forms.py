@@ -8,7 +8,7 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from signalbox.models import to_microseconds
-from signalbox.outbox import operations, registry
+from signalbox.outbox import manual_changes, registry
 from signalbox.queries.filters import EventFilter, FilterError
 
 
@@ -37,4 +37,6 @@ class ReplayForm(forms.Form):
     def replay(self, alias: str, *, dry_run: bool = False) -> int:
         """Create the deliveries in the database ``alias`` and return their number; with ``dry_run`` only count them."""
         data: dict[str, Any] = self.cleaned_data
-        return operations.replay(data["receiver"], alias, since=data["since"], missing=data["missing"], dry_run=dry_run)
+        return manual_changes.replay(
+            data["receiver"], alias, since=data["since"], missing=data["missing"], dry_run=dry_run
+        )

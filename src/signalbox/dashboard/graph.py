@@ -11,7 +11,7 @@ from asgiref.sync import iscoroutinefunction
 from django.apps import apps
 from django.dispatch import Signal
 
-from signalbox.core import catalog, labels, receivers
+from signalbox.core import catalog, display_names, receivers
 from signalbox.core.receiver_stats import CallTotals
 from signalbox.dashboard.links import get_deliveries_url, get_receiver_url, get_signal_url
 from signalbox.instrumentation.install import get_recorded_signals
@@ -118,7 +118,7 @@ def build_signal_edges(
         p90 = totals.get_percentile(90)
         yield Edge(
             signal=name,
-            group=labels.get_signal_group(name),
+            group=display_names.get_signal_group(name),
             sender=sender,
             receiver=receiver_name,
             location="" if receiver is None else receivers.get_location(receiver),
@@ -140,7 +140,7 @@ def build_durable_edges(*, include_source: bool) -> Iterator[Edge]:
     for signal, sender, durable in registry.get_subscriptions():
         yield Edge(
             signal=signal,
-            group=labels.get_signal_group(signal),
+            group=display_names.get_signal_group(signal),
             sender=ANY_SENDER if sender is None else sender,
             receiver=durable.name,
             location=receivers.get_location(durable.function),

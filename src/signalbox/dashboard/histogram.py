@@ -12,7 +12,7 @@ from signalbox.dashboard.access import dashboard_view
 from signalbox.queries import histogram_counts, local_time, trace_summary
 from signalbox.queries.filter_conditions import ANY
 from signalbox.queries.filter_language import Token
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 
 RANGE_SECONDS: Final = 600
 """Length of the histogram's time axis, in seconds."""
@@ -37,11 +37,11 @@ def histogram(request: HttpRequest) -> JsonResponse:
     now = time.time()
     # The start of a bar, so that the first one is complete.
     since = (int(now) // STEP_SECONDS * STEP_SECONDS - RANGE_SECONDS) * 1_000_000
-    timeline_query = TimelineQuery.parse(request.GET)
-    filter_range = timeline_query.event_filter
-    charted = timeline_query.without_time()
+    timeline_filter = TimelineFilter.parse(request.GET)
+    filter_range = timeline_filter.event_filter
+    charted = timeline_filter.without_time()
     step = STEP_SECONDS * 1_000_000
-    buckets = histogram_counts.get_histogram(charted, since, step, has_system=not timeline_query.is_quiet)
+    buckets = histogram_counts.get_histogram(charted, since, step, has_system=not timeline_filter.is_quiet)
     start = histogram_counts.get_histogram_start(charted, since)
     return JsonResponse(
         {
@@ -56,8 +56,8 @@ def histogram(request: HttpRequest) -> JsonResponse:
             "choices": [
                 {
                     "token": str(token),
-                    "is_chosen": timeline_query.has_token(token),
-                    "text": timeline_query.toggle(token).text,
+                    "is_chosen": timeline_filter.has_token(token),
+                    "text": timeline_filter.toggle(token).text,
                 }
                 for token in CHART_TOKENS
             ],

@@ -11,7 +11,7 @@ from django.urls import reverse
 from signalbox.models import Error
 from signalbox.outbox import queue
 from signalbox.queries.filter_language import TEXT_NAME, Token, resolve_name
-from signalbox.queries.timeline_query import TEXT_PARAM
+from signalbox.queries.timeline_filter import TEXT_PARAM
 
 if TYPE_CHECKING:
     from signalbox.models import Delivery

@@ -9,8 +9,8 @@ from django.utils.translation import gettext as _
 from signalbox import conf
 from signalbox.core import catalog
 from signalbox.instrumentation import install
-from signalbox.instrumentation.filter import RecordingFilter
 from signalbox.instrumentation.init_counter import INIT_SIGNALS
+from signalbox.instrumentation.recording_filter import RecordingFilter
 from signalbox.outbox import registry
 
 

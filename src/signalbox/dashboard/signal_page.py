@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
 from signalbox import conf
-from signalbox.core import catalog, labels
+from signalbox.core import catalog, display_names
 from signalbox.dashboard import graph
 from signalbox.dashboard.access import dashboard_view
 from signalbox.dashboard.not_found import render_not_found
@@ -51,7 +51,7 @@ def signal(request: HttpRequest) -> HttpResponse:
         {
             "active_page": "map",
             "name": name,
-            "group": labels.get_signal_group(name),
+            "group": display_names.get_signal_group(name),
             "info": entry,
             "arguments": [(key, text, key in entry.optional) for key, text in entry.args.items()] if entry else [],
             "mode": mode,

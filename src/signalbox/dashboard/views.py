@@ -30,7 +30,7 @@ from signalbox.queries.export_formats import FORMATS
 from signalbox.queries.filters import EventFilter
 from signalbox.queries.json_objects import event_to_dict
 from signalbox.queries.related_names import load_current_names
-from signalbox.queries.timeline_query import TimelineQuery, clean_param, has_old_params
+from signalbox.queries.timeline_filter import TimelineFilter, clean_param, has_old_params
 
 AXIS_CHOICES: Final = {"whole": True, "events": False}
 
@@ -56,19 +56,19 @@ def timeline(request: HttpRequest) -> HttpResponse:
     If the filter is not valid, htmx gets only the error, and the page keeps its list. Without htmx, the list is not
     filtered, and the page says so.
     """
-    timeline_query = TimelineQuery.parse(request.GET)
+    timeline_filter = TimelineFilter.parse(request.GET)
     target = request.headers.get("HX-Target")
-    if timeline_query.error and target:
-        error_context = {"timeline_query": timeline_query, "is_list_kept": True}
+    if timeline_filter.error and target:
+        error_context = {"timeline_filter": timeline_filter, "is_list_kept": True}
         response = render(request, "signalbox/parts/filter_error.html", error_context)
         return retarget(response, "#filter-error", "outerHTML")
     if has_old_params(request.GET) and not target:
-        return HttpResponseRedirect(f"{request.path}?{timeline_query.query_string}")
+        return HttpResponseRedirect(f"{request.path}?{timeline_filter.query_string}")
     before = _parse_id(request, "before")
     position = live_updates.Position.at_end() if before is None else None
     context: dict[str, Any] = {
-        "page": timeline_queries.get_timeline_page(timeline_query, before, newest_id=_parse_id(request, "newest")),
-        "timeline_query": timeline_query,
+        "page": timeline_queries.get_timeline_page(timeline_filter, before, newest_id=_parse_id(request, "newest")),
+        "timeline_filter": timeline_filter,
         "before": before,
         "position": position,
         "export_formats": FORMATS.values() if request.user.has_perm(EXPORT_PERMISSION) else (),
@@ -101,25 +101,25 @@ def live(request: HttpRequest) -> HttpResponse:
     With ``count=1``, for a paused page: JSON with ``trace_count``, the number of new traces, and ``has_more``, which is
     true if more are new than were counted; the page stops asking then. The position does not change.
     """
-    timeline_query = TimelineQuery.parse(request.GET)
+    timeline_filter = TimelineFilter.parse(request.GET)
     position = live_updates.Position.parse(request.GET.get("position", ""))
     update = live_updates.get_live_update(position)
     if request.GET.get("count"):
         trace_ids = update.trace_ids[-live_updates.MAX_LIVE_TRACES :]
         newest_event_id = update.position.event_id
-        matches = timeline_queries.count_matches(trace_ids, timeline_query, newest_event_id) if trace_ids else {}
+        matches = timeline_queries.count_matches(trace_ids, timeline_filter, newest_event_id) if trace_ids else {}
         return JsonResponse({"trace_count": len(matches), "has_more": update.is_behind})
     if update.is_behind:
         return HttpResponse(status=204, headers={"HX-Trigger": "signalbox:reload"})
     if not update.trace_ids:
         return HttpResponse(status=204)
     newest_event_id = update.position.event_id
-    summaries = timeline_queries.get_trace_summaries(update.trace_ids[::-1], timeline_query, newest_event_id)
+    summaries = timeline_queries.get_trace_summaries(update.trace_ids[::-1], timeline_filter, newest_event_id)
     context = {
         "summaries": summaries,
-        "removed": timeline_queries.find_removed_traces(update.trace_ids, summaries, timeline_query, newest_event_id),
+        "removed": timeline_queries.find_removed_traces(update.trace_ids, summaries, timeline_filter, newest_event_id),
         "position": update.position,
-        "timeline_query": timeline_query,
+        "timeline_filter": timeline_filter,
     }
     return render(request, "signalbox/parts/live_update.html", context)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from signalbox.core import labels
+from signalbox.core import display_names
 from signalbox.dashboard import formats
 from signalbox.dashboard.time_axis import Tick, TimeAxis, build_ticks
 from signalbox.dashboard.transaction_lines import TransactionLine, build_lines
@@ -110,7 +110,7 @@ class EventRow(Row):
         """The label of its bar."""
         if self.event.duration or get_calls(self.event):
             return formats.format_duration(self.event.duration)
-        return "no signal" if labels.get_signal_group(self.event.signal) == "bulk" else "no receivers"
+        return "no signal" if display_names.get_signal_group(self.event.signal) == "bulk" else "no receivers"
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from signalbox.erasure.content import (
 from signalbox.erasure.roles import Role, get_recorded_values, get_role
 from signalbox.erasure.selection import SelectedObject, Selection
 from signalbox.models import Attempt, Delivery, Error, ErrorState, Event, Trace
-from signalbox.pipeline import operations
+from signalbox.pipeline import recorded_operations
 from signalbox.queries.model_keys import get_sender_labels
 from signalbox.serialization.encoder import ERASED
 from signalbox.serialization.redaction import REDACTED
@@ -97,7 +97,7 @@ class DatabaseEraser:
         actor, objects = _describe(replace(part, keys=True))
         return any(
             record.data["args"]["actor"] == actor if actor else objects[0] in record.data["args"]["objects"]
-            for record in _iter_by_id(self._events.filter(signal=operations.ERASED))
+            for record in _iter_by_id(self._events.filter(signal=recorded_operations.ERASED))
         )
 
     def _is_mentioned(self, part: Selection) -> bool:
@@ -146,7 +146,7 @@ class DatabaseEraser:
             without_references = MODEL_SIGNALS if selection.keys else [*BUILTIN_SIGNALS]
             condition |= ~Q(signal__in=without_references) | (~Q(signal__in=MODEL_SIGNALS) & Q(object_key=one.key))
         if selection.objects:
-            yield from self._scan(self._events.filter(condition).exclude(signal=operations.ERASED))
+            yield from self._scan(self._events.filter(condition).exclude(signal=recorded_operations.ERASED))
 
     def _scan(self, queryset: QuerySet[Any]) -> Iterator[Any]:
         """Yield the rows of ``queryset`` in the order of their ids, a range of ids at a time."""
@@ -383,7 +383,9 @@ class DatabaseEraser:
         """Replace the keys in the records of earlier erasures without ``keys`` by digests."""
         selection = self._selection
         digests = {f"{one.label}:{one.key}": f"{one.label}:{digest_secret(one.key)}" for one in selection.objects}
-        for record in _iter_by_id(self._events.filter(signal=operations.ERASED).exclude(pk=self.record_id or 0)):
+        for record in _iter_by_id(
+            self._events.filter(signal=recorded_operations.ERASED).exclude(pk=self.record_id or 0)
+        ):
             args = dict(record.data["args"])
             args["objects"] = [digests.get(text, text) for text in args["objects"]]
             if selection.actor and args["actor"] == selection.actor:
@@ -415,7 +417,7 @@ class DatabaseEraser:
             trace_id=trace.id,
             span=trace.next_span(),
             parent=None if running is None else running[0],
-            signal=operations.ERASED,
+            signal=recorded_operations.ERASED,
             sender="signalbox.Event",
             object_key="",
             object_label="",

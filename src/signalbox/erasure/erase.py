@@ -15,7 +15,7 @@ from signalbox.core.system_user import get_system_actor
 from signalbox.erasure.database import DatabaseEraser, ErasureError, Progress
 from signalbox.erasure.selection import ObjectSelector, Selection, build_selection
 from signalbox.models import Event
-from signalbox.pipeline import exporter, writer
+from signalbox.pipeline import exporter, missing_tables
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -131,7 +131,7 @@ def _get_databases(using: str | None) -> list[str]:
     if using is not None and using not in connections:
         raise ValueError(f"Unknown database {using!r}. One of {', '.join(connections)} was expected.")
     aliases = [using] if using is not None else [alias for alias in connections if _may_have_tables(alias)]
-    found = [alias for alias in aliases if writer.has_tables(connections[alias])]
+    found = [alias for alias in aliases if missing_tables.has_tables(connections[alias])]
     if not found:
         raise ErasureError(f"No table of Signalbox was found in {', '.join(aliases)}: run manage.py migrate.")
     return found

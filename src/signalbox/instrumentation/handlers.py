@@ -6,22 +6,22 @@ The module is long because the handlers share how events are added and completed
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from django.apps import AppConfig, apps
 from django.db import DatabaseError, connections
 
 from signalbox import conf
 from signalbox.core import clock, receivers, tracing
+from signalbox.core.counted_errors import was_counted
 from signalbox.core.event import Outcome, PendingEvent
-from signalbox.core.raised_error import was_counted
 from signalbox.core.text import fit_column
-from signalbox.instrumentation import m2m, model_metadata, model_writes, row_state, signal_arguments
+from signalbox.instrumentation import m2m, model_metadata, model_writes, related_labels, row_state, signal_arguments
 from signalbox.instrumentation.row_state import PENDING_POST_SAVE, PENDING_PRE_DELETE, PENDING_PRE_SAVE
 from signalbox.pipeline import backends, exporter, processors, routing, unit_of_work
 from signalbox.pipeline.delivery_errors import EnqueueError
 from signalbox.serialization.configured_redactor import get_redactor
-from signalbox.serialization.raised_errors import describe_error
+from signalbox.serialization.error_description import describe_error
 from signalbox.serialization.redaction import REDACTED
 
 if TYPE_CHECKING:
@@ -361,40 +361,12 @@ def _encode_changed_keys(argument: str, operation: m2m.M2MOperation, keys: list[
     model: type[Model] = manager.model
     encoded_args, max_keys = signal_arguments.encode_keys(keys, model), signal_arguments.MAX_KEYS_PER_EVENT
     if len(encoded_args) <= max_keys:
-        return [{argument: encoded_args, **_encode_labels(operation, encoded_args)}]
+        return [{argument: encoded_args, **related_labels.encode_m2m_labels(operation, encoded_args)}]
     parts = [encoded_args[start : start + max_keys] for start in range(0, len(encoded_args), max_keys)]
     return [
-        {argument: part, "part": number, "parts": len(parts), **_encode_labels(operation, part)}
+        {argument: part, "part": number, "parts": len(parts), **related_labels.encode_m2m_labels(operation, part)}
         for number, part in enumerate(parts, 1)
     ]
-
-
-MAX_M2M_LABELS: Final = 20
-"""Maximum number of labels of related objects in an event."""
-
-
-def _encode_labels(operation: m2m.M2MOperation, encoded_keys: list[int | str]) -> dict[str, Any]:
-    """Return the labels of the first changed objects as an argument, of those that were given as instances.
-
-    They cost no query. Objects that were given by their keys have no label. The name is that of the foreign key of the
-    through table, as in the labels of other events.
-    """
-    manager = operation.manager
-    if not manager.target_field.target_field.primary_key:
-        return {}
-    metadata = model_metadata.get_metadata(manager.model)
-    wanted = set(encoded_keys[:MAX_M2M_LABELS])
-    changed: dict[int | str, Model] = {}
-    for instance in operation.objects:
-        if len(changed) < len(wanted) and isinstance(instance, manager.model):
-            key = signal_arguments.encode_key(instance.pk, metadata)
-            if key in wanted:
-                changed.setdefault(key, instance)
-    if not changed:
-        return {}
-    labels = zip(changed, model_metadata.get_labels(changed.values()), strict=True)
-    labelled = {str(key): label for key, label in labels if label}
-    return {"labels": {manager.target_field_name: labelled}} if labelled else {}
 
 
 def record_unsent_add(

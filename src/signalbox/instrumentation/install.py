@@ -35,8 +35,8 @@ from signalbox.instrumentation import (
     signals,
     task_queues,
 )
-from signalbox.instrumentation.filter import RecordingFilter
-from signalbox.pipeline import configured_processors, exporter, processors, serializer, unit_of_work, writer
+from signalbox.instrumentation.recording_filter import RecordingFilter
+from signalbox.pipeline import configured_processors, exporter, missing_tables, processors, serializer, unit_of_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -341,7 +341,7 @@ def _wrap_connection_created(inner: Any) -> Any:
 
 def _wrap_post_migrate(inner: Any) -> Any:
     def send(sender: Any, **named: Any) -> Any:
-        writer.clear_table_cache()
+        missing_tables.clear_table_cache()
         return inner(sender, **named)
 
     return send
@@ -358,7 +358,7 @@ def _on_setting_changed(sender: Any, signal: Any, **named: Any) -> None:
         if named.get("setting") == "SIGNALBOX":
             start_recording()
         elif named.get("setting") == "DATABASES":
-            writer.clear_table_cache()
+            missing_tables.clear_table_cache()
 
 
 _SIGNAL_WRAPPERS: dict[Signal, Any] = {

@@ -16,7 +16,7 @@ from django.db.models.deletion import Collector
 
 from signalbox.core import interrupts, loggers, tracing
 from signalbox.core.event import UNKNOWN, Outcome, PendingEvent
-from signalbox.instrumentation import autocommit, bulk, model_metadata, patching, row_state
+from signalbox.instrumentation import autocommit, bulk, model_metadata, patching, related_labels, row_state
 from signalbox.instrumentation.row_state import PENDING_POST_SAVE, PENDING_PRE_DELETE, PENDING_PRE_SAVE
 from signalbox.pipeline import backends, exporter, processors, unit_of_work
 from signalbox.serialization.diff import NON_EXPRESSION_TYPES, RowChange, is_expression
@@ -178,7 +178,11 @@ def _record_save(
         uow.add(pre_save)
     known_row = row_state.get_row_before_write(metadata, instance, connection.alias) if updated else UNKNOWN
     written = _get_written_values(metadata, instance, values_before, updated, update_fields)
-    labels = _get_related_labels(metadata, state, known_row, written, connection) if metadata.foreign_keys else None
+    labels = (
+        related_labels.get_foreign_key_labels(metadata, state, known_row, written, connection)
+        if metadata.foreign_keys
+        else None
+    )
     row = RowChange(metadata.fields, known_row if updated else None, written, labels)
     event = tracing.build_event("post_save", metadata.label, connection.alias)
     set_object(event, metadata, instance, connection)
@@ -208,26 +212,6 @@ def _mask_stale_values(row: Sequence[Any], generated: Sequence[int]) -> Sequence
     if not generated and NON_EXPRESSION_TYPES.issuperset(map(type, row)):
         return row
     return [UNKNOWN if position in generated or is_expression(value) else value for position, value in enumerate(row)]
-
-
-def _get_related_labels(
-    metadata: ModelMetadata, state: Any, known: Any, written: Sequence[Any], connection: BaseDatabaseWrapper
-) -> dict[str, dict[str, str]] | None:
-    """Return labels for changed foreign keys whose related object is already cached."""
-    cached = state.__dict__.get("fields_cache")
-    if not cached:
-        return None
-    labels = {}
-    for cache_name in metadata.foreign_keys.keys() & cached.keys():
-        position, field = metadata.foreign_keys[cache_name]
-        target = cached[cache_name]
-        key = written[position]
-        if target is None or key is UNKNOWN or (known is not UNKNOWN and known[position] == key):
-            continue
-        label = model_metadata.get_metadata(target.__class__).get_label(target, connection)
-        if label:
-            labels[field] = {str(key): label}
-    return labels or None
 
 
 def _record_failed_pre_save(instance: Model, metadata: ModelMetadata, using: str) -> None:

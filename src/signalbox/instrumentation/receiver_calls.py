@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from signalbox.core import clock, observers, receivers, tracing
+from signalbox.core.counted_errors import counts_errors, has_ended_trace
 from signalbox.core.event import ReceiverCall
-from signalbox.core.raised_error import counts_errors, has_ended_trace, is_cancellation, iter_leaves
+from signalbox.core.raised_error import is_cancellation, iter_leaves
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
-from signalbox.serialization.raised_errors import describe_error
+from signalbox.serialization.error_description import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator

@@ -14,7 +14,7 @@ from signalbox.core import interrupts, loggers, tracing
 from signalbox.instrumentation import signals as signal_patches
 from signalbox.instrumentation import traces
 from signalbox.pipeline import exporter
-from signalbox.serialization.raised_errors import describe_class
+from signalbox.serialization.error_description import describe_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from signalbox.core import tracing
-from signalbox.core.raised_error import remember_ending, was_counted
+from signalbox.core.counted_errors import remember_ending, was_counted
 from signalbox.core.tracing import Trace
 from signalbox.instrumentation.receiver_calls import has_raised_before
 from signalbox.pipeline import exporter
 from signalbox.serialization.configured_redactor import get_redactor
-from signalbox.serialization.raised_errors import describe_error
+from signalbox.serialization.error_description import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from django.dispatch import Signal
 
 from signalbox.core.receivers import make_id
 from signalbox.outbox.durable_receiver import DurableOptions
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.outbox.registration import register_durable, resolve_signal
 from signalbox.pipeline import processors
 

@@ -15,7 +15,7 @@ from django.db import connections
 from signalbox import conf
 from signalbox.core import clock, loggers, observers, tracing
 from signalbox.core.attempt import AttemptOutcome
-from signalbox.core.raised_error import was_counted
+from signalbox.core.counted_errors import was_counted
 from signalbox.core.tracing import Trace
 from signalbox.models import Event
 from signalbox.outbox import registry
@@ -27,7 +27,7 @@ from signalbox.outbox.watchdog import TimeLimitExceeded, Watchdog
 from signalbox.pipeline import exporter
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
-from signalbox.serialization.raised_errors import describe_error
+from signalbox.serialization.error_description import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,6 +24,7 @@ from signalbox.pipeline import (
     backends,
     batches,
     dropped_events,
+    missing_tables,
     pending,
     process_exit,
     processors,
@@ -108,7 +109,7 @@ def write_now(event: PendingEvent) -> None:
     require_row(event.trace)
     connection = connections[routing.get_events_database()]
     is_nested = backends.in_transaction(connection) or backends.has_foreign_transaction(connection)
-    if not writer.has_tables(connection):
+    if not missing_tables.has_tables(connection):
         raise DatabaseError("The tables of Signalbox do not exist.")
     routing.resolve_schema(event)
     groups, waiting = writer.group_by_schema(connection, [event], routing.get_event_schema)
@@ -279,7 +280,7 @@ def _report_queue_length() -> None:
 
 def _get_drop_reason(connection: BaseDatabaseWrapper) -> DropReason:
     """Return why events can't be written on ``connection``, without a query."""
-    return DropReason.MISSING_TABLE if writer.lacks_tables(connection) else DropReason.QUEUE_FULL
+    return DropReason.MISSING_TABLE if missing_tables.lacks_tables(connection) else DropReason.QUEUE_FULL
 
 
 @contextmanager
@@ -320,7 +321,7 @@ def _can_write(connection: BaseDatabaseWrapper) -> bool:
             return False
     elif not connection.autocommit or backends.has_foreign_transaction(connection):
         return False
-    return writer.has_tables(connection)
+    return missing_tables.has_tables(connection)
 
 
 def _is_shared_by_threads(connection: BaseDatabaseWrapper) -> bool:

@@ -1,4 +1,4 @@
-"""Decides where events are written: by database and schema, and by which tables exist."""
+"""Decides where events are written: in which database and schema."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 from django.apps import apps
 from django.db import connections, router
 
-from signalbox.core import tracing
 from signalbox.core.event import Outcome
-from signalbox.pipeline import processors, writer
-from signalbox.pipeline.delivery_errors import EnqueueError
+from signalbox.pipeline import missing_tables, processors, writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from signalbox.core.event import PendingEvent, Schema
-    from signalbox.core.tracing import Trace
 
 
 def get_events_database() -> str:
@@ -45,8 +42,8 @@ def group_events(
     Events without tables are exported to the database for traces after the commit. Raises ``EnqueueError`` if they
     have durable receivers and that database has no tables either.
     """
-    if not writer.has_tables(connection):
-        _check_delivery_tables(connection, events)
+    if not missing_tables.has_tables(connection):
+        missing_tables.check_delivery_tables(connection, get_events_database(), list(filter(has_subscriber, events)))
         return {}, list(events)
     return writer.group_by_schema(connection, events, get_event_schema)
 
@@ -59,29 +56,3 @@ def get_event_schema(event: PendingEvent) -> Schema:
 def has_subscriber(event: PendingEvent) -> bool:
     """Return True if ``event`` has durable receivers."""
     return event.outcome is not Outcome.ROLLED_BACK and processors.needs_delivery(event.signal, event.sender)
-
-
-def _check_delivery_tables(connection: BaseDatabaseWrapper, events: Sequence[PendingEvent]) -> None:
-    """Raise ``EnqueueError`` if ``events`` have durable receivers and no database has the tables for their deliveries.
-
-    While ``migrate`` runs, the tables may be created later. The events are then written when it has finished.
-    """
-    names = sorted({f"{event.signal} of {event.sender}" for event in events if has_subscriber(event)})
-    if not names or _is_migrating():
-        return
-    alias = get_events_database()
-    if alias != connection.alias and writer.has_tables(connections[alias]):
-        return
-    raise EnqueueError(
-        f"Database {alias!r} has no tables for deliveries, but these events have durable receivers: "
-        f"{', '.join(names)}. Run manage.py migrate."
-    )
-
-
-def _is_migrating() -> bool:
-    trace: Trace | None = tracing.get_current_trace()
-    while trace is not None:
-        if trace.kind == "command" and trace.name == "migrate":
-            return True
-        trace = trace.previous
-    return False

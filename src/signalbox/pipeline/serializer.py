@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from signalbox.core import interrupts, loggers
+from signalbox.core.error_fingerprint import compute_fingerprint
 from signalbox.core.event import Outcome, PendingEvent, ReceiverCall, TransactionEnd
 from signalbox.core.receiver_stats import PASSED_THROUGH_KEY
 from signalbox.core.text import fit_column
@@ -230,7 +231,7 @@ def build_error_columns(error: RaisedError) -> TableRow:
     """Return the columns of ``error`` itself, in the order of the last ones of ``ERROR_COLUMNS``."""
     file, line, function = error.place or ("", None, "")
     return (
-        error.fingerprint,
+        compute_fingerprint(error),
         error.time // 1000,
         error.exception,
         error.message,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from signalbox.core import clock, interrupts, observers
 from signalbox.pipeline import backends, batches, dropped_events, processors
-from signalbox.pipeline.backends import Grant, postgresql
+from signalbox.pipeline.backends import Grant
 from signalbox.pipeline.batches import Batch, get_error_key, merge
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from signalbox.pipeline.batches import TableRow
 
 T = TypeVar("T")
-
-TABLE_CHECK_SECONDS: Final = 5.0
-"""Seconds until a database without the tables is checked again, as another process may have migrated it."""
-
 
 # ------------------------------------------------------------------ rows to the database
 
@@ -161,54 +157,3 @@ def group_by_schema(
                 lists[schema] = waiting
         lists[schema].append(item)
     return groups, waiting
-
-
-# ------------------------------------------------------------------ tables
-
-_table_checks: dict[tuple[str, str], float] = {}
-"""By alias and database: infinity if the tables were found, otherwise the time of the next check."""
-
-
-_aliases_without_tables: set[str] = set()
-"""Databases for which the last answer of ``has_tables()`` was False."""
-
-
-def has_tables(connection: BaseDatabaseWrapper) -> bool:
-    """Return True if the database of ``connection`` has Signalbox's tables."""
-    found = _has_tables(connection)
-    if not found:
-        _aliases_without_tables.add(connection.alias)
-    elif _aliases_without_tables:
-        _aliases_without_tables.discard(connection.alias)
-    return found
-
-
-def lacks_tables(connection: BaseDatabaseWrapper) -> bool:
-    """Return True if the last answer of ``has_tables()`` was False. Sends no query."""
-    return connection.alias in _aliases_without_tables
-
-
-def _has_tables(connection: BaseDatabaseWrapper) -> bool:
-    backend = backends.get_backend(connection)
-    in_schemas = backend.has_tables_in_a_schema()
-    if in_schemas is not None:
-        return in_schemas
-    key = (connection.alias, str(connection.settings_dict["NAME"]))
-    known = _table_checks.get(key)
-    if known is not None and (known == _TABLES_FOUND or clock.monotonic() < known):
-        return known == _TABLES_FOUND
-    connection.ensure_connection()
-    with connection.wrap_database_errors:
-        found = backend.query_has_tables()
-    _table_checks[key] = _TABLES_FOUND if found else clock.monotonic() + TABLE_CHECK_SECONDS
-    return found
-
-
-_TABLES_FOUND: Final = float("inf")
-
-
-def clear_table_cache() -> None:
-    """Check the tables again, because a migration or a flush has run."""
-    _table_checks.clear()
-    _aliases_without_tables.clear()
-    postgresql.clear_table_cache()

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 from django.db.models import Q
 
 from signalbox.models import to_microseconds, utc_now
-from signalbox.outbox import operations
+from signalbox.outbox import manual_changes
 from signalbox.queries.filter_conditions import ANY, names_q, object_q, sender_q, trace_id_prefix_q, values_q
 from signalbox.queries.filter_language import (
     MAX_VALUES,
@@ -164,7 +164,7 @@ def _read_tokens(tokens: list[Token]) -> list[_Condition]:
             raise FilterError(token.name, ", ".join(token.values), expected, position=token.start + 1)
         try:
             values = tuple(
-                parse_choice(token.name, value, operations.STATES)
+                parse_choice(token.name, value, manual_changes.STATES)
                 if attribute == STATE
                 else read_value(token.name, attribute, value, now, has_model)
                 for value in token.values
@@ -178,7 +178,7 @@ def _read_tokens(tokens: list[Token]) -> list[_Condition]:
 def _build_q(name: str, values: tuple[Any, ...], alias: str) -> Q:
     """Return the condition of a token with any of ``values``."""
     if name == STATE:
-        return _any_of(operations.build_state_q(alias, state) for state in values)
+        return _any_of(manual_changes.build_state_q(alias, state) for state in values)
     return _CONDITIONS[name](values)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from signalbox.core.object_keys import digest_secret
 from signalbox.models import Event
-from signalbox.pipeline.operations import ERASED
+from signalbox.pipeline.recorded_operations import ERASED
 from signalbox.queries.row_effects import BULK_SIGNALS
 from signalbox.serialization import encoder
 

@@ -1,4 +1,4 @@
-"""Errors, grouped by their fingerprint: class, file, function and receiver.
+"""Errors, grouped by their fingerprint (`core/error_fingerprint.py`): class, file, function and receiver.
 
 A group is computed from the newest rows. It has no row that recording would have to update.
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist
 
-from signalbox.core.labels import get_value_label, short_name
+from signalbox.core.display_names import get_value_label, short_name
 from signalbox.queries.local_time import parse_moment
 from signalbox.queries.related_names import MAX_SHOWN_KEYS, get_changed_keys, get_recorded_names
 from signalbox.serialization import encoder

@@ -1,6 +1,6 @@
 """The text of a filter: ``receiver:send_invoice took>50ms``, split into tokens and written as text again.
 
-This module knows the syntax. ``filters`` knows the meaning of the values.
+This module knows the syntax. ``filter_values`` parses the values, and ``filters`` applies them.
 """
 
 from __future__ import annotations

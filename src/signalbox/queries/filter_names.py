@@ -13,10 +13,10 @@ from django.db.models import QuerySet
 
 from signalbox.core import naming
 from signalbox.core.catalog import BUILTIN_SIGNALS
-from signalbox.instrumentation import process
+from signalbox.instrumentation import recording_state
 from signalbox.models import Event, Trace
 from signalbox.outbox import registry
-from signalbox.pipeline import operations
+from signalbox.pipeline import recorded_operations
 from signalbox.queries.filters import EventFilter, FilterError
 
 TRACE_KINDS: Final = ("request", "command", "task", "test", "shell", "process", "custom")
@@ -76,8 +76,8 @@ def _may_be_defined(name: str) -> bool:
 def get_project_signals() -> Iterator[str]:
     """Yield the names of the signals that this process knows. A name may come twice."""
     yield from BUILTIN_SIGNALS
-    yield from operations.OPERATIONS
-    yield from process.get_recorded_signals().values()
+    yield from recorded_operations.OPERATIONS
+    yield from recording_state.get_recorded_signals().values()
     yield from naming.get_tracked_signals().values()
     yield from registry.get_subscribed_signals()
 

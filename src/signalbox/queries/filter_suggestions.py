@@ -10,9 +10,9 @@ from django.db import connections
 
 from signalbox.core import receivers
 from signalbox.core.event import Outcome
-from signalbox.instrumentation import process
+from signalbox.instrumentation import recording_state
 from signalbox.models import Trace
-from signalbox.outbox import operations, registry
+from signalbox.outbox import manual_changes, registry
 from signalbox.queries import filter_names, timeline
 from signalbox.queries.delivery_filters import DELIVERY_TOKEN_NAMES, STATE
 from signalbox.queries.filter_language import TOKEN_NAMES, TokenName
@@ -70,7 +70,7 @@ def get_delivery_suggestions() -> list[dict[str, Any]]:
     """Return the tokens of the page "Deliveries", as ``get_suggestions()`` does for those of the timeline."""
     durable = registry.get_durable_receivers()
     sources: Sources = {
-        STATE: lambda: _unlabelled(operations.STATES),
+        STATE: lambda: _unlabelled(manual_changes.STATES),
         "receiver": lambda: [(name.rpartition(".")[2], name) for name in sorted(durable)],
         "error": lambda: [("*", "any exception")],
         "signal": lambda: _unlabelled(sorted(registry.get_subscribed_signals())),
@@ -106,7 +106,7 @@ def _list_models() -> list[str]:
 def _list_receivers() -> list[tuple[str, str]]:
     """Return the receivers that are connected in this process and the durable ones: last part and full name."""
     names = set(registry.get_durable_receivers())
-    for signal in process.get_recorded_signals():
+    for signal in recording_state.get_recorded_signals():
         connected = receivers.get_connected_receivers(signal)
         names |= {receivers.get_name(one.receiver) for one in connected if one.receiver is not None}
     return [(name.rpartition(".")[2], name) for name in sorted(names) if name]

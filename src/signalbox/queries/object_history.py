@@ -19,7 +19,7 @@ from django.utils import timezone
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata
 from signalbox.models import Event, to_datetime, to_microseconds
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 from signalbox.queries import row_effects
 from signalbox.queries.erasure_records import ErasureRecord, contains_erased_key, get_erasure_records
 from signalbox.queries.events import is_key_erased
@@ -176,7 +176,7 @@ class ObjectHistory:
     # ------------------------------------------------------------ events
 
     def _get_events_alias(self) -> str:
-        return self.using if writer.has_tables(connections[self.using]) else router.db_for_read(Event)
+        return self.using if missing_tables.has_tables(connections[self.using]) else router.db_for_read(Event)
 
     def was_created_after_purge(self) -> bool:
         """Return whether a stored event proves that the object was created after the last purged event of its model."""

@@ -6,8 +6,8 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from signalbox.core.display_names import get_value_label
 from signalbox.core.event import UNKNOWN
-from signalbox.core.labels import get_value_label
 
 
 class ObjectState(Mapping[str, Any]):

@@ -9,7 +9,7 @@ from django.db import connections
 
 from signalbox.core import clock, tracing
 from signalbox.core.event import Outcome
-from signalbox.pipeline.operations import EXPORTED, record_operation
+from signalbox.pipeline.recorded_operations import EXPORTED, record_operation
 from signalbox.queries import event_stream
 
 if TYPE_CHECKING:

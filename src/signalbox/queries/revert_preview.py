@@ -14,8 +14,8 @@ from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import connections, models
 
 from signalbox.core import object_keys
+from signalbox.core.display_names import get_value_label
 from signalbox.core.event import UNKNOWN
-from signalbox.core.labels import get_value_label
 from signalbox.instrumentation import model_metadata
 from signalbox.models import Event
 from signalbox.queries.model_keys import normalize_pk

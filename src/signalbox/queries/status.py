@@ -18,7 +18,7 @@ from django.db.models import Model
 
 from signalbox import conf, models
 from signalbox.core import clock
-from signalbox.instrumentation import patching, process
+from signalbox.instrumentation import patching, recording_state
 from signalbox.instrumentation.patching import PatchState
 from signalbox.outbox import health, registry, unknown_receivers, worker_registry
 from signalbox.outbox.health import Health, Lag
@@ -253,7 +253,7 @@ def _protect_transaction(alias: str) -> AbstractContextManager[object]:
 
 
 def _get_recording_status() -> RecordingStatus:
-    is_recording, states = process.get_patch_states()
+    is_recording, states = recording_state.get_patch_states()
     stats = dropped_events.write_stats
     queued, late = pending.count_events()
     return RecordingStatus(

@@ -15,7 +15,7 @@ from signalbox.queries import trace_summary
 from signalbox.queries.errors import count_trace_errors
 from signalbox.queries.events import load_client_addresses
 from signalbox.queries.related_names import load_current_names
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 from signalbox.queries.trace_rows import select_trace_rows
 from signalbox.queries.trace_summary import SUMMARY_FIELDS, TraceSummary
 from signalbox.queries.window_search import DEFAULT_BUDGET, Windows, get_id_bounds
@@ -65,16 +65,16 @@ class _SearchResult(NamedTuple):
 
 
 def get_timeline_page(
-    timeline_query: TimelineQuery, before: int | None = None, size: int = PAGE_SIZE, *, newest_id: int | None = None
+    timeline_filter: TimelineFilter, before: int | None = None, size: int = PAGE_SIZE, *, newest_id: int | None = None
 ) -> TimelinePage:
-    """Return the traces of the newest events that ``timeline_query`` finds, below the key ``before``.
+    """Return the traces of the newest events that ``timeline_filter`` finds, below the key ``before``.
 
     A trace that an earlier page has shown is left out. ``newest_id`` is that of the first page: a trace with newer
     events was not on it because of them.
     """
-    found = _search(timeline_query, before, size, newest_id)
+    found = _search(timeline_filter, before, size, newest_id)
     lines = list(found.summaries.values())
-    _load_details(lines, keep_highlights=bool(timeline_query))
+    _load_details(lines, keep_highlights=bool(timeline_filter))
     _load_highlights(lines)
     lines.sort(key=_get_order, reverse=True)
     return TimelinePage(
@@ -82,20 +82,20 @@ def get_timeline_page(
         next_cursor=found.next_cursor,
         is_complete=found.is_complete,
         searched_until=found.searched_until,
-        has_system=not lines and timeline_query.is_quiet and Event.objects.exists(),
+        has_system=not lines and timeline_filter.is_quiet and Event.objects.exists(),
         newest_id=found.newest_id,
     )
 
 
-def _search(timeline_query: TimelineQuery, before: int | None, size: int, newest_id: int | None) -> _SearchResult:
-    first_id, below = get_id_bounds(timeline_query.event_filter, before)
+def _search(timeline_filter: TimelineFilter, before: int | None, size: int, newest_id: int | None) -> _SearchResult:
+    first_id, below = get_id_bounds(timeline_filter.event_filter, before)
     if before is None:
         newest_id = below - 1
-    given = timeline_query.event_filter
+    given = timeline_filter.event_filter
     windows = Windows(
         first_id, below, budget=SEARCH_BUDGET, is_indexed=given.is_indexed, reads_traces=given.reads_traces
     )
-    matching = timeline_query.select(Event.objects.all())
+    matching = timeline_filter.select(Event.objects.all())
     lines: dict[str, TraceSummary] = {}
     skipped: set[str] = set()
     while windows.has_more:
@@ -103,7 +103,7 @@ def _search(timeline_query: TimelineQuery, before: int | None, size: int, newest
         query = matching.filter(windows.to_q(first, last)).exclude(trace_id__in=skipped)
         rows = list(query.values_list(*SUMMARY_FIELDS)[:FETCH_SIZE])
         found = {row[1] for row in rows} - lines.keys()
-        already_shown = _find_already_shown(timeline_query, before, newest_id, found)
+        already_shown = _find_already_shown(timeline_filter, before, newest_id, found)
         for row in rows:
             if row[1] in already_shown:
                 continue
@@ -135,7 +135,7 @@ def get_time_at(event_id: int) -> int | None:
 
 
 def _find_already_shown(
-    timeline_query: TimelineQuery, before: int | None, newest_id: int | None, trace_ids: set[str]
+    timeline_filter: TimelineFilter, before: int | None, newest_id: int | None, trace_ids: set[str]
 ) -> set[str]:
     """Return the traces that an earlier page has shown, because of a newer event.
 
@@ -144,7 +144,7 @@ def _find_already_shown(
     if before is None or not trace_ids:
         return set()
     near = (before, before + NEAR_IDS if newest_id is None else min(newest_id, before + NEAR_IDS))
-    query = timeline_query.select(Event.objects.filter(trace_id__in=trace_ids, id__range=near))
+    query = timeline_filter.select(Event.objects.filter(trace_id__in=trace_ids, id__range=near))
     return set(query.order_by().values_list("trace_id", flat=True).distinct())
 
 
@@ -264,32 +264,32 @@ def get_newest_event_id() -> int:
 
 
 def get_trace_summaries(
-    trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int
+    trace_ids: Sequence[str], timeline_filter: TimelineFilter, newest_event_id: int
 ) -> list[TraceSummary]:
-    """Return the lines of these traces, in this order, without those that ``timeline_query`` does not match.
+    """Return the lines of these traces, in this order, without those that ``timeline_filter`` does not match.
 
     ``newest_event_id`` is the greatest key that was read.
     """
-    found = count_matches(trace_ids, timeline_query, newest_event_id) if trace_ids else {}
+    found = count_matches(trace_ids, timeline_filter, newest_event_id) if trace_ids else {}
     lines = [
         TraceSummary(trace_id, last_event_id=newest_event_id, match_count=found[trace_id])
         for trace_id in trace_ids
         if trace_id in found
     ]
-    if timeline_query:
-        _find_matching_highlights(lines, timeline_query, newest_event_id)
-    _load_details(lines, keep_highlights=bool(timeline_query))
+    if timeline_filter:
+        _find_matching_highlights(lines, timeline_filter, newest_event_id)
+    _load_details(lines, keep_highlights=bool(timeline_filter))
     _load_highlights(lines)
     lines.sort(key=_get_order, reverse=True)
     return lines
 
 
 def _find_matching_highlights(
-    summaries: Sequence[TraceSummary], timeline_query: TimelineQuery, newest_event_id: int
+    summaries: Sequence[TraceSummary], timeline_filter: TimelineFilter, newest_event_id: int
 ) -> None:
-    """Highlight an event that ``timeline_query`` matches, as a search does."""
+    """Highlight an event that ``timeline_filter`` matches, as a search does."""
     by_id = {line.trace_id: line for line in summaries}
-    near = _select_matches(list(by_id), timeline_query, newest_event_id).order_by("-id")
+    near = _select_matches(list(by_id), timeline_filter, newest_event_id).order_by("-id")
     for row in near.values_list(*SUMMARY_FIELDS)[: MAX_PREVIEW_EVENTS * PAGE_SIZE] if by_id else ():
         seen = TraceSummary(row[1])
         seen.add_event(row)
@@ -298,27 +298,27 @@ def _find_matching_highlights(
             line.highlight_id, line.highlight_rank = seen.highlight_id, seen.highlight_rank
 
 
-def count_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> dict[str, int]:
-    """Return the number of newest events that ``timeline_query`` matches, by trace, without traces that it leaves out.
+def count_matches(trace_ids: Sequence[str], timeline_filter: TimelineFilter, newest_event_id: int) -> dict[str, int]:
+    """Return the number of newest events that ``timeline_filter`` matches, by trace, without traces that it leaves out.
 
     It scans ``NEAR_IDS`` keys. Without a filter nothing is counted, and the numbers are 0.
     """
-    if not timeline_query:
-        system = _find_system_traces(trace_ids, newest_event_id) if timeline_query.is_quiet else set()
+    if not timeline_filter:
+        system = _find_system_traces(trace_ids, newest_event_id) if timeline_filter.is_quiet else set()
         return {trace_id: 0 for trace_id in trace_ids if trace_id not in system}
-    near = _select_matches(trace_ids, timeline_query, newest_event_id)
+    near = _select_matches(trace_ids, timeline_filter, newest_event_id)
     return dict(near.order_by().values_list("trace_id").annotate(number=Count("id")))
 
 
 def find_removed_traces(
-    trace_ids: Sequence[str], summaries: Sequence[TraceSummary], timeline_query: TimelineQuery, newest_event_id: int
+    trace_ids: Sequence[str], summaries: Sequence[TraceSummary], timeline_filter: TimelineFilter, newest_event_id: int
 ) -> list[str]:
     """Return the changed traces that a live page must no longer show: with the row of its end, a trace may not match.
 
     ``summaries`` are the lines that ``get_trace_summaries()`` has returned for ``trace_ids``. A trace with events that
     it did not search is not among those returned.
     """
-    excluded = timeline_query.event_filter.excluded
+    excluded = timeline_filter.event_filter.excluded
     if excluded is None or not excluded.reads_traces:
         return []
     shown = {line.trace_id for line in summaries}
@@ -338,8 +338,8 @@ def _find_system_traces(trace_ids: Sequence[str], newest_event_id: int) -> set[s
     return (system | {trace_id for trace_id, is_system in by_kind if is_system}) - shown
 
 
-def _select_matches(trace_ids: Sequence[str], timeline_query: TimelineQuery, newest_event_id: int) -> QuerySet[Event]:
-    return Event.objects.filter(timeline_query.to_q(), trace_id__in=trace_ids, id__gt=newest_event_id - NEAR_IDS)
+def _select_matches(trace_ids: Sequence[str], timeline_filter: TimelineFilter, newest_event_id: int) -> QuerySet[Event]:
+    return Event.objects.filter(timeline_filter.to_q(), trace_id__in=trace_ids, id__gt=newest_event_id - NEAR_IDS)
 
 
 # ------------------------------------------------------------------ one trace, event or object

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.db.models import Case, IntegerField, Value, When
 
-from signalbox.core import labels
+from signalbox.core import display_names
 from signalbox.models import Event, Trace
 from signalbox.queries.event_errors import ERRORS_ONLY, has_error
 from signalbox.queries.event_summary import CHANGE_SIGNALS
@@ -96,7 +96,10 @@ class TraceSummary:
         """Its name; while it runs, the signals that it has sent most."""
         if self.traces:
             return self.traces[0].name
-        return ", ".join(labels.short_name(signal) for signal, _ in self.signal_counts.most_common(3)) or "no event yet"
+        return (
+            ", ".join(display_names.short_name(signal) for signal, _ in self.signal_counts.most_common(3))
+            or "no event yet"
+        )
 
     @property
     def actor(self) -> str:
@@ -154,7 +157,7 @@ class TraceSummary:
         """Return the number of events of each group that were read, in ``GROUP_ORDER``."""
         found: Counter[str] = Counter()
         for signal, number in self.signal_counts.items():
-            found[labels.get_signal_group(signal)] += number
+            found[display_names.get_signal_group(signal)] += number
         return [(group, found[group]) for group in GROUP_ORDER if found[group]]
 
     def describe_groups(self) -> str:
@@ -210,7 +213,7 @@ def rank_highlight(signal: str, is_error: bool) -> int:
         return 3
     if signal in ("pre_save", "pre_delete"):  # the event of the write follows
         return 1
-    return HIGHLIGHT_RANKS.get(labels.get_signal_group(signal), 0)
+    return HIGHLIGHT_RANKS.get(display_names.get_signal_group(signal), 0)
 
 
 GROUP_ORDER: Final = ("model", "bulk", "auth", "custom", "task", "management", "database", "request", "test")

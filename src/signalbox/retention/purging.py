@@ -28,7 +28,7 @@ from django.db.models import Max, Min, Q
 from signalbox.core.clock import now_us
 from signalbox.models import Delivery, Error, Event, PurgeState, Trace
 from signalbox.outbox.queue import FIRST_POSITION, DeliveryQueue, FinishedPosition
-from signalbox.pipeline import backends, batches, writer
+from signalbox.pipeline import backends, batches, missing_tables
 from signalbox.retention import watermarks
 from signalbox.retention.pace import Pace
 from signalbox.retention.rules import DAY_US, DELIVERY_STATES, RetentionRules
@@ -119,7 +119,7 @@ def find_purge_databases() -> tuple[list[str], dict[str, DatabaseFailure]]:
 def has_tables(alias: str) -> bool:
     """Return whether a database has the tables that a purge needs."""
     connection = connections[alias]
-    return writer.has_tables(connection) and PurgeState._meta.db_table in connection.introspection.table_names()
+    return missing_tables.has_tables(connection) and PurgeState._meta.db_table in connection.introspection.table_names()
 
 
 class Purge:

@@ -23,7 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from signalbox import conf
 from signalbox.core import naming
 from signalbox.core.catalog import Group
-from signalbox.core.labels import get_signal_group
+from signalbox.core.display_names import get_signal_group
 
 TABLES: Final = ("events", "traces", "deliveries", "dead_deliveries")
 """The names of rules for whole tables, and for the dead letters among the deliveries."""

@@ -16,7 +16,7 @@ from django.utils.translation import gettext, gettext_noop
 from django.utils.translation import gettext_lazy as _
 
 from signalbox import conf
-from signalbox.core import labels
+from signalbox.core import display_names
 from signalbox.core.event import UNKNOWN
 from signalbox.dashboard import formats
 from signalbox.dashboard.access import can_view_dashboard
@@ -35,15 +35,15 @@ from signalbox.queries import local_time
 from signalbox.queries.event_summary import escape_hidden, summarize_event
 from signalbox.queries.object_history import ObjectState, history
 from signalbox.queries.revert_preview import FieldRestoration, FieldStatus
-from signalbox.queries.timeline_query import SYSTEM_PARAM, TEXT_PARAM
+from signalbox.queries.timeline_filter import SYSTEM_PARAM, TEXT_PARAM
 
 register = template.Library()
 
 register.filter("duration", formats.format_duration)
-register.filter("group", labels.get_signal_group)
-register.filter("short_name", labels.short_name)
-register.filter("short_sender", labels.short_sender)
-register.filter("qualifier", labels.qualifier)
+register.filter("group", display_names.get_signal_group)
+register.filter("short_name", display_names.short_name)
+register.filter("short_sender", display_names.short_sender)
+register.filter("qualifier", display_names.qualifier)
 register.filter("format_value", formats.format_value)
 register.filter("pretty_json", formats.format_json)
 register.filter("changes", formats.get_field_diffs)

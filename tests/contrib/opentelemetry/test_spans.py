@@ -19,7 +19,7 @@ from signalbox.instrumentation import task_queues
 from signalbox.models import Delivery, Event, Trace
 from signalbox.outbox import registry
 from signalbox.outbox.execution import execute
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.outbox.queue import DeliveryQueue
 from signalbox.pipeline import exporter, processors
 from tests.contrib.packages import require
@@ -429,13 +429,13 @@ def test_a_tracestate_with_a_secret_is_not_stored() -> None:
 
 
 def test_a_replay_keeps_the_link_to_the_first_cause() -> None:
-    from signalbox.outbox import operations
+    from signalbox.outbox import manual_changes
 
     signalbox.receiver(post_save, sender="shop.Order", durable=True)(works)
     with TRACER.start_as_current_span("request") as cause:
         Order.objects.create(number="1")
     run_one()
-    operations.replay(f"{__name__}.works", "default", since=0)
+    manual_changes.replay(f"{__name__}.works", "default", since=0)
     contexts = [delivery.payload["trace_context"]["traceparent"] for delivery in Delivery.objects.all()]
     assert 2 == len(contexts)
     assert all(get_id(cause) in traceparent for traceparent in contexts)

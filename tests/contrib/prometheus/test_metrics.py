@@ -9,7 +9,7 @@ from django.dispatch import Signal
 
 import signalbox
 from signalbox.models import Event
-from signalbox.outbox.processor import OUTBOX
+from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import dropped_events, exporter, pending, processors
 from signalbox.testing import run_deliveries
 from tests.contrib.packages import require

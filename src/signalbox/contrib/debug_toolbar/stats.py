@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from signalbox.core import labels
+from signalbox.core import display_names
 from signalbox.core.event import Outcome
 from signalbox.pipeline.serializer import get_stored_outcome
 
@@ -59,7 +59,7 @@ def build_stats(collector: Collector) -> dict[str, Any]:
 def _build_event(event: PendingEvent) -> dict[str, Any]:
     return {
         "signal": event.signal,
-        "group": labels.get_signal_group(event.signal),
+        "group": display_names.get_signal_group(event.signal),
         "sender": event.sender,
         "object": event.label or event.key,
         "database": event.using,

@@ -17,7 +17,7 @@ from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections, router
 from django.utils import timezone
 
-from signalbox.instrumentation import process
+from signalbox.instrumentation import recording_state
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Event, Trace
 from signalbox.queries.filters import FilterError
@@ -115,7 +115,7 @@ class Command(BaseCommand):
         """Run the subcommand."""
         subcommand = SUBCOMMANDS[options["subcommand"]]
         if subcommand.is_read_only and self._runs_from_argv:
-            process.disable_recording_for_process()
+            recording_state.disable_recording_for_process()
         try:
             with timezone.override(dt.UTC) if options.get("utc") else nullcontext():
                 code = import_module(subcommand.module).run(options, self.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from signalbox.core.labels import get_value_label
+from signalbox.core.display_names import get_value_label
 from signalbox.serialization import encoder
 
 

@@ -14,7 +14,7 @@ from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
 from signalbox.models import Delivery, to_microseconds
-from signalbox.outbox import health, operations, queue, unknown_receivers
+from signalbox.outbox import health, manual_changes, queue, unknown_receivers
 from signalbox.outbox.queue import SECOND_US, now_us
 from signalbox.queries.delivery_filters import DeliveryTokens
 from signalbox.queries.filters import EventFilter
@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"the database that holds them, of {', '.join(connections)}; by default the router's, of health each",
     )
     parser.add_argument(
-        "--state", choices=operations.STATES, metavar="STATE", help=f"one of {', '.join(operations.STATES)}"
+        "--state", choices=manual_changes.STATES, metavar="STATE", help=f"one of {', '.join(manual_changes.STATES)}"
     )
     parser.add_argument(
         "--receiver", default="", metavar="NAME", help="dotted name; of replay the whole of it, else a part"
@@ -99,11 +99,11 @@ def run(options: Mapping[str, Any], stdout: Output) -> int:
             return _show(screen, alias, options)
         case "replay":
             return _replay(screen, alias, options)
-    change = operations.retry if options["action"] == "retry" else operations.discard
+    change = manual_changes.retry if options["action"] == "retry" else manual_changes.discard
     chosen = _select_deliveries(alias, options)
     number = change(chosen, alias)
     screen.write_text(
-        f"{number} of {len(chosen)} deliveries: {'to be run now' if change is operations.retry else 'discarded'}."
+        f"{number} of {len(chosen)} deliveries: {'to be run now' if change is manual_changes.retry else 'discarded'}."
     )
     return 0 if number else 1
 
@@ -171,7 +171,7 @@ def _get_deliveries(alias: str, ids: Sequence[int]) -> list[Delivery]:
     if not ids:
         raise CommandError("show needs the ids of deliveries.", returncode=2)
     storable = [number for number in ids if 0 < number < 2**63]
-    found = list(operations.filter_deliveries(alias).filter(id__in=storable).order_by("id"))
+    found = list(manual_changes.filter_deliveries(alias).filter(id__in=storable).order_by("id"))
     if missing := sorted({*ids} - {delivery.id for delivery in found}):
         numbers = ", ".join(map(str, missing))
         raise CommandError(
@@ -188,7 +188,7 @@ def _replay(screen: Screen, alias: str, options: Mapping[str, Any]) -> int:
     times = EventFilter.parse({"since": options["since"], "until": options["until"]})
     since, until = (None if time is None else to_microseconds(time) for time in (times.since, times.until))
     try:
-        number = operations.replay(
+        number = manual_changes.replay(
             options["receiver"],
             alias,
             since=since or 0,
@@ -214,7 +214,7 @@ def _select_deliveries(alias: str, options: Mapping[str, Any]) -> list[Delivery]
 
 
 def _filter_deliveries(alias: str, options: Mapping[str, Any]) -> Any:
-    found = operations.filter_deliveries(
+    found = manual_changes.filter_deliveries(
         alias,
         state=options["state"] or "",
         receiver=options["receiver"],
@@ -232,11 +232,11 @@ def _parse_tokens(options: Mapping[str, Any]) -> DeliveryTokens:
 
 
 def _build_record(delivery: Delivery) -> dict[str, Any]:
-    return {**delivery_to_dict(delivery), "status": operations.get_status(delivery)}
+    return {**delivery_to_dict(delivery), "status": manual_changes.get_status(delivery)}
 
 
 def _build_cells(delivery: Delivery) -> list[Cell]:
-    shown = operations.get_status(delivery)
+    shown = manual_changes.get_status(delivery)
     style = {"dead": "red", "retrying": "yellow", "abandoned": "yellow", "running": "green"}.get(shown, "")
     due = (delivery.run_at - now_us()) / SECOND_US
     return [

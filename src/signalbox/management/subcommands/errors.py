@@ -18,7 +18,7 @@ from signalbox.models import Error, ErrorState, to_datetime
 from signalbox.queries import errors
 from signalbox.queries.error_states import ACTIONS, change_state
 from signalbox.queries.json_objects import error_to_dict
-from signalbox.queries.timeline_query import clean_param
+from signalbox.queries.timeline_filter import clean_param
 
 ALL_STATES: Final = "all"
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from django.core.management import CommandError
 
-from signalbox.core.labels import get_value_label
+from signalbox.core.display_names import get_value_label
 from signalbox.core.receiver_stats import PASSED_THROUGH_KEY
 from signalbox.core.text import format_duration
 from signalbox.management.output import events

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from signalbox import conf
-from signalbox.instrumentation import process
-from signalbox.instrumentation.filter import RecordingFilter
+from signalbox.instrumentation import recording_state
+from signalbox.instrumentation.recording_filter import RecordingFilter
 from signalbox.management.output.screen import Output, Screen
 from signalbox.management.output.table import Cell, Column
 from signalbox.management.subcommands import options as shared
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Mapping[str, Any], stdout: Output) -> int:
     """Write the signals in the order of Django's groups, those of the project last. Return 1 without any."""
     screen = Screen(stdout, options)
-    recorded_signals = process.get_recorded_signals()
+    recorded_signals = recording_state.get_recorded_signals()
     found = get_signal_listeners(
         recorded_signals,
         set() if conf.is_disabled() else RecordingFilter(conf.get()).signal_names | set(recorded_signals.values()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from signalbox.serialization.redaction.api_tokens import TOKEN_SHAPES
 from signalbox.serialization.redaction.cards import (
     DIGIT_RUN,
     MIN_CARD_DIGITS,
@@ -41,7 +42,6 @@ from signalbox.serialization.redaction.named_values import redact_json, redact_n
 from signalbox.serialization.redaction.percent_encoding import UNQUOTED_RUN, redact_decoded
 from signalbox.serialization.redaction.placeholder import REDACTED
 from signalbox.serialization.redaction.search import Search, Shape, ask, replace
-from signalbox.serialization.redaction.tokens import TOKEN_SHAPES
 
 _CREDENTIAL_SHAPES: Final = (
     Shape(["$"], replace(PASSWORD_HASH, REDACTED), re.compile(r"\$[^\s\"'<>]{8}").search),

@@ -54,7 +54,7 @@ def clean_param(value: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TimelineQuery:
+class TimelineFilter:
     """The filter of a query string."""
 
     text: str = ""

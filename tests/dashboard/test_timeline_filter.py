@@ -6,25 +6,25 @@ from typing import Any
 import pytest
 
 from signalbox.models import Event, Trace
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 
 pytestmark = pytest.mark.every_database
 
 
 def test_the_filter_is_part_of_the_url() -> None:
     given = {"q": " signal:post_save night ", "before": "7", "system": "1"}
-    assert "q=signal%3Apost_save+night&system=1" == TimelineQuery.parse(given).query_string
+    assert "q=signal%3Apost_save+night&system=1" == TimelineFilter.parse(given).query_string
 
 
 def test_old_parameters_are_translated() -> None:
     old = {"signal": " post_save ", "text": "night train", "sender": "shop.Order", "before": "7", "actor": ""}
-    assert 'signal:post_save model:shop.Order "night train"' == TimelineQuery.parse(old).text
-    assert "error:*" == TimelineQuery.parse({"outcome": "errors"}).text
-    assert '"signal:x"' == TimelineQuery.parse({"text": "signal:x"}).text
+    assert 'signal:post_save model:shop.Order "night train"' == TimelineFilter.parse(old).text
+    assert "error:*" == TimelineFilter.parse({"outcome": "errors"}).text
+    assert '"signal:x"' == TimelineFilter.parse({"text": "signal:x"}).text
 
 
 def test_each_token_can_be_removed() -> None:
-    asked = TimelineQuery.parse({"q": 'signal:post_save  -model:shop.Tag,shop.Order "night train" took>5ms'})
+    asked = TimelineFilter.parse({"q": 'signal:post_save  -model:shop.Tag,shop.Order "night train" took>5ms'})
     assert [
         ("signal:", "post_save", "q=-model%3Ashop.Tag%2Cshop.Order+%22night+train%22+took%3E5ms"),
         ("-model:", "shop.Tag, shop.Order", "q=signal%3Apost_save+%22night+train%22+took%3E5ms"),
@@ -49,7 +49,7 @@ def test_an_invalid_filter_has_an_error_and_filters_nothing(
     given: dict[str, str], add_event: Callable[..., Event]
 ) -> None:
     event = add_event()
-    asked = TimelineQuery.parse(given)
+    asked = TimelineFilter.parse(given)
     assert asked.error.startswith("At character 1: ") or "At character 7: " in asked.error
     assert Event.objects.filter(asked.to_q(), id=event.id).exists()
     assert [] == asked.list_chips()
@@ -81,7 +81,7 @@ def test_a_filter_finds_what_it_asks_for(
     )
     add_event(object_label="b", signal="update", outcome="rolled_back", object_key="8")
     add_event(object_label="c", signal="shop.order_paid", outcome="failed", actor_label="grace", object_key="9")
-    asked = TimelineQuery.parse(given)
+    asked = TimelineFilter.parse(given)
     assert "" == asked.error
     events = Event.objects.filter(asked.to_q()).order_by("id")
     assert found == [event.object_label for event in events]
@@ -92,7 +92,7 @@ def test_a_crashed_request_is_an_error(add_event: Callable[..., Event]) -> None:
     Event.objects.all().delete()
     add_event()
     crash = add_event(signal="got_request_exception", sender="", object_key="", outcome="sent")
-    assert [crash] == list(Event.objects.filter(TimelineQuery.parse({"q": "error:*"}).to_q()))
+    assert [crash] == list(Event.objects.filter(TimelineFilter.parse({"q": "error:*"}).to_q()))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_events_of_traces_with_a_status_are_found(
     add_event(object_label="running")
     for told in ("200", "500", "503", "failed"):
         add_trace(status=told, trace_id=add_event(object_label=told).trace_id)
-    asked = TimelineQuery.parse({"q": status})
+    asked = TimelineFilter.parse({"q": status})
     events = Event.objects.filter(asked.to_q()).order_by("id")
     assert ("", found) == (asked.error, [event.object_label for event in events])
     assert not asked.event_filter.is_indexed
@@ -140,4 +140,4 @@ def test_the_events_of_traces_with_a_status_are_found(
     ],
 )
 def test_only_some_filters_use_an_index(text: str, is_indexed: bool) -> None:
-    assert is_indexed == TimelineQuery.parse({"q": text}).event_filter.is_indexed
+    assert is_indexed == TimelineFilter.parse({"q": text}).event_filter.is_indexed

@@ -10,7 +10,7 @@ from django.db import connection
 import signalbox
 from signalbox.core.raised_error import RaisedError
 from signalbox.serialization.configured_redactor import get_redactor
-from signalbox.serialization.raised_errors import describe_error
+from signalbox.serialization.error_description import describe_error
 from tests.shop.models import Tag
 
 
@@ -112,7 +112,7 @@ def test_an_exception_of_any_class_has_its_text_and_its_place(
     assert message == found.message
     assert kind.__name__ == found.exception.rpartition(".")[2]
     assert found.place is not None
-    assert ("tests/serialization/test_raised_errors.py", "describe") == (found.place.file, found.place.function)
+    assert ("tests/serialization/test_error_description.py", "describe") == (found.place.file, found.place.function)
 
 
 def test_a_long_text_is_limited_and_redacted() -> None:

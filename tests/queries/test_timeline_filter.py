@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from signalbox.queries.filter_language import Token
-from signalbox.queries.timeline_query import TimelineQuery
+from signalbox.queries.timeline_filter import TimelineFilter
 
 MODEL = Token("group", ":", ("model",))
 
 
-def parse(text: str, **params: str) -> TimelineQuery:
-    return TimelineQuery.parse({"q": text, **params})
+def parse(text: str, **params: str) -> TimelineFilter:
+    return TimelineFilter.parse({"q": text, **params})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.test import RequestFactory
 
 from signalbox.models import Delivery
-from signalbox.outbox import health, operations, queue
+from signalbox.outbox import health, manual_changes, queue
 from signalbox.outbox.queue import SECOND_US, SUCCEEDED, AttemptResult, DeliveryQueue, Disposition, now_us
 from signalbox.outbox.run_pending import run_deliveries
 from tests.json_tables import find_differences, read_types
@@ -122,11 +122,11 @@ def test_the_clock_of_the_database_decides_whether_a_lease_has_expired(
     DeliveryQueue("default").acquire(1, 1)
     host_time = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: host_time() + 600 * SECOND_US * 1000)
-    assert 1 == operations.filter_deliveries("default", state="running").count()
-    assert 0 == operations.filter_deliveries("default", state="abandoned").count()
+    assert 1 == manual_changes.filter_deliveries("default", state="running").count()
+    assert 0 == manual_changes.filter_deliveries("default", state="abandoned").count()
     [one] = Delivery.objects.all()
-    assert ("running", 1) == (operations.get_status(one), health.get_health("default").running)
-    assert 0 == operations.retry([one], "default") + operations.discard([one], "default")
+    assert ("running", 1) == (manual_changes.get_status(one), health.get_health("default").running)
+    assert 0 == manual_changes.retry([one], "default") + manual_changes.discard([one], "default")
 
 
 @pytest.mark.parametrize("well", [True, False])
@@ -176,8 +176,8 @@ def test_running_deliveries_can_be_neither_retried_nor_discarded(make_durable: C
     make_durable(receivers.saved)
     orders(1)
     DeliveryQueue("default").acquire(1, 1)
-    assert 0 == operations.retry(Delivery.objects.all(), "default")
-    assert 0 == operations.discard(Delivery.objects.all(), "default")
+    assert 0 == manual_changes.retry(Delivery.objects.all(), "default")
+    assert 0 == manual_changes.discard(Delivery.objects.all(), "default")
 
 
 def test_deliveries_are_selected_by_a_filter(make_durable: Callable[..., None]) -> None:
@@ -243,20 +243,20 @@ def test_past_events_are_replayed_to_a_new_receiver_in_their_order(
     found[0].save()
     found[1].delete()
     make_durable(receivers.saved)
-    assert 3 == operations.replay(SAVED, "default", since=since, dry_run=True)
-    assert 3 == operations.replay(SAVED, "default", since=since)
-    assert 0 == operations.replay(SAVED, "default", since=since), "what waits is not made twice"
+    assert 3 == manual_changes.replay(SAVED, "default", since=since, dry_run=True)
+    assert 3 == manual_changes.replay(SAVED, "default", since=since)
+    assert 0 == manual_changes.replay(SAVED, "default", since=since), "what waits is not made twice"
     run_deliveries()
     assert [str(found[0].pk), str(found[0].pk)] == [line[1] for line in notes.lines()][::2]
-    assert 0 == operations.replay(SAVED, "default", since=since, missing=True)
-    assert 3 == operations.replay(SAVED, "default", since=since)
+    assert 0 == manual_changes.replay(SAVED, "default", since=since, missing=True)
+    assert 3 == manual_changes.replay(SAVED, "default", since=since)
 
 
 def test_a_replayed_event_leaves_out_what_was_not_recorded(make_durable: Callable[..., None]) -> None:
     since = now_us()
     Customer.objects.create(name="x" * 99, api_token="t0ken")
     make_durable(receivers.saved, sender=Customer)
-    operations.replay(SAVED, "default", since=since)
+    manual_changes.replay(SAVED, "default", since=since)
     assert {"id", "name", "email"} == Delivery.objects.get().payload["row"].keys()
 
 
@@ -271,7 +271,7 @@ def test_a_custom_signal_is_replayed_with_its_objects(make_durable: Callable[...
     order = Order.objects.create(number="1")
     signals.order_paid.send(sender=Order, order=order)
     make_durable(takes_order, signals.order_paid, None)
-    assert 1 == operations.replay(f"{__name__}.takes_order", "default", since=since)
+    assert 1 == manual_changes.replay(f"{__name__}.takes_order", "default", since=since)
     run_deliveries()
     assert [["order", "1"]] == notes.lines()
 
@@ -297,7 +297,7 @@ def replayed(durable: Callable[..., None], value: Any, *, kept: bool, **options:
     if not kept:
         Delivery.objects.all().delete()
     VALUES.clear()
-    operations.replay(REPLAYED, "default", since=since)
+    manual_changes.replay(REPLAYED, "default", since=since)
     run_deliveries()
     return VALUES
 
@@ -356,7 +356,7 @@ def test_a_truncated_argument_is_left_out_if_the_receiver_does_not_take_it(
     since = now_us()
     signals.order_paid.send(sender=Order, order=Order.objects.create(number="1"), value=list(range(300)), other=1)
     Delivery.objects.all().delete()
-    operations.replay(f"{__name__}.takes_order", "default", since=since)
+    manual_changes.replay(f"{__name__}.takes_order", "default", since=since)
     assert {"order", "other"} == Delivery.objects.get().payload["serialized"].keys()
 
 
@@ -400,7 +400,7 @@ def assert_same_partitions_replayed(receiver: str, since: int, kept: bool) -> No
     else:
         Delivery.objects.all().delete()
         last = 0
-    assert len(partitions) == operations.replay(receiver, "default", since=since)
+    assert len(partitions) == manual_changes.replay(receiver, "default", since=since)
     assert partitions == list(
         Delivery.objects.filter(id__gt=last).order_by("id").values_list("ordering_key", "partition_id")
     )
