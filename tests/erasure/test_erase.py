@@ -480,8 +480,8 @@ def test_a_killed_erasure_is_recorded_and_can_be_repeated() -> None:
 import os, signal, django
 django.setup()
 import signalbox
-from signalbox.erasure import database
-database.BATCH_SIZE = 2
+from signalbox.erasure import database, row_batches
+row_batches.BATCH_SIZE = 2
 write, written = database.DatabaseEraser._report, []
 def report(self):
     written.append(1)

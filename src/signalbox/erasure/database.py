@@ -1,18 +1,12 @@
-"""Erases a selection in the tables of one database, in short transactions that can be repeated.
-
-The module is long because the tables of one batch are erased in one transaction.
-"""
+"""Erases a selection in the tables of one database, in short transactions that can be repeated."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from django.apps import apps
-from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import DatabaseError, transaction
 from django.db.models import Max, Model, Q, QuerySet
 
@@ -20,7 +14,8 @@ from signalbox.core import clock, tracing
 from signalbox.core.catalog import BUILTIN_SIGNALS
 from signalbox.core.event import Actor, Outcome
 from signalbox.core.object_keys import digest_secret
-from signalbox.erasure.content import (
+from signalbox.erasure.names import NameFinder
+from signalbox.erasure.replacements import (
     RequestScope,
     erase_attempt,
     erase_delivery,
@@ -29,16 +24,12 @@ from signalbox.erasure.content import (
     erase_trace,
     refers_to_object,
 )
-from signalbox.erasure.roles import Role, get_recorded_values, get_role
-from signalbox.erasure.selection import SelectedObject, Selection
+from signalbox.erasure.roles import Role, get_role
+from signalbox.erasure.row_batches import batched, iter_by_id
+from signalbox.erasure.selection import Selection
 from signalbox.models import Attempt, Delivery, Error, ErrorState, Event, Trace
 from signalbox.pipeline import recorded_operations
-from signalbox.queries.model_keys import get_sender_labels
 from signalbox.serialization.encoder import ERASED
-from signalbox.serialization.redaction import REDACTED
-
-BATCH_SIZE: Final = 200
-"""Rows of one transaction."""
 
 SCAN_SIZE: Final = 1_000
 """Ids of one query that reads a table by its primary key."""
@@ -97,19 +88,19 @@ class DatabaseEraser:
         actor, objects = _describe(replace(part, keys=True))
         return any(
             record.data["args"]["actor"] == actor if actor else objects[0] in record.data["args"]["objects"]
-            for record in _iter_by_id(self._events.filter(signal=recorded_operations.ERASED))
+            for record in iter_by_id(self._events.filter(signal=recorded_operations.ERASED))
         )
 
     def _is_mentioned(self, part: Selection) -> bool:
         if part.actor:
             if self._events.filter(actor_key=part.actor).exists() or self._traces.filter(actor_key=part.actor).exists():
                 return True
-            named = part.with_names([*find_logins(part.actor), *self._find_earlier_logins()], ())
+            named = part.with_names(NameFinder(self.alias, part).find_logins(), ())
             return any(get_role(event, named).is_login for event in self._iter_failed_logins(named))
         one = part.objects[0]
         if self._events.filter(sender__in=one.senders, object_key=one.key).exists():
             return True
-        named = Selection(objects=(self._find_target_values(one),), keys=True)
+        named = Selection(objects=(NameFinder(self.alias, part).find_target_values(one),), keys=True)
         return any(get_role(event, named) or refers_to_object(event, named) for event in self._iter_mentions(named))
 
     def _atomic(self) -> transaction.Atomic:
@@ -136,7 +127,7 @@ class DatabaseEraser:
 
     def _iter_failed_logins(self, selection: Selection) -> Iterator[Event]:
         if selection.logins:
-            yield from _iter_by_id(self._events.filter(signal="user_login_failed"))
+            yield from iter_by_id(self._events.filter(signal="user_login_failed"))
 
     def _iter_mentions(self, selection: Selection) -> Iterator[Event]:
         """Yield events that may mention the objects. The table is read by its primary key, as no index has them."""
@@ -159,18 +150,18 @@ class DatabaseEraser:
 
     def run(self) -> None:
         """Erase. Names are found first and erased last, so that a repetition finds them again."""
-        selection = self._selection = self._find_names()
+        selection = self._selection = NameFinder(self.alias, self._selection).find()
         self._erase_events(
             event for event in self._iter_failed_logins(selection) if get_role(event, selection).is_login
         )
         self._erase_events(self._iter_mentions(selection))
         for one in selection.objects:
             for sender in sorted(one.senders):
-                self._erase_events(_iter_by_id(self._events.filter(sender=sender, object_key=one.key)))
+                self._erase_events(iter_by_id(self._events.filter(sender=sender, object_key=one.key)))
         if selection.actor:
-            for traces in _batched(self._scan(self._traces.filter(actor_key=selection.actor))):
+            for traces in batched(self._scan(self._traces.filter(actor_key=selection.actor))):
                 self._erase_batch([], {trace.trace_id: RequestScope.ALL for trace in traces})
-            self._erase_events(_iter_by_id(self._events.filter(actor_key=selection.actor)))
+            self._erase_events(iter_by_id(self._events.filter(actor_key=selection.actor)))
             self._erase_error_states()
         self._erase_deliveries_without_events()
         if selection.keys:
@@ -179,62 +170,8 @@ class DatabaseEraser:
             with self._atomic():
                 self._write_record(is_complete=True)
 
-    def _find_names(self) -> Selection:
-        """Return the selection with the names of the actor and the objects, including earlier ones."""
-        actor = self._selection.actor
-        logins = [*find_logins(actor), *self._find_actor_labels(), *self._find_earlier_logins()] if actor else []
-        found = self._selection.with_names(logins, self._find_object_labels())
-        return replace(found, objects=tuple(map(self._find_target_values, found.objects)))
-
-    def _find_earlier_logins(self) -> list[str]:
-        """Return the user names and email addresses that the user's events contain."""
-        try:
-            model: Any = get_user_model()
-            names = {model.USERNAME_FIELD, model.get_email_field_name()}
-        except (ImproperlyConfigured, AttributeError):  # a user model without them
-            return []
-        found = self._find_recorded_values(get_sender_labels(model), self._selection.actor, names)
-        return [value for values in found.values() for value in values]
-
-    def _find_target_values(self, one: SelectedObject) -> SelectedObject:
-        """Return the object with its values of the fields, other than the primary key, that foreign keys refer to."""
-        names = set(one.target_fields.values())
-        if not names:
-            return one
-        found = self._find_recorded_values(one.senders, one.key, names)
-        try:
-            rows: QuerySet[Any] = QuerySet(apps.get_model(one.label), using=self.alias)
-            for values in rows.filter(pk=one.key).values(*names):
-                for name, value in values.items():
-                    found[name].add(str(value))
-        except (DatabaseError, ValueError, TypeError, ValidationError):  # another database has the table
-            pass
-        return replace(one, target_values={name: frozenset(values) for name, values in found.items()})
-
-    def _find_recorded_values(self, senders: Iterable[str], key: str, names: set[str]) -> dict[str, set[str]]:
-        """Return the texts and numbers that the events of an object contain as values of fields."""
-        found: dict[str, set[str]] = {name: set() for name in names}
-        own = Q(object_key=key) | Q(object_key="", signal="update")
-        for event in _iter_by_id(self._events.filter(own, sender__in=list(senders))):
-            for name in names:
-                for value in get_recorded_values(event, key, name):
-                    if isinstance(value, str | int) and value not in ("", ERASED, REDACTED):
-                        found[name].add(str(value))
-        return found
-
-    def _find_actor_labels(self) -> list[str]:
-        rows = self._events.filter(actor_key=self._selection.actor).order_by()
-        return [label for label in rows.values_list("actor_label", flat=True).distinct() if label != ERASED]
-
-    def _find_object_labels(self) -> list[str]:
-        found: list[str] = []
-        for one in self._selection.objects:
-            rows = self._events.filter(sender__in=one.senders, object_key=one.key).order_by()
-            found += rows.values_list("object_label", flat=True).distinct()
-        return [label for label in found if label and label != ERASED]
-
     def _erase_events(self, events: Iterator[Event]) -> None:
-        for batch in _batched(events):
+        for batch in batched(events):
             self._erase_batch(batch, {})
 
     def _erase_batch(self, events: Sequence[Event], scopes: dict[str, RequestScope]) -> None:
@@ -310,7 +247,7 @@ class DatabaseEraser:
         """Erase deliveries of the objects whose events were purged. No index has the objects."""
         for one in self._selection.objects:
             found = self._deliveries.filter(sender__in=one.senders, object_key=one.key)
-            for batch in _batched(self._scan(found)):
+            for batch in batched(self._scan(found)):
                 with self._atomic():
                     changed = False
                     for delivery in batch:
@@ -383,7 +320,7 @@ class DatabaseEraser:
         """Replace the keys in the records of earlier erasures without ``keys`` by digests."""
         selection = self._selection
         digests = {f"{one.label}:{one.key}": f"{one.label}:{digest_secret(one.key)}" for one in selection.objects}
-        for record in _iter_by_id(
+        for record in iter_by_id(
             self._events.filter(signal=recorded_operations.ERASED).exclude(pk=self.record_id or 0)
         ):
             args = dict(record.data["args"])
@@ -455,35 +392,3 @@ def _describe(selection: Selection) -> tuple[str | None, list[str]]:
     describe = digest_secret if selection.keys else str
     actor = describe(selection.actor) if selection.actor else None
     return actor, [f"{one.label}:{describe(one.key)}" for one in selection.objects]
-
-
-def find_logins(actor: str) -> list[str]:
-    """Return the names with which a user logs in, in lower case; none if the user does not exist."""
-    try:
-        model: Any = get_user_model()
-        user: Any = QuerySet(model).filter(pk=actor).first()
-    except (ImproperlyConfigured, ValueError, TypeError, ValidationError, DatabaseError):
-        return []
-    if user is None:
-        return []
-    names = (user.get_username(), getattr(user, model.get_email_field_name(), ""))
-    return [str(name).casefold() for name in names if name]
-
-
-def _iter_by_id(queryset: QuerySet[Event]) -> Iterator[Event]:
-    """Yield the rows of ``queryset`` in the order of their ids, by pages."""
-    last = 0
-    while page := list(queryset.filter(pk__gt=last).order_by("pk")[:BATCH_SIZE]):
-        last = page[-1].pk
-        yield from page
-
-
-def _batched(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) >= BATCH_SIZE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

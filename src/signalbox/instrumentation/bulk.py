@@ -15,7 +15,14 @@ from django.db.models import AutoField, QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox.core.event import UNKNOWN
-from signalbox.instrumentation import bulk_events, bulk_rows, model_metadata, patching, returning_request, row_state
+from signalbox.instrumentation import (
+    bulk_events,
+    bulk_update_rows,
+    model_metadata,
+    patching,
+    returning_request,
+    row_state,
+)
 from signalbox.instrumentation.autocommit import ensure_transaction
 from signalbox.instrumentation.bulk_events import (
     add_event,
@@ -223,7 +230,7 @@ def _record_bulk_update(
     stored: dict[Any, Sequence[Any]] = {}
     if number != len(objects) or number != len(keys):  # some rows do not exist, or have several objects
         # Which of two objects with the same key was written depends on the statement, so the row is read.
-        fetched = bulk_rows.fetch_rows(metadata, connection, keys, field_names)
+        fetched = bulk_update_rows.fetch_rows(metadata, connection, keys, field_names)
         if fetched is None:
             unknown = {"fields": field_names, "keys_unknown": returning_request.NOT_READABLE}
             record_operation("bulk_update", metadata, connection, number, None, unknown, row_state.expire(objects))
@@ -271,7 +278,7 @@ def _update(self: Any, **kwargs: Any) -> Any:
     with ensure_transaction(self.db, metadata.label, "update") as connection:
         new_pk_values = get_new_pk_values(metadata, kwargs)
         if _record_rows and query.group_by is None and not new_pk_values:
-            old_values = bulk_rows.read_before_update(self, metadata, connection, kwargs)
+            old_values = bulk_update_rows.read_before_update(self, metadata, connection, kwargs)
             if old_values is not None:
                 return _update_rows(self, metadata, connection, kwargs, old_values)
         with returning_request.request_returning(
@@ -307,8 +314,8 @@ def _update_rows(
     row_count = _originals["update"](self, **kwargs)
     if row_count:
         extra_args = encode_update(metadata, kwargs, self.query.annotations)
-        bulk_rows.record_changed_rows(
-            metadata, connection, bulk_rows.get_field_names(metadata, kwargs), old_values, extra_args
+        bulk_update_rows.record_changed_rows(
+            metadata, connection, bulk_update_rows.get_field_names(metadata, kwargs), old_values, extra_args
         )
     return row_count
 
@@ -319,10 +326,10 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
     if _is_suppressed("update", metadata):
         return _original_update_batch(self, pk_list, values, using)
     with ensure_transaction(using, metadata.label, "update") as connection:
-        names = bulk_rows.get_field_names(metadata, values)
+        names = bulk_update_rows.get_field_names(metadata, values)
         old_values = None
         if _record_rows and not get_new_pk_values(metadata, values):
-            old_values = bulk_rows.read_before_batch(metadata, connection, pk_list, names)
+            old_values = bulk_update_rows.read_before_batch(metadata, connection, pk_list, names)
         with returning_request.request_returning(
             "update", metadata.concrete_model, metadata.pk_fields, count_only=True
         ) as requested:
@@ -330,7 +337,9 @@ def _update_batch(self: Any, pk_list: Sequence[Any], values: dict[str, Any], usi
         if not requested.row_count and requested.is_counted:
             return result
         if old_values is not None:
-            bulk_rows.record_changed_rows(metadata, connection, names, old_values, encode_update(metadata, values))
+            bulk_update_rows.record_changed_rows(
+                metadata, connection, names, old_values, encode_update(metadata, values)
+            )
             return result
         with log_errors("update", metadata):
             keys: list[Any] | None = list(dict.fromkeys(pk_list))

@@ -31,6 +31,7 @@ from signalbox.instrumentation import (
     patching,
     requests,
     returning,
+    returning_inserts,
     row_state,
     signals,
     task_queues,
@@ -100,6 +101,7 @@ def start_recording() -> None:
     model_writes.install(saves="post_save" in recording_filter, deletes="post_delete" in recording_filter)
     row_state.install()
     returning.install()
+    returning_inserts.install()
     if "m2m_changed" in recording_filter or processors.may_want("m2m_changed"):
         m2m.install(handlers.record_unsent_add)
     commands.install(discover_signals_if_imported)
@@ -163,6 +165,7 @@ def stop_recording() -> None:
     row_state.uninstall()
     bulk.uninstall()
     m2m.uninstall()
+    returning_inserts.uninstall()
     returning.uninstall()
     commands.uninstall()
     task_queues.uninstall()

@@ -1,29 +1,24 @@
-"""Records the keys of the rows that a bulk statement changes: from its filter, RETURNING, or a SELECT before it.
+"""Records the keys of the rows that a bulk update or delete changes: from its filter, RETURNING, or a SELECT before it.
 
 Django executes the statement. If the database has RETURNING, the compiler of this statement adds it at the end, unless
 that would change what the statement does. Then only the number of rows is known. A failing statement of Signalbox
-neither prevents the application's statement nor aborts its transaction.
+neither prevents the application's statement nor aborts its transaction. Inserts are in `returning_inserts.py`.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import DatabaseError, connections
-from django.db.models import QuerySet
-from django.db.models.constants import OnConflict
+from django.db import DatabaseError
 from django.db.models.sql import Query
-from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
+from django.db.models.sql.compiler import SQLDeleteCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import CURSOR, MULTI, ROW_COUNT
 
 from signalbox import conf
 from signalbox.core import interrupts
-from signalbox.instrumentation import patching, row_reads
-from signalbox.instrumentation.filter_keys import get_named_keys, is_integer_field, is_key_only
+from signalbox.instrumentation import converted_rows, patching, row_reads
+from signalbox.instrumentation.filter_keys import get_named_keys, is_key_only
 from signalbox.instrumentation.returning_request import (
-    COLUMN_PRIVILEGES,
     CONCURRENT_CHANGE,
     COUNT_ONLY,
     NO_TRANSACTION,
@@ -36,9 +31,6 @@ from signalbox.instrumentation.statement_dialects import get_dialect
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.models import Field, Model
-
     from signalbox.instrumentation.returning_request import ReturningRequest, StatementKind
 
 FETCH_SIZE: Final = 2_000
@@ -46,23 +38,20 @@ FETCH_SIZE: Final = 2_000
 
 _original_update: Any
 _original_execute: Any
-_original_insert: Any
 """The predecessors of the replaced methods."""
 
 
 def install() -> None:
     """Return rows of the statements of each request."""
-    global _original_update, _original_execute, _original_insert
+    global _original_update, _original_execute
     _original_update = patching.install(SQLUpdateCompiler, "execute_sql", _update)
     _original_execute = patching.install(SQLDeleteCompiler, "execute_sql", _delete)
-    _original_insert = patching.install(QuerySet, "_insert", _insert)
 
 
 def uninstall() -> None:
     """Restore the classes."""
     patching.uninstall(SQLUpdateCompiler, "execute_sql")
     patching.uninstall(SQLDeleteCompiler, "execute_sql")
-    patching.uninstall(QuerySet, "_insert")
 
 
 def _update(self: Any, result_type: Any, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +151,7 @@ def _select_and_execute(compiler: Any, requested: ReturningRequest, execute: Cal
     elif len(rows) > (row_count or 0):
         requested.mark_unknown(CONCURRENT_CHANGE)
     else:
-        _add_raw_rows(compiler, requested, rows)
+        converted_rows.add_converted_rows(compiler, requested, rows)
     return row_count
 
 
@@ -214,7 +203,7 @@ def _fetch(compiler: Any, requested: ReturningRequest, cursor: Any) -> int:
             if not rows:
                 break
             if requested.needs_rows():
-                _add_raw_rows(compiler, requested, rows)
+                converted_rows.add_converted_rows(compiler, requested, rows)
     except Exception as error:  # noqa: BLE001 - the statement is executed in any case
         interrupts.raise_if_interrupt(error)
         requested.mark_unknown(NOT_READABLE)
@@ -248,121 +237,4 @@ def _select_rows(compiler: Any, requested: ReturningRequest) -> list[Sequence[An
     if not dialect.take_write_lock(connection, requested.model):
         return None
     rows: list[Sequence[Any]] | None = row_reads.read(connection, select)
-    return rows
-
-
-def _add_raw_rows(compiler: Any, requested: ReturningRequest, rows: Any) -> None:
-    """Keep ``rows`` of the database, up to ``max_rows``, converted by their fields."""
-    if requested.max_rows is not None:
-        rows = rows[: max(0, requested.max_rows - len(requested.rows or ()))]
-    if not all(map(is_integer_field, requested.fields)):
-        table = requested.model._meta.db_table
-        try:
-            converters = compiler.get_converters([field.get_col(table) for field in requested.fields])
-            rows = list(compiler.apply_converters(rows, converters)) if converters else rows
-        except Exception as error:  # noqa: BLE001 - the statement is executed in any case
-            interrupts.raise_if_interrupt(error)
-            requested.mark_unknown(NOT_READABLE)
-            return
-    requested.add_rows(rows)
-
-
-# ------------------------------------------------------------------ inserts
-
-
-class _RawColumn:
-    """A field whose column an insert returns as the driver returns it.
-
-    Up to Django 6.0 an insert of one object that returns nothing, because of a conflict, can't be converted.
-    """
-
-    def __init__(self, field: Field[Any, Any]) -> None:
-        self._field = field
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._field, name)
-
-    def get_col(self, *_: Any, **__: Any) -> None:
-        """Return no expression, so that nothing is converted."""
-
-
-def _insert(
-    self: Any, objs: Any, fields: Any, returning_fields: Any = None, *args: Any, on_conflict: Any = None, **kwargs: Any
-) -> Any:
-    """Insert as Django does. If conflicts are ignored, find out which rows were inserted."""
-    requested = current_request.get()
-    if (
-        requested is None
-        or requested.kind != "insert"
-        or self.model._meta.concrete_model is not requested.model._meta.concrete_model
-        or args
-    ):
-        return _original_insert(self, objs, fields, returning_fields, *args, on_conflict=on_conflict, **kwargs)
-    insert = partial(_original_insert, self, objs, fields, on_conflict=on_conflict, **kwargs)
-    if on_conflict != OnConflict.IGNORE or returning_fields:
-        answer = insert(returning_fields=returning_fields)
-        if requested.include_plain_inserts:
-            requested.count_rows(len(objs))
-            requested.add_rows(_get_requested_rows(objs, requested) or ())
-        return answer
-    connection = connections[kwargs.get("using") or self.db]
-    reason = _get_insert_obstacle(connection, requested)
-    if not reason:
-        try:
-            found = insert(returning_fields=list(map(_RawColumn, requested.fields)))
-        except DatabaseError as error:
-            if not get_dialect(connection).is_returning_refused(error):
-                raise
-            reason = COLUMN_PRIVILEGES
-        else:
-            inserted = [row for row in found if row is not None]
-            requested.count_rows(len(inserted))
-            requested.add_rows(())
-            _add_raw_rows(SQLCompiler(Query(self.model), connection, None), requested, inserted)
-            return []
-    row_count, answer = _insert_and_count(self.model, connection, insert)
-    requested.count_rows(row_count)
-    rows = _get_requested_rows(objs, requested) if row_count == len(objs) else None
-    if row_count == 0:
-        requested.add_rows(())
-    elif rows is None:
-        requested.mark_unknown(reason)
-    else:
-        requested.add_rows(rows)
-    return answer
-
-
-def _get_insert_obstacle(connection: BaseDatabaseWrapper, requested: ReturningRequest) -> str:
-    if conf.get().BULK == "count":
-        return COUNT_ONLY
-    if not connection.features.can_return_rows_from_bulk_insert:
-        return NOT_SUPPORTED
-    return get_dialect(connection).get_obstacle(connection, requested.model, requested.fields)
-
-
-def _insert_and_count(
-    model: type[Model], connection: BaseDatabaseWrapper, insert: Callable[[], Any]
-) -> tuple[int | None, Any]:
-    """Call ``insert()``. Return the number of inserted rows, None if it is unknown, and the result."""
-    head = f"INTO {connection.ops.quote_name(model._meta.db_table)} "
-    counts: list[int] = []
-
-    def count(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        result = execute(sql, params, many, context)
-        if "INSERT" in sql and head in sql:
-            counts.append(context["cursor"].rowcount)
-        return result
-
-    with connection.execute_wrapper(count):
-        answer = insert()
-    return (counts[0] if len(counts) == 1 else None), answer
-
-
-def _get_requested_rows(objs: Any, requested: ReturningRequest) -> list[Sequence[Any]] | None:
-    """Return the requested fields of inserted objects, None if the database has created a value."""
-    names = [field.attname for field in requested.fields]
-    get: Any = attrgetter(*names)
-    rows: list[Sequence[Any]] = list(map(get, objs)) if len(names) > 1 else [(get(one),) for one in objs]
-    if any(value is None or hasattr(value, "resolve_expression") for row in rows for value in row):
-        return None
     return rows

@@ -21,8 +21,9 @@ from signalbox.models import Event
 from signalbox.outbox import registry
 from signalbox.outbox.arguments import NotRunnableHere, build_arguments
 from signalbox.outbox.attempt_connections import discard_connection, is_in_transaction, reset_connections
+from signalbox.outbox.deferral import build_deferred_result
 from signalbox.outbox.deliveries import SUCCEEDED, AttemptResult, Disposition, LeasedDelivery
-from signalbox.outbox.results import build_dead_result, build_deferred_result, build_failure_result, format_traceback
+from signalbox.outbox.results import build_dead_result, build_failure_result, format_traceback
 from signalbox.outbox.watchdog import TimeLimitExceeded, Watchdog
 from signalbox.pipeline import exporter
 from signalbox.serialization import encoder

@@ -1,4 +1,4 @@
-"""The deliveries that this process has leased: renew their leases, write their results, and enforce their timeouts."""
+"""The deliveries that this process has leased: renew their leases and write their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from signalbox.core.attempt import AttemptOutcome
 from signalbox.outbox.outages import retry_until_available, try_once
 from signalbox.outbox.registry import find_durable_receiver
 from signalbox.outbox.results import build_failure_result
-from signalbox.outbox.watchdog import TIMEOUT_GRACE_SECONDS, RunningAttempt, Watchdog
+from signalbox.outbox.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,15 +116,6 @@ class HeldLeases:
     @staticmethod
     def _was_taken(delivery_queue: DeliveryQueue, delivery: LeasedDelivery) -> bool:
         return bool(try_once(partial(delivery_queue.find_taken, [delivery])))
-
-    def interrupt_overdue(self, abandon: Callable[[RunningAttempt], None]) -> None:
-        """Interrupt receivers that exceed their timeouts. Call ``abandon`` for those that do not end even then."""
-        for running in list(self.watchdog.attempts.values()):
-            overrun = running.get_overrun_seconds()
-            if overrun > TIMEOUT_GRACE_SECONDS:
-                abandon(running)
-            elif overrun > 0:
-                running.interrupt()
 
 
 def build_unending_result(delivery: LeasedDelivery) -> AttemptResult | None:

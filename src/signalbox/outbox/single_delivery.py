@@ -72,7 +72,7 @@ class LeaseKeeper:
                         self._thread = None
                         self.leases.last_renewed.clear()
                         return
-                self.leases.interrupt_overdue(self._abandon)
+                self.leases.watchdog.interrupt_overdue(self._abandon)
                 for alias in {alias for alias, _ in list(self.leases.deliveries)}:
                     self.leases.renew_due(DeliveryQueue(alias))
         finally:

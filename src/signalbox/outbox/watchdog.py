@@ -1,4 +1,7 @@
-"""Watch the running receivers of a process, and interrupt those that exceed their timeouts."""
+"""Watch the running receivers of a process, and interrupt those that exceed their timeouts.
+
+The timeout of an asynchronous receiver is that of its task (`execution.call_receiver`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from signalbox.core import clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from signalbox.outbox.deliveries import LeasedDelivery
 
@@ -85,3 +88,12 @@ class Watchdog:
                 attempt.finish()
         finally:
             self.attempts.pop(thread_id, None)
+
+    def interrupt_overdue(self, abandon: Callable[[RunningAttempt], None]) -> None:
+        """Interrupt receivers that exceed their timeouts. Call ``abandon`` for those that do not end even then."""
+        for running in list(self.attempts.values()):
+            overrun = running.get_overrun_seconds()
+            if overrun > TIMEOUT_GRACE_SECONDS:
+                abandon(running)
+            elif overrun > 0:
+                running.interrupt()

@@ -184,7 +184,7 @@ class Worker:
             if self._should_stop():
                 self.stop()
             now = clock.monotonic()
-            self.leases.interrupt_overdue(self._abandon)
+            self.leases.watchdog.interrupt_overdue(self._abandon)
             self._release_prefetched(PREFETCH_SECONDS)
             for delivery_queue in self.delivery_queues.values():
                 self.leases.renew_due(delivery_queue)

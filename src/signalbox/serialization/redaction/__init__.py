@@ -6,7 +6,7 @@ Everything here is pure: text or plain containers in, new text or new containers
 from __future__ import annotations
 
 from signalbox.serialization.redaction.addresses import redact_path, redact_query
-from signalbox.serialization.redaction.containers import redact
+from signalbox.serialization.redaction.container_copies import redact
 from signalbox.serialization.redaction.placeholder import REDACTED
 from signalbox.serialization.redaction.redactor import NO_FIELDS, Redactor, redact_credentials, redact_text
 

@@ -1,4 +1,7 @@
-"""Secrets in plain containers."""
+"""Copies plain containers without their secrets.
+
+The values of events are redacted while they are encoded (`serialization/encoder/objects.py`), by the same rules.
+"""
 
 from __future__ import annotations
 
