@@ -221,5 +221,6 @@ def test_the_tables_are_checked_again_after_a_while(monkeypatch: pytest.MonkeyPa
     assert not writer.has_tables(get_connection())
     now += writer.TABLE_CHECK_SECONDS + 0.1
     assert writer.has_tables(get_connection())
-    writer.clear_table_cache()
+    monkeypatch.undo()
+    writer.clear_table_cache()  # what was found at a later time would be known for longer
     assert writer.has_tables(get_connection())
