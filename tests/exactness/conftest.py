@@ -35,6 +35,7 @@ def _django_db_helper(
 ) -> Iterator[None]:
     """Empty both databases. The fixture of pytest-django would flush every table."""
     with django_db_blocker.unblock():
+        missing_tables.clear_table_cache()  # of a test that has changed the tables, or the clock
         flush_and_close()
         for alias in ALIASES:
             register.empty_tables(alias)

@@ -76,10 +76,10 @@ def test_another_threads_open_transaction_is_not_committed_by_this_one() -> None
         with rolled_back_atomic():
             create_tag("theirs")
             begun.set()
-            assert go.wait(10)
+            assert go.wait(60)
 
     thread = in_thread(work)
-    assert begun.wait(10)
+    assert begun.wait(60)
     create_tag("mine")
     assert ["mine"] == register.assert_rows_match()
     go.set()
@@ -190,7 +190,7 @@ class TestOpenBefore:
         def elsewhere(ready: threading.Event, go: threading.Event) -> None:
             Tag.objects.exists()
             ready.set()
-            go.wait(10)
+            go.wait(60)
             create_tag("a")
             with transaction.atomic():
                 create_tag("b")
@@ -201,7 +201,7 @@ class TestOpenBefore:
         ready, go = threading.Event(), threading.Event()
         thread = threading.Thread(target=elsewhere, args=(ready, go))
         thread.start()
-        ready.wait(10)
+        ready.wait(60)
         signalbox.stop_recording()
         signalbox.start_recording()
         go.set()
@@ -212,18 +212,22 @@ class TestOpenBefore:
 def kill() -> None:
     """End the connection of this thread on the server."""
     if get_connection().vendor == "postgresql":
-        pid = get_connection().connection.info.backend_pid
-        register.execute("default", f"SELECT pg_terminate_backend({pid})")
-        for _ in range(100):
-            if not register.execute("default", f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
-                return
-            time.sleep(0.02)
+        number = get_connection().connection.info.backend_pid
+        end, find = "SELECT pg_terminate_backend({})", "SELECT 1 FROM pg_stat_activity WHERE pid = {}"
     else:
         with get_connection().cursor() as cursor:
             cursor.execute("SELECT connection_id()")
             number = cursor.fetchone()[0]
-        register.execute("default", f"KILL {number}")
-        time.sleep(0.1)
+        end, find = "KILL {}", "SELECT 1 FROM information_schema.processlist WHERE id = {}"
+    register.execute("default", end.format(number))
+    wait_until(lambda: not register.execute("default", find.format(number)))
+
+
+def wait_until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no server")
@@ -351,8 +355,8 @@ def test_closing_a_manual_transaction_opens_no_other_connection() -> None:
     connection.close()
     assert get_connection().connection is None
     if (pool := getattr(get_connection(), "pool", None)) is not None:
-        stats = pool.get_stats()
-        assert stats["pool_size"] == stats["pool_available"]
+        # A pool that was just opened still makes connections.
+        wait_until(lambda: (stats := pool.get_stats())["pool_size"] == stats["pool_available"])
     create_tag("b")
     assert ["b"] == register.assert_rows_match()
 
@@ -392,7 +396,7 @@ def proxy() -> Iterator[Proxy]:
     _hang_up()
     its["HOST"], its["PORT"] = "127.0.0.1", str(proxy.port)
     yield proxy
-    proxy.close()
+    proxy.end()
     _hang_up()
     its["HOST"], its["PORT"] = before
 

@@ -412,7 +412,7 @@ class TestLostTransaction:
             cursor.execute(f"INSERT INTO shop_friend (name) VALUES {many}")
             cursor.execute(f"UPDATE shop_place SET name = 'held' WHERE id = {theirs.pk}")
             held.set()
-            assert wanted.wait(10)
+            assert wanted.wait(60)
             cursor.execute(f"UPDATE shop_uniq SET k = 'taken' WHERE id = {mine.pk}")
             cursor.execute("ROLLBACK")
             raw.close()
@@ -426,7 +426,7 @@ class TestLostTransaction:
 
         other = threading.Thread(target=heavier)
         other.start()
-        assert held.wait(10)
+        assert held.wait(60)
         try:
             with pytest.raises(DatabaseError, match="Deadlock"):
                 write()

@@ -27,15 +27,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def _disconnect_durable_receivers() -> Iterator[None]:
-    if not connections["other"].in_atomic_block:  # emptying its tables has opened it
-        connections["other"].close()
-    yield
+def _disconnect_all() -> None:
     for name in list(registry.get_durable_receivers()):
         registry.disconnect(name)
     processors.uninstall(OUTBOX)
     signalbox.start_recording()
+
+
+@pytest.fixture(autouse=True)
+def _disconnect_durable_receivers() -> Iterator[None]:
+    if registry.get_durable_receivers():  # of another module
+        _disconnect_all()
+    if not connections["other"].in_atomic_block:  # emptying its tables has opened it
+        connections["other"].close()
+    yield
+    _disconnect_all()
     exporter.discard_pending()
     connections["other"].close()  # emptying its tables has opened it
 
@@ -72,7 +78,7 @@ class Notes:
         found = [line.split() for line in self.path.read_text().splitlines()]
         return [line for line in found if not word or line[0] == word]
 
-    def wait_for(self, word: str, number: int, seconds: float = 30) -> list[list[str]]:
+    def wait_for(self, word: str, number: int, seconds: float = 90) -> list[list[str]]:
         deadline = time.monotonic() + seconds
         while len(found := self.lines(word)) < number:
             assert time.monotonic() < deadline, f"{len(found)} of {number} {word}: {self.lines()[-5:]}"
@@ -107,12 +113,12 @@ class Process:
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = 90) -> int:
         """Send the signal ``number``, wait up to ``seconds``, and return the exit status."""
         self.popen.send_signal(number)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 120) -> int:
         try:
             return self.popen.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def hold_port() -> socket.socket:
+    """Return a socket that keeps a free port for a server with ``SO_REUSEADDR``. No other program gets the port."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
 class Proxy:
     """Forwards connections to a server. While it is closed, connections are refused."""
 
     def __init__(self, host: str, port: int) -> None:
         self.server = (host, port)
-        self.port = 0
+        self._holder = hold_port()
+        self.port: int = self._holder.getsockname()[1]
         self.drop_reply_to = b""
         """What a client may still say: the answer is lost, and the connection with it."""
         self._lock = threading.Lock()
@@ -26,17 +35,21 @@ class Proxy:
 
     def open(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
-        listener, self._listener = self._listener, None
+        with self._lock:
+            listener, self._listener = self._listener, None
+            ended, self._sockets = self._sockets, []
         if listener is not None:
             _shut_down(listener)
-        with self._lock:
-            ended, self._sockets = self._sockets, []
         for one in ended:
             _shut_down(one)
+
+    def end(self) -> None:
+        """Close it for ever."""
+        self.close()
+        self._holder.close()
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -54,7 +67,12 @@ class Proxy:
             except OSError:
                 return
             with self._lock:
-                self._sockets += [client, server]
+                is_open = self._listener is listener
+                self._sockets += [client, server] if is_open else []
+            if not is_open:  # it was closed meanwhile
+                _shut_down(client)
+                _shut_down(server)
+                return
             said = threading.Event()
             for way in ((client, server, False, said), (server, client, True, said)):
                 threading.Thread(target=self._forward, args=way, daemon=True).start()

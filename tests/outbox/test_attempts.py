@@ -196,9 +196,9 @@ def test_the_attempt_of_a_killed_worker_is_lost(
     Order.objects.create(number="A")
     first = start_worker(**options)
     pid = first.popen.pid
-    first.popen.wait(60)
+    first.popen.wait(120)
     start_worker(**options)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not Delivery.objects.filter(state="done").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)

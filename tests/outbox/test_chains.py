@@ -100,7 +100,7 @@ def test_a_chain_ends_in_a_celery_worker(
     options: dict[str, Any] = {**broker, "receivers": "saves_itself:post_save:shop.Order", "box": box}
     celery_worker = start_celery_worker(**options)
     relay = start_worker(**options)
-    deadline = time.monotonic() + 90  # a lost message is sent again after 60 s
+    deadline = time.monotonic() + 180  # a lost message is sent again after 60 s
     while not Delivery.objects.filter(state="dead").exists():
         assert time.monotonic() < deadline, celery_worker.log.read_text()[-2000:]
         time.sleep(0.1)

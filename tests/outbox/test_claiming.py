@@ -149,11 +149,11 @@ def test_a_machine_whose_clock_is_ahead_acquires_nothing_that_is_leased(
 ) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite has no clock of its own")
-    settings.SIGNALBOX = {"DURABLE": {"LEASE": 5}}
+    settings.SIGNALBOX = {"DURABLE": {"LEASE": 300}}
     [number] = save(1)
     [held] = delivery_queue.acquire(10, 1)
     host_time = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: host_time() + 10 * SECOND_US * 1000)
+    monkeypatch.setattr(time, "time_ns", lambda: host_time() + 600 * SECOND_US * 1000)
     monkeypatch.setattr(database_clock, "READING_SECONDS", 0.0)
     ahead = DeliveryQueue("default")
     assert [] == ahead.acquire(10, 10)
@@ -167,11 +167,11 @@ def test_a_machine_whose_clock_is_behind_keeps_its_leases(
 ) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite has no clock of its own")
-    settings.SIGNALBOX = {"DURABLE": {"LEASE": 5}}
+    settings.SIGNALBOX = {"DURABLE": {"LEASE": 300}}
     save(1)
     host_time = time.time_ns
     with monkeypatch.context() as patch:
-        patch.setattr(time, "time_ns", lambda: host_time() - 10 * SECOND_US * 1000)
+        patch.setattr(time, "time_ns", lambda: host_time() - 600 * SECOND_US * 1000)
         patch.setattr(database_clock, "READING_SECONDS", 0.0)
         assert 1 == len(DeliveryQueue("default").acquire(10, 1))
     assert [] == delivery_queue.acquire(10, 1)

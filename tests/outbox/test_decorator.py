@@ -71,10 +71,9 @@ def test_a_plain_receiver_is_connected_as_by_django() -> None:
 
 @pytest.mark.django_db
 def test_nothing_is_connected_for_a_durable_receiver(make_durable: Callable[..., None]) -> None:
-    before = len(post_save.receivers)
+    before = list(post_save.receivers)
     make_durable(receivers.saved)
-    assert before == len(post_save.receivers)
-    assert not post_save.has_listeners(Order)
+    assert before == post_save.receivers
 
 
 @pytest.mark.django_db(transaction=True)

@@ -59,10 +59,10 @@ def outage() -> Iterator[Outage]:
     found = Outage()
     yield found
     if found.proxy is not None:
-        found.proxy.close()
+        found.proxy.end()
 
 
-def wait_until_done(seconds: float = 20) -> None:
+def wait_until_done(seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while Delivery.objects.exclude(state="done").exists():
         assert time.monotonic() < deadline, list(Delivery.objects.values("state", "attempts", "error"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,11 +14,21 @@ from tests.outbox import receivers
 from tests.shop.models import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.outbox.conftest import Notes
 
 pytestmark = pytest.mark.usefixtures("empty_tables")
+
+
+@pytest.fixture
+def end_stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
+    """Return a function that ends the stuck receivers."""
+    readable, writable = os.pipe()
+    monkeypatch.setattr(receivers, "END_FDS", [readable])
+    yield lambda: os.write(writable, b".")
+    os.close(readable)
+    os.close(writable)
 
 
 @pytest.mark.parametrize(
@@ -29,11 +40,14 @@ pytestmark = pytest.mark.usefixtures("empty_tables")
     ],
 )
 def test_a_receiver_that_does_not_end_fails_while_its_thread_is_still_busy(
-    make_durable: Callable[..., None], notes: Notes, monkeypatch: pytest.MonkeyPatch, name: str
+    make_durable: Callable[..., None],
+    notes: Notes,
+    monkeypatch: pytest.MonkeyPatch,
+    end_stuck: Callable[[], object],
+    name: str,
 ) -> None:
     monkeypatch.setattr(single_delivery, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(leases, "TIMEOUT_GRACE_SECONDS", 0.2)
-    monkeypatch.setenv("SIGNALBOX_TEST_STUCK", "3")
     make_durable(getattr(receivers, name), retries=0, timeout=0.1)
     Order.objects.create(number="1")
     number = Delivery.objects.get().pk
@@ -44,10 +58,11 @@ def test_a_receiver_that_does_not_end_fails_while_its_thread_is_still_busy(
 
     thread = threading.Thread(target=engine)
     thread.start()
-    deadline = time.monotonic() + 2.5
+    deadline = time.monotonic() + 30  # the receiver is stuck for 60 seconds
     while Delivery.objects.get().state == "pending" and time.monotonic() < deadline:
         time.sleep(0.05)
     [one] = Delivery.objects.all()
     assert thread.is_alive()
+    end_stuck()
     thread.join()
     assert ("dead", "TimeLimitExceeded: it took longer than 0.1 seconds, and did not end") == (one.state, one.error)

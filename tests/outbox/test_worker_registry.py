@@ -36,7 +36,7 @@ def _no_workers(empty_tables: None) -> None:
     Worker.objects.all().delete()
 
 
-def wait_until(check: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_until(check: Callable[[], Any], seconds: float = 90) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline

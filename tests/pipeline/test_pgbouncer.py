@@ -25,18 +25,12 @@ from signalbox.outbox.outbox_processor import OUTBOX
 from signalbox.pipeline import processors
 from tests import services
 from tests.connecting import get_connection
+from tests.outbox.proxy import hold_port
 from tests.shop.models import Tag, Word
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
-
-
-def get_free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -48,7 +42,8 @@ def pgbouncer(folder: Path, mode: str) -> Iterator[int]:
             pytest.fail(f"{reason} (SIGNALBOX_REQUIRE_SERVICES is set)", pytrace=False)
         pytest.skip(reason)
     settings = get_connection().settings_dict
-    port = get_free_port()
+    holder = hold_port()
+    port = holder.getsockname()[1]
     config = folder / "pgbouncer.ini"
     server = f"host={settings['HOST']} port={settings['PORT'] or 5432} user={settings['USER']}"
     if settings["PASSWORD"]:
@@ -63,7 +58,7 @@ def pgbouncer(folder: Path, mode: str) -> Iterator[int]:
     with (folder / "pgbouncer.log").open("w+") as log:
         process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
         try:
-            for _ in range(100):
+            for _ in range(600):
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
@@ -74,7 +69,8 @@ def pgbouncer(folder: Path, mode: str) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
+            holder.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import signalbox
 from signalbox.pipeline import batches, dropped_events, exporter, missing_tables, unit_of_work, writer
 from signalbox.pipeline.backends import get_backend, postgresql
 from tests.connecting import get_connection
+from tests.settings import RUN_ID
 from tests.shop.models import Tag
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -224,14 +225,15 @@ def test_the_schema_of_a_tenant_that_is_switched_lazily() -> None:
 def test_missing_grants_are_named_and_events_are_counted(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sql("CREATE ROLE signalbox_restricted")
+    role = f"signalbox_restricted_{RUN_ID}"  # roles are those of the server
+    sql(f"CREATE ROLE {role}")
     try:
-        sql("GRANT USAGE ON SCHEMA public TO signalbox_restricted")
-        sql(f"GRANT ALL ON public.{Tag._meta.db_table} TO signalbox_restricted")
-        sql("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO signalbox_restricted")
-        sql("GRANT SELECT, UPDATE ON public.signalbox_event TO signalbox_restricted")
+        sql(f"GRANT USAGE ON SCHEMA public TO {role}")
+        sql(f"GRANT ALL ON public.{Tag._meta.db_table} TO {role}")
+        sql(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+        sql(f"GRANT SELECT, UPDATE ON public.signalbox_event TO {role}")
         assert [] == writer.get_missing_grants(get_connection())
-        sql("SET ROLE signalbox_restricted")
+        sql(f"SET ROLE {role}")
         missing = [str(grant) for grant in writer.get_missing_grants(get_connection())]
         assert "INSERT ON signalbox_event" in missing
         assert "UPDATE ON signalbox_event" not in missing
@@ -242,8 +244,8 @@ def test_missing_grants_are_named_and_events_are_counted(
         assert 1 == sum("lacks a grant" in record.message for record in caplog.records)
     finally:
         sql("RESET ROLE")
-        sql("DROP OWNED BY signalbox_restricted")
-        sql("DROP ROLE signalbox_restricted")
+        sql(f"DROP OWNED BY {role}")
+        sql(f"DROP ROLE {role}")
     assert ["a", "b", "c"] == [tag.name for tag in Tag.objects.order_by("id")]
     assert get_backend(get_connection()).has_tables_in_a_schema()
 
