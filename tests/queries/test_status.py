@@ -234,7 +234,18 @@ def test_the_data_is_json_and_the_brief_status_finds_the_same_problems() -> None
     assert codes() == [problem.code.value for problem in find_problems(brief) if not problem.is_warning]
 
 
+@pytest.fixture
+def replaced_connection() -> Iterator[None]:
+    """Put the connection back that is closed before the database is dropped. Its successor's session would be left."""
+    original = connections["default"]
+    yield
+    connections["default"].close()
+    connections["default"] = original
+    original.dec_thread_sharing()
+
+
 @pytest.mark.postgres
+@pytest.mark.usefixtures("replaced_connection")
 def test_a_locked_table_is_a_problem_and_its_connection_is_closed_later() -> None:
     locker = connection.copy()
     try:
