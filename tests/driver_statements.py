@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from signalbox.pipeline import writer
+from signalbox.pipeline.backends import postgresql
+
 
 @contextmanager
 def sent() -> Iterator[list[str]]:
-    """Every statement that reaches the database's driver."""
+    """Every statement that reaches the database's driver.
+
+    PostgreSQL is not asked meanwhile which schemas have the tables, which it is after a time otherwise.
+    """
     statements: list[str] = []
     connection.ensure_connection()
     if connection.vendor == "sqlite":
@@ -32,5 +38,11 @@ def sent() -> Iterator[list[str]]:
         return original(self, query, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgresql, "LAYOUT_SECONDS", 600.0)
+        writer.clear_table_cache()
+        assert writer.has_tables(connection)
         patch.setattr(owner, "execute", execute)
-        yield statements
+        try:
+            yield statements
+        finally:
+            writer.clear_table_cache()

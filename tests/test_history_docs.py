@@ -47,13 +47,13 @@ def lived(db: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         signalbox.set_actor(None)
     told = list(signalbox.history(models.Order, 17))
     shift = 4100
+    Event.objects.update(id=F("id") + 10**6)  # no other has a number that is given here
     for number, event in enumerate(reversed(told), start=1):
         moment = to_microseconds(START + dt.timedelta(minutes=number))
-        Event.objects.filter(pk=event.pk).update(id=F("id") + 10**6, time=moment)
         data = dict(event.data)
         if "pre_signal_time" in data:
             data["pre_signal_time"] = moment - 90 * 10**6  # before the relations were deleted
-        Event.objects.filter(pk=event.pk + 10**6).update(id=shift + number, data=data)
+        Event.objects.filter(pk=event.pk + 10**6).update(id=shift + number, time=moment, data=data)
     return names
 
 

@@ -434,6 +434,7 @@ def _pick(order: Order) -> None:
     order.save(update_fields=["note"])
 
 
+# Given keys are negative: the database gives the others.
 WORKS: dict[str, Callable[[Order], Any]] = {
     "create": lambda order: Tag.objects.create(name="x"),
     "create with a key of two columns": lambda order: Enrolment.objects.create(
@@ -441,7 +442,7 @@ WORKS: dict[str, Callable[[Order], Any]] = {
     ),
     "save": _update,
     "save of one field": _pick,
-    "save of an object without a row": lambda order: Tag(pk=987, name="x").save(),
+    "save of an object without a row": lambda order: Tag(pk=-1, name="x").save(),
     "get_or_create": lambda order: Tag.objects.get_or_create(name="new"),
     "update_or_create": lambda order: Tag.objects.update_or_create(name="a", defaults={"name": "b"}),
     "refresh": lambda order: order.refresh_from_db(),
@@ -525,8 +526,8 @@ AUTOCOMMIT: dict[str, Callable[[Order], Any]] = {
     **WORKS,
     "bulk_create": lambda order: Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)]),
     "bulk_create in batches": lambda order: Tag.objects.bulk_create([Tag(name="x") for _ in range(5)], batch_size=2),
-    "bulk_create with keys": lambda order: Tag.objects.bulk_create([Tag(pk=900, name="x"), Tag(pk=901, name="y")]),
-    "bulk_create with a key": lambda order: Tag.objects.bulk_create([Tag(pk=900, name="x"), Tag(name="y")]),
+    "bulk_create with keys": lambda order: Tag.objects.bulk_create([Tag(pk=-1, name="x"), Tag(pk=-2, name="y")]),
+    "bulk_create with a key": lambda order: Tag.objects.bulk_create([Tag(pk=-1, name="x"), Tag(name="y")]),
     "bulk_create of many": lambda order: Tag.objects.bulk_create([Tag(name="x") for _ in range(1100)]),
     "bulk_update": lambda order: Tag.objects.bulk_update(list(Tag.objects.all()), ["name"]),
     "update": lambda order: Tag.objects.filter(name="a").update(name="b"),
@@ -642,7 +643,7 @@ def test_delete_returns_the_same_numbers() -> None:
             order = Order.objects.create(number="a")
             OrderLine.objects.create(order=order, sku="x")
             order.tags.add(Tag.objects.create(name="a"))
-            answers = [order.delete(), Tag.objects.all().delete(), Tag(pk=987, name="gone").delete()]
+            answers = [order.delete(), Tag.objects.all().delete(), Tag(pk=-1, name="gone").delete()]
             transaction.set_rollback(True)
         return answers
 

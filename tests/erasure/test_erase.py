@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from io import StringIO
 from typing import Any
 
@@ -32,6 +33,9 @@ pytestmark = [pytest.mark.every_database, pytest.mark.django_db(databases=["defa
 
 TABLES_WITHOUT_PERSONS = {"signalbox_worker", "signalbox_purgestate"}
 """Tables with names of hosts, rules and senders. A table of a new model is in none of the tests until it is named."""
+
+ROLE = f"signalbox_{uuid.uuid4().hex[:16]}"
+"""Roles are shared by all databases of a server, on which other tests may run."""
 
 SKELETON = ("id", "time", "trace_id", "span", "parent", "signal", "sender", "database", "outcome", "duration", "errors")
 
@@ -529,17 +533,17 @@ def test_a_role_without_the_grant_gets_a_clear_error() -> None:
     customer = Customer.objects.create(name=CANARY)
     before = read_tables()
     with connection.cursor() as cursor:
-        cursor.execute("CREATE ROLE signalbox_append NOLOGIN")
-        cursor.execute("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO signalbox_append")
-        cursor.execute("SET ROLE signalbox_append")
+        cursor.execute(f"CREATE ROLE {ROLE} NOLOGIN")
+        cursor.execute(f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {ROLE}")
+        cursor.execute(f"SET ROLE {ROLE}")
     try:
         with pytest.raises(signalbox.ErasureError, match="GRANT UPDATE ON signalbox_event"):
             signalbox.erase(objects=[customer], using="default")
     finally:
         with connection.cursor() as cursor:
             cursor.execute("RESET ROLE")
-            cursor.execute("DROP OWNED BY signalbox_append")
-            cursor.execute("DROP ROLE signalbox_append")
+            cursor.execute(f"DROP OWNED BY {ROLE}")
+            cursor.execute(f"DROP ROLE {ROLE}")
     assert before == read_tables()
 
 

@@ -604,6 +604,11 @@ def test_secret_keys_are_recorded_by_a_digest() -> None:
 # ------------------------------------------------------------------ BULK = "rows" and "off"
 
 
+def get_row_events(sender: type[models.Model], operation: str) -> list[Event]:
+    """Return the events of the rows of one statement, in the order of their keys: the database may return any."""
+    return sorted(get_events(sender, operation), key=lambda event: int(event.object_key))
+
+
 @pytest.mark.usefixtures("rows")
 def test_rows_records_the_changes_of_each_row() -> None:
     one, two = Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")])
@@ -623,7 +628,8 @@ def test_rows_records_the_changes_of_each_row() -> None:
         ("bulk_delete", str(two.pk), {"id": two.pk, "name": "z"}, None),
     ] == [
         (event.signal, event.object_key, event.data.get("row"), event.data.get("changes"))
-        for event in get_events(Tag, *OPERATIONS)
+        for operation in ("bulk_create", "update", "bulk_update", "bulk_delete")
+        for event in get_row_events(Tag, operation)
     ]
 
 
@@ -642,7 +648,7 @@ def test_rows_inserted_while_conflicts_are_ignored_are_recorded_whole() -> None:
     assert ("new", {"text": "new", "meaning": "y"}) == (event.object_key, event.data["row"])
     Tag.objects.bulk_create([Tag(name="a"), Tag(name="b")], ignore_conflicts=True)
     assert [(str(tag.pk), {"id": tag.pk, "name": tag.name}) for tag in Tag.objects.order_by("pk")] == [
-        (event.object_key, event.data["row"]) for event in get_events(Tag, "bulk_create")
+        (event.object_key, event.data["row"]) for event in get_row_events(Tag, "bulk_create")
     ]
 
 
@@ -652,7 +658,7 @@ def test_rows_of_an_update_batch_are_recorded_each() -> None:
     values: dict[str, Any] = {"note": "z"}
     models.sql.UpdateQuery(Order).update_batch([order.pk for order in orders], values, "default")
     assert [(str(order.pk), {"note": [order.number, "z"]}) for order in orders] == [
-        (event.object_key, event.data["changes"]) for event in get_events(Order, "update")
+        (event.object_key, event.data["changes"]) for event in get_row_events(Order, "update")
     ]
 
 
@@ -662,7 +668,7 @@ def test_rows_that_even_the_base_manager_hides_are_recorded() -> None:
     assert 2 == Paper.objects.update(archived=True)
     assert [{"archived": [False, True]}] * 2 == [event.data["changes"] for event in get_events(Paper, "update")]
     assert 2 == Paper.all_objects.update(title="c")
-    assert {"title": ["b", "c"]} == get_newest_event(Paper, "update").data["changes"]
+    assert {"title": ["b", "c"]} == get_newest_event(Paper, "update", object_key=str(two.pk)).data["changes"]
     values: dict[str, Any] = {"title": "d"}
     models.sql.UpdateQuery(Paper).update_batch([one.pk], values, "default")
     assert {"title": ["c", "d"]} == get_newest_event(Paper, "update").data["changes"]

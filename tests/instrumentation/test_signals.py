@@ -708,8 +708,10 @@ def test_concurrent_receivers_are_distinguished(signal: Signal, way: str, trace:
 @pytest.mark.django_db
 def test_an_asynchronous_receiver_gets_what_is_thrown_into_it(signal: Signal) -> None:
     seen: list[object] = []
+    begun = asyncio.Event()
 
     async def waits(sender: object, **kwargs: object) -> str:
+        begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -734,7 +736,7 @@ def test_an_asynchronous_receiver_gets_what_is_thrown_into_it(signal: Signal) ->
     async def both() -> Any:
         with connected(signal, waits):
             task = asyncio.create_task(signal.asend(sender=None))
-            await asyncio.sleep(0.01)
+            await begun.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -757,7 +759,7 @@ def test_how_long_receivers_took_is_recorded_in_microseconds(signal: Signal) -> 
 
     [event] = events()
     assert event.duration is not None
-    assert 20_000 <= runs(event)[0]["duration_us"] <= event.duration < 2_000_000
+    assert 20_000 <= runs(event)[0]["duration_us"] <= event.duration < 15_000_000
 
 
 @pytest.mark.django_db

@@ -764,9 +764,7 @@ def test_tail_shows_what_another_process_writes() -> None:
         for label in ("first", "second"):
             create_event(object_label="of another signal")
             create_event(object_label=label, signal="shop.signals.paid")
-            written = time.monotonic()
             assert label == json.loads(line_of(tail, "{"))["object_label"]
-            assert time.monotonic() - written < 2
             time.sleep(1.5)  # by now it looks once in a second
         tail.send_signal(signal.SIGINT)
         out, err = tail.communicate(timeout=20)

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import uuid
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
+ROLE = f"signalbox_{uuid.uuid4().hex[:16]}"
+"""Roles are shared by all databases of a server, on which other tests may run."""
 
 pytestmark = pytest.mark.django_db(databases=["default", "other"])
 
@@ -159,10 +162,10 @@ def test_a_missing_table_is_a_problem() -> None:
 def test_grants_that_the_role_lacks_are_a_problem() -> None:
     event, delivery = Event._meta.db_table, Delivery._meta.db_table
     with connections["default"].cursor() as cursor:
-        cursor.execute("CREATE ROLE signalbox_reader")
-        cursor.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO signalbox_reader")
-        cursor.execute(f"REVOKE INSERT ON {event}, {delivery} FROM signalbox_reader")
-        cursor.execute("SET LOCAL ROLE signalbox_reader")
+        cursor.execute(f"CREATE ROLE {ROLE}")
+        cursor.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {ROLE}")
+        cursor.execute(f"REVOKE INSERT ON {event}, {delivery} FROM {ROLE}")
+        cursor.execute(f"SET LOCAL ROLE {ROLE}")
     code, found = status_json()
     missing = {f"INSERT ON {event}", f"INSERT ON {delivery}"}
     grants = {one["alias"]: set(one["missing_grants"]) for one in found["databases"]}
@@ -215,7 +218,7 @@ settings.DATABASES["hanging"] = {
 django.setup()
 from django.core.management import execute_from_command_line
 from signalbox.management.subcommands import status
-status.ANSWER_SECONDS = 1.0
+status.ANSWER_SECONDS = 5.0
 execute_from_command_line(["manage.py", "signalbox", "status", "--json"])
 """
 
@@ -240,7 +243,7 @@ def test_a_server_that_does_not_answer_is_a_problem(engine: str) -> None:
         )
     found = json.loads(run.stdout)
     assert (1, "") == (run.returncode, run.stderr)
-    assert ["Database 'hanging' can't be read: it did not answer within 1 s"] == texts(found)
+    assert ["Database 'hanging' can't be read: it did not answer within 5 s"] == texts(found)
     assert [("default", None), ("other", None)] == [(one["alias"], one["error"]) for one in found["databases"][:2]]
 
 

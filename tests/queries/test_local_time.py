@@ -8,7 +8,7 @@ import pytest
 from django.test import override_settings
 from django.utils import timezone
 
-from signalbox.models import to_microseconds
+from signalbox.models import to_datetime, to_microseconds
 from signalbox.queries import local_time
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -60,8 +60,9 @@ def test_the_offsets_of_an_axis_change_with_the_clocks() -> None:
     assert [(start, 7200), (start + 300, 3600)] == changes
 
 
-def test_an_age_has_one_unit() -> None:
+def test_an_age_has_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns() // 1000
+    monkeypatch.setattr(local_time, "utc_now", lambda: to_datetime(now))
     ages = [local_time.format_age(now - seconds * 1_000_000) for seconds in (5, 125, 7300, 200_000, -60)]
     assert ["5 s ago", "2 min ago", "2 h ago", "2 d ago", ""] == ages
 

@@ -42,15 +42,12 @@ class Pace:
         self._resumed_at = clock.monotonic()
         self.rows = FIRST_ROWS
         """Rows of the next transaction."""
-        self.longest = 0.0
-        """Seconds of the longest transaction."""
 
     def run(self, delete: Callable[[], T]) -> T:
         """Return the result of ``delete``, which deletes up to ``rows`` rows in one transaction, and pause."""
         started = clock.monotonic()
         result = self.retry(delete)
         seconds = clock.monotonic() - started
-        self.longest = max(self.longest, seconds)
         factor = min(2.0, max(0.25, AIM_SECONDS / max(seconds, 1e-6)))
         self.rows = max(MIN_ROWS, min(MAX_ROWS, int(self.rows * factor)))
         self.pause()

@@ -226,10 +226,11 @@ def test_the_page_adds_the_metrics_of_all_processes_of_gunicorn(tmp_path: Path, 
     with serve(tmp_path, *options) as address:
         processes: set[str] = set()
         saved = 0
+        deadline = time.monotonic() + 60
         while len(processes) < 2:
             processes.add(get(f"{address}/save/?name={saved}"))
             saved += 1
-            assert saved < 300, "one process serves every request"
+            assert time.monotonic() < deadline, "one process serves every request"
         work = "from tests.contrib.prometheus.site import Group; Group.objects.create(name='other process')"
         subprocess.run([sys.executable, "-c", work], env=environment(tmp_path), check=True)
         saved += 1
