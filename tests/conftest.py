@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(EXACTNESS_DIR):
             item.add_marker("every_database")
             item.add_marker("transactions")
+        if "window" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
         for name in ("postgres", "mariadb"):
             if item.get_closest_marker(name) and name != server:
                 reason = f"about {name} alone, this run is on {settings.DATABASE}: set SIGNALBOX_TEST_DB={name}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from signalbox.pipeline import writer
+from signalbox.pipeline import missing_tables
 from signalbox.pipeline.backends import postgresql
 
 
@@ -39,10 +39,10 @@ def sent() -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(postgresql, "LAYOUT_SECONDS", 600.0)
-        writer.clear_table_cache()
-        assert writer.has_tables(connection)
+        missing_tables.clear_table_cache()
+        assert missing_tables.has_tables(connection)
         patch.setattr(owner, "execute", execute)
         try:
             yield statements
         finally:
-            writer.clear_table_cache()
+            missing_tables.clear_table_cache()

@@ -44,10 +44,10 @@ def tags(*names: str) -> list[int]:
 
 def test_names_are_read_with_one_query_per_model_and_marked_as_present() -> None:
     red, blue = tags("red", "blue")
-    first, second = build(added=[red, blue]), build(action="post_remove", removed=[blue, 4711])
+    first, second = build(added=[red, blue]), build(action="post_remove", removed=[blue, -4711])
     assert 1 == len(load(first, second))
     assert "Order 7 · tags: added red, blue" == str(summarize_event(first))
-    assert "Order 7 · tags: removed Tag blue, #4711" == str(summarize_event(second))
+    assert "Order 7 · tags: removed Tag blue, #-4711" == str(summarize_event(second))
     assert summarize_event(first).has_current_names
 
 
