@@ -214,7 +214,7 @@ def check_patches(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     found += _find_receivers_without_patch(inapplicable, version)
     found.append(
         CheckWarning(
-            f"Signalbox was not checked with {version}, only with Django {', '.join(patches.CHECKED_VERSIONS)}.",
+            f"Signalbox was not tested with {version}, only with Django {', '.join(patches.CHECKED_VERSIONS)}.",
             hint="Upgrade django-signalbox.",
             id="signalbox.W007",
         )
