@@ -360,7 +360,7 @@ def test_a_delivery_that_fails_after_the_commit_is_logged_only(attic: Any, caplo
     Word.objects.using("attic").create(text="a", meaning="b")
     Word.objects.using("attic").defer("meaning").get().delete()
     assert ["post_save", "post_delete"] == [event.signal for event in get_events(Word, "post_save", "post_delete")]
-    assert "No delivery of post_delete from shop.Word a can be made" in caplog.text
+    assert "No delivery can be created for post_delete from shop.Word a" in caplog.text
     assert "the field 'meaning' of shop.Word a, which was not loaded" in caplog.text
     assert not Delivery.objects.exists()
 

@@ -91,7 +91,7 @@ def check_production(app_configs: Any = None, **kwargs: Any) -> list[CheckMessag
     if config.RECORD == "all":
         found.append(
             CheckWarning(
-                'SIGNALBOX["RECORD"] is "all", which records every send, also those of requests that only read.',
+                'SIGNALBOX["RECORD"] is "all", which records every send, even in requests that only read.',
                 hint='Set it to "audit" to record data changes, logins and errors.',
                 obj='SIGNALBOX["RECORD"]',
                 id="signalbox.W014",
@@ -100,7 +100,7 @@ def check_production(app_configs: Any = None, **kwargs: Any) -> list[CheckMessag
     if not config.RETENTION:
         found.append(
             CheckWarning(
-                'SIGNALBOX["RETENTION"] is not set, so events are stored without a limit of time.',
+                'SIGNALBOX["RETENTION"] is not set, so events are never deleted.',
                 hint="Set the number of days after which events are deleted.",
                 obj='SIGNALBOX["RETENTION"]',
                 id="signalbox.W015",
@@ -214,7 +214,7 @@ def check_patches(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     found += _find_receivers_without_patch(inapplicable, version)
     found.append(
         CheckWarning(
-            f"Signalbox was not checked with {version}, only with Django {', '.join(patches.CHECKED_VERSIONS)}.",
+            f"Signalbox was not tested with {version}, only with Django {', '.join(patches.CHECKED_VERSIONS)}.",
             hint="Upgrade django-signalbox.",
             id="signalbox.W007",
         )
@@ -230,7 +230,8 @@ def _find_receivers_without_patch(inapplicable: Sequence[Patch], version: str) -
             needed.setdefault(durable.name, {})[patch.target] = None
     for name, targets in needed.items():
         yield Error(
-            f"The durable receiver {name} misses events in {version}, as it depends on {', '.join(targets)}.",
+            f"The durable receiver {name} does not get all events in {version}, because it depends on "
+            f"{', '.join(targets)}.",
             hint="Upgrade django-signalbox, or use an earlier version of Django.",
             id="signalbox.E012",
         )

@@ -176,7 +176,7 @@ def test_the_second_of_two_users_sees_who_was_first(clerk: Client, add_error: Ad
     post(clerk, "mute")
     response = post(clerk, "resolve")
     assert 409 == response.status_code
-    assert "operator has set it to muted meanwhile" in response.content.decode()
+    assert "operator has already set it to muted" in response.content.decode()
     assert "muted" == ErrorState.objects.get().state
 
 

@@ -31,7 +31,7 @@ RECORDED = re.compile(
 SHARED = re.compile(
     r"number a → b|deleted|(\d+ )?(model|bulk|auth|custom|management|database|request|test|task)(, .+)?"
     r"|Sent when .+|True .+|The (model class|object in question)\.|Alias of .+|Names of .+"
-    r"|The value of .+ was not recorded\.|.+ is gone: .+"
+    r"|The value of .+ was not recorded\.|.+ does not exist any more: .+"
 )
 """Texts that the command line prints too: summaries, groups of signals, the documentation of signals, revert errors."""
 

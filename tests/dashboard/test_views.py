@@ -266,7 +266,7 @@ def test_a_failed_revert_shows_its_reason(operator_client: Client, operator: Use
     operator.user_permissions.add(Permission.objects.get(codename="change_order"))
     Order.objects.all().delete()
     answer = operator_client.post(f"/signalbox/event/{changed.id}/revert/")
-    assert (409, True) == (answer.status_code, b"is gone" in answer.content)
+    assert (409, True) == (answer.status_code, b"does not exist any more" in answer.content)
 
 
 def test_a_revert_that_a_field_prevents_says_so(operator_client: Client, operator: User, add_event: AddEvent) -> None:

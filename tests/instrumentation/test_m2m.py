@@ -416,7 +416,7 @@ def test_the_keys_of_a_relation_that_is_to_be_hidden_are_not_recorded() -> None:
             if (args := event.data["args"])["action"].startswith("post_")
         ]
         assert {REDACTED, None} == {event.data["args"].get("pk_set") for event in events}
-        with pytest.raises(RevertError, match="are hidden and were not recorded"):
+        with pytest.raises(RevertError, match="are redacted, so they were not recorded"):
             signalbox.revert(events[0])
         club, ada = Club.objects.create(name="Analysts"), Person.objects.create(name="Ada")
         club.members.add(ada)

@@ -371,9 +371,9 @@ def test_only_an_event_below_the_newest_is_said_to_be_purged() -> None:
         (["events", "--using", "nowhere"], "invalid choice: 'nowhere'"),
         (["events", "--limit", "9" * 20], "'99999999999999999999' is greater than"),
         (["events", "--before", "9" * 20], "'99999999999999999999' is greater than"),
-        (["show", "first"], "'first' is neither an event's number nor 8 to 32 hexadecimal digits of a trace's id"),
-        (["show", "9" * 33], "is neither an event's number"),
-        (["show", TRACE_ID[:7]], "is neither an event's number"),
+        (["show", "first"], "'first' is neither an event's id nor 8 to 32 hexadecimal digits of a trace's id"),
+        (["show", "9" * 33], "is neither an event's id"),
+        (["show", TRACE_ID[:7]], "is neither an event's id"),
     ],
 )
 def test_invalid_options_are_errors(words: list[str], message: str) -> None:

@@ -50,7 +50,7 @@ def test_a_deep_argument_is_an_error_if_a_receiver_takes_it_and_never_truncated(
     deep: Any = "inmost"
     for _ in range(21):
         deep = [deep]
-    with pytest.raises(durable_receiver.CannotBeDurable, match="it holds more than 20 containers within one another"):
+    with pytest.raises(durable_receiver.CannotBeDurable, match="it has more than 20 nested containers"):
         signals.order_paid.send(sender=Order, document=deep)
     signals.order_paid.send(sender=Order, document=deep[0], other=deep)
     packed = Delivery.objects.get().payload["serialized"]

@@ -45,7 +45,7 @@ def test_two_functions_of_one_name_are_an_error(senders: tuple[str, str]) -> Non
     [found] = receiver_checks.check_receivers()
     assert "signalbox.E010" == found.id
     assert "in shop/receivers.py:3 and shop/receivers.py:9 are durable receivers of the same name" in found.msg
-    assert "Give each function a name of its own." == found.hint
+    assert "Give each function a different name." == found.hint
 
 
 def test_a_function_that_is_connected_or_imported_again_is_not_an_error() -> None:
@@ -62,7 +62,7 @@ def test_a_sender_in_a_database_without_the_table_is_a_warning(
     settings.DATABASE_ROUTERS = [Denies()]
     [found] = receiver_checks.check_receivers()
     assert "signalbox.W010" == found.id
-    assert "shop.Order is kept in the database 'default'" in found.msg
+    assert "The rows of shop.Order are in the database 'default'" in found.msg
 
 
 def test_a_dispatcher_that_is_not_set_up_is_an_error(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

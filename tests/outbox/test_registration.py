@@ -48,8 +48,8 @@ def test_a_receiver_that_no_worker_could_import_is_an_error() -> None:
 
 def test_a_signal_whose_arguments_can_not_be_serialized_is_an_error() -> None:
     for signal, expected in (
-        (request_started, "carries the request's environ, which can't be sent"),
-        ("connection_created", "carries a connection, which can't be sent"),
+        (request_started, "has the request's environ, which can't be sent"),
+        ("connection_created", "has a connection, which can't be sent"),
         (pre_save, "use post_save"),
         ("post_init", "is sent for each instance"),
     ):

@@ -78,7 +78,7 @@ def test_a_lazy_object_is_not_evaluated() -> None:
 def test_a_container_that_contains_itself_is_an_error() -> None:
     value: list[Any] = []
     value.append(value)
-    with pytest.raises(serializer.NotSerializable, match="containers within one another"):
+    with pytest.raises(serializer.NotSerializable, match="nested containers"):
         serializer.serialize(value)
 
 
@@ -138,7 +138,7 @@ def test_containers_are_serialized_to_the_documented_depth(containers: int, refu
     assert refused == isinstance(serializer.mark_too_deep(value), serializer.TooDeepMarker)
     if refused:
         for one in (value, serializer.mark_too_deep(value)):
-            with pytest.raises(serializer.NotSerializable, match="more than 20 containers"):
+            with pytest.raises(serializer.NotSerializable, match="more than 20 nested containers"):
                 serializer.serialize(one)
     else:
         assert value == serializer.deserialize(serializer.serialize(value))

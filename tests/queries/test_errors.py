@@ -461,10 +461,10 @@ def test_a_muted_error_is_recorded_and_not_open() -> None:
 def test_the_second_of_two_operators_learns_of_the_first() -> None:
     add_errors()
     first = change_state("default", "a" * 32, "muted", OPERATOR, version=0)
-    with pytest.raises(StateConflictError, match="ada has set it to muted"):
+    with pytest.raises(StateConflictError, match="ada has already set it to muted"):
         change_state("default", "a" * 32, "resolved", Actor(key="2", label="bob"), version=0)
     second = change_state("default", "a" * 32, "resolved", Actor(key="2", label="bob"), version=first.changed)
-    with pytest.raises(StateConflictError, match="bob has set it to resolved"):
+    with pytest.raises(StateConflictError, match="bob has already set it to resolved"):
         change_state("default", "a" * 32, "open", OPERATOR, version=first.changed)
     assert second.changed > first.changed
     with pytest.raises(ValueError, match="expected one of open, resolved, muted"):

@@ -205,7 +205,7 @@ _SIGNALS = [
         group="model",
         path="django.db.models.signals.post_delete",
         args={
-            "instance": "The object; its row is gone, its attributes and its key are still there.",
+            "instance": "The object. Its row was deleted; the instance still has its attributes and its key.",
             "using": _USING,
             "origin": _ORIGIN,
         },
@@ -308,7 +308,7 @@ _SIGNALS = [
         path="django.core.signals.setting_changed",
         args={
             "setting": "Name of the setting.",
-            "value": "Its value after the change; None if it is taken away again.",
+            "value": "Its value after the change; None if the setting is removed again.",
             "enter": "True when the override begins, False when it ends.",
         },
         sender="The class of the settings object in force after the change.",

@@ -69,7 +69,7 @@ def _check_retention() -> Step:
     return Step(
         title=_("Old events are deleted"),
         is_done=bool(conf.get().RETENTION),
-        hint=_("Without RETENTION, events are stored without a limit of time."),
+        hint=_("Without RETENTION, events are never deleted."),
         command='SIGNALBOX = {"RETENTION": {"events": 90, "traces": 90, "deliveries": 7}}',
         url_name="signalbox:status",
     )

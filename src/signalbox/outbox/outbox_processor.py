@@ -64,7 +64,7 @@ class OutboxProcessor(EventProcessor):
                 if not batch.is_committed:
                     raise
                 logger.critical(
-                    "No delivery of %s from %s %s can be made: %r",
+                    "No delivery can be created for %s from %s %s: %r",
                     event.signal,
                     event.sender,
                     event.key,

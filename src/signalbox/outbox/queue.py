@@ -230,7 +230,7 @@ def _may_have_table(connection: BaseDatabaseWrapper) -> bool:
         with connection.cursor() as cursor:
             return TABLE in connection.introspection.table_names(cursor)
     except Error as error:
-        logger.warning("Database %r is unavailable, it may hold deliveries: %s", connection.alias, error)
+        logger.warning("Database %r is unavailable, and may have deliveries: %s", connection.alias, error)
         connection.close()
         return True
 

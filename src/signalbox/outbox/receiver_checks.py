@@ -52,7 +52,7 @@ def _build_name_clash_error(name: str, locations: Collection[str]) -> CheckMessa
     return Error(
         f"Functions in {' and '.join(sorted(locations))} are durable receivers of the same name, {name}: a worker "
         "only finds the last of them.",
-        hint="Give each function a name of its own.",
+        hint="Give each function a different name.",
         id="signalbox.E010",
     )
 
@@ -79,9 +79,9 @@ def _get_write_database(model: type[Model]) -> str:
 
 def _build_missing_table_warning(name: str, sender: str, alias: str) -> CheckMessage:
     return CheckWarning(
-        f"{sender} is kept in the database {alias!r}, which a router denies Signalbox's tables: deliveries to {name} "
-        "are written after the commit, and a process that dies in between loses them.",
-        hint=f"Make the router's allow_migrate() allow the app signalbox in {alias!r} as well.",
+        f"The rows of {sender} are in the database {alias!r}, where a router does not allow Signalbox's tables. So "
+        f"deliveries to {name} are written after the commit. If the process dies in between, they are lost.",
+        hint=f"Make the router's allow_migrate() allow the app signalbox in {alias!r} too.",
         id="signalbox.W010",
     )
 
@@ -146,7 +146,7 @@ def _check_celery() -> list[CheckMessage]:
     if current_app.conf.worker_prefetch_multiplier != 1:
         return [
             CheckWarning(
-                "Celery's workers take more messages than they run: these wait while other workers have nothing to do.",
+                "Celery's workers reserve more messages than they run, so messages wait while other workers are idle.",
                 hint="Set worker_prefetch_multiplier = 1 in Celery's configuration.",
                 id="signalbox.W011",
             )

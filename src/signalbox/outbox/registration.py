@@ -28,20 +28,21 @@ from signalbox.serialization.configured_redactor import get_redactor
 SenderSpec = Any
 """A model or other class, ``"app.Model"``, or ``None`` for any."""
 
+_REMEDY: Final = "connect the receiver without durable=True"
 _PRE_CHANGE_REASON: Final = "is sent before a change, and a durable receiver runs after it: use {}"
 
 _UNSUPPORTED_SIGNALS: Final[Mapping[str, str]] = {
     "pre_init": "is sent for each instance that is made, not for a change: use post_save",
     "post_init": "is sent for each instance that is made, not for a change: use post_save",
-    "class_prepared": "is sent while models are imported, before there is a database to write to: connect it plainly",
+    "class_prepared": f"is sent while models are imported, before there is a database to write to: {_REMEDY}",
     "pre_save": _PRE_CHANGE_REASON.format("post_save"),
     "pre_delete": _PRE_CHANGE_REASON.format("post_delete"),
-    "pre_migrate": _PRE_CHANGE_REASON.format("post_migrate, not durable"),
-    "post_migrate": "carries stdout, apps and a plan, which can't be sent to another process: connect it plainly",
-    "request_started": "carries the request's environ, which can't be sent to another process: use request_finished",
-    "connection_created": "carries a connection, which can't be sent to another process: connect it plainly",
-    "setting_changed": "is sent by tests, about their own process: connect it plainly",
-    "template_rendered": "carries a template, which can't be sent to another process: connect it plainly",
+    "pre_migrate": _PRE_CHANGE_REASON.format("post_migrate, without durable=True"),
+    "post_migrate": f"has the arguments stdout, apps and a plan, which can't be sent to another process: {_REMEDY}",
+    "request_started": "has the request's environ, which can't be sent to another process: use request_finished",
+    "connection_created": f"has a connection, which can't be sent to another process: {_REMEDY}",
+    "setting_changed": f"is sent by tests, about their own process: {_REMEDY}",
+    "template_rendered": f"has a template, which can't be sent to another process: {_REMEDY}",
 }
 
 
@@ -163,7 +164,7 @@ def _get_signal_name(signal: Signal | str, receiver_name: str) -> str:
         if module is not None and getattr(module, entry.path.rpartition(".")[2], None) is signal:
             reason = _UNSUPPORTED_SIGNALS.get(name)
             if entry.group == "task":
-                reason = "carries a task's result, which its backend keeps: connect it plainly"
+                reason = "has a task's result, which its backend stores: connect the receiver without durable=True"
             if reason is not None:
                 raise CannotBeDurable(f"{receiver_name} can't be a durable receiver of {name}: {name} {reason}.")
             return name
@@ -204,7 +205,7 @@ def _subscribe_model(durable: DurableReceiver, signal: str, model: type[Model]) 
     if encoder.has_secret_pk(model, get_redactor()):
         raise CannotBeDurable(
             f"{durable.name}: the primary key of {model._meta.label} is a secret, which is not stored, so a worker "
-            "could not load the object: connect it plainly."
+            "could not load the object: connect the receiver without durable=True."
         )
     registry.add_subscription(durable, signal, model._meta.label)
     processors.notify_changed()

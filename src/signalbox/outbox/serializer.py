@@ -63,7 +63,7 @@ def serialize(value: Any, depth: int = 0) -> Any:
     if kind is float:
         return value if math.isfinite(value) else {TYPE_TAG: "float", "v": str(value)}
     if kind is TooDeepMarker or (depth >= MAX_DEPTH and issubclass(kind, dict | list | tuple | set | frozenset)):
-        raise NotSerializable(f"it holds more than {MAX_DEPTH} containers within one another")
+        raise NotSerializable(f"it has more than {MAX_DEPTH} nested containers")
     if kind is dict:
         return _serialize_dict(value, depth)
     if kind is list:

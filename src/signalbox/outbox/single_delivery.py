@@ -84,7 +84,7 @@ class LeaseKeeper:
         if not self.leases.drop(delivery):
             return
         logger.critical(
-            "%s does not end (delivery %d), and holds a thread of its worker.",
+            "%s does not end (delivery %d), and occupies a thread of its worker.",
             delivery.receiver,
             delivery.id,
             extra=loggers.describe_delivery(delivery),

@@ -211,7 +211,7 @@ class Worker:
         self._stuck_threads.add(running_attempt.thread_id)
         delivery = running_attempt.delivery
         logger.critical(
-            "%s does not end (delivery %d): this worker ends instead.",
+            "%s does not end (delivery %d), so this worker exits.",
             delivery.receiver,
             delivery.id,
             extra=loggers.describe_delivery(delivery),

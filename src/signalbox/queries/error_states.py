@@ -57,5 +57,5 @@ def change_state(alias: str, fingerprint: str, state: str, actor: Actor, *, vers
     raise StateConflictError(
         "The error was not changed, because its state has changed since the page was loaded."
         if current is None
-        else f"The error was not changed: {current.actor_label or 'somebody'} has set it to {current.state} meanwhile."
+        else f"The error was not changed: {current.actor_label or 'a user'} has already set it to {current.state}."
     )

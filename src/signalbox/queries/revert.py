@@ -119,7 +119,7 @@ def _get_database(event: Event) -> str:
         raise RevertError(f"Event {event.pk} was not committed ({event.outcome}): there is nothing to revert.")
     if event.database not in connections:
         raise RevertError(
-            f"Event {event.pk} changed the database {event.database!r}, which the settings don't know any more."
+            f"Event {event.pk} changed the database {event.database!r}, which is not in DATABASES any more."
         )
     return event.database
 
@@ -369,8 +369,8 @@ def _parse_value(field: Any, stored: Any, using: str, decode: Callable[[Any], An
         raise RevertError(f"The value of {field.name!r} was not recorded completely, because it is secret or too long.")
     if REPLACEMENT_CHARACTER in json.dumps(recorded, ensure_ascii=False):
         raise RevertError(
-            f"The value of {field.name!r} holds U+FFFD, which may replace a NUL or a lone surrogate: "
-            "these are not recorded."
+            f"The value of {field.name!r} contains U+FFFD, which may stand for another character: "
+            "NUL and lone surrogates are recorded as U+FFFD."
         )
     if recorded is None:
         return None
@@ -393,8 +393,8 @@ def _to_python(field: Any, recorded: Any) -> Any:
         text := next(filter(_may_be_big_integer, _iter_strings(recorded)), None)
     ):
         raise RevertError(
-            f"The value of {field.name!r} holds {text!r}, which may have been a number: "
-            "those beyond 64 bits are recorded as text."
+            f"The value of {field.name!r} contains {text!r}, which may have been a number: "
+            "numbers of more than 64 bits are recorded as text."
         )
     return field_values.read_value(value_field, recorded)
 

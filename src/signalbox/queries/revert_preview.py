@@ -184,7 +184,7 @@ def get_model(label: str) -> type[models.Model]:
     try:
         return apps.get_model(label)
     except (LookupError, ValueError):
-        raise RevertError(f"The model {label} is gone: it can't be reverted.") from None
+        raise RevertError(f"The model {label} does not exist any more, so its events can't be reverted.") from None
 
 
 def get_field(model: type[models.Model], name: str) -> Any:
@@ -218,7 +218,7 @@ def find_instance(model: type[models.Model], key: str, using: str) -> models.Mod
     except (TypeError, ValueError, ValidationError):
         raise RevertError(f"{key!r} is not a primary key of {model._meta.label}.") from None
     if found is None:
-        raise RevertError(f"{model._meta.label} {key} is gone: revert the event that deleted it first.")
+        raise RevertError(f"{model._meta.label} {key} does not exist any more: first revert the event that deleted it.")
     return found
 
 

@@ -43,9 +43,12 @@ class RelationPlan:
         self._others = read_objects(related, self._keys, using)
         if not self._is_addition:
             if not self._manager.through._meta.auto_created:
-                raise RevertError(f"The rows of {event.sender} hold more than the keys that event {event.pk} tells.")
+                raise RevertError(
+                    f"The rows of {event.sender} have more columns than the keys that event {event.pk} contains: "
+                    "create them yourself."
+                )
             if missing := find_missing_keys(self._keys, self._others):
-                raise RevertError(f"{related._meta.label} {missing} is gone.")
+                raise RevertError(f"{related._meta.label} {missing} does not exist any more: create it again first.")
         manager = self._manager
         rows = revert_preview.all_rows(manager.through, using).filter(**{manager.source_field_name: self._instance})
         pks = rows.order_by("pk").values_list(f"{manager.target_field_name}__pk", flat=True)
@@ -105,13 +108,16 @@ def plan_relation(field: Any, keys: Any, using: str) -> tuple[FieldRestoration, 
 def _get_recorded_keys(event: Event, args: Mapping[str, Any]) -> list[Any]:
     recorded_keys = args.get("removed") if args.get("added") is None else args["added"]
     if encoder.contains_erased(recorded_keys):
-        raise RevertError(f"Keys that event {event.pk} changed were erased: it can't be reverted.")
+        raise RevertError(f"Event {event.pk} can't be reverted: keys that it changed were erased.")
     if recorded_keys == REDACTED:
-        raise RevertError(f"The keys that event {event.pk} changed are hidden and were not recorded.")
+        raise RevertError(f"The keys that event {event.pk} changed are redacted, so they were not recorded.")
     if not isinstance(recorded_keys, list) or not recorded_keys:
         raise RevertError(f"Event {event.pk} ({args.get('action')}) changed nothing.")
     if args.get("omitted_keys"):
-        raise RevertError(f"Event {event.pk} tells {len(recorded_keys)} keys and leaves out {args['omitted_keys']}.")
+        raise RevertError(
+            f"Event {event.pk} contains only {len(recorded_keys)} of the changed keys: {args['omitted_keys']} were "
+            "omitted."
+        )
     return recorded_keys
 
 

@@ -95,7 +95,7 @@ def _find_kept_by_debug_cache(project: Project, explained: set[tuple[str, int, s
                 signal=connection.signal,
                 receiver=connection.receiver,
                 message=f"The receiver never runs in production. {DEBUG_NOTE}",
-                reason="It is connected weakly, and only that cache holds it.",
+                reason="It is connected weakly, and only that cache refers to it.",
                 hint="Keep it under a name in the module, or connect it with weak=False and a dispatch_uid.",
             )
 

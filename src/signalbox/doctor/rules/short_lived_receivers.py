@@ -43,7 +43,7 @@ def short_lived_receiver(project: Project) -> Iterator[Fault]:
                     message=f"The receiver is collected at once and never runs. {DEBUG_NOTE}"
                     if connect.kind not in {"method", "other"}
                     else "The receiver is collected at once and never runs, with DEBUG on or off.",
-                    reason=f"connect() holds it weakly, and nothing else holds {description}.",
+                    reason=f"connect() refers to it weakly, and nothing else refers to {description}.",
                     hint="Connect a function of the module, or use weak=False and a dispatch_uid.",
                 )
 

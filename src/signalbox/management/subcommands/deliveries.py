@@ -49,21 +49,21 @@ def _parse_id(text: str) -> int:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument(
-        "action", nargs="?", choices=ACTIONS, default="health", help=f"{', '.join(ACTIONS)}; health if left out"
+        "action", nargs="?", choices=ACTIONS, default="health", help=f"one of {', '.join(ACTIONS)}; health by default"
     )
     parser.add_argument("ids", nargs="*", type=_parse_id, metavar="ID", help="deliveries, for show, retry and discard")
-    parser.add_argument("--json", action="store_true", help="JSON; of list, one object a line")
+    parser.add_argument("--json", action="store_true", help="write JSON; for list and show, one object per line")
     parser.add_argument(
         "--using",
         choices=tuple(connections),
         metavar="ALIAS",
-        help=f"the database that holds them, of {', '.join(connections)}; by default the router's, of health each",
+        help=f"the database that has them, one of {', '.join(connections)}; by default the router's, for health all",
     )
     parser.add_argument(
         "--state", choices=manual_changes.STATES, metavar="STATE", help=f"one of {', '.join(manual_changes.STATES)}"
     )
     parser.add_argument(
-        "--receiver", default="", metavar="NAME", help="dotted name; of replay the whole of it, else a part"
+        "--receiver", default="", metavar="NAME", help="dotted name or a part of it; for replay, the whole name"
     )
     parser.add_argument("--queue", default="", metavar="NAME", help="deliveries of this queue")
     parser.add_argument("--key", metavar="KEY", help="deliveries with this ordering key")
@@ -71,19 +71,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--filter",
         default="",
         metavar="TEXT",
-        help="of list, retry and discard: tokens such as 'state:dead error:TimeoutError', as on the page",
+        help="for list, retry and discard: tokens such as 'state:dead error:TimeoutError', as on the page",
     )
-    shared.add_limit_option(parser, "of list: at most this many", 50)
+    shared.add_limit_option(parser, "for list: show at most this many", 50)
     parser.add_argument(
-        "--before", type=shared.positive_int, metavar="ID", help="of list: older than this delivery, the next page"
+        "--before",
+        type=shared.positive_int,
+        metavar="ID",
+        help="for list: show older deliveries than this one: the next page",
     )
     parser.add_argument(
-        "--all", action="store_true", help="of retry and discard: every delivery that matches the options"
+        "--all", action="store_true", help="for retry and discard: every delivery that matches the options"
     )
-    parser.add_argument("--since", metavar="TIME", help='of replay: "2h" or "3d" ago, a day, or a moment')
-    parser.add_argument("--until", metavar="TIME", help="of replay: the same")
-    parser.add_argument("--missing", action="store_true", help="of replay: only events that were never delivered to it")
-    parser.add_argument("--dry-run", action="store_true", help="of replay: count, and do nothing")
+    parser.add_argument("--since", metavar="TIME", help='for replay: "2h" or "3d" ago, a day, or a moment')
+    parser.add_argument("--until", metavar="TIME", help="for replay: a time as for --since")
+    parser.add_argument(
+        "--missing", action="store_true", help="for replay: only events that were never delivered to the receiver"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="for replay: count the events, and change nothing")
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:

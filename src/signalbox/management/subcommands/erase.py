@@ -26,10 +26,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         dest="objects",
-        help="an object with data of the person, as shop.Customer:17; can be repeated",
+        help="an object with data about the person, such as shop.Customer:17; can be repeated",
     )
     parser.add_argument("--keys", action="store_true", help="also erase the primary keys")
-    parser.add_argument("--by", metavar="NAME", help="who asks for it; by default, the user of the operating system")
+    parser.add_argument(
+        "--by", metavar="NAME", help="the person who requests the erasure; by default, the user of the operating system"
+    )
     parser.add_argument("--dry-run", action="store_true", help="count what would be erased, and change nothing")
     parser.add_argument("--json", action="store_true", help="write the result as a JSON object")
     parser.add_argument(

@@ -54,7 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", type=_parse_prefix, metavar="ID", help="errors by their ids in the list")
     actions = parser.add_mutually_exclusive_group()
     for name, text in (
-        ("resolve", "mark these errors as resolved; a later one has regressed"),
+        ("resolve", "mark these errors as resolved; if one is raised again, its state is regressed"),
         ("mute", "record these errors, and do not list them"),
         ("reopen", "list these errors again"),
     ):
@@ -64,9 +64,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--state",
         choices=(*errors.STATES, ALL_STATES),
         default=ErrorState.OPEN,
-        help="open (if left out, with regressed ones), resolved, muted or all",
+        help="open (the default, with regressed errors), resolved, muted or all",
     )
-    parser.add_argument("--text", default="", metavar="TEXT", help="part of the class, message, place or receiver")
+    parser.add_argument(
+        "--text", default="", metavar="TEXT", help="show errors with this text in the class, message, place or receiver"
+    )
     shared.add_limit_option(parser, "at most this many", errors.PAGE_SIZE)
     shared.add_using_option(parser, "the database that contains them")
 

@@ -89,10 +89,10 @@ def add_filter_options(parser: ArgumentParser) -> None:
     group.add_argument("--sender", metavar="LABEL", help="as shop.Order, or shop for the whole app", **several)
     group.add_argument("--object", metavar="MODEL:KEY", help="as shop.Order:17")
     group.add_argument("--actor", metavar="WHO", help="a user's name or primary key", **several)
-    group.add_argument("--trace", metavar="ID", help="a trace's id, or its first 8 digits or more", **several)
+    group.add_argument("--trace", metavar="ID", help="a trace's id, or at least its first 8 digits", **several)
     outcomes = tuple(map(str, Outcome))
     group.add_argument("--outcome", choices=outcomes, metavar="NAME", help=f"one of {', '.join(outcomes)}", **several)
-    group.add_argument("--database", metavar="ALIAS", help="where something changed", **several)
+    group.add_argument("--database", metavar="ALIAS", help="events in which this database changed", **several)
     group.add_argument("--text", metavar="TEXT", help="text in a name, a label or the data")
 
 
@@ -102,7 +102,7 @@ def add_time_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--since", metavar="TIME", help='"15m", "2h" or "3d" ago, a day as 2026-03-01, or a moment as 2026-03-01T12:30'
     )
-    group.add_argument("--until", metavar="TIME", help="the same; of a day, its end")
+    group.add_argument("--until", metavar="TIME", help="a time as for --since; a day includes its end")
     group.add_argument(
         "--kind", metavar="NAME", action="append", default=[], help="kind of the trace, as request, command or task"
     )

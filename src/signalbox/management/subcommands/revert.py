@@ -28,17 +28,17 @@ COLUMNS: Final = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("id", type=shared.positive_int, metavar="ID", help="an event's number")
-    parser.add_argument("--dry-run", action="store_true", help="show the preview, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show the preview, and change nothing")
     parser.add_argument(
         "--no-input", "--noinput", "--yes", action="store_true", dest="no_input", help="do not ask for confirmation"
     )
     parser.add_argument(
         "--event-values",
         action="store_true",
-        help="of a deletion: restore the event's values, also where newer ones were recorded",
+        help="for a deletion: restore the event's values, even if newer values were recorded",
     )
     parser.add_argument(
-        "--relations", action="store_true", help="of a deletion: also restore the many-to-many relations"
+        "--relations", action="store_true", help="for a deletion: also restore the many-to-many relations"
     )
     shared.add_output_options(parser)
 

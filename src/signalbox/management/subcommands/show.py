@@ -53,7 +53,7 @@ SHOWN_DATA_KEYS: Final = ("args", "changes", "row", "receivers", "labels", "pre_
 def add_arguments(parser: ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument(
-        "id", type=_parse_id, metavar="ID", help="an event's number, or a trace's id, or its first 8 digits or more"
+        "id", type=_parse_id, metavar="ID", help="an event's id, or a trace's id, or at least its first 8 digits"
     )
     shared.add_output_options(parser)
     shared.add_utc_option(parser)
@@ -64,7 +64,7 @@ def _parse_id(text: str) -> int | str:
         return int(text)
     if TRACE_ID_PREFIX.fullmatch(text):
         return text
-    raise ArgumentTypeError(f"{text!r} is neither an event's number nor {EXPECTED_TRACE_ID} of a trace's id")
+    raise ArgumentTypeError(f"{text!r} is neither an event's id nor {EXPECTED_TRACE_ID} of a trace's id")
 
 
 def run(options: Mapping[str, Any], stdout: Output) -> int:

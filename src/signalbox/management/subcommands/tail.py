@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--lines",
         type=shared.non_negative_int,
         default=10,
-        help="number of existing events to show first, of those that 2 seconds of search find (default 10)",
+        help="number of existing events to show first (default 10); the search for them takes at most 2 seconds",
     )
 
 

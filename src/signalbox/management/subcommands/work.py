@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="deliveries at the same time (1)")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="processes, each with its threads (1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="number of deliveries that run at the same time (1)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="number of processes, each with --threads threads (1)"
+    )
     parser.add_argument(
         "--queue", action="append", default=[], metavar="NAME", help="process only this queue; repeatable"
     )
@@ -36,14 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=tuple(connections),
         metavar="ALIAS",
-        help=f"and this database, of {', '.join(connections)}; repeatable",
+        help=f"also work on this database, one of {', '.join(connections)}; repeatable",
     )
     parser.add_argument(
-        "--grace", type=float, default=30, metavar="S", help="seconds that running receivers get to end (30)"
+        "--grace",
+        type=float,
+        default=30,
+        metavar="S",
+        help="seconds after which running receivers are no longer waited for (30)",
     )
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--once", action="store_true", help="end after one delivery, or if none is due")
-    ends.add_argument("--burst", action="store_true", help="end when none is due")
+    ends.add_argument("--burst", action="store_true", help="end when no delivery is due")
 
 
 def run(options: dict[str, Any], stdout: OutputWrapper) -> int:
