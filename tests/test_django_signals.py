@@ -742,8 +742,8 @@ def test_an_asynchronous_handler_gives_its_scope_in_the_place_of_an_environ() ->
     async def visit_by_asgi() -> None:
         application: Any = ApplicationCommunicator(ASGIHandler(), scope)  # type: ignore[no-untyped-call]
         await application.send_input({"type": "http.request", "body": b""})
-        assert 200 == (await application.receive_output())["status"]
-        await application.receive_output()
+        assert 200 == (await application.receive_output(30))["status"]
+        await application.receive_output(30)
         await application.wait()
 
     begin = mark()

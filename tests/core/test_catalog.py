@@ -135,7 +135,7 @@ def visit(alias: str) -> None:
     async def visit_by_asgi() -> None:
         application: Any = ApplicationCommunicator(ASGIHandler(), scope)  # type: ignore[no-untyped-call]
         await application.send_input({"type": "http.request", "body": b""})
-        assert 500 == (await application.receive_output())["status"]
+        assert 500 == (await application.receive_output(30))["status"]
         await application.wait()
 
     with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=[], ALLOWED_HOSTS=["127.0.0.1"]):

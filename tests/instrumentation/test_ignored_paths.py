@@ -163,8 +163,8 @@ def serve_asgi(url: str) -> int:
         }
         communicator: Any = ApplicationCommunicator(ASGIHandler(), scope)  # type: ignore[no-untyped-call]
         await communicator.send_input({"type": "http.request", "body": b""})
-        status: int = (await communicator.receive_output(5))["status"]
-        while (await communicator.receive_output(5)).get("more_body"):
+        status: int = (await communicator.receive_output(30))["status"]
+        while (await communicator.receive_output(30)).get("more_body"):
             pass
         await communicator.wait(5)
         return status
