@@ -744,7 +744,7 @@ def test_an_asynchronous_handler_gives_its_scope_in_the_place_of_an_environ() ->
         await application.send_input({"type": "http.request", "body": b""})
         assert 200 == (await application.receive_output(30))["status"]
         await application.receive_output(30)
-        await application.wait()
+        await application.wait(30)
 
     begin = mark()
     with heard(request_started) as started, heard(request_finished) as finished:

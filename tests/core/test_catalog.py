@@ -136,7 +136,7 @@ def visit(alias: str) -> None:
         application: Any = ApplicationCommunicator(ASGIHandler(), scope)  # type: ignore[no-untyped-call]
         await application.send_input({"type": "http.request", "body": b""})
         assert 500 == (await application.receive_output(30))["status"]
-        await application.wait()
+        await application.wait(30)
 
     with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=[], ALLOWED_HOSTS=["127.0.0.1"]):
         WSGIHandler()(environ, lambda *status_and_headers: bytes).close()
