@@ -271,6 +271,19 @@ def test_a_result_has_its_type(expression: str, answers: dict[str, list[Answer]]
 # ------------------------------------------------------------------ at run time
 
 
+INSPECTED = """
+import inspect
+import signalbox
+inspect.getmembers(signalbox)
+import django
+from django.conf import settings
+settings.configure(INSTALLED_APPS={apps})
+inspect.getmembers(signalbox)
+django.setup()
+print(set(signalbox.__all__) - dict(inspect.getmembers(signalbox)).keys() == set({missing}))
+"""
+
+
 def test_every_public_name_exists() -> None:
     for module in MODULES:
         for name in import_module(module).__all__:
@@ -281,6 +294,22 @@ def test_a_misspelt_name_of_the_package_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="module 'signalbox' has no attribute 'histroy'"):
         getattr(signalbox, "histroy")  # noqa: B009 - the type checker knows that there is none
     assert set(signalbox.__all__) <= set(dir(signalbox))
+
+
+@pytest.mark.parametrize(("apps", "missing"), [([], "signalbox.__all__"), (["signalbox"], "[]")])
+def test_every_name_that_is_listed_can_be_read(apps: list[str], missing: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", INSPECTED.format(apps=apps, missing=missing)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
 def test_the_package_is_imported_without_django() -> None:

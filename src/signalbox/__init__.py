@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from signalbox.queries.revert_preview import FieldRestoration, FieldStatus
 else:
     # Type checkers don't see this branch: a module with __getattr__ has every name for them.
+    import sys
     from importlib import import_module
 
     _MODULES = {
@@ -63,7 +64,10 @@ else:
         return getattr(import_module(module), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_MODULES})
+        """Return the names that can be read: tools such as freezegun read all names of each imported module."""
+        django_apps = sys.modules.get("django.apps")
+        is_usable = django_apps and django_apps.apps.ready and django_apps.apps.is_installed("signalbox")
+        return sorted({*globals(), *(_MODULES if is_usable else ())})
 
 
 __all__ = [

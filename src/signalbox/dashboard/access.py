@@ -7,7 +7,6 @@ from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, cast
 
 from django.conf import settings
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponseBase
@@ -81,6 +80,8 @@ def _check_access(request: HttpRequest) -> HttpResponseBase | None:
     if not user.is_authenticated:
         if request.headers.get("HX-Request"):
             raise PermissionDenied
+        from django.contrib.auth.views import redirect_to_login  # needs an installed app, which a site may not have
+
         return redirect_to_login(request.get_full_path(), get_login_url())
     if not can_view_dashboard(user):
         return error_pages.render_forbidden(request, VIEW_PERMISSION, needs_staff=not user.is_staff)
