@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import django
 import pytest
 from django.db import IntegrityError, connections, transaction
 from django.db.models.signals import post_delete, post_save, pre_save
@@ -63,6 +64,19 @@ def test_a_save_that_a_deferred_constraint_rejects_does_not_change_the_instance(
     lost.save()  # with the key of the failed save it would overwrite the other row
     assert {kept.pk, lost.pk} == set(Ref.objects.values_list("pk", flat=True))
     assert 2 == len({kept.pk, lost.pk})
+
+
+@pytest.mark.skipif(django.VERSION < (6, 0), reason="Django itself opens a transaction, and keeps the values")
+def test_a_bulk_create_that_a_deferred_constraint_rejects_does_not_change_objects() -> None:
+    order = Order.objects.create(number="a")
+    lost = [Ref(order_id=order.pk + number) for number in (1000, 1001)]
+    with pytest.raises(IntegrityError):
+        Ref.objects.bulk_create(lost)
+    assert all(not ref.pk and ref._state.adding and ref._state.db is None for ref in lost)
+    for ref in lost:
+        ref.order = order
+    Ref.objects.bulk_create(lost)
+    assert {ref.pk for ref in lost} == set(Ref.objects.values_list("pk", flat=True))
 
 
 def test_a_delete_that_a_deferred_constraint_rejects_keeps_the_key_of_the_instance() -> None:

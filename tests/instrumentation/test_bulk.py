@@ -295,6 +295,23 @@ def test_bulk_creation_returns_the_same_as_django() -> None:
     assert 1 == len(get_recorded(Tag))
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_bulk_operation_on_an_empty_generator_sends_nothing() -> None:
+    connection.ensure_connection()
+    nobody: list[Tag] = []
+    with CaptureQueriesContext(connection) as captured:
+        assert 0 == Tag.objects.bulk_update((tag for tag in nobody), ["name"])
+        if django.VERSION >= (6, 0):  # Django 5.2 opens a transaction
+            assert [] == Tag.objects.bulk_create(tag for tag in nobody)
+    assert [] == captured.captured_queries
+
+
+def test_bulk_creation_of_other_objects_raises_the_error_of_django() -> None:
+    wrong: Any = [Tag(name="a"), "b"]
+    with pytest.raises(AttributeError, match="'pk'" if django.VERSION < (6, 0) else "_prepare_related_fields_for_save"):
+        Tag.objects.bulk_create(wrong)
+
+
 def test_bulk_creation_in_batches_is_one_event() -> None:
     Tag.objects.bulk_create([Tag(name=str(number)) for number in range(5)], 2)
     [(_, count, keys)] = get_recorded(Tag)

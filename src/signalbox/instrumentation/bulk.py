@@ -6,12 +6,13 @@ number of rows and their keys, which is written in the transaction of the operat
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import django
 from django.db import connections
-from django.db.models import AutoField, QuerySet
+from django.db.models import AutoField, Model, QuerySet
 from django.db.models.sql import DeleteQuery, UpdateQuery
 
 from signalbox.core.event import UNKNOWN
@@ -36,14 +37,13 @@ from signalbox.instrumentation.bulk_events import (
     record_whole_rows,
 )
 from signalbox.instrumentation.bulk_values import encode_update, get_new_keys, get_new_pk_values
-from signalbox.pipeline import processors
+from signalbox.pipeline import backends, processors
 from signalbox.serialization.diff import RowChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.models import Model
 
     from signalbox.core.event import Rollbackable
     from signalbox.instrumentation.model_metadata import ModelMetadata
@@ -132,12 +132,16 @@ def _bulk_create(
     if _is_suppressed("bulk_create", metadata) or not objs:
         return _originals["bulk_create"](self, objs, *options, **kwargs)
     objects = list(objs)
+    if not objects:
+        return _originals["bulk_create"](self, objects, *options, **kwargs)
     self._for_write = True
     returns_rows = _record_rows and ignore_conflicts
     fields = list(metadata.concrete_model._meta.local_concrete_fields) if returns_rows else metadata.pk_fields
     max_rows = None if returns_rows else bulk_events.MAX_RECORDED_KEYS
     django_begins = _django_begins_transaction(self, objects, batch_size)
+    fails_late = not django_begins and not backends.in_transaction(connections[self.db])
     with (
+        row_state.restoring_inserted(metadata, objects) if fails_late else nullcontext(),
         ensure_transaction(self.db, metadata.label, "bulk_create", begun_by_django=django_begins) as connection,
         returning_request.request_returning("insert", self.model, fields, max_rows=max_rows) as requested,
     ):
@@ -145,7 +149,7 @@ def _bulk_create(
         with log_errors("bulk_create", metadata):
             if ignore_conflicts:
                 _record_partial_create(metadata, connection, objects, requested)
-            elif objects:
+            else:
                 _record_create(metadata, connection, objects, update_conflicts)
     return created
 
@@ -157,7 +161,8 @@ def _django_begins_transaction(queryset: Any, objects: list[Any], batch_size: in
     """
     if django.VERSION < (6, 0):
         return True
-    keyed_count = sum(one._is_pk_set() for one in objects)
+    instances: list[Any] = [one for one in objects if isinstance(one, Model)]
+    keyed_count = sum(one._is_pk_set() for one in instances)
     if 0 < keyed_count < len(objects):
         return True
     fields = [field for field in queryset.model._meta.concrete_fields if not field.generated]
@@ -213,6 +218,8 @@ def _bulk_update(
     if _is_suppressed("bulk_update", metadata) or not objs or not fields:
         return _originals["bulk_update"](self, objs, fields, batch_size, **kwargs)
     objects, names = list(objs), list(fields)
+    if not objects:
+        return _originals["bulk_update"](self, objects, names, batch_size, **kwargs)
     self._for_write = True
     with ensure_transaction(self.db, metadata.label, "bulk_update", begun_by_django=True) as connection:
         with suppress_bulk_events(metadata.concrete_model):

@@ -113,24 +113,8 @@ def _save_table(
     except BaseException as error:
         if interrupts.is_interrupt(error):
             autocommit.leave_autocommit_block(connection)
-        _restore_attributes(self, metadata, original_state)
+        row_state.restore_attributes(metadata, self, original_state)
         raise
-
-
-def _restore_attributes(instance: Model, metadata: ModelMetadata, original_state: dict[str, Any]) -> None:
-    """Remove values of the database from ``instance`` after the transaction of its save has failed.
-
-    In autocommit the statement itself fails if a deferred constraint does not hold, and the instance gets no values.
-    With a transaction, COMMIT fails after the statement has returned them.
-    """
-    state = instance.__dict__
-    for attname in metadata.fields.attnames:
-        value = original_state.get(attname, UNKNOWN)
-        if attname in metadata.db_returning_attnames or is_expression(value):
-            if value is UNKNOWN:
-                state.pop(attname, None)
-            else:
-                state[attname] = value
 
 
 def _save_row(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from django.db import connections, router
@@ -19,9 +20,10 @@ from signalbox.core import interrupts
 from signalbox.core.event import UNKNOWN
 from signalbox.instrumentation import model_metadata, patching
 from signalbox.pipeline import unit_of_work
+from signalbox.serialization.diff import is_expression
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from signalbox.instrumentation.model_metadata import ModelMetadata
 
@@ -270,6 +272,47 @@ def expire(instances: Sequence[Model]) -> BulkStateSavepoint:
     for instance in instances:
         pop_attribute(instance._state, ROW_ATTRIBUTE)
     return savepoint
+
+
+def restore_attributes(metadata: ModelMetadata, instance: Model, original_state: Mapping[str, Any]) -> None:
+    """Remove values of the database from ``instance`` after the transaction of its write has failed.
+
+    In autocommit the statement itself fails if a deferred constraint does not hold, and the instance gets no values.
+    With a transaction, COMMIT fails after the statement has returned them.
+    """
+    state = instance.__dict__
+    for attname in metadata.fields.attnames:
+        value = original_state.get(attname, UNKNOWN)
+        if attname in metadata.db_returning_attnames or is_expression(value):
+            if value is UNKNOWN:
+                state.pop(attname, None)
+            else:
+                state[attname] = value
+
+
+@contextmanager
+def restoring_inserted(metadata: ModelMetadata, objects: Sequence[Any]) -> Iterator[None]:
+    """Restore what an insert sets on ``objects`` if the block raises an exception, as its transaction has failed.
+
+    An insert sets values of the database, and the state of a saved row.
+    """
+    originals = [
+        (
+            one,
+            {name: one.__dict__[name] for name in metadata.db_returning_attnames if name in one.__dict__},
+            one._state.adding,
+            one._state.db,
+        )
+        for one in objects
+        if isinstance(one, Model)
+    ]
+    try:
+        yield
+    except BaseException:
+        for one, values, adding, database in originals:
+            restore_attributes(metadata, one, values)
+            one._state.adding, one._state.db = adding, database
+        raise
 
 
 # ------------------------------------------------------------------ where Django reads rows
