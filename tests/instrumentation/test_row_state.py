@@ -702,6 +702,16 @@ def test_a_parent_that_becomes_a_child_is_a_creation_of_the_child() -> None:
     assert (True, 3, "Lion") == (event.data["args"]["created"], event.data["row"]["stars"], event.data["row"]["name"])
 
 
+def test_a_raw_save_of_a_child_records_no_values_of_the_parent_s_table() -> None:
+    place = Place.objects.create(name="Lion")
+    Restaurant(place_ptr_id=place.pk, stars=3).save_base(raw=True)
+    Restaurant(place_ptr_id=place.pk, stars=4).save_base(raw=True)
+    created, changed = get_events(Restaurant, "post_save")
+    assert {"place_ptr": place.pk, "stars": 3} == created.data["row"]
+    assert {"stars": [4]} == changed.data["changes"]
+    assert "Lion" == signalbox.history(Restaurant, place.pk).as_of(changed.at)["name"]
+
+
 def test_a_child_with_its_parents_attributes_is_saved_with_it_and_recorded() -> None:
     place = Place.objects.get(pk=Place.objects.create(name="Lion").pk)
     child = Restaurant(place_ptr_id=place.pk)

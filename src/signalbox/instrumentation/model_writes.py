@@ -162,6 +162,8 @@ def _record_save(
         uow.add(pre_save)
     known_row = row_state.get_row_before_write(metadata, instance, connection.alias) if updated else UNKNOWN
     written = _get_written_values(metadata, instance, values_before, updated, update_fields)
+    if raw and metadata.concrete_model._meta.parents:
+        written = _mask_parent_values(metadata, written)
     labels = (
         related_labels.get_foreign_key_labels(metadata, state, known_row, written, connection)
         if metadata.foreign_keys
@@ -252,6 +254,12 @@ def _get_written_values(
         else:
             written.append(value)
     return row_state.copy_mutable_values(metadata, written)
+
+
+def _mask_parent_values(metadata: ModelMetadata, written: Sequence[Any]) -> Sequence[Any]:
+    """Return ``written`` with ``UNKNOWN`` for the parents' fields. A raw save writes only the row of the child."""
+    own = {field.name for field in metadata.concrete_model._meta.local_concrete_fields}
+    return [value if name in own else UNKNOWN for name, value in zip(metadata.fields.names, written, strict=True)]
 
 
 def _delete(self: Collector, *args: Any, **kwargs: Any) -> Any:
