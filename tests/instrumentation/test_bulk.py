@@ -308,7 +308,7 @@ def test_a_bulk_operation_on_an_empty_generator_sends_nothing() -> None:
 
 def test_bulk_creation_of_other_objects_raises_the_error_of_django() -> None:
     wrong: Any = [Tag(name="a"), "b"]
-    with pytest.raises(AttributeError, match="'pk'" if django.VERSION < (6, 0) else "_prepare_related_fields_for_save"):
+    with pytest.raises(AttributeError, match="_is_pk_set" if django.VERSION < (6, 0) else "_prepare_related_"):
         Tag.objects.bulk_create(wrong)
 
 
