@@ -12,7 +12,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection, models, transaction
 from django.db.models import F
-from django.db.models.signals import pre_save
+from django.db.models.signals import post_init, pre_save
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
@@ -462,6 +462,26 @@ def test_a_deleted_object_comes_back_as_it_was_with_its_key() -> None:
     revert(get_newest_event(Order, "post_delete"))
     assert before == Order.objects.values().get()
     assert get_object_event(Order.objects.get()).data["args"]["created"]
+
+
+def test_a_restored_value_that_the_model_s_own_code_changes_in_place_is_written() -> None:
+    def upgrade(instance: Order, **_: Any) -> None:
+        instance.meta.setdefault("version", 2)
+
+    key = Order.objects.create(number="A-1", meta={"old": [1]}).pk
+    post_init.connect(upgrade, sender=Order)
+    pre_save.connect(upgrade, sender=Order)
+    try:
+        order = Order.objects.get(pk=key)
+        order.save()
+        revert(get_object_event(order))
+        assert {"old": [1]} == Order.objects.values_list("meta", flat=True).get()
+        Order.objects.get(pk=key).delete()
+        revert(get_object_event(Order(pk=key), "post_delete"))
+        assert {"old": [1]} == Order.objects.values_list("meta", flat=True).get()
+    finally:
+        pre_save.disconnect(upgrade, sender=Order)
+        post_init.disconnect(upgrade, sender=Order)
 
 
 def test_a_deleted_child_comes_back_with_its_parent() -> None:

@@ -13,7 +13,7 @@ from django.db import DatabaseError, connections, models, transaction
 
 from signalbox.core import loggers, object_keys
 from signalbox.core.event import UNKNOWN
-from signalbox.instrumentation import model_metadata
+from signalbox.instrumentation import model_metadata, row_state
 from signalbox.models import Event, to_datetime
 from signalbox.queries.child_deletions import find_child_deletion, find_purged_child
 from signalbox.queries.events import is_key_erased
@@ -203,7 +203,7 @@ class _UpdatePlan:
 
     def apply(self) -> models.Model:
         for field, value in self._values.items():
-            setattr(self._instance, field.attname, value)
+            setattr(self._instance, field.attname, row_state.copy_value(value))
         self._instance.save(using=self._using, update_fields=[field.name for field in self._values])
         values = {field.attname: value for field, value in self._values.items()}
         _restore_auto_values(self._instance, values, self._using)
@@ -314,7 +314,8 @@ class _RecreationPlan:
         return get_field_labels(self._model, values, self._using)
 
     def apply(self) -> models.Model:
-        instance = self._model(**self._values)
+        # The model's own code, such as __init__, may change values in place.
+        instance = self._model(**{attname: row_state.copy_value(value) for attname, value in self._values.items()})
         instance.save(using=self._using, force_insert=True)
         _restore_auto_values(instance, self._values, self._using)
         for name, objects in self._relations.items():
