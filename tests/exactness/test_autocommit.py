@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models.signals import post_delete, post_save, pre_save
 
 from signalbox.models import Event
-from signalbox.pipeline import exporter
+from signalbox.pipeline import exporter, flushing
 from tests.exactness import register
 from tests.exactness.blocks import create_tag
 from tests.shop.models import Friend, Hold, Order, OrderLine, Ref, Restaurant, Tag, Uniq
@@ -25,12 +26,12 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 
 
 @contextmanager
-def receiving(signal: ModelSignal, receiver: Callable[..., object], sender: Any = Tag) -> Iterator[None]:
-    signal.connect(receiver, sender=sender)
+def receiving(sent: ModelSignal, receiver: Callable[..., object], sender: Any = Tag) -> Iterator[None]:
+    sent.connect(receiver, sender=sender)
     try:
         yield
     finally:
-        signal.disconnect(receiver, sender=sender)
+        sent.disconnect(receiver, sender=sender)
 
 
 def test_create_update_delete() -> None:
@@ -87,6 +88,75 @@ def test_a_delete_that_a_deferred_constraint_rejects_keeps_the_key_of_the_instan
         held.delete()
     assert key == held.pk
     assert ["a"] == register.assert_rows_match("shop.Uniq")
+
+
+class TimeLimit(Exception):
+    """Raised by the handler of a signal."""
+
+
+@contextmanager
+def time_limit() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises ``TimeLimit`` as a signal handler does, once."""
+    strikes = [signal.SIGUSR1]
+
+    def handler(*args: Any) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        yield lambda: signal.raise_signal(strikes.pop()) if strikes else None
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+WRITES: list[Any] = [
+    pytest.param(lambda: Uniq.objects.create(k="a"), id="create"),
+    pytest.param(lambda: Uniq.objects.update(k="b"), id="update"),
+    pytest.param(
+        lambda: Uniq.objects.bulk_create([Uniq(k="a")], ignore_conflicts=True),
+        id="bulk_create",
+        marks=pytest.mark.skipif(django.VERSION < (6, 0), reason="Django itself opens a transaction"),
+    ),
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_time_limit_within_our_begin_leaves_no_transaction_open(
+    write: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Uniq.objects.create(k="first")
+    connection = connections["default"]
+    original = connection.set_autocommit
+    with time_limit() as strike:
+
+        def set_autocommit(*args: Any, **kwargs: Any) -> None:
+            connection.autocommit = True
+            original(*args, **kwargs)
+            connection.autocommit = True  # as if the limit struck before Django has set it
+            strike()
+
+        with monkeypatch.context() as patch, pytest.raises(TimeLimit):
+            patch.setattr(connection, "set_autocommit", set_autocommit)
+            write()
+    Uniq.objects.create(k="later")
+    assert {"first", "later"} == set(register.assert_rows_match("shop.Uniq"))
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_time_limit_within_our_commit_leaves_no_transaction_open(
+    write: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Uniq.objects.create(k="first")
+    with time_limit() as strike:
+
+        def write_events(*args: Any, **kwargs: Any) -> None:
+            strike()
+
+        with monkeypatch.context() as patch, pytest.raises(TimeLimit):
+            patch.setattr(flushing, "write_events", write_events)
+            write()
+    Uniq.objects.create(k="later")
+    assert {"first", "later"} == set(register.assert_rows_match("shop.Uniq"))
 
 
 def test_a_child_and_its_parent() -> None:

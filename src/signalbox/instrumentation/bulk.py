@@ -24,7 +24,7 @@ from signalbox.instrumentation import (
     returning_request,
     row_state,
 )
-from signalbox.instrumentation.autocommit import ensure_transaction
+from signalbox.instrumentation.autocommit import ensure_transaction, leaving_after_interrupt
 from signalbox.instrumentation.bulk_events import (
     add_event,
     build_row_event,
@@ -142,6 +142,7 @@ def _bulk_create(
     fails_late = not django_begins and not backends.in_transaction(connections[self.db])
     with (
         row_state.restoring_inserted(metadata, objects) if fails_late else nullcontext(),
+        leaving_after_interrupt(self.db),
         ensure_transaction(self.db, metadata.label, "bulk_create", begun_by_django=django_begins) as connection,
         returning_request.request_returning("insert", self.model, fields, max_rows=max_rows) as requested,
     ):
@@ -282,7 +283,7 @@ def _update(self: Any, **kwargs: Any) -> Any:
     if _is_suppressed("update", metadata) or is_refused or not kwargs:
         return _originals["update"](self, **kwargs)
     self._for_write = True
-    with ensure_transaction(self.db, metadata.label, "update") as connection:
+    with leaving_after_interrupt(self.db), ensure_transaction(self.db, metadata.label, "update") as connection:
         new_pk_values = get_new_pk_values(metadata, kwargs)
         if _record_rows and query.group_by is None and not new_pk_values:
             old_values = bulk_update_rows.read_before_update(self, metadata, connection, kwargs)

@@ -108,11 +108,12 @@ def _save_table(
         return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields, kwargs)
     original_state = self.__dict__.copy()
     try:
-        with autocommit.ensure_transaction(using, metadata.label, "post_save"):
+        with (
+            autocommit.leaving_after_interrupt(using),
+            autocommit.ensure_transaction(using, metadata.label, "post_save"),
+        ):
             return _save_row(self, metadata, raw, cls, force_insert, force_update, connection, update_fields, kwargs)
-    except BaseException as error:
-        if interrupts.is_interrupt(error):
-            autocommit.leave_autocommit_block(connection)
+    except BaseException:
         row_state.restore_attributes(metadata, self, original_state)
         raise
 
@@ -270,7 +271,10 @@ def _delete(self: Collector, *args: Any, **kwargs: Any) -> Any:
     metadata, instance = single
     key = instance.pk
     try:
-        with autocommit.ensure_transaction(self.using, metadata.label, "post_delete") as connection:
+        with (
+            autocommit.leaving_after_interrupt(self.using),
+            autocommit.ensure_transaction(self.using, metadata.label, "post_delete") as connection,
+        ):
             return _delete_row(metadata, instance, connection, partial(_original_delete, self, *args, **kwargs))
     except BaseException:
         instance.pk = key  # Django sets it to None before the COMMIT
