@@ -16,6 +16,7 @@ from signalbox import conf
 from signalbox.models import Event, Trace
 from signalbox.pipeline import dropped_events, exporter, unit_of_work, writer
 from signalbox.pipeline.backends import get_backend
+from signalbox.queries.event_summary import summarize_event
 from tests.connecting import get_connection
 from tests.shop.models import Tag
 
@@ -266,6 +267,21 @@ def test_the_exporter_waits_while_a_pipeline_is_open(settings: Any) -> None:
         assert exporter.has_pending()
     exporter.flush()
     assert [("a", False), ("b", False)] == late_events()
+
+
+@pytest.mark.postgres
+def test_an_update_within_a_pipeline_has_no_count(settings: Any) -> None:
+    settings.SIGNALBOX = {"AUTOCOMMIT": "after"}
+    connection = get_connection()
+    if not hasattr(connection.connection, "pipeline"):
+        pytest.skip("only psycopg has a pipeline mode")
+    Tag.objects.create(name="a")
+    with connection.connection.pipeline():
+        Tag.objects.filter(name="a").update(name="b")
+    exporter.flush()
+    event = Event.objects.get(signal="update")
+    assert (None, {"name": "b"}) == (event.data["args"]["count"], event.data["args"]["values"])
+    assert "Tag · rows · name = b" == str(summarize_event(event))
 
 
 @pytest.mark.postgres

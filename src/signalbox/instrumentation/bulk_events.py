@@ -51,11 +51,14 @@ def record_operation(
     extra_args: dict[str, Any],
     rollbackable: Rollbackable | None = None,
 ) -> None:
-    """Add the event of an operation on ``count`` rows. ``keys`` are their first keys, None if unknown."""
+    """Add the event of an operation on ``count`` rows. ``keys`` are their first keys, None if unknown.
+
+    A negative ``count`` is unknown: psycopg returns it within a pipeline.
+    """
     if not count:
         return
     event = _build_event(operation, metadata, connection)
-    args: dict[str, Any] = {"count": count, **extra_args, "keys": None}
+    args: dict[str, Any] = {"count": count if count > 0 else None, **extra_args, "keys": None}
     if keys is not None:
         encoded = args["keys"] = encode_keys(metadata, keys)
         if count > len(encoded):

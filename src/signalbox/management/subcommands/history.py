@@ -164,7 +164,7 @@ def summarize_event(event: Event) -> str:
     if event.signal in ("post_delete", "bulk_delete"):
         return "deleted"
     if "row" in data or event.signal == "bulk_create":
-        others = 0 if "row" in data else args.get("count", 1) - 1
+        others = 0 if "row" in data else (args.get("count") or 1) - 1
         return f"created, with {format_count(others, 'other')}" if others else "created"
     if event.signal == "m2m_changed":
         verb = "added" if "added" in args else "removed"
