@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 
-from signalbox.core import tracing
+from signalbox.core import actors, tracing
 from signalbox.core.event import Actor
 from signalbox.instrumentation import traces
 from signalbox.pipeline import exporter
@@ -89,7 +89,7 @@ def set_actor(actor: AbstractBaseUser | Actor | str | None) -> None:
 
 
 def _to_actor(actor: AbstractBaseUser | Actor | str) -> Actor:
-    found = tracing.build_actor(actor.key, actor.label) if isinstance(actor, Actor) else tracing.actor_from_user(actor)
+    found = actors.build_actor(actor.key, actor.label) if isinstance(actor, Actor) else actors.actor_from_user(actor)
     if found is None:
         raise TypeError(f"actor is a {type(actor).__name__}. Expected a user who has logged in, or a text.")
     return found

@@ -79,7 +79,7 @@ class TraceMiddleware:
 def _get_or_start_trace(request: HttpRequest) -> tuple[Trace, bool]:
     """Return the request's trace, and whether it was started here, as the handler sent no ``request_started``."""
     begun = tracing._current_trace.get()
-    own = begun is None or begun.kind != "request" or begun.request is not None
+    own = begun is None or begun.kind != "request" or begun.request_user is not None
     trace = requests.start_request(request.META, None, request=request) if begun is None or own else begun
     tracing.adopt_span_context(trace)
     trace.bind_request(request)

@@ -13,7 +13,7 @@ from django.test import Client
 import signalbox
 from signalbox.core.event import UNKNOWN
 from signalbox.models import Event, to_microseconds
-from signalbox.queries import object_history, relation_state
+from signalbox.queries import object_history, past_relation_keys
 from tests.shop.models import Order, Place, Restaurant, Tag
 
 pytestmark = [pytest.mark.django_db, pytest.mark.every_database]
@@ -79,7 +79,7 @@ def test_a_purge_while_the_events_are_read_makes_the_state_unknown(monkeypatch: 
     purge = partial(signalbox.purge, before=days_ago(5), using="default")
     run_before(monkeypatch, object_history.ObjectHistory, "_collect_events", lambda: purge(sender="shop.Order"))
     assert UNKNOWN is history.as_of(days_ago(20))["number"]
-    run_before(monkeypatch, relation_state, "_read_current_keys", lambda: purge(sender="shop.Order_tags"))
+    run_before(monkeypatch, past_relation_keys, "_read_current_keys", lambda: purge(sender="shop.Order_tags"))
     assert {"tags": UNKNOWN} == history.get_relation_keys(days_ago(20))
 
 

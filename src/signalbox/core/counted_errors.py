@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import CodeType, TracebackType
 from typing import Final, NamedTuple, TypeVar
 
@@ -21,6 +22,44 @@ def counts_errors(function: Function) -> Function:
     _counting_codes.add(function.__code__)
     return function
 
+
+# ------------------------------------------------------------------ exceptions that pass through several sends
+
+MAX_RAISED_ERRORS: Final = 100
+"""Exceptions of receivers that are kept until the outermost send ends. Beyond that the oldest are forgotten."""
+
+raised_errors: ContextVar[list[BaseException] | None] = ContextVar("signalbox_raised_errors", default=None)
+"""The exceptions that receivers have raised since the outermost send began; ``None`` outside of a send.
+
+Nested sends share the list, also those in other tasks and threads, which have a copy of the context.
+"""
+
+
+def collect_raised_errors() -> bool:
+    """Return True if this send is the outermost one. If so, start to collect exceptions."""
+    if raised_errors.get() is not None:
+        return False
+    raised_errors.set([])
+    return True
+
+
+def has_raised_before(error: BaseException) -> bool:
+    """Return True if ``error`` was counted since the outermost send began, and remember it otherwise.
+
+    Outside of a send nothing is remembered: see ``was_counted()``.
+    """
+    raised = raised_errors.get()
+    if raised is None:
+        return False
+    known = set(map(id, raised))
+    if id(error) in known or ((leaves := set(map(id, iter_leaves(error)))) and leaves <= known):
+        return True
+    raised.append(error)
+    del raised[:-MAX_RAISED_ERRORS]
+    return False
+
+
+# ------------------------------------------------------------------ exceptions that ended a trace
 
 MAX_ENDINGS: Final = 1_000
 """Exceptions that are remembered after they ended a trace."""

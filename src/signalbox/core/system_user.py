@@ -6,7 +6,7 @@ import getpass
 import os
 from typing import TYPE_CHECKING
 
-from signalbox.core import tracing
+from signalbox.core import actors
 
 if TYPE_CHECKING:
     from signalbox.core.event import Actor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def get_system_actor() -> Actor:
     """Return the user of the process; its number if it has no name, as in a container."""
-    return tracing.build_actor("", _get_name())
+    return actors.build_actor("", _get_name())
 
 
 def _get_name() -> str:

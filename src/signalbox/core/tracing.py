@@ -12,11 +12,9 @@ from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from django.utils.functional import empty
-
 from signalbox.core import clock
+from signalbox.core.actors import RequestUser
 from signalbox.core.event import Actor, PendingEvent, RunningReceiver, TransactionEnd
-from signalbox.core.text import fit_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,9 +74,6 @@ class Trace:
     __slots__ = (
         "_actor",
         "_first_span",
-        "_last_actor",
-        "_seen_actor",
-        "_seen_user",
         "chain_length",
         "data",
         "dropped",
@@ -99,7 +94,7 @@ class Trace:
         "pending",
         "previous",
         "raised_error",
-        "request",
+        "request_user",
         "rolled_back",
         "row_database",
         "row_schemas",
@@ -130,7 +125,7 @@ class Trace:
         self.status = ""
         self.previous = previous
         """The trace that was current before, and is again when this one ends."""
-        self.request: HttpRequest | None = None
+        self.request_user: RequestUser | None = None
         self.is_view_done = False
         """Whether the request's view has returned. Its response is then sent."""
         self.chain_length = 0
@@ -165,9 +160,6 @@ class Trace:
         """The first ``MAX_TRANSACTION_ENDS`` ends of transactions that began in this trace."""
         self.transaction_end_count = 0
         self._actor: Actor | None = None
-        self._seen_user: object = None
-        self._seen_actor: Actor | None = None
-        self._last_actor: Actor | None = None
         self.reset_span_counter()
 
     def reset_span_counter(self) -> None:
@@ -204,36 +196,21 @@ class Trace:
         return self.status == "failed" or (len(self.status) == 3 and self.status.startswith("5"))
 
     def get_actor(self) -> Actor | None:
-        """Return the actor that was set, or the request's user if it is already loaded.
-
-        A lazy user is not evaluated, so no query is run.
-        """
+        """Return the actor that was set, or the request's user if it is already loaded."""
         if self._actor is not None:
             return self._actor
-        if self.request is None:
-            return _process_actor.get() if is_process_trace(self) else None
-        state = self.request.__dict__
-        user: Any = state.get("user")
-        if user is None:
-            return None
-        if user is self._seen_user:
-            return self._seen_actor
-        loaded = getattr(user, "_wrapped", user)
-        if loaded is empty:  # request.auser() loads the user without telling request.user
-            loaded = state.get("_cached_user") or state.get("_acached_user")
-            return None if loaded is None else actor_from_user(loaded)
-        self._seen_actor = actor_from_user(loaded)
-        self._seen_user = user
-        self._last_actor = self._seen_actor or self._last_actor
-        return self._seen_actor
+        if self.request_user is not None:
+            return self.request_user.get_actor()
+        return _process_actor.get() if is_process_trace(self) else None
 
     def freeze_actor(self) -> None:
         """Keep the actor for the trace's row and for late events: the request ends, or its user logs out."""
-        self._actor = self.get_actor() or self._last_actor
+        last_actor = None if self.request_user is None else self.request_user.last_actor
+        self._actor = self.get_actor() or last_actor
 
     def bind_request(self, request: HttpRequest) -> None:
         """Take the actor from ``request`` from now on, unless one was set."""
-        self.request = request
+        self.request_user = RequestUser(request)
 
     def set_actor(self, actor: Actor | None) -> Actor | None:
         """Set the actor and return the previous one. ``None`` restores the request's user as the actor.
@@ -246,33 +223,6 @@ class Trace:
             return before
         before, self._actor = self._actor, actor
         return before
-
-
-def actor_from_user(user: Any) -> Actor | None:
-    """Return ``user`` as an actor, ``None`` for an anonymous one. It reads what is loaded and runs no query."""
-    if isinstance(user, str):
-        return build_actor("", user)
-    if not getattr(user, "is_authenticated", False):
-        return None
-    user = getattr(user, "_wrapped", user)  # a lazy user, which the line above has loaded
-    state = getattr(user, "__dict__", {})
-    name = state.get(getattr(type(user), "USERNAME_FIELD", "username"), "")
-    key = getattr(user, "pk", None)
-    return build_actor("" if key is None else str(key), str(name), type(user))
-
-
-def _keep_actor(key: str, label: str, user_model: type | None) -> tuple[str, str]:
-    return key, label
-
-
-redact_actor: Callable[[str, str, type | None], tuple[str, str]] = _keep_actor
-"""Return the key and the label of an actor without secrets, given the class of the user. Recording replaces it."""
-
-
-def build_actor(key: str, label: str, user_model: type | None = None) -> Actor:
-    """Return an actor as the columns take it, without secrets."""
-    key, label = redact_actor(key, label, user_model)
-    return Actor(key=fit_column(key, 64), label=fit_column(label, 150))
 
 
 def generate_trace_id() -> str:

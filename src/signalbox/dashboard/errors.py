@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext
 from django.views.decorators.http import require_GET, require_POST
 
-from signalbox.core import tracing
+from signalbox.core import actors
 from signalbox.core.event import Actor
 from signalbox.dashboard.access import dashboard_view, is_storable_id, require_permission
 from signalbox.dashboard.links import add_error_alias
@@ -146,7 +146,7 @@ def change(request: HttpRequest, fingerprint: str) -> HttpResponse:
     if state is None or not is_storable_id(version):
         text = gettext("Unknown action. Use one of: %(names)s, with the version of the page.")
         raise Http404(text % {"names": ", ".join(ACTIONS)})
-    actor = tracing.actor_from_user(request.user) or Actor(key="", label="")
+    actor = actors.actor_from_user(request.user) or Actor(key="", label="")
     try:
         change_state(alias, fingerprint, state, actor, version=int(version))
     except StateConflictError as conflict:

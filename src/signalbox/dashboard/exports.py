@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.views.decorators.http import require_POST
 
-from signalbox.core import tracing
+from signalbox.core import actors
 from signalbox.dashboard.access import dashboard_view
 from signalbox.models import Event, utc_now
 from signalbox.queries.export_formats import FORMATS
@@ -66,7 +66,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
         export_format,
         described_filter={FILTER_PARAM: timeline_filter.text} if timeline_filter.text else {},
         origin="page",
-        actor=tracing.actor_from_user(request.user),
+        actor=actors.actor_from_user(request.user),
     )
     # A WSGI server can't iterate asynchronously, and a synchronous iterator would block an event loop.
     parts = AsyncParts(started) if isinstance(request, ASGIRequest) else started

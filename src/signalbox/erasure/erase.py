@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections, router
 
-from signalbox.core import tracing
+from signalbox.core import actors, tracing
 from signalbox.core.event import Actor
 from signalbox.core.system_user import get_system_actor
 from signalbox.erasure.database import DatabaseEraser, ErasureError, Progress
@@ -116,7 +116,7 @@ def erase_selection(
 
 def _get_operator(by: Any) -> Actor:
     if by is not None:
-        actor = tracing.build_actor(by.key, by.label) if isinstance(by, Actor) else tracing.actor_from_user(by)
+        actor = actors.build_actor(by.key, by.label) if isinstance(by, Actor) else actors.actor_from_user(by)
         if actor is None:
             raise TypeError(f"by is a {type(by).__name__}. Expected a user who has logged in, or a text.")
         return actor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db.models import Model
 
-from signalbox.core import object_keys, tracing
+from signalbox.core import actors, object_keys
 from signalbox.instrumentation import model_metadata
 from signalbox.serialization.configured_redactor import get_redactor
 
@@ -34,4 +34,4 @@ _MAX_LABEL = 1_000
 
 def install() -> None:
     """Remove secrets from every actor from now on."""
-    tracing.redact_actor = redact_actor
+    actors.redact_actor = redact_actor

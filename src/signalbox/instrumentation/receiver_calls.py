@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from signalbox.core import clock, observers, receivers, tracing
-from signalbox.core.counted_errors import counts_errors, has_ended_trace
+from signalbox.core.counted_errors import counts_errors, has_ended_trace, has_raised_before
 from signalbox.core.event import ReceiverCall
-from signalbox.core.raised_error import is_cancellation, iter_leaves
+from signalbox.core.raised_error import is_cancellation
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.error_description import describe_error
@@ -125,42 +124,6 @@ def _build_failed_call(
     if not is_passed_through:
         event.add_error(describe_error(error, redactor=redactor, receiver=location.name, text=text))
     return ReceiverCall(location, spent, text, is_passed_through, start_ns - event_ns, index)
-
-
-# ------------------------------------------------------------------ exceptions that pass through several sends
-
-MAX_RAISED_ERRORS: Final = 100
-"""Exceptions of receivers that are kept until the outermost send ends. Beyond that the oldest are forgotten."""
-
-raised_errors: ContextVar[list[BaseException] | None] = ContextVar("signalbox_raised_errors", default=None)
-"""The exceptions that receivers have raised since the outermost send began; ``None`` outside of a send.
-
-Nested sends share the list, also those in other tasks and threads, which have a copy of the context.
-"""
-
-
-def collect_raised_errors() -> bool:
-    """Return True if this send is the outermost one. If so, start to collect exceptions."""
-    if raised_errors.get() is not None:
-        return False
-    raised_errors.set([])
-    return True
-
-
-def has_raised_before(error: BaseException) -> bool:
-    """Return True if ``error`` was counted since the outermost send began, and remember it otherwise.
-
-    Outside of a send nothing is remembered: see ``was_counted()``.
-    """
-    raised = raised_errors.get()
-    if raised is None:
-        return False
-    known = set(map(id, raised))
-    if id(error) in known or ((leaves := set(map(id, iter_leaves(error)))) and leaves <= known):
-        return True
-    raised.append(error)
-    del raised[:-MAX_RAISED_ERRORS]
-    return False
 
 
 class TimedSignal:

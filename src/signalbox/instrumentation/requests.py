@@ -141,11 +141,11 @@ def finish_request(trace: Trace | None = None, urlconf: Any = None) -> None:
     if trace is None:
         return
     tracing.deactivate(trace)
-    if trace.request is None:  # without the middleware, which has decided otherwise
+    if trace.request_user is None:  # without the middleware, which has decided otherwise
         ignore_dashboard(trace, urlconf=urlconf)
     with _close_new_connections():
         exporter.finish_trace(trace)
-    trace.request = None
+    trace.request_user = None
 
 
 async def afinish_request(trace: Trace | None = None, urlconf: Any = None) -> None:

@@ -15,14 +15,13 @@ from django.dispatch import Signal
 from django.dispatch.dispatcher import NO_RECEIVERS
 
 from signalbox.core import clock, interrupts, loggers, observers, receivers, tracing
+from signalbox.core.counted_errors import collect_raised_errors, raised_errors
 from signalbox.core.event import ReceiverCall
 from signalbox.core.instance_layer import InstanceLayer
 from signalbox.instrumentation import patches, patching
 from signalbox.instrumentation.receiver_calls import (
     TimedSignal,
     call_receivers,
-    collect_raised_errors,
-    raised_errors,
     send_through_django,
 )
 from signalbox.pipeline.delivery_errors import DeliveryError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from signalbox.core import interrupts, loggers, tracing
+from signalbox.core import actors, interrupts, loggers, tracing
 from signalbox.instrumentation import signals as signal_patches
 from signalbox.instrumentation import traces
 from signalbox.pipeline import exporter
@@ -156,7 +156,7 @@ def _parse_actor(header: Any) -> Actor | None:
     """Return the actor in a message's header, None if there is none. The broker decides which processes send jobs."""
     match header:
         case [str(key), str(label)]:
-            return tracing.build_actor(key, label)
+            return actors.build_actor(key, label)
     return None
 
 

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from signalbox.core import tracing
-from signalbox.core.counted_errors import remember_ending, was_counted
+from signalbox.core.counted_errors import has_raised_before, remember_ending, was_counted
 from signalbox.core.tracing import Trace
-from signalbox.instrumentation.receiver_calls import has_raised_before
 from signalbox.pipeline import exporter
 from signalbox.serialization.configured_redactor import get_redactor
 from signalbox.serialization.error_description import describe_error

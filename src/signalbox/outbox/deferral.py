@@ -11,7 +11,7 @@ from signalbox.core.clock import now_us
 from signalbox.core.text import sanitize_text
 from signalbox.outbox.database_clock import SECOND_US
 from signalbox.outbox.deliveries import AttemptResult, Disposition
-from signalbox.outbox.results import build_dead_result
+from signalbox.outbox.retry_or_dead_letter import build_dead_result
 from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from signalbox.outbox.arguments import NotRunnableHere, build_arguments
 from signalbox.outbox.attempt_connections import discard_connection, is_in_transaction, reset_connections
 from signalbox.outbox.deferral import build_deferred_result
 from signalbox.outbox.deliveries import SUCCEEDED, AttemptResult, Disposition, LeasedDelivery
-from signalbox.outbox.results import build_dead_result, build_failure_result, format_traceback
+from signalbox.outbox.retry_or_dead_letter import build_dead_result, build_failure_result
+from signalbox.outbox.stored_traceback import format_traceback
 from signalbox.outbox.watchdog import TimeLimitExceeded, Watchdog
 from signalbox.pipeline import exporter
 from signalbox.serialization import encoder

@@ -10,7 +10,7 @@ from signalbox.core import clock, loggers
 from signalbox.core.attempt import AttemptOutcome
 from signalbox.outbox.outages import retry_until_available, try_once
 from signalbox.outbox.registry import find_durable_receiver
-from signalbox.outbox.results import build_failure_result
+from signalbox.outbox.retry_or_dead_letter import build_failure_result
 from signalbox.outbox.watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from signalbox.queries.erasure_records import ErasureRecord, contains_erased_key
 from signalbox.queries.events import is_key_erased
 from signalbox.queries.model_keys import get_sender_labels, normalize_pk, shares_pk
 from signalbox.queries.object_state import ObjectState
-from signalbox.queries.relation_state import get_relation_fields, get_relation_keys
+from signalbox.queries.past_relation_keys import get_relation_fields, get_relation_keys
 from signalbox.queries.row_effects import BULK_SIGNALS, DELETE_SIGNALS
 from signalbox.retention import watermarks
 from signalbox.serialization import encoder

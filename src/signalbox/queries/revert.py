@@ -18,7 +18,7 @@ from signalbox.models import Event, to_datetime
 from signalbox.queries.child_deletions import find_child_deletion, find_purged_child
 from signalbox.queries.events import is_key_erased
 from signalbox.queries.object_history import ObjectHistory, history
-from signalbox.queries.relation_state import get_relation_fields
+from signalbox.queries.past_relation_keys import get_relation_fields
 from signalbox.queries.revert_preview import (
     FieldRestoration,
     FieldStatus,

@@ -19,7 +19,7 @@ from signalbox.core import observers, receivers, tracing
 from signalbox.core.tracing import SpanContext
 from signalbox.outbox.deliveries import Disposition
 from signalbox.outbox.payload import TRACE_CONTEXT_KEY
-from signalbox.outbox.results import format_traceback
+from signalbox.outbox.stored_traceback import format_traceback
 from signalbox.serialization import encoder
 from signalbox.serialization.configured_redactor import get_redactor
 

@@ -1,4 +1,4 @@
-"""The keys of an object's many-to-many relations at a time.
+"""The keys of an object's many-to-many relations at a time in the past.
 
 The current rows of the relation's table are read, and the recorded changes since that time are undone on them.
 """

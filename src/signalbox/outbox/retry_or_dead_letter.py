@@ -1,17 +1,13 @@
-"""Build the results of attempts that failed: a retry, or a dead letter."""
+"""Decide what follows an attempt that failed: a retry, or a dead letter."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from traceback import format_tb
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from signalbox.core import loggers
 from signalbox.core.attempt import AttemptOutcome
-from signalbox.core.text import sanitize_text
 from signalbox.outbox.deliveries import AttemptResult, Disposition
-from signalbox.serialization import encoder
-from signalbox.serialization.configured_redactor import get_redactor
 
 if TYPE_CHECKING:
     from signalbox.core.raised_error import RaisedError
@@ -19,12 +15,6 @@ if TYPE_CHECKING:
     from signalbox.outbox.durable_receiver import DurableReceiver
 
 logger = loggers.get_logger("worker")
-
-MAX_TRACEBACK_CHARS: Final = 8_000
-"""Maximum length of a stored traceback."""
-
-MAX_CHAINED_EXCEPTIONS: Final = 5
-"""Maximum number of exceptions of a chain in a stored traceback."""
 
 
 def build_failure_result(
@@ -63,16 +53,3 @@ def build_dead_result(delivery: LeasedDelivery, error: str, *, releases_partitio
     return AttemptResult(
         disposition=Disposition.DEAD, error=error, releases_partition=releases_partition, receiver_called=False
     )
-
-
-def format_traceback(error: BaseException) -> str:
-    """Return the redacted traceback of ``error`` and its causes, the first cause first, truncated at the start."""
-    redactor = get_redactor()
-    parts: list[str] = []
-    current: BaseException | None = error
-    while current is not None and len(parts) < MAX_CHAINED_EXCEPTIONS:
-        frames = "".join(format_tb(current.__traceback__))
-        parts.insert(0, redactor.redact_text(frames) + encoder.format_exception(current, redactor=redactor))
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    text = sanitize_text("\n\n".join(parts))
-    return text if len(text) <= MAX_TRACEBACK_CHARS else "…" + text[-MAX_TRACEBACK_CHARS:]
