@@ -16,6 +16,9 @@ from signalbox.core import actors, tracing
 from signalbox.core.event import Actor
 from signalbox.core.tracing import Trace
 
+ANN = Actor(key="", label="ann")
+BEN = Actor(key="", label="ben")
+
 
 def user(**fields: Any) -> User:
     return User(**{"pk": 7, "username": "ann", **fields})

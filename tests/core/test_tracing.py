@@ -11,14 +11,11 @@ from hypothesis import strategies as st
 
 import signalbox
 from signalbox.core import tracing
-from signalbox.core.event import Actor
 from signalbox.core.tracing import Trace
 from signalbox.pipeline import batches, serializer
 
 PARENT = "00f067aa0ba902b7"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-ANN = Actor(key="", label="ann")
-BEN = Actor(key="", label="ben")
 
 
 # ------------------------------------------------------------------ traceparent
