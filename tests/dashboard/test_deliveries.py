@@ -169,7 +169,7 @@ def test_a_delivery_shows_its_event_and_its_attempts(
     add_trace(trace_id=dead.trace_id, kind="task", status="failed", data={"delivery": dead.id, "attempt": 4})
     assert f'href="{ADDRESS}{dead.id}/"' in operator_client.get(ADDRESS).content.decode()
     answer = operator_client.get(f"{ADDRESS}{dead.id}/").content.decode()
-    for text in ("send_invoice", "no such customer", f"/signalbox/event/{event.id}/", "paid", "Attempts that left"):
+    for text in ("send_invoice", "no such customer", f"/signalbox/event/{event.id}/", "paid", "Attempts with events"):
         assert text in answer
     assert 404 == operator_client.get(f"{ADDRESS}{dead.id + 1}/").status_code
 
