@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 
 from signalbox.models import Delivery
-from signalbox.outbox import leases, single_delivery
+from signalbox.outbox import single_delivery, watchdog
 from tests.outbox import receivers
 from tests.shop.models import Order
 
@@ -47,7 +47,7 @@ def test_a_receiver_that_does_not_end_fails_while_its_thread_is_still_busy(
     name: str,
 ) -> None:
     monkeypatch.setattr(single_delivery, "TICK_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "TIMEOUT_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "TIMEOUT_GRACE_SECONDS", 0.2)
     make_durable(getattr(receivers, name), retries=0, timeout=0.1)
     Order.objects.create(number="1")
     number = Delivery.objects.get().pk
