@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import signalbox
 from signalbox.queries.revert import RevertError, revert
+from signalbox.serialization.configured_redactor import get_redactor
 from tests.events import get_newest_event
 from tests.own_values import Opaque, OpaqueField, Ref, RefField
 from tests.restoring import check_restored, get_columns, table
@@ -60,7 +61,16 @@ OTHER_TEXTS = [*Color, *Plain, *Mixed, Words("w"), SafeString("s"), gettext_lazy
 """Values that a text field stores as text. They are drawn by their number: hypothesis 6.170 takes a member of ``Mixed``
 for a text that it has drawn itself, and fails."""
 
-text = st.text(st.characters(exclude_categories=["C"], exclude_characters="\ufffd"), max_size=30)
+
+def is_stored_unchanged(value: str) -> bool:
+    """Hypothesis also draws constants of the source, which has names and forms of secrets."""
+    redactor = get_redactor()
+    return not redactor.is_secret(value) and value == redactor.redact_text(value)
+
+
+text = st.text(st.characters(exclude_categories=["C"], exclude_characters="\ufffd"), max_size=30).filter(
+    is_stored_unchanged
+)
 int32 = st.integers(-(2**31), 2**31 - 1)
 int64 = st.integers(-(2**63), 2**63 - 1)
 positive = st.integers(0, 2**31 - 1)
