@@ -56,7 +56,7 @@ def wait_until(check: Callable[[], Any], seconds: float = 90) -> Any:
 
 
 def get_registered(number: int = 1) -> set[str]:
-    """Wait until so many worker processes are registered, and handle signals; return their ids."""
+    """Wait until ``number`` worker processes are registered and handle signals. Return their ids."""
     found: set[str] = wait_until(lambda: ids if len(ids := set(_get_worker_ids())) == number else None)
     return found
 

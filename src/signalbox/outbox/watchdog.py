@@ -1,6 +1,6 @@
 """Watch the running receivers of a process, and interrupt those that exceed their timeouts.
 
-The timeout of an asynchronous receiver is that of its task (`execution.call_receiver`).
+An asynchronous receiver is cancelled at its timeout by `execution._await_with_timeout`.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ def _parse_value(field: Any, stored: Any, using: str, decode: Callable[[Any], An
         raise RevertError(f"The value of {field.name!r} was not recorded completely, because it is secret or too long.")
     if REPLACEMENT_CHARACTER in json.dumps(recorded, ensure_ascii=False):
         raise RevertError(
-            f"The value of {field.name!r} contains U+FFFD, which may stand for another character: "
+            f"The value of {field.name!r} contains U+FFFD, which may be a replacement for another character: "
             "NUL and lone surrogates are recorded as U+FFFD."
         )
     if recorded is None:
